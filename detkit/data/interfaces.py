@@ -1,0 +1,118 @@
+"""The roles of the data: Dataset, Augmentation, Sampler, and the Record that passes between them."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Sampler as TorchSampler
+
+from detkit.registry import Registry
+from detkit.structures import Masks
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One image with its annotations, before and between augmentations. A letters: annotations of the image.
+
+    Args:
+        image: ``(H, W, C)`` uint8, RGB.
+        image_id: the dataset's id of the image.
+        file_name: where the image came from, for messages.
+        original_size: ``(height, width)`` in the file.
+        boxes: ``(A, 4)`` float32 xyxy pixels of ``image``.
+        classes: ``(A,)`` int64, 0..K-1.
+        crowd: ``(A,)`` bool: a region of many objects; no target, but what lies on it is no mistake either.
+        masks: A masks in the pixels of ``image``, or None where the dataset has boxes only.
+        annotation_ids: ``(A,)`` int64, for messages.
+    """
+
+    image: np.ndarray
+    image_id: int | str
+    file_name: str
+    original_size: tuple[int, int]
+    boxes: np.ndarray
+    classes: np.ndarray
+    crowd: np.ndarray
+    masks: Masks | None
+    annotation_ids: np.ndarray
+
+    def select(self, keep: np.ndarray) -> "Record":
+        """The record with only the annotations where ``keep`` (A bools) is true."""
+        rows = np.flatnonzero(keep)
+        return dataclasses.replace(
+            self,
+            boxes=self.boxes[rows],
+            classes=self.classes[rows],
+            crowd=self.crowd[rows],
+            masks=None if self.masks is None else self.masks[rows],
+            annotation_ids=self.annotation_ids[rows],
+        )
+
+
+class Dataset:
+    """A list of images with annotations. Annotations lie in flat arrays, so that loader workers share them.
+
+    Attributes:
+        class_names: the K names, in the order of the class indices.
+    """
+
+    class_names: tuple[str, ...]
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Record:
+        """The image and its annotations. Raises DataError (with the file's name) for an image it cannot read."""
+        raise NotImplementedError
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """``(height, width)`` without reading the image."""
+        raise NotImplementedError
+
+    def coco(self) -> dict[str, Any]:
+        """The ground truth in COCO's instances form (images, annotations, categories).
+
+        ``category_id`` is class index + 1 and ``image_id`` is the record's, so evaluators need not know where the
+        data come from.
+        """
+        raise NotImplementedError
+
+    def summary(self) -> str:
+        """A few lines on what was found: images, annotations a class, what was dropped and why."""
+        raise NotImplementedError
+
+
+class Augmentation:
+    """A random change of a record that keeps image, boxes and masks in register."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Record:
+        """The changed record. All chance comes from ``rng``."""
+        raise NotImplementedError
+
+
+class Sampler(TorchSampler[int]):
+    """An endless stream of dataset indices for one rank, the same in every run with the same seed.
+
+    Args:
+        dataset: what is sampled.
+        seed: the run's seed, equal on all ranks.
+        rank, world_size: this process's share of the stream.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int, rank: int, world_size: int):
+        self.dataset, self.seed, self.rank, self.world_size = dataset, seed, rank, world_size
+
+    def __iter__(self) -> Iterator[int]:
+        raise NotImplementedError
+
+
+DATASETS: Registry[Dataset] = Registry("dataset", Dataset)
+AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation", Augmentation)
+SAMPLERS: Registry[Sampler] = Registry("sampler", Sampler)

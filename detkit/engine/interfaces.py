@@ -1,0 +1,37 @@
+"""The role of a hook."""
+
+from typing import TYPE_CHECKING, Any
+
+from detkit.registry import Registry
+
+if TYPE_CHECKING:
+    from detkit.engine.trainer import Trainer
+
+
+class Hook:
+    """Something that happens around training steps. The trainer calls its hooks in the order of its list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def before_train(self, trainer: "Trainer") -> None:
+        """Before the first step of this process (also after a resume)."""
+
+    def before_step(self, trainer: "Trainer") -> None:
+        """Before the step numbered ``trainer.step``."""
+
+    def after_step(self, trainer: "Trainer") -> None:
+        """After it. ``trainer.losses`` holds the step's Losses."""
+
+    def after_train(self, trainer: "Trainer") -> None:
+        """After the last step, also when training ends by an exception."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resume needs."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what ``state_dict`` gave."""
+
+
+HOOKS: Registry[Hook] = Registry("hook", Hook)

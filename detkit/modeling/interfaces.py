@@ -1,0 +1,205 @@
+"""Every role of a model, its wiring and its contract. READ THIS FIRST.
+
+Wiring (what stands before ``*``) is passed by the parent; options (after ``*``) come from the config.
+Letters: N images, C channels, H x W pixels, s stride, A anchors a location, R regions over all images, K classes.
+Classes are 0..K-1, background is K, ignore is -1. Boxes are xyxy in absolute pixels of the padded batch.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from detkit.layers import ShapeSpec
+from detkit.registry import Registry
+from detkit.structures import Boxes, ImageList, Instances, Losses, Sample
+
+Features = dict[str, Tensor]
+"""Feature maps by name, each (N, C, H/s, W/s), ordered from the finest to the coarsest."""
+
+
+class MetaArch(nn.Module):
+    """A whole detector.
+
+    ``self.training`` is read here and nowhere else: ``forward`` calls ``loss`` or ``predict``.
+
+    Attributes:
+        num_classes: K.
+        class_names: K names where they are known (set by whoever loads or trains the model), else None.
+    """
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
+        self.num_classes = num_classes
+        self.class_names: tuple[str, ...] | None = None
+
+    def forward(self, samples: list[Sample]) -> "Losses | list[Instances]":
+        """``Losses`` in training mode, one ``Instances`` an image (in original pixels) in evaluation mode."""
+        return self.loss(samples) if self.training else self.predict(samples)
+
+    def loss(self, samples: list[Sample]) -> Losses:
+        """The losses of a batch with targets."""
+        raise NotImplementedError
+
+    def predict(self, samples: list[Sample]) -> list[Instances]:
+        """The detections of each image, in the pixels of ``sample.original_size``."""
+        raise NotImplementedError
+
+
+class Backbone(nn.Module):
+    """Image to feature maps. ``output_shape`` names them, finest first."""
+
+    output_shape: dict[str, ShapeSpec]
+
+    def __init__(self, input_shape: ShapeSpec):
+        super().__init__()
+
+    def forward(self, images: Tensor) -> Features:
+        """``(N, C, H, W)`` -> name -> ``(N, C', H/s, W/s)``."""
+        raise NotImplementedError
+
+    @property
+    def size_divisibility(self) -> int:
+        """Images are padded so that both sides are multiples of this."""
+        return max(spec.stride for spec in self.output_shape.values())
+
+
+class Neck(nn.Module):
+    """Feature maps to feature maps. ``output_shape`` names them, finest first."""
+
+    output_shape: dict[str, ShapeSpec]
+
+    def __init__(self, input_shape: dict[str, ShapeSpec]):
+        super().__init__()
+
+    def forward(self, features: Features) -> Features:
+        """Maps of the backbone -> maps of the neck."""
+        raise NotImplementedError
+
+
+class AnchorGenerator(nn.Module):
+    """Feature map sizes to anchors. ``num_anchors`` gives A, one number a level."""
+
+    num_anchors: list[int]
+
+    def __init__(self, input_shape: list[ShapeSpec]):
+        super().__init__()
+
+    def forward(self, features: Sequence[Tensor]) -> list[Boxes]:
+        """One ``Boxes`` a level, (H*W*A, 4), in the order y, x, anchor."""
+        raise NotImplementedError
+
+
+class RPNHead(nn.Module):
+    """Feature maps to objectness and box deltas, with weights shared by all levels."""
+
+    def __init__(self, in_channels: int, num_anchors: int):
+        super().__init__()
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Per level: objectness logits (N, A, H, W) and deltas (N, 4A, H, W)."""
+        raise NotImplementedError
+
+
+class ProposalGenerator(nn.Module):
+    """Features to class-agnostic proposals: one ``Instances(boxes, objectness)`` an image, best first."""
+
+    def __init__(self, input_shape: dict[str, ShapeSpec]):
+        super().__init__()
+
+    def loss(
+        self, images: ImageList, features: Features, targets: list[Instances]
+    ) -> tuple[list[Instances], Losses]:
+        """Proposals (detached) and losses."""
+        raise NotImplementedError
+
+    def predict(self, images: ImageList, features: Features) -> list[Instances]:
+        """Proposals."""
+        raise NotImplementedError
+
+
+class RoIPooler(nn.Module):
+    """Boxes to fixed-size features. ``output_shape`` is their shape."""
+
+    output_shape: ShapeSpec
+
+    def __init__(self, input_shape: dict[str, ShapeSpec]):
+        super().__init__()
+
+    def forward(self, features: Features, boxes: Sequence[Boxes]) -> Tensor:
+        """``(R, C, s, s)``, in the order of the boxes: image by image, then as given."""
+        raise NotImplementedError
+
+
+class BoxHead(nn.Module):
+    """Classifies and refines proposals. Owns its pooler."""
+
+    def __init__(self, input_shape: dict[str, ShapeSpec], num_classes: int):
+        super().__init__()
+
+    def loss(self, features: Features, proposals: list[Instances]) -> Losses:
+        """``proposals`` are sampled: ``boxes``, ``classes`` (K is background), ``gt_boxes``."""
+        raise NotImplementedError
+
+    def predict(self, features: Features, instances: list[Instances]) -> list[Instances]:
+        """Proposals -> new ``Instances(boxes, scores, classes)``, best first."""
+        raise NotImplementedError
+
+
+class MaskHead(nn.Module):
+    """Gives instances masks. Owns its pooler."""
+
+    def __init__(self, input_shape: dict[str, ShapeSpec], num_classes: int):
+        super().__init__()
+
+    def loss(self, features: Features, proposals: list[Instances]) -> Losses:
+        """``proposals`` are foreground only: ``boxes``, ``classes``, ``gt_boxes``, ``gt_masks``."""
+        raise NotImplementedError
+
+    def predict(self, features: Features, instances: list[Instances]) -> list[Instances]:
+        """Detections -> the same with ``mask_probs`` (R, M, M) in 0..1, to be pasted at the boxes."""
+        raise NotImplementedError
+
+
+class KeypointHead(nn.Module):
+    """Gives instances keypoints. Owns its pooler."""
+
+    def __init__(self, input_shape: dict[str, ShapeSpec], num_classes: int):
+        super().__init__()
+
+    def loss(self, features: Features, proposals: list[Instances]) -> Losses:
+        """``proposals`` are foreground only: ``boxes``, ``classes``, ``gt_boxes`` and the target's other fields."""
+        raise NotImplementedError
+
+    def predict(self, features: Features, instances: list[Instances]) -> list[Instances]:
+        """Detections -> the same with ``keypoints`` (R, P, 3): x, y, score."""
+        raise NotImplementedError
+
+
+class RoIHeads(nn.Module):
+    """Everything that happens to a region: sampling, then each head."""
+
+    def __init__(self, input_shape: dict[str, ShapeSpec], num_classes: int):
+        super().__init__()
+
+    def loss(self, features: Features, proposals: list[Instances], targets: list[Instances]) -> Losses:
+        """Samples proposals against the targets and sums up the heads' losses."""
+        raise NotImplementedError
+
+    def predict(self, features: Features, proposals: list[Instances]) -> list[Instances]:
+        """Detections with the fields that the heads give."""
+        raise NotImplementedError
+
+
+META_ARCHS: Registry[MetaArch] = Registry("meta-architecture", MetaArch)
+BACKBONES: Registry[Backbone] = Registry("backbone", Backbone)
+NECKS: Registry[Neck] = Registry("neck", Neck)
+ANCHOR_GENERATORS: Registry[AnchorGenerator] = Registry("anchor generator", AnchorGenerator)
+RPN_HEADS: Registry[RPNHead] = Registry("RPN head", RPNHead)
+PROPOSAL_GENERATORS: Registry[ProposalGenerator] = Registry("proposal generator", ProposalGenerator)
+ROI_POOLERS: Registry[RoIPooler] = Registry("RoI pooler", RoIPooler)
+BOX_HEADS: Registry[BoxHead] = Registry("box head", BoxHead)
+MASK_HEADS: Registry[MaskHead] = Registry("mask head", MaskHead)
+KEYPOINT_HEADS: Registry[KeypointHead] = Registry("keypoint head", KeypointHead)
+ROI_HEADS: Registry[RoIHeads] = Registry("RoI heads", RoIHeads)

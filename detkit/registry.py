@@ -1,0 +1,98 @@
+"""One registry per role: a name -> class table whose entries implement one interface."""
+
+import difflib
+import inspect
+from collections.abc import Iterable
+from typing import Any, ClassVar, Generic, TypeVar
+
+from fvcore.common.registry import Registry as _Registry
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """The user's config is wrong. The message starts with the dotted path of the offending key."""
+
+
+class DataError(ValueError):
+    """The user's data is wrong. The message names the file and, where there is one, the annotation id."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A sentence that suggests the entry of ``known`` nearest to ``word``; empty when none is near."""
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+class Registry(_Registry, Generic[T]):
+    """``name -> class`` for one role.
+
+    A class is checked when it registers: it implements the role's interface, takes the role's wiring (the
+    parameters before ``*``), hides no options behind ``**kwargs`` and annotates every option, because the
+    annotations are the schema of its config node.
+
+    Args:
+        role: the role in words, as error messages say it, e.g. ``"mask head"``.
+        base: the interface; every registered class must be a subclass of it.
+    """
+
+    of: ClassVar[dict[type, "Registry[Any]"]] = {}
+    """interface -> its registry"""
+
+    def __init__(self, role: str, base: type[T]):
+        super().__init__(role)
+        self.role, self.base = role, base
+        Registry.of[base] = self
+
+    def _do_register(self, name: str, obj: Any) -> None:
+        if not (isinstance(obj, type) and issubclass(obj, self.base)):
+            raise TypeError(f"{name} is registered as a {self.role} but is not a {self.base.__name__}")
+        if name != obj.__name__:
+            raise TypeError(f"{obj.__name__} registers as '{name}'; the registered name is the class name")
+        if wiring(obj) != wiring(self.base):
+            raise TypeError(f"{name}.__init__ takes {wiring(obj)} before '*'; a {self.role} takes {wiring(self.base)}")
+        for p in inspect.signature(obj).parameters.values():
+            if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
+                raise TypeError(f"{name}.__init__: '{p}' hides options from the schema; name them")
+            if p.kind is p.KEYWORD_ONLY and p.annotation is p.empty:
+                raise TypeError(f"{name}.__init__: annotate '{p.name}'; the annotation is its schema")
+        if name in self:
+            other = super().get(name)
+            raise KeyError(f"{self.role} '{name}' is already registered by {other.__module__}; choose another name")
+        super()._do_register(name, obj)
+
+    def get(self, name: str) -> type[T]:
+        """The class registered as ``name``. Raises ConfigError, with the nearest name, if there is none."""
+        if name not in self:
+            known = self.names()
+            raise ConfigError(
+                f"no {self.role} named '{name}'.{did_you_mean(name, known)} Registered: {', '.join(known) or 'none'}"
+                " (a component of your own must be listed under 'imports:')"
+            )
+        return super().get(name)
+
+    def names(self) -> list[str]:
+        """The registered names, sorted."""
+        return sorted(name for name, _ in self)
+
+
+def options(cls: type) -> dict[str, inspect.Parameter]:
+    """What a config may set: the keyword-only parameters of ``cls.__init__`` (all of a dataclass's fields)."""
+    params = inspect.signature(cls).parameters.values()
+    group = cls not in Registry.of and hasattr(cls, "__dataclass_fields__") and not _is_component(cls)
+    return {p.name: p for p in params if p.kind is p.KEYWORD_ONLY or group}
+
+
+def wiring(cls: type) -> tuple[str, ...]:
+    """What the parent supplies: the parameters of ``cls.__init__`` before the star."""
+    params = inspect.signature(cls).parameters.values()
+    return tuple(p.name for p in params if p.kind is p.POSITIONAL_OR_KEYWORD)
+
+
+def role_of(cls: type) -> "Registry[Any] | None":
+    """The registry of the role that ``cls`` implements, or None for a group (a plain dataclass)."""
+    return next((Registry.of[base] for base in cls.__mro__ if base in Registry.of), None)
+
+
+def _is_component(cls: type) -> bool:
+    return role_of(cls) is not None

@@ -1,0 +1,65 @@
+"""Boxes: axis-aligned boxes as an (N, 4) tensor."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Boxes(Tensor):
+    """``(N, 4)`` float32 boxes ``(x1, y1, x2, y2)`` in absolute pixels, half-open: width = x2 - x1.
+
+    It is a tensor: every torch operator takes it and gives a plain tensor. Indexing rows gives ``Boxes``.
+
+    Raises:
+        ValueError: the data is not of shape (N, 4). An empty sequence gives (0, 4).
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    def __new__(cls, data: "Tensor | Sequence[Any]") -> "Boxes":
+        tensor = torch.as_tensor(data, dtype=torch.float32)
+        if tensor.numel() == 0:
+            tensor = tensor.reshape(-1, 4)
+        if tensor.ndim != 2 or tensor.shape[1] != 4:
+            raise ValueError(f"boxes: expected shape (N, 4), got {tuple(tensor.shape)}")
+        return tensor.as_subclass(cls)
+
+    @property
+    def tensor(self) -> Tensor:
+        """The same numbers as a plain tensor."""
+        return self.as_subclass(Tensor)
+
+    def __getitem__(self, item: Any) -> Any:
+        rows = self.tensor[item]
+        if isinstance(item, int):
+            rows = rows[None]
+        return rows if isinstance(item, tuple) else Boxes(rows)
+
+    def to(self, *args: Any, **kwargs: Any) -> "Boxes":  # type: ignore[override]
+        """As ``Tensor.to``; boxes stay float32."""
+        return Boxes(self.tensor.to(*args, **kwargs))
+
+    def area(self) -> Tensor:
+        """``(N,)`` areas in square pixels."""
+        return (self[:, 2] - self[:, 0]) * (self[:, 3] - self[:, 1])
+
+    def nonempty(self, min_size: float = 0.0) -> Tensor:
+        """``(N,)`` bool: both sides are longer than ``min_size`` pixels."""
+        return (self[:, 2] - self[:, 0] > min_size) & (self[:, 3] - self[:, 1] > min_size)
+
+    def clip(self, image_size: tuple[int, int]) -> "Boxes":  # type: ignore[override]
+        """The boxes cut to an image of ``(height, width)``."""
+        h, w = image_size
+        x1, y1, x2, y2 = self.tensor.unbind(1)
+        return Boxes(torch.stack([x1.clamp(0, w), y1.clamp(0, h), x2.clamp(0, w), y2.clamp(0, h)], 1))
+
+    def scale(self, scale_y: float, scale_x: float) -> "Boxes":
+        """The boxes in an image that was resized by these factors."""
+        return Boxes(self.tensor * self.tensor.new_tensor([scale_x, scale_y, scale_x, scale_y]))
+
+    @staticmethod
+    def cat(parts: "Sequence[Boxes]") -> "Boxes":
+        """All rows of ``parts``, in order."""
+        return Boxes(torch.cat([p.tensor for p in parts]) if parts else torch.zeros(0, 4))

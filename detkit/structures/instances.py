@@ -1,0 +1,98 @@
+"""Instances: the objects of one image, as fields of equal length."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Instances:
+    """N objects of one image. Every field has N rows; a field is read as an attribute.
+
+    Fields that the project itself uses: ``boxes`` (Boxes, (N, 4)), ``classes`` ((N,) int64), ``scores`` ((N,)),
+    ``masks`` (BitMasks or PolygonMasks), ``objectness`` ((N,) logits, proposals only), ``gt_boxes`` and
+    ``gt_masks`` (what a sampled proposal was matched to), ``mask_probs`` ((N, M, M), before pasting).
+
+    An ``Instances`` is not edited: ``with_fields`` gives a new one, and so does indexing by an int, a slice,
+    a bool mask or an index tensor.
+
+    Args:
+        image_size: ``(height, width)`` of the image in whose pixels the fields are expressed.
+
+    Raises:
+        ValueError: two fields have different lengths.
+    """
+
+    def __init__(self, image_size: tuple[int, int], **fields: Any):
+        self.image_size = (int(image_size[0]), int(image_size[1]))
+        self._fields: dict[str, Any] = fields
+        if len({len(v) for v in fields.values()}) > 1:
+            raise ValueError(f"Instances: fields of different lengths: { {k: len(v) for k, v in fields.items()} }")
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """name -> value of every field."""
+        return self._fields
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_fields":  # copying and pickling probe for these before __init__
+            raise AttributeError(name)
+        try:
+            return self._fields[name]
+        except KeyError:
+            raise AttributeError(f"Instances has no field '{name}'; it has {', '.join(self._fields) or 'none'}") from None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._fields
+
+    def __len__(self) -> int:
+        return len(next(iter(self._fields.values()))) if self._fields else 0
+
+    def __getitem__(self, item: Any) -> "Instances":
+        if isinstance(item, int):
+            if not -len(self) <= item < len(self):
+                raise IndexError(f"index {item} of {len(self)} instances")
+            item = slice(item, item + 1 or None)
+        return Instances(self.image_size, **{k: v[item] for k, v in self._fields.items()})
+
+    def with_fields(self, **fields: Any) -> "Instances":
+        """A new ``Instances`` with these fields added or replaced."""
+        return Instances(self.image_size, **{**self._fields, **fields})
+
+    def without(self, *names: str) -> "Instances":
+        """A new ``Instances`` without these fields."""
+        return Instances(self.image_size, **{k: v for k, v in self._fields.items() if k not in names})
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Instances":
+        """A new ``Instances`` on ``device``."""
+        moved = {k: v.to(device, non_blocking=non_blocking) for k, v in self._fields.items()}
+        return Instances(self.image_size, **moved)
+
+    def pin_memory(self) -> "Instances":
+        """A new ``Instances`` whose tensors lie in page-locked memory, for asynchronous copies to a GPU."""
+        pinned = {k: _rewrap(v, v.pin_memory()) if isinstance(v, Tensor) else v for k, v in self._fields.items()}
+        return Instances(self.image_size, **pinned)
+
+    @staticmethod
+    def cat(parts: "Sequence[Instances]") -> "Instances":
+        """The rows of all ``parts``, which are of one image and have the same fields."""
+        if not parts:
+            raise ValueError("Instances.cat: nothing to concatenate")
+        first = parts[0]
+        if any(p.image_size != first.image_size or p._fields.keys() != first._fields.keys() for p in parts):
+            raise ValueError("Instances.cat: the parts differ in image size or fields")
+        return Instances(first.image_size, **{k: _cat([p._fields[k] for p in parts]) for k in first._fields})
+
+    def __repr__(self) -> str:
+        h, w = self.image_size
+        return f"Instances(num={len(self)}, height={h}, width={w}, fields=[{', '.join(self._fields)}])"
+
+
+def _rewrap(like: Any, value: Any) -> Any:
+    return value if type(value) is type(like) else type(like)(value)
+
+
+def _cat(values: Sequence[Any]) -> Any:
+    cat = getattr(type(values[0]), "cat", None)
+    return cat(values) if cat is not None else torch.cat(list(values))

@@ -1,0 +1,50 @@
+"""Masks: the shapes of N objects, as bitmaps or as polygons."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from detkit.structures.boxes import Boxes
+
+
+@runtime_checkable
+class Masks(Protocol):
+    """N masks of one image of ``image_size`` (height, width)."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """``(height, width)``."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, item: Any) -> "Masks":
+        """Rows by slice, index tensor/array or bool mask."""
+
+    def to(self, *args: Any, **kwargs: Any) -> "Masks":
+        """On another device; polygons stay on the host."""
+
+    def bitmaps(self) -> "BitMasks":
+        """As bitmaps, rasterised by COCO's rule (pycocotools)."""
+
+    def boxes(self) -> Boxes:
+        """Tight boxes; an empty mask gives (0, 0, 0, 0)."""
+
+    def areas(self) -> Tensor:
+        """``(N,)`` areas in square pixels."""
+
+    def rle(self) -> list[dict[str, Any]]:
+        """COCO compressed RLE, counts as str."""
+
+    def resize(self, size: tuple[int, int]) -> "Masks":
+        """In an image resized to ``(height, width)``."""
+
+    def flip(self) -> "Masks":
+        """Mirrored left to right."""
+
+    def crop(self, x: int, y: int, height: int, width: int) -> "Masks":
+        """In the window whose corner is (x, y); it may reach over the image (padding)."""
+
+    def crop_and_resize(self, boxes: Boxes, size: int) -> Tensor:
+        """``(N, size, size)`` bool on the boxes' device: mask i inside box i, resampled (mask targets)."""

@@ -1,0 +1,1 @@
+"""Distributed helpers, logging, paths, seeds and the environment report."""

@@ -97,19 +97,24 @@ class Augmentation:
         raise NotImplementedError
 
 
-class Sampler(TorchSampler[int]):
-    """An endless stream of dataset indices for one rank, the same in every run with the same seed.
+class Sampler(TorchSampler[list[tuple[int, int]]]):
+    """An endless stream of batches for one rank, the same in every run with the same seed.
+
+    A batch is a list of ``(epoch, index)``: how often the dataset has been gone through before, and which image.
+    Augmentations draw from (seed, epoch, index), so the number of loader workers changes nothing.
 
     Args:
         dataset: what is sampled.
+        batch_size: images a batch on this rank.
         seed: the run's seed, equal on all ranks.
         rank, world_size: this process's share of the stream.
     """
 
-    def __init__(self, dataset: Dataset, seed: int, rank: int, world_size: int):
-        self.dataset, self.seed, self.rank, self.world_size = dataset, seed, rank, world_size
+    def __init__(self, dataset: Dataset, batch_size: int, seed: int, rank: int, world_size: int):
+        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.rank, self.world_size = rank, world_size
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         raise NotImplementedError
 
 

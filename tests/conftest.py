@@ -1,0 +1,36 @@
+"""Fixtures that every room's tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--slow") or os.environ.get("RUN_SLOW"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="slow: run with --slow or RUN_SLOW=1"))
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Every test starts from the same random state."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data; a test that asks for it is skipped where it is missing."""
+    shared = Path(os.environ.get("DETKIT_SHARED", ROOT.parent / "shared"))
+    if not (shared / "data").is_dir():
+        pytest.skip(f"no real data at {shared / 'data'}; set DETKIT_SHARED to the folder that holds data/")
+    return shared / "data"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from detkit.layers import ShapeSpec
+from detkit.modeling.box_coder import BoxCoder
 from detkit.registry import Registry
 from detkit.structures import Boxes, ImageList, Instances, Losses, Sample
 
@@ -99,6 +100,24 @@ class RPNHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Per level: objectness logits (N, A, H, W) and deltas (N, 4A, H, W)."""
+        raise NotImplementedError
+
+
+class BoxLoss(nn.Module):
+    """How far predicted boxes are from the ground truth."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, box_coder: BoxCoder, deltas: Tensor, reference: Tensor, gt_boxes: Tensor) -> Tensor:
+        """The loss summed over N boxes, 0-d.
+
+        Args:
+            box_coder: turns deltas into boxes and back.
+            deltas: ``(N, 4)`` predicted.
+            reference: ``(N, 4)`` anchors or proposals that the deltas move.
+            gt_boxes: ``(N, 4)`` where they should end.
+        """
         raise NotImplementedError
 
 
@@ -197,6 +216,7 @@ BACKBONES: Registry[Backbone] = Registry("backbone", Backbone)
 NECKS: Registry[Neck] = Registry("neck", Neck)
 ANCHOR_GENERATORS: Registry[AnchorGenerator] = Registry("anchor generator", AnchorGenerator)
 RPN_HEADS: Registry[RPNHead] = Registry("RPN head", RPNHead)
+BOX_LOSSES: Registry[BoxLoss] = Registry("box loss", BoxLoss)
 PROPOSAL_GENERATORS: Registry[ProposalGenerator] = Registry("proposal generator", ProposalGenerator)
 ROI_POOLERS: Registry[RoIPooler] = Registry("RoI pooler", RoIPooler)
 BOX_HEADS: Registry[BoxHead] = Registry("box head", BoxHead)

@@ -1,0 +1,75 @@
+"""Anchor generators."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from detkit.layers import ShapeSpec
+from detkit.modeling.interfaces import ANCHOR_GENERATORS, AnchorGenerator
+from detkit.structures import Boxes
+
+
+@ANCHOR_GENERATORS.register()
+class GridAnchorGenerator(AnchorGenerator):
+    """Anchors of every size and aspect ratio at every location of a grid (Faster R-CNN, Ren et al. 2015).
+
+    An anchor of size s and ratio r is s / sqrt(r) wide and s * sqrt(r) high. At a location the anchors run through
+    the sizes, and within a size through the ratios.
+
+    Args:
+        sizes: square roots of the anchors' areas in pixels, one list a level; one list alone serves all levels.
+        aspect_ratios: height / width, the same at every level.
+        offset: where in its cell an anchor is centred, as a share of the stride: 0 is the corner, 0.5 the middle.
+
+    Raises:
+        ValueError: as many lists of sizes as levels are needed, or one.
+    """
+
+    def __init__(
+        self,
+        input_shape: list[ShapeSpec],
+        *,
+        sizes: tuple[tuple[float, ...], ...] = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)),
+        aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
+        offset: float = 0.0,
+    ):
+        super().__init__(input_shape)
+        self.strides = [spec.stride for spec in input_shape]
+        if len(sizes) not in (1, len(self.strides)):
+            raise ValueError(
+                f"anchor_generator.sizes: {len(sizes)} lists for {len(self.strides)} feature levels (strides "
+                f"{self.strides}); give one list a level, or one for all"
+            )
+        if not 0 <= offset < 1:
+            raise ValueError(f"anchor_generator.offset: expected 0 <= offset < 1, got {offset}")
+        self.offset = offset
+        per_level = sizes * len(self.strides) if len(sizes) == 1 else sizes
+        self.num_anchors = [len(s) * len(aspect_ratios) for s in per_level]
+        for level, level_sizes in enumerate(per_level):
+            cell = _cell_anchors(level_sizes, aspect_ratios)
+            self.register_buffer(f"cell_anchors_{level}", cell, persistent=False)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Boxes]:
+        """See ``AnchorGenerator.forward``."""
+        anchors = []
+        for level, (feature, stride) in enumerate(zip(features, self.strides)):
+            cell = self.get_buffer(f"cell_anchors_{level}")
+            height, width = feature.shape[-2:]
+            xs = (torch.arange(width, device=cell.device) + self.offset) * stride
+            ys = (torch.arange(height, device=cell.device) + self.offset) * stride
+            y, x = torch.meshgrid(ys.float(), xs.float(), indexing="ij")
+            shifts = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
+            anchors.append(Boxes((shifts + cell).reshape(-1, 4)))
+        return anchors
+
+
+def _cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
+    """``(A, 4)`` anchors around (0, 0)."""
+    rows = []
+    for size in sizes:
+        for ratio in aspect_ratios:
+            w, h = size / math.sqrt(ratio), size * math.sqrt(ratio)
+            rows.append([-w / 2, -h / 2, w / 2, h / 2])
+    return torch.tensor(rows)

@@ -1,0 +1,57 @@
+"""Box coder: boxes relative to reference boxes (R-CNN, Girshick et al. 2014, appendix C)."""
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class BoxCoder:
+    """``(dx, dy, dw, dh)``: the shift of the centre in units of the reference's size, and log size ratios.
+
+    Args:
+        weights: factors on dx, dy, dw, dh; larger means smaller steps.
+        max_log_scale: dw and dh are clamped to this before the exponential; null for no clamp.
+            The default is log(1000 / 16).
+    """
+
+    weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    max_log_scale: float | None = math.log(1000.0 / 16)
+
+    def encode(self, reference: Tensor, boxes: Tensor) -> Tensor:
+        """``(N, 4)`` deltas that move ``reference`` onto ``boxes``."""
+        rx, ry, rw, rh = _centre_size(reference)
+        bx, by, bw, bh = _centre_size(boxes)
+        wx, wy, ww, wh = self.weights
+        return torch.stack(
+            [wx * (bx - rx) / rw, wy * (by - ry) / rh, ww * torch.log(bw / rw), wh * torch.log(bh / rh)], dim=1
+        )
+
+    def decode(self, reference: Tensor, deltas: Tensor) -> Tensor:
+        """Moves each reference box by its deltas.
+
+        Args:
+            reference: ``(N, 4)`` xyxy.
+            deltas: ``(N, 4 * B)``: B sets of deltas for every reference box.
+
+        Returns:
+            ``(N, 4 * B)`` xyxy, float32.
+        """
+        deltas = deltas.float().reshape(len(deltas), -1, 4)
+        rx, ry, rw, rh = (v[:, None] for v in _centre_size(reference))
+        wx, wy, ww, wh = self.weights
+        dw, dh = deltas[..., 2] / ww, deltas[..., 3] / wh
+        if self.max_log_scale is not None:
+            dw, dh = dw.clamp(max=self.max_log_scale), dh.clamp(max=self.max_log_scale)
+        x, y = deltas[..., 0] / wx * rw + rx, deltas[..., 1] / wy * rh + ry
+        half_w, half_h = dw.exp() * rw / 2, dh.exp() * rh / 2
+        boxes = torch.stack([x - half_w, y - half_h, x + half_w, y + half_h], dim=-1)
+        return boxes.reshape(len(boxes), -1)
+
+
+def _centre_size(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x1, y1, x2, y2 = torch.as_tensor(boxes).float().unbind(1)
+    w, h = x2 - x1, y2 - y1
+    return x1 + w / 2, y1 + h / 2, w, h

@@ -1,10 +1,11 @@
 """What passes between the parts: boxes, masks, instances, image batches, samples and losses."""
 
 from detkit.structures.boxes import Boxes
+from detkit.structures.class_rows import ClassRows
 from detkit.structures.image_list import ImageList
 from detkit.structures.instances import Instances
 from detkit.structures.losses import Losses
 from detkit.structures.masks import BitMasks, Masks, PolygonMasks
 from detkit.structures.sample import Sample
 
-__all__ = ["BitMasks", "Boxes", "ImageList", "Instances", "Losses", "Masks", "PolygonMasks", "Sample"]
+__all__ = ["BitMasks", "Boxes", "ClassRows", "ImageList", "Instances", "Losses", "Masks", "PolygonMasks", "Sample"]

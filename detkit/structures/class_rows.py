@@ -1,0 +1,27 @@
+"""ClassRows: which rows of a tensor belong to which class."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassRows:
+    """How dimension 0 of a parameter is laid out over the classes: class ``c`` owns ``per_class`` rows in turn.
+
+    A module whose parameters depend on the classes says so by an attribute
+    ``class_rows: dict[str, ClassRows]`` from the parameter's name, relative to the module, to its layout::
+
+        self.class_rows = {"cls_score.weight": ClassRows(background=True), "bbox_pred.weight": ClassRows(4)}
+
+    Weights for other class names can then be loaded row by row, by the classes' names.
+
+    Args:
+        per_class: rows that each class owns, e.g. 4 for box deltas.
+        background: whether the background's rows follow after those of the last class.
+    """
+
+    per_class: int = 1
+    background: bool = False
+
+    def num_rows(self, num_classes: int) -> int:
+        """The size of dimension 0 for ``num_classes`` classes."""
+        return self.per_class * (num_classes + self.background)

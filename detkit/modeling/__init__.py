@@ -1,1 +1,47 @@
-""""""
+"""Models: the roles in ``interfaces.py`` (read it first) and the components that fill them."""
+
+from detkit.modeling import backbones, box_losses, meta_archs, necks, poolers, proposals, roi_heads
+from detkit.modeling.anchors import GridAnchorGenerator
+from detkit.modeling.box_coder import BoxCoder
+from detkit.modeling.interfaces import (
+    ANCHOR_GENERATORS,
+    BACKBONES,
+    BOX_HEADS,
+    BOX_LOSSES,
+    KEYPOINT_HEADS,
+    MASK_HEADS,
+    META_ARCHS,
+    NECKS,
+    PROPOSAL_GENERATORS,
+    ROI_HEADS,
+    ROI_POOLERS,
+    RPN_HEADS,
+    MetaArch,
+)
+from detkit.modeling.matcher import Matcher
+
+__all__ = [
+    "ANCHOR_GENERATORS",
+    "BACKBONES",
+    "BOX_HEADS",
+    "BOX_LOSSES",
+    "KEYPOINT_HEADS",
+    "MASK_HEADS",
+    "META_ARCHS",
+    "NECKS",
+    "PROPOSAL_GENERATORS",
+    "ROI_HEADS",
+    "ROI_POOLERS",
+    "RPN_HEADS",
+    "BoxCoder",
+    "GridAnchorGenerator",
+    "Matcher",
+    "MetaArch",
+    "backbones",
+    "box_losses",
+    "meta_archs",
+    "necks",
+    "poolers",
+    "proposals",
+    "roi_heads",
+]

@@ -1,0 +1,143 @@
+"""Region proposal network."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import box_iou
+
+from detkit.config import Recipe
+from detkit.layers import ShapeSpec
+from detkit.modeling.box_coder import BoxCoder
+from detkit.modeling.box_losses import SmoothL1BoxLoss
+from detkit.modeling.interfaces import (
+    PROPOSAL_GENERATORS,
+    AnchorGenerator,
+    BoxLoss,
+    Features,
+    ProposalGenerator,
+    RPNHead,
+)
+from detkit.modeling.matcher import Matcher
+from detkit.modeling.proposals.selection import ProposalSelection
+from detkit.modeling.sampling import sample_balanced
+from detkit.structures import Boxes, ImageList, Instances, Losses
+
+
+@PROPOSAL_GENERATORS.register()
+class RPN(ProposalGenerator):
+    """Region proposal network (Faster R-CNN, Ren et al. 2015) on a feature pyramid (Lin et al. 2017).
+
+    Both losses are sums over the sampled anchors divided by ``batch_size_per_image`` times the number of images.
+
+    Args:
+        head: features to objectness and deltas.
+        anchor_generator: the boxes that the deltas move.
+        in_features: the features to look at; null for all.
+        matcher: anchors to ground truth.
+        box_coder: how deltas are expressed.
+        box_loss: the loss on the deltas of foreground anchors.
+        batch_size_per_image: sampled anchors an image.
+        positive_fraction: the largest share of foreground among them.
+        selection: from scored anchors to proposals.
+
+    Raises:
+        ValueError: a feature that there is not; levels with different numbers of anchors or of channels.
+    """
+
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        head: Recipe[RPNHead],
+        anchor_generator: Recipe[AnchorGenerator],
+        in_features: tuple[str, ...] | None = None,
+        matcher: Matcher = Matcher(0.3, 0.7, allow_low_quality=True),
+        box_coder: BoxCoder = BoxCoder(),
+        box_loss: Recipe[BoxLoss] = Recipe(SmoothL1BoxLoss),
+        batch_size_per_image: int = 256,
+        positive_fraction: float = 0.5,
+        selection: ProposalSelection = ProposalSelection(),
+    ):
+        super().__init__(input_shape)
+        shapes = choose_features(input_shape, in_features, "proposal_generator.in_features")
+        self.in_features = tuple(shapes)
+        specs = list(shapes.values())
+        self.anchor_generator = anchor_generator(specs)
+        counts, channels = set(self.anchor_generator.num_anchors), {s.channels for s in specs}
+        if len(counts) != 1 or len(channels) != 1:
+            raise ValueError(
+                f"proposal_generator: its head is shared by all levels, so each needs as many anchors (got "
+                f"{self.anchor_generator.num_anchors}) and channels (got {[s.channels for s in specs]}) as the next"
+            )
+        self.head = head(channels.pop(), counts.pop())
+        self.matcher, self.box_coder, self.box_loss = matcher, box_coder, box_loss()
+        self.batch_size_per_image, self.positive_fraction = batch_size_per_image, positive_fraction
+        self.selection = selection
+
+    def loss(
+        self, images: ImageList, features: Features, targets: list[Instances]
+    ) -> tuple[list[Instances], Losses]:
+        """See ``ProposalGenerator.loss``."""
+        anchors, logits, deltas = self._predict(features)
+        proposals = self.selection(anchors, logits, deltas, images.image_sizes, self.box_coder, training=True)
+        return proposals, self._losses(Boxes.cat(anchors), torch.cat(logits, 1), torch.cat(deltas, 1), targets)
+
+    def predict(self, images: ImageList, features: Features) -> list[Instances]:
+        """See ``ProposalGenerator.predict``."""
+        anchors, logits, deltas = self._predict(features)
+        return self.selection(anchors, logits, deltas, images.image_sizes, self.box_coder, training=False)
+
+    def _predict(self, features: Features) -> tuple[list[Boxes], list[Tensor], list[Tensor]]:
+        """Anchors (HWA, 4), logits (N, HWA) and deltas (N, HWA, 4) of each level."""
+        maps = [features[name] for name in self.in_features]
+        objectness, deltas = self.head(maps)
+        logits = [o.permute(0, 2, 3, 1).flatten(1) for o in objectness]
+        moves = [d.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3) for d in deltas]
+        return self.anchor_generator(maps), logits, moves
+
+    @torch.no_grad()
+    def label(self, anchors: Boxes, target: Instances) -> tuple[Tensor, Tensor]:
+        """``(HWA,)`` sampled labels (1 foreground, 0 background, -1 not sampled) and matched indices."""
+        matches, labels = self.matcher(box_iou(target.boxes, anchors))
+        positive, negative = sample_balanced(labels, self.batch_size_per_image, self.positive_fraction, background=0)
+        sampled = torch.full_like(labels, -1)
+        sampled[positive], sampled[negative] = 1, 0
+        return sampled, matches
+
+    def _losses(self, anchors: Boxes, logits: Tensor, deltas: Tensor, targets: list[Instances]) -> Losses:
+        objectness_terms, box_terms, num_positive, num_negative = [], [], [], []
+        for image, target in enumerate(targets):
+            labels, matches = self.label(anchors, target)
+            sampled = torch.nonzero(labels >= 0).squeeze(1)
+            wanted = labels[sampled].to(logits.dtype)
+            objectness_terms.append(
+                F.binary_cross_entropy_with_logits(logits[image, sampled].float(), wanted.float(), reduction="sum")
+            )
+            positive = torch.nonzero(labels == 1).squeeze(1)
+            gt_boxes = target.boxes.tensor[matches[positive]]
+            box_terms.append(
+                self.box_loss(self.box_coder, deltas[image, positive], anchors.tensor[positive], gt_boxes)
+            )
+            num_positive.append((labels == 1).sum())
+            num_negative.append((labels == 0).sum())
+        normaliser = self.batch_size_per_image * len(targets)
+        return Losses(
+            terms={
+                "loss_rpn_cls": torch.stack(objectness_terms).sum() / normaliser,
+                "loss_rpn_loc": torch.stack(box_terms).sum() / normaliser,
+            },
+            metrics={
+                "rpn/num_foreground": torch.stack(num_positive).float().mean(),
+                "rpn/num_background": torch.stack(num_negative).float().mean(),
+            },
+        )
+
+
+def choose_features(
+    input_shape: dict[str, ShapeSpec], names: tuple[str, ...] | None, option: str
+) -> dict[str, ShapeSpec]:
+    """The entries of ``input_shape`` that ``names`` lists (None: all). Raises ValueError for one that is not there."""
+    missing = [n for n in names or () if n not in input_shape]
+    if missing:
+        raise ValueError(f"{option}: no feature named {', '.join(missing)}; there are {', '.join(input_shape)}")
+    return {name: input_shape[name] for name in (input_shape if names is None else names)}

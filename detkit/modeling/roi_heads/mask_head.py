@@ -1,0 +1,90 @@
+"""Mask heads."""
+
+import torch
+from fvcore.nn import weight_init
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detkit.config import Recipe
+from detkit.layers import ConvNorm, NormName, ShapeSpec
+from detkit.modeling.interfaces import MASK_HEADS, Features, MaskHead, RoIPooler
+from detkit.structures import Boxes, ClassRows, Instances, Losses
+
+
+@MASK_HEADS.register()
+class ConvUpsampleMaskHead(MaskHead):
+    """Convolutions, a deconvolution that doubles the size, and one mask a class (Mask R-CNN, He et al. 2017).
+
+    The loss is the binary cross entropy on the mask of the true class, a mean over all pixels.
+
+    Args:
+        pooler: features of a box.
+        num_conv: number of 3x3 convolutions.
+        conv_dim: their channels, and the deconvolution's.
+        norm: normalisation after each convolution.
+        class_agnostic: one mask for all classes instead of one a class.
+    """
+
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        num_classes: int,
+        *,
+        pooler: Recipe[RoIPooler],
+        num_conv: int = 4,
+        conv_dim: int = 256,
+        norm: NormName | None = None,
+        class_agnostic: bool = False,
+    ):
+        super().__init__(input_shape, num_classes)
+        self.class_agnostic = class_agnostic
+        self.pooler = pooler(input_shape)
+        channels = self.pooler.output_shape.channels
+        self.convs = nn.Sequential()
+        for i in range(num_conv):
+            conv = ConvNorm(channels, conv_dim, 3, padding=1, norm=norm, activation=nn.ReLU(inplace=True))
+            weight_init.c2_msra_fill(conv)
+            self.convs.add_module(str(i), conv)
+            channels = conv_dim
+        self.deconv = nn.ConvTranspose2d(channels, conv_dim, kernel_size=2, stride=2)
+        weight_init.c2_msra_fill(self.deconv)
+        self.predictor = nn.Conv2d(conv_dim, 1 if class_agnostic else num_classes, kernel_size=1)
+        nn.init.normal_(self.predictor.weight, std=0.001)
+        nn.init.zeros_(self.predictor.bias)  # type: ignore[arg-type]
+        self.class_rows = {} if class_agnostic else {f"predictor.{kind}": ClassRows() for kind in ("weight", "bias")}
+
+    def forward(self, features: Features, boxes: list[Boxes]) -> Tensor:
+        """Mask logits ``(R, K or 1, M, M)``."""
+        x = self.convs(self.pooler(features, boxes))
+        return self.predictor(F.relu(self.deconv(x), inplace=True))
+
+    def loss(self, features: Features, proposals: list[Instances]) -> Losses:
+        """See ``MaskHead.loss``. Term ``loss_mask``.
+
+        Raises:
+            ValueError: the targets have no masks.
+        """
+        with_truth = [p for p in proposals if len(p)]
+        logits = self(features, [p.boxes for p in proposals])
+        if not with_truth:
+            return Losses({"loss_mask": logits.sum() * 0.0}, {"mask_head/accuracy": logits.new_ones(())})
+        if "gt_masks" not in with_truth[0]:
+            raise ValueError(
+                "mask_head: the training data have no masks; use data with masks or set model.roi_heads.mask_head=null"
+            )
+        size = logits.shape[-1]
+        targets = torch.cat([p.gt_masks.crop_and_resize(p.boxes, size) for p in with_truth]).to(logits.device)
+        chosen = self._of_class(logits, torch.cat([p.classes for p in proposals])).float()
+        loss = F.binary_cross_entropy_with_logits(chosen, targets.float())
+        accuracy = ((chosen.detach() > 0) == targets).float().mean()
+        return Losses({"loss_mask": loss}, {"mask_head/accuracy": accuracy})
+
+    def predict(self, features: Features, instances: list[Instances]) -> list[Instances]:
+        """See ``MaskHead.predict``."""
+        logits = self(features, [p.boxes for p in instances])
+        probs = self._of_class(logits, torch.cat([p.classes for p in instances])).float().sigmoid()
+        return [p.with_fields(mask_probs=m) for p, m in zip(instances, probs.split([len(p) for p in instances]))]
+
+    def _of_class(self, logits: Tensor, classes: Tensor) -> Tensor:
+        rows = torch.arange(len(classes), device=classes.device)
+        return logits[:, 0] if self.class_agnostic else logits[rows, classes]

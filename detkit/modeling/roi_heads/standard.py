@@ -1,0 +1,110 @@
+"""The RoI heads of Faster and Mask R-CNN."""
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from detkit.config import Recipe
+from detkit.layers import ShapeSpec
+from detkit.modeling.interfaces import ROI_HEADS, BoxHead, Features, KeypointHead, MaskHead, RoIHeads
+from detkit.modeling.matcher import Matcher
+from detkit.modeling.proposals.rpn import choose_features
+from detkit.modeling.sampling import sample_balanced
+from detkit.structures import Boxes, Instances, Losses
+
+
+@ROI_HEADS.register()
+class StandardRoIHeads(RoIHeads):
+    """Samples proposals, then asks each head that is there (Mask R-CNN, He et al. 2017).
+
+    The box head learns from all samples, the others from the foreground; at prediction the others work on the
+    detections of the box head.
+
+    Args:
+        box_head: classes and refined boxes.
+        mask_head: masks; null for Faster R-CNN.
+        keypoint_head: keypoints; null for none.
+        in_features: the features that the heads pool from; null for all.
+        matcher: proposals to ground truth.
+        batch_size_per_image: sampled proposals an image.
+        positive_fraction: the largest share of foreground among them.
+        append_ground_truth: ground-truth boxes join the proposals in training.
+    """
+
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        num_classes: int,
+        *,
+        box_head: Recipe[BoxHead],
+        mask_head: Recipe[MaskHead] | None = None,
+        keypoint_head: Recipe[KeypointHead] | None = None,
+        in_features: tuple[str, ...] | None = None,
+        matcher: Matcher = Matcher(0.5, 0.5),
+        batch_size_per_image: int = 512,
+        positive_fraction: float = 0.25,
+        append_ground_truth: bool = True,
+    ):
+        super().__init__(input_shape, num_classes)
+        self.num_classes = num_classes
+        shapes = choose_features(input_shape, in_features, "roi_heads.in_features")
+        self.box_head = box_head(shapes, num_classes)
+        self.mask_head = None if mask_head is None else mask_head(shapes, num_classes)
+        self.keypoint_head = None if keypoint_head is None else keypoint_head(shapes, num_classes)
+        self.matcher = matcher
+        self.batch_size_per_image, self.positive_fraction = batch_size_per_image, positive_fraction
+        self.append_ground_truth = append_ground_truth
+
+    @property
+    def instance_heads(self) -> list[MaskHead | KeypointHead]:
+        """The heads that work on foreground in training and on detections in prediction."""
+        return [head for head in (self.mask_head, self.keypoint_head) if head is not None]
+
+    def loss(self, features: Features, proposals: list[Instances], targets: list[Instances]) -> Losses:
+        """See ``RoIHeads.loss``."""
+        sampled = [self.sample(p, t) for p, t in zip(proposals, targets)]
+        losses = self.box_head.loss(features, sampled)
+        if self.instance_heads:
+            foreground = [s[torch.nonzero(s.classes < self.num_classes).squeeze(1)] for s in sampled]
+            for head in self.instance_heads:
+                losses = losses | head.loss(features, foreground)
+        return losses | Losses(metrics=self._counts(sampled))
+
+    def predict(self, features: Features, proposals: list[Instances]) -> list[Instances]:
+        """See ``RoIHeads.predict``."""
+        instances = self.box_head.predict(features, proposals)
+        for head in self.instance_heads:
+            instances = head.predict(features, instances)
+        return instances
+
+    @torch.no_grad()
+    def sample(self, proposals: Instances, target: Instances) -> Instances:
+        """Labels proposals and draws a balanced sample of them.
+
+        Returns:
+            ``Instances`` with ``boxes``, ``classes`` (``num_classes`` is background) and every field of the target
+            but its classes as ``gt_*``, foreground first. Without ground truth there are no ``gt_*`` fields but
+            ``gt_boxes``, which are then zeros.
+        """
+        boxes = proposals.boxes
+        if self.append_ground_truth:
+            boxes = Boxes.cat([boxes, target.boxes])
+        matches, labels = self.matcher(box_iou(target.boxes, boxes))
+        classes = torch.full_like(matches, self.num_classes)
+        if len(target):
+            classes = torch.where(labels == 1, target.classes[matches], classes)
+        classes[labels == -1] = -1
+        positive, negative = sample_balanced(
+            classes, self.batch_size_per_image, self.positive_fraction, background=self.num_classes
+        )
+        chosen = torch.cat([positive, negative])
+        sampled = Instances(target.image_size, boxes=boxes[chosen], classes=classes[chosen])
+        if not len(target):
+            return sampled.with_fields(gt_boxes=Boxes(torch.zeros_like(sampled.boxes.tensor)))
+        truth = {f"gt_{k}": v[matches[chosen]] for k, v in target.fields.items() if k != "classes"}
+        return sampled.with_fields(**truth)
+
+    def _counts(self, sampled: list[Instances]) -> dict[str, Tensor]:
+        foreground = torch.stack([(s.classes < self.num_classes).sum() for s in sampled]).float().mean()
+        every = foreground.new_tensor(float(sum(len(s) for s in sampled)) / len(sampled))
+        return {"roi_heads/num_foreground": foreground, "roi_heads/num_background": every - foreground}

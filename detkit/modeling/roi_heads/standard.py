@@ -65,7 +65,7 @@ class StandardRoIHeads(RoIHeads):
         sampled = [self.sample(p, t) for p, t in zip(proposals, targets)]
         losses = self.box_head.loss(features, sampled)
         if self.instance_heads:
-            foreground = [s[torch.nonzero(s.classes < self.num_classes).squeeze(1)] for s in sampled]
+            foreground = [self._foreground(s, t) for s, t in zip(sampled, targets)]
             for head in self.instance_heads:
                 losses = losses | head.loss(features, foreground)
         return losses | Losses(metrics=self._counts(sampled))
@@ -82,9 +82,9 @@ class StandardRoIHeads(RoIHeads):
         """Labels proposals and draws a balanced sample of them.
 
         Returns:
-            ``Instances`` with ``boxes``, ``classes`` (``num_classes`` is background) and every field of the target
-            but its classes as ``gt_*``, foreground first. Without ground truth there are no ``gt_*`` fields but
-            ``gt_boxes``, which are then zeros.
+            ``Instances`` with ``boxes``, ``classes`` (``num_classes`` is background), ``gt_index`` (the row of the
+            target that each was matched to) and ``gt_boxes``, foreground first. Without ground truth ``gt_boxes``
+            are zeros.
         """
         boxes = proposals.boxes
         if self.append_ground_truth:
@@ -98,11 +98,17 @@ class StandardRoIHeads(RoIHeads):
             classes, self.batch_size_per_image, self.positive_fraction, background=self.num_classes
         )
         chosen = torch.cat([positive, negative])
-        sampled = Instances(target.image_size, boxes=boxes[chosen], classes=classes[chosen])
-        if not len(target):
-            return sampled.with_fields(gt_boxes=Boxes(torch.zeros_like(sampled.boxes.tensor)))
-        truth = {f"gt_{k}": v[matches[chosen]] for k, v in target.fields.items() if k != "classes"}
-        return sampled.with_fields(**truth)
+        index = matches[chosen]
+        gt_boxes = target.boxes[index] if len(target) else Boxes(boxes.new_zeros((len(chosen), 4)))
+        return Instances(
+            target.image_size, boxes=boxes[chosen], classes=classes[chosen], gt_index=index, gt_boxes=gt_boxes
+        )
+
+    def _foreground(self, sampled: Instances, target: Instances) -> Instances:
+        """The foreground with all fields of its ground truth: masks are copied for these rows alone."""
+        foreground = sampled[torch.nonzero(sampled.classes < self.num_classes).squeeze(1)]
+        rest = {k: v for k, v in target.fields.items() if k not in ("boxes", "classes")}
+        return foreground.with_fields(**{f"gt_{k}": v[foreground.gt_index] for k, v in rest.items()})
 
     def _counts(self, sampled: list[Instances]) -> dict[str, Tensor]:
         foreground = torch.stack([(s.classes < self.num_classes).sum() for s in sampled]).float().mean()

@@ -1,0 +1,257 @@
+"""The experiment: the root of every config, and how its parts are built."""
+
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detkit import data, evaluation, modeling, solver
+from detkit.config import ConfigError, Recipe, complete, load_config, parse
+from detkit.data import Mapper, test_loader, train_loader
+from detkit.data.interfaces import Augmentation, Dataset, Sampler
+from detkit.engine.interfaces import Hook
+from detkit.evaluation.interfaces import Evaluator
+from detkit.modeling.interfaces import MetaArch
+from detkit.registry import DataError
+from detkit.solver.interfaces import LRSchedule, Optimizer
+from detkit.structures import Sample
+from detkit.utils.distributed import rank, world_size
+
+__all__ = ["DataConfig", "Experiment", "SolverConfig", "TrainConfig", "load_experiment"]
+
+ROOMS = (data, evaluation, modeling, solver)
+"""Importing a room registers its components; a config may name any of them."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class DataConfig:
+    """Where images come from and what happens to them on the way to the model.
+
+    Args:
+        train_dataset: what is learned from; its class names are the model's.
+        test_dataset: what is evaluated.
+        train_augmentations: applied to training images, in order.
+        test_augmentations: applied to test images, in order.
+        sampler: the order of the training images.
+        batch_size: training images a step, over all processes.
+        test_batch_size: test images a forward pass, on each process.
+        num_workers: loader processes beside each training process; 0 loads in the process itself.
+        mask_format: how masks travel: as polygons where the data has them, or as bitmaps.
+    """
+
+    train_dataset: Recipe[Dataset]
+    test_dataset: Recipe[Dataset]
+    train_augmentations: tuple[Recipe[Augmentation], ...] = ()
+    test_augmentations: tuple[Recipe[Augmentation], ...] = ()
+    sampler: Recipe[Sampler] = Recipe(data.ShuffleSampler)
+    batch_size: int = 16
+    test_batch_size: int = 1
+    num_workers: int = 4
+    mask_format: data.MaskFormat = "polygon"
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.test_batch_size < 1 or self.num_workers < 0:
+            raise ValueError(
+                f"data: batch_size {self.batch_size}, test_batch_size {self.test_batch_size}, num_workers "
+                f"{self.num_workers}: a batch has at least one image, and there are no fewer than no workers"
+            )
+
+    @functools.cached_property
+    def train_set(self) -> Dataset:
+        """The training dataset, read once."""
+        return self.train_dataset()
+
+    @functools.cached_property
+    def test_set(self) -> Dataset:
+        """The test dataset, read once.
+
+        Raises:
+            DataError: its classes are not the training dataset's, so that a figure would mean nothing.
+        """
+        dataset = self.test_dataset()
+        if "train_set" in self.__dict__ and dataset.class_names != self.train_set.class_names:
+            raise DataError(
+                f"data: the classes of the test dataset ({_few(dataset.class_names)}) differ from those of the "
+                f"training dataset ({_few(self.train_set.class_names)}); their order counts. Give both datasets the "
+                "same 'class_names'"
+            )
+        return dataset
+
+    def train(self, seed: int = 0, start_iter: int = 0) -> Iterable[list[Sample]]:
+        """An endless stream of training batches, from the one of step ``start_iter`` on.
+
+        Raises:
+            ConfigError: the batch size does not divide by the number of processes.
+            DataError: a dataset that cannot be read.
+        """
+        if self.batch_size % world_size():
+            raise ConfigError(
+                f"data.batch_size: {self.batch_size} images do not divide over {world_size()} processes; "
+                f"take a multiple of {world_size()}"
+            )
+        mapper = self._mapper(self.train_set, self.train_augmentations, seed, train=True)
+        sampler = self.sampler(self.train_set, self.batch_size // world_size(), seed, rank(), world_size())
+        return train_loader(self.train_set, mapper, sampler, self.num_workers, start_batch=start_iter)
+
+    def test(self) -> Iterable[list[Sample]]:
+        """The test images once, in order; each process gets its share."""
+        mapper = self._mapper(self.test_set, self.test_augmentations, seed=0, train=False)
+        return test_loader(self.test_set, mapper, self.test_batch_size, self.num_workers, rank(), world_size())
+
+    def _mapper(
+        self, dataset: Dataset, recipes: Sequence[Recipe[Augmentation]], seed: int, train: bool
+    ) -> Mapper:
+        steps = [recipe() for recipe in recipes]
+        return Mapper(dataset, steps, seed=seed, mask_format=self.mask_format, train=train)
+
+
+@dataclasses.dataclass(kw_only=True)
+class SolverConfig:
+    """How weights change, and for how long.
+
+    Args:
+        optimizer: from gradients to weights.
+        schedule: the learning rate over the run.
+        max_iter: training steps; or give ``epochs``.
+        epochs: passes over the training dataset; or give ``max_iter``.
+        lr_batch_size: the batch size that the optimizer's ``lr`` is given for; with another ``data.batch_size`` the
+            rate is scaled in proportion. null: the rate is taken as it stands.
+        clip_grad_norm: gradients are scaled down to this global norm; null for no limit.
+    """
+
+    optimizer: Recipe[Optimizer]
+    schedule: Recipe[LRSchedule]
+    max_iter: int | None = None
+    epochs: float | None = None
+    lr_batch_size: int | None = 16
+    clip_grad_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.max_iter is None) == (self.epochs is None):
+            raise ValueError(
+                f"solver: give either max_iter or epochs, got max_iter {self.max_iter} and epochs {self.epochs} "
+                "(null removes the one that a base config gives)"
+            )
+        if (self.max_iter or self.epochs or 0) <= 0:
+            raise ValueError("solver: max_iter or epochs must be above 0")
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrainConfig:
+    """The run: where it writes, what it starts from, how often it reports.
+
+    Args:
+        output_dir: the run's folder.
+        seed: of everything random.
+        device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        init_weights: a checkpoint to start from; only what fits is loaded, and the report says what did not.
+        log_period: steps between lines of metrics.
+        eval_period: steps between evaluations; null for one at the end.
+        checkpoint_period: steps between checkpoints; null for none but the final weights.
+        checkpoint_keep: how many checkpoints are kept.
+        num_pictures: test images whose predictions are drawn at the end.
+        hooks: further hooks, in order.
+    """
+
+    output_dir: str = "output/run"
+    seed: int = 0
+    device: str = "auto"
+    init_weights: str | None = None
+    log_period: int = 20
+    eval_period: int | None = None
+    checkpoint_period: int | None = 5000
+    checkpoint_keep: int = 3
+    num_pictures: int = 8
+    hooks: tuple[Recipe[Hook], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("log_period", "eval_period", "checkpoint_period", "checkpoint_keep"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"train.{name}: expected at least 1, got {value}")
+
+    def torch_device(self) -> torch.device:
+        """The device that ``device`` means here. Raises ConfigError for one that torch does not have."""
+        if self.device == "auto":
+            name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+            return torch.device(name)
+        try:
+            device = torch.device(self.device)
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"train.device: '{self.device}' is not there ({reason}); try 'auto' or 'cpu'") from None
+        return device
+
+
+@dataclasses.dataclass(kw_only=True)
+class Experiment:
+    """Everything that a config says.
+
+    Args:
+        model: the detector.
+        data: where images come from.
+        solver: how weights change.
+        train: the run itself.
+        evaluators: what is measured on the test dataset.
+    """
+
+    model: Recipe[MetaArch]
+    data: DataConfig
+    solver: SolverConfig
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    evaluators: tuple[Recipe[Evaluator], ...] = ()
+    tree: dict[str, Any] = dataclasses.field(init=False, default_factory=dict, repr=False)
+    """The complete config, every default filled in; it loads again to the same experiment."""
+
+    def build_model(self, num_classes: int | None = None) -> MetaArch:
+        """A new model on the CPU, in channels-last layout.
+
+        Args:
+            num_classes: None takes the number, and the names, from the training dataset.
+        """
+        names = self.data.train_set.class_names if num_classes is None else None
+        model = self.model(num_classes if names is None else len(names))
+        model.class_names = names
+        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def build_evaluators(self) -> list[Evaluator]:
+        """The evaluators over the test dataset."""
+        return [recipe(self.data.test_set) for recipe in self.evaluators]
+
+    def build_optimizer(self, model: torch.nn.Module) -> Optimizer:
+        """The optimizer with its rate scaled to the batch size."""
+        given_for = self.solver.lr_batch_size
+        return self.solver.optimizer(model, 1.0 if given_for is None else self.data.batch_size / given_for)
+
+    def max_iter(self) -> int:
+        """Training steps; for ``epochs`` this reads the training dataset."""
+        if self.solver.max_iter is not None:
+            return self.solver.max_iter
+        return math.ceil((self.solver.epochs or 0) * len(self.data.train_set) / self.data.batch_size)
+
+
+def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Reads a config, lays the overrides over it and checks all of it. Builds nothing and reads no data.
+
+    Args:
+        path: a YAML file.
+        overrides: ``key.path=value``, the values in YAML.
+
+    Raises:
+        ConfigError: the first thing that is wrong, with its path, what was expected and the way out.
+    """
+    config = load_config(path, overrides)
+    recipe = parse(config.tree, Experiment)
+    experiment = recipe()
+    experiment.tree = {**({"imports": config.imports} if config.imports else {}), **complete(recipe)}
+    return experiment
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "")

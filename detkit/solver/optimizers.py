@@ -1,0 +1,86 @@
+"""Optimizers that build their own parameter groups from a model."""
+
+import torch
+from torch import nn
+
+from detkit.solver.interfaces import OPTIMIZERS, Optimizer
+from detkit.solver.param_groups import GroupRules, check_lr_scale, parameter_groups
+
+# The role comes first among the bases: torch's constructors call super().__init__, which must reach torch's own base
+# class and not the role's placeholder. Each constructor therefore calls torch's by name.
+
+
+@OPTIMIZERS.register()
+class SGD(Optimizer, torch.optim.SGD):
+    """Stochastic gradient descent with momentum. The defaults are Detectron2's.
+
+    Args:
+        lr: the rate for a batch of ``lr_batch_size`` images.
+        momentum: factor on the running sum of gradients.
+        nesterov: look ahead along the momentum.
+        weight_decay: L2 penalty on weights.
+        weight_decay_norm: L2 penalty on the parameters of normalisation layers.
+        weight_decay_bias: L2 penalty on biases; null means as ``weight_decay``.
+        bias_lr_factor: factor on the rate of biases.
+        lr_factors: dotted submodule name to a factor on its rate, e.g. ``{backbone: 0.1}``.
+
+    Raises:
+        ValueError: nothing is trainable, a negative option, or a submodule that the model has not.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr_scale: float,
+        *,
+        lr: float,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        weight_decay: float = 1e-4,
+        weight_decay_norm: float = 0.0,
+        weight_decay_bias: float | None = None,
+        bias_lr_factor: float = 1.0,
+        lr_factors: dict[str, float] | None = None,
+    ):
+        check_lr_scale(lr_scale)
+        rules = GroupRules(
+            lr * lr_scale, weight_decay, weight_decay_norm, weight_decay_bias, bias_lr_factor, lr_factors
+        )
+        groups = parameter_groups(model, rules)
+        torch.optim.SGD.__init__(self, groups, lr=rules.lr, momentum=momentum, nesterov=nesterov)
+
+
+@OPTIMIZERS.register()
+class AdamW(Optimizer, torch.optim.AdamW):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
+
+    Args:
+        lr: the rate for a batch of ``lr_batch_size`` images.
+        betas: decay of the running means of the gradient and of its square.
+        eps: added to the root of the second, against division by zero.
+        weight_decay: decay of weights, multiplied by the rate.
+        weight_decay_norm: decay of the parameters of normalisation layers.
+        weight_decay_bias: decay of biases; null means as ``weight_decay``.
+        lr_factors: dotted submodule name to a factor on its rate, e.g. ``{backbone: 0.1}``.
+
+    Raises:
+        ValueError: nothing is trainable, a negative option, or a submodule that the model has not.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr_scale: float,
+        *,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.05,
+        weight_decay_norm: float = 0.0,
+        weight_decay_bias: float | None = None,
+        lr_factors: dict[str, float] | None = None,
+    ):
+        check_lr_scale(lr_scale)
+        rules = GroupRules(lr * lr_scale, weight_decay, weight_decay_norm, weight_decay_bias, lr_factors=lr_factors)
+        groups = parameter_groups(model, rules)
+        torch.optim.AdamW.__init__(self, groups, lr=rules.lr, betas=betas, eps=eps)

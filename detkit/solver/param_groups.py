@@ -1,0 +1,100 @@
+"""Parameter groups: which rate and which weight decay a parameter gets."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+_NORMS: tuple[type[nn.Module], ...] = tuple(
+    # _NormBase: every batch and instance normalisation, the synchronised one included.
+    getattr(nn, name, _NormBase)
+    for name in ("GroupNorm", "LayerNorm", "RMSNorm")
+) + (_NormBase,)
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupRules:
+    """How parameters are told apart.
+
+    Args:
+        lr: the base rate, already scaled.
+        weight_decay: for everything that has no rule of its own.
+        weight_decay_norm: for the parameters of normalisation layers, their biases included.
+        weight_decay_bias: for all other biases; None: as ``weight_decay``.
+        bias_lr_factor: factor on the rate of biases (not those of normalisation layers).
+        lr_factors: dotted name of a submodule -> factor on the rate of all its parameters. The longest name wins.
+    """
+
+    lr: float
+    weight_decay: float
+    weight_decay_norm: float = 0.0
+    weight_decay_bias: float | None = None
+    bias_lr_factor: float = 1.0
+    lr_factors: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int | float) and value < 0:
+                raise ValueError(f"{field.name}: expected at least 0, got {value}")
+
+
+def parameter_groups(model: nn.Module, rules: GroupRules) -> list[dict[str, Any]]:
+    """The trainable parameters of ``model`` as groups for a torch optimizer.
+
+    Parameters with the same rate and decay share one group, so that torch's multi-tensor kernels see long lists.
+    Frozen parameters are left out and a shared one counts once, where it is first met. Each group has ``params``,
+    ``lr``, ``initial_lr`` (the base rate that the schedule multiplies) and ``weight_decay``; the group with the most
+    weights comes first, and its rate is the one that is logged.
+
+    Raises:
+        ValueError: nothing is trainable, or ``lr_factors`` names a submodule that the model has not.
+    """
+    factors = _factors_by_module(model, rules.lr_factors or {})
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    seen: set[nn.Parameter] = set()
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            lr, decay = rules.lr * _factor(module_name, factors), rules.weight_decay
+            if isinstance(module, _NORMS):
+                decay = rules.weight_decay_norm
+            elif name.endswith("bias"):  # also in_proj_bias of attention
+                lr *= rules.bias_lr_factor
+                decay = decay if rules.weight_decay_bias is None else rules.weight_decay_bias
+            groups.setdefault((lr, decay), []).append(parameter)
+    if not groups:
+        raise ValueError(
+            f"{type(model).__name__} has no trainable parameter; lower freeze_at, or set requires_grad of what is to"
+            " be trained"
+        )
+    by_size = sorted(groups.items(), key=lambda item: -sum(p.numel() for p in item[1]))
+    return [{"params": p, "lr": lr, "initial_lr": lr, "weight_decay": decay} for (lr, decay), p in by_size]
+
+
+def _factors_by_module(model: nn.Module, factors: Mapping[str, float]) -> Mapping[str, float]:
+    names = {name for name, _ in model.named_modules()}
+    for name, factor in factors.items():
+        if name not in names:
+            children = ", ".join(child for child, _ in model.named_children())
+            raise ValueError(f"lr_factors: the model has no submodule '{name}'; its children are {children or 'none'}")
+        if factor < 0:
+            raise ValueError(f"lr_factors: expected a factor of at least 0 for '{name}', got {factor}")
+    return factors
+
+
+def _factor(module_name: str, factors: Mapping[str, float]) -> float:
+    """The factor of the innermost named module that holds ``module_name``."""
+    holders = [name for name in factors if f"{module_name}.".startswith(f"{name}." if name else "")]
+    return factors[max(holders, key=len)] if holders else 1.0
+
+
+def check_lr_scale(lr_scale: float) -> None:
+    """Raises ValueError unless the scale of the rate is a positive number."""
+    if not lr_scale > 0 or not torch.isfinite(torch.tensor(lr_scale)):
+        raise ValueError(f"lr_scale: expected a positive factor (batch size over lr_batch_size), got {lr_scale}")

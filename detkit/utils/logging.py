@@ -1,0 +1,60 @@
+"""Logging of a run: the console, and log.txt in the run's folder."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from detkit.utils import distributed
+
+_CONSOLE_FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+_FILE_FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
+
+
+class _RunHandler:
+    """Marks the handlers that ``setup_logging`` made, so that a second call replaces them."""
+
+
+class _ConsoleHandler(_RunHandler, logging.Handler):
+    """Writes above a progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except Exception:  # a log line must never end a training run
+            self.handleError(record)
+
+
+class _LogFileHandler(_RunHandler, logging.FileHandler):
+    pass
+
+
+def setup_logging(output_dir: str | os.PathLike[str] | None = None) -> None:
+    """Sends log records to the console and to ``log.txt``; for programs to call, never for library code.
+
+    Rank 0 alone writes to the console (INFO and above) and to ``output_dir/log.txt`` (also detkit's DEBUG); every
+    other rank writes ``log_rank<r>.txt``. Python warnings become records. A second call replaces the first one's
+    handlers.
+
+    Args:
+        output_dir: the run's folder, made where it is missing; None writes no file.
+    """
+    root = logging.getLogger()
+    for handler in [h for h in root.handlers if isinstance(h, _RunHandler)]:
+        root.removeHandler(handler)
+        handler.close()
+    root.setLevel(logging.INFO)
+    logging.getLogger("detkit").setLevel(logging.DEBUG)
+    logging.captureWarnings(True)
+    if distributed.is_main():
+        console = _ConsoleHandler(logging.INFO)
+        console.setFormatter(_CONSOLE_FORMAT)
+        root.addHandler(console)
+    if output_dir is not None:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        name = "log.txt" if distributed.is_main() else f"log_rank{distributed.rank()}.txt"
+        log_file = _LogFileHandler(Path(output_dir) / name, encoding="utf-8")
+        log_file.setFormatter(_FILE_FORMAT)
+        root.addHandler(log_file)

@@ -1,0 +1,50 @@
+"""Paths: the one path manager, and files that are either whole or not there."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from iopath.common.file_io import HTTPURLHandler, PathManager
+
+path_manager = PathManager()
+"""Turns what a user calls a file (a path, an http(s) address) into a local one: ``path_manager.get_local_path(p)``."""
+path_manager.register_handler(HTTPURLHandler())
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+    """A file to write to that takes the place of ``path`` when the block ends without an exception.
+
+    Until then it lies beside ``path`` under another name, so a reader, a crash or a full disk never meets half a
+    file: afterwards ``path`` is the old file or the new one. Folders that are missing are made.
+
+    Args:
+        path: the local file to write.
+        mode: ``"wb"`` or ``"w"`` (UTF-8).
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the renaming itself last through a power cut, where the platform can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,50 @@
+"""Console and log.txt; the environment report."""
+
+import logging
+
+import pytest
+import torch
+
+from detkit.utils import environment_report, setup_logging
+
+
+@pytest.fixture(autouse=True)
+def _restore():
+    root, package = logging.getLogger(), logging.getLogger("detkit")
+    handlers, levels = root.handlers[:], (root.level, package.level)
+    yield
+    for handler in set(root.handlers) - set(handlers):
+        root.removeHandler(handler)
+        handler.close()
+    root.setLevel(levels[0])
+    package.setLevel(levels[1])
+    logging.captureWarnings(False)
+
+
+def test_records_reach_console_and_file_once(tmp_path, capsys):
+    setup_logging(tmp_path / "other")
+    setup_logging(tmp_path / "run")  # replaces the first one's handlers
+    logging.getLogger("detkit.engine").info("hello")
+    logging.getLogger("detkit.engine").debug("detail")
+    logging.getLogger("my_head").warning("careful")
+    console = capsys.readouterr().err
+    assert console.count("hello") == console.count("careful") == 1
+    assert "detail" not in console
+    text = (tmp_path / "run" / "log.txt").read_text()
+    assert [text.count(word) for word in ("hello", "detail", "careful")] == [1, 1, 1]
+    assert (tmp_path / "other" / "log.txt").read_text() == ""
+
+
+def test_only_rank_zero_talks(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("detkit.utils.distributed.rank", lambda: 3)
+    setup_logging(tmp_path)
+    logging.getLogger("detkit").info("hello")
+    assert capsys.readouterr().err == ""
+    assert "hello" in (tmp_path / "log_rank3.txt").read_text()
+
+
+def test_environment_report_names_versions_and_threads():
+    report = environment_report()
+    assert torch.__version__ in report
+    assert f"{torch.get_num_threads()} within" in report
+    assert "cpu" in report

@@ -1,12 +1,14 @@
 """Masks: the shapes of N objects, as bitmaps or as polygons."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
+from detkit.structures.bit_masks import BitMasks
 from detkit.structures.boxes import Boxes
+from detkit.structures.polygon_masks import PolygonMasks
+
+__all__ = ["BitMasks", "Masks", "PolygonMasks"]
 
 
 @runtime_checkable
@@ -19,13 +21,13 @@ class Masks(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, item: Any) -> "Masks":
-        """Rows by slice, index tensor/array or bool mask."""
+    def __getitem__(self, item: Any) -> Any:
+        """Rows by slice, index tensor/array or bool mask, as the same type; one object's shape by an int."""
 
     def to(self, *args: Any, **kwargs: Any) -> "Masks":
         """On another device; polygons stay on the host."""
 
-    def bitmaps(self) -> "BitMasks":
+    def bitmaps(self) -> BitMasks:
         """As bitmaps, rasterised by COCO's rule (pycocotools)."""
 
     def boxes(self) -> Boxes:
@@ -40,8 +42,8 @@ class Masks(Protocol):
     def resize(self, size: tuple[int, int]) -> "Masks":
         """In an image resized to ``(height, width)``."""
 
-    def flip(self) -> "Masks":
-        """Mirrored left to right."""
+    def flip(self, direction: Literal["horizontal", "vertical"] = "horizontal") -> "Masks":
+        """Mirrored left to right, or top to bottom."""
 
     def crop(self, x: int, y: int, height: int, width: int) -> "Masks":
         """In the window whose corner is (x, y); it may reach over the image (padding)."""

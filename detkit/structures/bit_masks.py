@@ -1,0 +1,140 @@
+"""BitMasks: masks as an (N, H, W) bool tensor."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pycocotools.mask as coco_mask
+import torch
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from detkit.structures.boxes import Boxes
+from detkit.structures.rle import checked_rle
+
+CHUNK_PIXELS = 2**25
+"""Pixels that are held as float32 at a time (128 MiB)."""
+
+
+class BitMasks(Tensor):
+    """``(N, H, W)`` bool masks of one image; implements ``Masks``.
+
+    It is a tensor: every torch operator takes it and gives a plain tensor, e.g. ``masks.numpy()``. Indexing rows by a
+    slice, an index tensor or a bool mask gives ``BitMasks``; an int gives that mask as a plain ``(H, W)`` tensor.
+
+    Args:
+        data: N masks of one size; what is not zero is the object.
+
+    Raises:
+        ValueError: the data is not of shape (N, H, W).
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    def __new__(cls, data: "Tensor | np.ndarray | Sequence[Any]") -> "BitMasks":
+        tensor = torch.as_tensor(data)
+        if tensor.ndim != 3:
+            raise ValueError(f"masks: expected shape (N, H, W), got {tuple(tensor.shape)}")
+        return (tensor if tensor.dtype == torch.bool else tensor != 0).as_subclass(cls)
+
+    @property
+    def tensor(self) -> Tensor:
+        """The same masks as a plain tensor."""
+        return self.as_subclass(Tensor)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """``(height, width)``."""
+        return self.shape[1], self.shape[2]
+
+    def __getitem__(self, item: Any) -> Any:
+        if isinstance(item, np.ndarray):
+            item = torch.from_numpy(item)
+        rows = self.tensor[item]
+        return rows if isinstance(item, tuple | int) else BitMasks(rows)
+
+    def to(self, *args: Any, **kwargs: Any) -> "BitMasks":  # type: ignore[override]
+        """As ``Tensor.to``; masks stay bool."""
+        return BitMasks(self.tensor.to(*args, **kwargs))
+
+    def bitmaps(self) -> "BitMasks":
+        """Itself."""
+        return self
+
+    def boxes(self) -> Boxes:
+        """Tight boxes on the masks' device; an empty mask gives (0, 0, 0, 0)."""
+        rows, columns = self.tensor.any(2).to(torch.uint8), self.tensor.any(1).to(torch.uint8)
+        found = columns.any(1)
+        height, width = self.image_size
+        if len(self) == 0 or height * width == 0:
+            return Boxes(self.tensor.new_zeros((len(self), 4), dtype=torch.float32))
+        x1, y1 = columns.argmax(1), rows.argmax(1)
+        x2, y2 = width - columns.flip(1).argmax(1), height - rows.flip(1).argmax(1)
+        return Boxes(torch.stack([x1, y1, x2, y2], 1) * found[:, None])
+
+    def areas(self) -> Tensor:
+        """``(N,)`` float32 numbers of pixels."""
+        return self.tensor.flatten(1).sum(1).float()
+
+    def rle(self) -> list[dict[str, Any]]:
+        """COCO compressed RLE, counts as str."""
+        encoded = [coco_mask.encode(np.asfortranarray(m)) for m in self.tensor.cpu().numpy().view(np.uint8)]
+        return [{"size": [int(n) for n in r["size"]], "counts": r["counts"].decode("ascii")} for r in encoded]
+
+    def resize(self, size: tuple[int, int]) -> "BitMasks":  # type: ignore[override]
+        """In an image resized to ``(height, width)``: the pixel nearest to each new pixel's centre."""
+        (h, w), (height, width) = self.image_size, size
+        if (h, w) == (height, width):
+            return self
+        rows = ((torch.arange(height, device=self.device) + 0.5) * (h / height)).long().clamp_(max=h - 1)
+        columns = ((torch.arange(width, device=self.device) + 0.5) * (w / width)).long().clamp_(max=w - 1)
+        return BitMasks(self.tensor[:, rows][:, :, columns])
+
+    def flip(self, direction: Literal["horizontal", "vertical"] = "horizontal") -> "BitMasks":  # type: ignore[override]
+        """Mirrored left to right, or top to bottom."""
+        return BitMasks(self.tensor.flip(2 if direction == "horizontal" else 1))
+
+    def crop(self, x: int, y: int, height: int, width: int) -> "BitMasks":
+        """In the window whose corner is (x, y); beyond the image there is no object."""
+        h, w = self.image_size
+        out = self.tensor.new_zeros((len(self), height, width))
+        x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + width, w), min(y + height, h)
+        if x1 < x2 and y1 < y2:
+            out[:, y1 - y : y2 - y, x1 - x : x2 - x] = self.tensor[:, y1:y2, x1:x2]
+        return BitMasks(out)
+
+    def crop_and_resize(self, boxes: Boxes, size: int) -> Tensor:
+        """``(N, size, size)`` bool on the boxes' device: mask i inside box i, by RoIAlign, at least one half.
+
+        Raises:
+            ValueError: there are not as many boxes as masks.
+        """
+        if len(boxes) != len(self):
+            raise ValueError(f"crop_and_resize: {len(self)} masks but {len(boxes)} boxes")
+        height, width = self.image_size
+        step = max(1, CHUNK_PIXELS // max(1, height * width))
+        windows = boxes.tensor.to(self.device)
+        parts = []
+        for start in range(0, len(self), step):
+            maps = self.tensor[start : start + step, None].float()
+            index = torch.arange(len(maps), device=self.device, dtype=torch.float32)[:, None]
+            rois = torch.cat([index, windows[start : start + step]], 1)
+            parts.append(roi_align(maps, rois, (size, size), 1.0, 0, True)[:, 0] >= 0.5)
+        inside = torch.cat(parts) if parts else self.tensor.new_zeros((0, size, size))
+        return inside.to(boxes.device)
+
+    @staticmethod
+    def cat(parts: "Sequence[BitMasks]") -> "BitMasks":
+        """All masks of ``parts``, in order. Raises ValueError if they differ in size or there are none."""
+        sizes = {part.image_size for part in parts}
+        if len(sizes) != 1:
+            raise ValueError(f"BitMasks.cat: expected masks of one image size, got {sorted(sizes) or 'nothing'}")
+        return BitMasks(torch.cat([part.tensor for part in parts]))
+
+    @staticmethod
+    def from_rle(rles: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> "BitMasks":
+        """From COCO RLEs of either form, all of image ``size`` (height, width). Raises ValueError where one is not."""
+        out = np.zeros((len(rles), *size), np.uint8)
+        for i, rle in enumerate(rles):
+            out[i] = coco_mask.decode(checked_rle(rle, size))
+        return BitMasks(torch.from_numpy(out.view(bool)))

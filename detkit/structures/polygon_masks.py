@@ -1,0 +1,189 @@
+"""PolygonMasks: masks as lists of polygons."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pycocotools.mask as coco_mask
+import torch
+from torch import Tensor
+
+from detkit.structures.bit_masks import BitMasks
+from detkit.structures.boxes import Boxes
+
+Polygons = list[np.ndarray]
+"""The polygons of one object, each (P, 2) float64 points (x, y)."""
+
+
+class PolygonMasks:
+    """N objects of one image, each the union of some polygons; implements ``Masks``.
+
+    It stays on the host: ``to`` gives itself. Indexing rows by a slice, an index tensor or array, or a bool mask
+    gives ``PolygonMasks``; an int gives that object's polygons. It is not edited.
+
+    Args:
+        polygons: for each object its polygons, each of at least 3 points, as ``x, y, x, y, ...`` or ``(P, 2)``, in
+            pixels. An object without polygons is an empty mask.
+        image_size: ``(height, width)``.
+
+    Raises:
+        ValueError: a polygon has fewer than 3 points or an odd number of coordinates.
+    """
+
+    def __init__(self, polygons: Sequence[Sequence[Any]], image_size: tuple[int, int]):
+        self.polygons: list[Polygons] = [[_points(p) for p in parts] for parts in polygons]
+        self._image_size = (int(image_size[0]), int(image_size[1]))
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """``(height, width)``."""
+        return self._image_size
+
+    def __len__(self) -> int:
+        return len(self.polygons)
+
+    def __getitem__(self, item: Any) -> Any:
+        if isinstance(item, int):
+            return self.polygons[item]
+        rows = item.cpu().numpy() if isinstance(item, Tensor) else item
+        rows = np.arange(len(self))[rows]
+        return self._of([self.polygons[i] for i in rows])
+
+    def __repr__(self) -> str:
+        return f"PolygonMasks(num={len(self)}, image_size={self.image_size})"
+
+    def _of(self, polygons: list[Polygons], image_size: tuple[int, int] | None = None) -> "PolygonMasks":
+        made = PolygonMasks.__new__(PolygonMasks)  # the points are sound already
+        made.polygons, made._image_size = polygons, image_size or self._image_size
+        return made
+
+    def to(self, *args: Any, **kwargs: Any) -> "PolygonMasks":
+        """Itself: polygons stay on the host."""
+        return self
+
+    def bitmaps(self) -> BitMasks:
+        """As bitmaps, rasterised by COCO's rule (pycocotools)."""
+        out = np.zeros((len(self), *self.image_size), np.uint8)
+        for i, polygons in enumerate(self.polygons):
+            if polygons:
+                out[i] = coco_mask.decode(_encode(polygons, *self.image_size))
+        return BitMasks(torch.from_numpy(out.view(bool)))
+
+    def boxes(self) -> Boxes:
+        """Tight boxes around the points; an empty mask gives (0, 0, 0, 0)."""
+        out = np.zeros((len(self), 4), np.float32)
+        for i, polygons in enumerate(self.polygons):
+            if polygons:
+                points = np.concatenate(polygons)
+                out[i] = *points.min(0), *points.max(0)
+        return Boxes(torch.from_numpy(out))
+
+    def areas(self) -> Tensor:
+        """``(N,)`` float32 areas by the shoelace formula; what two polygons of an object share counts twice."""
+        return torch.tensor([sum(_area(p) for p in polygons) for polygons in self.polygons], dtype=torch.float32)
+
+    def rle(self) -> list[dict[str, Any]]:
+        """COCO compressed RLE, counts as str."""
+        height, width = self.image_size
+        encoded = [_encode(polygons, height, width) for polygons in self.polygons]
+        return [{"size": [height, width], "counts": r["counts"].decode("ascii")} for r in encoded]
+
+    def resize(self, size: tuple[int, int]) -> "PolygonMasks":
+        """In an image resized to ``(height, width)``."""
+        factor = np.array([size[1] / self.image_size[1], size[0] / self.image_size[0]])
+        return self._of([[p * factor for p in polygons] for polygons in self.polygons], (int(size[0]), int(size[1])))
+
+    def flip(self, direction: Literal["horizontal", "vertical"] = "horizontal") -> "PolygonMasks":
+        """Mirrored left to right, or top to bottom."""
+        height, width = self.image_size
+        sign, shift = ((-1, 1), (width, 0)) if direction == "horizontal" else ((1, -1), (0, height))
+        return self._of([[p * np.array(sign) + np.array(shift) for p in polygons] for polygons in self.polygons])
+
+    def crop(self, x: int, y: int, height: int, width: int) -> "PolygonMasks":
+        """In the window whose corner is (x, y): cut to what lies in both the window and the image."""
+        h, w = self.image_size
+        window = (max(x, 0), max(y, 0), min(x + width, w), min(y + height, h))
+        corner = np.array([x, y])
+        cut = [[clip_polygon(p, window) for p in polygons] for polygons in self.polygons]
+        return self._of([[p - corner for p in polygons if len(p)] for polygons in cut], (height, width))
+
+    def crop_and_resize(self, boxes: Boxes, size: int) -> Tensor:
+        """``(N, size, size)`` bool on the boxes' device: polygons i scaled into box i, rasterised by COCO's rule.
+
+        Raises:
+            ValueError: there are not as many boxes as objects.
+        """
+        if len(boxes) != len(self):
+            raise ValueError(f"crop_and_resize: {len(self)} masks but {len(boxes)} boxes")
+        out = np.zeros((len(self), size, size), np.uint8)
+        windows = boxes.tensor.detach().cpu().double().numpy()
+        for i, (polygons, window) in enumerate(zip(self.polygons, windows)):
+            if polygons:
+                factor = size / np.maximum(window[2:] - window[:2], 0.1)
+                out[i] = coco_mask.decode(_encode([(p - window[:2]) * factor for p in polygons], size, size))
+        return torch.from_numpy(out.view(bool)).to(boxes.device)
+
+    @staticmethod
+    def cat(parts: "Sequence[PolygonMasks]") -> "PolygonMasks":
+        """All objects of ``parts``, in order. Raises ValueError if they differ in size or there are none."""
+        sizes = {part.image_size for part in parts}
+        if len(sizes) != 1:
+            raise ValueError(f"PolygonMasks.cat: expected masks of one image size, got {sorted(sizes) or 'nothing'}")
+        return parts[0]._of([polygons for part in parts for polygons in part.polygons])
+
+
+def clip_polygon(points: np.ndarray, window: tuple[float, float, float, float]) -> np.ndarray:
+    """The part of a polygon inside ``window`` (x1, y1, x2, y2); (0, 2) where there is none.
+
+    Sutherland and Hodgman, "Reentrant polygon clipping", 1974. A part that falls into several pieces comes as one
+    polygon whose pieces hang together along the window's border; a spike without area is removed, because it would
+    widen the tight box.
+    """
+    for axis, sign, bound in ((0, 1, window[0]), (1, 1, window[1]), (0, -1, window[2]), (1, -1, window[3])):
+        distance = sign * (points[:, axis] - bound)
+        inside = distance >= 0
+        if inside.all():
+            continue
+        following = np.roll(distance, -1)
+        crosses = inside != (following >= 0)
+        share = distance / np.where(crosses, distance - following, 1.0)
+        cuts = points + share[:, None] * (np.roll(points, -1, 0) - points)
+        cuts[:, axis] = bound
+        both, wanted = np.stack([points, cuts], 1), np.stack([inside, crosses], 1)
+        points = both.reshape(-1, 2)[wanted.reshape(-1)]
+        if len(points) == 0:
+            return points
+        points = _without_spikes(points, axis)
+    return points if len(points) >= 3 and _area(points) > 0 else points[:0]
+
+
+def _without_spikes(points: np.ndarray, axis: int) -> np.ndarray:
+    """Drops the points where the outline turns back on itself along a line of constant ``axis``."""
+    while len(points) > 2:
+        before, after = points - np.roll(points, 1, 0), np.roll(points, -1, 0) - points
+        for a in (axis, 1 - axis):
+            spike = (before[:, a] == 0) & (after[:, a] == 0) & (before[:, 1 - a] * after[:, 1 - a] <= 0)
+            if spike.any():
+                break
+        else:
+            return points
+        points = np.delete(points, np.flatnonzero(spike)[0], 0)
+    return points
+
+
+def _points(polygon: Any) -> np.ndarray:
+    flat = np.asarray(polygon, dtype=np.float64).reshape(-1)
+    if len(flat) < 6 or len(flat) % 2:
+        raise ValueError(f"a polygon needs x, y of at least 3 points, got {len(flat)} numbers")
+    return flat.reshape(-1, 2)
+
+
+def _area(points: np.ndarray) -> float:
+    x, y = (points - points[0]).T
+    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
+
+
+def _encode(polygons: Polygons, height: int, width: int) -> dict[str, Any]:
+    if not polygons:
+        return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
+    return coco_mask.merge(coco_mask.frPyObjects([p.reshape(-1) for p in polygons], height, width))

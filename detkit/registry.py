@@ -20,8 +20,9 @@ class DataError(ValueError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A sentence that suggests the entry of ``known`` nearest to ``word``; empty when none is near."""
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
-    return f" Did you mean '{close[0]}'?" if close else ""
+    by_lower = {str(entry).lower(): str(entry) for entry in known}
+    close = difflib.get_close_matches(str(word).lower(), list(by_lower), n=1, cutoff=0.5)
+    return f" Did you mean '{by_lower[close[0]]}'?" if close else ""
 
 
 class Registry(_Registry, Generic[T]):
@@ -70,6 +71,11 @@ class Registry(_Registry, Generic[T]):
                 " (a component of your own must be listed under 'imports:')"
             )
         return super().get(name)
+
+    def forget(self, module: str) -> None:
+        """Takes out the classes of ``module``, so that a module whose import failed can be imported again."""
+        for name in [name for name, obj in self if obj.__module__ == module]:
+            del self._obj_map[name]
 
     def names(self) -> list[str]:
         """The registered names, sorted."""

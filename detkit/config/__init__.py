@@ -1,6 +1,23 @@
 """From YAML to checked recipes. No torch here."""
 
+from detkit.config.describe import OptionRow, describe, usage
+from detkit.config.load import Config, load_config
+from detkit.config.parse import build, parse
 from detkit.config.recipe import Recipe
+from detkit.config.write import complete, to_yaml
 from detkit.registry import ConfigError, DataError
 
-__all__ = ["ConfigError", "DataError", "Recipe"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "DataError",
+    "OptionRow",
+    "Recipe",
+    "build",
+    "complete",
+    "describe",
+    "load_config",
+    "parse",
+    "to_yaml",
+    "usage",
+]

@@ -1,0 +1,177 @@
+"""YAML files -> one plain, resolved tree: ``_base_``, overrides, ``imports``, interpolation."""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from detkit.config.carry import sort_options
+from detkit.config.merge import Renamed, apply_override, find, locate, merge, read_override
+from detkit.config.user_file import import_user_code
+from detkit.config.yaml_file import Entry, display, read_yaml, wrap
+from detkit.registry import ConfigError, did_you_mean
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A config as the user wrote it: files, bases and overrides in one.
+
+    Args:
+        tree: plain data (dicts, lists, scalars), interpolations resolved, without ``_base_`` and ``imports``.
+        imports: the user code that was loaded: absolute file paths and module names.
+        path: the file that was read; None for a tree that came from elsewhere.
+        sources: dotted key -> where it was written (``file:line`` or ``override 'key=value'``).
+    """
+
+    tree: dict[str, Any]
+    imports: list[str]
+    path: Path | None
+    sources: dict[str, str]
+
+
+def load_config(path: str | os.PathLike[str] | Mapping[str, Any], overrides: Iterable[str] = ()) -> Config:
+    """Reads ``path`` over its ``_base_`` files, lays ``overrides`` over it and imports what it lists.
+
+    Args:
+        path: a YAML file; or a tree that was read before (the config in a checkpoint).
+        overrides: ``key.path=value`` texts; values are YAML. One that changes only the ``name`` of a node keeps the
+            old node's options that the new class has too.
+
+    Raises ConfigError with the file, or the key path, and what to do about it.
+    """
+    if isinstance(path, Mapping):
+        tree, file = wrap(dict(path), "the given tree"), None
+        imports = _own_imports(tree, None)
+    else:
+        file = Path(path).expanduser()
+        tree, imports = _read(file, ())
+    renamed: list[Renamed] = []
+    for override in [read_override(text) for text in overrides]:
+        if override.keys == ("imports",):
+            imports += _own_imports(Entry({"imports": override.value}, override.value.source), Path.cwd())
+            continue
+        tree, change = apply_override(tree, override)
+        renamed += [change] if change else []
+    tree = _without(tree, "imports", "_base_")
+    imports = list({entry.value: entry for entry in imports}.values())
+    for entry in imports:
+        import_user_code(entry.value, entry.source)
+    tree, plain = _fit_renamed(tree, renamed)
+    return Config(plain, [entry.value for entry in imports], file, dict(tree.walk()))
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> tuple[Entry, list[Entry]]:
+    """The tree of ``path`` laid over its bases, and the imports of all of them, bases first."""
+    own = read_yaml(path)
+    above = (*above, path.resolve())
+    tree, imports = Entry({}, own.source), []
+    for base in _bases(own):
+        file = path.parent / Path(base.value).expanduser()
+        if not file.is_file():
+            near = did_you_mean(file.name, [p.name for p in file.parent.glob("*.y*ml")])
+            raise ConfigError(
+                f"{base.source}: _base_ '{base.value}' does not exist (it would be {display(file)}).{near}"
+            )
+        if file.resolve() in above:
+            chain = " -> ".join(display(p) for p in (*above[above.index(file.resolve()) :], file))
+            raise ConfigError(f"{base.source}: _base_ goes round in a circle: {chain}")
+        below, more = _read(file, above)
+        tree, imports = merge(tree, below), imports + more
+    imports = imports + _own_imports(own, path.parent)
+    return merge(tree, _without(own, "imports", "_base_")), imports
+
+
+def _bases(tree: Entry) -> list[Entry]:
+    entry = tree.value.get("_base_")
+    if entry is None or entry.value is None:
+        return []
+    bases = entry.value if isinstance(entry.value, list) else [entry]
+    for base in bases:
+        if not isinstance(base.value, str):
+            raise ConfigError(f"{base.source}: _base_: expected a path or a list of paths, got {base.plain()!r}")
+    return bases
+
+
+def _own_imports(tree: Entry, folder: Path | None) -> list[Entry]:
+    """What ``tree`` itself lists under ``imports``; files as absolute paths (relative ones lie in ``folder``)."""
+    entry = tree.value.get("imports")
+    if entry is None or entry.value is None:
+        return []
+    items = entry.value if isinstance(entry.value, list) else [entry]
+    found = []
+    for item in items:
+        if not isinstance(item.value, str) or not item.value:
+            hint = "expected a list of files (my_head.py) and module names"
+            raise ConfigError(f"{item.source}: imports: {hint}, got {item.plain()!r}")
+        name = item.value
+        if name.endswith(".py"):
+            name = str(((folder or Path()) / Path(name).expanduser()).resolve())
+        found.append(dataclasses.replace(item, value=name))
+    return found
+
+
+def _without(tree: Entry, *keys: str) -> Entry:
+    return dataclasses.replace(tree, value={k: v for k, v in tree.value.items() if k not in keys})
+
+
+def _fit_renamed(tree: Entry, renamed: list[Renamed]) -> tuple[Entry, dict[str, Any]]:
+    """The tree, and its resolved plain form, without the options that a renamed node's new class has no use for."""
+    plain = _resolved(tree)
+    for change in renamed:
+        node = find(tree, change.keys)
+        if node is None or not isinstance(node.value, dict):
+            continue  # a later override removed the node
+        explicit = {key for key, entry in node.value.items() if _from_override(entry)}
+        resolved: Any = plain
+        for key in change.keys:
+            resolved = resolved[locate(resolved, key)]
+        dropped, kept = sort_options(resolved, change.old, explicit)
+        note = f" (kept by override '{change.override}')"
+        tree = _fit(tree, change.keys, dropped, dict.fromkeys(kept, note))
+        plain = _resolved(tree)
+        logger.info("override '%s': kept %s, dropped %s", change.override, kept or "nothing", dropped or "nothing")
+    return tree, plain
+
+
+def _from_override(entry: Entry) -> bool:
+    return any(source.startswith("override '") for _, source in entry.walk("x"))
+
+
+def _fit(tree: Entry, keys: tuple[str | int, ...], dropped: list[str], notes: dict[str, str]) -> Entry:
+    if not keys:
+        kept = {key: entry for key, entry in tree.value.items() if key not in dropped}
+        noted = {k: dataclasses.replace(e, source=e.source + notes.get(k, "")) for k, e in kept.items()}
+        return dataclasses.replace(tree, value=noted)
+    at = locate(tree.value, keys[0])
+    copy = list(tree.value) if isinstance(tree.value, list) else dict(tree.value)
+    copy[at] = _fit(copy[at], keys[1:], dropped, notes)
+    return dataclasses.replace(tree, value=copy)
+
+
+def _resolved(tree: Entry) -> dict[str, Any]:
+    plain = tree.plain()
+    if not _has_interpolation(plain):
+        return plain
+    try:
+        resolved: Any = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
+    except OmegaConfBaseException as error:
+        key = error.full_key or ""
+        where = f" ({sources[key]})" if key in (sources := dict(tree.walk())) else ""
+        problem = str(error).splitlines()[0]
+        raise ConfigError(f"{key or 'config'}: the interpolation cannot be resolved: {problem}{where}") from None
+    return resolved
+
+
+def _has_interpolation(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_has_interpolation(v) for v in value.values())
+    if isinstance(value, list):
+        return any(_has_interpolation(v) for v in value)
+    return isinstance(value, str) and "${" in value

@@ -1,0 +1,143 @@
+"""The laws of merging: files over their bases, command-line overrides over files."""
+
+import dataclasses
+import re
+from typing import Any
+
+from detkit.config.yaml_file import Entry, parse_yaml
+from detkit.registry import ConfigError
+
+_KEY = re.compile(r"[^.\[\]\s]+(\[\d+\])*(\.[^.\[\]\s]+(\[\d+\])*)*")
+
+
+def merge(base: Entry, over: Entry) -> Entry:
+    """``over`` laid over ``base``: mappings merge, everything else replaces.
+
+    A mapping that changes ``name`` replaces the base's mapping whole, because options belong to the component
+    that they were written for.
+    """
+    if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
+        return over
+    name, old = over.value.get("name"), base.value.get("name")
+    if name is not None and old is not None and name.value != old.value:
+        return over
+    merged = dict(base.value)
+    for key, entry in over.value.items():
+        merged[key] = merge(merged[key], entry) if key in merged else entry
+    return Entry(merged, over.source)
+
+
+@dataclasses.dataclass(frozen=True)
+class Override:
+    """One ``key.path=value`` of the command line.
+
+    Args:
+        keys: the parts of the path; a list index is an int.
+        value: the value, read as YAML.
+        text: as the user wrote it.
+    """
+
+    keys: tuple[str | int, ...]
+    value: Entry
+    text: str
+
+    @property
+    def path(self) -> str:
+        """The key path in the form that error messages use."""
+        return join(self.keys)
+
+
+@dataclasses.dataclass(frozen=True)
+class Renamed:
+    """A node whose ``name``, and nothing else, an override changed: its old options await a look at the new class.
+
+    Args:
+        keys: the path of the node.
+        old: the name before.
+        override: the override's text.
+    """
+
+    keys: tuple[str | int, ...]
+    old: str
+    override: str
+
+
+def join(keys: tuple[str | int, ...]) -> str:
+    """``("a", 0, "b")`` -> ``"a[0].b"``."""
+    text = ""
+    for key in keys:
+        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
+    return text
+
+
+def split(path: str) -> tuple[str | int, ...]:
+    """``"a[0].b"`` -> ``("a", 0, "b")``. Raises ConfigError where ``path`` is not a key path."""
+    if not _KEY.fullmatch(path):
+        raise ConfigError(f"'{path}' is not a key path; write for example model.neck.out_channels")
+    return tuple(int(word) if mark == "[" else word for mark, word in re.findall(r"(\[?)([^.\[\]]+)", path))
+
+
+def read_override(text: str) -> Override:
+    """``key.path=value`` taken apart. Raises ConfigError where there is no ``=``, no key path, or no YAML."""
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals:
+        hint = f"write {text}=value" if _KEY.fullmatch(text) else "write key.path=value"
+        raise ConfigError(f"override '{text}': there is no '='; {hint} (null removes an optional part)")
+    if not _KEY.fullmatch(key):
+        raise ConfigError(
+            f"override '{text}': '{key}' is not a key path; write for example model.neck.out_channels=128"
+        )
+    if key.split(".")[0] == "_base_":
+        raise ConfigError(f"override '{text}': _base_ is read from files only")
+    return Override(split(key), parse_yaml(value, f"override '{text}'", lines=False), text)
+
+
+def apply_override(tree: Entry, override: Override) -> tuple[Entry, Renamed | None]:
+    """``override`` laid over ``tree``, and what it renamed, if it did."""
+    old = find(tree, override.keys)
+    tree = _put(tree, override, 0)
+    if override.keys[-1] == "name" and old is not None and old.value not in (None, override.value.value):
+        return tree, Renamed(override.keys[:-1], str(old.value), override.text)
+    return tree, None
+
+
+def find(tree: Entry, keys: tuple[str | int, ...]) -> Entry | None:
+    """What stands at ``keys``; None if nothing does."""
+    for key in keys:
+        at = locate(tree.value, key)
+        if at is None:
+            return None
+        tree = tree.value[at]
+    return tree
+
+
+def locate(value: Any, key: str | int) -> Any:
+    """The key or index by which ``key``, as typed, is found in ``value``; None if it is not there."""
+    if isinstance(value, dict):
+        number = int(key) if isinstance(key, str) and key.isdecimal() else key
+        return key if key in value else number if number in value else None
+    if isinstance(value, list) and str(key).isdecimal() and int(key) < len(value):
+        return int(key)
+    return None
+
+
+def _put(tree: Entry, override: Override, depth: int) -> Entry:
+    if depth == len(override.keys):
+        return merge(tree, override.value)
+    key, where = override.keys[depth], join(override.keys[:depth])
+    value = {} if tree.value is None else tree.value
+    at = locate(value, key)
+    if isinstance(value, list):
+        if at is None:
+            known = f"[0] to [{len(value) - 1}]" if value else "none, it is empty"
+            raise ConfigError(f"{where}: override '{override.text}' asks for item {key!r} of a list; it has {known}")
+        return dataclasses.replace(tree, value=[*value[:at], _put(value[at], override, depth + 1), *value[at + 1 :]])
+    if not isinstance(value, dict) or isinstance(key, int):
+        what = "a mapping" if isinstance(value, dict) else repr(value)
+        need = "a list" if isinstance(key, int) else "a mapping"
+        raise ConfigError(f"{where or 'config'}: override '{override.text}' needs {need} here, but it is {what}")
+    empty = Entry(None, override.value.source)
+    key = key if at is None else at
+    child = _put(value.get(key, empty), override, depth + 1)
+    return dataclasses.replace(tree, value={**value, key: child}, source=tree.source)

@@ -1,0 +1,124 @@
+"""What a class takes, read off its signature: the schema of its config node."""
+
+import dataclasses
+import functools
+import inspect
+import types
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from detkit.config.recipe import Recipe
+from detkit.registry import ConfigError, Registry, options, role_of, wiring
+
+MISSING: Any = inspect.Parameter.empty
+"""The default of an option that has none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option of a class.
+
+    Args:
+        name: its key in a node.
+        want: its annotation, resolved.
+        default: its default, or ``MISSING``.
+    """
+
+    name: str
+    want: Any
+    default: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """The options and the wiring of a class.
+
+    Args:
+        options: option name -> Option, in the order of the signature.
+        wiring: the names that whoever builds the class passes.
+    """
+
+    options: dict[str, Option]
+    wiring: tuple[str, ...]
+
+
+@functools.cache
+def schema(cls: type) -> Schema:
+    """The schema of ``cls``, worked out once. Raises ConfigError where an annotation cannot be resolved."""
+    group = is_group(cls)
+    try:
+        hints = get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__, include_extras=True)  # type: ignore[misc]
+    except (NameError, AttributeError) as error:
+        raise ConfigError(f"{place(cls)}: an annotation of {cls.__name__} cannot be resolved: {error}") from error
+    factories = {
+        field.name: field.default_factory
+        for field in (dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ())
+        if field.default_factory is not dataclasses.MISSING
+    }
+    found = {}
+    for name, parameter in options(cls).items():
+        default = factories[name]() if name in factories else parameter.default
+        found[name] = Option(name, hints.get(name, Any), default)
+    return Schema(found, () if group else wiring(cls))
+
+
+def is_group(cls: Any) -> bool:
+    """Whether ``cls`` is a group of options: a dataclass that plays no role."""
+    return isinstance(cls, type) and dataclasses.is_dataclass(cls) and role_of(cls) is None and cls is not Recipe
+
+
+def registry_for(role: Any) -> "Registry[Any] | None":
+    """The registry where names under ``role`` (an interface, or one of its classes) are looked up."""
+    return role_of(role) if isinstance(role, type) else None
+
+
+def is_node(want: Any) -> bool:
+    """Whether a value of annotation ``want`` is written as a node or a group: a mapping that becomes an object."""
+    return get_origin(want) is Recipe or is_group(want) or registry_for(want) is not None
+
+
+def place(cls: type) -> str:
+    """``file:line`` of a class, for messages."""
+    try:
+        return f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
+    except (OSError, TypeError):
+        return cls.__module__
+
+
+def words(want: Any) -> str:
+    """An annotation as a person would write the value: ``int | null``, ``[float, ...]``, ``mask head node``."""
+    origin, args = get_origin(want), get_args(want)
+    if want is Any or want is object:
+        return "anything"
+    if want is None or want is type(None):
+        return "null"
+    if origin is Annotated:
+        return words(args[0])
+    if origin in (Union, types.UnionType):
+        return " | ".join(words(arm) for arm in args)
+    if origin is Literal:
+        return " | ".join("null" if arg is None else str(arg) for arg in args)
+    if origin is tuple and not (len(args) == 2 and args[1] is Ellipsis):
+        return f"[{', '.join(words(arg) for arg in args)}]"
+    if is_list(want):
+        return f"[{words(args[0]) if args else 'anything'}, ...]"
+    if is_dict(want):
+        return f"{{{words(args[0])}: {words(args[1])}}}" if args else "mapping"
+    if origin is Recipe:
+        return words(args[0])
+    registry = registry_for(want)
+    if registry is not None:
+        return f"{registry.role} node"
+    if is_group(want):
+        return f"{want.__name__} group"
+    return getattr(want, "__name__", str(want))
+
+
+def is_list(want: Any) -> bool:
+    """Whether ``want`` is a list, a sequence or a tuple."""
+    return (get_origin(want) or want) in (list, tuple, Sequence)
+
+
+def is_dict(want: Any) -> bool:
+    """Whether ``want`` is a dict or a mapping."""
+    return (get_origin(want) or want) in (dict, Mapping)

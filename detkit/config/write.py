@@ -1,0 +1,112 @@
+"""Recipes -> plain data -> YAML text that loads again to the same recipes."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from detkit.config.recipe import Now, Recipe
+from detkit.config.schema import is_group, schema
+from detkit.registry import role_of
+
+_Base: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_WIDTH = 110
+
+
+def complete(recipe: Recipe[Any]) -> dict[str, Any]:
+    """The node of ``recipe`` with every default written out: plain data that parses to an equal recipe.
+
+    Raises TypeError for a default that no YAML can say (a mistake in the class).
+    """
+    node: dict[str, Any] = {} if is_group(recipe.cls) else {"name": recipe.cls.__name__}
+    for name, option in schema(recipe.cls).options.items():
+        if name in recipe.kwargs:
+            node[name] = plain(recipe.kwargs[name])
+        else:
+            node[name] = plain(option.default)
+    return node
+
+
+def plain(value: Any) -> Any:
+    """``value`` (an option's value or default) as plain data."""
+    if isinstance(value, Now):
+        return complete(value.recipe)
+    if isinstance(value, Recipe):
+        return complete(value)
+    if is_group(type(value)):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    hint = " Default to a Recipe of it." if role_of(type(value)) is not None else ""
+    raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written in YAML, so it can be no option.{hint}")
+
+
+class _Dumper(_Base):  # type: ignore[misc]
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _float(dumper: Any, value: float) -> Any:
+    text = repr(value)
+    if value != value:
+        text = ".nan"
+    elif value in (float("inf"), float("-inf")):
+        text = ".inf" if value > 0 else "-.inf"
+    elif "e" in text and "." not in text:  # 1e-05 is a string to YAML 1.1
+        text = text.replace("e", ".0e")
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
+
+
+def _string(dumper: Any, value: str) -> Any:
+    style = "'" if _looks_like_a_number(value) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value.replace("${", "\\${"), style=style)
+
+
+def _looks_like_a_number(text: str) -> bool:
+    try:
+        float(text.replace("_", ""))
+    except ValueError:
+        return False
+    return True
+
+
+def _list(dumper: Any, value: Any) -> Any:
+    short = all(not isinstance(item, dict) for item in value) and len(flow(value)) <= _WIDTH - 30
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True if short else None)
+
+
+def _dict(dumper: Any, value: Any) -> Any:
+    return dumper.represent_mapping("tag:yaml.org,2002:map", value.items(), flow_style=not value)
+
+
+_Dumper.add_representer(float, _float)
+_Dumper.add_representer(str, _string)
+_Dumper.add_representer(list, _list)
+_Dumper.add_representer(tuple, _list)
+_Dumper.add_representer(dict, _dict)
+
+
+def to_yaml(tree: Mapping[str, Any]) -> str:
+    """``tree`` as YAML: keys in their order, short lists on one line. ``load_config`` reads it back unchanged."""
+    return yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, width=_WIDTH, default_flow_style=False)
+
+
+def flow(value: Any) -> str:
+    """``value`` as YAML on one line, for messages."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(flow(item) for item in value) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        return value if value and value == value.strip() and value.lower() not in _QUOTED else repr(value)
+    return repr(value)
+
+
+_QUOTED = ("null", "true", "false", "yes", "no", "on", "off", "~")

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def _active() -> bool:
@@ -53,3 +53,14 @@ def reduce_mean(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     stacked = torch.stack([values[name].detach().float() for name in names])
     dist.all_reduce(stacked)
     return dict(zip(names, (stacked / world_size()).unbind()))
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model itself, out of ``DistributedDataParallel``, ``DataParallel`` and ``torch.compile``."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            return model

@@ -1,0 +1,156 @@
+"""Loading weights into a model, name by name, with a report of what happened to each."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detkit.checkpoint.reading import Checkpoint, as_checkpoint, read_checkpoint
+from detkit.checkpoint.report import LoadReport, group_names
+from detkit.structures import ClassRows
+from detkit.utils.distributed import unwrap
+
+logger = logging.getLogger(__name__)
+
+
+def load_weights(
+    model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any] | Checkpoint, *, strict: bool = False
+) -> LoadReport:
+    """Loads the weights of ``source`` whose names the model has, and says what happened to every name.
+
+    A tensor of another shape is skipped, with the reason. Where the class names of both sides are known and differ,
+    the tensors that modules declare in ``class_rows`` (see ``ClassRows``) are filled row by row, from the classes of
+    the same name and the background; the rows of the other classes keep their values. A model that does not know its
+    class names takes those of the source if all of its tensors fit.
+
+    All is prepared before the model is touched: when this raises, the model is as it was.
+
+    Args:
+        model: in place; may be wrapped in DistributedDataParallel or torch.compile.
+        source: a checkpoint's path or address, a state dict, or a ``Checkpoint``.
+        strict: raise unless both sides have the same names and shapes.
+
+    Raises:
+        DataError: the file cannot be read or is not a checkpoint.
+        ValueError: no name is common to both, or ``strict`` and something does not fit.
+    """
+    checkpoint = _read(source)
+    model = unwrap(model)
+    own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    report = LoadReport(checkpoint.source)
+    rows = _rows_by_name(model, checkpoint)
+    prepared: dict[str, Tensor] = {}
+    for name, current in own.items():
+        if name not in checkpoint.model:
+            report.missing.append(name)
+            continue
+        value, reason, note = _prepare(current, checkpoint.model[name], rows.get(name))
+        if value is None:
+            report.skipped.append(name)
+            report.reasons[name] = reason
+            continue
+        prepared[name] = value
+        report.loaded.append(name)
+        if note:
+            report.notes[name] = note
+    report.unexpected = [name for name in checkpoint.model if name not in own]
+    _warn_of_foreign_classes(report, model, checkpoint, rows)
+    _check(report, own, checkpoint, strict)
+    model.load_state_dict(prepared, strict=False)
+    _take_class_names(model, checkpoint, report)
+    return report
+
+
+def _read(source: str | os.PathLike[str] | Mapping[str, Any] | Checkpoint) -> Checkpoint:
+    if isinstance(source, Checkpoint):
+        return source
+    return as_checkpoint(source) if isinstance(source, Mapping) else read_checkpoint(source)
+
+
+class _RowMap:
+    """For one tensor, which rows of the file go to which rows of the model."""
+
+    def __init__(self, layout: ClassRows, ours: Sequence[str], theirs: Sequence[str]):
+        self.num_ours, self.num_theirs = layout.num_rows(len(ours)), layout.num_rows(len(theirs))
+        position = {name: index for index, name in enumerate(theirs)}
+        pairs = [(index, position[name]) for index, name in enumerate(ours) if name in position]
+        self.note = f"{len(pairs)} of {len(ours)} classes by name"
+        if layout.background:
+            pairs.append((len(ours), len(theirs)))
+            self.note += ", and the background"
+        each = range(layout.per_class)
+        self.target = torch.tensor([t * layout.per_class + i for t, _ in pairs for i in each], dtype=torch.long)
+        self.origin = torch.tensor([o * layout.per_class + i for _, o in pairs for i in each], dtype=torch.long)
+
+    def fits(self, current: Tensor, new: Tensor) -> bool:
+        """Whether both tensors are laid out as declared."""
+        sizes = (self.num_ours, *current.shape[1:]), (self.num_theirs, *current.shape[1:])
+        return current.ndim > 0 and (tuple(current.shape), tuple(new.shape)) == sizes
+
+    def apply(self, current: Tensor, new: Tensor) -> Tensor:
+        """The model's tensor with the rows of the common classes from the file."""
+        mixed = current.detach().clone()
+        mixed[self.target.to(mixed.device)] = new[self.origin].to(mixed)
+        return mixed
+
+
+def _rows_by_name(model: nn.Module, checkpoint: Checkpoint) -> dict[str, _RowMap]:
+    """Full tensor name -> row map; empty where the names of a side are unknown or both sides agree."""
+    ours, theirs = getattr(model, "class_names", None), checkpoint.class_names
+    if ours is None or theirs is None or tuple(ours) == tuple(theirs):
+        return {}
+    maps: dict[str, _RowMap] = {}
+    for prefix, module in model.named_modules():
+        for name, layout in getattr(module, "class_rows", {}).items():
+            maps[f"{prefix}.{name}" if prefix else name] = _RowMap(layout, ours, theirs)
+    return maps
+
+
+def _prepare(current: Tensor, new: Tensor, rows: _RowMap | None) -> tuple[Tensor | None, str, str]:
+    """(the tensor to load or None, why it is None, a note)."""
+    if rows is not None and rows.fits(current, new):
+        if not len(rows.target):
+            return None, "no class has the same name", ""
+        return rows.apply(current, new), "", rows.note
+    if current.shape != new.shape:
+        return None, f"shape {tuple(new.shape)} in the file, {tuple(current.shape)} in the model", ""
+    return new, "", ""
+
+
+def _warn_of_foreign_classes(
+    report: LoadReport, model: nn.Module, checkpoint: Checkpoint, rows: dict[str, _RowMap]
+) -> None:
+    ours: Sequence[str] = getattr(model, "class_names", None) or ()
+    theirs = checkpoint.class_names or ()
+    if not ours or not theirs or set(ours) & set(theirs):
+        return
+    effect = "their rows keep their initial values" if rows else "all tensors of a matching shape were loaded anyway"
+    report.warnings.append(
+        f"no class of the file ({_list(theirs)}) has the name of one of the model's ({_list(ours)}); {effect}"
+    )
+
+
+def _list(names: Sequence[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def _check(report: LoadReport, own: Mapping[str, Tensor], checkpoint: Checkpoint, strict: bool) -> None:
+    if not report.loaded and not report.skipped:
+        raise ValueError(
+            f"{checkpoint.source}: not one of its tensors has a name of the model's, so it is of another architecture"
+            f" or framework. In the file: {group_names(list(checkpoint.model))}. In the model: {group_names(list(own))}"
+        )
+    if strict and not report.complete:
+        raise ValueError(f"strict=True, but not everything fits (nothing was loaded).\n{report}")
+
+
+def _take_class_names(model: nn.Module, checkpoint: Checkpoint, report: LoadReport) -> None:
+    """A model that knows its number of classes but not their names learns them from weights that fit it."""
+    names = checkpoint.class_names
+    if names is None or report.skipped or report.missing or not hasattr(model, "class_names"):
+        return
+    if model.class_names is None and getattr(model, "num_classes", len(names)) == len(names):
+        model.class_names = names  # type: ignore[assignment]

@@ -1,0 +1,71 @@
+"""LoadReport: what happened to every name when weights were loaded."""
+
+import dataclasses
+from collections import Counter
+
+
+@dataclasses.dataclass
+class LoadReport:
+    """What was loaded and what was not. ``str(report)`` is a summary of a few lines; the lists are complete.
+
+    Args:
+        source: where the weights came from.
+        loaded: names of the model's tensors that took values from the source, all rows or some (see ``notes``).
+        skipped: names on both sides whose values could not be used; ``reasons`` says why.
+        missing: names of the model that the source has not; they keep their initial values.
+        unexpected: names of the source that the model has not.
+        reasons: skipped name -> why.
+        notes: loaded name -> what was particular, e.g. "12 of 80 classes by name".
+        warnings: whole sentences for the user.
+    """
+
+    source: str
+    loaded: list[str] = dataclasses.field(default_factory=list)
+    skipped: list[str] = dataclasses.field(default_factory=list)
+    missing: list[str] = dataclasses.field(default_factory=list)
+    unexpected: list[str] = dataclasses.field(default_factory=list)
+    reasons: dict[str, str] = dataclasses.field(default_factory=dict)
+    notes: dict[str, str] = dataclasses.field(default_factory=dict)
+    warnings: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether both sides have the same names and every tensor was taken whole."""
+        return not (self.skipped or self.missing or self.unexpected or self.notes)
+
+    def __str__(self) -> str:
+        total = len(self.loaded) + len(self.skipped) + len(self.missing)
+        lines = [f"weights from {self.source}: {len(self.loaded)} of the model's {total} tensors loaded"]
+        lines += [f"  {name}: {note}" for name, note in _shorten(self.notes)]
+        lines += [f"  skipped {name}: {reason}" for name, reason in _shorten(self.reasons)]
+        if self.missing:
+            lines.append(f"  missing, so left as initialised ({len(self.missing)}): {group_names(self.missing)}")
+        if self.unexpected:
+            lines.append(f"  unexpected, so not used ({len(self.unexpected)}): {group_names(self.unexpected)}")
+        lines += [f"  warning: {warning}" for warning in self.warnings]
+        return "\n".join(lines)
+
+
+def group_names(names: list[str], most: int = 6) -> str:
+    """Dotted names as at most ``most`` prefixes with counts, as deep as that allows: ``backbone.res2.* (12), fc``."""
+    depth = max((name.count(".") + 1 for name in names), default=1)
+    groups = Counter(names)
+    while len(groups) > most and depth > 1:
+        depth -= 1
+        groups = Counter(_cut(name, depth) for name in names)
+    shown = [f"{prefix} ({count})" if prefix.endswith("*") else prefix for prefix, count in groups.most_common(most)]
+    return ", ".join(shown) + (f" and {len(groups) - most} more groups" if len(groups) > most else "")
+
+
+def _cut(name: str, depth: int) -> str:
+    parts = name.split(".")
+    return name if len(parts) <= depth else ".".join(parts[:depth]) + ".*"
+
+
+def _shorten(messages: dict[str, str], most: int = 8) -> list[tuple[str, str]]:
+    """The messages with names of one message joined, and the tail of a long list counted."""
+    by_text: dict[str, list[str]] = {}
+    for name, text in messages.items():
+        by_text.setdefault(text, []).append(name)
+    lines = [(group_names(names), text) for text, names in by_text.items()]
+    return lines[:most] + ([("...", f"{len(lines) - most} more")] if len(lines) > most else [])

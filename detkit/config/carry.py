@@ -13,16 +13,22 @@ def sort_options(node: dict[str, Any], old_name: str, explicit: set[str]) -> tup
     An option stays if the new class has one of that name and, where the two classes declare it differently, the
     value fits the new declaration. ``explicit`` options (the user's own overrides) are in neither list.
     """
-    registries = [registry for registry in Registry.of.values() if node.get("name") in registry]
-    if len(registries) != 1:
+    found = [registry for registry in Registry.of.values() if node.get("name") in registry]
+    found = [registry for registry in found if old_name in registry] or found
+    if not found:
         return [], []  # an unknown name is an error of its own, which the check reports
-    new = schema(registries[0].get(node["name"])).options
-    old = schema(registries[0].get(old_name)).options if old_name in registries[0] else {}
-    dropped, kept = [], []
+    dropped: list[str] = []
+    kept: list[str] = []
     for key, value in node.items():
-        if key == "name" or key in explicit:
-            continue
-        same = key in new and key in old and new[key].want == old[key].want
-        usable = same or (key in new and fits(value, new[key].want))
-        (kept if usable else dropped).append(key)
+        if key != "name" and key not in explicit:
+            usable = any(_usable(key, value, node["name"], old_name, registry) for registry in found)
+            (kept if usable else dropped).append(key)
     return dropped, kept
+
+
+def _usable(key: str, value: Any, new_name: str, old_name: str, registry: Registry[Any]) -> bool:
+    new = schema(registry.get(new_name)).options.get(key)
+    old = schema(registry.get(old_name)).options.get(key) if old_name in registry else None
+    if new is None:
+        return False
+    return (old is not None and old.want == new.want) or fits(value, new.want)

@@ -35,7 +35,7 @@ def describe(cls: type) -> list[OptionRow]:
         OptionRow(
             option.name,
             words(option.want),
-            None if option.default is MISSING else flow(plain(option.default)),
+            None if option.default is MISSING else _default_words(option.default),
             known.get(option.name, ""),
         )
         for option in schema(cls).options.values()
@@ -55,6 +55,14 @@ def usage(cls: type, explain: bool = False) -> str:
         if explain and row.words:
             lines.append(f"        {row.words}")
     return "\n".join(lines)
+
+
+def _default_words(default: Any) -> str:
+    value = plain(default)
+    text = flow(value)
+    if len(text) <= 80 or not isinstance(value, dict | list):
+        return text
+    return f"{{name: {value['name']}, ...}}" if isinstance(value, dict) and "name" in value else text[:76] + " ..."
 
 
 def argument_words(cls: type) -> dict[str, str]:

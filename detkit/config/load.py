@@ -71,7 +71,8 @@ def _read(path: Path, above: tuple[Path, ...]) -> tuple[Entry, list[Entry]]:
     """The tree of ``path`` laid over its bases, and the imports of all of them, bases first."""
     own = read_yaml(path)
     above = (*above, path.resolve())
-    tree, imports = Entry({}, own.source), []
+    tree = Entry({}, own.source)
+    imports: list[Entry] = []
     for base in _bases(own):
         file = path.parent / Path(base.value).expanduser()
         if not file.is_file():

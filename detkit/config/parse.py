@@ -92,7 +92,8 @@ class _Check:
 
     def node(self, node: Any, role: Any, path: str, default: Any = MISSING, owner: type | None = None) -> Recipe[Any]:
         """A mapping as a recipe of ``role``, laid over ``default`` where that is a recipe or a group."""
-        if isinstance(node, Mapping) and (isinstance(default, Recipe) or is_group(type(default))):
+        basis = default.cls if isinstance(default, Recipe) else type(default)
+        if isinstance(node, Mapping) and issubclass(basis, role) and (isinstance(default, Recipe) or is_group(basis)):
             node = merge(wrap(plain(default), ""), wrap(dict(node), "")).plain()
         if not isinstance(node, Mapping):
             self.fail(path, self._not_a_node(node, role))
@@ -110,7 +111,7 @@ class _Check:
                 kwargs[name] = self.value(given[name], option.want, below, option.default, cls)
             elif option.default is not MISSING:
                 kwargs[name] = self._default(option.default, option.want, below, cls)
-        recipe = Recipe(cls, kwargs)
+        recipe: Recipe[Any] = Recipe(cls, kwargs)
         if is_group(cls) and len(self.problems) == before:
             self._try_group(recipe, path)
         return recipe

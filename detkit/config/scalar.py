@@ -50,8 +50,9 @@ def _literal(value: Any, choices: tuple[Any, ...], expected: str) -> Any:
         if type(choice) is type(value) and choice == value:
             return value
     near = did_you_mean(value, [str(choice) for choice in choices]) if isinstance(value, str) else ""
+    near = near and "." + near
     near = near or (_hint(value, str) if any(isinstance(choice, str) for choice in choices) else "")
-    raise Mismatch(f"expected {expected}, got {shown(value)}{near and '.' + near}")
+    raise Mismatch(f"expected {expected}, got {shown(value)}{near}")
 
 
 def _hint(value: Any, want: Any) -> str:

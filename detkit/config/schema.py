@@ -1,13 +1,14 @@
 """What a class takes, read off its signature: the schema of its config node."""
 
 import dataclasses
-import functools
 import inspect
 import types
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from detkit.config.recipe import Recipe
+from detkit.config.yaml_file import display
 from detkit.registry import ConfigError, Registry, options, role_of, wiring
 
 MISSING: Any = inspect.Parameter.empty
@@ -42,9 +43,17 @@ class Schema:
     wiring: tuple[str, ...]
 
 
-@functools.cache
+_known: dict[type, Schema] = {}
+
+
 def schema(cls: type) -> Schema:
     """The schema of ``cls``, worked out once. Raises ConfigError where an annotation cannot be resolved."""
+    if cls not in _known:
+        _known[cls] = _read(cls)
+    return _known[cls]
+
+
+def _read(cls: type) -> Schema:
     group = is_group(cls)
     try:
         hints = get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__, include_extras=True)  # type: ignore[misc]
@@ -80,7 +89,7 @@ def is_node(want: Any) -> bool:
 def place(cls: type) -> str:
     """``file:line`` of a class, for messages."""
     try:
-        return f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
+        return f"{display(Path(inspect.getsourcefile(cls) or ''))}:{inspect.getsourcelines(cls)[1]}"
     except (OSError, TypeError):
         return cls.__module__
 

@@ -30,6 +30,9 @@ def import_user_code(name: str, source: str) -> ModuleType:
     if file and not Path(file).is_file():
         near = did_you_mean(Path(file).name, [p.name for p in Path(file).parent.glob("*.py")])
         raise ConfigError(f"{source}: imports: there is no file '{file}'.{near}")
+    loaded = _loaded(file) if file else None
+    if loaded is not None:
+        return loaded
     module = _module_name(Path(file)) if file else name
     try:
         return importlib.import_module(module)
@@ -42,6 +45,16 @@ def import_user_code(name: str, source: str) -> ModuleType:
         raise ConfigError(
             f"{source}: imports: {_place(error, file or name)}: {type(error).__name__}: {error}"
         ) from error
+
+
+def _loaded(file: str) -> ModuleType | None:
+    """The module that was made from ``file``, under whatever name (the user's script may have imported it)."""
+    stem = Path(file).stem
+    for module in list(sys.modules.values()):
+        other = getattr(module, "__file__", None)
+        if isinstance(other, str) and stem in other and Path(other).resolve() == Path(file).resolve():
+            return module
+    return None
 
 
 def _place(error: Exception, fallback: str) -> str:

@@ -1,6 +1,7 @@
 """Recipes -> plain data -> YAML text that loads again to the same recipes."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from detkit.registry import role_of
 
 _Base: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _WIDTH = 110
+_BEFORE_BRACE = re.compile(r"(\\*)\$\{")  # what omegaconf would resolve; backslashes are its escape
 
 
 def complete(recipe: Recipe[Any]) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def _float(dumper: Any, value: float) -> Any:
 
 def _string(dumper: Any, value: str) -> Any:
     style = "'" if _looks_like_a_number(value) else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value.replace("${", "\\${"), style=style)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", _BEFORE_BRACE.sub(r"\1\1\\${", value), style=style)
 
 
 def _looks_like_a_number(text: str) -> bool:

@@ -138,8 +138,9 @@ def _entry(loader: Any, node: Any, name: str, lines: bool, above: tuple[int, ...
     for key_node, value_node in node.value:
         key_entry = _entry(loader, key_node, name, lines, above)
         key, value = key_entry.value, _entry(loader, value_node, name, lines, above)
-        if not isinstance(key, str | int):
-            raise ConfigError(f"{key_entry.source}: a key must be a word, got {_shorten(key_entry.plain())}")
+        if not isinstance(key, str | int) or isinstance(key, bool):
+            hint = f"; put {key_node.value} in quotes" if isinstance(key, bool) else ""
+            raise ConfigError(f"{key_entry.source}: a key must be a word, got {_shorten(key_entry.plain())}{hint}")
         if key in mapping:
             raise ConfigError(f"{key_entry.source}: the key '{key}' stands here twice; first at {mapping[key].source}")
         mapping[key] = dataclasses.replace(value, source=key_entry.source)

@@ -1,1 +1,8 @@
-""""""
+"""What predictions are worth: evaluators and the loop that feeds them."""
+
+from detkit.evaluation.coco import CocoEvaluator
+from detkit.evaluation.coco_results import coco_results
+from detkit.evaluation.inference import FirstPredictions, evaluate
+from detkit.evaluation.interfaces import EVALUATORS, Evaluator
+
+__all__ = ["EVALUATORS", "CocoEvaluator", "Evaluator", "FirstPredictions", "coco_results", "evaluate"]

@@ -1,0 +1,143 @@
+"""CocoEvaluator: box and mask AP by the COCO protocol."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+from detkit.data.interfaces import Dataset
+from detkit.evaluation.coco_metrics import GroundTruth, Task, coco_metrics
+from detkit.evaluation.coco_report import coco_report
+from detkit.evaluation.coco_results import coco_results
+from detkit.evaluation.interfaces import EVALUATORS, Evaluator
+from detkit.registry import DataError
+from detkit.structures import Instances, Sample
+from detkit.utils.distributed import all_gather_object, is_main
+
+logger = logging.getLogger(__name__)
+
+
+@EVALUATORS.register()
+class CocoEvaluator(Evaluator):
+    """COCO's average precision and recall for boxes and masks, equal to pycocotools' figures.
+
+    Results are in 0..1: ``{"box": {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm",
+    "ARl", "per_class": {name: AP}, "reasons": {key: words}}, "mask": {...}}``. A figure that nothing can be said of
+    is -1 and its reason stands in ``reasons``. Every image counts once, however often it is given.
+
+    Args:
+        tasks: which figures; null: boxes, and masks too where both the data and the predictions have them.
+        max_detections: how many detections an image (and class) count, best first; AP is taken at this limit, and
+            the last AR is named after it.
+        per_class: also give the AP of every class.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        tasks: tuple[Literal["box", "mask"], ...] | None = None,
+        max_detections: int = 100,
+        per_class: bool = True,
+    ):
+        super().__init__(dataset)
+        if max_detections < 1:
+            raise ValueError(f"max_detections: expected at least 1, got {max_detections}")
+        if tasks is not None and not tasks:
+            raise ValueError("tasks: expected box, mask or both, got an empty list; null chooses by the data")
+        self.tasks, self.max_detections, self.per_class = tasks, max_detections, per_class
+        self._truth: GroundTruth | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what ``update`` collected."""
+        self._predictions: dict[int | str, list[dict[str, Any]]] = {}
+        self._predicted_masks = False
+
+    def update(self, samples: list[Sample], outputs: list[Instances]) -> None:
+        """Takes the predictions of one batch, in original pixels; masks are kept as RLE.
+
+        Raises:
+            ValueError: a sample without an id, a prediction of a class that the dataset does not have, or one
+                without masks where ``tasks`` asks for masks.
+            DataError: a sample whose id is not one of the dataset's.
+        """
+        truth = self._ground_truth()
+        for sample, instances in zip(samples, outputs, strict=True):
+            image_id = sample.image_id
+            if image_id is None:
+                raise ValueError(f"{sample.file_name or 'a sample'}: evaluation needs an image_id")
+            if image_id not in truth.number:
+                raise DataError(f"image {image_id!r} ({sample.file_name}) is not in the dataset that is evaluated")
+            if image_id in self._predictions:
+                continue
+            instances = instances.to("cpu")
+            self._check(instances)
+            if self.tasks == ("box",):
+                instances = instances.without("masks")
+            self._predicted_masks |= "masks" in instances
+            self._predictions[image_id] = coco_results(instances, image_id)
+
+    def compute(self) -> dict[str, Any]:
+        """The figures over the predictions of all processes (all of them must call); {} off rank 0.
+
+        Raises:
+            DataError: mask AP is asked for, but an annotation has no mask.
+        """
+        gathered = all_gather_object((self._predictions, self._predicted_masks))
+        if not is_main():
+            return {}
+        merged: dict[int | str, list[dict[str, Any]]] = {}
+        for predictions, _ in gathered:
+            merged = {**predictions, **merged}
+        self._predictions, self._predicted_masks = merged, any(masks for _, masks in gathered)
+        truth = self._ground_truth()
+        if len(merged) < len(truth.number):
+            logger.warning(
+                "%d of the dataset's %d images were evaluated; the objects of the others count as missed",
+                *(len(merged), len(truth.number)),
+            )
+        results = self.results()
+        return {
+            task: coco_metrics(truth, results, task, self.max_detections, self.per_class)
+            for task in self._tasks(truth, results)
+        }
+
+    def report(self, results: dict[str, Any]) -> str:
+        """``compute()``'s results as tables: overall, class by class with the number of objects, and reasons."""
+        return coco_report(results, self._ground_truth().instances)
+
+    def results(self) -> list[dict[str, Any]]:
+        """COCO results, image by image: this process's own; after ``compute``, on rank 0, those of all processes."""
+        image_ids = sorted(self._predictions, key=self._ground_truth().number.__getitem__)
+        return [row for image_id in image_ids for row in self._predictions[image_id]]
+
+    def write_results(self, path: str | Path) -> None:
+        """Writes ``results()`` as JSON, the form that COCO's evaluation servers and tools take."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.results()), encoding="utf-8")
+
+    def _ground_truth(self) -> GroundTruth:
+        if self._truth is None:
+            self._truth = GroundTruth(self.dataset.coco(), self.dataset.class_names)
+        return self._truth
+
+    def _check(self, instances: Instances) -> None:
+        num_classes = len(self.dataset.class_names)
+        if len(instances) and int(instances.classes.max()) >= num_classes:
+            raise ValueError(
+                f"the model predicted class {int(instances.classes.max())}, but the dataset has {num_classes} classes"
+                " (0 is the first): model and dataset do not belong together"
+            )
+        if self.tasks is not None and "mask" in self.tasks and "masks" not in instances:
+            raise ValueError("tasks asks for mask AP, but the model predicts no masks; set tasks: [box]")
+
+    def _tasks(self, truth: GroundTruth, results: list[dict[str, Any]]) -> tuple[Task, ...]:
+        if self.tasks is not None:
+            return self.tasks
+        predicted = self._predicted_masks and all("segmentation" in row for row in results)
+        bare = len(truth.without_mask())
+        if predicted and 0 < bare < len(truth.annotations):
+            logger.warning("no mask AP: %d of %d annotations have no mask", bare, len(truth.annotations))
+        return ("box", "mask") if predicted and (not bare or not truth.annotations) else ("box",)

@@ -1,0 +1,180 @@
+"""COCO's average precision and recall over a dataset, with a reason for every figure that cannot be given.
+
+The figures are those of pycocotools' ``COCOeval`` (https://cocodataset.org/#detection-eval), computed by
+faster-coco-eval. Letters: T IoU thresholds, R recall points, K classes, A area ranges, M limits on detections.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from detkit.registry import DataError
+
+logger = logging.getLogger(__name__)
+
+Task = Literal["box", "mask"]
+AREAS = {"s": "smaller than 32 x 32 pixels", "m": "of 32 x 32 to 96 x 96 pixels", "l": "larger than 96 x 96 pixels"}
+
+
+class GroundTruth:
+    """A dataset's ground truth, made ready for the evaluator.
+
+    Images and annotations are numbered from 1 in the order of their ids: so ids may be strings, and an annotation
+    whose id is 0 counts as any other (pycocotools takes 0 for "unmatched").
+
+    Args:
+        coco: COCO's instances form, as ``Dataset.coco`` gives it; ``category_id`` is class index + 1.
+        class_names: the K names.
+    """
+
+    def __init__(self, coco: dict[str, Any], class_names: Sequence[str]):
+        self.class_names = tuple(class_names)
+        ids = sorted((image["id"] for image in coco["images"]), key=lambda i: (isinstance(i, str), i))
+        self.number: dict[int | str, int] = {image_id: n for n, image_id in enumerate(ids, 1)}
+        self.images = [{"id": self.number[i["id"]], "height": i["height"], "width": i["width"]} for i in coco["images"]]
+        self.annotations = list(coco["annotations"])
+        counts = Counter(a["category_id"] for a in self.annotations if not a.get("iscrowd", 0))
+        self.instances = {name: counts[k] for k, name in enumerate(self.class_names, 1)}
+
+    def without_mask(self) -> list[Any]:
+        """The ids of the annotations that have no segmentation."""
+        return [a["id"] for a in self.annotations if not a.get("segmentation")]
+
+    def rows(self, task: Task) -> list[dict[str, Any]]:
+        """The annotations with only what ``task`` needs, as new dicts (the evaluator writes into them)."""
+        keys = ("bbox", "segmentation") if task == "mask" else ("bbox",)
+        return [
+            {
+                "id": n,
+                "image_id": self.number[a["image_id"]],
+                "category_id": a["category_id"],
+                "iscrowd": int(a.get("iscrowd", 0)),
+                "area": a.get("area", a["bbox"][2] * a["bbox"][3]),
+                **{key: a[key] for key in keys},
+            }
+            for n, a in enumerate(self.annotations, 1)
+        ]
+
+
+def coco_metrics(
+    truth: GroundTruth, results: list[dict[str, Any]], task: Task, max_detections: int, per_class: bool
+) -> dict[str, Any]:
+    """The COCO figures of one task, in 0..1; -1 where there is nothing to measure.
+
+    Args:
+        truth: the ground truth.
+        results: COCO results of all images.
+        task: ``"box"`` or ``"mask"``.
+        max_detections: how many detections an image and class count, best first; AP and the last AR are taken there.
+        per_class: also ``per_class``, the AP of every class.
+
+    Returns:
+        ``AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR<max_detections>, ARs, ARm, ARl``, with ``per_class`` a
+        ``{name: AP}``, and ``reasons``: for each figure that is -1, and for figures that are 0 because there were no
+        predictions, why (those of the classes under ``reasons["per_class"]``).
+
+    Raises:
+        DataError: a mask task with an annotation that has no segmentation.
+    """
+    limits = sorted({n for n in (1, 10) if n < max_detections} | {max_detections})
+    precision, recall = _accumulate(truth, results, task, limits)
+    metrics: dict[str, Any] = {
+        "AP": _mean(precision[..., 0, -1]),
+        "AP50": _mean(precision[0, ..., 0, -1]),
+        "AP75": _mean(precision[5, ..., 0, -1]),
+        **{f"AP{size}": _mean(precision[..., a, -1]) for a, size in enumerate(AREAS, 1)},
+        **{f"AR{limit}": _mean(recall[..., 0, m]) for m, limit in enumerate(limits)},
+        **{f"AR{size}": _mean(recall[..., a, -1]) for a, size in enumerate(AREAS, 1)},
+    }
+    if per_class:
+        metrics["per_class"] = {n: _mean(precision[:, :, k, 0, -1]) for k, n in enumerate(truth.class_names)}
+    metrics["reasons"] = _reasons(truth, results, metrics)
+    return metrics
+
+
+def _accumulate(
+    truth: GroundTruth, results: list[dict[str, Any]], task: Task, limits: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Precision ``(T, R, K, A, M)`` and recall ``(T, K, A, M)``."""
+    from faster_coco_eval import COCO, COCOeval_faster  # heavy, and only evaluation needs it
+
+    if not (truth.class_names and truth.images):
+        k, m = len(truth.class_names), len(limits)
+        return np.full((10, 101, k, 4, m), -1.0), np.full((10, k, 4, m), -1.0)
+    if task == "mask" and (bare := truth.without_mask()):
+        raise DataError(
+            f"mask AP needs a mask for every annotation, but {len(bare)} have none (the first: annotation {bare[0]!r});"
+            " evaluate boxes only (tasks: [box])"
+        )
+    categories = [{"id": k, "name": name} for k, name in enumerate(truth.class_names, 1)]
+    sides = []
+    for rows in (truth.rows(task), _rows(truth, results, task)):
+        side = COCO(print_function=logger.debug)
+        side.dataset = {"images": truth.images, "annotations": rows, "categories": categories}
+        side.createIndex()
+        sides.append(side)
+    evaluation = COCOeval_faster(*sides, "segm" if task == "mask" else "bbox", print_function=logger.debug)
+    evaluation.params.maxDets = limits
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return evaluation.eval["precision"], evaluation.eval["recall"]
+
+
+def _rows(truth: GroundTruth, results: list[dict[str, Any]], task: Task) -> list[dict[str, Any]]:
+    """Results as annotations. The size of a detection is its box's area for boxes and its mask's for masks."""
+    from faster_coco_eval import mask as rle_ops  # pycocotools' area fails on lists of more than 255
+
+    key = "segmentation" if task == "mask" else "bbox"
+    rows = [
+        {
+            "id": n,
+            "image_id": truth.number[r["image_id"]],
+            "category_id": r["category_id"],
+            "iscrowd": 0,
+            "score": r["score"],
+            "bbox": r["bbox"],
+            key: r[key],
+        }
+        for n, r in enumerate(results, 1)
+    ]
+    if task == "mask":
+        areas = np.asarray(rle_ops.area([r["segmentation"] for r in rows])).tolist() if rows else []
+    else:
+        areas = [r["bbox"][2] * r["bbox"][3] for r in rows]
+    return [{**row, "area": area} for row, area in zip(rows, areas)]
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean over everything that could be measured (-1 marks what could not)."""
+    measured = values[values > -1]
+    return float(measured.mean()) if measured.size else -1.0
+
+
+def _reasons(truth: GroundTruth, results: list[dict[str, Any]], metrics: dict[str, Any]) -> dict[str, Any]:
+    """Why a figure is -1, or 0 for want of predictions. Key -> words."""
+    reasons: dict[str, Any] = {}
+    total = sum(truth.instances.values())
+    for key, value in metrics.items():
+        if value == -1 and not total:
+            only = f" but {len(truth.annotations)} crowd regions" if truth.annotations else ""
+            reasons[key] = f"the test set's {len(truth.images)} images have no ground truth{only}"
+        elif value == -1:
+            reasons[key] = f"no ground truth {AREAS.get(key[-1], 'that counts')} in the test set"
+    if total and not results:
+        reasons["AP"] = f"the model predicted nothing on all {len(truth.images)} images"
+    classes: dict[str, str] = {}
+    predicted = {r["category_id"] for r in results}
+    crowds = Counter(a["category_id"] for a in truth.annotations if a.get("iscrowd", 0))
+    for k, (name, value) in enumerate(metrics.get("per_class", {}).items(), 1):
+        if value == -1 and crowds[k]:
+            classes[name] = "the test set has only crowd regions of this class"
+        elif value == -1:
+            classes[name] = "no image of the test set has an object of this class"
+        elif results and k not in predicted:
+            classes[name] = "the model predicted no object of this class"
+    if classes:
+        reasons["per_class"] = classes
+    return reasons

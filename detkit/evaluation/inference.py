@@ -1,0 +1,136 @@
+"""The inference loop: a model over a test set, with evaluators looking on."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from detkit.evaluation.interfaces import Evaluator
+from detkit.structures import Instances, Sample
+from detkit.utils.distributed import all_gather_object, is_main
+
+logger = logging.getLogger(__name__)
+
+OnBatch = Callable[[list[Sample], list[Instances]], None]
+
+
+class FirstPredictions:
+    """Keeps the first predictions of an evaluation, for pictures. Pass it to ``evaluate`` as ``on_batch``.
+
+    Args:
+        num: how many images to keep.
+
+    Attributes:
+        pairs: the kept samples (with their targets) and predictions, on the host.
+    """
+
+    def __init__(self, num: int):
+        self.num = num
+        self.pairs: list[tuple[Sample, Instances]] = []
+
+    def __call__(self, samples: list[Sample], outputs: list[Instances]) -> None:
+        for sample, output in list(zip(samples, outputs))[: self.num - len(self.pairs)]:
+            self.pairs.append((sample.to("cpu"), output.to("cpu")))
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[list[Sample]],
+    evaluators: Sequence[Evaluator],
+    *,
+    progress: bool = True,
+    on_batch: OnBatch | None = None,
+) -> dict[str, Any]:
+    """Predicts every batch and returns what the evaluators make of it.
+
+    The model predicts in evaluation mode, without gradients, and gets back the mode it had. With several processes
+    each gives its own batches and all must call; the figures are of all of them together.
+
+    Args:
+        model: a meta-architecture, on any device.
+        batches: the test set, once.
+        evaluators: are reset first.
+        progress: a progress bar with the time left, on rank 0.
+        on_batch: called with every batch's samples and outputs, e.g. a ``FirstPredictions``.
+
+    Returns:
+        On rank 0 the evaluators' results in one dict, and ``timing``: ``images``, ``seconds`` (of the loop, data
+        loading included), ``model_seconds`` and ``images_per_second``. {} on other ranks.
+
+    Raises:
+        ValueError: two evaluators give results of the same name, or the model gave another number of outputs.
+    """
+    for evaluator in evaluators:
+        evaluator.reset()
+    images, model_seconds, start = 0, 0.0, time.perf_counter()
+    with _evaluating(model), torch.inference_mode():
+        for samples in _watched(batches, progress and is_main()):
+            before = time.perf_counter()
+            outputs = model(samples)
+            _wait(outputs)
+            model_seconds += time.perf_counter() - before
+            if len(outputs) != len(samples):
+                raise ValueError(f"the model gave {len(outputs)} outputs for {len(samples)} images")
+            images += len(samples)
+            for evaluator in evaluators:
+                evaluator.update(samples, outputs)
+            if on_batch is not None:
+                on_batch(samples, outputs)
+    seconds = time.perf_counter() - start
+    if not images:
+        logger.warning("evaluation saw no image: the test set's loader gave nothing")
+    results = _merge([evaluator.compute() for evaluator in evaluators], evaluators)
+    everyone = all_gather_object((images, seconds, model_seconds))
+    if not is_main():
+        return {}
+    counts, times, model_times = zip(*everyone)
+    results["timing"] = {
+        "images": sum(counts),
+        "seconds": round(max(times), 4),
+        "model_seconds": round(max(model_times), 4),
+        "images_per_second": round(sum(counts) / max(*times, 1e-9), 4),
+    }
+    return results
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every module has the mode it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _watched(batches: Iterable[list[Sample]], show: bool) -> Iterable[list[Sample]]:
+    from tqdm import tqdm
+
+    total = len(batches) if isinstance(batches, Sized) else None
+    return tqdm(batches, "evaluation", total, disable=not show, unit="batch", dynamic_ncols=True, leave=False)
+
+
+def _wait(outputs: Sequence[Instances]) -> None:
+    """Waits for an asynchronous device, so that the time measured is the time taken."""
+    for device in {v.device for o in outputs for v in o.fields.values() if isinstance(v, torch.Tensor)}:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+
+def _merge(parts: Sequence[dict[str, Any]], evaluators: Sequence[Evaluator]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for part, evaluator in zip(parts, evaluators):
+        twice = sorted(part.keys() & (merged.keys() | {"timing"}))
+        if twice:
+            raise ValueError(
+                f"{type(evaluator).__name__} gives results named {', '.join(twice)}, and so does another evaluator;"
+                " a name is used once"
+            )
+        merged |= part
+    return merged

@@ -1,0 +1,231 @@
+import copy
+import json
+import multiprocessing
+import socket
+
+import numpy as np
+import pytest
+import torch
+from coco_oracle import JsonDataset, noisy_results, pycocotools_figures
+
+from detkit.evaluation import EVALUATORS, CocoEvaluator
+from detkit.registry import DataError
+from detkit.structures import BitMasks, Boxes, Instances, Sample
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def to_pairs(coco, results):
+    """Every image's sample and its results as Instances."""
+    samples, outputs = [], []
+    for image in coco["images"]:
+        size = image["height"], image["width"]
+        rows = [r for r in results if r["image_id"] == image["id"]]
+        boxes = np.array([r["bbox"] for r in rows], np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        outputs.append(
+            Instances(
+                size,
+                boxes=Boxes(torch.from_numpy(boxes)),
+                scores=torch.tensor([r["score"] for r in rows]),
+                classes=torch.tensor([r["category_id"] - 1 for r in rows], dtype=torch.int64),
+                masks=BitMasks.from_rle([r["segmentation"] for r in rows], size),
+            )
+        )
+        samples.append(Sample(torch.zeros(3, 1, 1, dtype=torch.uint8), size, image["id"]))
+    return samples, outputs
+
+
+def filled(dataset, samples, outputs, **options):
+    evaluator = CocoEvaluator(dataset, **options)
+    for i in range(0, len(samples), 4):
+        evaluator.update(samples[i : i + 4], outputs[i : i + 4])
+    return evaluator
+
+
+@pytest.fixture(scope="module")
+def part(coco_mini):
+    """24 photographs with predictions."""
+    coco = copy.deepcopy(coco_mini)
+    coco["images"] = coco["images"][:24]
+    kept = {i["id"] for i in coco["images"]}
+    coco["annotations"] = [a for a in coco["annotations"] if a["image_id"] in kept]
+    return coco, *to_pairs(coco, noisy_results(coco, np.random.default_rng(3)))
+
+
+@pytest.fixture
+def squares():
+    """Three images, two classes, an object on each image, and predictions that fit."""
+    images = [{"id": i, "height": 60, "width": 80} for i in (5, 3, 9)]
+    annotations = [
+        {
+            "id": n, "image_id": i["id"], "category_id": 1 + n % 2, "bbox": [10, 10, 30, 20], "area": 600, "iscrowd": 0,
+            "segmentation": [[10, 10, 40, 10, 40, 30, 10, 30]],
+        }
+        for n, i in enumerate(images)
+    ]  # fmt: skip
+    coco = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
+    }
+    mask = torch.zeros(1, 60, 80, dtype=torch.bool)
+    mask[:, 10:30, 10:40] = True
+    samples = [Sample(torch.zeros(3, 1, 1, dtype=torch.uint8), (60, 80), i["id"]) for i in images]
+    outputs = [
+        Instances(
+            (60, 80),
+            boxes=Boxes([[10, 10, 40, 30]]),
+            scores=torch.tensor([0.5]),
+            classes=torch.tensor([n % 2]),
+            masks=BitMasks(mask),
+        )
+        for n in range(3)
+    ]
+    return JsonDataset(coco), samples, outputs
+
+
+def test_is_registered():
+    assert EVALUATORS.get("CocoEvaluator") is CocoEvaluator
+
+
+def test_from_instances_to_figures_equals_pycocotools(part):
+    coco, samples, outputs = part
+    evaluator = filled(JsonDataset(coco), samples, outputs)
+    results = evaluator.compute()
+    assert results.keys() == {"box", "mask"}
+    for task, ours in results.items():
+        stats, classes = pycocotools_figures(coco, evaluator.results(), task, [1, 10, 100])
+        assert {k: ours[k] for k in stats} == pytest.approx(stats, abs=1e-12)
+        assert ours["per_class"] == pytest.approx(classes, abs=1e-12)
+    json.dumps(results, allow_nan=False)
+
+
+def test_perfect_predictions_give_one(squares):
+    results = filled(*squares).compute()
+    assert results["box"]["AP"] == pytest.approx(1.0)
+    assert results["mask"]["AP"] == pytest.approx(1.0)
+    assert results["mask"]["per_class"] == pytest.approx({"a": 1.0, "b": 1.0})
+
+
+def test_an_image_given_twice_counts_once(squares):
+    dataset, samples, outputs = squares
+    once, twice = filled(dataset, samples, outputs), filled(dataset, samples + samples, outputs + outputs)
+    assert twice.compute() == once.compute()
+    assert twice.results() == once.results()
+
+
+def test_reset_forgets(squares):
+    evaluator = filled(*squares)
+    evaluator.reset()
+    assert evaluator.results() == []
+    assert evaluator.compute()["box"]["AP"] == 0.0
+
+
+def test_images_that_were_not_given_count_as_missed_and_are_named(squares, caplog):
+    dataset, samples, outputs = squares
+    results = filled(dataset, samples[:1], outputs[:1]).compute()
+    assert results["box"]["per_class"]["a"] == pytest.approx(0.5, abs=0.01)
+    assert "1 of the dataset's 3 images" in caplog.text
+
+
+def test_tasks_follow_data_and_predictions(squares, caplog):
+    dataset, samples, outputs = squares
+    boxes_only = [o.without("masks") for o in outputs]
+    assert filled(dataset, samples, boxes_only).compute().keys() == {"box"}
+    assert filled(dataset, samples, outputs, tasks=("mask",)).compute().keys() == {"mask"}
+    without = dataset.coco()
+    for a in without["annotations"]:
+        del a["segmentation"]
+    assert filled(JsonDataset(without), samples, outputs).compute().keys() == {"box"}
+    assert not caplog.records
+    with pytest.raises(DataError, match="have none"):
+        filled(JsonDataset(without), samples, outputs, tasks=("mask",)).compute()
+    with pytest.raises(ValueError, match="predicts no masks"):
+        filled(dataset, samples, boxes_only, tasks=("mask",))
+
+
+def test_max_detections_names_the_last_recall_and_limits(squares):
+    dataset, samples, outputs = squares
+    worse = [
+        Instances.cat([o.with_fields(scores=o.scores + 0.1, boxes=Boxes(o.boxes + 30)), o]) for o in outputs
+    ]  # a better-scored miss before the hit
+    results = filled(dataset, samples, worse, max_detections=1).compute()["box"]
+    assert [k for k in results if k.startswith("AR")] == ["AR1", "ARs", "ARm", "ARl"]
+    assert results["AP"] == 0.0
+    assert filled(dataset, samples, worse, max_detections=200).compute()["box"]["AR200"] == pytest.approx(1.0)
+
+
+def test_results_are_coco_results(squares, tmp_path):
+    evaluator = filled(*squares)
+    evaluator.write_results(tmp_path / "new/results.json")
+    rows = json.loads((tmp_path / "new/results.json").read_text())
+    assert rows == evaluator.results()
+    assert [r["image_id"] for r in rows] == [3, 5, 9]
+    assert rows[0]["category_id"] == 2
+    assert rows[0]["bbox"] == [10, 10, 30, 20]
+    assert rows[0]["score"] == 0.5
+    assert rows[0]["segmentation"]["size"] == [60, 80]
+
+
+def test_masks_are_not_kept_as_bitmaps(squares):
+    evaluator = filled(*squares)
+    assert isinstance(evaluator.results()[0]["segmentation"]["counts"], str)
+    assert "segmentation" not in filled(*squares, tasks=("box",)).results()[0]
+
+
+def test_wrong_samples_and_predictions_are_named(squares):
+    dataset, samples, outputs = squares
+    evaluator = CocoEvaluator(dataset)
+    with pytest.raises(DataError, match="77"):
+        evaluator.update([Sample(samples[0].image, (60, 80), 77)], outputs[:1])
+    with pytest.raises(ValueError, match="image_id"):
+        evaluator.update([Sample(samples[0].image, (60, 80))], outputs[:1])
+    with pytest.raises(ValueError, match="class 2, but the dataset has 2 classes"):
+        evaluator.update(samples[:1], [outputs[0].with_fields(classes=torch.tensor([2]))])
+    with pytest.raises(ValueError, match="max_detections"):
+        CocoEvaluator(dataset, max_detections=0)
+
+
+def test_report_says_figures_objects_and_reasons(squares):
+    dataset, samples, outputs = squares
+    evaluator = filled(dataset, samples, [o.with_fields(classes=o.classes * 0) for o in outputs])
+    report = evaluator.report(evaluator.compute())
+    lines = [line.split() for line in report.splitlines()]
+    assert ["class", "objects", "box", "AP", "mask", "AP"] in lines
+    assert any(line[:2] == ["b", "1"] and line[2:] == ["0.000", "0.000"] for line in lines)
+    assert "the model predicted no object of this class: b" in report.splitlines()
+    assert (
+        "no ground truth of 32 x 32 to 96 x 96 pixels in the test set: box APm, box ARm, mask APm, mask ARm" in report
+    )
+    assert " -1" not in report
+
+
+def _run_rank(rank, port, coco, shares, queue):
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    evaluator = filled(JsonDataset(coco), *to_pairs({**coco, "images": shares[rank]}, coco["found"]))
+    queue.put((rank, evaluator.compute(), len(evaluator.results())))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_equal_one(part):
+    """Also where both have seen the same image, as samplers that pad do."""
+    coco, samples, outputs = part
+    single = filled(JsonDataset(coco), samples, outputs)
+    coco = {**coco, "found": single.results()}
+    images = coco["images"]
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    ranks = [
+        context.Process(target=_run_rank, args=(r, port, coco, [images[:13], images[11:]], queue)) for r in range(2)
+    ]
+    for p in ranks:
+        p.start()
+    answers = {rank: (results, kept) for rank, results, kept in (queue.get(timeout=60) for _ in ranks)}
+    for p in ranks:
+        p.join(30)
+    assert answers[1][0] == {}
+    assert answers[0] == (single.compute(), len(single.results()))

@@ -1,0 +1,104 @@
+import pytest
+import torch
+from torch import nn
+
+from detkit.data.interfaces import Dataset
+from detkit.evaluation import Evaluator, FirstPredictions, evaluate
+from detkit.structures import Boxes, Instances, Sample
+
+
+class Detector(nn.Module):
+    """Says in its boxes what it saw of the image, and notes how it was called."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.weight = nn.Parameter(torch.ones(()))
+        self.calls = []
+
+    def forward(self, samples):
+        self.calls.append((self.training, torch.is_grad_enabled(), len(samples)))
+        value = self.weight * torch.ones(1)
+        return [
+            Instances(s.original_size, boxes=Boxes([[0, 0, 1, 1]]), scores=value, classes=torch.zeros(1).long())
+            for s in samples
+        ]
+
+
+class Collector(Evaluator):
+    def __init__(self, key="seen"):
+        super().__init__(Dataset())
+        self.key, self.ids = key, ["left over"]
+
+    def reset(self):
+        self.ids = []
+
+    def update(self, samples, outputs):
+        assert len(samples) == len(outputs)
+        self.ids += [s.image_id for s in samples]
+
+    def compute(self):
+        return {self.key: list(self.ids)}
+
+
+def batches(*sizes):
+    ids = iter(range(100))
+    image = torch.zeros(3, 4, 4, dtype=torch.uint8)
+    return [[Sample(image, (4, 4), next(ids)) for _ in range(size)] for size in sizes]
+
+
+def test_every_batch_reaches_model_and_evaluators():
+    model = Detector()
+    results = evaluate(model, batches(2, 2, 1), [Collector(), Collector("again")], progress=False)
+    assert results["seen"] == results["again"] == [0, 1, 2, 3, 4]
+    assert model.calls == [(False, False, 2), (False, False, 2), (False, False, 1)]
+    timing = results["timing"]
+    assert timing["images"] == 5
+    assert timing["images_per_second"] > 0
+    assert timing["model_seconds"] <= timing["seconds"]
+
+
+def test_modes_are_given_back_module_by_module():
+    model = Detector().train()
+    model.norm.eval()
+    evaluate(model, batches(1), [], progress=False)
+    assert model.training
+    assert not model.norm.training
+
+
+def test_modes_are_given_back_after_an_error():
+    model = Detector().train()
+    with pytest.raises(RuntimeError, match="broken batch"):
+        evaluate(model, _broken(), [], progress=False)
+    assert model.training
+
+
+def _broken():
+    yield batches(1)[0]
+    raise RuntimeError("broken batch")
+
+
+def test_first_predictions_are_kept_without_a_second_pass():
+    model, kept = Detector(), FirstPredictions(3)
+    evaluate(model, batches(2, 2, 2), [], progress=False, on_batch=kept)
+    assert [s.image_id for s, _ in kept.pairs] == [0, 1, 2]
+    assert all(len(o) == 1 for _, o in kept.pairs)
+    assert len(model.calls) == 3
+
+
+def test_two_results_of_one_name_are_an_error():
+    with pytest.raises(ValueError, match="seen"):
+        evaluate(Detector(), batches(1), [Collector(), Collector()], progress=False)
+
+
+def test_an_empty_test_set_is_said(caplog):
+    results = evaluate(Detector(), [], [Collector()], progress=False)
+    assert results["seen"] == []
+    assert "no image" in caplog.text
+
+
+def test_progress_bar_knows_the_end(capsys):
+    evaluate(Detector(), batches(1, 1), [], progress=True)
+    assert "/2" in capsys.readouterr().err
+    evaluate(Detector(), batches(1, 1), [], progress=False)
+    assert capsys.readouterr().err == ""

@@ -1,7 +1,24 @@
 """Building blocks that know nothing of detection roles."""
 
+from detkit.layers.conv import ConvNorm, c2_msra_fill, c2_xavier_fill
 from detkit.layers.nms import nms_by_group
+from detkit.layers.norm import FrozenBatchNorm2d, NormName, freeze, frozen_copy, make_norm, replace_modules
 from detkit.layers.paste import paste_masks
+from detkit.layers.roi_align import roi_align
 from detkit.layers.shape_spec import ShapeSpec
 
-__all__ = ["ShapeSpec", "nms_by_group", "paste_masks"]
+__all__ = [
+    "ConvNorm",
+    "FrozenBatchNorm2d",
+    "NormName",
+    "ShapeSpec",
+    "c2_msra_fill",
+    "c2_xavier_fill",
+    "freeze",
+    "frozen_copy",
+    "make_norm",
+    "nms_by_group",
+    "paste_masks",
+    "replace_modules",
+    "roi_align",
+]

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 
-from detkit.layers import ShapeSpec
+from detkit.layers import ShapeSpec, roi_align
 from detkit.modeling.interfaces import ROI_POOLERS, Features, RoIPooler
 from detkit.structures import Boxes
 
@@ -65,18 +64,11 @@ class RoIAlignPooler(RoIPooler):
         image = torch.cat([torch.full((len(b), 1), float(i), device=maps[0].device) for i, b in enumerate(boxes)])
         everything = Boxes.cat(boxes)
         rois = torch.cat([image, everything.tensor], dim=1)
-        if len(maps) == 1:
-            return self._align(maps[0], rois, self.scales[0])
         levels = self.assign_levels(everything)
         parts, rows = [], []
         for level, (feature, scale) in enumerate(zip(maps, self.scales)):
             of_level = torch.nonzero(levels == level).squeeze(1)
-            parts.append(self._align(feature, rois[of_level], scale))
+            parts.append(roi_align(feature, rois[of_level], self.output_size, scale, self.sampling_ratio))
             rows.append(of_level)
-        # Restoring the order by a gather keeps the backward pass a single index_select.
+        # Restoring the order by one gather keeps the backward pass a single index_select.
         return torch.cat(parts)[torch.argsort(torch.cat(rows))]
-
-    def _align(self, feature: Tensor, rois: Tensor, scale: float) -> Tensor:
-        size = (self.output_size, self.output_size)
-        rois = rois.to(feature.dtype)
-        return roi_align(feature, rois, size, scale, self.sampling_ratio, aligned=True)

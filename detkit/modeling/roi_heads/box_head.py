@@ -1,12 +1,11 @@
 """Box heads."""
 
 import torch
-from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit.config import Recipe
-from detkit.layers import ConvNorm, NormName, ShapeSpec, nms_by_group
+from detkit.layers import ConvNorm, NormName, ShapeSpec, c2_msra_fill, c2_xavier_fill, nms_by_group
 from detkit.modeling.box_coder import BoxCoder
 from detkit.modeling.box_losses import SmoothL1BoxLoss
 from detkit.modeling.interfaces import BOX_HEADS, BoxHead, BoxLoss, Features, RoIPooler
@@ -57,14 +56,14 @@ class FastRCNNConvFCHead(BoxHead):
         self.convs = nn.Sequential()
         for i, dim in enumerate(conv_dims):
             conv = ConvNorm(channels, dim, 3, padding=1, norm=norm, activation=nn.ReLU(inplace=True))
-            weight_init.c2_msra_fill(conv)
+            c2_msra_fill(conv)
             self.convs.add_module(str(i), conv)
             channels = dim
         width = channels * (shape.height or 1) * (shape.width or 1)
         self.fcs = nn.ModuleList()
         for dim in fc_dims:
             layer = nn.Linear(width, dim)
-            weight_init.c2_xavier_fill(layer)
+            c2_xavier_fill(layer)
             self.fcs.append(layer)
             width = dim
         self.cls_score = nn.Linear(width, num_classes + 1)

@@ -1,12 +1,11 @@
 """Mask heads."""
 
 import torch
-from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit.config import Recipe
-from detkit.layers import ConvNorm, NormName, ShapeSpec
+from detkit.layers import ConvNorm, NormName, ShapeSpec, c2_msra_fill
 from detkit.modeling.interfaces import MASK_HEADS, Features, MaskHead, RoIPooler
 from detkit.structures import Boxes, ClassRows, Instances, Losses
 
@@ -43,11 +42,11 @@ class ConvUpsampleMaskHead(MaskHead):
         self.convs = nn.Sequential()
         for i in range(num_conv):
             conv = ConvNorm(channels, conv_dim, 3, padding=1, norm=norm, activation=nn.ReLU(inplace=True))
-            weight_init.c2_msra_fill(conv)
+            c2_msra_fill(conv)
             self.convs.add_module(str(i), conv)
             channels = conv_dim
         self.deconv = nn.ConvTranspose2d(channels, conv_dim, kernel_size=2, stride=2)
-        weight_init.c2_msra_fill(self.deconv)
+        c2_msra_fill(self.deconv)
         self.predictor = nn.Conv2d(conv_dim, 1 if class_agnostic else num_classes, kernel_size=1)
         nn.init.normal_(self.predictor.weight, std=0.001)
         nn.init.zeros_(self.predictor.bias)  # type: ignore[arg-type]

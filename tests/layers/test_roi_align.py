@@ -1,0 +1,47 @@
+"""RoIAlign by matrix products: the same as torchvision's operator, forward and backward."""
+
+import pytest
+import torch
+from torchvision.ops import roi_align as torchvision_roi_align
+
+from detkit.layers.roi_align import MATMUL_MAX_PIXELS, roi_align, roi_align_matmul
+
+
+def rois(n: int) -> torch.Tensor:
+    """Boxes inside, across and outside the border, tiny and huge, sorted by image."""
+    corner = torch.rand(n, 2) * 140 - 20
+    boxes = torch.cat([corner, corner + torch.rand(n, 2) ** 3 * 150], dim=1)
+    boxes[0] = torch.tensor([300.0, 300.0, 310.0, 310.0])
+    boxes[1, 2:] = boxes[1, :2]
+    return torch.cat([torch.arange(3.0).repeat_interleave(n // 3)[:, None], boxes], dim=1)
+
+
+@pytest.mark.parametrize("sampling_ratio", [0, 1, 2, 3])
+@pytest.mark.parametrize("output_size", [7, 14])
+def test_equals_torchvision(sampling_ratio, output_size):
+    ours = torch.randn(3, 5, 29, 37, requires_grad=True)
+    theirs = ours.detach().clone().requires_grad_()
+    boxes = rois(60)
+    a = roi_align_matmul(ours, boxes, output_size, 0.25, sampling_ratio)
+    b = torchvision_roi_align(theirs, boxes, output_size, 0.25, sampling_ratio, aligned=True)
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    grad = torch.randn_like(a)
+    a.backward(grad)
+    b.backward(grad)
+    torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_large_maps_take_the_operator():
+    side = int(MATMUL_MAX_PIXELS**0.5) + 1
+    features, boxes = torch.randn(3, 2, side, side), rois(30)
+    a = roi_align(features, boxes, 7, 0.25, 2)
+    torch.testing.assert_close(a, torchvision_roi_align(features, boxes, 7, 0.25, 2, aligned=True))
+    torch.testing.assert_close(a, roi_align_matmul(features, boxes, 7, 0.25, 2), atol=1e-5, rtol=1e-4)
+
+
+def test_no_boxes_keep_the_graph():
+    features = torch.randn(2, 4, 8, 8, requires_grad=True)
+    out = roi_align(features, torch.zeros(0, 5), 7, 0.25)
+    assert out.shape == (0, 4, 7, 7)
+    out.sum().backward()
+    assert features.grad.abs().sum() == 0

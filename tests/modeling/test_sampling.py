@@ -1,0 +1,35 @@
+"""Sampling: sizes, shares, and what is never drawn."""
+
+import torch
+
+from detkit.modeling.sampling import sample_balanced
+
+
+def test_share_of_foreground_is_bounded_and_background_fills_up():
+    labels = torch.tensor([0] * 50 + [3] * 50 + [7] * 100 + [-1] * 100)
+    positive, negative = sample_balanced(labels, 64, 0.25, background=7)
+    assert (len(positive), len(negative)) == (16, 48)
+    assert set(labels[positive].tolist()) <= {0, 3}
+    assert set(labels[negative].tolist()) == {7}
+    assert len(set(positive.tolist())) == 16
+
+
+def test_little_foreground_is_filled_with_background():
+    labels = torch.tensor([1] * 2 + [0] * 100)
+    positive, negative = sample_balanced(labels, 64, 0.5, background=0)
+    assert (len(positive), len(negative)) == (2, 62)
+
+
+def test_little_background_makes_a_smaller_sample():
+    labels = torch.tensor([1] * 100 + [0] * 3)
+    positive, negative = sample_balanced(labels, 64, 0.5, background=0)
+    assert (len(positive), len(negative)) == (32, 3)
+
+
+def test_every_candidate_can_be_drawn():
+    labels = torch.tensor([1] * 10 + [0] * 10)
+    drawn = set()
+    for _ in range(60):
+        positive, negative = sample_balanced(labels, 6, 0.5, background=0)
+        drawn |= set(positive.tolist()) | set(negative.tolist())
+    assert drawn == set(range(20))

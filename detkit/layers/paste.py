@@ -22,7 +22,7 @@ def paste_masks(probs: Tensor, boxes: Tensor, image_size: tuple[int, int], thres
     """
     height, width = image_size
     out = torch.zeros((len(probs), height, width), dtype=torch.bool, device=probs.device)
-    windows = torch.as_tensor(boxes).float()
+    windows = torch.as_tensor(boxes, dtype=torch.float32)
     low = (windows[:, :2].floor() - 1).clamp(min=0).long().tolist()
     high = (windows[:, 2:].ceil() + 1).long().tolist()
     for i, ((left, top), (right, bottom)) in enumerate(zip(low, high)):

@@ -10,7 +10,8 @@ from torch import Tensor
 class Boxes(Tensor):
     """``(N, 4)`` float32 boxes ``(x1, y1, x2, y2)`` in absolute pixels, half-open: width = x2 - x1.
 
-    It is a tensor: every torch operator takes it and gives a plain tensor. Indexing rows gives ``Boxes``.
+    It is a tensor: every torch operator takes it and gives a plain tensor. Indexing rows gives ``Boxes``,
+    a single index the four numbers of one box.
 
     Raises:
         ValueError: the data is not of shape (N, 4). An empty sequence gives (0, 4).
@@ -32,10 +33,8 @@ class Boxes(Tensor):
         return self.as_subclass(Tensor)
 
     def __getitem__(self, item: Any) -> Any:
-        rows = self.tensor[item]
-        if isinstance(item, int):
-            rows = rows[None]
-        return rows if isinstance(item, tuple) else Boxes(rows)
+        chosen = self.tensor[item]
+        return chosen if isinstance(item, tuple) or chosen.ndim != 2 else Boxes(chosen)
 
     def to(self, *args: Any, **kwargs: Any) -> "Boxes":  # type: ignore[override]
         """As ``Tensor.to``; boxes stay float32."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from detkit import data, evaluation, modeling, solver
-from detkit.config import ConfigError, Recipe, complete, load_config, parse
+from detkit.config import ConfigError, Recipe, complete, load_config, parse, to_yaml
 from detkit.data import Mapper, test_loader, train_loader
 from detkit.data.interfaces import Augmentation, Dataset, Sampler
 from detkit.engine.interfaces import Hook
@@ -20,9 +21,12 @@ from detkit.modeling.interfaces import MetaArch
 from detkit.registry import DataError
 from detkit.solver.interfaces import LRSchedule, Optimizer
 from detkit.structures import Sample
-from detkit.utils.distributed import rank, world_size
+from detkit.utils import atomic_write, environment_report, seed_everything, setup_logging
+from detkit.utils.distributed import is_main, rank, world_size
 
-__all__ = ["DataConfig", "Experiment", "SolverConfig", "TrainConfig", "load_experiment"]
+__all__ = ["DataConfig", "Experiment", "SolverConfig", "TrainConfig", "load_experiment", "start_run"]
+
+logger = logging.getLogger(__name__)
 
 ROOMS = (data, evaluation, modeling, solver)
 """Importing a room registers its components; a config may name any of them."""
@@ -214,11 +218,23 @@ class Experiment:
 
         Args:
             num_classes: None takes the number, and the names, from the training dataset.
+
+        Raises:
+            ConfigError: parts that do not fit together, such as anchor sizes for another number of levels.
         """
-        names = self.data.train_set.class_names if num_classes is None else None
-        model = self.model(num_classes if names is None else len(names))
-        model.class_names = names
+        if num_classes is None:
+            return self.build_model_for(self.data.train_set.class_names)
+        try:
+            model = self.model(num_classes)
+        except ValueError as error:
+            raise ConfigError(f"model: cannot be built. {error}") from error
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def build_model_for(self, class_names: Sequence[str]) -> MetaArch:
+        """A new model for these classes."""
+        model = self.build_model(len(class_names))
+        model.class_names = tuple(class_names)
+        return model
 
     def build_evaluators(self) -> list[Evaluator]:
         """The evaluators over the test dataset."""
@@ -251,6 +267,26 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     experiment = recipe()
     experiment.tree = {**({"imports": config.imports} if config.imports else {}), **complete(recipe)}
     return experiment
+
+
+def start_run(experiment: Experiment, write_config: bool = True) -> Path:
+    """Makes the run's folder, sends the log there and to the console, seeds everything.
+
+    Args:
+        experiment: whose ``train`` section says where and with which seed.
+        write_config: leave the complete config in the folder as ``config.yaml``.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(experiment.train.output_dir)
+    setup_logging(folder)
+    seed_everything(experiment.train.seed)
+    logger.info("environment\n%s", environment_report())
+    if write_config and is_main():
+        with atomic_write(folder / "config.yaml", "w") as file:
+            file.write(to_yaml(experiment.tree))
+    return folder
 
 
 def _few(names: Sequence[str]) -> str:

@@ -4,5 +4,6 @@ from detkit.evaluation.coco import CocoEvaluator
 from detkit.evaluation.coco_results import coco_results
 from detkit.evaluation.inference import FirstPredictions, evaluate
 from detkit.evaluation.interfaces import EVALUATORS, Evaluator
+from detkit.evaluation.output import write_evaluation
 
-__all__ = ["EVALUATORS", "CocoEvaluator", "Evaluator", "FirstPredictions", "coco_results", "evaluate"]
+__all__ = ["EVALUATORS", "CocoEvaluator", "Evaluator", "FirstPredictions", "coco_results", "evaluate", "write_evaluation"]

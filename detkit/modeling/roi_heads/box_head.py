@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit.config import Recipe
-from detkit.layers import ConvNorm, NormName, ShapeSpec, c2_msra_fill, c2_xavier_fill, nms_by_group
+from detkit.layers import ConvNorm, NormName, ShapeSpec, c2_xavier_fill, nms_by_group
 from detkit.modeling.box_coder import BoxCoder
 from detkit.modeling.box_losses import SmoothL1BoxLoss
 from detkit.modeling.interfaces import BOX_HEADS, BoxHead, BoxLoss, Features, RoIPooler
@@ -56,7 +56,6 @@ class FastRCNNConvFCHead(BoxHead):
         self.convs = nn.Sequential()
         for i, dim in enumerate(conv_dims):
             conv = ConvNorm(channels, dim, 3, padding=1, norm=norm, activation=nn.ReLU(inplace=True))
-            c2_msra_fill(conv)
             self.convs.add_module(str(i), conv)
             channels = dim
         width = channels * (shape.height or 1) * (shape.width or 1)

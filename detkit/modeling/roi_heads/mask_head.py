@@ -42,7 +42,6 @@ class ConvUpsampleMaskHead(MaskHead):
         self.convs = nn.Sequential()
         for i in range(num_conv):
             conv = ConvNorm(channels, conv_dim, 3, padding=1, norm=norm, activation=nn.ReLU(inplace=True))
-            c2_msra_fill(conv)
             self.convs.add_module(str(i), conv)
             channels = conv_dim
         self.deconv = nn.ConvTranspose2d(channels, conv_dim, kernel_size=2, stride=2)

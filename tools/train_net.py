@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+"""Train a detector that a config describes, evaluate it, and leave weights, figures and pictures in the run's folder.
+
+examples:
+  train a small Mask R-CNN on drawn shapes, in minutes, on any machine
+    python tools/train_net.py --config-file configs/quick_start/mask_rcnn_shapes.yaml
+
+  change anything by its path; values are YAML, null removes an optional part
+    python tools/train_net.py --config-file configs/quick_start/mask_rcnn_shapes.yaml \\
+        model.neck.name=PAFPN model.roi_heads.mask_head=null train.output_dir=output/faster_pafpn
+
+  go on with a run that was interrupted
+    python tools/train_net.py --config-file output/quick_start/config.yaml --resume
+
+  evaluate weights
+    python tools/train_net.py --config-file output/quick_start/config.yaml --eval-only
+
+Options and their meaning: python tools/show_config.py --config-file FILE --options model.roi_heads
+"""
+
+import argparse
+import functools
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from detkit import command_line
+from detkit.checkpoint import Checkpointer, load_weights, read_checkpoint, resume
+from detkit.engine import CheckpointHook, EvalHook, MetricsWriter, ProgressBar, TensorBoardWriter, Trainer
+from detkit.evaluation import FirstPredictions, evaluate, write_evaluation
+from detkit.experiment import Experiment, load_experiment, start_run
+from detkit.visualization import plot_curves, write_prediction_pictures
+
+logger = logging.getLogger("detkit.train_net")
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="a YAML of configs/, of yours or of a run")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in train.output_dir")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate instead of training")
+    parser.add_argument("--weights", metavar="FILE", help="with --eval-only (default: the run's model_final.pth)")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
+    return parser.parse_args(argv)
+
+
+def train(exp: Experiment, resumed: bool) -> None:
+    """Trains and evaluates."""
+    out = start_run(exp)
+    model = exp.build_model().to(exp.train.torch_device())
+    if exp.train.init_weights is not None and not resumed:
+        logger.info("%s", load_weights(model, exp.train.init_weights))
+    logger.info("training data\n%s", exp.data.train_set.summary())
+    logger.info("test data\n%s", exp.data.test_set.summary())
+    pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
+    run_evaluation = functools.partial(evaluate, model, exp.data.test(), evaluators, on_batch=pictures)
+    checkpointer = Checkpointer(out, keep=exp.train.checkpoint_keep)
+    trainer = Trainer(
+        model,
+        exp.build_optimizer(model),
+        exp.solver.schedule(),
+        functools.partial(exp.data.train, exp.train.seed),
+        exp.max_iter(),
+        clip_grad_norm=exp.solver.clip_grad_norm,
+        output_dir=out,
+        log_period=exp.train.log_period,
+        hooks=[
+            ProgressBar(),
+            MetricsWriter(),
+            TensorBoardWriter(),
+            CheckpointHook(checkpointer, exp.train.checkpoint_period, config=exp.tree),
+            EvalHook(run_evaluation, exp.train.eval_period),
+            *(recipe() for recipe in exp.train.hooks),
+        ],
+    )
+    if resumed:
+        resume(checkpointer, model, trainer)
+    trainer.train()
+    plot_curves(out / "metrics.jsonl", out / "curves.png")
+    if trainer.results:
+        write_prediction_pictures(pictures.pairs, exp.data.test_set.class_names, out / "predictions")
+        print(write_evaluation(trainer.results, evaluators, out / "evaluation.json"))
+    print(f"The run is in {out}: model_final.pth, evaluation.json, curves.png, predictions/")
+
+
+def evaluate_only(exp: Experiment, weights: str | None) -> None:
+    """Evaluates weights on the test dataset."""
+    out = start_run(exp, write_config=False)
+    checkpoint = read_checkpoint(weights or out / "model_final.pth")
+    model = exp.build_model_for(checkpoint.class_names).to(exp.train.torch_device())
+    logger.info("%s", load_weights(model, checkpoint))
+    pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
+    results = evaluate(model, exp.data.test(), evaluators, on_batch=pictures)
+    write_prediction_pictures(pictures.pairs, exp.data.test_set.class_names, out / "predictions")
+    print(write_evaluation(results, evaluators, out / "evaluation.json"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool; 0 when it went well."""
+    args = parse_arguments(argv)
+    exp = load_experiment(Path(args.config_file), args.overrides)
+    if args.eval_only:
+        evaluate_only(exp, args.weights)
+    else:
+        train(exp, args.resume)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main))

@@ -79,6 +79,19 @@ class Neck(nn.Module):
         raise NotImplementedError
 
 
+class TopBlock(nn.Module):
+    """Feature maps coarser than a neck's own. ``output_shape`` names them, finest first."""
+
+    output_shape: dict[str, ShapeSpec]
+
+    def __init__(self, input_shape: dict[str, ShapeSpec], out_channels: int):
+        super().__init__()
+
+    def forward(self, features: Features) -> Features:
+        """The neck's inputs and its own maps (``input_shape`` has both) -> the extra maps alone."""
+        raise NotImplementedError
+
+
 class AnchorGenerator(nn.Module):
     """Feature map sizes to anchors. ``num_anchors`` gives A, one number a level."""
 
@@ -127,9 +140,7 @@ class ProposalGenerator(nn.Module):
     def __init__(self, input_shape: dict[str, ShapeSpec]):
         super().__init__()
 
-    def loss(
-        self, images: ImageList, features: Features, targets: list[Instances]
-    ) -> tuple[list[Instances], Losses]:
+    def loss(self, images: ImageList, features: Features, targets: list[Instances]) -> tuple[list[Instances], Losses]:
         """Proposals (detached) and losses."""
         raise NotImplementedError
 
@@ -214,6 +225,7 @@ class RoIHeads(nn.Module):
 META_ARCHS: Registry[MetaArch] = Registry("meta-architecture", MetaArch)
 BACKBONES: Registry[Backbone] = Registry("backbone", Backbone)
 NECKS: Registry[Neck] = Registry("neck", Neck)
+TOP_BLOCKS: Registry[TopBlock] = Registry("top block", TopBlock)
 ANCHOR_GENERATORS: Registry[AnchorGenerator] = Registry("anchor generator", AnchorGenerator)
 RPN_HEADS: Registry[RPNHead] = Registry("RPN head", RPNHead)
 BOX_LOSSES: Registry[BoxLoss] = Registry("box loss", BoxLoss)

@@ -1,1 +1,6 @@
-""""""
+"""Necks: feature maps to feature maps."""
+
+from detkit.modeling.necks.fpn import FPN, PAFPN
+from detkit.modeling.necks.top_blocks import LastLevelMaxPool, LastLevelP6P7
+
+__all__ = ["FPN", "PAFPN", "LastLevelMaxPool", "LastLevelP6P7"]

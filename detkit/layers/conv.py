@@ -1,0 +1,80 @@
+"""A convolution with its norm and activation, as one module."""
+
+from collections.abc import Callable
+
+from fvcore.nn.weight_init import c2_msra_fill, c2_xavier_fill
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detkit.layers.norm import FrozenBatchNorm2d, NormName, make_norm
+
+
+class ConvNorm(nn.Conv2d):
+    """Convolution, then norm, then activation. The norm is the child ``norm``: ``conv1.weight``, ``conv1.norm.weight``.
+
+    A ``FrozenBatchNorm2d`` is folded into the convolution's weights on the fly: ``conv(x, w) * a + b`` is
+    ``conv(x, a * w) + b``. That saves a pass over the map, forward and backward, and its copy for the backward pass;
+    hooks on the norm do not fire then.
+
+    Args:
+        in_channels: channels in.
+        out_channels: channels out.
+        kernel_size: side of the kernel.
+        stride: step of the kernel.
+        padding: zeros at each side; None for as many as keep the size at stride 1.
+        dilation: distance of the kernel's taps.
+        groups: groups of channels that do not see each other.
+        bias: whether to add a bias; None for only where there is no norm.
+        norm: the norm's name; None for none.
+        norm_eps: added to the norm's variance.
+        activation: what comes last, e.g. ``nn.ReLU(inplace=True)``; None for nothing. It may work in place.
+        init: fills the weights.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int | None = None,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool | None = None,
+        norm: NormName | None = None,
+        norm_eps: float = 1e-5,
+        activation: nn.Module | None = None,
+        init: Callable[[nn.Module], None] = c2_msra_fill,
+    ):
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=dilation * (kernel_size - 1) // 2 if padding is None else padding,
+            dilation=dilation,
+            groups=groups,
+            bias=norm is None if bias is None else bias,
+        )
+        self.norm = make_norm(norm, out_channels, norm_eps)
+        self.activation = activation
+        init(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` -> ``(N, out_channels, H', W')``."""
+        if isinstance(self.norm, FrozenBatchNorm2d):
+            scale, shift = self.norm.scale_shift()
+            bias = shift if self.bias is None else self.bias * scale + shift
+            x = self._convolve(x, self.weight * scale[:, None, None, None], bias)
+        else:
+            x = self._convolve(x, self.weight, self.bias)
+            if self.norm is not None:
+                x = self.norm(x)
+        return x if self.activation is None else self.activation(x)
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+__all__ = ["ConvNorm", "c2_msra_fill", "c2_xavier_fill"]

@@ -1,0 +1,152 @@
+"""ResNet (He 2015) and ResNeXt (Xie 2017), laid out and named so that Detectron2's weights fit."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detkit.layers import ConvNorm, NormName, ShapeSpec, freeze
+from detkit.modeling.backbones.residual import Layout
+from detkit.modeling.interfaces import BACKBONES, Backbone, Features
+
+STAGES = ("res2", "res3", "res4", "res5")
+
+
+class Stem(nn.Module):
+    """7x7 convolution and 3x3 max pooling, each of stride 2: ``(N, C, H, W)`` -> ``(N, width, H/4, W/4)``."""
+
+    def __init__(self, in_channels: int, width: int, norm: NormName):
+        super().__init__()
+        self.conv1 = ConvNorm(in_channels, width, 7, stride=2, norm=norm, activation=nn.ReLU(inplace=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images to the map that res2 starts from."""
+        return F.max_pool2d(self.conv1(x), kernel_size=3, stride=2, padding=1)
+
+
+@BACKBONES.register()
+class ResNet(Backbone):
+    """Residual network (He, Zhang, Ren, Sun 2015, arXiv:1512.03385) without its classifier.
+
+    The stages ``res2`` .. ``res5`` have strides 4, 8, 16, 32. A stage that is not needed for ``out_features`` is not
+    built. Depths 18 and 34 are made of basic blocks, the others of bottlenecks.
+
+    Args:
+        depth: number of layers of the original classifier.
+        norm: normalisation after each convolution. FrozenBN normalises nothing until weights are loaded: from
+            scratch take BN or GN.
+        freeze_at: how much of the network does not learn: 0 nothing, 1 the stem, 2 the stem and res2, up to 5. Batch
+            norms of that part become FrozenBN.
+        stride_in_1x1: where a bottleneck strides: true for its first 1x1 convolution (the original, Detectron2's
+            R-50 and R-101), false for the 3x3 one (torchvision's).
+        out_features: the maps to give, of res2, res3, res4, res5.
+        res5_dilation: 2 for a res5 of stride 16 with dilated convolutions (bottlenecks only).
+        width: channels of the stem; the stages have 1, 2, 4, 8 times as many (times 4 with bottlenecks).
+
+    Raises:
+        ValueError: an unknown map, no map, ``freeze_at`` outside 0..5, a width below 1, or a dilated basic block.
+    """
+
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        depth: Literal[18, 34, 50, 101, 152] = 50,
+        norm: NormName = "FrozenBN",
+        freeze_at: int = 2,
+        stride_in_1x1: bool = True,
+        out_features: tuple[str, ...] = ("res2", "res3", "res4", "res5"),
+        res5_dilation: Literal[1, 2] = 1,
+        width: int = 64,
+    ):
+        super().__init__(input_shape)
+        layout = Layout(
+            depth=depth,
+            norm=norm,
+            width=width,
+            stride_in_1x1=stride_in_1x1,
+            num_groups=1,
+            width_per_group=width,
+            res5_dilation=res5_dilation,
+        )
+        self._build(input_shape, layout, freeze_at, out_features)
+
+    def _build(self, input_shape: ShapeSpec, layout: Layout, freeze_at: int, out_features: tuple[str, ...]) -> None:
+        unknown = [name for name in out_features if name not in STAGES]
+        if unknown or not out_features:
+            raise ValueError(f"out_features: expected some of {', '.join(STAGES)}, got {list(out_features)}")
+        if not 0 <= freeze_at <= 5:
+            raise ValueError(f"freeze_at: expected 0 (nothing) to 5 (everything), got {freeze_at}")
+        self.stem = Stem(input_shape.channels, layout.width, layout.norm)
+        self.output_shape = {}
+        channels, stride = layout.width, input_shape.stride * 4
+        for stage in range(2, max(int(name[3:]) for name in out_features) + 1):
+            name = f"res{stage}"
+            self.add_module(name, layout.stage(stage, channels))
+            channels, stride = layout.out_channels(stage), stride * layout.stride(stage)
+            if name in out_features:
+                self.output_shape[name] = ShapeSpec(channels=channels, stride=stride)
+        for name in ("stem", *self._stages())[:freeze_at]:
+            freeze(self.get_submodule(name))
+
+    def _stages(self) -> list[str]:
+        return [name for name in STAGES if name in self._modules]
+
+    def forward(self, images: Tensor) -> Features:
+        """``(N, C, H, W)`` -> stage name -> ``(N, C', H/s, W/s)``."""
+        x = self.stem(images)
+        features = {}
+        for name in self._stages():
+            x = self.get_submodule(name)(x)
+            if name in self.output_shape:
+                features[name] = x
+        return features
+
+
+@BACKBONES.register()
+class ResNeXt(ResNet):
+    """ResNet with grouped 3x3 convolutions (Xie, Girshick, Dollar, Tu, He 2017, arXiv:1611.05431).
+
+    ``X-101-32x8d`` is depth 101 with 32 groups of width 8.
+
+    Args:
+        depth: number of layers of the original classifier.
+        num_groups: groups of each 3x3 convolution.
+        width_per_group: channels of a group in res2; each later stage doubles them.
+        norm: normalisation after each convolution. FrozenBN normalises nothing until weights are loaded: from
+            scratch take BN or GN.
+        freeze_at: how much of the network does not learn: 0 nothing, 1 the stem, 2 the stem and res2, up to 5. Batch
+            norms of that part become FrozenBN.
+        stride_in_1x1: where a bottleneck strides: true for its first 1x1 convolution, false for the grouped 3x3 one
+            (the original, Detectron2's X-101 and torchvision's).
+        out_features: the maps to give, of res2, res3, res4, res5.
+        res5_dilation: 2 for a res5 of stride 16 with dilated convolutions.
+
+    Raises:
+        ValueError: as for ``ResNet``, or fewer than one group or channel.
+    """
+
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        depth: Literal[50, 101, 152] = 101,
+        num_groups: int = 32,
+        width_per_group: int = 8,
+        norm: NormName = "FrozenBN",
+        freeze_at: int = 2,
+        stride_in_1x1: bool = False,
+        out_features: tuple[str, ...] = ("res2", "res3", "res4", "res5"),
+        res5_dilation: Literal[1, 2] = 1,
+    ):
+        Backbone.__init__(self, input_shape)
+        layout = Layout(
+            depth=depth,
+            norm=norm,
+            width=64,
+            stride_in_1x1=stride_in_1x1,
+            num_groups=num_groups,
+            width_per_group=width_per_group,
+            res5_dilation=res5_dilation,
+        )
+        self._build(input_shape, layout, freeze_at, out_features)

@@ -1,0 +1,175 @@
+"""Any torchvision classification network as a backbone."""
+
+import pickle
+import re
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from detkit.layers import ShapeSpec, freeze, frozen_copy, replace_modules
+from detkit.modeling.backbones.torchvision_stages import Node, find, new_network, trace, units
+from detkit.modeling.interfaces import BACKBONES, Backbone, Features
+from detkit.registry import did_you_mean
+from detkit.utils.paths import path_manager
+
+STAGES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
+"""Name of a map -> its stride, as in a ResNet."""
+
+
+@BACKBONES.register()
+class TorchvisionBackbone(Backbone):
+    """A classification network of torchvision without its classifier: ``mobilenet_v3_large``, ``convnext_tiny``, ...
+
+    Its maps are called ``res2`` .. ``res5`` after a ResNet's of the same stride (4, 8, 16, 32), so that backbones can
+    be exchanged. Each is what the last part of that stride gives; what does not lead to a map is dropped. Weights keep
+    torchvision's names under ``body``. Networks for one size of image (vision transformers) and those whose maps do
+    not line up with the image (AlexNet, SqueezeNet, Inception) are refused.
+
+    Args:
+        model: the network's name in ``torchvision.models.list_models(module=torchvision.models)``.
+        out_features: the maps to give, by name, or parts of the network such as ``features.3``, which are called after
+            their stride as well; null for all.
+        weights: a file (or http address) with torchvision's state dict of the network, e.g. pretrained on ImageNet;
+            null for random weights. Read when the model is built, except on the meta device.
+        norm: what batch norms are: BN as they are, FrozenBN with fixed statistics and weights, SyncBN over all ranks.
+            Other norms stay.
+        freeze_at: how much of the network does not learn: 0 nothing, 1 all up to the last map of stride 2, 2 all up to
+            that of stride 4, up to 5. Batch norms of that part become FrozenBN.
+
+    Raises:
+        ValueError: unknown or unfit network, unknown map, two maps of one stride, ``freeze_at`` outside 0..5, or
+            weights that are missing, unreadable or another network's.
+    """
+
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        model: str,
+        out_features: tuple[str, ...] | None = None,
+        weights: str | None = None,
+        norm: Literal["BN", "FrozenBN", "SyncBN"] = "BN",
+        freeze_at: int = 0,
+    ):
+        super().__init__(input_shape)
+        if not 0 <= freeze_at <= 5:
+            raise ValueError(f"freeze_at: expected 0 (nothing) to 5 (everything), got {freeze_at}")
+        if norm not in ("BN", "FrozenBN", "SyncBN"):
+            raise ValueError(f"norm: expected BN, FrozenBN or SyncBN, got {norm!r}")
+        maps = _choose(model, out_features)
+        self.output_shape = {
+            name: ShapeSpec(channels=node.channels, stride=STAGES[name] * input_shape.stride)
+            for name, node in maps.items()
+        }
+        self._channels_last = frozenset(name for name, node in maps.items() if node.channels_last)
+        network = new_network(model)
+        _set_in_channels(network, input_shape.channels)
+        names = set(network.state_dict())
+        self.body = create_feature_extractor(
+            network, {node.name: name for name, node in maps.items()}, suppress_diff_warning=True
+        )
+        if weights is not None:
+            _load(self.body, weights, names)
+        if norm == "FrozenBN":
+            replace_modules(self.body, nn.modules.batchnorm._BatchNorm, frozen_copy)
+        elif norm == "SyncBN":
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.body)
+        _freeze_up_to(self.body, units(trace(model)), 2**freeze_at)
+
+    def forward(self, images: Tensor) -> Features:
+        """``(N, C, H, W)`` -> map's name -> ``(N, C', H/s, W/s)``."""
+        maps = self.body(images)
+        return {
+            name: maps[name].permute(0, 3, 1, 2) if name in self._channels_last else maps[name]
+            for name in self.output_shape
+        }
+
+
+def _choose(model: str, out_features: tuple[str, ...] | None) -> dict[str, Node]:
+    """Map name -> the part that gives it, finest first."""
+    nodes = trace(model)
+    by_stride = {unit.stride: unit for unit in units(nodes)}  # the last one of a stride wins
+    stages = {name: by_stride[stride] for name, stride in STAGES.items() if stride in by_stride}
+    if not stages:
+        raise ValueError(f"model: '{model}' has no map of stride 4, 8, 16 or 32 that lines up with the image")
+    chosen: dict[str, Node] = {}
+    for wanted in stages if out_features is None else out_features:
+        node = stages.get(wanted) or find(nodes, wanted)
+        name = next((n for n, stride in STAGES.items() if node and node.stride == stride), None)
+        if node is None or name is None:
+            what = f"gives no map of stride {list(STAGES.values())}" if node else "does not exist"
+            hint = did_you_mean(wanted, [*stages, *(unit.name for unit in units(nodes))])
+            listed = ", ".join(f"{n} ({node.name})" for n, node in stages.items())
+            raise ValueError(f"out_features: '{wanted}' {what} in {model}.{hint} Its maps are {listed}")
+        if name in chosen:
+            raise ValueError(f"out_features: '{wanted}' and '{chosen[name].name}' have the same stride {node.stride}")
+        chosen[name] = node
+    if not chosen:
+        raise ValueError(f"out_features: expected some of {', '.join(stages)}, got none")
+    return {name: chosen[name] for name in STAGES if name in chosen}
+
+
+def _set_in_channels(network: nn.Module, channels: int) -> None:
+    """Puts a fresh first convolution in the place of one for RGB, where the images have other channels."""
+    name, conv = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
+    if conv.in_channels == channels:
+        return
+    new = nn.Conv2d(
+        channels,
+        conv.out_channels,
+        conv.kernel_size,  # type: ignore[arg-type]
+        stride=conv.stride,  # type: ignore[arg-type]
+        padding=conv.padding,  # type: ignore[arg-type]
+        bias=conv.bias is not None,
+    )
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, new)
+
+
+def _freeze_up_to(body: nn.Module, parts: list[Node], stride: int) -> None:
+    """Stops everything up to the last part of at most that stride from learning; a stride of 1 freezes nothing."""
+    last = max((i for i, part in enumerate(parts) if part.stride and part.stride <= stride), default=-1)
+    for part in parts[: last + 1 if stride > 1 else 0]:
+        *path, child = part.name.split(".")
+        parent: object = body
+        for step in path:
+            parent = getattr(parent, step, None)
+        module = getattr(parent, child, None)
+        if isinstance(module, nn.Module):
+            setattr(parent, child, freeze(module))
+        elif isinstance(module, nn.Parameter):
+            module.requires_grad_(False)
+
+
+def _load(body: nn.Module, file: str, names: set[str]) -> None:
+    """Loads torchvision's state dict; ``names`` are those of the whole network, classifier included."""
+    if any(p.is_meta for p in body.parameters()):
+        return
+    try:
+        state = torch.load(path_manager.get_local_path(file), map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"weights: there is no file '{file}'; give a state dict of torchvision, or null") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as e:
+        raise ValueError(f"weights: '{file}' cannot be read as a state dict: {e}") from e
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"weights: '{file}' is no state dict (name -> tensor)")
+    # DenseNet's published files are from a time when its layers were called norm.1, conv.1
+    state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", name): value for name, value in state.items()}
+    own = body.state_dict()
+    missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
+    foreign = [n for n in state if n not in names]
+    wrong = [n for n in own if n in state and state[n].shape != own[n].shape]
+    if missing or foreign or wrong:
+        example = (
+            f"'{wrong[0]}' is {tuple(state[wrong[0]].shape)} there and {tuple(own[wrong[0]].shape)} in the network"
+            if wrong
+            else f"{f'{missing[0]!r} is missing' if missing else f'{foreign[0]!r} is not a tensor of the network'}"
+        )
+        raise ValueError(
+            f"weights: '{file}' is another network's: {len(missing)} tensors missing, {len(foreign)} unknown,"
+            f" {len(wrong)} of another shape; for example {example}"
+        )
+    body.load_state_dict({n: state[n] for n in own if n in state}, strict=False)

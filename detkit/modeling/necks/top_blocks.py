@@ -1,0 +1,65 @@
+"""Extra coarse levels on top of a feature pyramid."""
+
+from torch import nn
+from torch.nn import functional as F
+
+from detkit.layers import ShapeSpec, c2_xavier_fill
+from detkit.modeling.interfaces import TOP_BLOCKS, Features, TopBlock
+
+
+def level_name(stride: int) -> str:
+    """The name of a pyramid's level, e.g. ``p5`` for stride 32.
+
+    Raises:
+        ValueError: the stride is no power of two.
+    """
+    if stride < 1 or stride & (stride - 1):
+        raise ValueError(f"a feature pyramid needs maps whose strides are powers of two, got stride {stride}")
+    return f"p{stride.bit_length() - 1}"
+
+
+@TOP_BLOCKS.register()
+class LastLevelMaxPool(TopBlock):
+    """One more level: every second cell of the coarsest one (Lin 2017, section 4.1). The ``p6`` of Faster R-CNN."""
+
+    def __init__(self, input_shape: dict[str, ShapeSpec], out_channels: int):
+        super().__init__(input_shape, out_channels)
+        self._source, shape = list(input_shape.items())[-1]
+        self._name = level_name(shape.stride * 2)
+        self.output_shape = {self._name: ShapeSpec(channels=shape.channels, stride=shape.stride * 2)}
+
+    def forward(self, features: Features) -> Features:
+        """See ``TopBlock.forward``."""
+        return {self._name: F.max_pool2d(features[self._source], kernel_size=1, stride=2)}
+
+
+@TOP_BLOCKS.register()
+class LastLevelP6P7(TopBlock):
+    """Two more levels by 3x3 convolutions of stride 2, as in RetinaNet (Lin 2017, arXiv:1708.02002, footnote 2).
+
+    Args:
+        in_feature: the map that ``p6`` is made from; null for the backbone's coarsest one, as in the paper.
+
+    Raises:
+        ValueError: there is no such map.
+    """
+
+    def __init__(self, input_shape: dict[str, ShapeSpec], out_channels: int, *, in_feature: str | None = None):
+        super().__init__(input_shape, out_channels)
+        coarsest = max(shape.stride for shape in input_shape.values())
+        self._source = in_feature or next(name for name, shape in input_shape.items() if shape.stride == coarsest)
+        if self._source not in input_shape:
+            raise ValueError(f"in_feature: there is no map '{in_feature}'; choose one of {', '.join(input_shape)}")
+        self.p6 = nn.Conv2d(input_shape[self._source].channels, out_channels, 3, stride=2, padding=1)
+        self.p7 = nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1)
+        stride = input_shape[self._source].stride
+        self.output_shape = {
+            level_name(stride * factor): ShapeSpec(channels=out_channels, stride=stride * factor) for factor in (2, 4)
+        }
+        for conv in (self.p6, self.p7):
+            c2_xavier_fill(conv)
+
+    def forward(self, features: Features) -> Features:
+        """See ``TopBlock.forward``."""
+        p6 = self.p6(features[self._source])
+        return dict(zip(self.output_shape, (p6, self.p7(F.relu(p6)))))

@@ -1,0 +1,117 @@
+"""Hooks that a config may add under ``train.hooks``."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detkit.engine.interfaces import HOOKS, Hook
+from detkit.engine.metrics import Line
+from detkit.engine.trainer import Trainer
+from detkit.utils import atomic_write, distributed
+
+logger = logging.getLogger(__name__)
+
+
+@HOOKS.register()
+class TensorBoardWriter(Hook):
+    """Writes the lines of metrics, evaluations included, for TensorBoard. Rank 0 only.
+
+    Where tensorboard is not installed it says so once and does nothing.
+
+    Args:
+        folder: where in the run's folder.
+    """
+
+    def __init__(self, *, folder: str = "tensorboard"):
+        super().__init__()
+        self.folder = folder
+        self._writer: Any = None
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Opens the writer."""
+        if not distributed.is_main():
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            logger.warning("TensorBoardWriter: tensorboard is not installed (pip install tensorboard); nothing written")
+            return
+        # purge_step hides what a run that was resumed had written beyond its checkpoint.
+        self._writer = SummaryWriter(str(_folder(trainer, self) / self.folder), purge_step=trainer.finished)
+        trainer.metrics.subscribe(self._write)
+
+    def after_train(self, trainer: Trainer) -> None:
+        """Closes it."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _write(self, line: Line) -> None:
+        if self._writer is None:
+            return
+        for name, value in line.items():
+            if name != "iteration":
+                self._writer.add_scalar(name, value, line["iteration"])
+
+
+@HOOKS.register()
+class TorchProfiler(Hook):
+    """Profiles a few steps: which operators take the time, as a table in the log and a trace for a trace viewer.
+
+    The trace is ``profile.json`` in the run's folder, in Chrome's trace format. Rank 0 only.
+
+    Args:
+        start: steps to wait first, counted from where this process begins, so that caches are warm.
+        steps: steps to profile.
+        rows: operators in the table.
+
+    Raises:
+        ValueError: a number that makes no sense.
+    """
+
+    def __init__(self, *, start: int = 10, steps: int = 3, rows: int = 15):
+        super().__init__()
+        if start < 0 or steps < 1 or rows < 1:
+            raise ValueError(f"TorchProfiler: expected start >= 0, steps >= 1, rows >= 1, got {start}, {steps}, {rows}")
+        self.start, self.steps, self.rows = start, steps, rows
+        self._first = 0
+        self._profiler: torch.profiler.profile | None = None
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Fixes the first step to profile."""
+        self._first = trainer.finished + self.start
+
+    def before_step(self, trainer: Trainer) -> None:
+        """Starts where it is time."""
+        if distributed.is_main() and trainer.step == self._first:
+            self._profiler = torch.profiler.profile()
+            self._profiler.start()
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Stops and reports."""
+        if self._profiler is not None and trainer.finished >= self._first + self.steps:
+            self._report(trainer)
+
+    def after_train(self, trainer: Trainer) -> None:
+        """Reports also where training ended before."""
+        if self._profiler is not None:
+            self._report(trainer)
+
+    def _report(self, trainer: Trainer) -> None:
+        profiler, self._profiler = self._profiler, None
+        assert profiler is not None
+        profiler.stop()
+        key = "self_device_time_total" if trainer.device.type != "cpu" else "self_cpu_time_total"
+        logger.info("profile\n%s", profiler.key_averages().table(sort_by=key, row_limit=self.rows))
+        path = _folder(trainer, self) / "profile.json"
+        with atomic_write(path) as file:
+            profiler.export_chrome_trace(file.name)
+        logger.info("wrote %s; open it at ui.perfetto.dev or chrome://tracing", path)
+
+
+def _folder(trainer: Trainer, hook: Hook) -> Path:
+    if trainer.output_dir is None:
+        raise ValueError(f"{type(hook).__name__}: the trainer has no output_dir to write to")
+    return trainer.output_dir

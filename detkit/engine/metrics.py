@@ -1,0 +1,175 @@
+"""Metrics of a run: collected without waiting for the device, averaged over a window, handed on as lines."""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detkit.utils import atomic_write, distributed
+
+Line = dict[str, Any]
+"""``{"iteration": ..., name: number, ...}``. ``iteration`` is the number (0-based) of the last finished step."""
+
+
+@dataclasses.dataclass
+class _Step:
+    """One step's figures, first as tensors on the device and later as floats."""
+
+    number: int
+    tensors: dict[str, Tensor]
+    files: list[str]
+    values: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+class Metrics:
+    """Gathers figures step by step; every ``log_period`` steps they become a line that goes to the subscribers.
+
+    The figures of a window stay on the device until it is full, and then come over in one transfer. A figure's value
+    in the line is its mean over the window's steps that gave it, and over all ranks.
+
+    Args:
+        log_period: steps a window.
+
+    Raises:
+        ValueError: ``log_period`` is below 1.
+    """
+
+    def __init__(self, log_period: int):
+        if log_period < 1:
+            raise ValueError(f"log_period: expected at least 1 step, got {log_period}")
+        self.log_period = log_period
+        self._subscribers: list[Callable[[Line], None]] = []
+        self._window: list[_Step] = []
+        self._data_time = self._step_time = 0.0
+
+    def subscribe(self, receiver: Callable[[Line], None]) -> None:
+        """From now on ``receiver`` gets every line, on every rank; subscribing twice changes nothing."""
+        if receiver not in self._subscribers:
+            self._subscribers.append(receiver)
+
+    def publish(self, line: Line) -> None:
+        """Hands a line to all subscribers."""
+        for receiver in self._subscribers:
+            receiver(line)
+
+    def add(self, step: int, tensors: Mapping[str, Tensor], files: Iterable[str]) -> None:
+        """Takes the 0-d tensors of one step (``total_loss`` among them) and the files of its batch."""
+        self._window.append(_Step(step, {name: value.detach() for name, value in tensors.items()}, list(files)))
+
+    def add_times(self, data_time: float, step_time: float) -> None:
+        """Takes how long the step took, in seconds, and how much of it was waiting for data."""
+        self._data_time += data_time
+        self._step_time += step_time
+
+    def settle(self) -> None:
+        """Brings what is still on the device over.
+
+        Raises:
+            FloatingPointError: a step's total loss was not finite.
+        """
+        waiting = [step for step in self._window if step.tensors]
+        flat = [value for step in waiting for value in step.tensors.values()]
+        if not flat:
+            return
+        device = flat[0].device
+        numbers = iter(torch.stack([v.to(device, torch.float32).reshape(()) for v in flat]).tolist())
+        for step in waiting:
+            step.values = {name: next(numbers) for name in step.tensors}
+            step.tensors = {}
+        for step in waiting:
+            if not math.isfinite(step.values["total_loss"]):
+                raise non_finite_loss(step.number, step.values, step.files)
+
+    def flush(self, lr: float, steps_left: int, device: torch.device) -> Line:
+        """Publishes the window as a line and begins the next one. All ranks must call it at the same step.
+
+        Raises:
+            FloatingPointError: a step's total loss was not finite.
+        """
+        window, self._window = self._window, []
+        count = max(len(window), 1)
+        line: Line = {"iteration": window[-1].number, **_means(window)} if window else {}
+        line["lr"] = lr
+        line["data_time"], line["step_time"] = self._data_time / count, self._step_time / count
+        line["eta_seconds"] = round(line["step_time"] * steps_left, 1)
+        if device.type == "cuda":
+            line["max_memory_mb"] = round(torch.cuda.max_memory_allocated(device) / 2**20)
+        self._data_time = self._step_time = 0.0
+        self.publish(line)
+        return line
+
+
+def non_finite_loss(step: int, values: Mapping[str, float], files: Iterable[str]) -> FloatingPointError:
+    """The error for a loss that is NaN or infinite: which step, which terms, which images, and what helps."""
+    bad = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value) and name != "total_loss"]
+    return FloatingPointError(
+        f"step {step}: the loss is not finite ({', '.join(bad) or 'the sum of its terms overflows'}). The batch:"
+        f" {', '.join(map(str, files)) or 'unnamed samples'}. Look at the annotations of these images; if they are"
+        " right, lower the learning rate, lengthen the warm-up or set solver.clip_grad_norm"
+    )
+
+
+def _means(window: list[_Step]) -> dict[str, float]:
+    sums: dict[str, tuple[float, int]] = {}
+    for step in window:
+        for name, value in step.values.items():
+            total, count = sums.get(name, (0.0, 0))
+            sums[name] = total + value, count + 1
+    merged: dict[str, tuple[float, int]] = {}
+    for part in distributed.all_gather_object(sums):
+        for name, (value, number) in part.items():
+            total, count = merged.get(name, (0.0, 0))
+            merged[name] = total + value, count + number
+    return {name: total / count for name, (total, count) in merged.items()}
+
+
+def flatten(results: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers in nested results under ``a/b`` names; what is listed per class is left out."""
+    flat: dict[str, float] = {}
+    for name, value in results.items():
+        if name in ("per_class", "reasons"):
+            continue
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{name}/"))
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def append_line(path: Path, line: Line) -> None:
+    """Appends ``line`` as one line of JSON in a single write. Numbers that are not finite become null."""
+    finite = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in line.items()}
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        os.write(handle, (json.dumps(finite, allow_nan=False) + "\n").encode())
+    finally:
+        os.close(handle)
+
+
+def cut_lines(path: Path, finished: int) -> int:
+    """Drops the lines of steps that will be done (again): those numbered ``finished`` or higher, and torn ones.
+
+    Returns:
+        How many were dropped; 0 where there is no file.
+    """
+    if not path.is_file():
+        return 0
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    kept = [line for line in lines if _iteration(line) < finished]
+    if len(kept) < len(lines):
+        with atomic_write(path, "w") as file:
+            file.writelines(f"{line}\n" for line in kept)
+    return len(lines) - len(kept)
+
+
+def _iteration(line: str) -> float:
+    try:
+        return float(json.loads(line)["iteration"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -1,0 +1,233 @@
+"""Trainer: the loop. It takes built objects and knows neither models nor data."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from detkit.engine.interfaces import Hook
+from detkit.engine.metrics import Metrics, non_finite_loss
+from detkit.structures import Losses, Sample
+from detkit.utils import distributed, rng_state, set_rng_state
+
+logger = logging.getLogger(__name__)
+
+Batches = Iterable[list[Sample]] | Callable[[int], Iterable[list[Sample]]]
+"""An endless stream of batches, or a function from the number of the first step to the stream that begins there."""
+
+
+class Trainer:
+    """Runs training steps from the last finished one up to ``max_iter``.
+
+    Args:
+        model: gives ``Losses`` for a batch in training mode; on its device; may be wrapped for distributed training.
+        optimizer: over the model's parameters; each group's ``initial_lr`` (or else its ``lr``) is the base rate.
+        schedule: ``(step, max_iter)`` -> factor on the base rates, asked before every step.
+        batches: see ``Batches``. After a resume, a plain iterable is gone through up to the step to go on with; a
+            function begins there at once.
+        max_iter: number of the run's steps.
+        hooks: called in this order.
+        clip_grad_norm: gradients are scaled down to this global L2 norm; None: no limit.
+        device: where samples are sent; None: where the model's first parameter is.
+        output_dir: the run's folder, for the hooks that write.
+        log_period: steps between lines of metrics.
+
+    Attributes:
+        step: number (0-based) of the step under way; between steps, of the last one.
+        finished: how many steps are done. In ``before_step`` it equals ``step``, in ``after_step`` ``step + 1``.
+        losses: the last step's ``Losses``.
+        metrics: where lines of figures are published and subscribed to.
+        results: what the last evaluation gave.
+
+    Raises:
+        ValueError: ``max_iter`` or ``clip_grad_norm`` is not positive.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: Callable[[int, int], float],
+        batches: Batches,
+        max_iter: int,
+        *,
+        hooks: Sequence[Hook] = (),
+        clip_grad_norm: float | None = None,
+        device: torch.device | str | None = None,
+        output_dir: str | Path | None = None,
+        log_period: int = 20,
+    ):
+        if max_iter < 1:
+            raise ValueError(f"max_iter: expected at least 1 step, got {max_iter}")
+        if clip_grad_norm is not None and not clip_grad_norm > 0:
+            raise ValueError(f"clip_grad_norm: expected a positive norm or None, got {clip_grad_norm}")
+        self.model, self.optimizer, self.schedule, self.max_iter = model, optimizer, schedule, max_iter
+        self.hooks, self.clip_grad_norm = list(hooks), clip_grad_norm
+        self.device = torch.device(device) if device is not None else next(model.parameters()).device
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.metrics = Metrics(log_period)
+        self.step, self.finished = 0, 0
+        self.losses = Losses()
+        self.results: dict[str, Any] = {}
+        self._batches = batches
+        self._rng: dict[str, Any] | None = None  # of a resumed run, to be set when its first batch is there
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+
+    @property
+    def unwrapped_model(self) -> nn.Module:
+        """The model without the wrappers of distributed training and compilation."""
+        return distributed.unwrap(self.model)
+
+    @property
+    def is_last_step(self) -> bool:
+        """In ``after_step``: whether no step follows."""
+        return self.finished >= self.max_iter
+
+    def train(self) -> None:
+        """Trains until ``max_iter``. A finished run says so and does nothing.
+
+        Hooks' ``after_train`` also run when training ends by an exception, which is then raised again.
+
+        Raises:
+            FloatingPointError: the loss is NaN or infinite; names the step, the terms and the images.
+            ValueError: the batches end before ``max_iter``, or the model gave no loss.
+        """
+        if self.finished >= self.max_iter:
+            logger.info("training is finished at step %d; raise solver.max_iter to go on", self.finished)
+            return
+        self.model.train()
+        try:
+            for hook in self.hooks:
+                hook.before_train(self)
+            stream = self._stream()
+            while self.finished < self.max_iter:
+                self._one_step(stream)
+        except BaseException:
+            self._after_train_quietly()
+            raise
+        for hook in self.hooks:
+            hook.after_train(self)
+
+    def check_finite(self) -> None:
+        """Raises FloatingPointError if the loss of a step until now was not finite. Waits for the device."""
+        self.metrics.settle()
+
+    def _stream(self) -> Iterator[list[Sample]]:
+        if callable(self._batches):
+            return iter(self._batches(self.finished))
+        stream = iter(self._batches)
+        for _ in range(self.finished):
+            next(stream, None)
+        return stream
+
+    def _one_step(self, stream: Iterator[list[Sample]]) -> None:
+        self.step = self.finished
+        for hook in self.hooks:
+            hook.before_step(self)
+        start = time.perf_counter()
+        batch = next(stream, None)
+        if batch is None:
+            raise ValueError(f"the batches ended after {self.step} steps; max_iter is {self.max_iter}")
+        self._restore_rng()
+        data_time = time.perf_counter() - start
+        files = [sample.file_name or str(sample.image_id) for sample in batch]
+        try:
+            self._run(batch, files)
+        except Exception:
+            logger.error("step %d failed on the batch %s", self.step, ", ".join(files))
+            raise
+        self.finished = self.step + 1
+        log = self.finished % self.metrics.log_period == 0 or self.is_last_step
+        if log:
+            self.metrics.settle()  # within the measured time: on a GPU the work of the window ends here
+        self.metrics.add_times(data_time, time.perf_counter() - start)
+        if log:
+            lr = self.optimizer.param_groups[0]["lr"]
+            self.metrics.flush(lr, self.max_iter - self.finished, self.device)
+        for hook in self.hooks:
+            hook.after_step(self)
+
+    def _run(self, batch: list[Sample], files: list[str]) -> None:
+        factor = self.schedule(self.step, self.max_iter)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        losses: Losses = self.model([sample.to(self.device, non_blocking=True) for sample in batch])
+        if not losses.terms:
+            raise ValueError("the model gave no loss term; is it in training mode?")
+        total = losses.total()
+        figures = {"total_loss": total, **losses.terms, **losses.metrics}
+        if total.device.type == "cpu" and not isfinite(total.item()):  # a GPU would have to be waited for
+            raise non_finite_loss(self.step, {n: float(v.detach()) for n, v in figures.items()}, files)
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        if self.clip_grad_norm is not None:
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            figures["grad_norm"] = nn.utils.clip_grad_norm_(parameters, self.clip_grad_norm)
+        self.optimizer.step()
+        self.losses = Losses(
+            {n: v.detach() for n, v in losses.terms.items()}, {n: v.detach() for n, v in losses.metrics.items()}
+        )
+        self.metrics.add(self.step, figures, files)
+
+    def _after_train_quietly(self) -> None:
+        """All hooks get to clean up, and none hides the exception that ended training."""
+        for hook in self.hooks:
+            try:
+                hook.after_train(self)
+            except Exception:
+                logger.exception("%s.after_train failed while training was ending by an exception", type(hook).__name__)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resume needs besides the weights: tensors and plain data only. All ranks must call it."""
+        return {
+            "finished": self.finished,
+            "optimizer": self.optimizer.state_dict(),
+            "hooks": {key: hook.state_dict() for key, hook in self._named_hooks()},
+            "rng": distributed.all_gather_object(rng_state()),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what ``state_dict`` gave. Rates, decays and other options stay those of this trainer's optimizer.
+
+        Raises:
+            ValueError: the state is of an optimizer over other parameters.
+        """
+        options = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:
+            raise ValueError(
+                f"the optimizer's state is of other parameters ({error}); freezing, parameter groups or the model have"
+                " changed since it was written. Undo that, or start a new run from the weights alone"
+            ) from error
+        for group, option in zip(self.optimizer.param_groups, options):
+            group.update(option)
+        for key, hook in self._named_hooks():
+            if key in state["hooks"]:
+                hook.load_state_dict(state["hooks"][key])
+        self.finished = int(state["finished"])
+        self.step = max(self.finished - 1, 0)
+        if distributed.rank() < len(state["rng"]):
+            self._rng = state["rng"][distributed.rank()]
+        else:
+            logger.warning("the run had %d processes before: random numbers differ from here", len(state["rng"]))
+
+    def _restore_rng(self) -> None:
+        """Only when the first batch is there, because starting a loader draws from torch's global generator."""
+        if self._rng is not None:
+            set_rng_state(self._rng)
+            self._rng = None
+
+    def _named_hooks(self) -> Iterator[tuple[str, Hook]]:
+        """Hooks under their class names, numbered where one occurs again."""
+        seen: dict[str, int] = {}
+        for hook in self.hooks:
+            name = type(hook).__name__
+            seen[name] = seen.get(name, 0) + 1
+            yield (name if seen[name] == 1 else f"{name}#{seen[name]}"), hook

@@ -1,0 +1,80 @@
+import json
+import math
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detkit.visualization import plot_curves, read_metrics
+from detkit.visualization.curves import smooth
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+def test_metrics_are_read_as_series(tmp_path):
+    rows = [
+        {"iteration": 0, "total_loss": 2.0, "lr": 0.1, "note": "text", "flag": True},
+        {"iteration": 1, "total_loss": math.nan},
+        {"iteration": 1, "box/AP": 0.5},
+    ]
+    series = read_metrics(write(tmp_path / "m.jsonl", rows))
+    assert series.keys() == {"total_loss", "lr", "box/AP"}
+    assert series["total_loss"][0] == [0, 1]
+    assert math.isnan(series["total_loss"][1][1])
+    assert series["box/AP"] == ([1], [0.5])
+
+
+def test_lines_done_again_after_a_resume_replace_the_old_ones(tmp_path):
+    rows = [{"iteration": i, "loss": v} for i, v in ((0, 5), (1, 4), (2, 3), (1, 40), (2, 30))]
+    assert read_metrics(write(tmp_path / "m.jsonl", rows))["loss"] == ([0, 1, 2], [5, 40, 30])
+
+
+def test_a_cut_off_last_line_is_left_out_and_a_broken_one_is_named(tmp_path):
+    path = write(tmp_path / "m.jsonl", [{"iteration": 0, "loss": 1}])
+    path.write_text(path.read_text() + '{"iteration": 1, "lo')
+    assert read_metrics(path)["loss"] == ([0], [1])
+    path.write_text('{"iter\n' + path.read_text())
+    with pytest.raises(ValueError, match="line 1"):
+        read_metrics(path)
+
+
+def ink(path):
+    """How much of the picture is not white, in each third of its width."""
+    dark = (np.array(Image.open(path).convert("L")) < 250).mean(0)
+    return [part.mean() for part in np.array_split(dark, 3)]
+
+
+def test_curves_are_drawn(tmp_path):
+    rows = [{"iteration": i, "total_loss": 3 / (i + 1), "loss_cls": 1 / (i + 1), "lr": 0.1} for i in range(60)]
+    rows += [{"iteration": i, "box/AP": i / 100, "box/AP50": -1, "box/per_class/x": 0.1} for i in (20, 40)]
+    out = plot_curves(write(tmp_path / "m.jsonl", rows), tmp_path / "new" / "curves.png")
+    assert out == tmp_path / "new" / "curves.png"
+    assert all(part > 0.01 for part in ink(out))
+    assert np.array(Image.open(out)).shape[1] > 2000  # three panels
+
+
+@pytest.mark.parametrize(
+    "rows", [[], [{"iteration": 0, "total_loss": 1.0, "lr": 0.1}], [{"iteration": 3, "box/AP": -1}]]
+)
+def test_little_or_nothing_to_draw(tmp_path, rows):
+    assert plot_curves(write(tmp_path / "m.jsonl", rows), tmp_path / "c.png").stat().st_size > 0
+
+
+def test_no_global_plotting_state(tmp_path):
+    plot_curves(write(tmp_path / "m.jsonl", [{"iteration": 0, "loss": 1}]), tmp_path / "c.png")
+    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+def test_smoothing_keeps_lines_and_bridges_gaps():
+    line = [0.5 * i for i in range(200)]
+    assert smooth(line) == pytest.approx(line)
+    noisy = np.random.default_rng(0).normal(1, 1, 400)
+    assert np.std(smooth(noisy)) < 0.5 * np.std(noisy)
+    gap = [1.0] * 200
+    gap[100] = math.nan
+    assert smooth(gap) == pytest.approx([1.0] * 200)
+    assert smooth([]) == []

@@ -1,1 +1,44 @@
-""""""
+"""Datasets, augmentations, samplers and the loaders that feed a model."""
+
+from detkit.data.augmentations import (
+    ColorJitter,
+    FixedSizeCrop,
+    RandomCrop,
+    RandomFlip,
+    Resize,
+    ResizeScale,
+    ResizeShortestEdge,
+)
+from detkit.data.datasets import CocoInstances
+from detkit.data.images import read_image
+from detkit.data.interfaces import AUGMENTATIONS, DATASETS, SAMPLERS, Augmentation, Dataset, Record, Sampler
+from detkit.data.loader import test_loader, train_loader
+from detkit.data.mapper import Mapper, MaskFormat, to_sample
+from detkit.data.samplers import AspectRatioSampler, ShuffleSampler, inference_batches
+
+__all__ = [
+    "AUGMENTATIONS",
+    "DATASETS",
+    "SAMPLERS",
+    "AspectRatioSampler",
+    "Augmentation",
+    "CocoInstances",
+    "ColorJitter",
+    "Dataset",
+    "FixedSizeCrop",
+    "Mapper",
+    "MaskFormat",
+    "RandomCrop",
+    "RandomFlip",
+    "Record",
+    "Resize",
+    "ResizeScale",
+    "ResizeShortestEdge",
+    "Sampler",
+    "ShuffleSampler",
+    "inference_batches",
+    "read_image",
+    "test_loader",
+    "to_sample",
+    "train_loader",
+]

@@ -1,0 +1,38 @@
+"""Mirroring."""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+
+from detkit.data.interfaces import AUGMENTATIONS, Augmentation, Record
+
+
+@AUGMENTATIONS.register()
+class RandomFlip(Augmentation):
+    """Mirrors an image, by chance.
+
+    Args:
+        prob: how likely, 0 to 1.
+        direction: horizontal swaps left and right; vertical swaps top and bottom.
+    """
+
+    def __init__(self, *, prob: float = 0.5, direction: Literal["horizontal", "vertical"] = "horizontal"):
+        super().__init__()
+        if not 0 <= prob <= 1:
+            raise ValueError(f"RandomFlip.prob: expected 0..1, got {prob}")
+        self.prob, self.direction = prob, direction
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Record:
+        if rng.random() >= self.prob:
+            return record
+        height, width = record.image.shape[:2]
+        boxes = record.boxes.copy()
+        if self.direction == "horizontal":
+            image = record.image[:, ::-1]
+            boxes[:, [0, 2]] = width - record.boxes[:, [2, 0]]
+        else:
+            image = record.image[::-1]
+            boxes[:, [1, 3]] = height - record.boxes[:, [3, 1]]
+        masks = None if record.masks is None else record.masks.flip(self.direction)
+        return dataclasses.replace(record, image=np.ascontiguousarray(image), boxes=boxes, masks=masks)

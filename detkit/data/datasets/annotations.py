@@ -1,0 +1,82 @@
+"""AnnotationTable: all annotations of a dataset in flat arrays."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as coco_mask
+import torch
+
+from detkit.data.flat import Ragged
+from detkit.structures import BitMasks, Masks, PolygonMasks
+
+
+@dataclasses.dataclass(frozen=True)
+class AnnotationTable:
+    """A annotations of I images, ordered by image.
+
+    Args:
+        starts: ``(I + 1,)``; image i has the rows ``starts[i]`` to ``starts[i + 1] - 1``.
+        ids: ``(A,)`` int64.
+        classes: ``(A,)`` int64, 0..K-1.
+        crowd: ``(A,)`` bool.
+        areas: ``(A,)`` float64 square pixels, as the file gives them.
+        file_boxes: ``(A, 4)`` float64 x, y, width, height, as the file gives them.
+        boxes: ``(A, 4)`` float32 xyxy, cut to the image.
+        polygon_starts: ``(A + 1,)``; annotation a has the polygons ``polygon_starts[a]`` and following.
+        polygons: x, y, x, y, ... of each polygon, float64.
+        rles: the compressed counts of each annotation, uint8; empty where it has polygons.
+        has_masks: False where the data has boxes only.
+    """
+
+    starts: np.ndarray
+    ids: np.ndarray
+    classes: np.ndarray
+    crowd: np.ndarray
+    areas: np.ndarray
+    file_boxes: np.ndarray
+    boxes: np.ndarray
+    polygon_starts: np.ndarray
+    polygons: Ragged
+    rles: Ragged
+    has_masks: bool
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, image: int) -> slice:
+        """The rows of an image."""
+        return slice(int(self.starts[image]), int(self.starts[image + 1]))
+
+    def image_of(self) -> np.ndarray:
+        """``(A,)`` the image of each annotation."""
+        return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+
+    def masks(self, image: int, size: tuple[int, int]) -> Masks | None:
+        """The masks of an image of ``size`` (height, width): polygons if all of them are, else bitmaps."""
+        if not self.has_masks:
+            return None
+        rows = range(self.starts[image], self.starts[image + 1])
+        if all(len(self.rles[row]) == 0 for row in rows):
+            return PolygonMasks([self.polygons_of(row) for row in rows], size)
+        out = np.zeros((len(rows), *size), np.uint8)
+        for i, row in enumerate(rows):
+            out[i] = coco_mask.decode(self._encoded(row, size))
+        return BitMasks(torch.from_numpy(out.view(bool)))
+
+    def polygons_of(self, row: int) -> list[np.ndarray]:
+        """The polygons of one annotation, each x, y, x, y, ..."""
+        return [self.polygons[p] for p in range(self.polygon_starts[row], self.polygon_starts[row + 1])]
+
+    def segmentation(self, row: int, size: tuple[int, int]) -> Any:
+        """One annotation's shape as COCO writes it: polygons, or compressed RLE with counts as str."""
+        counts = self.rles[row]
+        if len(counts):
+            return {"size": list(size), "counts": counts.tobytes().decode("ascii")}
+        return [polygon.tolist() for polygon in self.polygons_of(row)]
+
+    def _encoded(self, row: int, size: tuple[int, int]) -> dict[str, Any]:
+        counts = self.rles[row]
+        if len(counts):
+            return {"size": list(size), "counts": counts.tobytes()}
+        return coco_mask.merge(coco_mask.frPyObjects(self.polygons_of(row), *size))

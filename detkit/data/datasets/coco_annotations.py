@@ -1,0 +1,213 @@
+"""The annotations of a COCO instances JSON, checked one by one and laid flat."""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from detkit.data.datasets.annotations import AnnotationTable
+from detkit.data.datasets.coco_json import CocoFile, ImageEntry
+from detkit.data.flat import Ragged, offsets
+from detkit.registry import DataError
+from detkit.structures.rle import checked_rle, rle_counts
+
+InvalidBoxes = Literal["drop", "error"]
+InvalidMasks = Literal["error", "drop", "box"]
+
+FAR = 1e6
+"""Pixels; a coordinate beyond is a mistake, and rasterising it would take the machine's memory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """What happens to annotations that cannot be used; see ``CocoInstances``."""
+
+    keep_crowd: bool
+    invalid_boxes: InvalidBoxes
+    invalid_masks: InvalidMasks
+
+
+@dataclasses.dataclass
+class _Row:
+    id: int
+    image: int
+    class_index: int
+    crowd: bool
+    box: tuple[float, float, float, float]
+    area: float = 0.0
+    polygons: Sequence[np.ndarray] = ()
+    rle: bytes = b""
+
+
+class AnnotationReader:
+    """Turns a file's annotations into an ``AnnotationTable``.
+
+    Args:
+        file: the file.
+        images: its images.
+        classes: category id -> class index, -1 for a category that is left out.
+        policy: what happens to annotations that cannot be used.
+
+    Attributes:
+        tally: what was left out or changed, in words -> how many.
+    """
+
+    def __init__(self, file: CocoFile, images: Sequence[ImageEntry], classes: Mapping[int, int], policy: Policy):
+        self.file, self.images, self.classes, self.policy = file, images, classes, policy
+        self.tally: collections.Counter[str] = collections.Counter()
+        self._image_index = {image.id: i for i, image in enumerate(images)}
+        self._has_masks = any(entry.get("segmentation") for entry in file.content["annotations"])
+
+    def read(self) -> AnnotationTable:
+        """All annotations, ordered by image. Raises DataError for the first that is wrong."""
+        found = (self._row(i) for i in range(len(self.file.content["annotations"])))
+        rows = [row for row in found if row is not None]
+        seen: set[int] = set()
+        for row in rows:
+            if row.id in seen:
+                raise self.file.error(f"two annotations have the id {row.id}; give each its own")
+            seen.add(row.id)
+        rows.sort(key=lambda row: row.image)
+        return self._table(rows)
+
+    def _row(self, index: int) -> _Row | None:
+        field, entry = self.file.field, self.file.content["annotations"][index]
+        annotation_id = field("annotations", index, "id", (int,))
+        image_id = field("annotations", index, "image_id", (int, str))
+        category_id = field("annotations", index, "category_id", (int,))
+        label = f"annotation {annotation_id}"
+        if image_id not in self._image_index:
+            raise self.file.error(
+                f"{label}: image_id {image_id!r} is not the id of any of the {len(self.images)} images"
+            )
+        if category_id not in self.classes:
+            known = ", ".join(map(str, sorted(self.classes)[:20])) + (" ..." if len(self.classes) > 20 else "")
+            raise self.file.error(f"{label}: category_id {category_id} is not listed in 'categories' ({known})")
+        row = _Row(
+            id=annotation_id,
+            image=self._image_index[image_id],
+            class_index=self.classes[category_id],
+            crowd=bool(entry.get("iscrowd", 0)),
+            box=_numbers4(field("annotations", index, "bbox", (list,))),
+        )
+        if row.class_index < 0:
+            self.tally["objects of other classes left out"] += 1
+            return None
+        if row.crowd and not self.policy.keep_crowd:
+            self.tally["crowds left out"] += 1
+            return None
+        if not self._sound_box(row) or (self._has_masks and not self._read_shape(row, entry.get("segmentation"))):
+            return None
+        row.area = _area(entry.get("area"), row)
+        return row
+
+    def _sound_box(self, row: _Row) -> bool:
+        """Whether the box has an area within its image; counts what does not, or reaches beyond it."""
+        image, (x, y, w, h) = self.images[row.image], row.box
+        if not all(map(math.isfinite, row.box)):
+            raise self.file.error(f"annotation {row.id}: bbox is not four finite numbers (x, y, width, height)")
+        height, width = image.size
+        x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
+        if w <= 0 or h <= 0 or x2 <= x1 or y2 <= y1:
+            if self.policy.invalid_boxes == "error":
+                raise self.file.error(
+                    f"annotation {row.id}: its bbox {list(row.box)} (x, y, width, height) has no area in its image "
+                    f"({image.file_name}, {width} x {height}); correct it, or set invalid_boxes: drop"
+                )
+            self.tally["boxes without area in their image left out"] += 1
+            return False
+        if max(x1 - x, y1 - y, x + w - x2, y + h - y2) > 0.5:
+            self.tally["boxes that reached over their image cut"] += 1
+        return True
+
+    def _read_shape(self, row: _Row, segmentation: Any) -> bool:
+        """Fills in the row's polygons or RLE; False where the annotation is left out."""
+        if not segmentation:
+            return self._no_shape(row, "has no segmentation, but other annotations have one")
+        if isinstance(segmentation, Mapping):
+            try:
+                row.rle = checked_rle(segmentation, self.images[row.image].size)["counts"]
+            except (ValueError, TypeError) as error:
+                raise self.file.error(f"annotation {row.id}: {error}") from None
+            return True
+        parts = segmentation if isinstance(segmentation, list) else [segmentation]
+        if not isinstance(parts[0], list):
+            parts = [parts]
+        polygons = [self._polygon(row, part) for part in parts]
+        row.polygons = [p for p in polygons if len(p) >= 6]
+        bad = len(polygons) - len(row.polygons)
+        if bad and self.policy.invalid_masks == "error":
+            raise self._shape_error(row, "has a polygon of fewer than 3 points")
+        if not row.polygons:
+            return self._no_shape(row, "has no polygon of at least 3 points")
+        if bad:
+            self.tally["polygons of fewer than 3 points left out"] += bad
+        return True
+
+    def _polygon(self, row: _Row, part: Any) -> np.ndarray:
+        try:
+            points = np.asarray(part, np.float64)
+        except (TypeError, ValueError):
+            points = np.zeros(1)
+        if points.ndim != 1 or len(points) % 2 or not (np.abs(points) < FAR).all():
+            words = f"annotation {row.id}: segmentation holds {str(part)[:60]}; expected a polygon as x, y, x, y, ..."
+            raise self.file.error(words)
+        return points
+
+    def _no_shape(self, row: _Row, words: str) -> bool:
+        if self.policy.invalid_masks == "error":
+            raise self._shape_error(row, words)
+        if self.policy.invalid_masks == "drop":
+            self.tally["objects without a mask left out"] += 1
+            return False
+        self.tally["objects without a mask given their box as one"] += 1
+        x, y, w, h = row.box
+        row.polygons = [np.array([x, y, x + w, y, x + w, y + h, x, y + h])]
+        return True
+
+    def _shape_error(self, row: _Row, words: str) -> DataError:
+        return self.file.error(
+            f"annotation {row.id} {words}; correct it, or set invalid_masks: drop (leaves it out) or box (takes the "
+            "box as its mask)"
+        )
+
+    def _table(self, rows: list[_Row]) -> AnnotationTable:
+        sizes = np.array([self.images[row.image].size for row in rows], np.float64).reshape(-1, 2)
+        file_boxes = np.array([row.box for row in rows], np.float64).reshape(-1, 4)
+        corners = np.concatenate([file_boxes[:, :2], file_boxes[:, :2] + file_boxes[:, 2:]], 1)
+        limits = sizes[:, [1, 0, 1, 0]]
+        per_image = np.bincount([row.image for row in rows], minlength=len(self.images))
+        return AnnotationTable(
+            starts=offsets(per_image),
+            ids=np.array([row.id for row in rows], np.int64),
+            classes=np.array([row.class_index for row in rows], np.int64),
+            crowd=np.array([row.crowd for row in rows], bool),
+            areas=np.array([row.area for row in rows], np.float64),
+            file_boxes=file_boxes,
+            boxes=np.clip(corners, 0, limits).astype(np.float32),
+            polygon_starts=offsets(len(row.polygons) for row in rows),
+            polygons=Ragged.of((polygon for row in rows for polygon in row.polygons), np.float64),
+            rles=Ragged.of((np.frombuffer(row.rle, np.uint8) for row in rows), np.uint8),
+            has_masks=self._has_masks,
+        )
+
+
+def _numbers4(box: list[Any]) -> tuple[float, float, float, float]:
+    if len(box) != 4 or not all(isinstance(value, int | float) for value in box):
+        return (math.nan,) * 4
+    return float(box[0]), float(box[1]), float(box[2]), float(box[3])
+
+
+def _area(area: Any, row: _Row) -> float:
+    """What the file says, or the area of the mask, or that of the box."""
+    if isinstance(area, int | float) and math.isfinite(area):
+        return float(area)
+    if row.rle:
+        return float(rle_counts(row.rle)[1::2].sum())
+    if row.polygons:
+        pairs = [p.reshape(-1, 2).T for p in row.polygons]
+        return float(sum(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2 for x, y in pairs))
+    return row.box[2] * row.box[3]

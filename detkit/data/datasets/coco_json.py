@@ -1,0 +1,138 @@
+"""A COCO instances JSON: its parts, checked. What is wrong names the file and the entry."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from detkit.registry import DataError, did_you_mean
+
+KEYS = ("images", "annotations", "categories")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageEntry:
+    """One image of the file.
+
+    Args:
+        id: its id.
+        file_name: its path below the folder of images.
+        size: ``(height, width)``.
+    """
+
+    id: int | str
+    file_name: str
+    size: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class CocoFile:
+    """The parts of a COCO instances file.
+
+    Args:
+        path: the file, for messages.
+        content: what stands in it.
+    """
+
+    path: str
+    content: Mapping[str, Any]
+
+    @staticmethod
+    def load(path: str) -> "CocoFile":
+        """Reads a file. Raises DataError where it is not JSON, or not COCO."""
+        try:
+            with open(path, encoding="utf-8") as file:
+                content = json.load(file)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}: is not JSON ({error}); expected a COCO instances file") from None
+        missing = [k for k in KEYS if not isinstance(content, Mapping) or not isinstance(content.get(k), list)]
+        if missing:
+            found = f"keys {', '.join(map(repr, content))}" if isinstance(content, Mapping) else "a list or a number"
+            raise DataError(
+                f"{path}: is not a COCO instances file: it has {found or 'no keys'}, but no list under "
+                f"{', '.join(map(repr, missing))}"
+            )
+        file_ = CocoFile(path, content)
+        for key in KEYS:
+            for i, entry in enumerate(content[key]):
+                if not isinstance(entry, Mapping):
+                    raise file_.error(f"{key}[{i}] is {str(entry)[:40]!r}; expected a mapping")
+        return file_
+
+    def error(self, words: str) -> DataError:
+        """A DataError that names the file."""
+        return DataError(f"{self.path}: {words}")
+
+    def field(self, key: str, index: int, name: str, kinds: tuple[type, ...]) -> Any:
+        """``content[key][index][name]``. Raises DataError where it is missing or of another kind."""
+        entry = self.content[key][index]
+        label = f"{key}[{index}]" if "id" not in entry or name == "id" else f"{key[:-1]} {entry['id']!r}"
+        if name not in entry:
+            raise self.error(f"{label} has no '{name}'; it has {', '.join(map(repr, entry)) or 'nothing'}")
+        value = entry[name]
+        large = isinstance(value, int) and abs(value) >= 2**63
+        if not isinstance(value, kinds) or isinstance(value, bool) or large:
+            expected = " or ".join(kind.__name__ for kind in kinds) + (" of at most 64 bits" if large else "")
+            raise self.error(f"{label}: {name} is {str(value)[:40]!r}; expected {expected}")
+        return value
+
+    def classes(self, class_names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[int, int]]:
+        """The class names, and category id -> class index, -1 for a category that is not wanted.
+
+        Args:
+            class_names: the wanted ones, in order; None for all, in the order of the ids.
+
+        Raises:
+            DataError: no categories, an id or name given twice, a wanted name that is not there.
+        """
+        entries = range(len(self.content["categories"]))
+        names = {
+            self.field("categories", i, "id", (int,)): self.field("categories", i, "name", (str,)) for i in entries
+        }
+        if not names:
+            raise self.error("'categories' is empty; a detector needs at least one class")
+        if len(names) < len(entries):
+            twice = _twice(entry["id"] for entry in self.content["categories"])
+            raise self.error(f"two categories have the id {twice}; give each its own")
+        if len(set(names.values())) < len(names):
+            raise self.error(f"two categories are named '{_twice(names.values())}'; give each its own name")
+        if class_names is None:
+            class_names = [names[i] for i in sorted(names)]
+        if not class_names or len(set(class_names)) < len(class_names):
+            raise self.error(f"class_names: expected different names, got {list(class_names)}")
+        for name in class_names:
+            if name not in names.values():
+                known = list(names.values())
+                raise self.error(
+                    f"class_names: there is no category '{name}'.{did_you_mean(name, known)} It has "
+                    f"{', '.join(known[:20])}{' ...' if len(known) > 20 else ''}"
+                )
+        index = {name: i for i, name in enumerate(class_names)}
+        return tuple(class_names), {i: index.get(name, -1) for i, name in names.items()}
+
+    def images(self) -> list[ImageEntry]:
+        """The images, in the order of the file. Raises DataError for a missing field or an id given twice."""
+        out = []
+        for i in range(len(self.content["images"])):
+            image_id = self.field("images", i, "id", (int, str))
+            name = self.field("images", i, "file_name", (str,))
+            height, width = (self.field("images", i, side, (int, float)) for side in ("height", "width"))
+            if not name or not (height >= 1 and width >= 1) or height % 1 or width % 1:
+                found = f"file_name {name!r}, height {height} and width {width}"
+                raise self.error(f"image {image_id!r} has {found}; expected a name and whole numbers above 0")
+            out.append(ImageEntry(image_id, name, (int(height), int(width))))
+        if len({image.id for image in out}) < len(out):
+            twice = _twice(image.id for image in out)
+            raise self.error(f"two images have the id {twice!r}; give each its own, also in the annotations' image_id")
+        if len({type(image.id) for image in out}) > 1:
+            raise self.error("some image ids are numbers and some are strings; expected one kind")
+        return out
+
+
+def _twice(values: Iterable[Any]) -> Any:
+    seen = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None

@@ -1,0 +1,107 @@
+"""Image files to RGB arrays, and what their headers say."""
+
+import os
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from detkit.registry import DataError
+
+ORIENTATION = 0x0112
+"""The EXIF tag that says how the camera was held."""
+
+
+def read_image(path: str, size: tuple[int, int] | None = None) -> np.ndarray:
+    """An image file as ``(H, W, 3)`` uint8 RGB.
+
+    Grayscale and palettes become RGB, an alpha channel is dropped, 16 bits are scaled to 8. A camera's EXIF
+    orientation is applied if the image then has ``size``: tools that show images turned write turned sizes and boxes,
+    those that do not write both as they are stored.
+
+    Args:
+        path: the file.
+        size: ``(height, width)`` that its annotations are made for; None for an image without annotations, which is
+            turned as it is meant to be seen.
+
+    Raises:
+        DataError: the file is missing, is not an image that can be decoded, or has another size.
+    """
+    try:
+        with Image.open(path) as image:
+            turned = _turned(image, size)
+            image.load()
+            pixels = _rgb(ImageOps.exif_transpose(image) if turned else image, path)
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
+        raise _unreadable(path, error) from None
+    if size is not None and pixels.shape[:2] != tuple(size):
+        raise _wrong_size(path, (pixels.shape[0], pixels.shape[1]), size)
+    return pixels
+
+
+def check_image(path: str, size: tuple[int, int]) -> None:
+    """Looks at a file without decoding it: its header, its size, and whether its end is there.
+
+    A JPEG or PNG without its end mark is decoded, because some programs write bytes behind it.
+
+    Args:
+        path: the file.
+        size: ``(height, width)`` that it must have, possibly after its EXIF orientation.
+
+    Raises:
+        DataError: as ``read_image`` would.
+    """
+    try:
+        with Image.open(path) as image:
+            found, kind = (image.height, image.width), image.format
+    except Exception as error:
+        raise _unreadable(path, error) from None
+    if tuple(size) not in (found, found[::-1]):
+        raise _wrong_size(path, found, size)
+    if not _ends_well(path, kind) or found != tuple(size):
+        read_image(path, size)
+
+
+def _turned(image: Image.Image, size: tuple[int, int] | None) -> bool:
+    orientation = image.getexif().get(ORIENTATION, 1)
+    if orientation not in range(2, 9):
+        return False
+    seen = (image.width, image.height) if orientation >= 5 else (image.height, image.width)
+    return size is None or seen == tuple(size)
+
+
+def _rgb(image: Image.Image, path: str) -> np.ndarray:
+    if image.mode == "F":
+        raise DataError(f"{path}: pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):  # 16 bits; Pillow itself would cut off what is above 255
+        gray = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
+        return np.repeat(gray.astype(np.uint8)[:, :, None], 3, 2)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+def _ends_well(path: str, kind: str | None) -> bool:
+    mark = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}.get(kind or "")
+    if mark is None:
+        return True
+    with open(path, "rb") as file:
+        file.seek(-min(16, os.path.getsize(path)), os.SEEK_END)
+        return mark in file.read()
+
+
+def _unreadable(path: str, error: Any) -> DataError:
+    if not os.path.exists(path):
+        return DataError(f"{path}: there is no such image file; check the dataset's image_root and its file names")
+    reason = str(error) or type(error).__name__
+    return DataError(f"{path}: cannot be decoded as an image ({reason}); replace the file or remove its record")
+
+
+def _wrong_size(path: str, found: tuple[int, int], size: tuple[int, int]) -> DataError:
+    return DataError(
+        f"{path}: is {found[1]} x {found[0]} pixels (width x height), its annotations are made for {size[1]} x "
+        f"{size[0]}; boxes and masks would lie in the wrong place. Use the image that was annotated, or correct the "
+        "record's width and height with its annotations"
+    )

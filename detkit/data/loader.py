@@ -1,0 +1,142 @@
+"""Loaders: batches of samples, made ahead by worker processes."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from detkit.data.interfaces import Dataset, Sampler
+from detkit.data.mapper import Mapper
+from detkit.data.samplers import inference_batches
+from detkit.registry import DataError
+from detkit.structures import Sample
+
+Batches = Iterable[list[tuple[int, int]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Failure:
+    """A DataError's words, carried out of a worker without the traceback that torch would wrap around them."""
+
+    words: str
+
+
+class _Mapped(TorchDataset):  # type: ignore[type-arg]
+    def __init__(self, mapper: Mapper):
+        self.mapper = mapper
+
+    def __getitem__(self, item: tuple[int, int]) -> "Sample | _Failure":
+        try:
+            return self.mapper(*item)
+        except DataError as error:
+            return _Failure(str(error))
+
+
+@dataclasses.dataclass(frozen=True)
+class _From:
+    """A sampler's batches from one of them on, again and again the same."""
+
+    sampler: Batches
+    start: int
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return itertools.islice(iter(self.sampler), self.start, None)
+
+
+class _Loader:
+    """Iterates over a DataLoader and raises what its workers reported."""
+
+    def __init__(self, mapper: Mapper, batches: Batches, num_workers: int):
+        if num_workers:
+            _allow_many_files()
+        self._loader: DataLoader[Sample] = DataLoader(
+            _Mapped(mapper),
+            batch_sampler=batches,  # type: ignore[arg-type]
+            num_workers=num_workers,
+            collate_fn=_as_it_is,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_start_worker,
+            persistent_workers=num_workers > 0,
+            generator=torch.Generator().manual_seed(mapper.seed),  # else each pass would draw from the global one
+        )
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        for batch in self._loader:
+            for sample in batch:
+                if isinstance(sample, _Failure):
+                    raise DataError(sample.words)
+            yield batch
+
+
+class _SizedLoader(_Loader):
+    def __init__(self, mapper: Mapper, batches: list[list[tuple[int, int]]], num_workers: int):
+        super().__init__(mapper, batches, num_workers)
+        self._length = len(batches)
+
+    def __len__(self) -> int:
+        return self._length
+
+
+def train_loader(
+    dataset: Dataset, mapper: Mapper, sampler: Sampler, num_workers: int = 0, start_batch: int = 0
+) -> Iterable[list[Sample]]:
+    """Endless batches in the sampler's order.
+
+    Args:
+        dataset: what is read.
+        mapper: turns a record into a sample.
+        sampler: which images make up a batch of this rank.
+        num_workers: processes that read ahead; 0 reads in this one. It changes nothing in what is read.
+        start_batch: how many batches have been seen before, by a run that is resumed.
+
+    Raises (at iteration):
+        DataError: an image cannot be read; the message is the dataset's own, whichever process met it.
+    """
+    if len(dataset) == 0:
+        raise DataError("the training dataset has no images")
+    return _Loader(mapper, _From(sampler, start_batch), num_workers)
+
+
+def test_loader(
+    dataset: Dataset, mapper: Mapper, batch_size: int = 1, num_workers: int = 0, rank: int = 0, world_size: int = 1
+) -> Iterable[list[Sample]]:
+    """Every image once over all ranks, in order; has a ``len``, in batches.
+
+    Args:
+        dataset: what is read.
+        mapper: turns a record into a sample.
+        batch_size: images a batch; the last one may be smaller.
+        num_workers: processes that read ahead; 0 reads in this one.
+        rank: this process's number.
+        world_size: how many processes share the images.
+
+    Raises (at iteration):
+        DataError: an image cannot be read.
+    """
+    return _SizedLoader(mapper, inference_batches(len(dataset), batch_size, rank, world_size), num_workers)
+
+
+test_loader.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever pytest thinks of its name
+
+
+def _as_it_is(batch: list[Sample]) -> list[Sample]:
+    return batch
+
+
+def _start_worker(worker: int) -> None:
+    torch.set_num_threads(1)  # the workers share the cores with the training process and with each other
+
+
+def _allow_many_files() -> None:
+    """Raises the limit of open files as far as allowed: every tensor that a worker hands over holds one open."""
+    try:
+        import resource
+    except ImportError:  # not on Windows, which has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(65536, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

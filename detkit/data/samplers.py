@@ -1,0 +1,72 @@
+"""Samplers: in which order images are seen, and which rank sees them.
+
+With w ranks and b images a batch on each, the global batch of b * w images is cut out of one stream that all ranks
+draw alike; rank r takes its part r. So one process with a batch of 4 and two with 2 each see the same images a step.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from detkit.data.interfaces import SAMPLERS, Sampler
+from detkit.registry import DataError
+
+
+@SAMPLERS.register()
+class ShuffleSampler(Sampler):
+    """Every epoch a new random order of all images; batches run on across the end of an epoch."""
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        total, mine = self.batch_size * self.world_size, slice_of_rank(self)
+        stream = shuffled(len(self.dataset), self.seed)
+        while True:
+            yield list(itertools.islice(stream, total))[mine]
+
+
+@SAMPLERS.register()
+class AspectRatioSampler(Sampler):
+    """As ``ShuffleSampler``, but a batch holds only landscape or only portrait images, so less of it is padding.
+
+    Images wait until there are enough of their kind for a batch of all ranks; so the order is not quite the shuffled
+    one, and an epoch ends a few batches later for some images.
+    """
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        total, mine = self.batch_size * self.world_size, slice_of_rank(self)
+        sizes = [self.dataset.image_size(i) for i in range(len(self.dataset))]
+        landscape = [width > height for height, width in sizes]
+        waiting: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+        for epoch, index in shuffled(len(self.dataset), self.seed):
+            batch = waiting[landscape[index]]
+            batch.append((epoch, index))
+            if len(batch) == total:
+                yield batch[mine]
+                batch.clear()
+
+
+def shuffled(length: int, seed: int) -> Iterator[tuple[int, int]]:
+    """Endless ``(epoch, index)``: each epoch a permutation that depends on (seed, epoch) alone.
+
+    Raises:
+        DataError: there are no images.
+    """
+    if length == 0:
+        raise DataError("the dataset has no images to sample from")
+    for epoch in itertools.count():
+        for index in np.random.default_rng((seed, epoch)).permutation(length).tolist():
+            yield epoch, index
+
+
+def slice_of_rank(sampler: Sampler) -> slice:
+    """The rank's part of a global batch."""
+    return slice(sampler.rank * sampler.batch_size, (sampler.rank + 1) * sampler.batch_size)
+
+
+def inference_batches(length: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[tuple[int, int]]]:
+    """Every image exactly once over all ranks: each rank a contiguous share, in order, cut into batches.
+
+    The shares differ by at most one image; with fewer images than ranks some are empty.
+    """
+    start, stop = length * rank // world_size, length * (rank + 1) // world_size
+    return [[(0, i) for i in range(b, min(b + batch_size, stop))] for b in range(start, stop, batch_size)]

@@ -20,9 +20,15 @@ class DataError(ValueError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A sentence that suggests the entry of ``known`` nearest to ``word``; empty when none is near."""
-    by_lower = {str(entry).lower(): str(entry) for entry in known}
-    close = difflib.get_close_matches(str(word).lower(), list(by_lower), n=1, cutoff=0.5)
-    return f" Did you mean '{by_lower[close[0]]}'?" if close else ""
+    typed = str(word).lower()
+
+    def nearness(entry: str) -> float:
+        other = entry.lower()
+        swapped = sorted(other) == sorted(typed)  # letters in the wrong order: the commonest slip
+        return difflib.SequenceMatcher(None, typed, other).ratio() + 0.1 * swapped + 0.05 * other.startswith(typed[:1])
+
+    near = max(map(str, known), key=nearness, default="")
+    return f" Did you mean '{near}'?" if near and nearness(near) >= 0.55 else ""
 
 
 class Registry(_Registry, Generic[T]):

@@ -76,7 +76,9 @@ class _Check:
     def fail(self, path: str, message: str, detail: str = "", at: str = "") -> None:
         """Notes a problem of ``path``; ``at`` is the key to blame, where it is another."""
         source = self.sources.get(at or path) or self.sources.get(path)
-        self.problems.append(_Problem(f"{path or 'config'}: {message}" + (f"  [{source}]" if source else ""), detail))
+        if not (path and message.startswith((f"{path}:", f"{path}."))):  # a group may name its place itself
+            message = f"{path or 'config'}: {message}"
+        self.problems.append(_Problem(message + (f"  [{source}]" if source else ""), detail))
 
     def finish(self) -> None:
         """Raises ConfigError if there were problems: the first in full, the others in one line each."""
@@ -197,15 +199,15 @@ class _Check:
         return value
 
     def _try_group(self, recipe: Recipe[Any], path: str) -> None:
-        """Makes a frozen group of plain values once, so that its own checks speak before anything is built."""
-        if not recipe.cls.__dataclass_params__.frozen or _holds_component(recipe):
+        """Makes a group once, so that the checks of its ``__post_init__`` speak before anything is built."""
+        if _holds_component(recipe):
             return
         try:
             recipe()
         except DataError:
             raise
         except ValueError as error:
-            self.fail(path, f"{recipe.cls.__name__}: {error}")
+            self.fail(path, str(error))
 
     def _union(self, value: Any, want: Any, path: str, default: Any, owner: type | None) -> Any:
         arms = [arm for arm in get_args(want) if arm is not type(None)]

@@ -58,7 +58,7 @@ def _literal(value: Any, choices: tuple[Any, ...], expected: str) -> Any:
 def _hint(value: Any, want: Any) -> str:
     if want is str and isinstance(value, bool | int | float):
         return "; put it in quotes if it is a text (YAML reads yes, no, on and off as bools)"
-    if want is int and isinstance(value, float) and value == int(value):
+    if want is int and isinstance(value, float) and value.is_integer():
         return f"; write {int(value)}"
     if want in (int, bool) and isinstance(value, str) and re.fullmatch(r"[-+]?\d+|true|false", value):
         return "; remove the quotes (of an environment variable: ${oc.decode:${oc.env:NAME}})"

@@ -1,0 +1,124 @@
+"""Shows what a config says, what it could say, and who said it."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from detkit.config import Config, ConfigError, Recipe, complete, describe, load_config, parse, to_yaml
+from detkit.config.describe import summary
+from detkit.config.lookup import explain, find_classes, find_spot, roles_in
+from detkit.config.schema import place, schema, words
+from detkit.experiment import Experiment
+from detkit.registry import Registry, role_of
+
+EXAMPLES = """examples:
+  the complete config, every default written out:
+    python tools/show_config.py --config-file configs/quick_start/mask_rcnn_shapes.yaml
+  the same with changes:
+    python tools/show_config.py --config-file configs/quick_start/mask_rcnn_shapes.yaml model.neck.name=PAFPN
+  every role, and what is registered for it:
+    python tools/show_config.py --list
+  the options of a class, or of what stands at a path:
+    python tools/show_config.py --options ConvUpsampleMaskHead
+    python tools/show_config.py --config-file configs/quick_start/mask_rcnn_shapes.yaml --options model.roi_heads
+  which file, override or default set a value:
+    python tools/show_config.py --config-file configs/quick_start/mask_rcnn_shapes.yaml --why model.neck.out_channels
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool. Returns 0, or 2 after the message of a ConfigError."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", metavar="FILE", help="a YAML file")
+    parser.add_argument("--list", action="store_true", help="all roles and what is registered (also by its imports)")
+    parser.add_argument("--options", metavar="CLASS_OR_PATH", help="the options of a class or of a node of the config")
+    parser.add_argument("--why", metavar="KEY.PATH", help="where the value at a path, or each one below it, was set")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes; the values are YAML")
+    args = parser.parse_intermixed_args(argv)
+    if args.config_file is None and (args.why or args.overrides or not (args.list or args.options)):
+        parser.error("--config-file is needed (alone, --list and --options CLASS go without)")
+    try:
+        print(_answer(args))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _answer(args: argparse.Namespace) -> str:
+    config = load_config(args.config_file, args.overrides) if args.config_file else None
+    if args.list:
+        return roles_text()
+    if args.options and (config is None or _is_class_name(args.options)):
+        return "\n\n".join(class_text(cls) for cls in find_classes(args.options, Experiment))
+    assert config is not None  # main saw to it
+    recipe = parse(config.tree, Experiment, sources=config.sources)
+    if args.options:
+        return path_text(recipe, config, args.options)
+    if args.why:
+        return why_text(recipe, config, args.why)
+    return to_yaml({**({"imports": config.imports} if config.imports else {}), **complete(recipe)}).rstrip()
+
+
+def _is_class_name(text: str) -> bool:
+    return text[:1].isupper() and "." not in text
+
+
+def roles_text() -> str:
+    """Every role with its wiring, and the classes registered for it."""
+    blocks = []
+    for base, registry in Registry.of.items():
+        wiring = f"; wiring: {', '.join(schema(base).wiring)}" if schema(base).wiring else ""
+        lines = [f"{registry.role} ({base.__name__}{wiring})"]
+        names = registry.names()
+        lines += [f"  {name:<26} {summary(registry.get(name))}".rstrip() for name in names] or ["  (none)"]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def class_text(cls: type) -> str:
+    """What ``cls`` is, its options with types, defaults and words, and its wiring."""
+    registry = role_of(cls)
+    lines = [f"{cls.__name__} ({registry.role if registry else 'group'}), {place(cls)}"]
+    lines += [f"  {summary(cls)}"] if summary(cls) else []
+    for row in describe(cls):
+        lines.append(f"    {row.name}: {row.type}" + (" (required)" if row.default is None else f" = {row.default}"))
+        lines += [f"        {row.words}"] if row.words else []
+    if not schema(cls).options:
+        lines.append("    no options")
+    if schema(cls).wiring:
+        lines.append(f"  wiring, supplied by its owner: {', '.join(schema(cls).wiring)}")
+    return "\n".join(lines)
+
+
+def path_text(recipe: Recipe[Any], config: Config, path: str) -> str:
+    """The options of the node at ``path``; for a single value, what it may be and what it is."""
+    spot = find_spot(recipe, path)
+    lines = []
+    if isinstance(spot.value, Recipe):
+        lines.append(class_text(spot.value.cls))
+    if spot.option is not None and spot.owner is not None:
+        if not lines:
+            row = next(row for row in describe(spot.owner) if row.name == spot.option.name)
+            given = " (required)" if row.default is None else f" = {row.default}"
+            lines.append(f"{path}: {row.type}{given}, an option of {spot.owner.__name__} ({place(spot.owner)})")
+            lines += [f"    {row.words}"] if row.words else []
+            lines.append(why_text(recipe, config, path))
+        for registry in roles_in(spot.option.want):
+            lines.append(f"{path} takes {words(spot.option.want)}; registered: {', '.join(registry.names()) or 'none'}")
+    return "\n".join(lines or [why_text(recipe, config, path)])
+
+
+def why_text(recipe: Recipe[Any], config: Config, path: str) -> str:
+    """One line a value at or below ``path``: what it is and where that was said."""
+    origins = explain(recipe, config.sources, path)
+    width = max((len(f"{origin.path}: {origin.value}") for origin in origins), default=0)
+    lines = [f"{f'{o.path}: {o.value}':<{min(width, 70)}}  {o.source}" for o in origins]
+    return "\n".join(lines or [f"{path}: []  {config.sources.get(path, 'a default')}"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from detkit.checkpoint.reading import Checkpoint, as_checkpoint, read_checkpoint
 from detkit.checkpoint.report import LoadReport, group_names
+from detkit.registry import DataError
 from detkit.structures import ClassRows
 from detkit.utils.distributed import unwrap
 
@@ -34,8 +35,8 @@ def load_weights(
         strict: raise unless both sides have the same names and shapes.
 
     Raises:
-        DataError: the file cannot be read or is not a checkpoint.
-        ValueError: no name is common to both, or ``strict`` and something does not fit.
+        DataError: the file cannot be read, is not a checkpoint, or has no name in common with the model.
+        ValueError: ``strict``, and something does not fit.
     """
     checkpoint = _read(source)
     model = unwrap(model)
@@ -139,7 +140,7 @@ def _list(names: Sequence[str], most: int = 4) -> str:
 
 def _check(report: LoadReport, own: Mapping[str, Tensor], checkpoint: Checkpoint, strict: bool) -> None:
     if not report.loaded and not report.skipped:
-        raise ValueError(
+        raise DataError(
             f"{checkpoint.source}: not one of its tensors has a name of the model's, so it is of another architecture"
             f" or framework. In the file: {group_names(list(checkpoint.model))}. In the model: {group_names(list(own))}"
         )

@@ -35,8 +35,8 @@ def resume(checkpointer: Checkpointer, model: nn.Module, trainer: Resumable) -> 
     0, with a line in the log, where there is none yet. A run that has already reached ``max_iter`` says so.
 
     Raises:
-        DataError: the checkpoint cannot be read, or holds weights without a training state.
-        ValueError: it is of another model: names, shapes or class names differ.
+        DataError: the checkpoint cannot be read, holds weights without a training state, or is of another model or
+            optimizer: names, shapes, class names or parameter groups differ.
     """
     path = checkpointer.latest()
     if path is None:
@@ -50,12 +50,12 @@ def resume(checkpointer: Checkpointer, model: nn.Module, trainer: Resumable) -> 
         if ours is not None and theirs is not None and tuple(ours) != theirs:
             raise ValueError(f"Its classes are {list(theirs)}, the model's are {list(ours)}")
         load_weights(model, checkpoint, strict=True)
+        trainer.load_state_dict(checkpoint.trainer)
     except ValueError as error:
-        raise ValueError(
-            f"{path}: cannot be resumed, because the model is not the one that it was written for. Undo the change of"
-            f" the config, or start a new run from it with train.init_weights. {error}"
+        raise DataError(
+            f"{path}: cannot be resumed, because the model or the optimizer is not the one that it was written for."
+            f" Undo the change of the config, or start a new run from it with train.init_weights. {error}"
         ) from error
-    trainer.load_state_dict(checkpoint.trainer)
     if trainer.finished >= trainer.max_iter:
         logger.info("%s is finished at %d steps; raise solver.max_iter to go on", path, trainer.finished)
     else:

@@ -36,7 +36,7 @@ class TensorBoardWriter(Hook):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            logger.warning("TensorBoardWriter: tensorboard is not installed (pip install tensorboard); nothing written")
+            logger.info("TensorBoardWriter: tensorboard is not installed (pip install tensorboard); nothing written")
             return
         # purge_step hides what a run that was resumed had written beyond its checkpoint.
         self._writer = SummaryWriter(str(_folder(trainer, self) / self.folder), purge_step=trainer.finished)

@@ -203,8 +203,8 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
         except ValueError as error:
             raise ValueError(
-                f"the optimizer's state is of other parameters ({error}); freezing, parameter groups or the model have"
-                " changed since it was written. Undo that, or start a new run from the weights alone"
+                f"the optimizer's state is of other parameters ({error}): what is frozen, the parameter groups or the"
+                " model have changed since it was written"
             ) from error
         for group, option in zip(self.optimizer.param_groups, options):
             group.update(option)

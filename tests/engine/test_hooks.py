@@ -148,7 +148,8 @@ def test_tensorboard_gets_losses_and_evaluations(make_trainer, tmp_path):
 def test_without_tensorboard_it_says_so_and_training_goes_on(make_trainer, monkeypatch, caplog):
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     trainer = make_trainer(4, [TensorBoardWriter()])
-    trainer.train()
+    with caplog.at_level(logging.INFO, "detkit"):
+        trainer.train()
     assert trainer.finished == 4
     assert caplog.text.count("tensorboard is not installed") == 1
 

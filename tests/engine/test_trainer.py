@@ -127,18 +127,19 @@ def test_resume_refuses_what_it_cannot_go_on_with(make_trainer, tmp_path):
     assert resume(checkpointer, trainer.model, trainer) == 0
     saved = make_trainer(4)
     checkpointer.save("checkpoint_0000000", saved.model, trainer_state=saved.state_dict(), class_names=["b", "a"])
-    with pytest.raises(ValueError, match=r"checkpoint_0000000.*init_weights.*\['b', 'a'\]"):
+    with pytest.raises(DataError, match=r"checkpoint_0000000.*init_weights.*\['b', 'a'\]"):
         resume(checkpointer, trainer.model, trainer)
     checkpointer.save("checkpoint_0000000", torch.nn.Linear(3, 1), trainer_state=saved.state_dict())
-    with pytest.raises(ValueError, match=r"checkpoint_0000000.*init_weights"):
+    with pytest.raises(DataError, match=r"checkpoint_0000000.*init_weights"):
         resume(checkpointer, trainer.model, trainer)
     checkpointer.save("checkpoint_0000000", saved.model)
     with pytest.raises(DataError, match="no training state"):
         resume(checkpointer, trainer.model, trainer)
     frozen = make_trainer(4)
     frozen.optimizer = torch.optim.SGD([frozen.model.linear.weight], lr=1.0)
-    with pytest.raises(ValueError, match=r"other parameters.*freezing"):
-        frozen.load_state_dict(saved.state_dict())
+    checkpointer.save("checkpoint_0000000", saved.model, trainer_state=saved.state_dict())
+    with pytest.raises(DataError, match=r"checkpoint_0000000.*other parameters.*frozen"):
+        resume(checkpointer, frozen.model, frozen)
 
 
 def test_a_loss_that_is_not_finite_names_step_term_and_files(make_trainer, tmp_path):

@@ -21,6 +21,8 @@ OnBatch = Callable[[list[Sample], list[Instances]], None]
 class FirstPredictions:
     """Keeps the first predictions of an evaluation, for pictures. Pass it to ``evaluate`` as ``on_batch``.
 
+    Every evaluation begins anew, so after several the predictions are those of the last.
+
     Args:
         num: how many images to keep.
 
@@ -32,7 +34,12 @@ class FirstPredictions:
         self.num = num
         self.pairs: list[tuple[Sample, Instances]] = []
 
+    def reset(self) -> None:
+        """Forgets what was kept."""
+        self.pairs = []
+
     def __call__(self, samples: list[Sample], outputs: list[Instances]) -> None:
+        """Keeps what there is room for."""
         for sample, output in list(zip(samples, outputs))[: self.num - len(self.pairs)]:
             self.pairs.append((sample.to("cpu"), output.to("cpu")))
 
@@ -66,6 +73,8 @@ def evaluate(
     """
     for evaluator in evaluators:
         evaluator.reset()
+    if isinstance(on_batch, FirstPredictions):
+        on_batch.reset()
     images, model_seconds, start = 0, 0.0, time.perf_counter()
     with _evaluating(model), torch.inference_mode():
         for samples in _watched(batches, progress and is_main()):

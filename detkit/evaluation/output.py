@@ -9,9 +9,7 @@ from detkit.evaluation.interfaces import Evaluator
 from detkit.utils import atomic_write
 
 
-def write_evaluation(
-    results: dict[str, Any], evaluators: Sequence[Evaluator], path: str | os.PathLike[str]
-) -> str:
+def write_evaluation(results: dict[str, Any], evaluators: Sequence[Evaluator], path: str | os.PathLike[str]) -> str:
     """Writes ``results`` as JSON and returns the evaluators' tables for a person."""
     with atomic_write(path, "w") as file:
         json.dump(results, file, indent=2)

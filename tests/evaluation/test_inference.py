@@ -84,6 +84,8 @@ def test_first_predictions_are_kept_without_a_second_pass():
     assert [s.image_id for s, _ in kept.pairs] == [0, 1, 2]
     assert all(len(o) == 1 for _, o in kept.pairs)
     assert len(model.calls) == 3
+    evaluate(model, batches(1, 1), [], progress=False, on_batch=kept)
+    assert [s.image_id for s, _ in kept.pairs] == [0, 1]
 
 
 def test_two_results_of_one_name_are_an_error():

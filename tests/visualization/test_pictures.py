@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from detkit.structures import Boxes, Instances, Sample
-from detkit.visualization import prediction_picture, side_by_side, write_picture
+from detkit.visualization import prediction_picture, side_by_side, write_picture, write_prediction_pictures
 
 
 def test_side_by_side_keeps_every_picture_whole():
@@ -33,6 +33,15 @@ def test_prediction_picture_with_and_without_target():
     header = both.shape[0] - 40
     assert (both[header + 24, 5:25] == both[header + 24, -45:-25]).all()
     assert (both[header + 24, 5:25] != 90).any()
+
+
+def test_a_file_for_each_prediction(tmp_path):
+    output = Instances((8, 8), boxes=Boxes([]), scores=torch.zeros(0), classes=torch.zeros(0).long())
+    image = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    pairs = [(Sample(image, (8, 8), 4, "a/b c.jpg"), output), (Sample(image, (8, 8), "x/7"), output)]
+    files = write_prediction_pictures(pairs, ["x"], tmp_path / "predictions")
+    assert [f.name for f in files] == ["000_b_c.png", "001_x_7.png"]
+    assert all(f.is_file() for f in files)
 
 
 def test_written_pictures_are_read_back(tmp_path):

@@ -9,7 +9,7 @@ from detkit.data.augmentations import (
     ResizeScale,
     ResizeShortestEdge,
 )
-from detkit.data.datasets import CocoInstances
+from detkit.data.datasets import CocoInstances, Shapes
 from detkit.data.images import read_image
 from detkit.data.interfaces import AUGMENTATIONS, DATASETS, SAMPLERS, Augmentation, Dataset, Record, Sampler
 from detkit.data.loader import test_loader, train_loader
@@ -35,6 +35,7 @@ __all__ = [
     "ResizeScale",
     "ResizeShortestEdge",
     "Sampler",
+    "Shapes",
     "ShuffleSampler",
     "inference_batches",
     "read_image",

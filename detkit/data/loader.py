@@ -101,7 +101,12 @@ def train_loader(
 
 
 def test_loader(
-    dataset: Dataset, mapper: Mapper, batch_size: int = 1, num_workers: int = 0, rank: int = 0, world_size: int = 1
+    dataset: Dataset,
+    mapper: Mapper,
+    batch_size: int = 1,  # noqa: PT028
+    num_workers: int = 0,  # noqa: PT028
+    rank: int = 0,  # noqa: PT028
+    world_size: int = 1,  # noqa: PT028
 ) -> Iterable[list[Sample]]:
     """Every image once over all ranks, in order; has a ``len``, in batches.
 

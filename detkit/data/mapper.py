@@ -1,7 +1,7 @@
 """Mapper: from a dataset's record to the sample that the model takes."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ def to_sample(record: Record, mask_format: MaskFormat = "polygon") -> Sample:
     """The record as a sample; its target holds every annotation but the crowds, in the pixels of the image."""
     targets = record.select(~record.crowd) if record.crowd.any() else record
     height, width = record.image.shape[:2]
-    fields = {
+    fields: dict[str, Any] = {
         "boxes": Boxes(torch.from_numpy(np.ascontiguousarray(targets.boxes, dtype=np.float32))),
         "classes": torch.from_numpy(np.ascontiguousarray(targets.classes, dtype=np.int64)),
     }

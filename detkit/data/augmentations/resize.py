@@ -89,7 +89,7 @@ def shortest_edge_size(size: tuple[int, ...], short_edge: int, max_size: int) ->
     """The ``(height, width)`` that an image of ``size`` gets from ``ResizeShortestEdge``."""
     height, width = size
     scale = short_edge / min(height, width)
-    sides = (short_edge, scale * width) if height < width else (scale * height, short_edge)
+    sides: tuple[float, float] = (short_edge, scale * width) if height < width else (scale * height, short_edge)
     if max(sides) > max_size:
         shrink = max_size / max(sides)
         sides = (sides[0] * shrink, sides[1] * shrink)

@@ -1,5 +1,6 @@
 """The datasets that come with the package."""
 
 from detkit.data.datasets.coco import CocoInstances
+from detkit.data.datasets.shapes import Shapes
 
-__all__ = ["CocoInstances"]
+__all__ = ["CocoInstances", "Shapes"]

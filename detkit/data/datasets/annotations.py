@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as coco_mask
 import torch
+from tabulate import tabulate
 
 from detkit.data.flat import Ragged
 from detkit.structures import BitMasks, Masks, PolygonMasks
@@ -75,8 +76,40 @@ class AnnotationTable:
             return {"size": list(size), "counts": counts.tobytes().decode("ascii")}
         return [polygon.tolist() for polygon in self.polygons_of(row)]
 
+    def coco_entries(self, image: int, image_id: int | str, size: tuple[int, int]) -> list[dict[str, Any]]:
+        """The annotations of an image as COCO writes them; ``category_id`` is class + 1."""
+        entries = []
+        for row in range(self.starts[image], self.starts[image + 1]):
+            entry = {
+                "id": int(self.ids[row]),
+                "image_id": image_id,
+                "category_id": int(self.classes[row]) + 1,
+                "bbox": self.file_boxes[row].tolist(),
+                "area": float(self.areas[row]),
+                "iscrowd": int(self.crowd[row]),
+            }
+            if self.has_masks:
+                entry["segmentation"] = self.segmentation(row, size)
+            entries.append(entry)
+        return entries
+
     def _encoded(self, row: int, size: tuple[int, int]) -> dict[str, Any]:
         counts = self.rles[row]
         if len(counts):
             return {"size": list(size), "counts": counts.tobytes()}
         return coco_mask.merge(coco_mask.frPyObjects(self.polygons_of(row), *size))
+
+
+def coco_categories(class_names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The categories of a ground truth whose ids are class + 1."""
+    return [{"id": i + 1, "name": name} for i, name in enumerate(class_names)]
+
+
+def class_table(class_names: tuple[str, ...], counts: np.ndarray) -> str:
+    """A table of how many objects each class has, in up to three columns of classes."""
+    columns = min(3, len(class_names))
+    rows = -(-len(class_names) // columns)
+    cells: list[list[Any]] = [[name, int(count)] for name, count in zip(class_names, counts)]
+    cells += [["", ""]] * (rows * columns - len(cells))
+    table = [[cell for c in range(columns) for cell in cells[c * rows + r]] for r in range(rows)]
+    return tabulate(table, headers=["class", "objects"] * columns, tablefmt="simple")

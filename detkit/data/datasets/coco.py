@@ -6,8 +6,8 @@ import os
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
+from detkit.data.datasets.annotations import class_table, coco_categories
 from detkit.data.datasets.coco_annotations import AnnotationReader, InvalidBoxes, InvalidMasks, Policy
 from detkit.data.datasets.coco_json import CocoFile
 from detkit.data.flat import Texts
@@ -124,25 +124,13 @@ class CocoInstances(Dataset):
 
     def coco(self) -> dict[str, Any]:
         """The ground truth in COCO's form; boxes, areas and shapes as the file gives them."""
-        table, images, annotations = self._table, [], []
+        images, annotations = [], []
         for image in self._images.tolist():
             size = (int(self._sizes[image][0]), int(self._sizes[image][1]))
-            image_id = self._id(image)
             names = {"file_name": self._file_names[image], "height": size[0], "width": size[1]}
-            images.append({"id": image_id, **names})
-            for row in range(table.starts[image], table.starts[image + 1]):
-                entry = {
-                    "id": int(table.ids[row]),
-                    "image_id": image_id,
-                    "category_id": int(table.classes[row]) + 1,
-                    "bbox": table.file_boxes[row].tolist(),
-                    "area": float(table.areas[row]),
-                    "iscrowd": int(table.crowd[row]),
-                }
-                if table.has_masks:
-                    entry["segmentation"] = table.segmentation(row, size)
-                annotations.append(entry)
-        categories = [{"id": i + 1, "name": name} for i, name in enumerate(self.class_names)]
+            images.append({"id": self._id(image), **names})
+            annotations += self._table.coco_entries(image, self._id(image), size)
+        categories = coco_categories(self.class_names)
         return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
     def summary(self) -> str:
@@ -158,13 +146,3 @@ class CocoInstances(Dataset):
             class_table(self.class_names, counts),
         ]
         return "\n".join(lines)
-
-
-def class_table(class_names: tuple[str, ...], counts: np.ndarray) -> str:
-    """A table of how many objects each class has, in up to three columns of classes."""
-    columns = min(3, len(class_names))
-    rows = -(-len(class_names) // columns)
-    pairs = [(name, int(count)) for name, count in zip(class_names, counts)]
-    pairs += [("", "")] * (rows * columns - len(pairs))  # type: ignore[list-item]
-    table = [[cell for c in range(columns) for cell in pairs[c * rows + r]] for r in range(rows)]
-    return tabulate(table, headers=["class", "objects"] * columns, tablefmt="simple")

@@ -4,7 +4,7 @@ from detkit.evaluation.coco import CocoEvaluator
 from detkit.evaluation.coco_results import coco_results
 from detkit.evaluation.inference import FirstPredictions, evaluate
 from detkit.evaluation.interfaces import EVALUATORS, Evaluator
-from detkit.evaluation.record import write_evaluation
+from detkit.evaluation.output import write_evaluation
 
 __all__ = [
     "EVALUATORS",

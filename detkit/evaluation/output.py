@@ -1,16 +1,34 @@
-"""Evaluation results as a file and as text."""
+"""What is left of an evaluation: a JSON file and a text."""
 
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from detkit.evaluation.interfaces import Evaluator
-from detkit.utils import atomic_write
+from detkit.utils.distributed import is_main
+from detkit.utils.paths import atomic_write
 
 
-def write_evaluation(results: dict[str, Any], evaluators: Sequence[Evaluator], path: str | os.PathLike[str]) -> str:
-    """Writes ``results`` as JSON and returns the evaluators' tables for a person."""
+def write_evaluation(results: Mapping[str, Any], evaluators: Sequence[Evaluator], path: str | Path) -> str:
+    """Writes what ``evaluate`` gave as JSON and returns it as tables for a person, the speed in the last line.
+
+    On other ranks than 0 it writes nothing and returns "".
+
+    Args:
+        results: of ``evaluate``.
+        evaluators: the ones that gave them.
+        path: the JSON file; its folder is made.
+    """
+    if not is_main():
+        return ""
     with atomic_write(path, "w") as file:
         json.dump(results, file, indent=2)
-    return "\n\n".join(evaluator.report(results) for evaluator in evaluators)
+    parts = [evaluator.report(dict(results)) for evaluator in evaluators]
+    if "timing" in results:
+        timing = results["timing"]
+        parts.append(
+            f"{timing['images']} images in {timing['seconds']:.1f} s"
+            f" ({timing['images_per_second']:.1f} images/s; the model alone took {timing['model_seconds']:.1f} s)"
+        )
+    return "\n\n".join(parts)

@@ -3,7 +3,7 @@
 from detkit.visualization.colors import palette
 from detkit.visualization.curves import plot_curves, read_metrics
 from detkit.visualization.draw import draw_instances
-from detkit.visualization.pictures import prediction_picture, side_by_side, write_picture, write_prediction_pictures
+from detkit.visualization.pictures import prediction_picture, side_by_side, write_picture
 from detkit.visualization.predictions import write_prediction_pictures
 from detkit.visualization.video import VIDEO_SUFFIXES, VideoWriter, video_frames, video_info
 

@@ -1,6 +1,5 @@
 """Pictures put together from drawn images, and files of them."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from detkit.structures import Instances, Sample
-from detkit.utils.distributed import is_main
 from detkit.visualization.draw import MIN_SIDE, draw_instances, load_font
 
 
@@ -62,31 +60,6 @@ def prediction_picture(
         return side_by_side([right], [title])
     left = draw_instances(sample.image, sample.target, class_names, min_side=min_side)
     return side_by_side([left, right], [f"ground truth: {len(sample.target)}", title])
-
-
-def write_prediction_pictures(
-    pairs: Sequence[tuple[Sample, Instances]],
-    class_names: Sequence[str],
-    folder: str | Path,
-    *,
-    score_thresh: float = 0.5,
-) -> list[Path]:
-    """A PNG of ground truth and prediction for each pair; returns the files. Only rank 0 writes.
-
-    Args:
-        pairs: samples and predictions, e.g. those that ``FirstPredictions`` kept.
-        class_names: the K names.
-        folder: is made.
-        score_thresh: predictions below this score are not drawn.
-    """
-    if not is_main():
-        return []
-    files = []
-    for number, (sample, output) in enumerate(pairs):
-        name = re.sub(r"[^\w.-]+", "_", Path(sample.file_name).stem or str(sample.image_id))
-        picture = prediction_picture(sample, output, class_names, score_thresh=score_thresh)
-        files.append(write_picture(picture, Path(folder) / f"{number:03d}_{name}.png"))
-    return files
 
 
 def write_picture(picture: np.ndarray, path: str | Path) -> Path:

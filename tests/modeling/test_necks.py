@@ -1,0 +1,142 @@
+"""Necks against torchvision's FPN, and on maps of any size."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool as TorchvisionMaxPool
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7 as TorchvisionP6P7
+
+from detkit.config import Recipe
+from detkit.layers import ShapeSpec
+from detkit.modeling.interfaces import NECKS, TOP_BLOCKS
+from detkit.modeling.necks import FPN, PAFPN, LastLevelMaxPool, LastLevelP6P7
+
+CHANNELS = (8, 16, 24, 32)
+SHAPES = {f"res{i + 2}": ShapeSpec(channels=c, stride=4 * 2**i) for i, c in enumerate(CHANNELS)}
+
+
+def maps(height: int = 64, width: int = 96, shapes: dict[str, ShapeSpec] = SHAPES) -> dict[str, torch.Tensor]:
+    """Random maps of those shapes for an image of that size."""
+    return {n: torch.randn(2, s.channels, -(-height // s.stride), -(-width // s.stride)) for n, s in shapes.items()}
+
+
+def torchvision_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Our state dict under the names of torchvision's FPN."""
+    out = {}
+    for name, value in state.items():
+        part, key, rest = name.split(".", 2) if name.count(".") > 1 else (*name.split(".", 1), "")
+        if part == "top_block":
+            out[f"extra_blocks.{key}.{rest}"] = value
+        else:
+            block = {"laterals": "inner_blocks", "outputs": "layer_blocks"}[part]
+            out[f"{block}.{int(key[3:]) - 2}.0.{rest}"] = value
+    return out
+
+
+@pytest.mark.parametrize("size", [(64, 96), (75, 101)])
+@pytest.mark.parametrize(
+    ("top", "oracle"),
+    [
+        (Recipe(LastLevelMaxPool), TorchvisionMaxPool()),
+        (None, None),
+        (Recipe(LastLevelP6P7), TorchvisionP6P7(32, 16)),
+        (Recipe(LastLevelP6P7, {"in_feature": "p5"}), TorchvisionP6P7(16, 16)),
+    ],
+    ids=["max_pool", "none", "p6p7_res5", "p6p7_p5"],
+)
+def test_fpn_equals_torchvision(top, oracle, size):
+    fpn = FPN(SHAPES, out_channels=16, top_block=top)
+    reference = FeaturePyramidNetwork(list(CHANNELS), 16, extra_blocks=oracle)
+    reference.load_state_dict(torchvision_names(fpn.state_dict()), strict=True)
+    features = maps(*size)
+    got, want = fpn(features), reference(features)
+    assert len(got) == len(want)
+    for mine, theirs in zip(got.values(), want.values()):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("neck", [FPN, PAFPN])
+@pytest.mark.parametrize("norm", [None, "GN", "BN"])
+@pytest.mark.parametrize("top", [None, Recipe(LastLevelMaxPool), Recipe(LastLevelP6P7)])
+@pytest.mark.parametrize("size", [(64, 96), (33, 50)])
+def test_output_shape_is_the_real_shape_and_every_weight_learns(neck, norm, top, size):
+    net = neck(SHAPES, out_channels=16, norm=norm, top_block=top)
+    levels = net(maps(*size))
+    assert list(levels) == list(net.output_shape) == ["p2", "p3", "p4", "p5", "p6", "p7"][: len(levels)]
+    for name, level in levels.items():
+        spec = net.output_shape[name]
+        assert spec.stride == 2 ** int(name[1:])
+        assert level.shape == (2, spec.channels, -(-size[0] // spec.stride), -(-size[1] // spec.stride))
+    sum((level**2).sum() for level in levels.values()).backward()
+    assert all(p.grad is not None for p in net.parameters())
+    assert all((m.bias is None) == (norm is not None) for m in net.laterals.values())
+
+
+def test_names_in_the_state_dict():
+    names = set(PAFPN(SHAPES, in_features=("res2", "res3"), norm="GN", out_channels=8).state_dict())
+    assert {n.rsplit(".", 1)[0] for n in names} == {
+        *("laterals.res2", "laterals.res2.norm", "laterals.res3", "laterals.res3.norm"),
+        *("outputs.res2", "outputs.res2.norm", "outputs.res3", "outputs.res3.norm"),
+        *("downsamples.res3", "downsamples.res3.norm", "bottom_up_outputs.res3", "bottom_up_outputs.res3.norm"),
+    }
+
+
+def test_average_halves_each_merge():
+    total, mean = FPN(SHAPES, out_channels=8), FPN(SHAPES, out_channels=8, fuse="avg")
+    mean.load_state_dict(total.state_dict())
+    features = {n: torch.zeros_like(x) for n, x in maps().items()}
+    features["res5"] = torch.randn_like(features["res5"])
+    a, b = total(features), mean(features)  # biases start at zero, so only res5 contributes
+    for name, factor in (("p2", 8), ("p3", 4), ("p4", 2), ("p5", 1)):
+        torch.testing.assert_close(a[name], factor * b[name])
+
+
+def test_pafpn_adds_a_bottom_up_path_to_the_fpn():
+    pafpn, fpn = PAFPN(SHAPES, out_channels=8), FPN(SHAPES, out_channels=8)
+    fpn.load_state_dict(pafpn.state_dict(), strict=False)
+    features = maps()
+    got, p = pafpn(features), fpn(features)
+    torch.testing.assert_close(got["p2"], p["p2"])
+    n = p["p2"]
+    for i in (3, 4, 5):
+        down, out = pafpn.downsamples[f"res{i}"], pafpn.bottom_up_outputs[f"res{i}"]
+        n = F.relu(F.conv2d(n, down.weight, down.bias, stride=2, padding=1)) + p[f"p{i}"]
+        n = F.relu(F.conv2d(n, out.weight, out.bias, padding=1))
+        torch.testing.assert_close(got[f"p{i}"], n)
+    torch.testing.assert_close(got["p6"], got["p5"][:, :, ::2, ::2])
+
+
+def test_chosen_maps_in_any_order_give_levels_from_fine_to_coarse():
+    fpn = FPN(SHAPES, out_channels=8, in_features=("res5", "res3"), top_block=None)
+    assert [(n, s.stride) for n, s in fpn.output_shape.items()] == [("p3", 8), ("p5", 32)]
+    levels = fpn(maps())
+    assert levels["p3"].shape == (2, 8, 8, 12)
+    assert not any("res2" in name or "res4" in name for name in fpn.state_dict())
+
+
+@pytest.mark.parametrize("neck", [FPN, PAFPN])
+@pytest.mark.parametrize(
+    ("shapes", "options", "words"),
+    [
+        (SHAPES, {"in_features": ("res2", "res9")}, r"in_features: expected some of res2, res3, .*'res9'"),
+        (SHAPES, {"in_features": ()}, "in_features: expected some of res2"),
+        ({"a": ShapeSpec(4, 16), "b": ShapeSpec(4, 16)}, {}, r"different strides, got \['a', 'b'\] of \[16, 16\]"),
+        ({"a": ShapeSpec(4, 12)}, {}, "powers of two, got stride 12"),
+        (SHAPES, {"fuse": "max"}, "fuse: expected 'sum' or 'avg', got 'max'"),
+        (SHAPES, {"top_block": Recipe(LastLevelP6P7, {"in_feature": "c5"})}, "no map 'c5'; choose one of res2.*p5"),
+    ],
+)
+def test_mistakes_are_named(neck, shapes, options, words):
+    with pytest.raises(ValueError, match=words):
+        neck(shapes, **options)
+
+
+def test_pafpn_needs_strides_that_double():
+    with pytest.raises(ValueError, match=r"double from map to map, got \[8, 32\]"):
+        PAFPN(SHAPES, in_features=("res3", "res5"))
+
+
+def test_registered():
+    assert {"FPN", "PAFPN"} <= set(NECKS.names())
+    assert {"LastLevelMaxPool", "LastLevelP6P7"} <= set(TOP_BLOCKS.names())

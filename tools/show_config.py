@@ -53,7 +53,8 @@ def _answer(args: argparse.Namespace) -> str:
     if args.list:
         return roles_text()
     if args.options and (config is None or _is_class_name(args.options)):
-        return "\n\n".join(class_text(cls) for cls in find_classes(args.options, Experiment))
+        role = roles_text(args.options)
+        return role or "\n\n".join(class_text(cls) for cls in find_classes(args.options, Experiment))
     assert config is not None  # main saw to it
     recipe = parse(config.tree, Experiment, sources=config.sources)
     if args.options:
@@ -67,10 +68,12 @@ def _is_class_name(text: str) -> bool:
     return text[:1].isupper() and "." not in text
 
 
-def roles_text() -> str:
-    """Every role with its wiring, and the classes registered for it."""
+def roles_text(only: str | None = None) -> str:
+    """Every role (or the one called ``only``) with its wiring, and the classes registered for it."""
     blocks = []
     for base, registry in Registry.of.items():
+        if only not in (None, base.__name__):
+            continue
         wiring = f"; wiring: {', '.join(schema(base).wiring)}" if schema(base).wiring else ""
         lines = [f"{registry.role} ({base.__name__}{wiring})"]
         names = registry.names()

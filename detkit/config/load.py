@@ -7,10 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from detkit.config.carry import sort_options
+from detkit.config.interpolate import resolve
 from detkit.config.merge import Renamed, apply_override, find, locate, merge, read_override
 from detkit.config.user_file import import_user_code
 from detkit.config.yaml_file import Entry, display, read_yaml, wrap
@@ -124,7 +122,7 @@ def _without(tree: Entry, *keys: str) -> Entry:
 
 def _fit_renamed(tree: Entry, renamed: list[Renamed]) -> tuple[Entry, dict[str, Any]]:
     """The tree, and its resolved plain form, without the options that a renamed node's new class has no use for."""
-    plain = _resolved(tree)
+    plain = resolve(tree)
     for change in renamed:
         node = find(tree, change.keys)
         if node is None or not isinstance(node.value, dict):
@@ -136,7 +134,7 @@ def _fit_renamed(tree: Entry, renamed: list[Renamed]) -> tuple[Entry, dict[str, 
         dropped, kept = sort_options(resolved, change.old, explicit)
         note = f" (kept by override '{change.override}')"
         tree = _fit(tree, change.keys, dropped, dict.fromkeys(kept, note))
-        plain = _resolved(tree)
+        plain = resolve(tree)
         logger.info("override '%s': kept %s, dropped %s", change.override, kept or "nothing", dropped or "nothing")
     return tree, plain
 
@@ -154,25 +152,3 @@ def _fit(tree: Entry, keys: tuple[str | int, ...], dropped: list[str], notes: di
     copy = list(tree.value) if isinstance(tree.value, list) else dict(tree.value)
     copy[at] = _fit(copy[at], keys[1:], dropped, notes)
     return dataclasses.replace(tree, value=copy)
-
-
-def _resolved(tree: Entry) -> dict[str, Any]:
-    plain = tree.plain()
-    if not _has_interpolation(plain):
-        return plain
-    try:
-        resolved: Any = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
-    except OmegaConfBaseException as error:
-        key = error.full_key or ""
-        where = f" ({sources[key]})" if key in (sources := dict(tree.walk())) else ""
-        problem = str(error).splitlines()[0]
-        raise ConfigError(f"{key or 'config'}: the interpolation cannot be resolved: {problem}{where}") from None
-    return resolved
-
-
-def _has_interpolation(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(_has_interpolation(v) for v in value.values())
-    if isinstance(value, list):
-        return any(_has_interpolation(v) for v in value)
-    return isinstance(value, str) and "${" in value

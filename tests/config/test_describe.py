@@ -85,7 +85,7 @@ def test_a_path_that_leads_nowhere_is_told(house, write, path, words):
 def test_classes_are_found_by_name_groups_too(house):
     assert find_classes("PlainPart", house.Root) == [house.PlainPart]
     assert find_classes("Limits", house.Root) == [house.Limits]
-    with pytest.raises(ConfigError, match="there is no class 'Limit'. Did you mean 'Limits'"):
+    with pytest.raises(ConfigError, match=r"there is no class 'Limit'\. Did you mean 'Limits'"):
         find_classes("Limit", house.Root)
 
 

@@ -56,7 +56,8 @@ def test_numbers_and_texts_are_what_they_look_like(write):
     path = write("c.yaml", "a: 1e-4\nb: 1E3\nc: 2024-01-01\nd: '1e-4'\ne: .5\nf: 10\ng: -1.\nh: .inf\ni: 1.2.3")
     tree = load_config(path).tree
     assert tree == {
-        "a": 1e-4, "b": 1000.0, "c": "2024-01-01", "d": "1e-4", "e": 0.5, "f": 10, "g": -1.0, "h": float("inf"), "i": "1.2.3",
+        "a": 1e-4, "b": 1000.0, "c": "2024-01-01", "d": "1e-4", "e": 0.5, "f": 10, "g": -1.0, "h": float("inf"),
+        "i": "1.2.3",
     }  # fmt: skip
     assert isinstance(tree["b"], float)
     assert isinstance(tree["f"], int)
@@ -71,7 +72,8 @@ def test_interpolation_reads_other_keys_and_the_environment(write, monkeypatch):
     monkeypatch.setenv("CONFIG_TEST_ROOT", "/data")
     path = write(
         "c.yaml",
-        "size: 4\nhalf: ${size}\nroot: ${oc.env:CONFIG_TEST_ROOT,x}/images\nother: ${oc.env:CONFIG_TEST_NO,here}\nplain: {a: 1}",
+        "size: 4\nhalf: ${size}\nroot: ${oc.env:CONFIG_TEST_ROOT,x}/images\n"
+        "other: ${oc.env:CONFIG_TEST_NO,here}\nplain: {a: 1}",
     )
     tree = load_config(path, ["size=8"]).tree
     assert tree == {"size": 8, "half": 8, "root": "/data/images", "other": "here", "plain": {"a": 1}}

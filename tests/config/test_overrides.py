@@ -106,7 +106,9 @@ def test_a_name_where_no_node_was_starts_one(house, write):
 
 def test_an_unknown_new_name_is_left_to_the_check(house, write):
     tree = load_config(write("c.yaml", MACHINE), ["model.part.name=FancyPort"]).tree
-    with pytest.raises(ConfigError, match="model.part: no part named 'FancyPort'. Did you mean 'FancyPart'") as caught:
+    with pytest.raises(
+        ConfigError, match=r"model\.part: no part named 'FancyPort'\. Did you mean 'FancyPart'"
+    ) as caught:
         parse(tree, house.Root)
     assert "other mistake" not in str(caught.value)
 

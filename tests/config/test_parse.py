@@ -321,7 +321,7 @@ def test_the_complete_config_holds_every_default_and_loads_to_an_equal_recipe(ho
 def test_what_no_yaml_can_say_is_no_default(house):
     @house.parts.register()
     class Opaque(house.Part):
-        def __init__(self, in_channels: int, *, how: Any = functools.partial(int)):
+        def __init__(self, in_channels: int, *, how: Any = functools.partial(int)):  # noqa: B008
             pass
 
     with pytest.raises(TypeError, match="cannot be written in YAML"):

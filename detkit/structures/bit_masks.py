@@ -50,8 +50,11 @@ class BitMasks(Tensor):
     def __getitem__(self, item: Any) -> Any:
         if isinstance(item, np.ndarray):
             item = torch.from_numpy(item)
-        rows = self.tensor[item]
-        return rows if isinstance(item, tuple | int) else BitMasks(rows)
+        chosen = self.tensor[item]
+        return chosen if isinstance(item, tuple) or chosen.ndim != 3 else BitMasks(chosen)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "BitMasks":
+        return BitMasks(self.tensor.clone())
 
     def to(self, *args: Any, **kwargs: Any) -> "BitMasks":  # type: ignore[override]
         """As ``Tensor.to``; masks stay bool."""

@@ -36,6 +36,9 @@ class Boxes(Tensor):
         chosen = self.tensor[item]
         return chosen if isinstance(item, tuple) or chosen.ndim != 2 else Boxes(chosen)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Boxes":
+        return Boxes(self.tensor.clone())
+
     def to(self, *args: Any, **kwargs: Any) -> "Boxes":  # type: ignore[override]
         """As ``Tensor.to``; boxes stay float32."""
         return Boxes(self.tensor.to(*args, **kwargs))

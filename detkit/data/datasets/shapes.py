@@ -50,8 +50,8 @@ class Shapes(Dataset):
             )
         if not 0 <= min_objects <= max_objects or not 8 / min(image_size) <= min_scale <= max_scale:
             raise ValueError(
-                f"Shapes: expected 0 <= min_objects <= max_objects, got {min_objects} and {max_objects}; and min_scale <= "
-                f"max_scale, at least {8 / min(image_size):.3f} (8 pixels), got {min_scale} and {max_scale}"
+                f"Shapes: expected 0 <= min_objects <= max_objects, got {min_objects} and {max_objects}; and "
+                f"min_scale <= max_scale, at least {8 / min(image_size):.3f} (8 pixels), got {min_scale} and {max_scale}"
             )
         self.class_names = SHAPES
         self.size, self.seed = (int(image_size[0]), int(image_size[1])), seed

@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from detkit.config import Config, ConfigError, Recipe, complete, describe, load_config, parse, to_yaml
+from detkit import command_line
+from detkit.config import Config, Recipe, complete, describe, load_config, parse, to_yaml
 from detkit.config.describe import summary
 from detkit.config.lookup import explain, find_classes, find_spot, roles_in
 from detkit.config.schema import place, schema, words
@@ -28,7 +29,7 @@ EXAMPLES = """examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the tool. Returns 0, or 2 after the message of a ConfigError."""
+    """Runs the tool. Raises ConfigError for a mistake in the config or in the question."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -40,11 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     if args.config_file is None and (args.why or args.overrides or not (args.list or args.options)):
         parser.error("--config-file is needed (alone, --list and --options CLASS go without)")
-    try:
-        print(_answer(args))
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
+    print(_answer(args))
     return 0
 
 
@@ -124,4 +121,4 @@ def why_text(recipe: Recipe[Any], config: Config, path: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.run(main))

@@ -39,7 +39,7 @@ class BoxCoder:
         Returns:
             ``(N, 4 * B)`` xyxy, float32.
         """
-        deltas = deltas.float().reshape(len(deltas), -1, 4)
+        deltas = deltas.float().unflatten(1, (-1, 4))
         rx, ry, rw, rh = (v[:, None] for v in _centre_size(reference))
         wx, wy, ww, wh = self.weights
         dw, dh = deltas[..., 2] / ww, deltas[..., 3] / wh
@@ -47,8 +47,7 @@ class BoxCoder:
             dw, dh = dw.clamp(max=self.max_log_scale), dh.clamp(max=self.max_log_scale)
         x, y = deltas[..., 0] / wx * rw + rx, deltas[..., 1] / wy * rh + ry
         half_w, half_h = dw.exp() * rw / 2, dh.exp() * rh / 2
-        boxes = torch.stack([x - half_w, y - half_h, x + half_w, y + half_h], dim=-1)
-        return boxes.reshape(len(boxes), -1)
+        return torch.stack([x - half_w, y - half_h, x + half_w, y + half_h], dim=-1).flatten(1)
 
 
 def _centre_size(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -10,7 +10,7 @@ from detkit.modeling.box_coder import BoxCoder
 def boxes(n: int, seed: int) -> torch.Tensor:
     g = torch.Generator().manual_seed(seed)
     corner = torch.rand(n, 2, generator=g) * 300
-    return torch.cat([corner, corner + 1 + torch.rand(n, 2, generator=g) * 200], dim=1)
+    return torch.cat([corner, corner + 4 + torch.rand(n, 2, generator=g) * 200], dim=1)
 
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)])

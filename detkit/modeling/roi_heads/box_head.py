@@ -90,7 +90,7 @@ class FastRCNNConvFCHead(BoxHead):
         logits, deltas = self(features, [p.boxes for p in proposals])
         classes = torch.cat([p.classes for p in proposals])
         positive = torch.nonzero(classes < self.num_classes).squeeze(1)
-        deltas = deltas.reshape(len(deltas), -1, 4)
+        deltas = deltas.unflatten(1, (-1, 4))
         chosen = deltas[positive, 0 if self.class_agnostic else classes[positive]]
         reference = Boxes.cat([p.boxes for p in proposals]).tensor[positive]
         gt_boxes = Boxes.cat([p.gt_boxes for p in proposals]).tensor[positive]
@@ -122,7 +122,7 @@ class FastRCNNConvFCHead(BoxHead):
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(probs).all(dim=1)
         scores = probs[:, :-1] * finite[:, None]
         rows, classes = torch.nonzero(scores > self.score_thresh, as_tuple=True)
-        boxes = boxes.reshape(len(boxes), -1, 4)
+        boxes = boxes.unflatten(1, (-1, 4))
         chosen = Boxes(boxes[rows, 0 if self.class_agnostic else classes]).clip(image_size)
         scores = scores[rows, classes]
         keep = nms_by_group(chosen, scores, classes, self.nms_thresh)[: self.max_detections]

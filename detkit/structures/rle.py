@@ -56,7 +56,7 @@ def checked_rle(rle: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]
         raise ValueError(f"its RLE is of size {list(rle['size'])} (height, width), its image of {[height, width]}")
     counts = rle["counts"]
     if isinstance(counts, str | bytes):
-        compressed = counts.encode("ascii", "replace") if isinstance(counts, str) else bytes(counts)
+        compressed = counts.encode("latin-1", "replace") if isinstance(counts, str) else bytes(counts)
         runs = rle_counts(compressed)
     else:
         runs = np.asarray(counts)

@@ -47,10 +47,10 @@ class CocoFile:
             raise DataError(f"{path}: is not JSON ({error}); expected a COCO instances file") from None
         missing = [k for k in KEYS if not isinstance(content, Mapping) or not isinstance(content.get(k), list)]
         if missing:
-            found = f"keys {', '.join(map(repr, content))}" if isinstance(content, Mapping) else "a list or a number"
+            keys = ", ".join(map(repr, content)) if isinstance(content, Mapping) else ""
             raise DataError(
-                f"{path}: is not a COCO instances file: it has {found or 'no keys'}, but no list under "
-                f"{', '.join(map(repr, missing))}"
+                f"{path}: is not a COCO instances file: it has {f'keys {keys}' if keys else 'no keys'}, but no list "
+                f"under {', '.join(map(repr, missing))}"
             )
         file_ = CocoFile(path, content)
         for key in KEYS:

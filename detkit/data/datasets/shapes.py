@@ -12,6 +12,9 @@ from detkit.data.flat import Ragged, offsets
 from detkit.data.interfaces import DATASETS, Dataset, Record
 from detkit.structures import BitMasks
 
+MIN_PIXELS = 8
+"""No object's diameter is smaller, however small the image."""
+
 
 @DATASETS.register()
 class Shapes(Dataset):
@@ -27,7 +30,8 @@ class Shapes(Dataset):
         seed: of everything drawn; sets of different seeds share no image.
         min_objects: the fewest objects that are placed on an image; what is hidden too much is left out.
         max_objects: the most.
-        min_scale: the smallest diameter of an object, in parts of the image's shorter side.
+        min_scale: the smallest diameter of an object, in parts of the image's shorter side; never below 8
+            pixels.
         max_scale: the largest.
     """
 
@@ -48,18 +52,20 @@ class Shapes(Dataset):
                 f"Shapes: expected num_images of at least 1, image_size of at least 16 x 16 and a seed of at least 0, "
                 f"got {num_images}, {image_size} and {seed}"
             )
-        if not 0 <= min_objects <= max_objects or not 8 / min(image_size) <= min_scale <= max_scale:
+        if not 0 <= min_objects <= max_objects or not 0 < min_scale <= max_scale:
             raise ValueError(
                 f"Shapes: expected 0 <= min_objects <= max_objects, got {min_objects} and {max_objects}; and "
-                f"min_scale <= max_scale, at least {8 / min(image_size):.3f} (8 pixels), got {min_scale} and {max_scale}"
+                f"0 < min_scale <= max_scale, got {min_scale} and {max_scale}"
             )
         self.class_names = SHAPES
         self.size, self.seed = (int(image_size[0]), int(image_size[1])), seed
+        smallest = max(min_scale, MIN_PIXELS / min(self.size))
+        scale = (smallest, max(smallest, max_scale))
         self._images = np.empty((num_images, *self.size, 3), np.uint8)
         counts, boxes, areas, classes, per_image = [], [], [], [], []
         for i in tqdm(range(num_images), desc="drawing shapes", delay=2, leave=False):
             rng = np.random.default_rng((seed, i))
-            scene = draw_scene(rng, self.size, (min_objects, max_objects), (min_scale, max_scale))
+            scene = draw_scene(rng, self.size, (min_objects, max_objects), scale)
             self._images[i] = scene.image
             encoded = _encode(scene)
             counts += [np.frombuffer(rle["counts"], np.uint8) for rle in encoded]

@@ -1,0 +1,252 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detkit.data import (
+    ColorJitter,
+    FixedSizeCrop,
+    RandomCrop,
+    RandomFlip,
+    Record,
+    Resize,
+    ResizeScale,
+    ResizeShortestEdge,
+)
+from detkit.data.augmentations.crop import crop_record
+from detkit.data.augmentations.resize import shortest_edge_size
+from detkit.structures import PolygonMasks
+
+H, W = 90, 120
+
+GEOMETRIC = [
+    ResizeShortestEdge(short_edge=(70, 100, 130), max_size=160),
+    ResizeShortestEdge(short_edge=(80, 200), max_size=1000, sample="range"),
+    Resize(size=(100, 77)),
+    ResizeScale(min_scale=0.6, max_scale=1.6, target_size=(100, 100)),
+    FixedSizeCrop(size=(100, 80)),
+    RandomFlip(prob=1.0),
+    RandomFlip(prob=1.0, direction="vertical"),
+    RandomCrop(size=(0.5, 0.7)),
+    RandomCrop(size=(60, 70), kind="absolute"),
+    RandomCrop(size=(50, 100), kind="absolute_range"),
+    RandomCrop(size=(0.6, 0.6), kind="relative"),
+]
+
+
+def polygon(rng, n=11):
+    angle = np.sort(rng.uniform(0, 2 * np.pi, n))
+    radius = rng.uniform(12, 35) * rng.uniform(0.6, 1, n)
+    center = rng.uniform(30, 60), rng.uniform(30, 90)
+    return np.stack([center[1] + radius * np.cos(angle), center[0] + radius * np.sin(angle)], 1)
+
+
+def record(kind, seed=0):
+    """Four objects; the image's first channel shows the first one, so the image can be compared with its mask."""
+    rng = np.random.default_rng(seed)
+    masks = PolygonMasks([[np.clip(polygon(rng), 0, [W, H])] for _ in range(4)], (H, W))
+    bitmaps = masks.bitmaps()
+    image = rng.integers(0, 40, (H, W, 3), np.uint8)
+    image[:, :, 0] = np.where(bitmaps[0].numpy(), 255, 0)
+    return Record(
+        image=image,
+        image_id=1,
+        file_name="a.png",
+        original_size=(H, W),
+        boxes=(masks if kind == "polygons" else bitmaps).boxes().numpy(),
+        classes=np.arange(4),
+        crowd=np.zeros(4, bool),
+        masks={"polygons": masks, "bitmaps": bitmaps, "none": None}[kind],
+        annotation_ids=np.arange(10, 14),
+    )
+
+
+def iou(a, b):
+    return float((a & b).sum() / max(1, (a | b).sum()))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("augment", GEOMETRIC, ids=lambda a: type(a).__name__)
+def test_augmenting_commutes_with_rasterising(augment, seed):
+    a = augment(record("polygons", seed), np.random.default_rng(seed))
+    b = augment(record("bitmaps", seed), np.random.default_rng(seed))
+    assert (a.image == b.image).all()
+    assert a.masks.image_size == b.masks.image_size == a.image.shape[:2]
+    shared = np.intersect1d(a.annotation_ids, b.annotation_ids)
+    assert len(shared) >= len(a.annotation_ids) - 1  # a sliver may be left of one form only
+    first, second = a.masks.bitmaps().numpy(), b.masks.numpy()
+    for i in shared:
+        one, two = first[a.annotation_ids == i][0], second[b.annotation_ids == i][0]
+        assert iou(one, two) > 0.85 or (one ^ two).sum() < 30
+
+
+@pytest.mark.parametrize("kind", ["polygons", "bitmaps"])
+@pytest.mark.parametrize("augment", GEOMETRIC, ids=lambda a: type(a).__name__)
+def test_image_boxes_and_masks_stay_in_register(augment, kind):
+    out = augment(record(kind), np.random.default_rng(1))
+    height, width = out.image.shape[:2]
+    bitmaps = out.masks.bitmaps()
+    if out.annotation_ids[0] == 10:
+        assert iou(bitmaps[0].numpy(), out.image[:, :, 0] >= 200) > 0.8
+    assert np.abs(bitmaps.boxes().numpy() - out.boxes).max() <= 1.6  # a pixel of rasterising, enlarged
+    assert (out.boxes >= 0).all()
+    assert (out.boxes <= [width, height, width, height]).all()
+    assert out.boxes.dtype == np.float32
+    assert out.image.dtype == np.uint8
+    assert len(out.classes) == len(out.masks) == len(out.boxes) == len(out.crowd)
+
+
+@pytest.mark.parametrize("augment", [*GEOMETRIC, ColorJitter(hue=0.1)], ids=lambda a: type(a).__name__)
+def test_all_chance_comes_from_the_generator(augment):
+    before = record("polygons")
+    torch.manual_seed(1)
+    first = augment(before, np.random.default_rng(5))
+    torch.manual_seed(2)
+    np.random.seed(2)
+    second = augment(record("polygons"), np.random.default_rng(5))
+    assert (first.image == second.image).all()
+    assert (first.boxes == second.boxes).all()
+    assert (before.image == record("polygons").image).all()  # the argument is not edited
+    assert (before.boxes == record("polygons").boxes).all()
+
+
+@pytest.mark.parametrize("direction", ["horizontal", "vertical"])
+def test_flip_is_exact_and_its_own_inverse(direction):
+    before, flip = record("bitmaps"), RandomFlip(prob=1.0, direction=direction)
+    rng = np.random.default_rng(0)
+    once = flip(before, rng)
+    axis = 1 if direction == "horizontal" else 0
+    assert (once.image == np.flip(before.image, axis)).all()
+    assert (once.masks.numpy() == np.flip(before.masks.numpy(), axis + 1)).all()
+    assert (once.boxes == once.masks.boxes().numpy()).all()
+    twice = flip(once, rng)
+    assert (twice.image == before.image).all()
+    assert (twice.boxes == before.boxes).all()
+    assert RandomFlip(prob=0.0)(before, rng) is before
+
+
+@pytest.mark.parametrize(
+    ("size", "short", "limit", "expected"),
+    [
+        ((480, 640), 800, 1333, (800, 1067)),
+        ((640, 480), 800, 1333, (1067, 800)),
+        ((427, 640), 800, 1333, (800, 1199)),
+        ((300, 1000), 800, 1333, (400, 1333)),
+        ((500, 500), 640, 1333, (640, 640)),
+        ((1, 1000), 800, 100, (1, 100)),
+    ],
+)
+def test_shortest_edge_rounds_to_the_nearest_pixel(size, short, limit, expected):
+    assert shortest_edge_size(size, short, limit) == expected
+
+
+def test_resize_uses_pillows_bilinear_filter_for_any_number_of_channels():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (H, W, 3), np.uint8)
+    expected = np.asarray(Image.fromarray(image).resize((50, 40), Image.Resampling.BILINEAR))
+    before = dataclasses.replace(record("none"), image=image)
+    assert (Resize(size=(40, 50))(before, rng).image == expected).all()
+    five = dataclasses.replace(before, image=np.concatenate([image, image[:, :, :2]], 2))
+    out = Resize(size=(40, 50))(five, rng).image
+    assert out.shape == (40, 50, 5)
+    assert (out[:, :, 3] == expected[:, :, 0]).all()
+
+
+def test_large_scale_jitter_gives_one_size_with_padding():
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        out = record("polygons")
+        for step in (ResizeScale(min_scale=0.1, max_scale=2.0, target_size=(96, 96)), FixedSizeCrop(size=(96, 96))):
+            out = step(out, rng)
+        assert out.image.shape == (96, 96, 3)
+        assert out.masks.image_size == (96, 96)
+    small = ResizeScale(min_scale=0.5, max_scale=0.5, target_size=(96, 96))(record("polygons"), rng)
+    assert small.image.shape == (36, 48, 3)
+    padded = FixedSizeCrop(size=(96, 96), pad_value=7)(small, rng)
+    assert (padded.image[36:] == 7).all()
+    assert (padded.image[:, 48:] == 7).all()
+    assert (padded.boxes == small.boxes).all()
+
+
+def test_crop_drops_what_is_not_visible_and_shrinks_to_what_is():
+    before = record("bitmaps")
+    before.masks.tensor[:] = False
+    before.masks.tensor[0, 10:30, 10:50] = True
+    before.masks.tensor[0, 30:60, 10:20] = True  # an L; the window below sees its foot only
+    before.masks.tensor[1, 70:80, 70:80] = True
+    before = dataclasses.replace(before, boxes=before.masks.boxes().numpy()).select(np.array([1, 1, 0, 0], bool))
+    out = crop_record(before, 0, 40, 30, 60)
+    assert out.annotation_ids.tolist() == [10]
+    assert out.boxes.tolist() == [[10, 0, 20, 20]]
+    without = crop_record(dataclasses.replace(before, masks=None), 0, 40, 30, 60)
+    assert without.boxes.tolist() == [[10, 0, 50, 20]]
+
+
+def test_crop_beyond_the_image_pads():
+    before = record("polygons")
+    out = crop_record(before, -10, -20, H + 40, W + 30, 9)
+    assert out.image.shape == (H + 40, W + 30, 3)
+    assert (out.image[20 : 20 + H, 10 : 10 + W] == before.image).all()
+    assert (out.image[:20] == 9).all()
+    assert np.allclose(out.boxes, before.boxes + [10, 20, 10, 20])
+    assert len(crop_record(before, 500, 500, 20, 20).boxes) == 0
+
+
+def test_random_crop_sizes():
+    sizes = {kind: set() for kind in ("relative", "relative_range", "absolute", "absolute_range")}
+    options = {
+        "relative": (0.5, 0.25),
+        "relative_range": (0.5, 0.25),
+        "absolute": (200, 30),
+        "absolute_range": (20, 99),
+    }
+    rng = np.random.default_rng(0)
+    for kind, found in sizes.items():
+        crop = RandomCrop(size=options[kind], kind=kind)
+        found.update(crop(record("none"), rng).image.shape[:2] for _ in range(30))
+    assert sizes["relative"] == {(45, 30)}
+    assert sizes["absolute"] == {(H, 30)}
+    assert len(sizes["relative_range"]) > 10
+    assert all(h >= 45 and w >= 30 for h, w in sizes["relative_range"])
+    assert len(sizes["absolute_range"]) > 10
+    assert all(20 <= h <= H and 20 <= w <= 99 for h, w in sizes["absolute_range"])
+
+
+def test_color_jitter_changes_colours_only():
+    before = record("polygons")
+    out = ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.2)(before, np.random.default_rng(0))
+    assert out.image.shape == before.image.shape
+    assert (out.image != before.image).any()
+    assert out.boxes is before.boxes
+    assert out.masks is before.masks
+    nothing = ColorJitter(brightness=0, contrast=0, saturation=0)(before, np.random.default_rng(0))
+    assert (nothing.image == before.image).all()
+    assert ColorJitter(prob=0.0)(before, np.random.default_rng(0)) is before
+
+
+def test_empty_images_pass_through_everything():
+    empty = record("polygons").select(np.zeros(4, bool))
+    for augment in [*GEOMETRIC, ColorJitter()]:
+        out = augment(empty, np.random.default_rng(0))
+        assert out.boxes.shape == (0, 4)
+        assert len(out.masks) == 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ResizeShortestEdge(short_edge=()),
+        lambda: Resize(size=(0, 5)),
+        lambda: ResizeScale(min_scale=2.0, max_scale=1.0),
+        lambda: FixedSizeCrop(pad_value=256),
+        lambda: RandomFlip(prob=1.5),
+        lambda: RandomCrop(size=(1.5, 0.5)),
+        lambda: RandomCrop(size=(50, 20), kind="absolute_range"),
+        lambda: ColorJitter(hue=0.7),
+    ],
+)
+def test_options_out_of_range_are_refused(make):
+    with pytest.raises(ValueError, match=r"expected|expects|min_scale|pad_value"):
+        make()

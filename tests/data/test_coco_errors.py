@@ -1,0 +1,210 @@
+"""What is wrong with a dataset ends before anything is built, and the message names it."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detkit.data import CocoInstances
+from detkit.registry import DataError
+
+H, W = 40, 60
+
+
+@pytest.fixture
+def content():
+    return {
+        "images": [{"id": 1, "file_name": "1.png", "height": H, "width": W}],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+        "annotations": [
+            {
+                "id": 5,
+                "image_id": 1,
+                "category_id": 2,
+                "bbox": [10, 10, 20, 20],
+                "segmentation": [[10, 10, 30, 10, 10, 30]],
+            }
+        ],
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    Image.fromarray(np.zeros((H, W, 3), np.uint8)).save(tmp_path / "1.png")
+    return tmp_path
+
+
+@pytest.fixture
+def read(folder):
+    def write(content, **options):
+        path = folder / "instances.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return CocoInstances(json_file=str(path), image_root=str(folder), **options)
+
+    return write
+
+
+def put(where, value):
+    """A change of one place in the file, e.g. ``annotations/0/bbox``."""
+
+    def change(content):
+        *path, last = [int(step) if step.isdigit() else step for step in where.split("/")]
+        for step in path:
+            content = content[step]
+        if value is KeyError:
+            del content[last]
+        elif isinstance(content, list) and last == len(content):
+            content.append(value)
+        else:
+            content[last] = value
+
+    return change
+
+
+TWIN = {"id": 5, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "segmentation": [[1, 1, 6, 1, 6, 6]]}
+
+CASES = {
+    "unknown category": (put("annotations/0/category_id", 9), "annotation 5: category_id 9 is not listed.*(1, 2)"),
+    "unknown image": (put("annotations/0/image_id", 77), "annotation 5: image_id 77"),
+    "unhashable category": (
+        put("annotations/0/category_id", [1]),
+        r"annotation 5: category_id is '\[1\]'; expected int",
+    ),
+    "annotation twice": (put("annotations/1", TWIN), "two annotations have the id 5"),
+    "image twice": (
+        put("images/1", {"id": 1, "file_name": "1.png", "height": H, "width": W}),
+        "two images have the id 1",
+    ),
+    "category twice": (put("categories/1/id", 1), "two categories have the id 1"),
+    "name twice": (put("categories/1/name", "cat"), "two categories are named 'cat'"),
+    "no categories": (put("categories", []), "at least one class"),
+    "no images": (put("images", []), "annotation 5: image_id 1"),
+    "no file_name": (put("images/0/file_name", KeyError), "image 1 has no 'file_name'"),
+    "no height": (put("images/0/height", KeyError), "image 1 has no 'height'"),
+    "odd height": (put("images/0/height", 40.5), "image 1 has .*whole numbers"),
+    "no annotation id": (put("annotations/0/id", KeyError), r"annotations\[0\] has no 'id'"),
+    "no bbox": (put("annotations/0/bbox", KeyError), "annotation 5 has no 'bbox'"),
+    "bbox of three": (put("annotations/0/bbox", [1, 2, 3]), "annotation 5: bbox is not four finite numbers"),
+    "bbox not finite": (put("annotations/0/bbox", [1, 2, 3, float("inf")]), "annotation 5: bbox is not four finite"),
+    "entry of another kind": (put("annotations/0", "five"), r"annotations\[0\] is 'five'"),
+    "huge id": (put("annotations/0/id", 2**70), "64 bits"),
+    "two points": (
+        put("annotations/0/segmentation", [[1, 1, 2, 2]]),
+        "annotation 5 has a polygon of fewer than 3 points",
+    ),
+    "odd polygon": (put("annotations/0/segmentation", [[1, 1, 2, 2, 3, 3, 4]]), "annotation 5: segmentation holds"),
+    "words for polygon": (put("annotations/0/segmentation", ["abc"]), "annotation 5: segmentation holds"),
+    "nested polygon": (put("annotations/0/segmentation", [[[1, 2], [3]]]), "annotation 5: segmentation holds"),
+    "far polygon": (put("annotations/0/segmentation", [[0, 0, 1e12, 0, 5, 5]]), "annotation 5: segmentation holds"),
+    "rle of another size": (
+        put("annotations/0/segmentation", {"size": [W, H], "counts": [W * H]}),
+        "annotation 5: its RLE is of size",
+    ),
+    "rle too short": (put("annotations/0/segmentation", {"size": [H, W], "counts": [7]}), "annotation 5: the runs"),
+    "rle of nonsense": (
+        put("annotations/0/segmentation", {"size": [H, W], "counts": "\u00e9"}),
+        "annotation 5: its counts",
+    ),
+    "rle without size": (put("annotations/0/segmentation", {"counts": [7]}), "annotation 5: an RLE is"),
+    "image of another size": (put("images/0/width", W + 1), r"1\.png: is 60 x 40 .*61 x 40"),
+    "image missing": (put("images/0/file_name", "2.png"), r"2\.png: there is no such image file"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_mistake_in_the_file_is_named(read, content, case):
+    change, words = CASES[case]
+    read(content)  # sound before the change
+    change(content)
+    with pytest.raises(DataError, match=words) as error:
+        read(content)
+    assert "instances.json" in str(error.value) or ".png" in str(error.value)
+
+
+def test_annotation_without_mask_among_others_names_the_way_out(read, content):
+    content["annotations"].append({**TWIN, "id": 6, "segmentation": []})
+    with pytest.raises(DataError, match=r"annotation 6 has no segmentation.*invalid_masks: drop.*box"):
+        read(content)
+    assert len(read(content, invalid_masks="box")[0].masks) == 2
+
+
+def test_box_without_area_by_option(read, content):
+    content["annotations"].append({**TWIN, "id": 6, "bbox": [3, 3, 0, 5]})
+    assert read(content)[0].annotation_ids.tolist() == [5]
+    with pytest.raises(DataError, match=r"annotation 6: its bbox \[3.0, 3.0, 0.0, 5.0\].*1\.png.*invalid_boxes: drop"):
+        read(content, invalid_boxes="error")
+
+
+def test_nothing_left_is_an_error_that_says_why(read, content):
+    content["annotations"][0]["bbox"] = [1, 1, 0, 0]
+    with pytest.raises(DataError, match=r"none is left: 1 boxes without area.*1 images without an object left out"):
+        read(content, keep_empty=False)
+
+
+def test_unknown_class_name_is_suggested(read, content):
+    with pytest.raises(DataError, match=r"no category 'dogg'\. Did you mean 'dog'"):
+        read(content, class_names=("cat", "dogg"))
+    with pytest.raises(DataError, match="different names"):
+        read(content, class_names=("cat", "cat"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{not json", "is not JSON"),
+        ("[1, 2]", "not a COCO instances file"),
+        ("{}", "no keys, but no list under 'images', 'annotations', 'categories'"),
+        ('{"images": [], "categories": [], "info": 1}', "no list under 'annotations'"),
+        ("[" * 100000, "is not JSON"),
+    ],
+)
+def test_file_that_is_not_coco(read, text, words):
+    with pytest.raises(DataError, match=words):
+        read(text)
+
+
+def test_missing_file_names_the_absolute_path_and_a_neighbour(folder, read, content, monkeypatch):
+    read(content)
+    with pytest.raises(DataError, match=re.escape(f"'{folder}/instance.json' does not exist. Did you mean")) as error:
+        CocoInstances(json_file=f"{folder}/instance.json", image_root=str(folder))
+    assert f"'{folder}/instances.json'" in str(error.value)
+    monkeypatch.chdir(folder)
+    with pytest.raises(DataError, match=re.escape(f"{folder}/nowhere/deep' does not exist")):
+        CocoInstances(json_file="instances.json", image_root="nowhere/deep")
+    with pytest.raises(DataError, match=r"the folder '.*1\.png' is not a folder"):
+        CocoInstances(json_file="instances.json", image_root="1.png")
+
+
+def test_missing_file_under_the_default_names_the_variable(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("DETKIT_DATASETS", raising=False)
+    with pytest.raises(DataError, match="set DETKIT_DATASETS to your folder"):
+        CocoInstances(json_file="datasets/coco/a.json", image_root=".")
+    monkeypatch.setenv("DETKIT_DATASETS", str(folder))
+    with pytest.raises(DataError, match="DETKIT_DATASETS is '"):
+        CocoInstances(json_file=f"{folder}/coco/a.json", image_root=".")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_truncated_image_is_found_before_training(read, content, folder, suffix):
+    path = folder / f"broken{suffix}"
+    content["images"][0]["file_name"] = path.name
+    noise = np.random.default_rng(0).integers(0, 255, (H, W, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    read(content)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DataError, match=rf"broken\{suffix}: cannot be decoded"):
+        read(content)
+    unchecked = read(content, check_images=0)
+    with pytest.raises(DataError, match=rf"broken\{suffix}: cannot be decoded"):
+        unchecked[0]
+
+
+def test_image_that_is_none(read, content, folder):
+    (folder / "1.png").write_text("not an image")
+    with pytest.raises(DataError, match=r"1\.png: cannot be decoded"):
+        read(content)
+    with pytest.raises(DataError, match="check_images"):
+        read(content, check_images=-1)

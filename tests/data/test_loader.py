@@ -1,0 +1,163 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from detkit.data import ColorJitter, Mapper, RandomCrop, RandomFlip, Resize, Shapes, ShuffleSampler, train_loader
+from detkit.data import test_loader as make_test_loader
+from detkit.registry import DataError
+from detkit.structures import BitMasks, PolygonMasks, Sample
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return Shapes(num_images=7, image_size=(48, 64))
+
+
+class Broken(Shapes):
+    def __getitem__(self, index):
+        if index == 3:
+            raise DataError("/data/broken_3.png: cannot be decoded")
+        return super().__getitem__(index)
+
+
+def steps():
+    return [RandomFlip(), ColorJitter(), RandomCrop(size=(0.5, 0.5))]
+
+
+def same(a: Sample, b: Sample) -> bool:
+    return (
+        a.image_id == b.image_id
+        and torch.equal(a.image, b.image)
+        and torch.equal(a.target.boxes.tensor, b.target.boxes.tensor)
+        and torch.equal(a.target.masks.bitmaps().tensor, b.target.masks.bitmaps().tensor)
+    )
+
+
+def batches(dataset, workers, n=6, start=0):
+    mapper = Mapper(dataset, steps(), seed=3)
+    loader = train_loader(dataset, mapper, ShuffleSampler(dataset, 3, 3, 0, 1), workers, start_batch=start)
+    return list(itertools.islice(loader, n))
+
+
+def test_sample_is_what_the_model_takes(dataset):
+    sample = Mapper(dataset, [Resize(size=(60, 80))])(0, 2)
+    assert sample.image.shape == (3, 60, 80)
+    assert sample.image.dtype == torch.uint8
+    assert sample.image.is_contiguous()
+    assert (sample.image_id, sample.original_size) == (2, (48, 64))
+    assert sample.target.image_size == (60, 80)
+    assert sample.target.classes.dtype == torch.int64
+    assert sample.target.masks.image_size == (60, 80)
+    assert len(sample.target) == len(dataset[2].classes) > 0
+
+
+def test_image_is_the_records_image(dataset):
+    sample = Mapper(dataset, train=False)(0, 1)
+    assert (sample.image.permute(1, 2, 0).numpy() == dataset[1].image).all()
+    assert (sample.target.boxes.numpy() == dataset[1].boxes).all()
+    assert torch.equal(sample.target.masks.tensor, dataset[1].masks.tensor)
+
+
+def test_crowds_are_no_targets(dataset):
+    class Crowded(Shapes):
+        def __getitem__(self, index):
+            record = super().__getitem__(index)
+            record.crowd[0] = True
+            return record
+
+    crowded = Crowded(num_images=3, image_size=(48, 64))
+    for train in (True, False):
+        sample = Mapper(crowded, train=train)(0, 0)
+        assert sample.target.classes.tolist() == dataset[0].classes[1:].tolist()
+
+
+def test_mask_format(dataset):
+    class Polygons(Shapes):
+        def __getitem__(self, index):
+            record = super().__getitem__(index)
+            square = [np.array([5.0, 5, 20, 5, 20, 20, 5, 20])]
+            record = record.select(np.arange(len(record.classes)) < 1)
+            object.__setattr__(record, "masks", PolygonMasks([square], (48, 64)))
+            return record
+
+    polygons = Polygons(num_images=1, image_size=(48, 64))
+    assert isinstance(Mapper(polygons)(0, 0).target.masks, PolygonMasks)
+    bitmaps = Mapper(polygons, mask_format="bitmap")(0, 0).target.masks
+    assert isinstance(bitmaps, BitMasks)
+    assert bitmaps.areas().tolist() == [225]
+
+
+def test_chance_depends_on_seed_epoch_and_index_alone(dataset):
+    mapper = Mapper(dataset, steps(), seed=1)
+    assert same(mapper(2, 4), mapper(2, 4))
+    assert same(mapper(2, 4), Mapper(dataset, steps(), seed=1)(2, 4))
+    assert not same(mapper(2, 4), mapper(3, 4))
+    assert not same(mapper(2, 4), Mapper(dataset, steps(), seed=2)(2, 4))
+
+
+def test_workers_change_nothing(dataset):
+    alone, helped = batches(dataset, 0), batches(dataset, 2)
+    assert [len(b) for b in helped] == [3] * 6
+    assert all(same(x, y) for a, b in zip(alone, helped) for x, y in zip(a, b))
+    assert type(helped[0][0].target.masks) is BitMasks
+
+
+def test_resumed_stream_goes_on_where_it_stopped(dataset):
+    whole, rest = batches(dataset, 0, n=6), batches(dataset, 0, n=3, start=3)
+    assert all(same(x, y) for a, b in zip(whole[3:], rest) for x, y in zip(a, b))
+
+
+def test_loading_leaves_the_global_random_state_alone(dataset):
+    torch.manual_seed(5)
+    np.random.seed(5)
+    before = torch.rand(3), np.random.rand(3)
+    torch.manual_seed(5)
+    np.random.seed(5)
+    batches(dataset, 0)
+    assert torch.equal(torch.rand(3), before[0])
+    assert (np.random.rand(3) == before[1]).all()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_test_loader_gives_every_image_once(dataset, workers):
+    loader = make_test_loader(dataset, Mapper(dataset, train=False), 3, workers)
+    assert len(loader) == 3
+    for _ in range(2):  # and again
+        assert [[s.image_id for s in b] for b in loader] == [[0, 1, 2], [3, 4, 5], [6]]
+    ranks = [make_test_loader(dataset, Mapper(dataset, train=False), 3, 0, rank, 2) for rank in range(2)]
+    assert sorted(s.image_id for loader in ranks for b in loader for s in b) == list(range(7))
+    assert [len(loader) for loader in ranks] == [1, 2]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_image_reaches_the_user_with_its_own_words(workers):
+    broken = Broken(num_images=5, image_size=(48, 64))
+    loader = make_test_loader(broken, Mapper(broken), 2, workers)
+    with pytest.raises(DataError) as error:
+        list(loader)
+    assert str(error.value) == "/data/broken_3.png: cannot be decoded"
+
+
+def test_many_tensors_may_be_held_at_once(dataset):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 1024:
+        pytest.skip("the system allows too few open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        held = batches(dataset, 1, n=60)
+        assert len(held) == 60
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_empty_training_set_is_refused(dataset):
+    class Empty(Shapes):
+        def __len__(self):
+            return 0
+
+    empty = Empty(num_images=1)
+    with pytest.raises(DataError, match="no images"):
+        train_loader(empty, Mapper(empty), ShuffleSampler(empty, 2, 0, 0, 1))

@@ -3,19 +3,24 @@
 from detkit.visualization.colors import palette
 from detkit.visualization.curves import plot_curves, read_metrics
 from detkit.visualization.draw import draw_instances
-from detkit.visualization.pictures import prediction_picture, side_by_side, write_picture
+from detkit.visualization.inputs import ImageLike, image_files, to_array
+from detkit.visualization.pictures import free_path, prediction_picture, side_by_side, write_picture
 from detkit.visualization.predictions import write_prediction_pictures
 from detkit.visualization.video import VIDEO_SUFFIXES, VideoWriter, video_frames, video_info
 
 __all__ = [
     "VIDEO_SUFFIXES",
+    "ImageLike",
     "VideoWriter",
     "draw_instances",
+    "free_path",
+    "image_files",
     "palette",
     "plot_curves",
     "prediction_picture",
     "read_metrics",
     "side_by_side",
+    "to_array",
     "video_frames",
     "video_info",
     "write_picture",

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from detkit.structures import Instances
 from detkit.visualization.colors import palette, text_color
+from detkit.visualization.inputs import ImageLike, to_array
 
 ColorBy = Literal["auto", "class", "instance"]
 MIN_SIDE = 640  # smaller images are enlarged, or their labels could not be read
@@ -17,7 +17,7 @@ _FILL = 0.42
 
 
 def draw_instances(
-    image: "np.ndarray | torch.Tensor",
+    image: ImageLike,
     instances: Instances,
     class_names: Sequence[str] = (),
     *,
@@ -31,7 +31,7 @@ def draw_instances(
     lie on another one is moved, and left out where there is no room.
 
     Args:
-        image: ``(H, W, 3)`` or ``(H, W)`` uint8 array, or ``(3, H, W)`` or ``(1, H, W)`` uint8 tensor, RGB.
+        image: ``(H, W, 3)`` or ``(H, W)`` uint8 array, ``(3, H, W)`` uint8 tensor, PIL image, or a file; RGB.
         instances: ``boxes`` and, where there are any, ``classes``, ``scores``, ``masks``. They may be in other pixels
             than ``image`` (``image_size``): they are scaled to it.
         class_names: the K names; without them labels give class numbers.
@@ -44,6 +44,7 @@ def draw_instances(
 
     Raises:
         ValueError: the image has another type or shape.
+        DataError: a file that cannot be read.
     """
     canvas = _canvas(image, min_side)
     if "scores" in instances:
@@ -73,17 +74,8 @@ def draw_instances(
     return np.asarray(canvas)
 
 
-def _canvas(image: "np.ndarray | torch.Tensor", min_side: int) -> Image.Image:
-    if isinstance(image, torch.Tensor):
-        image = image.detach().cpu().permute(1, 2, 0).numpy() if image.ndim == 3 else image.detach().cpu().numpy()
-    if image.ndim == 3 and image.shape[2] == 1:
-        image = image[:, :, 0]
-    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
-        raise ValueError(
-            "image: expected a uint8 array (H, W, 3) or (H, W), or a uint8 tensor (3, H, W), "
-            f"got {image.dtype} of shape {image.shape} (height, width, channels)"
-        )
-    canvas = Image.fromarray(np.ascontiguousarray(image)).convert("RGB")
+def _canvas(image: ImageLike, min_side: int) -> Image.Image:
+    canvas = Image.fromarray(to_array(image))
     scale = min_side / max(canvas.size)
     if scale > 1:
         canvas = canvas.resize((round(canvas.width * scale), round(canvas.height * scale)), Image.Resampling.BICUBIC)

@@ -1,6 +1,7 @@
 """Pictures put together from drawn images, and files of them."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,3 +69,10 @@ def write_picture(picture: np.ndarray, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(path)
     return path
+
+
+def free_path(path: Path, taken: Iterable[Path]) -> Path:
+    """``path``, or with a number after its stem where it is one of ``taken``."""
+    taken = set(taken)
+    others = (path.with_stem(f"{path.stem}_{number}") for number in itertools.count(2))
+    return next(p for p in itertools.chain([path], others) if p not in taken)

@@ -1,0 +1,296 @@
+"""Predictor: a trained model as a function from images to instances."""
+
+import dataclasses
+import itertools
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from detkit.checkpoint import Checkpoint, Checkpointer, load_weights, read_checkpoint
+from detkit.data import Augmentation, Record, to_sample
+from detkit.evaluation import coco_results
+from detkit.experiment import Experiment, load_experiment
+from detkit.registry import ConfigError, DataError
+from detkit.structures import Instances, Sample
+from detkit.visualization import (
+    ImageLike,
+    draw_instances,
+    free_path,
+    image_files,
+    to_array,
+    video_frames,
+    write_picture,
+)
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Predictor:
+    """Finds instances in images, and gives them in the pixels of these images, on the CPU.
+
+    ``predictor(image)`` gives ``Instances`` with ``boxes``, ``scores``, ``classes`` and, from a model with masks,
+    ``masks``, best first; ``predictor([image, ...])`` a list of them. ``class_names[c]`` is the name of class c.
+
+    Args:
+        model: a meta-architecture with its weights; it is moved to ``device`` and set to evaluation mode.
+        class_names: the K names; None takes those that the model carries.
+        augmentations: what was done to the images that the model was tested on, such as a resize.
+        device: ``"auto"`` is a GPU where there is one.
+        batch_size: images a forward pass.
+
+    Raises:
+        ValueError: a batch size below 1.
+        ConfigError: a device that is not there.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        class_names: Sequence[str] | None = None,
+        augmentations: Sequence[Augmentation] = (),
+        device: str | torch.device = "auto",
+        batch_size: int = 4,
+    ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        names = getattr(model, "class_names", None) if class_names is None else class_names
+        self.model = model.to(_device(device)).eval()
+        self.class_names: tuple[str, ...] = tuple(names or ())
+        self.augmentations, self.batch_size = tuple(augmentations), batch_size
+        self._channels = len(getattr(model, "pixel_mean", ())) or 3
+
+    @classmethod
+    def from_run(
+        cls,
+        run_dir: str | Path,
+        weights: str | Path = "model_final.pth",
+        overrides: Sequence[str] = (),
+        *,
+        device: str | torch.device = "auto",
+        batch_size: int = 4,
+    ) -> "Predictor":
+        """The model of a training run.
+
+        Args:
+            run_dir: the run's folder, with its ``config.yaml``.
+            weights: a file in it, or a path. Where ``model_final.pth`` is missing, because the run goes on still
+                or was stopped, the newest checkpoint is taken, and the log says so.
+            overrides: ``key.path=value`` changes, e.g. ``model.roi_heads.box_head.score_thresh=0.3``.
+            device, batch_size: as in the constructor.
+
+        Raises:
+            DataError: there is no such run, or it has no weights.
+            ConfigError: its config is not right.
+        """
+        run = Path(run_dir)
+        if not (run / "config.yaml").is_file():
+            raise DataError(
+                f"{run}: no config.yaml, so not the folder of a run; use from_config with config and weights"
+            )
+        path = next((p for p in (run / weights, Path(weights)) if p.is_file()), None)
+        if path is None and str(weights) == "model_final.pth":
+            path = Checkpointer(run).latest()
+            if path is not None:
+                logger.warning("%s has no %s; taking its newest checkpoint, %s", run, weights, path.name)
+        if path is None:
+            found = ", ".join(sorted(p.name for p in run.glob("*.pth"))) or "none"
+            raise DataError(f"{run}: has no {weights}; weights there: {found}")
+        return cls.from_config(run / "config.yaml", path, overrides, device=device, batch_size=batch_size)
+
+    @classmethod
+    def from_config(
+        cls,
+        config_file: str | Path,
+        weights: str | Path,
+        overrides: Sequence[str] = (),
+        *,
+        device: str | torch.device = "auto",
+        batch_size: int = 4,
+    ) -> "Predictor":
+        """The model of a config with weights; the classes are the checkpoint's, or else the training dataset's.
+
+        Raises:
+            ConfigError: the config is not right.
+            DataError: the weights cannot be read.
+        """
+        experiment = load_experiment(Path(config_file), overrides)
+        return cls._assemble(experiment, read_checkpoint(weights), device, batch_size)
+
+    @classmethod
+    def from_weights(
+        cls,
+        weights: str | Path,
+        overrides: Sequence[str] = (),
+        *,
+        device: str | torch.device = "auto",
+        batch_size: int = 4,
+    ) -> "Predictor":
+        """The model of a checkpoint that detkit wrote: it carries its own config.
+
+        Raises:
+            DataError: the weights cannot be read, or carry no config.
+            ConfigError: the config is not right.
+        """
+        checkpoint = read_checkpoint(weights)
+        if checkpoint.config is None:
+            raise DataError(f"{weights}: carries no config; use from_config with the config that it was trained with")
+        config: Any = checkpoint.config
+        return cls._assemble(load_experiment(config, overrides), checkpoint, device, batch_size)
+
+    @classmethod
+    def _assemble(
+        cls, experiment: Experiment, checkpoint: Checkpoint, device: str | torch.device, batch_size: int
+    ) -> "Predictor":
+        names = checkpoint.class_names
+        if names is None:
+            names = experiment.data.train_set.class_names
+            logger.info("%s carries no class names; taking the training dataset's", checkpoint.source)
+        model = experiment.build_model_for(names)
+        report = load_weights(model, checkpoint)
+        logger.log(logging.INFO if report.complete else logging.WARNING, "%s", report)
+        augmentations = [recipe() for recipe in experiment.data.test_augmentations]
+        return cls(model, class_names=names, augmentations=augmentations, device=device, batch_size=batch_size)
+
+    def __call__(self, images: "ImageLike | Sequence[ImageLike]") -> Any:
+        """``Instances`` of one image, or a list of them for a list (or tuple) of images.
+
+        Raises:
+            ValueError: an image of another type or shape; the message says what is expected.
+            DataError: a file that cannot be read.
+        """
+        if isinstance(images, list | tuple):
+            return list(self.stream(images))
+        return next(self.stream([images]))  # type: ignore[list-item]
+
+    def stream(self, images: Iterable[ImageLike]) -> Iterator[Instances]:
+        """``Instances`` of each image in turn; only one batch is held at a time. Raises as the call does."""
+        for batch in _batches(images, self.batch_size):
+            yield from self._predict([self._sample(image) for image in batch])
+
+    def predict_folder(
+        self, folder: str | Path, *, recursive: bool = False, skip_unreadable: bool = False
+    ) -> Iterator[tuple[Path, Instances]]:
+        """Every image file of a folder, in the order of their names.
+
+        Args:
+            folder: where the images lie.
+            recursive: folders in it too.
+            skip_unreadable: a file that cannot be read is named in the log and left out, and ends nothing.
+
+        Raises:
+            DataError: there is no such folder, or no image in it; (while iterating) a file that cannot be read.
+        """
+        return self.predict_files(image_files(folder, recursive=recursive), skip_unreadable=skip_unreadable)
+
+    def predict_files(
+        self, files: Iterable[Path], *, skip_unreadable: bool = False
+    ) -> Iterator[tuple[Path, Instances]]:
+        """Every one of these image files, in their order; otherwise as ``predict_folder``."""
+        for batch in _batches(self._readable(files, skip_unreadable), self.batch_size):
+            yield from zip([path for path, _ in batch], self._predict([sample for _, sample in batch]))
+
+    def predict_video(self, path: str | Path) -> Iterator[tuple[int, np.ndarray, Instances]]:
+        """Number (from 0), RGB array (H, W, 3) and instances of each frame, in order.
+
+        Raises:
+            DataError: the file cannot be read as a video.
+            ImportError: PyAV is missing; the message says how to install it.
+        """
+        for batch in _batches(enumerate(video_frames(path)), self.batch_size):
+            outputs = self._predict([self._sample(frame) for _, frame in batch])
+            for (number, frame), output in zip(batch, outputs):
+                yield number, frame, output
+
+    def draw(self, image: ImageLike, instances: Instances, *, score_thresh: float = 0.5) -> np.ndarray:
+        """The image with its instances of at least ``score_thresh``, as ``(H', W', 3)`` uint8."""
+        return draw_instances(to_array(image), instances, self.class_names, score_thresh=score_thresh)
+
+    def write_pictures(
+        self,
+        images: Sequence[ImageLike],
+        outputs: Sequence[Instances],
+        folder: str | Path,
+        *,
+        score_thresh: float = 0.5,
+    ) -> list[Path]:
+        """Draws each image with its instances into ``folder``; returns the files.
+
+        They are named after the images' files, or else by number, and no two alike.
+        """
+        written: list[Path] = []
+        for number, (image, output) in enumerate(zip(images, outputs, strict=True)):
+            stem = Path(image).stem if isinstance(image, str | Path) else f"{number:06d}"
+            path = free_path(Path(folder) / f"{stem}.png", written)
+            written.append(write_picture(self.draw(image, output, score_thresh=score_thresh), path))
+        return written
+
+    def to_coco_results(
+        self, outputs: Sequence[Instances], image_ids: Sequence[int | str] | None = None
+    ) -> list[dict[str, Any]]:
+        """The outputs as COCO results, ready for JSON; ``category_id`` is class index + 1.
+
+        Args:
+            outputs: one for each image.
+            image_ids: what stands in ``image_id``; None numbers the images from 1.
+        """
+        ids = range(1, len(outputs) + 1) if image_ids is None else image_ids
+        return [row for output, image_id in zip(outputs, ids, strict=True) for row in coco_results(output, image_id)]
+
+    def _readable(self, files: Iterable[Path], skip_unreadable: bool) -> Iterator[tuple[Path, Sample]]:
+        for path in files:
+            try:
+                sample = self._sample(path)
+            except DataError as error:
+                if not skip_unreadable:
+                    raise
+                logger.warning("left out: %s", error)
+                continue
+            yield path, sample
+
+    def _sample(self, image: ImageLike) -> Sample:
+        array = to_array(image, self._channels)
+        record = Record(
+            image=array,
+            image_id=0,
+            file_name=str(image) if isinstance(image, str | Path) else "",
+            original_size=(array.shape[0], array.shape[1]),
+            boxes=np.zeros((0, 4), np.float32),
+            classes=np.zeros(0, np.int64),
+            crowd=np.zeros(0, bool),
+            masks=None,
+            annotation_ids=np.zeros(0, np.int64),
+        )
+        rng = np.random.default_rng(0)
+        for augmentation in self.augmentations:
+            record = augmentation(record, rng)
+        return dataclasses.replace(to_sample(record), target=None)
+
+    @torch.no_grad()
+    def _predict(self, samples: list[Sample]) -> list[Instances]:
+        return [output.to("cpu") for output in self.model(samples)]
+
+
+def _device(name: str | torch.device) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device: '{name}' is not there ({reason}); try 'auto' or 'cpu'") from None
+    return device
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch

@@ -1,0 +1,61 @@
+"""What may be given as an image, and the image files of a folder."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from detkit.data import read_image
+from detkit.registry import DataError
+
+ImageLike = np.ndarray | Tensor | Image.Image | str | Path
+"""``(H, W, 3)`` or ``(H, W)`` uint8 array, ``(3, H, W)`` uint8 tensor, PIL image, or a file; RGB. Alpha is dropped."""
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
+EXPECTED = "expected a uint8 RGB array (H, W, 3) or (H, W), a uint8 tensor (3, H, W), a PIL image or a path"
+
+
+def to_array(image: ImageLike, channels: int = 3) -> np.ndarray:
+    """Any image as ``(H, W, channels)`` uint8; for three channels, grayscale is repeated and alpha dropped.
+
+    Raises:
+        ValueError: another type or shape; the message says what is expected.
+        DataError: a file that cannot be read.
+    """
+    if isinstance(image, str | Path):
+        return read_image(str(image))
+    if isinstance(image, Image.Image):
+        if image.mode.startswith("I") or image.mode == "F":
+            raise ValueError(f"a PIL image of mode {image.mode}: {EXPECTED}; scale its values to 0..255 first")
+        return np.array(image.convert("RGB"))
+    if isinstance(image, Tensor):
+        array = image.detach().cpu().numpy()
+        array = array.transpose(1, 2, 0) if array.ndim == 3 else array
+    elif isinstance(image, np.ndarray):
+        array = image
+    else:
+        raise ValueError(f"{type(image).__name__}: {EXPECTED}")
+    what = f"{type(image).__name__} of {image.dtype}, shape {tuple(image.shape)}"
+    if array.dtype != np.uint8:
+        raise ValueError(f"{what}: {EXPECTED}; values in 0..1 are to be multiplied by 255 and rounded")
+    if channels == 3 and array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim == 3 and channels == 3 and array.shape[2] in (1, 4):
+        array = array[:, :, [0, 0, 0]] if array.shape[2] == 1 else array[:, :, :3]
+    if array.ndim != 3 or array.shape[2] != channels or 0 in array.shape:
+        more = f" of {channels} channels" if channels != 3 else ""
+        raise ValueError(f"{what}: {EXPECTED}{more}; several images go in a list")
+    return np.ascontiguousarray(array)
+
+
+def image_files(folder: str | Path, *, recursive: bool = False) -> list[Path]:
+    """The image files of a folder, by name. Raises DataError where there is no folder or no image."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder")
+    found = folder.rglob("*") if recursive else folder.iterdir()
+    files = sorted(p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() and p.name[0] != ".")
+    if not files:
+        raise DataError(f"{folder}: holds no image file ({' '.join(IMAGE_SUFFIXES)}){'' if recursive else ' itself'}")
+    return files

@@ -1,0 +1,311 @@
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from detkit.checkpoint import Checkpointer, load_weights
+from detkit.config import to_yaml
+from detkit.data import Augmentation, Resize
+from detkit.experiment import load_experiment
+from detkit.predictor import Predictor
+from detkit.registry import ConfigError, DataError
+from detkit.structures import BitMasks, Boxes, Instances, Sample
+
+ROOT_CONFIG = "configs/quick_start/mask_rcnn_shapes.yaml"
+
+
+class Brightest(nn.Module):
+    """Finds one object in every image: its score is the mean of the red channel, over 255."""
+
+    class_names = ("thing", "other")
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def forward(self, samples):
+        assert not self.training
+        assert not torch.is_grad_enabled()
+        assert all(s.target is None for s in samples)
+        self.calls.append([tuple(s.image.shape) for s in samples])
+        return [self.one(s) for s in samples]
+
+    def one(self, sample):
+        h, w = sample.original_size
+        red = sample.image[0].float().mean() / 255
+        return Instances(
+            (h, w),
+            boxes=Boxes([[0, 0, w, h]]),
+            scores=red[None],
+            classes=torch.zeros(1).long(),
+            masks=BitMasks(torch.ones(1, h, w)),
+        )
+
+
+def picture(red=255, h=20, w=30):
+    out = np.zeros((h, w, 3), np.uint8)
+    out[..., 0], out[..., 1] = red, 51
+    return out
+
+
+def score(predictor, image):
+    return predictor(image).scores.item()
+
+
+def test_one_image_gives_instances_and_a_list_gives_a_list():
+    predictor = Predictor(Brightest().train())
+    one = predictor(picture())
+    assert isinstance(one, Instances)
+    assert one.image_size == (20, 30)
+    assert one.scores.item() == pytest.approx(1.0)
+    many = predictor([picture(), picture(0)])
+    assert [m.scores.item() for m in many] == pytest.approx([1.0, 0.0])
+    assert predictor([]) == []
+    assert predictor.class_names == ("thing", "other")
+
+
+def test_lists_run_in_batches_and_in_order():
+    model = Brightest()
+    outputs = Predictor(model, batch_size=2)([picture(51 * i, h=10 + i) for i in range(5)])
+    assert [len(call) for call in model.calls] == [2, 2, 1]
+    assert [o.scores.item() for o in outputs] == pytest.approx([i / 5 for i in range(5)])
+    assert [o.image_size[0] for o in outputs] == [10, 11, 12, 13, 14]
+
+
+def test_every_kind_of_image_is_the_same_image(tmp_path):
+    predictor = Predictor(Brightest())
+    array = picture(102)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    alpha = np.concatenate([array, np.full((20, 30, 1), 7, np.uint8)], 2)
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    kinds = [
+        array, alpha, tensor, Image.fromarray(array), Image.fromarray(alpha), tmp_path / "a.png", f"{tmp_path}/a.png",
+        array[:, ::-1],
+    ]  # fmt: skip
+    for kind in kinds:
+        assert score(predictor, kind) == pytest.approx(0.4)
+        assert predictor(kind).image_size == (20, 30)
+
+
+def test_grayscale_becomes_three_channels():
+    predictor = Predictor(Brightest())
+    gray = np.full((20, 30), 51, np.uint8)
+    for kind in (gray, gray[..., None], torch.from_numpy(gray)[None], torch.from_numpy(gray), Image.fromarray(gray)):
+        assert score(predictor, kind) == pytest.approx(0.2)
+    assert all(shape == (3, 20, 30) for (shape,) in predictor.model.calls)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (np.zeros((20, 30, 3)), "float64"),
+        (torch.zeros(3, 20, 30), "multiplied by 255"),
+        (np.zeros((3, 20, 30), np.uint8), r"shape \(3, 20, 30\)"),
+        (np.zeros((2, 20, 30, 3), np.uint8), "in a list"),
+        (np.zeros((0, 30, 3), np.uint8), "expected"),
+        (Image.new("F", (4, 4)), "mode F"),
+        (42, "int"),
+    ],
+)
+def test_other_things_are_refused_with_what_is_expected(wrong, words):
+    with pytest.raises(ValueError, match=words) as error:
+        Predictor(Brightest())(wrong)
+    assert "uint8" in str(error.value)
+
+
+def test_files_that_are_missing_or_broken_are_named(tmp_path):
+    (tmp_path / "b.png").write_text("no image")
+    for name in ("b.png", "missing.png"):
+        with pytest.raises(DataError, match=name):
+            Predictor(Brightest())(tmp_path / name)
+
+
+def test_augmentations_change_what_the_model_sees_and_not_the_pixels_of_the_output():
+    model = Brightest()
+    out = Predictor(model, augmentations=[Resize(size=(8, 10))])(picture())
+    assert model.calls == [[(3, 8, 10)]]
+    assert out.image_size == (20, 30)
+    assert out.boxes.tolist() == [[0, 0, 30, 20]]
+
+
+class Noise(Augmentation):
+    def __call__(self, record, rng):
+        return type(record)(**{**record.__dict__, "image": rng.integers(0, 255, record.image.shape).astype(np.uint8)})
+
+
+def test_predictions_do_not_depend_on_what_came_before():
+    predictor = Predictor(Brightest(), augmentations=[Noise()])
+    assert score(predictor, picture()) == score(predictor, picture())
+
+
+def test_options_are_checked():
+    with pytest.raises(ValueError, match="batch_size"):
+        Predictor(Brightest(), batch_size=0)
+    with pytest.raises(ConfigError, match="nowhere"):
+        Predictor(Brightest(), device="nowhere")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, red in (("b.jpg", 0), ("a.PNG", 255), ("sub/c.png", 102)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(picture(red)).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("x")
+    return tmp_path
+
+
+def test_folders(folder):
+    predictor = Predictor(Brightest(), batch_size=2)
+    found = list(predictor.predict_folder(folder))
+    assert [p.name for p, _ in found] == ["a.PNG", "b.jpg"]
+    assert found[0][1].scores.item() == pytest.approx(1.0)
+    assert [p.name for p, _ in predictor.predict_folder(folder, recursive=True)] == ["a.PNG", "b.jpg", "c.png"]
+    (folder / "aa.png").write_text("broken")
+    with pytest.raises(DataError, match=r"aa\.png"):
+        list(predictor.predict_folder(folder))
+    assert [p.name for p, _ in predictor.predict_folder(folder, skip_unreadable=True)] == ["a.PNG", "b.jpg"]
+    with pytest.raises(DataError, match="no such folder"):
+        predictor.predict_folder(folder / "missing")
+    (folder / "empty").mkdir()
+    with pytest.raises(DataError, match="no image"):
+        predictor.predict_folder(folder / "empty")
+
+
+def test_videos_frame_by_frame(tmp_path):
+    pytest.importorskip("av")
+    from detkit.visualization import VideoWriter
+
+    with VideoWriter(tmp_path / "clip.mp4", 10) as writer:
+        for red in (0, 102, 204):
+            writer.write(picture(red, 64, 96))
+    model = Brightest()
+    found = list(Predictor(model, batch_size=2).predict_video(tmp_path / "clip.mp4"))
+    assert [number for number, _, _ in found] == [0, 1, 2]
+    assert all(frame.shape == (64, 96, 3) for _, frame, _ in found)
+    assert [o.scores.item() for _, _, o in found] == pytest.approx([0, 0.4, 0.8], abs=0.05)
+    assert [len(call) for call in model.calls] == [2, 1]
+
+
+def test_videos_without_pyav_say_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ImportError, match="pip install"):
+        next(Predictor(Brightest()).predict_video("clip.mp4"))
+
+
+def test_pictures_are_named_after_files_and_never_overwritten(folder):
+    predictor = Predictor(Brightest())
+    images = [folder / "a.PNG", folder / "sub" / "c.png", picture(), folder / "a.PNG"]
+    files = predictor.write_pictures(images, predictor(images), folder / "out")
+    assert [f.name for f in files] == ["a.png", "c.png", "000002.png", "a_2.png"]
+    drawn, low = np.array(Image.open(files[0])), np.array(Image.open(files[1]))
+    assert (drawn[100, 100] != (255, 51, 0)).any()
+    assert (low == (102, 51, 0)).all()  # its score, 0.4, is below the threshold
+
+
+def test_coco_results():
+    predictor = Predictor(Brightest())
+    outputs = predictor([picture(), picture(51)])
+    rows = json.loads(json.dumps(predictor.to_coco_results(outputs, ["x", 7])))
+    assert [r["image_id"] for r in rows] == ["x", 7]
+    assert rows[0]["bbox"] == [0, 0, 30, 20]
+    assert rows[0]["category_id"] == 1
+    assert rows[1]["score"] == pytest.approx(0.2)
+    assert [r["image_id"] for r in predictor.to_coco_results(outputs)] == [1, 2]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, pytestconfig):
+    """The folder of a run that never trained: a tiny model that keeps all of its detections."""
+    folder = tmp_path_factory.mktemp("run")
+    exp = load_experiment(
+        pytestconfig.rootpath / ROOT_CONFIG,
+        [
+            "model.roi_heads.box_head.score_thresh=0.0",
+            "model.roi_heads.box_head.max_detections=3",
+            "data.train_dataset.num_images=2",
+            "data.test_augmentations=[{name: ResizeShortestEdge, short_edge: [64], max_size: 96}]",
+        ],
+    )
+    torch.manual_seed(1)
+    model = exp.build_model().eval()
+    (folder / "config.yaml").write_text(to_yaml(exp.tree))
+    Checkpointer(folder).save("model_final", model, config=exp.tree)
+    Checkpointer(folder).save("checkpoint_0000003", model, config=exp.tree, trainer_state={})
+    return folder, exp, model
+
+
+def same(a, b):
+    return torch.equal(a.boxes.tensor, b.boxes.tensor) and torch.equal(a.masks.tensor, b.masks.tensor)
+
+
+IMAGE = np.random.default_rng(0).integers(0, 255, (90, 120, 3)).astype(np.uint8)
+
+
+def test_from_run_is_the_model_of_the_run(run):
+    folder, _, model = run
+    predictor = Predictor.from_run(folder)
+    out = predictor(IMAGE)
+    assert out.image_size == (90, 120)
+    assert out.masks.shape == (3, 90, 120)
+    assert predictor.class_names == model.class_names
+    resized = predictor._sample(IMAGE).image
+    assert resized.shape[1:] == (64, 85)
+    with torch.no_grad():
+        assert same(out, model([Sample(resized, (90, 120))])[0])
+
+
+def test_config_and_weights_or_weights_alone_are_the_same_model(run):
+    folder, _, _ = run
+    expected = Predictor.from_run(folder)(IMAGE)
+    assert same(Predictor.from_config(folder / "config.yaml", folder / "model_final.pth")(IMAGE), expected)
+    assert same(Predictor.from_weights(folder / "model_final.pth")(IMAGE), expected)
+    fewer = Predictor.from_weights(folder / "model_final.pth", ["model.roi_heads.box_head.max_detections=1"])
+    assert len(fewer(IMAGE)) == 1
+
+
+def test_a_run_without_final_weights_gives_its_newest_checkpoint(run, tmp_path, caplog):
+    folder, _, _ = run
+    shutil.copytree(folder, tmp_path / "stopped")
+    (tmp_path / "stopped" / "model_final.pth").unlink()
+    assert same(Predictor.from_run(tmp_path / "stopped")(IMAGE), Predictor.from_run(folder)(IMAGE))
+    assert "checkpoint_0000003.pth" in caplog.text
+    assert same(Predictor.from_run(folder, folder / "checkpoint_0000003.pth")(IMAGE), Predictor.from_run(folder)(IMAGE))
+    with pytest.raises(DataError, match=r"has no other\.pth"):
+        Predictor.from_run(folder, "other.pth")
+
+
+def test_what_is_no_run_is_said(tmp_path):
+    with pytest.raises(DataError, match=r"config\.yaml"):
+        Predictor.from_run(tmp_path)
+
+
+def test_weights_without_names_or_config(run, tmp_path, caplog):
+    folder, exp, model = run
+    torch.save(model.state_dict(), tmp_path / "bare.pth")
+    predictor = Predictor.from_config(folder / "config.yaml", tmp_path / "bare.pth")
+    assert predictor.class_names == exp.data.train_set.class_names
+    assert not caplog.records
+    with pytest.raises(DataError, match="carries no config"):
+        Predictor.from_weights(tmp_path / "bare.pth")
+
+
+def test_weights_that_do_not_fill_the_model_are_warned_of(run, tmp_path, caplog):
+    folder, _, model = run
+    state = {k: v for k, v in model.state_dict().items() if "mask_head" not in k}
+    torch.save({"model": state, "class_names": list(model.class_names)}, tmp_path / "part.pth")
+    Predictor.from_config(folder / "config.yaml", tmp_path / "part.pth")
+    assert "mask_head" in caplog.text
+
+
+def test_classes_come_from_the_checkpoint(run, tmp_path):
+    folder, exp, _ = run
+    model = exp.build_model_for(["cat", "dog"])
+    Checkpointer(tmp_path).save("two", model)
+    predictor = Predictor.from_config(folder / "config.yaml", tmp_path / "two.pth")
+    assert predictor.class_names == ("cat", "dog")
+    assert load_weights(predictor.model, tmp_path / "two.pth").complete

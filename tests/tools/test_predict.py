@@ -1,0 +1,135 @@
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detkit.checkpoint import Checkpointer
+from detkit.config import to_yaml
+from detkit.experiment import load_experiment
+
+
+@pytest.fixture(scope="module")
+def main(pytestconfig):
+    spec = importlib.util.spec_from_file_location("predict_tool", pytestconfig.rootpath / "tools" / "predict.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, pytestconfig):
+    folder = tmp_path_factory.mktemp("run")
+    exp = load_experiment(
+        pytestconfig.rootpath / "configs/quick_start/mask_rcnn_shapes.yaml",
+        [
+            "model.roi_heads.box_head.score_thresh=0.0",
+            "model.roi_heads.box_head.max_detections=5",
+            "data.train_dataset.num_images=2",
+        ],
+    )
+    torch.manual_seed(1)
+    (folder / "config.yaml").write_text(to_yaml(exp.tree))
+    Checkpointer(folder).save("model_final", exp.build_model(), config=exp.tree)
+    return str(folder)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.jpg"):
+        Image.fromarray(rng.integers(0, 255, (80, 100, 3)).astype(np.uint8)).save(folder / name)
+    return folder
+
+
+def test_folder_to_pictures_and_json(main, run, photos, tmp_path, capsys):
+    out, results = tmp_path / "out", tmp_path / "new" / "r.json"
+    code = main(["--run", run, str(photos), "--output", str(out), "--json", str(results), "--score-thresh", "0"])
+    assert code == 0
+    assert sorted(p.name for p in out.iterdir()) == ["a.png", "b.png"]
+    rows = json.loads(results.read_text())
+    assert len(rows) == 10
+    assert {(r["image_id"], r["file_name"]) for r in rows} == {(1, str(photos / "a.png")), (2, str(photos / "b.jpg"))}
+    assert rows[0]["segmentation"]["size"] == [80, 100]
+    said = capsys.readouterr().out
+    assert "10 instances" in said
+    assert str(out) in said
+    assert str(results) in said
+
+
+def test_score_threshold_holds_for_json(main, run, photos, tmp_path):
+    results = tmp_path / "r.json"
+    assert main(["--run", run, str(photos / "a.png"), "--json", str(results), "--score-thresh", "1"]) == 0
+    assert json.loads(results.read_text()) == []
+
+
+def test_config_with_weights_and_changes(main, run, photos, tmp_path):
+    results = tmp_path / "r.json"
+    arguments = ["--config-file", f"{run}/config.yaml", "--weights", f"{run}/model_final.pth", str(photos / "a.png")]
+    change = "model.roi_heads.box_head.max_detections=2"
+    assert main([*arguments, "--json", str(results), "--score-thresh", "0", "--set", change]) == 0
+    assert len(json.loads(results.read_text())) == 2
+
+
+def test_video_to_video_and_to_frames(main, run, tmp_path):
+    pytest.importorskip("av")
+    from detkit.visualization import VideoWriter, video_info
+
+    with VideoWriter(tmp_path / "clip.mp4", 12) as writer:
+        for value in (20, 90, 160):
+            writer.write(np.full((64, 96, 3), value, np.uint8))
+    clip, out, results = str(tmp_path / "clip.mp4"), tmp_path / "out", tmp_path / "r.json"
+    assert main(["--run", run, clip, "--output", str(out), "--json", str(results), "--score-thresh", "0"]) == 0
+    assert video_info(out / "clip.mp4") == (3, 12)
+    assert {r["frame"] for r in json.loads(results.read_text())} <= {0, 1, 2}
+    assert main(["--run", run, clip, "--output", str(out), "--frames"]) == 0
+    assert sorted(p.name for p in (out / "clip").iterdir()) == ["000000.png", "000001.png", "000002.png"]
+    assert main(["--run", run, clip, "--output", str(tmp_path)]) == 2  # it would overwrite its input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--run", "{run}", "missing.jpg", "--output", "o"], "missing.jpg"),
+        (["--run", "nowhere", "{photo}", "--output", "o"], "nowhere"),
+        (["--run", "{run}", "--weights", "x.pth", "{photo}", "--output", "o"], "x.pth"),
+        (["--run", "{run}", "{photo}", "--output", "o", "--device", "nowhere"], "nowhere"),
+        (["--run", "{run}", "{photo}", "--output", "o", "--set", "model.nek=1"], "nek"),
+        (["--run", "{run}", "{config}", "--output", "o"], "config.yaml"),
+    ],
+)
+def test_mistakes_end_with_their_message_alone(main, run, photos, capsys, arguments, words):
+    names = {"run": run, "photo": photos / "a.png", "config": f"{run}/config.yaml"}
+    assert main([a.format(**names) for a in arguments]) == 2
+    said = capsys.readouterr()
+    assert words in said.err
+    assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["a.jpg", "--run", "r"],
+        ["a.jpg", "--output", "o"],
+        ["a.jpg", "--output", "o", "--run", "r", "--config-file", "c"],
+        ["a.jpg", "--output", "o", "--config-file", "c"],
+        ["a.jpg", "--output", "o", "--run", "r", "--batch-size", "0"],
+        ["--run", "r", "--output", "o"],
+    ],
+)
+def test_command_lines_that_say_too_little_or_too_much(main, arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_help_has_examples(main, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    assert "examples:" in capsys.readouterr().out

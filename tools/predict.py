@@ -1,0 +1,189 @@
+#!/usr/bin/env python3
+"""Find instances in images, folders and videos; write pictures and COCO results.
+
+examples:
+  the photographs of a folder, by the model of a run; pictures go to predictions/
+    python tools/predict.py --run output/quick_start photos/ --output predictions
+
+  some images, the results as JSON, everything that has a score of at least 0.05
+    python tools/predict.py --run output/quick_start a.jpg b.png --json results.json --score-thresh 0.05
+
+  a video: predictions/clip.mp4 shows the instances (with --frames: a picture for each frame)
+    python tools/predict.py --run output/quick_start clip.mp4 --output predictions
+
+  a config with weights, and changes to the config
+    python tools/predict.py --config-file configs/coco/mask_rcnn_R_50_FPN_1x.yaml --weights model.pth photos/ \\
+        --output predictions --set model.roi_heads.box_head.nms_thresh=0.4
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from detkit import command_line
+from detkit.evaluation import coco_results
+from detkit.predictor import Predictor
+from detkit.registry import DataError
+from detkit.structures import Instances
+from detkit.utils.paths import atomic_write
+from detkit.visualization import VIDEO_SUFFIXES, VideoWriter, free_path, image_files, video_info, write_picture
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="image, folder of images, or video")
+    model = parser.add_argument_group("the model: a run, or a config with weights, or weights that carry a config")
+    model.add_argument("--run", type=Path, metavar="DIR", help="the folder of a training run")
+    model.add_argument("--config-file", type=Path, metavar="FILE", help="a YAML")
+    model.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint (with --run: model_final.pth)")
+    model.add_argument(
+        "--set", action="append", default=[], metavar="key.path=value", help="a change to the config; may be repeated"
+    )
+    model.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
+    model.add_argument("--batch-size", type=int, default=4, metavar="N", help="images at a time (default: 4)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where pictures and videos go")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="COCO results of all inputs")
+    parser.add_argument(
+        "--score-thresh", type=float, default=0.5, metavar="S", help="leave out what scores less (default: 0.5)"
+    )
+    parser.add_argument("--frames", action="store_true", help="of a video, write a picture a frame instead of a video")
+    parser.add_argument("--recursive", action="store_true", help="also the folders in a folder")
+    parser.add_argument("--skip-unreadable", action="store_true", help="name files that cannot be read, and go on")
+    args = parser.parse_args(argv)
+    if args.output is None and args.json is None:
+        parser.error("nothing to write: give --output DIR for pictures, --json FILE for COCO results, or both")
+    if (args.run and args.config_file) or not (args.run or args.config_file or args.weights):
+        parser.error("give either --run DIR, or --config-file FILE with --weights FILE, or --weights FILE alone")
+    if args.config_file is not None and args.weights is None:
+        parser.error("--config-file needs --weights FILE")
+    if args.batch_size < 1:
+        parser.error(f"--batch-size: expected at least 1, got {args.batch_size}")
+    return args
+
+
+def load(args: argparse.Namespace) -> Predictor:
+    """The predictor that the command line asks for."""
+    options: dict[str, Any] = {"device": args.device, "batch_size": args.batch_size}
+    if args.run is not None:
+        return Predictor.from_run(args.run, args.weights or "model_final.pth", args.set, **options)
+    if args.config_file is not None:
+        return Predictor.from_config(args.config_file, args.weights, args.set, **options)
+    return Predictor.from_weights(args.weights, args.set, **options)
+
+
+class Output:
+    """Takes predictions as they come: draws them and collects their COCO results.
+
+    Args:
+        predictor: draws.
+        args: the command line.
+    """
+
+    def __init__(self, predictor: Predictor, args: argparse.Namespace):
+        self.predictor, self.args = predictor, args
+        self.results: list[dict[str, Any]] = []
+        self.written: list[Path] = []
+        self.images = self.instances = 0
+
+    def collect(self, instances: Instances, source: dict[str, Any]) -> Instances:
+        """Numbers the image from 1, notes its results, and returns the instances that score enough."""
+        kept = instances[instances.scores >= self.args.score_thresh]
+        self.images += 1
+        self.instances += len(kept)
+        if self.args.json is not None:
+            self.results += [{**row, **source} for row in coco_results(kept, self.images)]
+        return kept
+
+    def image(self, path: Path, instances: Instances) -> None:
+        """One image file."""
+        kept = self.collect(instances, {"file_name": str(path)})
+        if self.args.output is not None:
+            picture = self.predictor.draw(path, kept, score_thresh=0.0)
+            target = free_path(self.args.output / f"{path.stem}.png", self.written)
+            self.written.append(write_picture(picture, target))
+
+    def video(self, path: Path) -> None:
+        """One video file, frame by frame."""
+        total, rate = video_info(path)
+        frames = tqdm(self.predictor.predict_video(path), path.name, total or None, unit="frame", dynamic_ncols=True)
+        pictures = (
+            (number, self._frame(path, number, frame, instances)) for number, frame, instances in frames
+        )  # drawn one by one, as they are written
+        if self.args.output is None:
+            for _ in pictures:
+                pass
+        elif self.args.frames:
+            folder = self.args.output / path.stem
+            for number, picture in pictures:
+                write_picture(picture, folder / f"{number:06d}.png")
+            self.written.append(folder)
+        else:
+            target = free_path(self.args.output / f"{path.stem}.mp4", self.written)
+            if target.resolve() == path.resolve():
+                raise DataError(f"--output {self.args.output}: would overwrite the video {path}; take another folder")
+            with VideoWriter(target, rate) as writer:
+                for _, picture in pictures:
+                    writer.write(picture)
+            self.written.append(target)
+
+    def _frame(self, path: Path, number: int, frame: Any, instances: Instances) -> Any:
+        kept = self.collect(instances, {"file_name": str(path), "frame": number})
+        return None if self.args.output is None else self.predictor.draw(frame, kept, score_thresh=0.0)
+
+
+def split_inputs(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
+    """The image files and the video files among the inputs, before anything is predicted. Raises DataError."""
+    images: list[Path] = []
+    videos: list[Path] = []
+    for path in args.inputs:
+        if path.is_dir():
+            images += image_files(path, recursive=args.recursive)
+        elif not path.is_file():
+            raise DataError(f"{path}: there is no such file or folder")
+        else:
+            (videos if path.suffix.lower() in VIDEO_SUFFIXES else images).append(path)
+    return images, videos
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Does what the command line asks for."""
+    images, videos = split_inputs(args)
+    predictor = load(args)
+    output = Output(predictor, args)
+    pairs: Iterator[tuple[Path, Instances]] = predictor.predict_files(images, skip_unreadable=args.skip_unreadable)
+    for path, instances in tqdm(pairs, "images", len(images), disable=not images, unit="image", dynamic_ncols=True):
+        output.image(path, instances)
+    for path in videos:
+        output.video(path)
+    print(f"{output.instances} instances with score >= {args.score_thresh:g} in {output.images} images")
+    if args.json is not None:
+        with atomic_write(args.json, "w") as file:
+            json.dump(output.results, file)
+        print(f"COCO results: {args.json}")
+    if output.written:
+        print(f"pictures: {args.output}/ ({len(output.written)} written)")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool; 0 when it went well, 2 after a user's mistake."""
+    args = parse_arguments(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        return command_line.run(lambda: predict(args))
+    except ImportError as error:
+        if "detkit[" not in str(error):
+            raise
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

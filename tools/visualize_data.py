@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""Show what the loader really feeds to the model, after augmentation, and what the dataset holds.
+
+examples:
+  16 training images with their targets, as the model sees them
+    python tools/visualize_data.py --config-file configs/quick_start/mask_rcnn_shapes.yaml
+
+  the test images of a config of your own, in a folder of your choice
+    python tools/visualize_data.py --config-file my.yaml --split test --num 50 --output output/look
+
+  try an augmentation
+    python tools/visualize_data.py --config-file my.yaml 'data.train_augmentations=[{name: RandomFlip}]'
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from detkit import command_line
+from detkit.experiment import Experiment, load_experiment
+from detkit.structures import Instances, Sample
+from detkit.visualization import draw_instances, side_by_side, write_picture
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True, type=Path, metavar="FILE", help="a YAML")
+    parser.add_argument("--split", choices=("train", "test"), default="train", help="which dataset (default: train)")
+    parser.add_argument("--num", type=int, default=16, metavar="N", help="how many images (default: 16)")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="where the pictures go (default: <train.output_dir>/data_<split>)"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
+    args = parser.parse_intermixed_args(argv)
+    if args.num < 1:
+        parser.error(f"--num: expected at least 1, got {args.num}")
+    return args
+
+
+def first_samples(exp: Experiment, split: str, num: int) -> Iterator[Sample]:
+    """The first ``num`` samples of the loader, the same that a training with this config and seed begins with."""
+    batches = exp.data.train(exp.train.seed) if split == "train" else exp.data.test()
+    given = 0
+    for batch in batches:
+        for sample in batch[: num - given]:
+            given += 1
+            yield sample
+        if given == num:
+            return
+
+
+def picture_of(sample: Sample, class_names: Sequence[str]) -> np.ndarray:
+    """The sample's image with its target, under a line that says what it is."""
+    height, width = sample.image.shape[-2:]
+    target = sample.target if sample.target is not None else Instances((height, width))
+    h, w = sample.original_size
+    title = f"{sample.image_id}: {len(target)} objects, {width} x {height} (file: {w} x {h})"
+    return side_by_side([draw_instances(sample.image, target, class_names)], [title])
+
+
+def visualize(args: argparse.Namespace) -> int:
+    """Does what the command line asks for."""
+    exp = load_experiment(args.config_file, args.overrides)
+    dataset = exp.data.train_set if args.split == "train" else exp.data.test_set
+    print(dataset.summary())
+    output = args.output or Path(exp.train.output_dir) / f"data_{args.split}"
+    written = 0
+    for sample in tqdm(first_samples(exp, args.split, args.num), "pictures", args.num, dynamic_ncols=True):
+        name = re.sub(r"[^\w.-]+", "_", str(sample.image_id))
+        write_picture(picture_of(sample, dataset.class_names), output / f"{written:04d}_{name}.png")
+        written += 1
+    print(f"{written} pictures: {output}/")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool; 0 when it went well, 2 after a user's mistake."""
+    args = parse_arguments(argv)
+    return command_line.run(lambda: visualize(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

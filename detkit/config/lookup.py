@@ -100,12 +100,15 @@ def explain(recipe: Recipe[Any], sources: Mapping[str, str], path: str) -> list[
 
 def _origins(value: Any, path: str, blame: type, sources: Mapping[str, str]) -> Iterator[Origin]:
     """``blame`` is the class whose default ``value`` is, if no file and no override set it."""
-    default = f"default of {blame.__name__} ({place(blame)})"
+
+    def source(key: str) -> str:
+        return sources.get(key) or f"default of {blame.__name__} ({place(blame)})"
+
     value = _unwrapped(value)
     if isinstance(value, Recipe):
         if not is_group(value.cls):
             key = f"{path}.name" if path else "name"
-            yield Origin(key, value.cls.__name__, sources.get(key, default))
+            yield Origin(key, value.cls.__name__, source(key))
         for name, option in schema(value.cls).options.items():
             item, below = value.kwargs[name], f"{path}.{name}" if path else name
             usual = option.default is not MISSING and plain(option.default) == plain(item)
@@ -115,7 +118,7 @@ def _origins(value: Any, path: str, blame: type, sources: Mapping[str, str]) -> 
         for i, item in enumerate(value):
             yield from _origins(item, f"{path}[{i}]", blame, sources)
     else:
-        yield Origin(path, flow(plain(value)), sources.get(path, default))
+        yield Origin(path, flow(plain(value)), source(path))
 
 
 def _has_parts(value: Any) -> bool:

@@ -86,12 +86,18 @@ def is_node(want: Any) -> bool:
     return get_origin(want) is Recipe or is_group(want) or registry_for(want) is not None
 
 
+_lines: dict[type, int] = {}
+
+
 def place(cls: type) -> str:
     """``file:line`` of a class, for messages."""
     try:
-        return f"{display(Path(inspect.getsourcefile(cls) or ''))}:{inspect.getsourcelines(cls)[1]}"
+        file = inspect.getsourcefile(cls)
+        if cls not in _lines:  # finding the line means parsing the file
+            _lines[cls] = inspect.getsourcelines(cls)[1]
     except (OSError, TypeError):
         return cls.__module__
+    return f"{display(Path(file or ''))}:{_lines[cls]}"
 
 
 def words(want: Any) -> str:

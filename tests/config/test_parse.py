@@ -253,11 +253,14 @@ def test_nothing_is_built_before_the_whole_tree_is_right(house):
 def test_a_default_that_its_own_annotation_refuses_is_a_mistake_of_the_class(house):
     @house.parts.register()
     class Sloppy(house.Part):
-        def __init__(self, in_channels: int, *, size: int = None):  # noqa: RUF013
+        def __init__(self, in_channels: int, *, size: int = "big"):
             pass
 
     message = mistakes(house, machine(part={"name": "Sloppy"}))
-    assert "model.part.size: expected int, got null (this is the default of Sloppy: a mistake in the class)" in message
+    assert (
+        "model.part.size: expected int, got 'big' (str) (this is the default of Sloppy: a mistake in the class)"
+        in message
+    )
 
 
 def test_an_annotation_that_cannot_be_resolved_names_the_class(house):

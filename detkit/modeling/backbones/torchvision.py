@@ -1,8 +1,9 @@
 """Any torchvision classification network as a backbone."""
 
+import copy
 import pickle
 import re
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +86,17 @@ class TorchvisionBackbone(Backbone):
             name: maps[name].permute(0, 3, 1, 2) if name in self._channels_last else maps[name]
             for name in self.output_shape
         }
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TorchvisionBackbone":
+        # a copy of the traced body always wakes up in training mode, with the graph and the norms of that mode
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        twin.body.train(self.body.training)
+        modes = {name: module.training for name, module in self.named_modules()}
+        for name, module in twin.named_modules():
+            module.training = modes[name]
+        return twin
 
 
 def _choose(model: str, out_features: tuple[str, ...] | None) -> dict[str, Node]:

@@ -173,7 +173,8 @@ def test_a_deep_copy_computes_the_same_in_the_same_mode(training):
     mine, theirs = dict(net.named_modules()), dict(twin.named_modules())
     assert list(mine) == list(theirs)
     for name, module in mine.items():
-        assert (type(module).__name__, module.training) == (type(theirs[name]).__name__, theirs[name].training), name
+        assert module.training == theirs[name].training, name
+        assert name == "body" or type(module) is type(theirs[name]), name  # the traced graph has a class of its own
     assert [p.requires_grad for p in net.parameters()] == [p.requires_grad for p in twin.parameters()]
     assert not {p.data_ptr() for p in net.parameters()} & {p.data_ptr() for p in twin.parameters()}
 

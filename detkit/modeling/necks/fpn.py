@@ -39,7 +39,7 @@ class FPN(Neck):
         out_channels: int = 256,
         in_features: tuple[str, ...] | None = None,
         norm: NormName | None = None,
-        top_block: Recipe[TopBlock] | None = Recipe(LastLevelMaxPool),  # noqa: B008
+        top_block: Recipe[TopBlock] | None = Recipe(LastLevelMaxPool),
         fuse: Literal["sum", "avg"] = "sum",
     ):
         super().__init__(input_shape)
@@ -104,7 +104,7 @@ class PAFPN(FPN):
         out_channels: int = 256,
         in_features: tuple[str, ...] | None = None,
         norm: NormName | None = None,
-        top_block: Recipe[TopBlock] | None = Recipe(LastLevelMaxPool),  # noqa: B008
+        top_block: Recipe[TopBlock] | None = Recipe(LastLevelMaxPool),
         fuse: Literal["sum", "avg"] = "sum",
     ):
         super().__init__(

@@ -5,7 +5,7 @@ import functools
 import logging
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -252,18 +252,18 @@ class Experiment:
         return math.ceil((self.solver.epochs or 0) * len(self.data.train_set) / self.data.batch_size)
 
 
-def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+def load_experiment(path: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Experiment:
     """Reads a config, lays the overrides over it and checks all of it. Builds nothing and reads no data.
 
     Args:
-        path: a YAML file.
+        path: a YAML file, or its content as plain data (a checkpoint's config).
         overrides: ``key.path=value``, the values in YAML.
 
     Raises:
         ConfigError: the first thing that is wrong, with its path, what was expected and the way out.
     """
     config = load_config(path, overrides)
-    recipe = parse(config.tree, Experiment)
+    recipe = parse(config.tree, Experiment, sources=config.sources)
     experiment = recipe()
     experiment.tree = {**({"imports": config.imports} if config.imports else {}), **complete(recipe)}
     return experiment

@@ -17,7 +17,7 @@ class Boxes(Tensor):
         ValueError: the data is not of shape (N, 4). An empty sequence gives (0, 4).
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     def __new__(cls, data: "Tensor | Sequence[Any]") -> "Boxes":
         tensor = torch.as_tensor(data, dtype=torch.float32)

@@ -1,0 +1,184 @@
+"""train_net: a whole run, its folder, resuming, evaluating, swapping parts by overrides, and mistakes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from detkit.config import ConfigError
+from detkit.experiment import load_experiment
+from detkit.predictor import Predictor
+from detkit.registry import DataError
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "configs/quick_start/mask_rcnn_shapes.yaml"
+SHORT = [
+    "data.train_dataset.num_images=6",
+    "data.test_dataset.num_images=3",
+    "data.batch_size=2",
+    "solver.max_iter=2",
+    "train.num_pictures=2",
+    "train.log_period=1",
+]
+
+sys.path.insert(0, str(ROOT / "tools"))
+import train_net  # noqa: E402
+
+
+def run(folder: Path, *arguments: str) -> int:
+    return train_net.main(["--config-file", str(CONFIG), *arguments, *SHORT, f"train.output_dir={folder}"])
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    assert run(folder, "--resume", "train.checkpoint_period=1") == 0
+    return folder
+
+
+def test_a_run_leaves_what_it_promises(finished_run):
+    assert {"config.yaml", "metrics.jsonl", "model_final.pth", "evaluation.json", "curves.png", "log.txt"} <= {
+        p.name for p in finished_run.iterdir()
+    }
+    assert len(list((finished_run / "predictions").glob("*.png"))) == 2
+    lines = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines if "total_loss" in line] == [0, 1]
+    assert any("mask/AP" in line for line in lines)
+    final = torch.load(finished_run / "model_final.pth", weights_only=True)
+    assert len(final["class_names"]) == 5
+    assert final["config"]["model"]["name"] == "GeneralizedRCNN"
+    assert "AP" in json.loads((finished_run / "evaluation.json").read_text())["mask"]
+    assert load_experiment(finished_run / "config.yaml").tree == final["config"]
+
+
+def test_the_run_can_be_used(finished_run):
+    predictor = Predictor.from_run(finished_run)
+    image = load_experiment(finished_run / "config.yaml").data.test_dataset()[0].image
+    one, (first, second) = predictor(image), predictor([image, image[:64]])
+    assert one.image_size == image.shape[:2] == first.image_size
+    assert second.image_size == (64, image.shape[1])
+    torch.testing.assert_close(one.boxes.tensor, first.boxes.tensor, atol=1e-3, rtol=0)
+
+
+def test_evaluating_the_weights_again_gives_the_same_figures(finished_run, capsys):
+    before = json.loads((finished_run / "evaluation.json").read_text())
+    config = str(finished_run / "config.yaml")
+    assert train_net.main(["--config-file", config, "--eval-only"]) == 0
+    after = json.loads((finished_run / "evaluation.json").read_text())
+    assert (before["box"], before["mask"]) == (after["box"], after["mask"])
+    assert "AP" in capsys.readouterr().out
+
+
+def test_resuming_goes_on_and_a_finished_run_says_so(finished_run, caplog):
+    config = str(finished_run / "config.yaml")
+    with caplog.at_level("INFO"):
+        assert train_net.main(["--config-file", config, "--resume"]) == 0
+    assert "raise solver.max_iter" in caplog.text
+    assert train_net.main(["--config-file", config, "--resume", "solver.max_iter=3"]) == 0
+    lines = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines if "total_loss" in line] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.neck.name=PAFPN"],
+        ["model.neck.out_channels=128"],
+        ["model.backbone.depth=101"],
+        ["model.roi_heads.mask_head=null"],
+        ["model.roi_heads.mask_head.num_conv=2"],
+        ["model.roi_heads.box_head.box_loss={name: GIoUBoxLoss}"],
+        ["model.roi_heads.box_head.class_agnostic=true", "model.roi_heads.box_head.conv_dims=[32]"],
+        ["solver.optimizer={name: AdamW, lr: 0.001}", "solver.schedule.name=WarmupCosineLR"],
+        ["data.sampler.name=AspectRatioSampler", "data.num_workers=2"],
+        *(
+            [f"model.backbone={{name: TorchvisionBackbone, model: {name}}}"]
+            for name in ("mobilenet_v3_large", "convnext_tiny", "swin_t", "efficientnet_b0")
+        ),
+    ],
+    ids=lambda o: o[0].split("model: ")[-1].strip("}"),
+)
+def test_a_part_is_swapped_by_an_override_alone(overrides):
+    exp = load_experiment(CONFIG, [*overrides, *SHORT])
+    model = exp.build_model()
+    optimizer = exp.build_optimizer(model)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    losses = model.train()(next(iter(exp.data.train())))
+    assert ("loss_mask" in losses.terms) == (model.roi_heads.mask_head is not None)
+    losses.total().backward()
+    for group in optimizer.param_groups:
+        group["lr"] = 0.01
+    optimizer.step()
+    moved = {n.split(".")[0] for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == {"backbone", "neck", "proposal_generator", "roi_heads"}
+    assert len(model.eval()(next(iter(exp.data.test())))) == 3
+
+
+def test_overrides_reach_the_built_parts():
+    model = load_experiment(CONFIG, ["model.neck.out_channels=128", "model.roi_heads.mask_head.num_conv=3"]).build_model(5)
+    assert {s.channels for s in model.neck.output_shape.values()} == {128}
+    assert len(model.roi_heads.mask_head.convs) == 3
+    limits = ["score_thresh=0.7", "nms_thresh=0.2", "max_detections=9"]
+    exp = load_experiment(CONFIG, [f"model.roi_heads.box_head.{limit}" for limit in limits])
+    head = exp.build_model(5).roi_heads.box_head
+    assert (head.score_thresh, head.nms_thresh, head.max_detections) == (0.7, 0.2, 9)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.roi_heads.mask_head.num_cov=2"], ["model.roi_heads.mask_head", "num_cov", "Did you mean 'num_conv'?"]),
+        (["model.neck.name=FPM"], ["model.neck", "FPM", "Did you mean 'FPN'?", "imports"]),
+        (["model.neck.out_channels=wide"], ["model.neck.out_channels", "int", "wide"]),
+        (["model.roi_heads.num_classes=3"], ["model.roi_heads", "num_classes", "GeneralizedRCNN"]),
+        (["model.neck"], ["model.neck", "="]),
+        (["model.neck=[FPN]"], ["model.neck", "FPN", "list"]),
+        (["model.neck={out_channels: 3}"], []),
+        (["model.backbone={name: TorchvisionBackbone}"], ["model.backbone", "model", "TorchvisionBackbone"]),
+        (["train.log_period=0"], ["train", "log_period", "0"]),
+        (["solver.epochs=3"], ["solver", "max_iter", "epochs"]),
+    ],
+)
+def test_mistakes_end_before_anything_is_built(overrides, words, monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "__init__", lambda *a, **k: pytest.fail("something was built"))
+    if not words:
+        assert load_experiment(CONFIG, overrides).model.kwargs  # without a name the base's node is meant
+        return
+    with pytest.raises(ConfigError) as error:
+        load_experiment(CONFIG, overrides)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_parts_that_do_not_fit_are_named():
+    with pytest.raises(ConfigError, match="4 feature levels"):
+        load_experiment(CONFIG, ["model.neck.top_block=null"]).build_model(3)
+    with pytest.raises(ConfigError, match=r"no feature named p9; there are p2"):
+        load_experiment(CONFIG, ["model.roi_heads.in_features=[p2, p9]"]).build_model(3)
+    with pytest.raises(ConfigError, match=r"train\.device"):
+        load_experiment(CONFIG, ["train.device=cuba"]).train.torch_device()
+
+
+def test_a_missing_dataset_is_named_before_training(tmp_path):
+    data = "data.train_dataset={name: CocoInstances, json_file: nowhere/x.json, image_root: nowhere}"
+    with pytest.raises(DataError, match=r"nowhere/x\.json"):
+        run(tmp_path, data)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_users_mistake_prints_its_message_alone(tmp_path):
+    command = [sys.executable, "tools/train_net.py", "--config-file", str(CONFIG), "model.neck.out_chanels=3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Did you mean 'out_channels'?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_test_classes_must_be_the_training_classes(tmp_path):
+    exp = load_experiment(CONFIG, SHORT)
+    exp.data.train_set.class_names = ("other",)
+    with pytest.raises(DataError, match="differ from those of the training dataset"):
+        exp.data.test()

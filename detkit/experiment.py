@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import logging
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,21 +11,18 @@ from typing import Any
 import torch
 
 from detkit import data, evaluation, modeling, solver
-from detkit.config import ConfigError, Recipe, complete, load_config, parse, to_yaml
+from detkit.config import ConfigError, Recipe, complete, load_config, parse
 from detkit.data import Mapper, test_loader, train_loader
 from detkit.data.interfaces import Augmentation, Dataset, Sampler
 from detkit.engine.interfaces import Hook
 from detkit.evaluation.interfaces import Evaluator
-from detkit.modeling.interfaces import MetaArch
+from detkit.modeling.interfaces import Backbone, MetaArch
 from detkit.registry import DataError
 from detkit.solver.interfaces import LRSchedule, Optimizer
 from detkit.structures import Sample
-from detkit.utils import atomic_write, environment_report, seed_everything, setup_logging
-from detkit.utils.distributed import is_main, rank, world_size
+from detkit.utils.distributed import rank, world_size
 
-__all__ = ["DataConfig", "Experiment", "SolverConfig", "TrainConfig", "load_experiment", "start_run"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["DataConfig", "Experiment", "SolverConfig", "TrainConfig", "load_experiment", "torch_device"]
 
 ROOMS = (data, evaluation, modeling, solver)
 """Importing a room registers its components; a config may name any of them."""
@@ -107,9 +103,7 @@ class DataConfig:
         mapper = self._mapper(self.test_set, self.test_augmentations, seed=0, train=False)
         return test_loader(self.test_set, mapper, self.test_batch_size, self.num_workers, rank(), world_size())
 
-    def _mapper(
-        self, dataset: Dataset, recipes: Sequence[Recipe[Augmentation]], seed: int, train: bool
-    ) -> Mapper:
+    def _mapper(self, dataset: Dataset, recipes: Sequence[Recipe[Augmentation]], seed: int, train: bool) -> Mapper:
         steps = [recipe() for recipe in recipes]
         return Mapper(dataset, steps, seed=seed, mask_format=self.mask_format, train=train)
 
@@ -179,19 +173,6 @@ class TrainConfig:
             if value is not None and value < 1:
                 raise ValueError(f"train.{name}: expected at least 1, got {value}")
 
-    def torch_device(self) -> torch.device:
-        """The device that ``device`` means here. Raises ConfigError for one that torch does not have."""
-        if self.device == "auto":
-            name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-            return torch.device(name)
-        try:
-            device = torch.device(self.device)
-            torch.zeros(1, device=device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"train.device: '{self.device}' is not there ({reason}); try 'auto' or 'cpu'") from None
-        return device
-
 
 @dataclasses.dataclass(kw_only=True)
 class Experiment:
@@ -230,9 +211,16 @@ class Experiment:
             raise ConfigError(f"model: cannot be built. {error}") from error
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def build_model_for(self, class_names: Sequence[str]) -> MetaArch:
-        """A new model for these classes."""
-        model = self.build_model(len(class_names))
+    def build_model_for(self, class_names: Sequence[str], pretrained: bool = True) -> MetaArch:
+        """A new model for these classes.
+
+        Args:
+            class_names: the K names.
+            pretrained: False leaves out the files of weights that a backbone's ``weights`` option names, because
+                a checkpoint of the whole model will be loaded anyway.
+        """
+        recipe = self.model if pretrained else _without_weights(self.model)
+        model = dataclasses.replace(self, model=recipe).build_model(len(class_names))
         model.class_names = tuple(class_names)
         return model
 
@@ -269,24 +257,29 @@ def load_experiment(path: str | Path | Mapping[str, Any], overrides: Sequence[st
     return experiment
 
 
-def start_run(experiment: Experiment, write_config: bool = True) -> Path:
-    """Makes the run's folder, sends the log there and to the console, seeds everything.
+def torch_device(name: str | torch.device) -> torch.device:
+    """The device that ``name`` means here; ``auto`` is a GPU where there is one.
 
-    Args:
-        experiment: whose ``train`` section says where and with which seed.
-        write_config: leave the complete config in the folder as ``config.yaml``.
-
-    Returns:
-        The folder.
+    Raises:
+        ConfigError: torch does not have it.
     """
-    folder = Path(experiment.train.output_dir)
-    setup_logging(folder)
-    seed_everything(experiment.train.seed)
-    logger.info("environment\n%s", environment_report())
-    if write_config and is_main():
-        with atomic_write(folder / "config.yaml", "w") as file:
-            file.write(to_yaml(experiment.tree))
-    return folder
+    if name == "auto":
+        return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device: '{name}' is not there ({reason}); try 'auto' or 'cpu'") from None
+    return device
+
+
+def _without_weights(recipe: Recipe[Any]) -> Recipe[Any]:
+    """``recipe`` with ``weights=None`` for every backbone in it."""
+    options = {k: _without_weights(v) if isinstance(v, Recipe) else v for k, v in recipe.kwargs.items()}
+    if issubclass(recipe.cls, Backbone) and "weights" in options:
+        options["weights"] = None
+    return Recipe(recipe.cls, options)
 
 
 def _few(names: Sequence[str]) -> str:

@@ -14,8 +14,8 @@ from torch import nn
 from detkit.checkpoint import Checkpoint, Checkpointer, load_weights, read_checkpoint
 from detkit.data import Augmentation, Record, to_sample
 from detkit.evaluation import coco_results
-from detkit.experiment import Experiment, load_experiment
-from detkit.registry import ConfigError, DataError
+from detkit.experiment import Experiment, load_experiment, torch_device
+from detkit.registry import DataError
 from detkit.structures import Instances, Sample
 from detkit.visualization import (
     ImageLike,
@@ -62,7 +62,7 @@ class Predictor:
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         names = getattr(model, "class_names", None) if class_names is None else class_names
-        self.model = model.to(_device(device)).eval()
+        self.model = model.to(torch_device(device)).eval()
         self.class_names: tuple[str, ...] = tuple(names or ())
         self.augmentations, self.batch_size = tuple(augmentations), batch_size
         self._channels = len(getattr(model, "pixel_mean", ())) or 3
@@ -142,8 +142,7 @@ class Predictor:
         checkpoint = read_checkpoint(weights)
         if checkpoint.config is None:
             raise DataError(f"{weights}: carries no config; use from_config with the config that it was trained with")
-        config: Any = checkpoint.config
-        return cls._assemble(load_experiment(config, overrides), checkpoint, device, batch_size)
+        return cls._assemble(load_experiment(checkpoint.config, overrides), checkpoint, device, batch_size)
 
     @classmethod
     def _assemble(
@@ -153,7 +152,7 @@ class Predictor:
         if names is None:
             names = experiment.data.train_set.class_names
             logger.info("%s carries no class names; taking the training dataset's", checkpoint.source)
-        model = experiment.build_model_for(names)
+        model = experiment.build_model_for(names, pretrained=False)
         report = load_weights(model, checkpoint)
         logger.log(logging.INFO if report.complete else logging.WARNING, "%s", report)
         augmentations = [recipe() for recipe in experiment.data.test_augmentations]
@@ -276,18 +275,6 @@ class Predictor:
     @torch.no_grad()
     def _predict(self, samples: list[Sample]) -> list[Instances]:
         return [output.to("cpu") for output in self.model(samples)]
-
-
-def _device(name: str | torch.device) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device: '{name}' is not there ({reason}); try 'auto' or 'cpu'") from None
-    return device
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -23,7 +23,12 @@ def ids(path: Path) -> str:
 
 
 def test_the_promised_configs_exist():
-    coco = {f"{task}_rcnn_{b}_FPN_{s}" for task in ("mask", "faster") for b in ("R_50", "R_101", "X_101") for s in ("1x", "3x")}
+    coco = {
+        f"{task}_rcnn_{b}_FPN_{s}"
+        for task in ("mask", "faster")
+        for b in ("R_50", "R_101", "X_101")
+        for s in ("1x", "3x")
+    }
     wanted = {f"coco/{name}" for name in coco} | {"quick_start/mask_rcnn_shapes", "nuclei/mask_rcnn_R_18_FPN"}
     assert wanted | {"balloon/mask_rcnn_mobilenet_v2_FPN"} <= {ids(p) for p in LEAVES}
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import detkit.engine
-import detkit.experiment  # noqa: F401  (registers everything)
+import detkit.experiment
 from detkit.config import parse
 from detkit.data.interfaces import Record
 from detkit.layers import ShapeSpec
@@ -99,7 +99,9 @@ def test_top_block(cls):
 def test_anchor_generator(cls):
     generator = cls([ShapeSpec(4, 8), ShapeSpec(4, 16)], sizes=((16.0,), (32.0,)))
     maps = [torch.zeros(1, 4, 6, 5), torch.zeros(1, 4, 3, 3)]
-    assert [len(a) for a in generator(maps)] == [n * m.shape[2] * m.shape[3] for n, m in zip(generator.num_anchors, maps)]
+    assert [len(a) for a in generator(maps)] == [
+        n * m.shape[2] * m.shape[3] for n, m in zip(generator.num_anchors, maps)
+    ]
 
 
 @pytest.mark.parametrize("cls", registered("RPN head"), ids=names)
@@ -125,8 +127,11 @@ def test_box_loss(cls):
 
 @pytest.mark.parametrize("cls", registered("proposal generator"), ids=names)
 def test_proposal_generator(cls):
-    rpn = cls(PYRAMID, head=detkit.modeling.proposals.ConvRPNHead, anchor_generator=partial(
-        detkit.modeling.GridAnchorGenerator, sizes=((16.0,), (32.0,), (48.0,), (64.0,))))
+    rpn = cls(
+        PYRAMID,
+        head=detkit.modeling.proposals.ConvRPNHead,
+        anchor_generator=partial(detkit.modeling.GridAnchorGenerator, sizes=((16.0,), (32.0,), (48.0,), (64.0,))),
+    )
     images = detkit.structures.ImageList(torch.zeros(2, 3, 64, 64), [(64, 64), (50, 60)])
     proposals, losses = rpn.loss(images, features(), [target(), target(0)])
     assert isinstance(losses, Losses)
@@ -261,7 +266,7 @@ def test_schedule(cls):
     values = [schedule(step, 3000) for step in range(0, 3000, 10)]
     assert values == [schedule(step, 3000) for step in range(0, 3000, 10)], "a pure function"
     assert max(values) == pytest.approx(1, abs=0.02)
-    assert 0 <= min(values)
+    assert min(values) >= 0
     assert values[0] < 0.1
     assert values[-1] < 0.2
     assert all(0 <= cls()(step, 3) <= 1 for step in range(3)), "also for a run of three steps"
@@ -332,8 +337,15 @@ def test_hook(cls, tmp_path):
 
 def test_every_role_of_detkit_has_a_case():
     cases = {f[len("test_") :] for f in globals() if f.startswith("test_")}
-    roles = {r.role for r in Registry.of.values() if any(c.__module__.startswith("detkit.") for c in registered(r.role))}
-    aliases = {"RoI pooler": "pooler", "RPN head": "rpn_head", "RoI heads": "roi_heads", "learning-rate schedule": "schedule"}
+    roles = {
+        r.role for r in Registry.of.values() if any(c.__module__.startswith("detkit.") for c in registered(r.role))
+    }
+    aliases = {
+        "RoI pooler": "pooler",
+        "RPN head": "rpn_head",
+        "RoI heads": "roi_heads",
+        "learning-rate schedule": "schedule",
+    }
     covered_elsewhere = {"meta-architecture"}  # tests/modeling/test_rcnn.py
     missing = {r for r in roles - covered_elsewhere if aliases.get(r, r.replace(" ", "_")) not in cases}
     assert not missing

@@ -22,6 +22,7 @@ LEVELS = {
     "visualization": 5,
     "experiment": 6,
     "predictor": 7,
+    "run": 7,
     "command_line": 7,
 }
 NOT_FOR = {"engine": {"modeling", "data"}, "config": {"utils"}}

@@ -29,7 +29,8 @@ from detkit import command_line
 from detkit.checkpoint import Checkpointer, load_weights, read_checkpoint, resume
 from detkit.engine import CheckpointHook, EvalHook, MetricsWriter, ProgressBar, TensorBoardWriter, Trainer
 from detkit.evaluation import FirstPredictions, evaluate, write_evaluation
-from detkit.experiment import Experiment, load_experiment, start_run
+from detkit.experiment import Experiment, load_experiment, torch_device
+from detkit.run import start_run
 from detkit.visualization import plot_curves, write_prediction_pictures
 
 logger = logging.getLogger("detkit.train_net")
@@ -49,7 +50,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def train(exp: Experiment, resumed: bool) -> None:
     """Trains and evaluates."""
     out = start_run(exp)
-    model = exp.build_model().to(exp.train.torch_device())
+    model = exp.build_model().to(torch_device(exp.train.device))
     if exp.train.init_weights is not None and not resumed:
         logger.info("%s", load_weights(model, exp.train.init_weights))
     logger.info("training data\n%s", exp.data.train_set.summary())
@@ -89,7 +90,9 @@ def evaluate_only(exp: Experiment, weights: str | None) -> None:
     """Evaluates weights on the test dataset."""
     out = start_run(exp, write_config=False)
     checkpoint = read_checkpoint(weights or out / "model_final.pth")
-    model = exp.build_model_for(checkpoint.class_names).to(exp.train.torch_device())
+    model = exp.build_model_for(checkpoint.class_names or exp.data.train_set.class_names, pretrained=False).to(
+        torch_device(exp.train.device)
+    )
     logger.info("%s", load_weights(model, checkpoint))
     pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
     results = evaluate(model, exp.data.test(), evaluators, on_batch=pictures)

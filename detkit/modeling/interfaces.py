@@ -49,7 +49,11 @@ class MetaArch(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Image to feature maps. ``output_shape`` names them, finest first."""
+    """Image to feature maps. ``output_shape`` names them, finest first.
+
+    A backbone that can start from a file of weights takes its path as the option ``weights``; where a checkpoint of
+    the whole model is loaded, the option is set aside.
+    """
 
     output_shape: dict[str, ShapeSpec]
 

@@ -41,7 +41,9 @@ class Instances:
         try:
             return self._fields[name]
         except KeyError:
-            raise AttributeError(f"Instances has no field '{name}'; it has {', '.join(self._fields) or 'none'}") from None
+            raise AttributeError(
+                f"Instances has no field '{name}'; it has {', '.join(self._fields) or 'none'}"
+            ) from None
 
     def __contains__(self, name: str) -> bool:
         return name in self._fields

@@ -115,7 +115,7 @@ def _build_house():
             num_classes: int,
             *,
             part: Recipe[Part] | None,
-            spare: Recipe[Part] = Recipe(PlainPart, {"width": 5}),  # noqa: B008
+            spare: Recipe[Part] = Recipe(PlainPart, {"width": 5}),
             extra: tuple[Recipe[Part], ...] = (),
             matching: Matching = Matching(thresholds=(0.3, 0.7), limits=Limits(high=9.0)),
             rate: float = 1e-5,

@@ -17,7 +17,9 @@ from detkit.structures import BitMasks, Boxes, Instances, Sample
 def small_model(num_classes: int = 3, mask: bool = True, **box_head) -> GeneralizedRCNN:
     """A ResNet-18 of width 16 with all parts of Mask R-CNN."""
     rpn = partial(
-        RPN, head=ConvRPNHead, anchor_generator=partial(GridAnchorGenerator, sizes=((8.0,), (16.0,), (32.0,), (64.0,), (128.0,)))
+        RPN,
+        head=ConvRPNHead,
+        anchor_generator=partial(GridAnchorGenerator, sizes=((8.0,), (16.0,), (32.0,), (64.0,), (128.0,))),
     )
     heads = partial(
         StandardRoIHeads,

@@ -19,9 +19,7 @@ def test_equal_torchvision_up_to_its_rounding():
 
 
 def test_areas_ratios_and_centres():
-    generator = GridAnchorGenerator(
-        [ShapeSpec(1, 4)], sizes=((16.0, 20.0),), aspect_ratios=(0.5, 1.0, 2.0), offset=0.5
-    )
+    generator = GridAnchorGenerator([ShapeSpec(1, 4)], sizes=((16.0, 20.0),), aspect_ratios=(0.5, 1.0, 2.0), offset=0.5)
     assert generator.num_anchors == [6]
     a = generator([torch.zeros(1, 1, 2, 3)])[0].tensor.reshape(2, 3, 6, 4)
     w, h = a[..., 2] - a[..., 0], a[..., 3] - a[..., 1]

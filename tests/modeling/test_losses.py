@@ -91,5 +91,3 @@ def test_a_batch_without_objects_has_finite_losses_and_gradients(num):
     losses.total().backward()
     missing = [n for n, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
     assert not missing
-
-

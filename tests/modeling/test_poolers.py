@@ -13,7 +13,9 @@ SHAPES = {f"p{i}": ShapeSpec(8, 2**i) for i in (2, 3, 4, 5)}
 
 
 def features(requires_grad: bool = False) -> dict[str, torch.Tensor]:
-    return {n: torch.randn(2, 8, 512 // s.stride, 640 // s.stride, requires_grad=requires_grad) for n, s in SHAPES.items()}
+    return {
+        n: torch.randn(2, 8, 512 // s.stride, 640 // s.stride, requires_grad=requires_grad) for n, s in SHAPES.items()
+    }
 
 
 def boxes(n: int) -> Boxes:
@@ -38,7 +40,9 @@ def test_each_box_is_roi_align_at_its_level_in_the_given_order(sampling_ratio):
     for image, b in enumerate(per_image):
         for box, level in zip(b.tensor, pooler.assign_levels(b).tolist()):
             name = f"p{level + 2}"
-            wanted = roi_align(maps[name][image : image + 1], [box[None]], 7, 1 / 2 ** (level + 2), sampling_ratio, True)
+            wanted = roi_align(
+                maps[name][image : image + 1], [box[None]], 7, 1 / 2 ** (level + 2), sampling_ratio, True
+            )
             torch.testing.assert_close(out[row], wanted[0])
             row += 1
 

@@ -74,9 +74,7 @@ class RPN(ProposalGenerator):
         self.batch_size_per_image, self.positive_fraction = batch_size_per_image, positive_fraction
         self.selection = selection
 
-    def loss(
-        self, images: ImageList, features: Features, targets: list[Instances]
-    ) -> tuple[list[Instances], Losses]:
+    def loss(self, images: ImageList, features: Features, targets: list[Instances]) -> tuple[list[Instances], Losses]:
         """See ``ProposalGenerator.loss``."""
         anchors, logits, deltas = self._predict(features)
         proposals = self.selection(anchors, logits, deltas, images.image_sizes, self.box_coder, training=True)
@@ -115,9 +113,7 @@ class RPN(ProposalGenerator):
             )
             positive = torch.nonzero(labels == 1).squeeze(1)
             gt_boxes = target.boxes.tensor[matches[positive]]
-            box_terms.append(
-                self.box_loss(self.box_coder, deltas[image, positive], anchors.tensor[positive], gt_boxes)
-            )
+            box_terms.append(self.box_loss(self.box_coder, deltas[image, positive], anchors.tensor[positive], gt_boxes))
             num_positive.append((labels == 1).sum())
             num_negative.append((labels == 0).sum())
         normaliser = self.batch_size_per_image * len(targets)

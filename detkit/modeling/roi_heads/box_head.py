@@ -70,9 +70,7 @@ class FastRCNNConvFCHead(BoxHead):
         for layer, std in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
-        self.class_rows = {
-            f"cls_score.{kind}": ClassRows(per_class=1, background=True) for kind in ("weight", "bias")
-        }
+        self.class_rows = {f"cls_score.{kind}": ClassRows(per_class=1, background=True) for kind in ("weight", "bias")}
         if not class_agnostic:
             self.class_rows |= {f"bbox_pred.{kind}": ClassRows(per_class=4) for kind in ("weight", "bias")}
         self.box_coder, self.box_loss = box_coder, box_loss()

@@ -1,0 +1,55 @@
+"""What the pages of docs/ say is so: their files, code and commands run, in order, in one folder a page."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ["getting_started", "extending", "design"]  # docs/config.md has a test of its own, tests/config/
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+
+
+def run_block(kind: str, text: str, folder: Path) -> None:
+    """A block that begins with ``# file: NAME`` is written; python and bash blocks are run."""
+    name = re.match(r"# file: (\S+)\n", text)
+    if name:
+        (folder / name[1]).write_text(text)
+    elif kind == "python":
+        done = subprocess.run([sys.executable, "-c", text], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    elif kind == "bash":
+        for line in text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line)
+            assert words[0] == "python", f"a page's commands are detkit's own tools; use a text block for: {line}"
+            done = subprocess.run([sys.executable, *words[1:]], cwd=folder, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_runs_as_it_stands(page, tmp_path):
+    for shared in ("configs", "tools"):
+        (tmp_path / shared).symlink_to(ROOT / shared)
+    blocks = BLOCK.findall((ROOT / "docs" / f"{page}.md").read_text())
+    assert any(kind == "python" for kind, _ in blocks)
+    for kind, text in blocks:
+        run_block(kind, text, tmp_path)
+    if page == "extending":
+        assert (tmp_path / "output/my_experiment/model_final.pth").is_file()
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+    broken = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not broken
+
+
+def test_ci_runs_the_readmes_own_test_command():
+    readme = (ROOT / "README.md").read_text()
+    for marker in ("quick start", "tests"):
+        assert re.search(rf"<!-- {marker} -->\n```bash\n.+?```", readme, flags=re.DOTALL)
+    assert "block tests" in (ROOT / ".ci/run").read_text()

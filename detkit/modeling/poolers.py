@@ -65,10 +65,18 @@ class RoIAlignPooler(RoIPooler):
         everything = Boxes.cat(boxes)
         rois = torch.cat([image, everything.tensor], dim=1)
         levels = self.assign_levels(everything)
-        parts, rows = [], []
-        for level, (feature, scale) in enumerate(zip(maps, self.scales)):
-            of_level = torch.nonzero(levels == level).squeeze(1)
-            parts.append(roi_align(feature, rois[of_level], self.output_size, scale, self.sampling_ratio))
-            rows.append(of_level)
-        # Restoring the order by one gather keeps the backward pass a single index_select.
-        return torch.cat(parts)[torch.argsort(torch.cat(rows))]
+        rows = [torch.nonzero(levels == level).squeeze(1) for level in range(len(maps))]
+        # A level without boxes still belongs to the graph: distributed training waits for every parameter's gradient.
+        nothing = sum(feature[:0].sum() for feature, of_level in zip(maps, rows) if not len(of_level))
+        pooled = [
+            roi_align(feature + nothing, rois[of_level], self.output_size, scale, self.sampling_ratio)
+            for feature, scale, of_level in zip(maps, self.scales, rows)
+            if len(of_level)
+        ]
+        if len(pooled) == 1:
+            return pooled[0]
+        if not pooled:
+            return roi_align(maps[0] + nothing, rois, self.output_size, self.scales[0], self.sampling_ratio)
+        # One gather in channels-last layout restores the order; its backward pass is one scatter.
+        by_level = torch.cat([p.permute(0, 2, 3, 1) for p in pooled])
+        return by_level[torch.argsort(torch.cat(rows))].permute(0, 3, 1, 2)

@@ -1,0 +1,64 @@
+"""Slow: whole trainings that must reach a figure. What the README and the configs promise."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.slow
+
+
+def train(config: Path, output: Path, *overrides: str, **environment: str) -> dict:
+    """Runs ``tools/train_net.py`` as a user would; its figures, and ``seconds`` for all of it."""
+    command = [sys.executable, "tools/train_net.py", "--config-file", str(config), f"train.output_dir={output}"]
+    start = time.perf_counter()
+    done = subprocess.run([*command, *overrides], cwd=ROOT, env={**os.environ, **environment}, check=False)
+    assert done.returncode == 0
+    results = json.loads((output / "evaluation.json").read_text())
+    figures = {"box": results["box"]["AP"], "mask": results["mask"]["AP"], "seconds": time.perf_counter() - start}
+    print(f"{config.name}: {figures}")
+    return figures
+
+
+def test_quick_start(tmp_path):
+    figures = train(ROOT / "configs/quick_start/mask_rcnn_shapes.yaml", tmp_path)
+    assert figures["box"] >= 0.60
+    assert figures["mask"] >= 0.60
+
+
+def test_nuclei_from_scratch(tmp_path, shared_data):
+    config = ROOT / "configs/nuclei/mask_rcnn_R_18_FPN.yaml"
+    figures = train(config, tmp_path, DETKIT_DATASETS=str(shared_data))
+    assert figures["box"] >= 0.43
+    assert figures["mask"] >= 0.40
+
+
+def test_balloon_from_imagenet_weights(tmp_path, shared_data):
+    config = ROOT / "configs/balloon/mask_rcnn_mobilenet_v2_FPN.yaml"
+    figures = train(config, tmp_path, DETKIT_DATASETS=str(shared_data))
+    assert figures["box"] >= 0.30
+    assert figures["mask"] >= 0.32
+
+
+def test_eight_photographs_of_coco_can_be_learned_by_heart(tmp_path, shared_data):
+    root = shared_data / "coco_mini"
+    full = json.loads((root / "annotations/instances_val2017.json").read_text())
+    crowded = {a["image_id"] for a in full["annotations"] if a["iscrowd"]}
+    count = {i["id"]: sum(a["image_id"] == i["id"] for a in full["annotations"]) for i in full["images"]}
+    by_number = sorted(full["images"], key=lambda i: (i["id"] not in crowded, count[i["id"]] == 0, i["id"]))
+    images = by_number[:3] + [i for i in full["images"] if count[i["id"]] and i["id"] not in crowded][:5]
+    ids = {i["id"] for i in images}
+    annotations = [a for a in full["annotations"] if a["image_id"] in ids]
+    assert len(ids) == 8
+    assert any(a["iscrowd"] for a in annotations)
+    json_file = tmp_path / "eight.json"
+    json_file.write_text(json.dumps({**full, "images": images, "annotations": annotations}))
+    dataset = f"{{name: CocoInstances, json_file: {json_file}, image_root: {root / 'val2017'}}}"
+    config = ROOT / "configs/coco/mask_rcnn_mobilenet_v2_FPN_overfit.yaml"
+    figures = train(config, tmp_path / "run", f"data.train_dataset={dataset}", f"data.test_dataset={dataset}")
+    assert figures["mask"] >= 0.50

@@ -33,6 +33,7 @@ class Shapes(Dataset):
         min_scale: the smallest diameter of an object, in parts of the image's shorter side; never below 8
             pixels.
         max_scale: the largest.
+        min_visible: an object of which a smaller part than this is visible behind others is left out.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Shapes(Dataset):
         max_objects: int = 6,
         min_scale: float = 0.12,
         max_scale: float = 0.6,
+        min_visible: float = 0.25,
     ):
         super().__init__()
         if num_images < 1 or min(image_size) < 16 or seed < 0:
@@ -57,6 +59,8 @@ class Shapes(Dataset):
                 f"Shapes: expected 0 <= min_objects <= max_objects, got {min_objects} and {max_objects}; and "
                 f"0 < min_scale <= max_scale, got {min_scale} and {max_scale}"
             )
+        if not 0 <= min_visible <= 1:
+            raise ValueError(f"Shapes: expected 0 <= min_visible <= 1, got {min_visible}")
         self.class_names = SHAPES
         self.size, self.seed = (int(image_size[0]), int(image_size[1])), seed
         smallest = max(min_scale, MIN_PIXELS / min(self.size))
@@ -65,7 +69,7 @@ class Shapes(Dataset):
         counts, boxes, areas, classes, per_image = [], [], [], [], []
         for i in tqdm(range(num_images), desc="drawing shapes", delay=2, leave=False):
             rng = np.random.default_rng((seed, i))
-            scene = draw_scene(rng, self.size, (min_objects, max_objects), scale)
+            scene = draw_scene(rng, self.size, (min_objects, max_objects), scale, min_visible)
             self._images[i] = scene.image
             encoded = _encode(scene)
             counts += [np.frombuffer(rle["counts"], np.uint8) for rle in encoded]

@@ -10,8 +10,7 @@ SHAPES = ("circle", "square", "triangle", "star", "ring")
 """The class names, in the order of the classes."""
 
 MIN_VISIBLE_PIXELS = 40
-MIN_VISIBLE_SHARE = 0.25
-"""An object of which less is visible is not drawn: nobody could tell what it is."""
+"""An object of which fewer are visible is not drawn: nobody could tell what it is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +37,11 @@ class _Object:
 
 
 def draw_scene(
-    rng: np.random.Generator, size: tuple[int, int], num_objects: tuple[int, int], scale: tuple[float, float]
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    num_objects: tuple[int, int],
+    scale: tuple[float, float],
+    min_visible: float,
 ) -> Scene:
     """Draws an image.
 
@@ -47,6 +50,7 @@ def draw_scene(
         size: ``(height, width)``.
         num_objects: the fewest and the most objects that are placed.
         scale: the smallest and the largest diameter of an object, in parts of the shorter side.
+        min_visible: an object of which a smaller part is visible is left out.
     """
     ground_color = _hsv(rng.random(), rng.uniform(0.0, 0.35), rng.uniform(0.2, 0.8))
     image = _ground(rng, size, ground_color)
@@ -57,7 +61,7 @@ def draw_scene(
         thing = _object(rng, size, scale, ground_color)
         whole = thing.cover >= 0.5
         visible = whole & free[thing.window]
-        if visible.sum() < max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_SHARE * whole.sum()):
+        if visible.sum() < max(MIN_VISIBLE_PIXELS, min_visible * whole.sum()):
             continue
         mask = np.zeros(size, bool)
         mask[thing.window] = visible

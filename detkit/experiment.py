@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,6 +23,8 @@ from detkit.structures import Sample
 from detkit.utils.distributed import rank, world_size
 
 __all__ = ["DataConfig", "Experiment", "SolverConfig", "TrainConfig", "load_experiment", "torch_device"]
+
+T = TypeVar("T")
 
 ROOMS = (data, evaluation, modeling, solver)
 """Importing a room registers its components; a config may name any of them."""
@@ -64,30 +66,26 @@ class DataConfig:
     @functools.cached_property
     def train_set(self) -> Dataset:
         """The training dataset, read once."""
-        return self.train_dataset()
+        return _built("data.train_dataset", self.train_dataset)
 
     @functools.cached_property
     def test_set(self) -> Dataset:
-        """The test dataset, read once.
+        """The test dataset, read once."""
+        return _built("data.test_dataset", self.test_dataset)
 
-        Raises:
-            DataError: its classes are not the training dataset's, so that a figure would mean nothing.
-        """
-        dataset = self.test_dataset()
-        if "train_set" in self.__dict__ and dataset.class_names != self.train_set.class_names:
+    def check_classes(self, class_names: Sequence[str]) -> None:
+        """Raises DataError unless these are the test dataset's classes: a figure would mean nothing."""
+        if tuple(class_names) != tuple(self.test_set.class_names):
             raise DataError(
-                f"data: the classes of the test dataset ({_few(dataset.class_names)}) differ from those of the "
-                f"training dataset ({_few(self.train_set.class_names)}); their order counts. Give both datasets the "
-                "same 'class_names'"
+                f"data.test_dataset: its classes ({_few(self.test_set.class_names)}) differ from those that the model "
+                f"learned ({_few(class_names)}); names and order count. Set the dataset's 'class_names' to the model's"
             )
-        return dataset
 
     def train(self, seed: int = 0, start_iter: int = 0) -> Iterable[list[Sample]]:
         """An endless stream of training batches, from the one of step ``start_iter`` on.
 
         Raises:
             ConfigError: the batch size does not divide by the number of processes.
-            DataError: a dataset that cannot be read.
         """
         if self.batch_size % world_size():
             raise ConfigError(
@@ -95,7 +93,8 @@ class DataConfig:
                 f"take a multiple of {world_size()}"
             )
         mapper = self._mapper(self.train_set, self.train_augmentations, seed, train=True)
-        sampler = self.sampler(self.train_set, self.batch_size // world_size(), seed, rank(), world_size())
+        per_process = self.batch_size // world_size()
+        sampler = _built("data.sampler", self.sampler, self.train_set, per_process, seed, rank(), world_size())
         return train_loader(self.train_set, mapper, sampler, self.num_workers, start_batch=start_iter)
 
     def test(self) -> Iterable[list[Sample]]:
@@ -104,7 +103,7 @@ class DataConfig:
         return test_loader(self.test_set, mapper, self.test_batch_size, self.num_workers, rank(), world_size())
 
     def _mapper(self, dataset: Dataset, recipes: Sequence[Recipe[Augmentation]], seed: int, train: bool) -> Mapper:
-        steps = [recipe() for recipe in recipes]
+        steps = [_built("data augmentations", recipe) for recipe in recipes]
         return Mapper(dataset, steps, seed=seed, mask_format=self.mask_format, train=train)
 
 
@@ -205,11 +204,7 @@ class Experiment:
         """
         if num_classes is None:
             return self.build_model_for(self.data.train_set.class_names)
-        try:
-            model = self.model(num_classes)
-        except ValueError as error:
-            raise ConfigError(f"model: cannot be built. {error}") from error
-        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return _built("model", self.model, num_classes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def build_model_for(self, class_names: Sequence[str], pretrained: bool = True) -> MetaArch:
         """A new model for these classes.
@@ -226,12 +221,21 @@ class Experiment:
 
     def build_evaluators(self) -> list[Evaluator]:
         """The evaluators over the test dataset."""
-        return [recipe(self.data.test_set) for recipe in self.evaluators]
+        return [_built("evaluators", recipe, self.data.test_set) for recipe in self.evaluators]
 
     def build_optimizer(self, model: torch.nn.Module) -> Optimizer:
         """The optimizer with its rate scaled to the batch size."""
         given_for = self.solver.lr_batch_size
-        return self.solver.optimizer(model, 1.0 if given_for is None else self.data.batch_size / given_for)
+        scale = 1.0 if given_for is None else self.data.batch_size / given_for
+        return _built("solver.optimizer", self.solver.optimizer, model, scale)
+
+    def build_schedule(self) -> LRSchedule:
+        """The learning-rate schedule."""
+        return _built("solver.schedule", self.solver.schedule)
+
+    def build_hooks(self) -> list[Hook]:
+        """The further hooks that the config asks for."""
+        return [_built("train.hooks", recipe) for recipe in self.train.hooks]
 
     def max_iter(self) -> int:
         """Training steps; for ``epochs`` this reads the training dataset."""
@@ -280,6 +284,16 @@ def _without_weights(recipe: Recipe[Any]) -> Recipe[Any]:
     if issubclass(recipe.cls, Backbone) and "weights" in options:
         options["weights"] = None
     return Recipe(recipe.cls, options)
+
+
+def _built(path: str, recipe: Recipe[T], *wiring: Any) -> T:
+    """What the recipe makes; a constructor's ValueError becomes a ConfigError that says which part of the config."""
+    try:
+        return recipe(*wiring)
+    except (ConfigError, DataError):
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _few(names: Sequence[str]) -> str:

@@ -30,7 +30,7 @@ from detkit.checkpoint import Checkpointer, load_weights, read_checkpoint, resum
 from detkit.engine import CheckpointHook, EvalHook, MetricsWriter, ProgressBar, TensorBoardWriter, Trainer
 from detkit.evaluation import FirstPredictions, evaluate, write_evaluation
 from detkit.experiment import Experiment, load_experiment, torch_device
-from detkit.run import start_run
+from detkit.run import start_run, warn_of_frozen_noise
 from detkit.visualization import plot_curves, write_prediction_pictures
 
 logger = logging.getLogger("detkit.train_net")
@@ -44,24 +44,26 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--eval-only", action="store_true", help="evaluate instead of training")
     parser.add_argument("--weights", metavar="FILE", help="with --eval-only (default: the run's model_final.pth)")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def train(exp: Experiment, resumed: bool) -> None:
     """Trains and evaluates."""
     out = start_run(exp)
+    logger.info("training data\n%s", exp.data.train_set.summary())
+    logger.info("test data\n%s", exp.data.test_set.summary())
+    exp.data.check_classes(exp.data.train_set.class_names)
     model = exp.build_model().to(torch_device(exp.train.device))
     if exp.train.init_weights is not None and not resumed:
         logger.info("%s", load_weights(model, exp.train.init_weights))
-    logger.info("training data\n%s", exp.data.train_set.summary())
-    logger.info("test data\n%s", exp.data.test_set.summary())
+    warn_of_frozen_noise(exp, model)
     pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
     run_evaluation = functools.partial(evaluate, model, exp.data.test(), evaluators, on_batch=pictures)
     checkpointer = Checkpointer(out, keep=exp.train.checkpoint_keep)
     trainer = Trainer(
         model,
         exp.build_optimizer(model),
-        exp.solver.schedule(),
+        exp.build_schedule(),
         functools.partial(exp.data.train, exp.train.seed),
         exp.max_iter(),
         clip_grad_norm=exp.solver.clip_grad_norm,
@@ -73,7 +75,7 @@ def train(exp: Experiment, resumed: bool) -> None:
             TensorBoardWriter(),
             CheckpointHook(checkpointer, exp.train.checkpoint_period, config=exp.tree),
             EvalHook(run_evaluation, exp.train.eval_period),
-            *(recipe() for recipe in exp.train.hooks),
+            *exp.build_hooks(),
         ],
     )
     if resumed:
@@ -90,9 +92,9 @@ def evaluate_only(exp: Experiment, weights: str | None) -> None:
     """Evaluates weights on the test dataset."""
     out = start_run(exp, write_config=False)
     checkpoint = read_checkpoint(weights or out / "model_final.pth")
-    model = exp.build_model_for(checkpoint.class_names or exp.data.train_set.class_names, pretrained=False).to(
-        torch_device(exp.train.device)
-    )
+    names = checkpoint.class_names or exp.data.train_set.class_names
+    exp.data.check_classes(names)
+    model = exp.build_model_for(names, pretrained=False).to(torch_device(exp.train.device))
     logger.info("%s", load_weights(model, checkpoint))
     pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
     results = evaluate(model, exp.data.test(), evaluators, on_batch=pictures)

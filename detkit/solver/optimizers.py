@@ -49,7 +49,9 @@ class SGD(Optimizer, torch.optim.SGD):
             lr * lr_scale, weight_decay, weight_decay_norm, weight_decay_bias, bias_lr_factor, lr_factors
         )
         groups = parameter_groups(model, rules)
-        torch.optim.SGD.__init__(self, groups, lr=rules.lr, momentum=momentum, nesterov=nesterov, fused=_can_fuse(groups))
+        torch.optim.SGD.__init__(
+            self, groups, lr=rules.lr, momentum=momentum, nesterov=nesterov, fused=_can_fuse(groups)
+        )
 
 
 @OPTIMIZERS.register()

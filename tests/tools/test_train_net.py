@@ -12,6 +12,7 @@ from detkit.config import ConfigError
 from detkit.experiment import load_experiment, torch_device
 from detkit.predictor import Predictor
 from detkit.registry import DataError
+from detkit.run import warn_of_frozen_noise
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs/quick_start/mask_rcnn_shapes.yaml"
@@ -179,8 +180,25 @@ def test_a_users_mistake_prints_its_message_alone(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_test_classes_must_be_the_training_classes(tmp_path):
+def test_test_classes_must_be_the_models(tmp_path):
     exp = load_experiment(CONFIG, SHORT)
-    exp.data.train_set.class_names = ("other",)
-    with pytest.raises(DataError, match="differ from those of the training dataset"):
-        exp.data.test()
+    exp.data.check_classes(exp.data.train_set.class_names)
+    with pytest.raises(DataError, match="differ from those that the model learned"):
+        exp.data.check_classes(("other",))
+
+
+def test_frozen_layers_without_weights_are_warned_of(caplog):
+    exp = load_experiment(CONFIG, ["model.backbone.freeze_at=2", "model.backbone.norm=FrozenBN"])
+    warn_of_frozen_noise(exp, exp.build_model(3))
+    assert "frozen at their random start" in caplog.text
+    caplog.clear()
+    warn_of_frozen_noise(load_experiment(CONFIG), load_experiment(CONFIG).build_model(3))
+    assert not caplog.text
+
+
+def test_a_constructors_complaint_names_the_part_of_the_config():
+    with pytest.raises(ConfigError, match=r"data\.train_dataset: Shapes: expected"):
+        load_experiment(CONFIG, ["data.train_dataset.min_scale=0.9"]).build_model()
+    exp = load_experiment(CONFIG, ["solver.optimizer.lr_factors={bacbone: 0.1}"])
+    with pytest.raises(ConfigError, match=r"solver\.optimizer: .*no submodule 'bacbone'"):
+        exp.build_optimizer(exp.build_model(3))

@@ -47,6 +47,6 @@ def warn_of_frozen_noise(experiment: Experiment, model: MetaArch) -> None:
 
 def _names_weights(node: Mapping[str, Any]) -> bool:
     return any(
-        _names_weights(value) if isinstance(value, Mapping) else key == "weights" and value is not None
+        _names_weights(value) if isinstance(value, Mapping) else key == "weights" and isinstance(value, str)
         for key, value in node.items()
     )

@@ -1,21 +1,25 @@
 """How a tool ends: a user's mistake gives its message and no stack trace."""
 
 import sys
+import warnings
 from collections.abc import Callable
 
 from detkit.registry import ConfigError, DataError
+
+# Said by a library while it is imported; no user of ours can do anything about it.
+warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
 
 
 def run(main: Callable[[], int]) -> int:
     """Runs a tool's ``main``.
 
     Returns:
-        What ``main`` returns; 2 after a mistake in config or data, or a loss that is not
-        finite (the message goes to stderr); 130 after Ctrl-C.
+        What ``main`` returns; 2 after a mistake in config or data, a loss that is not finite,
+        or a file that cannot be read or written (the message goes to stderr); 130 after Ctrl-C.
     """
     try:
         return main()
-    except (ConfigError, DataError, FloatingPointError) as error:
+    except (ConfigError, DataError, FloatingPointError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -57,11 +57,9 @@ class DataConfig:
     mask_format: data.MaskFormat = "polygon"
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.test_batch_size < 1 or self.num_workers < 0:
-            raise ValueError(
-                f"data: batch_size {self.batch_size}, test_batch_size {self.test_batch_size}, num_workers "
-                f"{self.num_workers}: a batch has at least one image, and there are no fewer than no workers"
-            )
+        for name, least in (("batch_size", 1), ("test_batch_size", 1), ("num_workers", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"data.{name}: expected at least {least}, got {getattr(self, name)}")
 
     @functools.cached_property
     def train_set(self) -> Dataset:
@@ -84,9 +82,7 @@ class DataConfig:
     def train(self, seed: int = 0, start_iter: int = 0) -> Iterable[list[Sample]]:
         """An endless stream of training batches, from the one of step ``start_iter`` on.
 
-        Raises:
-            ConfigError: the batch size does not divide by the number of processes.
-        """
+        Raises ConfigError where the batch size does not divide by the number of processes."""
         if self.batch_size % world_size():
             raise ConfigError(
                 f"data.batch_size: {self.batch_size} images do not divide over {world_size()} processes; "
@@ -134,8 +130,10 @@ class SolverConfig:
                 f"solver: give either max_iter or epochs, got max_iter {self.max_iter} and epochs {self.epochs} "
                 "(null removes the one that a base config gives)"
             )
-        if (self.max_iter or self.epochs or 0) <= 0:
-            raise ValueError("solver: max_iter or epochs must be above 0")
+        for name in ("max_iter", "epochs", "lr_batch_size", "clip_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"solver.{name}: expected more than 0, got {value}")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -145,7 +143,7 @@ class TrainConfig:
     Args:
         output_dir: the run's folder.
         seed: of everything random.
-        device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        device: ``auto`` (a CUDA GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         init_weights: a checkpoint to start from; only what fits is loaded, and the report says what did not.
         log_period: steps between lines of metrics.
         eval_period: steps between evaluations; null for one at the end.
@@ -171,6 +169,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"train.{name}: expected at least 1, got {value}")
+        if self.seed < 0 or self.num_pictures < 0:
+            raise ValueError(f"train: expected no negative seed or num_pictures, got {self.seed}, {self.num_pictures}")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -262,7 +262,7 @@ def load_experiment(path: str | Path | Mapping[str, Any], overrides: Sequence[st
 
 
 def torch_device(name: str | torch.device) -> torch.device:
-    """The device that ``name`` means here; ``auto`` is a GPU where there is one.
+    """The device that ``name`` means here; ``auto`` is a CUDA GPU where there is one, else the CPU.
 
     Raises:
         ConfigError: torch does not have it.
@@ -272,9 +272,8 @@ def torch_device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device: '{name}' is not there ({reason}); try 'auto' or 'cpu'") from None
+    except (RuntimeError, AssertionError):
+        raise ConfigError(f"device: '{name}' is not there; take auto, cpu, cuda, cuda:1 or mps") from None
     return device
 
 
@@ -287,13 +286,13 @@ def _without_weights(recipe: Recipe[Any]) -> Recipe[Any]:
 
 
 def _built(path: str, recipe: Recipe[T], *wiring: Any) -> T:
-    """What the recipe makes; a constructor's ValueError becomes a ConfigError that says which part of the config."""
+    """What the recipe makes; an error becomes a ConfigError that says which part of the config."""
     try:
         return recipe(*wiring)
     except (ConfigError, DataError):
         raise
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    except (ValueError, RuntimeError, ZeroDivisionError) as error:  # torch's own words for a width of 0, say
+        raise ConfigError(f"{path}: cannot be built. {error}") from error
 
 
 def _few(names: Sequence[str]) -> str:

@@ -93,7 +93,7 @@ class Predictor:
         run = Path(run_dir)
         if not (run / "config.yaml").is_file():
             raise DataError(
-                f"{run}: no config.yaml, so not the folder of a run; use from_config with config and weights"
+                f"{run}: is not the folder of a run, which has a config.yaml; else give a config together with weights"
             )
         path = next((p for p in (run / weights, Path(weights)) if p.is_file()), None)
         if path is None and str(weights) == "model_final.pth":
@@ -155,6 +155,12 @@ class Predictor:
         model = experiment.build_model_for(names, pretrained=False)
         report = load_weights(model, checkpoint)
         logger.log(logging.INFO if report.complete else logging.WARNING, "%s", report)
+        if report.missing or report.skipped:
+            raise DataError(
+                f"{checkpoint.source}: are the weights of another model than the config's: {len(report.missing)} of "
+                f"the model's tensors are missing, {len(report.skipped)} have another shape. Give the config that they "
+                f"were trained with. {report}"
+            )
         augmentations = [recipe() for recipe in experiment.data.test_augmentations]
         return cls(model, class_names=names, augmentations=augmentations, device=device, batch_size=batch_size)
 

@@ -1,5 +1,6 @@
 """The start of a run: its folder, its log, its seeds, and a look at what it starts from."""
 
+import itertools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,24 +15,55 @@ from detkit.utils.distributed import is_main
 logger = logging.getLogger(__name__)
 
 
-def start_run(experiment: Experiment, write_config: bool = True) -> Path:
-    """Makes the run's folder, sends the log there and to the console, seeds everything.
+OUTPUTS = (
+    "config.yaml",
+    "metrics.jsonl",
+    "*.pth",
+    "last_checkpoint",
+    "evaluation.json",
+    "curves.png",
+    "predictions",
+    "tensorboard",
+)
+"""What a training leaves in its folder, apart from the log, which goes on."""
 
-    Args:
-        experiment: whose ``train`` section says where and with which seed.
-        write_config: leave the complete config in the folder as ``config.yaml``.
 
-    Returns:
-        The folder.
-    """
+def start_run(experiment: Experiment) -> Path:
+    """Makes the run's folder, sends the log there and to the console, seeds everything. Returns the folder."""
     folder = Path(experiment.train.output_dir)
     setup_logging(folder)
     seed_everything(experiment.train.seed)
-    logger.info("environment\n%s", environment_report())
-    if write_config and is_main():
-        with atomic_write(folder / "config.yaml", "w") as file:
-            file.write(to_yaml(experiment.tree))
+    logger.debug("environment\n%s", environment_report())
     return folder
+
+
+def claim_folder(experiment: Experiment, *, fresh: bool) -> None:
+    """Leaves the complete config as ``config.yaml``; for when all checks have passed and training can begin.
+
+    Args:
+        experiment: whose folder it is.
+        fresh: a training from the beginning; what an earlier run left in the folder is set aside, so that nothing of
+            it is lost or taken for the new run's.
+    """
+    if not is_main():
+        return
+    folder = Path(experiment.train.output_dir)
+    if fresh:
+        _set_aside(folder)
+    with atomic_write(folder / "config.yaml", "w") as file:
+        file.write(to_yaml(experiment.tree))
+
+
+def _set_aside(folder: Path) -> None:
+    found = [path for pattern in OUTPUTS for path in folder.glob(pattern)]
+    if not found:
+        return
+    numbers = (folder / f"earlier_run_{n}" for n in itertools.count(1))
+    target = next(path for path in numbers if not path.exists())
+    target.mkdir()
+    for path in found:
+        path.rename(target / path.name)
+    logger.warning("%s held a run already; it is now in %s (--resume would have gone on with it)", folder, target)
 
 
 def warn_of_frozen_noise(experiment: Experiment, model: MetaArch) -> None:

@@ -63,6 +63,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("give either --run DIR, or --config-file FILE with --weights FILE, or --weights FILE alone")
     if args.config_file is not None and args.weights is None:
         parser.error("--config-file needs --weights FILE")
+    if not 0 <= args.score_thresh <= 1:
+        parser.error(f"--score-thresh: expected a score between 0 and 1, got {args.score_thresh:g}")
     if args.batch_size < 1:
         parser.error(f"--batch-size: expected at least 1, got {args.batch_size}")
     return args

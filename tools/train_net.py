@@ -30,7 +30,7 @@ from detkit.checkpoint import Checkpointer, load_weights, read_checkpoint, resum
 from detkit.engine import CheckpointHook, EvalHook, MetricsWriter, ProgressBar, TensorBoardWriter, Trainer
 from detkit.evaluation import FirstPredictions, evaluate, write_evaluation
 from detkit.experiment import Experiment, load_experiment, torch_device
-from detkit.run import start_run, warn_of_frozen_noise
+from detkit.run import claim_folder, start_run, warn_of_frozen_noise
 from detkit.visualization import plot_curves, write_prediction_pictures
 
 logger = logging.getLogger("detkit.train_net")
@@ -44,22 +44,29 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--eval-only", action="store_true", help="evaluate instead of training")
     parser.add_argument("--weights", metavar="FILE", help="with --eval-only (default: the run's model_final.pth)")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
-    return parser.parse_intermixed_args(argv)
+    args = parser.parse_intermixed_args(argv)
+    if args.weights and not args.eval_only:
+        parser.error("--weights goes with --eval-only; a training starts from train.init_weights=FILE")
+    if args.resume and args.eval_only:
+        parser.error("--resume trains on and --eval-only does not train: give one of them")
+    return args
 
 
-def train(exp: Experiment, resumed: bool) -> None:
-    """Trains and evaluates."""
-    out = start_run(exp)
+def train(exp: Experiment, go_on: bool) -> None:
+    """Trains and evaluates; with ``go_on`` from the last checkpoint, where there is one."""
+    device, out = torch_device(exp.train.device), start_run(exp)
+    checkpointer = Checkpointer(out, keep=exp.train.checkpoint_keep)
+    fresh = not (go_on and checkpointer.latest() is not None)
+    start = read_checkpoint(exp.train.init_weights) if fresh and exp.train.init_weights is not None else None
     logger.info("training data\n%s", exp.data.train_set.summary())
     logger.info("test data\n%s", exp.data.test_set.summary())
     exp.data.check_classes(exp.data.train_set.class_names)
-    model = exp.build_model().to(torch_device(exp.train.device))
-    if exp.train.init_weights is not None and not resumed:
-        logger.info("%s", load_weights(model, exp.train.init_weights))
+    model = exp.build_model().to(device)
+    if start is not None:
+        logger.info("%s", load_weights(model, start))
     warn_of_frozen_noise(exp, model)
     pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
     run_evaluation = functools.partial(evaluate, model, exp.data.test(), evaluators, on_batch=pictures)
-    checkpointer = Checkpointer(out, keep=exp.train.checkpoint_keep)
     trainer = Trainer(
         model,
         exp.build_optimizer(model),
@@ -78,23 +85,24 @@ def train(exp: Experiment, resumed: bool) -> None:
             *exp.build_hooks(),
         ],
     )
-    if resumed:
+    if go_on:
         resume(checkpointer, model, trainer)
+    claim_folder(exp, fresh=fresh)
     trainer.train()
+    results = trainer.results or run_evaluation()  # a run that died while it was evaluated is finished, but has none
     plot_curves(out / "metrics.jsonl", out / "curves.png")
-    if trainer.results:
-        write_prediction_pictures(pictures.pairs, exp.data.test_set.class_names, out / "predictions")
-        print(write_evaluation(trainer.results, evaluators, out / "evaluation.json"))
+    write_prediction_pictures(pictures.pairs, exp.data.test_set.class_names, out / "predictions")
+    print(write_evaluation(results, evaluators, out / "evaluation.json"))
     print(f"The run is in {out}: model_final.pth, evaluation.json, curves.png, predictions/")
 
 
 def evaluate_only(exp: Experiment, weights: str | None) -> None:
     """Evaluates weights on the test dataset."""
-    out = start_run(exp, write_config=False)
+    device, out = torch_device(exp.train.device), start_run(exp)
     checkpoint = read_checkpoint(weights or out / "model_final.pth")
     names = checkpoint.class_names or exp.data.train_set.class_names
     exp.data.check_classes(names)
-    model = exp.build_model_for(names, pretrained=False).to(torch_device(exp.train.device))
+    model = exp.build_model_for(names, pretrained=False).to(device)
     logger.info("%s", load_weights(model, checkpoint))
     pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
     results = evaluate(model, exp.data.test(), evaluators, on_batch=pictures)

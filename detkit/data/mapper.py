@@ -12,6 +12,9 @@ from detkit.structures import Boxes, Instances, Sample
 MaskFormat = Literal["polygon", "bitmap"]
 """How masks travel: as polygons where the data has them, or always as bitmaps."""
 
+MIN_SIDE = 1e-5
+"""Pixels. A thinner box has no area in float32, and its logarithm would end the training."""
+
 
 class Mapper:
     """``(epoch, index)`` -> ``Sample``.
@@ -51,7 +54,11 @@ class Mapper:
 
 
 def to_sample(record: Record, mask_format: MaskFormat = "polygon") -> Sample:
-    """The record as a sample; its target holds every annotation but the crowds, in the pixels of the image."""
+    """The record as a sample, with a target in the pixels of the image.
+
+    The target holds every annotation but the crowds and those of which the augmentations have left nothing: no box, or
+    no pixel of the mask.
+    """
     targets = record.select(~record.crowd) if record.crowd.any() else record
     height, width = record.image.shape[:2]
     fields: dict[str, Any] = {
@@ -60,10 +67,13 @@ def to_sample(record: Record, mask_format: MaskFormat = "polygon") -> Sample:
     }
     if targets.masks is not None:
         fields["masks"] = targets.masks.bitmaps() if mask_format == "bitmap" else targets.masks
+    keep = fields["boxes"].nonempty(MIN_SIDE)
+    if "masks" in fields:
+        keep &= fields["masks"].areas() > 0
     return Sample(
         image=torch.from_numpy(np.array(record.image.transpose(2, 0, 1), order="C")),
         original_size=record.original_size,
         image_id=record.image_id,
         file_name=record.file_name,
-        target=Instances((height, width), **fields),
+        target=Instances((height, width), **fields)[keep],
     )

@@ -9,7 +9,7 @@ def nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, iou_thresh: floa
     """Greedy NMS within each group (class or feature level) in one call.
 
     Groups are moved apart by more than the extent of all boxes, so that boxes of two groups never overlap;
-    the offset is computed in float64, so large coordinates lose nothing.
+    the offset is computed in float64 where the device has it, so large coordinates lose nothing.
 
     Args:
         boxes: ``(N, 4)`` xyxy.
@@ -22,7 +22,9 @@ def nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, iou_thresh: floa
     """
     if boxes.numel() == 0:
         return boxes.new_zeros(0, dtype=torch.int64)
-    boxes = torch.as_tensor(boxes).double()
+    # Apple's GPUs have no float64; offsets of many groups then cost the last bits of a coordinate.
+    wide = torch.float32 if boxes.device.type == "mps" else torch.float64
+    boxes = torch.as_tensor(boxes).to(wide)
     low = boxes.min()
     extent = boxes.max() - low + 1
-    return _nms(boxes - low + (groups.double() * extent)[:, None], scores.double(), iou_thresh)
+    return _nms(boxes - low + (groups.to(wide) * extent)[:, None], scores.to(wide), iou_thresh)

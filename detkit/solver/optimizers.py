@@ -91,6 +91,6 @@ class AdamW(Optimizer, torch.optim.AdamW):
 
 
 def _can_fuse(groups: list[dict[str, Any]]) -> bool | None:
-    """Whether torch has one kernel for a whole group's step: on small CPU models it takes less than half the time."""
+    """On the CPU True: one kernel for a whole group's step takes less than half the time. None leaves it to torch."""
     kinds = {parameter.device.type for group in groups for parameter in group["params"]}
-    return True if kinds <= {"cpu", "cuda"} else None
+    return True if kinds == {"cpu"} else None

@@ -1,6 +1,7 @@
 """train_net: a whole run, its folder, resuming, evaluating, swapping parts by overrides, and mistakes."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -197,8 +198,37 @@ def test_frozen_layers_without_weights_are_warned_of(caplog):
 
 
 def test_a_constructors_complaint_names_the_part_of_the_config():
-    with pytest.raises(ConfigError, match=r"data\.train_dataset: Shapes: expected"):
+    with pytest.raises(ConfigError, match=r"data\.train_dataset: cannot be built. Shapes: expected"):
         load_experiment(CONFIG, ["data.train_dataset.min_scale=0.9"]).build_model()
     exp = load_experiment(CONFIG, ["solver.optimizer.lr_factors={bacbone: 0.1}"])
     with pytest.raises(ConfigError, match=r"solver\.optimizer: .*no submodule 'bacbone'"):
         exp.build_optimizer(exp.build_model(3))
+
+
+def test_a_second_run_sets_the_first_one_aside(finished_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished_run, folder)
+    before = (folder / "model_final.pth").read_bytes()
+    assert run(folder) == 0
+    assert (folder / "earlier_run_1" / "model_final.pth").read_bytes() == before
+    assert (folder / "earlier_run_1" / "config.yaml").is_file()
+    assert (folder / "evaluation.json").is_file()
+
+
+def test_a_start_that_fails_leaves_the_folder_as_it_was(finished_run):
+    config, weights = (finished_run / "config.yaml").read_text(), (finished_run / "model_final.pth").read_bytes()
+    with pytest.raises(ConfigError):
+        run(finished_run, "train.device=cuba")
+    with pytest.raises(DataError, match="cannot be resumed"):
+        run(finished_run, "--resume", "model.neck.out_channels=32", "solver.max_iter=9")
+    with pytest.raises(DataError):
+        run(finished_run, "train.init_weights=nowhere.pth")
+    assert (finished_run / "config.yaml").read_text() == config
+    assert (finished_run / "model_final.pth").read_bytes() == weights
+
+
+def test_options_that_would_be_ignored_are_refused(tmp_path, capsys):
+    for arguments in (["--weights", "x.pth"], ["--resume", "--eval-only"]):
+        with pytest.raises(SystemExit):
+            run(tmp_path, *arguments)
+    assert "train.init_weights" in capsys.readouterr().err

@@ -54,16 +54,24 @@ class AnnotationTable:
         return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
 
     def masks(self, image: int, size: tuple[int, int]) -> Masks | None:
-        """The masks of an image of ``size`` (height, width): polygons if all of them are, else bitmaps."""
+        """The masks of an image of ``size`` (height, width): polygons if all of them are, else bitmaps.
+
+        A crowd, which is no target, does not turn an image's polygons into bitmaps: its box stands in for its RLE.
+        """
         if not self.has_masks:
             return None
         rows = range(self.starts[image], self.starts[image + 1])
-        if all(len(self.rles[row]) == 0 for row in rows):
-            return PolygonMasks([self.polygons_of(row) for row in rows], size)
+        runs = [len(self.rles[row]) > 0 for row in rows]
+        if not any(run and not self.crowd[row] for run, row in zip(runs, rows)):
+            return PolygonMasks([self._box(row) if r else self.polygons_of(row) for r, row in zip(runs, rows)], size)
         out = np.zeros((len(rows), *size), np.uint8)
         for i, row in enumerate(rows):
             out[i] = coco_mask.decode(self._encoded(row, size))
         return BitMasks(torch.from_numpy(out.view(bool)))
+
+    def _box(self, row: int) -> list[np.ndarray]:
+        x1, y1, x2, y2 = self.boxes[row].tolist()
+        return [np.array([x1, y1, x2, y1, x2, y2, x1, y2], np.float64)]
 
     def polygons_of(self, row: int) -> list[np.ndarray]:
         """The polygons of one annotation, each x, y, x, y, ..."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from detkit.checkpoint import Checkpoint, Checkpointer, load_weights, read_checkpoint
+from detkit.checkpoint import Checkpoint, Checkpointer, load_whole, read_checkpoint
 from detkit.data import Augmentation, Record, to_sample
 from detkit.evaluation import coco_results
 from detkit.experiment import Experiment, load_experiment, torch_device
@@ -153,14 +153,7 @@ class Predictor:
             names = experiment.data.train_set.class_names
             logger.info("%s carries no class names; taking the training dataset's", checkpoint.source)
         model = experiment.build_model_for(names, pretrained=False)
-        report = load_weights(model, checkpoint)
-        logger.log(logging.INFO if report.complete else logging.WARNING, "%s", report)
-        if report.missing or report.skipped:
-            raise DataError(
-                f"{checkpoint.source}: are the weights of another model than the config's: {len(report.missing)} of "
-                f"the model's tensors are missing, {len(report.skipped)} have another shape. Give the config that they "
-                f"were trained with. {report}"
-            )
+        load_whole(model, checkpoint)
         augmentations = [recipe() for recipe in experiment.data.test_augmentations]
         return cls(model, class_names=names, augmentations=augmentations, device=device, batch_size=batch_size)
 

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detkit import command_line
-from detkit.checkpoint import Checkpointer, load_weights, read_checkpoint, resume
+from detkit.checkpoint import Checkpointer, load_weights, load_whole, read_checkpoint, resume
 from detkit.engine import CheckpointHook, EvalHook, MetricsWriter, ProgressBar, TensorBoardWriter, Trainer
 from detkit.evaluation import FirstPredictions, evaluate, write_evaluation
 from detkit.experiment import Experiment, load_experiment, torch_device
@@ -103,7 +103,7 @@ def evaluate_only(exp: Experiment, weights: str | None) -> None:
     names = checkpoint.class_names or exp.data.train_set.class_names
     exp.data.check_classes(names)
     model = exp.build_model_for(names, pretrained=False).to(device)
-    logger.info("%s", load_weights(model, checkpoint))
+    load_whole(model, checkpoint)
     pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
     results = evaluate(model, exp.data.test(), evaluators, on_batch=pictures)
     write_prediction_pictures(pictures.pairs, exp.data.test_set.class_names, out / "predictions")

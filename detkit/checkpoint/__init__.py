@@ -1,9 +1,18 @@
 """Writing, reading and loading of weights and training states."""
 
 from detkit.checkpoint.checkpointer import Checkpointer
-from detkit.checkpoint.load import load_weights
+from detkit.checkpoint.load import load_weights, load_whole
 from detkit.checkpoint.reading import Checkpoint, as_checkpoint, read_checkpoint
 from detkit.checkpoint.report import LoadReport
 from detkit.checkpoint.resume import resume
 
-__all__ = ["Checkpoint", "Checkpointer", "LoadReport", "as_checkpoint", "load_weights", "read_checkpoint", "resume"]
+__all__ = [
+    "Checkpoint",
+    "Checkpointer",
+    "LoadReport",
+    "as_checkpoint",
+    "load_weights",
+    "load_whole",
+    "read_checkpoint",
+    "resume",
+]

@@ -65,6 +65,23 @@ def load_weights(
     return report
 
 
+def load_whole(model: nn.Module, checkpoint: Checkpoint) -> LoadReport:
+    """Loads weights that the model is to be used with as it is, without training.
+
+    Raises:
+        DataError: a tensor of the model is missing in the checkpoint or has another shape there; it would stay random.
+    """
+    report = load_weights(model, checkpoint)
+    if report.missing or report.skipped:
+        raise DataError(
+            f"{checkpoint.source}: are the weights of another model than the config's: {len(report.missing)} of the "
+            f"model's tensors are missing, {len(report.skipped)} have another shape. Give the config that they were "
+            f"trained with. {report}"
+        )
+    logger.log(logging.INFO if report.complete else logging.WARNING, "%s", report)
+    return report
+
+
 def _read(source: str | os.PathLike[str] | Mapping[str, Any] | Checkpoint) -> Checkpoint:
     if isinstance(source, Checkpoint):
         return source

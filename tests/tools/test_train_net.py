@@ -72,6 +72,8 @@ def test_evaluating_the_weights_again_gives_the_same_figures(finished_run, capsy
     after = json.loads((finished_run / "evaluation.json").read_text())
     assert (before["box"], before["mask"]) == (after["box"], after["mask"])
     assert "AP" in capsys.readouterr().out
+    with pytest.raises(DataError, match="weights of another model"):
+        train_net.main(["--config-file", config, "--eval-only", "model.neck.out_channels=32"])
 
 
 def test_resuming_goes_on_and_a_finished_run_says_so(finished_run, caplog):

@@ -2,10 +2,22 @@
 
 from detkit.structures.boxes import Boxes
 from detkit.structures.class_rows import ClassRows
+from detkit.structures.image_info import ImageInfo
 from detkit.structures.image_list import ImageList
 from detkit.structures.instances import Instances
 from detkit.structures.losses import Losses
 from detkit.structures.masks import BitMasks, Masks, PolygonMasks
 from detkit.structures.sample import Sample
 
-__all__ = ["BitMasks", "Boxes", "ClassRows", "ImageList", "Instances", "Losses", "Masks", "PolygonMasks", "Sample"]
+__all__ = [
+    "BitMasks",
+    "Boxes",
+    "ClassRows",
+    "ImageInfo",
+    "ImageList",
+    "Instances",
+    "Losses",
+    "Masks",
+    "PolygonMasks",
+    "Sample",
+]

@@ -53,9 +53,14 @@ class Boxes(Tensor):
 
     def clip(self, image_size: tuple[int, int]) -> "Boxes":  # type: ignore[override]
         """The boxes cut to an image of ``(height, width)``."""
-        h, w = image_size
+        return self.clip_to((0, 0, image_size[1], image_size[0]))
+
+    def clip_to(self, window: tuple[float, float, float, float]) -> "Boxes":
+        """The boxes cut to a window ``(x1, y1, x2, y2)``; what lies outside becomes a line or point on its rim."""
+        left, top, right, bottom = window
         x1, y1, x2, y2 = self.tensor.unbind(1)
-        return Boxes(torch.stack([x1.clamp(0, w), y1.clamp(0, h), x2.clamp(0, w), y2.clamp(0, h)], 1))
+        columns, rows = (x.clamp(left, right) for x in (x1, x2)), (y.clamp(top, bottom) for y in (y1, y2))
+        return Boxes(torch.stack([side for pair in zip(columns, rows) for side in pair], 1))
 
     def scale(self, scale_y: float, scale_x: float) -> "Boxes":
         """The boxes in an image that was resized by these factors."""

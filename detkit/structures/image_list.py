@@ -4,6 +4,8 @@ import dataclasses
 
 from torch import Tensor
 
+from detkit.structures.image_info import ImageInfo, Window
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageList:
@@ -12,10 +14,25 @@ class ImageList:
     Args:
         tensor: ``(N, C, H, W)`` float, normalised, padded on the right and at the bottom.
         image_sizes: ``(height, width)`` of each image without its padding.
+        infos: what else is known of each image; None: nothing.
     """
 
     tensor: Tensor
     image_sizes: list[tuple[int, int]]
+    infos: list[ImageInfo] | None = None
+
+    @property
+    def canvas_size(self) -> tuple[int, int]:
+        """``(H, W)`` of the batch, padding included."""
+        return self.tensor.shape[-2], self.tensor.shape[-1]
+
+    def info(self, index: int) -> ImageInfo:
+        """What else is known of an image."""
+        return ImageInfo() if self.infos is None else self.infos[index]
+
+    def window(self, index: int) -> Window:
+        """``(x1, y1, x2, y2)``: the part of an image that holds the picture; the whole image where none is known."""
+        return self.info(index).window_in(self.image_sizes[index])
 
     def __len__(self) -> int:
         return len(self.image_sizes)

@@ -6,26 +6,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detkit.structures.image_info import ImageInfo, Window
+
+WHOLE_IMAGE = ImageInfo()
+
 
 class Instances:
     """N objects of one image. Every field has N rows; a field is read as an attribute.
 
     Fields that the project itself uses: ``boxes`` (Boxes, (N, 4)), ``classes`` ((N,) int64), ``scores`` ((N,)),
-    ``masks`` (BitMasks or PolygonMasks), ``objectness`` ((N,) logits, proposals only), ``gt_boxes`` and
-    ``gt_masks`` (what a sampled proposal was matched to), ``mask_probs`` ((N, M, M), before pasting).
+    ``masks`` (BitMasks, PolygonMasks or MiniMasks), ``objectness`` ((N,) logits, proposals only), ``gt_boxes`` and
+    ``gt_masks`` (what a sampled proposal was matched to), ``mask_probs`` ((N, M, M), before pasting), ``crowd`` ((N,)
+    bool, in a target that keeps its crowds).
 
     An ``Instances`` is not edited: ``with_fields`` gives a new one, and so does indexing by an int, a slice,
     a bool mask or an index tensor.
 
     Args:
         image_size: ``(height, width)`` of the image in whose pixels the fields are expressed.
+        info: what else is known of the image; every ``Instances`` made from this one has the same.
 
     Raises:
         ValueError: two fields have different lengths.
     """
 
-    def __init__(self, image_size: tuple[int, int], **fields: Any):
+    def __init__(self, image_size: tuple[int, int], *, info: ImageInfo = WHOLE_IMAGE, **fields: Any):
         self.image_size = (int(image_size[0]), int(image_size[1]))
+        self.info = info
         self._fields: dict[str, Any] = fields
         if len({len(v) for v in fields.values()}) > 1:
             raise ValueError(f"Instances: fields of different lengths: { {k: len(v) for k, v in fields.items()} }")
@@ -35,8 +42,13 @@ class Instances:
         """name -> value of every field."""
         return self._fields
 
+    @property
+    def window(self) -> Window:
+        """``(x1, y1, x2, y2)`` of the picture in its padded image; the whole image where nothing else is known."""
+        return self.info.window_in(self.image_size)
+
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "_fields":  # copying and pickling probe for these before __init__
+        if name.startswith("__") or name in ("_fields", "info"):  # copying and pickling probe for these before __init__
             raise AttributeError(name)
         try:
             return self._fields[name]
@@ -56,35 +68,36 @@ class Instances:
             if not -len(self) <= item < len(self):
                 raise IndexError(f"index {item} of {len(self)} instances")
             item = slice(item, item + 1 or None)
-        return Instances(self.image_size, **{k: v[item] for k, v in self._fields.items()})
+        return Instances(self.image_size, info=self.info, **{k: v[item] for k, v in self._fields.items()})
 
     def with_fields(self, **fields: Any) -> "Instances":
         """A new ``Instances`` with these fields added or replaced."""
-        return Instances(self.image_size, **{**self._fields, **fields})
+        return Instances(self.image_size, info=self.info, **{**self._fields, **fields})
 
     def without(self, *names: str) -> "Instances":
         """A new ``Instances`` without these fields."""
-        return Instances(self.image_size, **{k: v for k, v in self._fields.items() if k not in names})
+        return Instances(self.image_size, info=self.info, **{k: v for k, v in self._fields.items() if k not in names})
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Instances":
         """A new ``Instances`` on ``device``."""
         moved = {k: v.to(device, non_blocking=non_blocking) for k, v in self._fields.items()}
-        return Instances(self.image_size, **moved)
+        return Instances(self.image_size, info=self.info.to(device, non_blocking), **moved)
 
     def pin_memory(self) -> "Instances":
         """A new ``Instances`` whose tensors lie in page-locked memory, for asynchronous copies to a GPU."""
         pinned = {k: _rewrap(v, v.pin_memory()) if isinstance(v, Tensor) else v for k, v in self._fields.items()}
-        return Instances(self.image_size, **pinned)
+        return Instances(self.image_size, info=self.info.pin_memory(), **pinned)
 
     @staticmethod
     def cat(parts: "Sequence[Instances]") -> "Instances":
-        """The rows of all ``parts``, which are of one image and have the same fields."""
+        """The rows of all ``parts``, which are of one image and have the same fields; the ``info`` of the first."""
         if not parts:
             raise ValueError("Instances.cat: nothing to concatenate")
         first = parts[0]
         if any(p.image_size != first.image_size or p._fields.keys() != first._fields.keys() for p in parts):
             raise ValueError("Instances.cat: the parts differ in image size or fields")
-        return Instances(first.image_size, **{k: _cat([p._fields[k] for p in parts]) for k in first._fields})
+        fields = {k: _cat([p._fields[k] for p in parts]) for k in first._fields}
+        return Instances(first.image_size, info=first.info, **fields)
 
     def __repr__(self) -> str:
         h, w = self.image_size

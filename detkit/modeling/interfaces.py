@@ -104,19 +104,30 @@ class AnchorGenerator(nn.Module):
     def __init__(self, input_shape: list[ShapeSpec]):
         super().__init__()
 
-    def forward(self, features: Sequence[Tensor]) -> list[Boxes]:
-        """One ``Boxes`` a level, (H*W*A, 4), in the order y, x, anchor."""
+    def forward(self, features: Sequence[Tensor], image_size: tuple[int, int]) -> list[Boxes]:
+        """One ``Boxes`` a level, (H*W*A, 4), in the order y, x, anchor.
+
+        Args:
+            features: a map a level; only their sizes count.
+            image_size: ``(height, width)`` of the padded batch that the maps were made from.
+        """
         raise NotImplementedError
 
 
 class RPNHead(nn.Module):
-    """Feature maps to objectness and box deltas, with weights shared by all levels."""
+    """Feature maps to objectness and box deltas, with weights shared by all levels.
+
+    Attributes:
+        stride: cells of a feature map for each cell that the head looks at; anchors stand on the head's own grid.
+    """
+
+    stride: int = 1
 
     def __init__(self, in_channels: int, num_anchors: int):
         super().__init__()
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Per level: objectness logits (N, A, H, W) and deltas (N, 4A, H, W)."""
+        """Per level: objectness logits (N, A, H/stride, W/stride) and deltas (N, 4A, H/stride, W/stride)."""
         raise NotImplementedError
 
 
@@ -126,14 +137,17 @@ class BoxLoss(nn.Module):
     def __init__(self) -> None:
         super().__init__()
 
-    def forward(self, box_coder: BoxCoder, deltas: Tensor, reference: Tensor, gt_boxes: Tensor) -> Tensor:
-        """The loss summed over N boxes, 0-d.
+    def forward(
+        self, box_coder: BoxCoder, deltas: Tensor, reference: Tensor, gt_boxes: Tensor, num_samples: int
+    ) -> Tensor:
+        """The loss of N foreground boxes, normalised, 0-d.
 
         Args:
             box_coder: turns deltas into boxes and back.
             deltas: ``(N, 4)`` predicted.
             reference: ``(N, 4)`` anchors or proposals that the deltas move.
             gt_boxes: ``(N, 4)`` where they should end.
+            num_samples: how many anchors or proposals the loss is a mean over, background included, at least 1.
         """
         raise NotImplementedError
 
@@ -226,6 +240,43 @@ class RoIHeads(nn.Module):
         raise NotImplementedError
 
 
+class InputResize(nn.Module):
+    """Resizes a normalised image on the device, with its target; for models that were trained so.
+
+    Data's own augmentations resize 8-bit images and round. A model whose reference resizes floats needs this.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(
+        self, image: Tensor, target: Instances | None, *, training: bool
+    ) -> tuple[Tensor, Instances | None]:
+        """``(C, H, W)`` float and its target in those pixels -> both at the new size."""
+        raise NotImplementedError
+
+
+class MaskPaster:
+    """Box-sized mask probabilities to masks of the image's size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def __call__(self, probs: Tensor, boxes: Boxes, image_size: tuple[int, int], threshold: float) -> Tensor:
+        """Pastes N masks.
+
+        Args:
+            probs: ``(N, M, M)`` in 0..1.
+            boxes: ``(N, 4)`` in pixels of the image.
+            image_size: ``(height, width)``.
+            threshold: a pixel belongs to the object from this probability on.
+
+        Returns:
+            ``(N, height, width)`` bool.
+        """
+        raise NotImplementedError
+
+
 META_ARCHS: Registry[MetaArch] = Registry("meta-architecture", MetaArch)
 BACKBONES: Registry[Backbone] = Registry("backbone", Backbone)
 NECKS: Registry[Neck] = Registry("neck", Neck)
@@ -239,3 +290,5 @@ BOX_HEADS: Registry[BoxHead] = Registry("box head", BoxHead)
 MASK_HEADS: Registry[MaskHead] = Registry("mask head", MaskHead)
 KEYPOINT_HEADS: Registry[KeypointHead] = Registry("keypoint head", KeypointHead)
 ROI_HEADS: Registry[RoIHeads] = Registry("RoI heads", RoIHeads)
+INPUT_RESIZES: Registry[InputResize] = Registry("input resize", InputResize)
+MASK_PASTERS: Registry[MaskPaster] = Registry("mask paster", MaskPaster)

@@ -1,19 +1,23 @@
 """Building blocks that know nothing of detection roles."""
 
 from detkit.layers.conv import ConvNorm, c2_msra_fill, c2_xavier_fill
+from detkit.layers.crop_and_resize import crop_and_resize
 from detkit.layers.nms import nms_by_group
 from detkit.layers.norm import FrozenBatchNorm2d, NormName, freeze, frozen_copy, make_norm, replace_modules
 from detkit.layers.paste import paste_masks
 from detkit.layers.roi_align import roi_align
+from detkit.layers.same_pad import SamePad2d, same_pad
 from detkit.layers.shape_spec import ShapeSpec
 
 __all__ = [
     "ConvNorm",
     "FrozenBatchNorm2d",
     "NormName",
+    "SamePad2d",
     "ShapeSpec",
     "c2_msra_fill",
     "c2_xavier_fill",
+    "crop_and_resize",
     "freeze",
     "frozen_copy",
     "make_norm",
@@ -21,4 +25,5 @@ __all__ = [
     "paste_masks",
     "replace_modules",
     "roi_align",
+    "same_pad",
 ]

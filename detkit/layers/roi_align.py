@@ -9,8 +9,15 @@ MATMUL_MAX_PIXELS = 5500
 follows the samples; the products run on all cores and their time follows the map. They meet near this size."""
 
 
-def roi_align(features: Tensor, rois: Tensor, output_size: int, scale: float, sampling_ratio: int = 0) -> Tensor:
-    """Average of bilinear samples in each bin (Mask R-CNN, He et al. 2017), pixel centres at half-integers.
+def roi_align(
+    features: Tensor,
+    rois: Tensor,
+    output_size: int,
+    scale: float,
+    sampling_ratio: int = 0,
+    aligned: bool = True,
+) -> Tensor:
+    """Average of bilinear samples in each bin (Mask R-CNN, He et al. 2017).
 
     Args:
         features: ``(N, C, H, W)``.
@@ -18,23 +25,32 @@ def roi_align(features: Tensor, rois: Tensor, output_size: int, scale: float, sa
         output_size: side S of the result.
         scale: feature pixels per input pixel.
         sampling_ratio: samples a bin and axis; 0 takes ceil(RoI size / S).
+        aligned: true for pixel centres at half-integers. False is the operator's first version (torchvision's
+            default): pixel centres at integers, which is half a feature pixel off, and RoIs of at least one feature
+            pixel.
 
     Returns:
         ``(R, C, S, S)``.
     """
     if features.device.type == "cpu" and features.shape[-2] * features.shape[-1] <= MATMUL_MAX_PIXELS:
-        return roi_align_matmul(features, rois, output_size, scale, sampling_ratio)
+        return roi_align_matmul(features, rois, output_size, scale, sampling_ratio, aligned)
     rois = rois.to(features.dtype)
-    return _roi_align(features, rois, (output_size, output_size), scale, sampling_ratio, aligned=True)
+    return _roi_align(features, rois, (output_size, output_size), scale, sampling_ratio, aligned=aligned)
 
 
-def roi_align_matmul(features: Tensor, rois: Tensor, output_size: int, scale: float, sampling_ratio: int) -> Tensor:
+def roi_align_matmul(
+    features: Tensor, rois: Tensor, output_size: int, scale: float, sampling_ratio: int, aligned: bool = True
+) -> Tensor:
     """RoIAlign as rows x map x columns: bilinear interpolation and averaging both separate into the two axes.
 
     Arguments and result as for ``roi_align``.
     """
     height, width = features.shape[-2:]
-    boxes = rois[:, 1:].float() * scale - 0.5
+    boxes = rois[:, 1:].float() * scale
+    if aligned:
+        boxes = boxes - 0.5
+    else:
+        boxes = torch.cat([boxes[:, :2], torch.maximum(boxes[:, 2:], boxes[:, :2] + 1)], dim=1)
     rows = _axis_weights(boxes[:, 1], boxes[:, 3], output_size, height, sampling_ratio).to(features.dtype)
     columns = _axis_weights(boxes[:, 0], boxes[:, 2], output_size, width, sampling_ratio).to(features.dtype)
     counts = torch.bincount(rois[:, 0].long(), minlength=len(features)).tolist()

@@ -16,14 +16,15 @@ def rois(n: int) -> torch.Tensor:
     return torch.cat([torch.arange(3.0).repeat_interleave(n // 3)[:, None], boxes], dim=1)
 
 
+@pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("sampling_ratio", [0, 1, 2, 3])
 @pytest.mark.parametrize("output_size", [7, 14])
-def test_equals_torchvision(sampling_ratio, output_size):
+def test_equals_torchvision(sampling_ratio, output_size, aligned):
     ours = torch.randn(3, 5, 29, 37, requires_grad=True)
     theirs = ours.detach().clone().requires_grad_()
     boxes = rois(60)
-    a = roi_align_matmul(ours, boxes, output_size, 0.25, sampling_ratio)
-    b = torchvision_roi_align(theirs, boxes, output_size, 0.25, sampling_ratio, aligned=True)
+    a = roi_align_matmul(ours, boxes, output_size, 0.25, sampling_ratio, aligned)
+    b = torchvision_roi_align(theirs, boxes, output_size, 0.25, sampling_ratio, aligned=aligned)
     torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
     grad = torch.randn_like(a)
     a.backward(grad)
@@ -31,12 +32,20 @@ def test_equals_torchvision(sampling_ratio, output_size):
     torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-4, rtol=1e-4)
 
 
-def test_large_maps_take_the_operator():
+@pytest.mark.parametrize("aligned", [True, False])
+def test_large_maps_take_the_operator(aligned):
     side = int(MATMUL_MAX_PIXELS**0.5) + 1
     features, boxes = torch.randn(3, 2, side, side), rois(30)
-    a = roi_align(features, boxes, 7, 0.25, 2)
-    torch.testing.assert_close(a, torchvision_roi_align(features, boxes, 7, 0.25, 2, aligned=True))
-    torch.testing.assert_close(a, roi_align_matmul(features, boxes, 7, 0.25, 2), atol=1e-5, rtol=1e-4)
+    a = roi_align(features, boxes, 7, 0.25, 2, aligned)
+    torch.testing.assert_close(a, torchvision_roi_align(features, boxes, 7, 0.25, 2, aligned=aligned))
+    torch.testing.assert_close(a, roi_align_matmul(features, boxes, 7, 0.25, 2, aligned), atol=1e-5, rtol=1e-4)
+
+
+def test_unaligned_is_half_a_feature_pixel_off():
+    features, boxes = torch.randn(3, 2, 20, 20), rois(30)
+    boxes[:, 3:] = boxes[:, 1:3] + 8 + boxes[:, 3:].abs() / 10  # at least a feature pixel, so nothing is widened
+    moved = boxes + torch.tensor([0.0, 2, 2, 2, 2])
+    torch.testing.assert_close(roi_align(features, moved, 7, 0.25), roi_align(features, boxes, 7, 0.25, 0, False))
 
 
 def test_no_boxes_keep_the_graph():

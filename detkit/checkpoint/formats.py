@@ -1,0 +1,13 @@
+"""The foreign formats that weights can be read from."""
+
+from collections.abc import Collection
+
+from detkit.checkpoint.importing import Importer
+
+IMPORTERS: tuple[Importer, ...] = ()
+"""Asked in this order."""
+
+
+def choose(names: Collection[str]) -> Importer | None:
+    """The first importer that recognises the names of a file's tensors; None: they are detkit's own, or unknown."""
+    return next((importer for importer in IMPORTERS if importer.recognises(names)), None)

@@ -60,5 +60,6 @@ def test_eight_photographs_of_coco_can_be_learned_by_heart(tmp_path, shared_data
     json_file.write_text(json.dumps({**full, "images": images, "annotations": annotations}))
     dataset = f"{{name: CocoInstances, json_file: {json_file}, image_root: {root / 'val2017'}}}"
     config = ROOT / "configs/coco/mask_rcnn_mobilenet_v2_FPN_overfit.yaml"
-    figures = train(config, tmp_path / "run", f"data.train_dataset={dataset}", f"data.test_dataset={dataset}")
+    datasets = [f"data.train_dataset={dataset}", f"data.test_dataset={dataset}"]
+    figures = train(config, tmp_path / "run", *datasets, DETKIT_DATASETS=str(shared_data))
     assert figures["mask"] >= 0.50

@@ -2,30 +2,120 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from detkit.layers import ShapeSpec, roi_align
+from detkit.layers import ShapeSpec, crop_and_resize, roi_align
 from detkit.modeling.interfaces import ROI_POOLERS, Features, RoIPooler
 from detkit.structures import Boxes
 
 
+class PyramidPooler(RoIPooler):
+    """Pools each box from the pyramid's level that fits its size (FPN, Lin et al. 2017, eq. 1). How: see ``pool``.
+
+    A box of ``canonical_box_size`` goes to the level of stride 2 ** ``canonical_level``, one of half the size one
+    level finer, rounded as ``level_rounding`` says, within the levels that there are. A single map has all boxes.
+
+    Args:
+        output_size: side of the pooled features.
+        canonical_box_size: in pixels.
+        canonical_level: log2 of the stride where boxes of that size are pooled.
+        level_rounding: floor, or round (to the nearest level; halves to the even one).
+
+    Raises:
+        ValueError: no map, several maps whose strides are not consecutive powers of two, maps of different width, or
+            an unknown rounding.
+    """
+
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        output_size: int,
+        canonical_box_size: float,
+        canonical_level: int,
+        level_rounding: Literal["floor", "round"],
+    ):
+        super().__init__(input_shape)
+        if level_rounding not in ("floor", "round"):
+            raise ValueError(f"level_rounding: expected 'floor' or 'round', got {level_rounding!r}")
+        self.in_features = tuple(input_shape)
+        self.strides = [spec.stride for spec in input_shape.values()]
+        levels = [math.log2(stride) for stride in self.strides]
+        channels = {spec.channels for spec in input_shape.values()}
+        consecutive = levels == [levels[0] + i for i in range(len(levels))] if levels else False
+        if not consecutive or (len(levels) > 1 and levels[0] % 1) or len(channels) != 1:
+            given = ", ".join(f"{n} ({s.channels} channels, stride {s.stride})" for n, s in input_shape.items())
+            raise ValueError(
+                "pooler: needs one map, or maps of one width whose strides are powers of two that double from one to"
+                f" the next, got {given or 'none'}; choose them with in_features of the RoI heads"
+            )
+        self.min_level, self.max_level = int(levels[0]), int(levels[-1])
+        self.output_size = output_size
+        self.canonical_box_size, self.canonical_level = canonical_box_size, canonical_level
+        self.level_rounding = level_rounding
+        self.output_shape = ShapeSpec(channels.pop(), height=output_size, width=output_size)
+
+    def pool(self, feature: Tensor, rois: Tensor, stride: int) -> Tensor:
+        """The boxes of one level: ``(r, C, s, s)``.
+
+        Args:
+            feature: ``(N, C, H, W)``.
+            rois: ``(r, 5)``: image index, x1, y1, x2, y2 in input pixels; sorted by image.
+            stride: input pixels per feature pixel.
+        """
+        raise NotImplementedError
+
+    def assign_levels(self, boxes: Boxes) -> Tensor:
+        """``(R,)`` int64: which entry of the pyramid each box is pooled from."""
+        sizes = boxes.area().sqrt()
+        levels = self.canonical_level + torch.log2(sizes / self.canonical_box_size + 1e-8)
+        levels = levels.round() if self.level_rounding == "round" else levels.floor()
+        return levels.clamp(self.min_level, self.max_level).long() - self.min_level
+
+    def forward(self, features: Features, boxes: Sequence[Boxes]) -> Tensor:
+        """See ``RoIPooler.forward``."""
+        maps = [features[name] for name in self.in_features]
+        image = torch.cat([torch.full((len(b), 1), float(i), device=maps[0].device) for i, b in enumerate(boxes)])
+        everything = Boxes.cat(boxes)
+        rois = torch.cat([image, everything.tensor], dim=1)
+        if len(maps) == 1 or not len(rois):
+            pooled, rows = [self.pool(maps[0], rois, self.strides[0])], []
+            unused = maps[1:]
+        else:
+            levels = self.assign_levels(everything)
+            rows = [torch.nonzero(levels == level).squeeze(1) for level in range(len(maps))]
+            unused = [feature for feature, of_level in zip(maps, rows) if not len(of_level)]
+            pooled = [
+                self.pool(feature, rois[of_level], stride)
+                for feature, stride, of_level in zip(maps, self.strides, rows)
+                if len(of_level)
+            ]
+        result = pooled[0] if len(pooled) == 1 else _in_order(pooled, rows)
+        # A level without boxes still belongs to the graph: distributed training waits for every parameter's gradient.
+        return result + sum(feature[:0].sum() for feature in unused) if unused else result
+
+
 @ROI_POOLERS.register()
-class RoIAlignPooler(RoIPooler):
+class RoIAlignPooler(PyramidPooler):
     """RoIAlign (Mask R-CNN, He et al. 2017) on the pyramid level that fits the box (FPN, Lin et al. 2017, eq. 1).
 
     A box of ``canonical_box_size`` goes to the level of stride 2 ** ``canonical_level``, one of half the size one
-    level finer, rounded down, within the levels that there are.
+    level finer, within the levels that there are. A single map, of any stride, has all boxes.
 
     Args:
         output_size: side of the pooled features.
         sampling_ratio: samples a bin and axis; 0 takes as many as the bin has feature pixels.
         canonical_box_size: in pixels.
         canonical_level: log2 of the stride where boxes of that size are pooled.
+        aligned: true for pixel centres at half-integers (Detectron2); false for RoIAlign's first version, half a
+            feature pixel off, with boxes of at least one feature pixel (torchvision's detectors).
+        level_rounding: how a box between two levels is rounded: floor, to the finer one, or round, to the nearer one.
 
     Raises:
-        ValueError: the strides are not consecutive powers of two.
+        ValueError: several maps whose strides are not consecutive powers of two, or maps of different width.
     """
 
     def __init__(
@@ -36,47 +126,94 @@ class RoIAlignPooler(RoIPooler):
         sampling_ratio: int = 0,
         canonical_box_size: float = 224.0,
         canonical_level: int = 4,
+        aligned: bool = True,
+        level_rounding: Literal["floor", "round"] = "floor",
     ):
-        super().__init__(input_shape)
-        self.in_features = tuple(input_shape)
-        self.scales = [1.0 / spec.stride for spec in input_shape.values()]
-        levels = [math.log2(spec.stride) for spec in input_shape.values()]
-        channels = {spec.channels for spec in input_shape.values()}
-        if levels != [levels[0] + i for i in range(len(levels))] or levels[0] % 1 or len(channels) != 1:
-            raise ValueError(
-                "pooler: needs features of one width whose strides double from one to the next, got "
-                + ", ".join(f"{n} ({s.channels} channels, stride {s.stride})" for n, s in input_shape.items())
-            )
-        self.min_level, self.max_level = int(levels[0]), int(levels[-1])
-        self.output_size, self.sampling_ratio = output_size, sampling_ratio
-        self.canonical_box_size, self.canonical_level = canonical_box_size, canonical_level
-        self.output_shape = ShapeSpec(channels.pop(), height=output_size, width=output_size)
+        super().__init__(
+            input_shape,
+            output_size=output_size,
+            canonical_box_size=canonical_box_size,
+            canonical_level=canonical_level,
+            level_rounding=level_rounding,
+        )
+        self.sampling_ratio, self.aligned = sampling_ratio, aligned
 
-    def assign_levels(self, boxes: Boxes) -> Tensor:
-        """``(R,)`` int64: which entry of the pyramid each box is pooled from."""
-        sizes = boxes.area().sqrt()
-        levels = torch.floor(self.canonical_level + torch.log2(sizes / self.canonical_box_size + 1e-8))
-        return levels.clamp(self.min_level, self.max_level).long() - self.min_level
+    def pool(self, feature: Tensor, rois: Tensor, stride: int) -> Tensor:
+        """See ``PyramidPooler.pool``."""
+        return roi_align(feature, rois, self.output_size, 1.0 / stride, self.sampling_ratio, self.aligned)
+
+
+@ROI_POOLERS.register()
+class CropAndResizePooler(PyramidPooler):
+    """One bilinear sample a bin, the corner bins at the box's corners (TensorFlow's ``crop_and_resize``).
+
+    As matterport's Mask R-CNN pools: boxes in pixels are divided by the canvas (map size times stride, the padded
+    batch), so that its first and last pixel are the map's; a sample outside is 0. The level is chosen as by
+    ``RoIAlignPooler``.
+
+    Args:
+        output_size: side of the pooled features.
+        canonical_box_size: in pixels.
+        canonical_level: log2 of the stride where boxes of that size are pooled.
+        level_rounding: how a box between two levels is rounded: floor, to the finer one, or round, to the nearer one.
+
+    Raises:
+        ValueError: several maps whose strides are not consecutive powers of two, or maps of different width.
+    """
+
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        output_size: int,
+        canonical_box_size: float = 224.0,
+        canonical_level: int = 4,
+        level_rounding: Literal["floor", "round"] = "round",
+    ):
+        super().__init__(
+            input_shape,
+            output_size=output_size,
+            canonical_box_size=canonical_box_size,
+            canonical_level=canonical_level,
+            level_rounding=level_rounding,
+        )
+
+    def pool(self, feature: Tensor, rois: Tensor, stride: int) -> Tensor:
+        """See ``PyramidPooler.pool``."""
+        height, width = feature.shape[-2:]
+        canvas = rois.new_tensor([width, height, width, height]) * stride
+        return crop_and_resize(feature, rois[:, 1:] / canvas, rois[:, 0], self.output_size)
+
+
+@ROI_POOLERS.register()
+class RegionFeatures(RoIPooler):
+    """Features that are pooled already, for heads that share them: of each box, in the boxes' order.
+
+    ``Res5RoIHeads`` pools once and sends the result through its last stage; its heads start from that.
+
+    Raises:
+        ValueError: there is not exactly one feature, or it has no fixed height and width.
+    """
+
+    def __init__(self, input_shape: dict[str, ShapeSpec]):
+        super().__init__(input_shape)
+        if len(input_shape) != 1:
+            raise ValueError(f"RegionFeatures: expected one feature that is pooled already, got {list(input_shape)}")
+        ((self.in_feature, self.output_shape),) = input_shape.items()
+        if self.output_shape.height is None or self.output_shape.width is None:
+            raise ValueError(
+                f"RegionFeatures: '{self.in_feature}' is a map of the image, not pooled to a fixed size;"
+                " choose RoIAlignPooler here, or RoI heads that pool for their heads, such as Res5RoIHeads"
+            )
 
     def forward(self, features: Features, boxes: Sequence[Boxes]) -> Tensor:
         """See ``RoIPooler.forward``."""
-        maps = [features[name] for name in self.in_features]
-        image = torch.cat([torch.full((len(b), 1), float(i), device=maps[0].device) for i, b in enumerate(boxes)])
-        everything = Boxes.cat(boxes)
-        rois = torch.cat([image, everything.tensor], dim=1)
-        levels = self.assign_levels(everything)
-        rows = [torch.nonzero(levels == level).squeeze(1) for level in range(len(maps))]
-        # A level without boxes still belongs to the graph: distributed training waits for every parameter's gradient.
-        nothing = sum(feature[:0].sum() for feature, of_level in zip(maps, rows) if not len(of_level))
-        pooled = [
-            roi_align(feature + nothing, rois[of_level], self.output_size, scale, self.sampling_ratio)
-            for feature, scale, of_level in zip(maps, self.scales, rows)
-            if len(of_level)
-        ]
-        if len(pooled) == 1:
-            return pooled[0]
-        if not pooled:
-            return roi_align(maps[0] + nothing, rois, self.output_size, self.scales[0], self.sampling_ratio)
-        # One gather in channels-last layout restores the order; its backward pass is one scatter.
-        by_level = torch.cat([p.permute(0, 2, 3, 1) for p in pooled])
-        return by_level[torch.argsort(torch.cat(rows))].permute(0, 3, 1, 2)
+        pooled = features[self.in_feature]
+        assert len(pooled) == sum(map(len, boxes)), "one row of features for each box"
+        return pooled
+
+
+def _in_order(pooled: list[Tensor], rows: list[Tensor]) -> Tensor:
+    """The levels' results in the order of the boxes: one gather in channels-last layout, one scatter backward."""
+    by_level = torch.cat([p.permute(0, 2, 3, 1) for p in pooled])
+    return by_level[torch.argsort(torch.cat(rows))].permute(0, 3, 1, 2)

@@ -147,12 +147,34 @@ def test_proposal_generator(cls):
 
 @pytest.mark.parametrize("cls", registered("RoI pooler"), ids=names)
 def test_pooler(cls):
+    if cls.__name__ == "RegionFeatures":  # for features that are pooled already
+        pooled = torch.randn(3, 16, 7, 7)
+        pooler = cls({"res5": ShapeSpec(16, height=7, width=7)})
+        assert pooler.output_shape == ShapeSpec(16, height=7, width=7)
+        assert torch.equal(pooler({"res5": pooled}, [target().boxes, target(1).boxes]), pooled)
+        return
     pooler = cls(PYRAMID, output_size=7)
     out = pooler(features(), [target().boxes, target(1).boxes])
     shape = pooler.output_shape
     assert out.shape == (3, shape.channels, shape.height, shape.width)
     alone = pooler({n: f[1:] for n, f in features().items()}, [target(1).boxes])
     assert alone.shape == (1, 16, 7, 7)
+
+
+@pytest.mark.parametrize("cls", registered("mask paster"), ids=names)
+def test_mask_paster(cls):
+    probs, boxes = torch.zeros(2, 28, 28), Boxes([[10.0, 6, 34, 30], [-8, 20, 16, 44]])
+    probs[:, 7:21, 7:21] = 1  # an object in the middle half of its box
+    masks = cls()(probs, boxes, (40, 50), 0.5)
+    assert masks.dtype == torch.bool
+    assert masks.shape == (2, 40, 50)
+    for mask, (left, top, right, bottom) in zip(masks, [(16, 12, 28, 24), (-2, 26, 10, 38)]):
+        rows, columns = torch.nonzero(mask, as_tuple=True)
+        edges = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+        assert (edges - torch.tensor([left, top, right, bottom]).clamp(min=0)).abs().max() <= 1
+    outside = Boxes([[60.0, 10, 90, 30], [-30, -30, -5, -5]])
+    assert not cls()(torch.ones(2, 28, 28), outside, (40, 50), 0.5).any()
+    assert cls()(torch.zeros(0, 28, 28), Boxes([]), (40, 50), 0.5).shape == (0, 40, 50)
 
 
 @pytest.mark.parametrize("cls", registered("box head"), ids=names)

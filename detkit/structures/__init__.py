@@ -6,18 +6,21 @@ from detkit.structures.image_info import ImageInfo
 from detkit.structures.image_list import ImageList
 from detkit.structures.instances import Instances
 from detkit.structures.losses import Losses
-from detkit.structures.masks import BitMasks, Masks, PolygonMasks
+from detkit.structures.masks import BitMasks, CropMethod, Masks, PolygonMasks
+from detkit.structures.mini_masks import MiniMasks
 from detkit.structures.sample import Sample
 
 __all__ = [
     "BitMasks",
     "Boxes",
     "ClassRows",
+    "CropMethod",
     "ImageInfo",
     "ImageList",
     "Instances",
     "Losses",
     "Masks",
+    "MiniMasks",
     "PolygonMasks",
     "Sample",
 ]

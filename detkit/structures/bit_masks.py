@@ -7,9 +7,9 @@ import numpy as np
 import pycocotools.mask as coco_mask
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from detkit.structures.boxes import Boxes
+from detkit.structures.mask_crops import CropMethod, check_pairs, crop_maps, to_bits
 from detkit.structures.rle import checked_rle
 
 CHUNK_PIXELS = 2**25
@@ -106,25 +106,28 @@ class BitMasks(Tensor):
             out[:, y1 - y : y2 - y, x1 - x : x2 - x] = self.tensor[:, y1:y2, x1:x2]
         return BitMasks(out)
 
-    def crop_and_resize(self, boxes: Boxes, size: int) -> Tensor:
-        """``(N, size, size)`` bool on the boxes' device: mask i inside box i, by RoIAlign, at least one half.
+    def crop_and_resize(self, boxes: Boxes, size: int, method: CropMethod = "roi_align", binary: bool = True) -> Tensor:
+        """``(N, size, size)`` on the boxes' device: mask i inside box i, resampled.
+
+        Args:
+            boxes: one a mask, in pixels of the image.
+            size: side of the result.
+            method: the operator, see ``CropMethod``.
+            binary: bool, from one half on (``crop_and_resize`` rounds one half down); else float32, 0..1.
 
         Raises:
             ValueError: there are not as many boxes as masks.
         """
-        if len(boxes) != len(self):
-            raise ValueError(f"crop_and_resize: {len(self)} masks but {len(boxes)} boxes")
+        check_pairs(len(self), len(boxes))
         height, width = self.image_size
         step = max(1, CHUNK_PIXELS // max(1, height * width))
         windows = boxes.tensor.to(self.device)
-        parts = []
-        for start in range(0, len(self), step):
-            maps = self.tensor[start : start + step, None].float()
-            index = torch.arange(len(maps), device=self.device, dtype=torch.float32)[:, None]
-            rois = torch.cat([index, windows[start : start + step]], 1)
-            parts.append(roi_align(maps, rois, (size, size), 1.0, 0, True)[:, 0] >= 0.5)
-        inside = torch.cat(parts) if parts else self.tensor.new_zeros((0, size, size))
-        return inside.to(boxes.device)
+        parts = [
+            crop_maps(self.tensor[start : start + step], windows[start : start + step], size, method)
+            for start in range(0, len(self), step)
+        ]
+        inside = torch.cat(parts) if parts else windows.new_zeros((0, size, size))
+        return (to_bits(inside, method) if binary else inside).to(boxes.device)
 
     @staticmethod
     def cat(parts: "Sequence[BitMasks]") -> "BitMasks":

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from detkit.structures.image_info import ImageInfo, Window
 
@@ -85,7 +84,7 @@ class Instances:
 
     def pin_memory(self) -> "Instances":
         """A new ``Instances`` whose tensors lie in page-locked memory, for asynchronous copies to a GPU."""
-        pinned = {k: _rewrap(v, v.pin_memory()) if isinstance(v, Tensor) else v for k, v in self._fields.items()}
+        pinned = {k: _pinned(v) for k, v in self._fields.items()}
         return Instances(self.image_size, info=self.info.pin_memory(), **pinned)
 
     @staticmethod
@@ -104,8 +103,11 @@ class Instances:
         return f"Instances(num={len(self)}, height={h}, width={w}, fields=[{', '.join(self._fields)}])"
 
 
-def _rewrap(like: Any, value: Any) -> Any:
-    return value if type(value) is type(like) else type(like)(value)
+def _pinned(value: Any) -> Any:
+    if not hasattr(value, "pin_memory"):  # polygons stay on the host
+        return value
+    pinned = value.pin_memory()
+    return pinned if type(pinned) is type(value) else type(value)(pinned)  # a tensor's subclass gives a plain tensor
 
 
 def _cat(values: Sequence[Any]) -> Any:

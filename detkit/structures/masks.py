@@ -1,4 +1,4 @@
-"""Masks: the shapes of N objects, as bitmaps or as polygons."""
+"""Masks: the shapes of N objects, as bitmaps, as polygons or as small bitmaps inside their boxes."""
 
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -6,9 +6,10 @@ from torch import Tensor
 
 from detkit.structures.bit_masks import BitMasks
 from detkit.structures.boxes import Boxes
+from detkit.structures.mask_crops import CropMethod
 from detkit.structures.polygon_masks import PolygonMasks
 
-__all__ = ["BitMasks", "Masks", "PolygonMasks"]
+__all__ = ["BitMasks", "CropMethod", "Masks", "PolygonMasks"]
 
 
 @runtime_checkable
@@ -48,5 +49,8 @@ class Masks(Protocol):
     def crop(self, x: int, y: int, height: int, width: int) -> "Masks":
         """In the window whose corner is (x, y); it may reach over the image (padding)."""
 
-    def crop_and_resize(self, boxes: Boxes, size: int) -> Tensor:
-        """``(N, size, size)`` bool on the boxes' device: mask i inside box i, resampled (mask targets)."""
+    def crop_and_resize(self, boxes: Boxes, size: int, method: CropMethod = "roi_align", binary: bool = True) -> Tensor:
+        """``(N, size, size)`` on the boxes' device: mask i inside box i, resampled by ``method`` (mask targets).
+
+        Bool where ``binary``, from one half on; else float32, 0..1.
+        """

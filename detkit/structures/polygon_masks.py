@@ -10,6 +10,7 @@ from torch import Tensor
 
 from detkit.structures.bit_masks import BitMasks
 from detkit.structures.boxes import Boxes
+from detkit.structures.mask_crops import CropMethod, check_pairs
 
 Polygons = list[np.ndarray]
 """The polygons of one object, each (P, 2) float64 points (x, y)."""
@@ -107,21 +108,33 @@ class PolygonMasks:
         cut = [[clip_polygon(p, window) for p in polygons] for polygons in self.polygons]
         return self._of([[p - corner for p in polygons if len(p)] for polygons in cut], (height, width))
 
-    def crop_and_resize(self, boxes: Boxes, size: int) -> Tensor:
-        """``(N, size, size)`` bool on the boxes' device: polygons i scaled into box i, rasterised by COCO's rule.
+    def crop_and_resize(self, boxes: Boxes, size: int, method: CropMethod = "roi_align", binary: bool = True) -> Tensor:
+        """``(N, size, size)`` on the boxes' device: object i inside box i, resampled.
+
+        Args:
+            boxes: one an object, in pixels of the image.
+            size: side of the result.
+            method: ``roi_align`` scales the polygons into the box and rasterises them there by COCO's rule, as
+                Detectron2 does, so nothing is between 0 and 1; the others take the objects' bitmaps.
+            binary: bool, see ``BitMasks.crop_and_resize``; else float32, 0..1.
 
         Raises:
             ValueError: there are not as many boxes as objects.
         """
-        if len(boxes) != len(self):
-            raise ValueError(f"crop_and_resize: {len(self)} masks but {len(boxes)} boxes")
+        check_pairs(len(self), len(boxes))
+        if method != "roi_align":
+            rows = range(len(self))  # one at a time: the bitmaps of all regions of an image may take gigabytes
+            cut = [self[i : i + 1].bitmaps().crop_and_resize(boxes[i : i + 1], size, method, binary) for i in rows]
+            empty = torch.zeros((0, size, size), dtype=torch.bool if binary else torch.float32, device=boxes.device)
+            return torch.cat(cut) if cut else empty
         out = np.zeros((len(self), size, size), np.uint8)
         windows = boxes.tensor.detach().cpu().double().numpy()
         for i, (polygons, window) in enumerate(zip(self.polygons, windows)):
             if polygons:
                 factor = size / np.maximum(window[2:] - window[:2], 0.1)
                 out[i] = coco_mask.decode(_encode([(p - window[:2]) * factor for p in polygons], size, size))
-        return torch.from_numpy(out.view(bool)).to(boxes.device)
+        inside = torch.from_numpy(out.view(bool)).to(boxes.device)
+        return inside if binary else inside.float()
 
     @staticmethod
     def cat(parts: "Sequence[PolygonMasks]") -> "PolygonMasks":

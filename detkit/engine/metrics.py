@@ -4,13 +4,14 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from detkit.structures import Losses
 from detkit.utils import atomic_write, distributed
 
 Line = dict[str, Any]
@@ -103,6 +104,24 @@ class Metrics:
         self._data_time = self._step_time = 0.0
         self.publish(line)
         return line
+
+
+def mean_losses(every: Sequence[Losses]) -> Losses:
+    """The losses of a step, detached: means over its batches.
+
+    A term that a batch does not give counts as 0 for it, so that the terms sum up to what is minimised; a metric's
+    mean is over the batches that give it.
+    """
+    terms: dict[str, list[Tensor]] = {}
+    metrics: dict[str, list[Tensor]] = {}
+    for losses in every:
+        for into, values in ((terms, losses.terms), (metrics, losses.metrics)):
+            for name, value in values.items():
+                into.setdefault(name, []).append(value.detach())
+    return Losses(
+        {name: torch.stack(values).sum() / len(every) for name, values in terms.items()},
+        {name: torch.stack(values).float().mean() for name, values in metrics.items()},
+    )
 
 
 def non_finite_loss(step: int, values: Mapping[str, float], files: Iterable[str]) -> FloatingPointError:

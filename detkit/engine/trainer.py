@@ -1,5 +1,6 @@
 """Trainer: the loop. It takes built objects and knows neither models nor data."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,14 +12,15 @@ import torch
 from torch import nn
 
 from detkit.engine.interfaces import Hook
-from detkit.engine.metrics import Metrics, non_finite_loss
+from detkit.engine.metrics import Metrics, mean_losses, non_finite_loss
+from detkit.engine.summary import describe_batch
 from detkit.structures import Losses, Sample
 from detkit.utils import distributed, rng_state, set_rng_state
 
 logger = logging.getLogger(__name__)
 
 Batches = Iterable[list[Sample]] | Callable[[int], Iterable[list[Sample]]]
-"""An endless stream of batches, or a function from the number of the first step to the stream that begins there."""
+"""An endless stream of batches, or a function from the number of the first batch to the stream that begins there."""
 
 
 class Trainer:
@@ -28,11 +30,13 @@ class Trainer:
         model: gives ``Losses`` for a batch in training mode; on its device; may be wrapped for distributed training.
         optimizer: over the model's parameters; each group's ``initial_lr`` (or else its ``lr``) is the base rate.
         schedule: ``(step, max_iter)`` -> factor on the base rates, asked before every step.
-        batches: see ``Batches``. After a resume, a plain iterable is gone through up to the step to go on with; a
-            function begins there at once.
+        batches: see ``Batches``; a step takes ``accumulate`` of them. After a resume, a plain iterable is gone through
+            up to the batch to go on with; a function begins there at once.
         max_iter: number of the run's steps.
         hooks: called in this order.
         clip_grad_norm: gradients are scaled down to this global L2 norm; None: no limit.
+        accumulate: batches a step: their gradients are averaged, and clipped and applied once. Losses and metrics
+            of a step are means over them. Batch norms take their statistics of each batch alone.
         device: where samples are sent; None: where the model's first parameter is.
         output_dir: the run's folder, for the hooks that write.
         log_period: steps between lines of metrics.
@@ -45,7 +49,7 @@ class Trainer:
         results: what the last evaluation gave.
 
     Raises:
-        ValueError: ``max_iter`` or ``clip_grad_norm`` is not positive.
+        ValueError: ``max_iter``, ``accumulate`` or ``clip_grad_norm`` is not positive.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Trainer:
         *,
         hooks: Sequence[Hook] = (),
         clip_grad_norm: float | None = None,
+        accumulate: int = 1,
         device: torch.device | str | None = None,
         output_dir: str | Path | None = None,
         log_period: int = 20,
@@ -66,8 +71,10 @@ class Trainer:
             raise ValueError(f"max_iter: expected at least 1 step, got {max_iter}")
         if clip_grad_norm is not None and not clip_grad_norm > 0:
             raise ValueError(f"clip_grad_norm: expected a positive norm or None, got {clip_grad_norm}")
+        if accumulate < 1:
+            raise ValueError(f"accumulate: expected at least 1 batch a step, got {accumulate}")
         self.model, self.optimizer, self.schedule, self.max_iter = model, optimizer, schedule, max_iter
-        self.hooks, self.clip_grad_norm = list(hooks), clip_grad_norm
+        self.hooks, self.clip_grad_norm, self.accumulate = list(hooks), clip_grad_norm, accumulate
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.metrics = Metrics(log_period)
@@ -75,6 +82,7 @@ class Trainer:
         self.losses = Losses()
         self.results: dict[str, Any] = {}
         self._batches = batches
+        self._described = False
         self._rng: dict[str, Any] | None = None  # of a resumed run, to be set when its first batch is there
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
@@ -119,10 +127,11 @@ class Trainer:
         self.metrics.settle()
 
     def _stream(self) -> Iterator[list[Sample]]:
+        seen = self.finished * self.accumulate
         if callable(self._batches):
-            return iter(self._batches(self.finished))
+            return iter(self._batches(seen))
         stream = iter(self._batches)
-        for _ in range(self.finished):
+        for _ in range(seen):
             next(stream, None)
         return stream
 
@@ -131,17 +140,7 @@ class Trainer:
         for hook in self.hooks:
             hook.before_step(self)
         start = time.perf_counter()
-        batch = next(stream, None)
-        if batch is None:
-            raise ValueError(f"the batches ended after {self.step} steps; max_iter is {self.max_iter}")
-        self._restore_rng()
-        data_time = time.perf_counter() - start
-        files = [sample.file_name or str(sample.image_id) for sample in batch]
-        try:
-            self._run(batch, files)
-        except Exception:
-            logger.error("step %d failed on the batch %s", self.step, ", ".join(files))
-            raise
+        data_time = self._run(stream)
         self.finished = self.step + 1
         log = self.finished % self.metrics.log_period == 0 or self.is_last_step
         if log:
@@ -153,27 +152,56 @@ class Trainer:
         for hook in self.hooks:
             hook.after_step(self)
 
-    def _run(self, batch: list[Sample], files: list[str]) -> None:
+    def _run(self, stream: Iterator[list[Sample]]) -> float:
+        """Forward and backward for each batch of the step, then the update. Gives the seconds of waiting for data."""
         factor = self.schedule(self.step, self.max_iter)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-        losses: Losses = self.model([sample.to(self.device, non_blocking=True) for sample in batch])
-        if not losses.terms:
-            raise ValueError("the model gave no loss term; is it in training mode?")
-        total = losses.total()
-        figures = {"total_loss": total, **losses.terms, **losses.metrics}
-        if total.device.type == "cpu" and not isfinite(total.item()):  # a GPU would have to be waited for
-            raise non_finite_loss(self.step, {n: float(v.detach()) for n, v in figures.items()}, files)
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        data_time, every, files = 0.0, [], []
+        for number in range(self.accumulate):
+            start = time.perf_counter()
+            batch = self._next(stream)
+            data_time += time.perf_counter() - start
+            names = [sample.file_name or str(sample.image_id) for sample in batch]
+            files += names
+            try:
+                every.append(self._backward(batch, names, last=number + 1 == self.accumulate))
+            except Exception:
+                logger.error("step %d failed on the batch %s", self.step, ", ".join(names))
+                raise
+        self.losses = mean_losses(every)
+        figures = {"total_loss": self.losses.total(), **self.losses.terms, **self.losses.metrics}
         if self.clip_grad_norm is not None:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             figures["grad_norm"] = nn.utils.clip_grad_norm_(parameters, self.clip_grad_norm)
         self.optimizer.step()
-        self.losses = Losses(
-            {n: v.detach() for n, v in losses.terms.items()}, {n: v.detach() for n, v in losses.metrics.items()}
-        )
         self.metrics.add(self.step, figures, files)
+        return data_time
+
+    def _next(self, stream: Iterator[list[Sample]]) -> list[Sample]:
+        batch = next(stream, None)
+        if batch is None:
+            raise ValueError(f"the batches ended after {self.step} steps; max_iter is {self.max_iter}")
+        self._restore_rng()
+        if not self._described and logger.isEnabledFor(logging.DEBUG):
+            logger.debug("the first batch\n%s", describe_batch(batch))
+        self._described = True
+        return batch
+
+    def _backward(self, batch: list[Sample], files: list[str], last: bool) -> Losses:
+        """Adds the gradients of one batch, of the step's ``accumulate``; gives its losses, detached."""
+        waits = not last and isinstance(self.model, nn.parallel.DistributedDataParallel)
+        with self.model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]  # talks once a step
+            losses: Losses = self.model([sample.to(self.device, non_blocking=True) for sample in batch])
+            if not losses.terms:
+                raise ValueError("the model gave no loss term; is it in training mode?")
+            total = losses.total()
+            if total.device.type == "cpu" and not isfinite(total.item()):  # a GPU would have to be waited for
+                figures = {**losses.terms, **losses.metrics}
+                raise non_finite_loss(self.step, {n: float(v.detach()) for n, v in figures.items()}, files)
+            (total / self.accumulate).backward()
+        return mean_losses([losses])
 
     def _after_train_quietly(self) -> None:
         """All hooks get to clean up, and none hides the exception that ended training."""

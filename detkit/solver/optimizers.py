@@ -52,6 +52,7 @@ class SGD(Optimizer, torch.optim.SGD):
         torch.optim.SGD.__init__(
             self, groups, lr=rules.lr, momentum=momentum, nesterov=nesterov, fused=_can_fuse(groups)
         )
+        self.register_step_pre_hook(_begin_momentum)
 
 
 @OPTIMIZERS.register()
@@ -88,6 +89,18 @@ class AdamW(Optimizer, torch.optim.AdamW):
         rules = GroupRules(lr * lr_scale, weight_decay, weight_decay_norm, weight_decay_bias, lr_factors=lr_factors)
         groups = parameter_groups(model, rules)
         torch.optim.AdamW.__init__(self, groups, lr=rules.lr, betas=betas, eps=eps, fused=_can_fuse(groups))
+
+
+def _begin_momentum(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Gives parameters that learn for the first time a running sum of nothing, which changes no step.
+
+    Torch's fused step makes the sums when none of a group has one yet, and fails where only some have: where a part
+    of the model begins to learn later than the rest.
+    """
+    learning = [p for g in optimizer.param_groups if g["momentum"] for p in g["params"] if p.grad is not None]
+    for parameter in learning:
+        if optimizer.state[parameter].get("momentum_buffer") is None:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _can_fuse(groups: list[dict[str, Any]]) -> bool | None:

@@ -6,10 +6,11 @@ from detkit.data.augmentations import (
     RandomCrop,
     RandomFlip,
     Resize,
+    ResizeAndPad,
     ResizeScale,
     ResizeShortestEdge,
 )
-from detkit.data.datasets import CocoInstances, Shapes
+from detkit.data.datasets import CocoInstances, ConcatDataset, Shapes
 from detkit.data.images import read_image
 from detkit.data.interfaces import AUGMENTATIONS, DATASETS, SAMPLERS, Augmentation, Dataset, Record, Sampler
 from detkit.data.loader import test_loader, train_loader
@@ -24,6 +25,7 @@ __all__ = [
     "Augmentation",
     "CocoInstances",
     "ColorJitter",
+    "ConcatDataset",
     "Dataset",
     "FixedSizeCrop",
     "Mapper",
@@ -32,6 +34,7 @@ __all__ = [
     "RandomFlip",
     "Record",
     "Resize",
+    "ResizeAndPad",
     "ResizeScale",
     "ResizeShortestEdge",
     "Sampler",

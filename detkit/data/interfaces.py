@@ -25,6 +25,10 @@ class Record:
         crowd: ``(A,)`` bool: a region of many objects; no target, but what lies on it is no mistake either.
         masks: A masks in the pixels of ``image``, or None where the dataset has boxes only.
         annotation_ids: ``(A,)`` int64, for messages.
+        window: ``(x1, y1, x2, y2)``: the part of ``image`` that holds the picture, where an augmentation padded it;
+            None: all of it.
+        active_classes: ``(K,)`` bool: the classes that the image's dataset labels, where some of the K come from
+            another dataset; None: all.
     """
 
     image: np.ndarray
@@ -36,6 +40,8 @@ class Record:
     crowd: np.ndarray
     masks: Masks | None
     annotation_ids: np.ndarray
+    window: tuple[int, int, int, int] | None = None
+    active_classes: np.ndarray | None = None
 
     def select(self, keep: np.ndarray) -> "Record":
         """The record with only the annotations where ``keep`` (A bools) is true."""
@@ -87,7 +93,7 @@ class Dataset:
 
 
 class Augmentation:
-    """A random change of a record that keeps image, boxes and masks in register."""
+    """A random change of a record that keeps image, boxes, masks and window in register."""
 
     def __init__(self) -> None:
         super().__init__()

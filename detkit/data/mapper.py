@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from detkit.data.interfaces import Augmentation, Dataset, Record
-from detkit.structures import Boxes, Instances, Sample
+from detkit.structures import Boxes, ImageInfo, Instances, MiniMasks, Sample
 
-MaskFormat = Literal["polygon", "bitmap"]
-"""How masks travel: as polygons where the data has them, or always as bitmaps."""
+MaskFormat = Literal["polygon", "bitmap", "mini"]
+"""How masks travel: as polygons where the data has them, or always as bitmaps, or as bitmaps inside their boxes."""
 
 MIN_SIDE = 1e-5
 """Pixels. A thinner box has no area in float32, and its logarithm would end the training."""
@@ -27,7 +27,9 @@ class Mapper:
         augmentations: applied in order.
         seed: the run's seed.
         mask_format: what the target's masks are; polygons are augmented as polygons either way.
+        mini_mask_size: side of the bitmaps of format ``mini``.
         train: drops crowds before the augmentations, which may then cut no object away that is none.
+        keep_crowd: crowds stay, flagged by the target's field ``crowd``.
     """
 
     def __init__(
@@ -37,43 +39,59 @@ class Mapper:
         *,
         seed: int = 0,
         mask_format: MaskFormat = "polygon",
+        mini_mask_size: int = 56,
         train: bool = True,
+        keep_crowd: bool = False,
     ):
         self.dataset, self.augmentations = dataset, tuple(augmentations)
-        self.seed, self.mask_format, self.train = seed, mask_format, train
+        self.seed, self.mask_format, self.mini_mask_size = seed, mask_format, mini_mask_size
+        self.train, self.keep_crowd = train, keep_crowd
 
     def __call__(self, epoch: int, index: int) -> Sample:
         """The image ``index`` as it is seen in ``epoch``. Raises DataError where it cannot be read."""
         record = self.dataset[index]
-        if self.train:
+        if self.train and not self.keep_crowd:
             record = record.select(~record.crowd)
         rng = np.random.default_rng((self.seed, epoch, index))
         for augmentation in self.augmentations:
             record = augmentation(record, rng)
-        return to_sample(record, self.mask_format)
+        return to_sample(record, self.mask_format, mini_mask_size=self.mini_mask_size, keep_crowd=self.keep_crowd)
 
 
-def to_sample(record: Record, mask_format: MaskFormat = "polygon") -> Sample:
+def to_sample(
+    record: Record, mask_format: MaskFormat = "polygon", *, mini_mask_size: int = 56, keep_crowd: bool = False
+) -> Sample:
     """The record as a sample, with a target in the pixels of the image.
 
     The target holds every annotation but the crowds and those of which the augmentations have left nothing: no box, or
-    no pixel of the mask.
+    no pixel of the mask. With ``keep_crowd`` it holds the crowds too, and a field ``crowd`` that says which they are.
+
+    Args:
+        record: after its augmentations.
+        mask_format: what the target's masks are.
+        mini_mask_size: side of the bitmaps of format ``mini``.
+        keep_crowd: whether crowds stay.
     """
-    targets = record.select(~record.crowd) if record.crowd.any() else record
+    targets = record.select(~record.crowd) if record.crowd.any() and not keep_crowd else record
     height, width = record.image.shape[:2]
     fields: dict[str, Any] = {
         "boxes": Boxes(torch.from_numpy(np.ascontiguousarray(targets.boxes, dtype=np.float32))),
         "classes": torch.from_numpy(np.ascontiguousarray(targets.classes, dtype=np.int64)),
     }
-    if targets.masks is not None:
-        fields["masks"] = targets.masks.bitmaps() if mask_format == "bitmap" else targets.masks
+    if keep_crowd:
+        fields["crowd"] = torch.from_numpy(np.ascontiguousarray(targets.crowd, dtype=bool))
     keep = fields["boxes"].nonempty(MIN_SIDE)
-    if "masks" in fields:
-        keep &= fields["masks"].areas() > 0
+    if targets.masks is not None:
+        masks = targets.masks.bitmaps() if mask_format == "bitmap" else targets.masks
+        keep &= masks.areas() > 0
+        fields["masks"] = MiniMasks.of(masks, mini_mask_size) if mask_format == "mini" else masks
+    active = None if record.active_classes is None else torch.from_numpy(np.array(record.active_classes, dtype=bool))
     return Sample(
         image=torch.from_numpy(np.array(record.image.transpose(2, 0, 1), order="C")),
         original_size=record.original_size,
         image_id=record.image_id,
         file_name=record.file_name,
-        target=Instances((height, width), **fields)[keep],
+        target=Instances((height, width), info=ImageInfo(record.window, active), **fields)[keep],
+        window=record.window,
+        active_classes=active,
     )

@@ -79,14 +79,8 @@ def crop_record(record: Record, x: int, y: int, height: int, width: int, pad_val
 
     Boxes become those of the visible masks, or are cut where there are no masks; what is empty then is dropped.
     """
-    image = record.image
-    h, w = image.shape[:2]
+    h, w = record.image.shape[:2]
     x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + width, w), min(y + height, h)
-    if (x1, y1, x2, y2) == (x, y, x + width, y + height):
-        window = image[y1:y2, x1:x2]
-    else:
-        window = np.full((height, width, image.shape[2]), pad_value, image.dtype)
-        window[y1 - y : max(y1, y2) - y, x1 - x : max(x1, x2) - x] = image[y1 : max(y1, y2), x1 : max(x1, x2)]
     limits = np.array([x1, y1, max(x1, x2), max(y1, y2)], np.float32)
     corner = np.array([x, y, x, y], np.float32)
     cut = np.clip(record.boxes, limits[[0, 1, 0, 1]], limits[[2, 3, 2, 3]]) - corner
@@ -94,5 +88,43 @@ def crop_record(record: Record, x: int, y: int, height: int, width: int, pad_val
     if masks is not None:
         whole = (cut == record.boxes - corner).all(1)  # nothing of it was cut off: keep the box as annotated
         cut = np.where(whole[:, None], cut, masks.boxes().numpy())
-    out = dataclasses.replace(record, image=window, boxes=cut.astype(np.float32), masks=masks)
+    out = dataclasses.replace(
+        record,
+        image=_crop_image(record.image, x, y, height, width, pad_value),
+        boxes=cut.astype(np.float32),
+        masks=masks,
+        window=_crop_window(record, x, y, height, width),
+    )
     return out.select((out.boxes[:, 2] > out.boxes[:, 0]) & (out.boxes[:, 3] > out.boxes[:, 1]))
+
+
+def pad_record(record: Record, x: int, y: int, height: int, width: int, pad_value: int = 0) -> Record:
+    """The record with its image at (x, y) in a larger one of ``(height, width)``; nothing of it is cut or dropped."""
+    return dataclasses.replace(
+        record,
+        image=_crop_image(record.image, -x, -y, height, width, pad_value),
+        boxes=record.boxes + np.array([x, y, x, y], np.float32),
+        masks=None if record.masks is None else record.masks.crop(-x, -y, height, width),
+        window=_crop_window(record, -x, -y, height, width),
+    )
+
+
+def _crop_image(image: np.ndarray, x: int, y: int, height: int, width: int, pad_value: int) -> np.ndarray:
+    h, w = image.shape[:2]
+    x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + width, w), min(y + height, h)
+    if (x1, y1, x2, y2) == (x, y, x + width, y + height):
+        return image[y1:y2, x1:x2]
+    x2, y2 = max(x1, x2), max(y1, y2)
+    out = np.full((height, width, image.shape[2]), pad_value, image.dtype)
+    out[y1 - y : y2 - y, x1 - x : x2 - x] = image[y1:y2, x1:x2]
+    return out
+
+
+def _crop_window(record: Record, x: int, y: int, height: int, width: int) -> tuple[int, int, int, int] | None:
+    """Where the picture lies in a crop; None where it fills it. Without any of the picture the window is empty."""
+    h, w = record.image.shape[:2]
+    x1, y1, x2, y2 = record.window or (0, 0, w, h)
+    left, right = (min(max(side - x, 0), width) for side in (x1, x2))
+    top, bottom = (min(max(side - y, 0), height) for side in (y1, y2))
+    whole = (left, top, right, bottom) == (0, 0, width, height)
+    return None if whole and record.window is None else (left, top, right, bottom)

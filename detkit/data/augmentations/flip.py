@@ -27,12 +27,14 @@ class RandomFlip(Augmentation):
         if rng.random() >= self.prob:
             return record
         height, width = record.image.shape[:2]
-        boxes = record.boxes.copy()
+        boxes, window = record.boxes.copy(), record.window
         if self.direction == "horizontal":
             image = record.image[:, ::-1]
             boxes[:, [0, 2]] = width - record.boxes[:, [2, 0]]
+            window = None if window is None else (width - window[2], window[1], width - window[0], window[3])
         else:
             image = record.image[::-1]
             boxes[:, [1, 3]] = height - record.boxes[:, [3, 1]]
+            window = None if window is None else (window[0], height - window[3], window[2], height - window[1])
         masks = None if record.masks is None else record.masks.flip(self.direction)
-        return dataclasses.replace(record, image=np.ascontiguousarray(image), boxes=boxes, masks=masks)
+        return dataclasses.replace(record, image=np.ascontiguousarray(image), boxes=boxes, masks=masks, window=window)

@@ -97,16 +97,22 @@ def shortest_edge_size(size: tuple[int, ...], short_edge: int, max_size: int) ->
 
 
 def resize_record(record: Record, size: tuple[int, int]) -> Record:
-    """The record with its image, boxes and masks resized to ``(height, width)``."""
+    """The record with its image, boxes, masks and window resized to ``(height, width)``."""
     height, width = record.image.shape[:2]
     if (height, width) == tuple(size):
         return record
-    factor = np.array([size[1] / width, size[0] / height] * 2, np.float32)
+    scale_x, scale_y = size[1] / width, size[0] / height
+    factor = np.array([scale_x, scale_y] * 2, np.float32)
+    window = record.window
+    if window is not None:
+        x1, y1, x2, y2 = window
+        window = (round(x1 * scale_x), round(y1 * scale_y), round(x2 * scale_x), round(y2 * scale_y))
     return dataclasses.replace(
         record,
         image=resize_image(record.image, size),
         boxes=record.boxes * factor,
         masks=None if record.masks is None else record.masks.resize(size),
+        window=window,
     )
 
 

@@ -1,0 +1,98 @@
+"""ConcatDataset: several datasets as one."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from detkit.config import Recipe
+from detkit.data.datasets.annotations import coco_categories
+from detkit.data.flat import offsets
+from detkit.data.interfaces import DATASETS, Dataset, Record
+
+
+@DATASETS.register()
+class ConcatDataset(Dataset):
+    """The images of several datasets, one after the other; its classes are theirs together.
+
+    A class is known by its name: classes of the same name are one. They are numbered in the order in which they first
+    appear. Datasets need not label the same classes: each record's ``active_classes`` says which classes its own
+    dataset labels, and models leave the others out of that image's classification loss. (Evaluation knows nothing of
+    it: a detection of a class that an image's dataset does not label counts as wrong.)
+
+    Ids stay unique: image 17 of the second dataset has the id ``"1-17"`` (datasets count from 0), and of D datasets,
+    annotation a of number d has the id ``a * D + d``, in the records and in ``coco()`` alike.
+
+    Args:
+        datasets: what is put together, in order. A dataset that stands there twice is seen twice as often.
+
+    Raises:
+        ValueError: there are no datasets.
+    """
+
+    def __init__(self, *, datasets: tuple[Recipe[Dataset], ...]):
+        super().__init__()
+        if not datasets:
+            raise ValueError("ConcatDataset.datasets: expected at least one dataset, got none")
+        self.datasets = tuple(recipe() for recipe in datasets)
+        names = [name for dataset in self.datasets for name in dataset.class_names]
+        self.class_names = tuple(dict.fromkeys(names))
+        index = {name: i for i, name in enumerate(self.class_names)}
+        self._classes = [np.array([index[n] for n in dataset.class_names], np.int64) for dataset in self.datasets]
+        self._starts = offsets(len(dataset) for dataset in self.datasets)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """Which dataset an image is of, and its index there."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return number, index - int(self._starts[number])
+
+    def _annotation_id(self, number: int, annotation_id: Any) -> Any:
+        return annotation_id * len(self.datasets) + number
+
+    def __getitem__(self, index: int) -> Record:
+        number, inner = self._place(index)
+        record, classes = self.datasets[number][inner], self._classes[number]
+        active = np.zeros(len(self.class_names), bool)
+        active[classes if record.active_classes is None else classes[record.active_classes]] = True
+        return dataclasses.replace(
+            record,
+            image_id=f"{number}-{record.image_id}",
+            classes=classes[record.classes],
+            annotation_ids=self._annotation_id(number, record.annotation_ids),
+            active_classes=active,
+        )
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """``(height, width)``, as the image's own dataset gives it."""
+        number, inner = self._place(index)
+        return self.datasets[number].image_size(inner)
+
+    def coco(self) -> dict[str, Any]:
+        """The ground truth of all datasets in COCO's form, with the ids of the records."""
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for number, (dataset, classes) in enumerate(zip(self.datasets, self._classes)):
+            own = dataset.coco()
+            images += [{**image, "id": f"{number}-{image['id']}"} for image in own["images"]]
+            annotations += [
+                {
+                    **entry,
+                    "id": self._annotation_id(number, entry["id"]),
+                    "image_id": f"{number}-{entry['image_id']}",
+                    "category_id": int(classes[entry["category_id"] - 1]) + 1,
+                }
+                for entry in own["annotations"]
+            ]
+        categories = coco_categories(self.class_names)
+        return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+
+    def summary(self) -> str:
+        """How many images and classes there are together, and the summary of each dataset."""
+        first = f"{len(self.datasets)} datasets with {len(self)} images and {len(self.class_names)} classes together"
+        parts = [f"dataset {number}: {dataset.summary()}" for number, dataset in enumerate(self.datasets)]
+        return "\n\n".join([first, *parts])

@@ -2,6 +2,7 @@
 
 from detkit.layers.conv import ConvNorm, c2_msra_fill, c2_xavier_fill
 from detkit.layers.crop_and_resize import crop_and_resize
+from detkit.layers.deform_conv import DeformConvNorm
 from detkit.layers.nms import nms_by_group
 from detkit.layers.norm import FrozenBatchNorm2d, NormName, freeze, frozen_copy, make_norm, replace_modules
 from detkit.layers.paste import paste_masks
@@ -11,6 +12,7 @@ from detkit.layers.shape_spec import ShapeSpec
 
 __all__ = [
     "ConvNorm",
+    "DeformConvNorm",
     "FrozenBatchNorm2d",
     "NormName",
     "SamePad2d",

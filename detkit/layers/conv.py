@@ -63,18 +63,21 @@ class ConvNorm(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` -> ``(N, out_channels, H', W')``."""
+        return self.finish(
+            lambda weight, bias: F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        )
+
+    def finish(self, convolve: Callable[[Tensor, Tensor | None], Tensor]) -> Tensor:
+        """What ``convolve(weight, bias)`` gives, with norm and activation; a frozen norm is in the weights."""
         if isinstance(self.norm, FrozenBatchNorm2d):
             scale, shift = self.norm.scale_shift()
             bias = shift if self.bias is None else self.bias * scale + shift
-            x = self._convolve(x, self.weight * scale[:, None, None, None], bias)
+            x = convolve(self.weight * scale[:, None, None, None], bias)
         else:
-            x = self._convolve(x, self.weight, self.bias)
+            x = convolve(self.weight, self.bias)
             if self.norm is not None:
                 x = self.norm(x)
         return x if self.activation is None else self.activation(x)
-
-    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 __all__ = ["ConvNorm", "c2_msra_fill", "c2_xavier_fill"]

@@ -1,6 +1,7 @@
 """Backbones: image to feature maps."""
 
+from detkit.modeling.backbones.residual import BottleneckStage, DeformConv
 from detkit.modeling.backbones.resnet import ResNet, ResNeXt
 from detkit.modeling.backbones.torchvision import TorchvisionBackbone
 
-__all__ = ["ResNeXt", "ResNet", "TorchvisionBackbone"]
+__all__ = ["BottleneckStage", "DeformConv", "ResNeXt", "ResNet", "TorchvisionBackbone"]

@@ -1,11 +1,86 @@
-"""Residual blocks (He 2015), and how a network is laid out with them."""
+"""Residual blocks (He 2015)."""
 
 import dataclasses
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.layers import ConvNorm, NormName
+from detkit.layers import ConvNorm, DeformConvNorm, NormName
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvStyle:
+    """What all convolutions of a network have in common.
+
+    Args:
+        norm: after each convolution.
+        norm_eps: added to the norm's variance.
+        bias: whether convolutions have a bias beside their norm.
+
+    Raises:
+        ValueError: a negative ``norm_eps``.
+    """
+
+    norm: NormName
+    norm_eps: float = 1e-5
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.norm_eps >= 0:
+            raise ValueError(f"norm_eps: expected at least 0, got {self.norm_eps}")
+
+    def conv(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        relu: bool = True,
+        kind: type[ConvNorm] = ConvNorm,
+    ) -> ConvNorm:
+        """A convolution of this style."""
+        return kind(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            dilation=dilation,
+            groups=groups,
+            bias=self.bias,
+            norm=self.norm,
+            norm_eps=self.norm_eps,
+            activation=nn.ReLU(inplace=True) if relu else None,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class DeformConv:
+    """Deformable 3x3 convolutions in bottlenecks (Dai et al. 2017, arXiv:1703.06211).
+
+    Args:
+        stages: those that have them, of res2, res3, res4, res5.
+        modulated: whether each tap is weighted too (Zhu et al. 2018, arXiv:1811.11168).
+        num_groups: groups of channels with offsets of their own.
+
+    Raises:
+        ValueError: no stage, or fewer than one group.
+    """
+
+    stages: tuple[str, ...]
+    modulated: bool = False
+    num_groups: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError(
+                "deform.stages: expected some of res2, res3, res4, res5, got none; for none set deform: null"
+            )
+        if self.num_groups < 1:
+            raise ValueError(f"deform.num_groups: expected at least 1, got {self.num_groups}")
 
 
 class ResidualBlock(nn.Module):
@@ -15,14 +90,14 @@ class ResidualBlock(nn.Module):
         in_channels: channels in.
         out_channels: channels out.
         stride: of the block.
-        norm: after each convolution.
+        style: of the convolutions.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int, norm: NormName):
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int, style: ConvStyle):
         super().__init__()
         self.out_channels = out_channels
         same = in_channels == out_channels and stride == 1
-        self.shortcut = None if same else ConvNorm(in_channels, out_channels, 1, stride=stride, norm=norm)
+        self.shortcut = None if same else style.conv(in_channels, out_channels, 1, stride=stride, relu=False)
 
     def body(self, x: Tensor) -> Tensor:
         """The residual function."""
@@ -38,10 +113,10 @@ class ResidualBlock(nn.Module):
 class BasicBlock(ResidualBlock):
     """Two 3x3 convolutions; the first one strides."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int, norm: NormName):
-        super().__init__(in_channels, out_channels, stride=stride, norm=norm)
-        self.conv1 = ConvNorm(in_channels, out_channels, 3, stride=stride, norm=norm, activation=nn.ReLU(inplace=True))
-        self.conv2 = ConvNorm(out_channels, out_channels, 3, norm=norm)
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int, style: ConvStyle):
+        super().__init__(in_channels, out_channels, stride=stride, style=style)
+        self.conv1 = style.conv(in_channels, out_channels, 3, stride=stride)
+        self.conv2 = style.conv(out_channels, out_channels, 3, relu=False)
 
     def body(self, x: Tensor) -> Tensor:
         """See ``ResidualBlock.body``."""
@@ -49,17 +124,23 @@ class BasicBlock(ResidualBlock):
 
 
 class BottleneckBlock(ResidualBlock):
-    """1x1, 3x3 and 1x1 convolutions; the 3x3 one, on fewer channels, may be grouped or dilated.
+    """1x1, 3x3 and 1x1 convolutions; the 3x3 one, on fewer channels, may be grouped, dilated or deformable.
+
+    The offsets of a deformable one are ``conv2_offset`` of its input: a 3x3 convolution that starts at zero.
 
     Args:
         in_channels: channels in.
         out_channels: channels out.
         bottleneck_channels: channels of the 3x3 convolution.
         stride: of the block.
-        norm: after each convolution.
+        style: of the convolutions.
         stride_in_1x1: whether the first 1x1 convolution strides, not the 3x3 one.
         num_groups: groups of the 3x3 convolution.
         dilation: of the 3x3 convolution.
+        deform: makes the 3x3 convolution a deformable one; None for a plain one.
+
+    Raises:
+        ValueError: the groups of ``deform`` do not divide the channels.
     """
 
     def __init__(
@@ -69,100 +150,87 @@ class BottleneckBlock(ResidualBlock):
         *,
         bottleneck_channels: int,
         stride: int,
-        norm: NormName,
+        style: ConvStyle,
         stride_in_1x1: bool,
         num_groups: int = 1,
         dilation: int = 1,
+        deform: DeformConv | None = None,
     ):
-        super().__init__(in_channels, out_channels, stride=stride, norm=norm)
+        super().__init__(in_channels, out_channels, stride=stride, style=style)
         stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
-        inner, relu = bottleneck_channels, nn.ReLU(inplace=True)
-        self.conv1 = ConvNorm(in_channels, inner, 1, stride=stride_1x1, norm=norm, activation=relu)
-        self.conv2 = ConvNorm(
-            inner, inner, 3, stride=stride_3x3, dilation=dilation, groups=num_groups, norm=norm, activation=relu
-        )
-        self.conv3 = ConvNorm(inner, out_channels, 1, norm=norm)
+        inner = bottleneck_channels
+        self.conv1 = style.conv(in_channels, inner, 1, stride=stride_1x1)
+        self.modulated = deform is not None and deform.modulated
+        self.conv2_offset = None if deform is None else _offsets(inner, stride_3x3, dilation, deform)
+        kind = ConvNorm if deform is None else DeformConvNorm
+        self.conv2 = style.conv(inner, inner, 3, stride=stride_3x3, dilation=dilation, groups=num_groups, kind=kind)
+        self.conv3 = style.conv(inner, out_channels, 1, relu=False)
 
     def body(self, x: Tensor) -> Tensor:
         """See ``ResidualBlock.body``."""
-        return self.conv3(self.conv2(self.conv1(x)))
+        x = self.conv1(x)
+        if self.conv2_offset is None:
+            return self.conv3(self.conv2(x))
+        offset, mask = self.conv2_offset(x), None
+        if self.modulated:
+            down_or_right = offset.shape[1] // 3 * 2
+            offset, mask = offset[:, :down_or_right], offset[:, down_or_right:].sigmoid()
+        return self.conv3(self.conv2(x, offset, mask))
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
-    """Which blocks a network is made of.
+class BottleneckStage:
+    """A stage of bottlenecks that stands alone, such as the res5 of RoI heads. By default a ResNet-50's, 101's, 152's.
 
     Args:
-        depth: 18 and 34 are basic blocks, 50, 101 and 152 bottlenecks.
-        norm: after each convolution.
-        width: channels of the stem. res2 gives as many, or four times as many with bottlenecks.
-        stride_in_1x1: see ``BottleneckBlock``.
-        num_groups: see ``BottleneckBlock``.
-        width_per_group: channels of a group in res2.
-        res5_dilation: 2 to dilate res5 where it would stride.
+        num_blocks: blocks one after the other.
+        norm: normalisation after each convolution.
+        num_groups: groups of each 3x3 convolution; 1 for a ResNet, more for a ResNeXt.
+        width_per_group: channels of a group in res2; res5 has eight times as many.
+        stride_in_1x1: where the first block strides: true for its first 1x1 convolution, false for the 3x3 one.
+        stride: of the stage.
 
     Raises:
-        ValueError: a depth without a layout, a number below 1, or a dilated basic block.
+        ValueError: a number below 1.
     """
 
-    depth: int
-    norm: NormName
-    width: int
-    stride_in_1x1: bool
-    num_groups: int
-    width_per_group: int
-    res5_dilation: int
+    num_blocks: int = 3
+    norm: NormName = "FrozenBN"
+    num_groups: int = 1
+    width_per_group: int = 64
+    stride_in_1x1: bool = True
+    stride: int = 2
 
     def __post_init__(self) -> None:
-        if self.depth not in NUM_BLOCKS:
-            raise ValueError(f"depth: expected one of {', '.join(map(str, NUM_BLOCKS))}, got {self.depth}")
-        for name in ("width", "num_groups", "width_per_group"):
+        for name in ("num_blocks", "num_groups", "width_per_group", "stride"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        if self.res5_dilation not in (1, 2):
-            raise ValueError(f"res5_dilation: expected 1 or 2, got {self.res5_dilation}")
-        if self.res5_dilation == 2 and not self.bottleneck:
-            raise ValueError(f"res5_dilation: 2 needs bottlenecks (depth 50 or more), and the depth is {self.depth}")
 
-    @property
-    def bottleneck(self) -> bool:
-        """Whether the blocks are bottlenecks."""
-        return self.depth >= 50
-
-    def stride(self, stage: int) -> int:
-        """Stride of ``res{stage}`` relative to the stage before."""
-        return 1 if stage == 2 or self._dilation(stage) > 1 else 2
-
-    def out_channels(self, stage: int) -> int:
-        """Channels that ``res{stage}`` gives."""
-        return self.width * 2 ** (stage - 2) * (4 if self.bottleneck else 1)
-
-    def stage(self, stage: int, in_channels: int) -> nn.Sequential:
-        """The blocks of ``res{stage}``."""
-        blocks = []
-        for n in range(NUM_BLOCKS[self.depth][stage - 2]):
-            blocks.append(self._block(stage, in_channels, self.stride(stage) if n == 0 else 1))
-            in_channels = self.out_channels(stage)
+    def build(self, in_channels: int) -> nn.Sequential:
+        """The stage: ``(N, in_channels, H, W)`` -> ``(N, 2 * in_channels, H/stride, W/stride)``."""
+        out_channels = 2 * in_channels
+        blocks = [
+            BottleneckBlock(
+                out_channels if n else in_channels,
+                out_channels,
+                bottleneck_channels=self.num_groups * self.width_per_group * 8,
+                stride=1 if n else self.stride,
+                style=ConvStyle(self.norm),
+                stride_in_1x1=self.stride_in_1x1,
+                num_groups=self.num_groups,
+            )
+            for n in range(self.num_blocks)
+        ]
         return nn.Sequential(*blocks)
 
-    def _block(self, stage: int, in_channels: int, stride: int) -> ResidualBlock:
-        out_channels = self.out_channels(stage)
-        if not self.bottleneck:
-            return BasicBlock(in_channels, out_channels, stride=stride, norm=self.norm)
-        return BottleneckBlock(
-            in_channels,
-            out_channels,
-            bottleneck_channels=self.num_groups * self.width_per_group * 2 ** (stage - 2),
-            stride=stride,
-            norm=self.norm,
-            stride_in_1x1=self.stride_in_1x1,
-            num_groups=self.num_groups,
-            dilation=self._dilation(stage),
-        )
 
-    def _dilation(self, stage: int) -> int:
-        return self.res5_dilation if stage == 5 else 1
-
-
-NUM_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-"""Depth -> number of blocks of res2, res3, res4, res5."""
+def _offsets(channels: int, stride: int, dilation: int, deform: DeformConv) -> nn.Conv2d:
+    """The convolution that says where a 3x3 kernel's taps go, and how much they weigh: at first nowhere, one half."""
+    if channels % deform.num_groups:
+        raise ValueError(f"deform.num_groups: {deform.num_groups} groups do not divide {channels} channels")
+    numbers = 9 * deform.num_groups * (3 if deform.modulated else 2)
+    conv = nn.Conv2d(channels, numbers, 3, stride=stride, padding=dilation, dilation=dilation)
+    with torch.no_grad():
+        for parameter in conv.parameters():
+            parameter.zero_()
+    return conv

@@ -5,23 +5,42 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.layers import ConvNorm, NormName, ShapeSpec, freeze
-from detkit.modeling.backbones.residual import Layout
+from detkit.layers import NormName, ShapeSpec, freeze, same_pad
+from detkit.modeling.backbones.layout import STAGES, Layout
+from detkit.modeling.backbones.residual import ConvStyle, DeformConv
 from detkit.modeling.interfaces import BACKBONES, Backbone, Features
 
-STAGES = ("res2", "res3", "res4", "res5")
+StemPool = Literal["default", "same"]
+"""How the stem's max pooling is padded; see ``Stem``."""
 
 
 class Stem(nn.Module):
-    """7x7 convolution and 3x3 max pooling, each of stride 2: ``(N, C, H, W)`` -> ``(N, width, H/4, W/4)``."""
+    """7x7 convolution and 3x3 max pooling, each of stride 2: ``(N, C, H, W)`` -> ``(N, width, H/4, W/4)``.
 
-    def __init__(self, in_channels: int, width: int, norm: NormName):
+    Args:
+        in_channels: channels of the images.
+        width: channels out.
+        style: of the convolution.
+        pool: "default" pads the pooling by one pixel all around, "same" as TensorFlow does: for even sides at the right
+            and at the bottom alone, so its windows lie a pixel further there.
+
+    Raises:
+        ValueError: another kind of padding.
+    """
+
+    def __init__(self, in_channels: int, width: int, style: ConvStyle, pool: StemPool):
         super().__init__()
-        self.conv1 = ConvNorm(in_channels, width, 7, stride=2, norm=norm, activation=nn.ReLU(inplace=True))
+        if pool not in ("default", "same"):
+            raise ValueError(f"stem_pool: expected 'default' or 'same', got {pool!r}")
+        self.conv1 = style.conv(in_channels, width, 7, stride=2)
+        self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
         """Images to the map that res2 starts from."""
-        return F.max_pool2d(self.conv1(x), kernel_size=3, stride=2, padding=1)
+        x = self.conv1(x)
+        if self.pool == "same":  # zeros never win: what comes from a ReLU is no less
+            return F.max_pool2d(same_pad(x, 3, 2), kernel_size=3, stride=2)
+        return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
 
 
 @BACKBONES.register()
@@ -42,9 +61,15 @@ class ResNet(Backbone):
         out_features: the maps to give, of res2, res3, res4, res5.
         res5_dilation: 2 for a res5 of stride 16 with dilated convolutions (bottlenecks only).
         width: channels of the stem; the stages have 1, 2, 4, 8 times as many (times 4 with bottlenecks).
+        conv_bias: whether convolutions have a bias beside their norm (matterport's Mask R-CNN).
+        norm_eps: added to the variance of every norm.
+        stem_pool: padding of the stem's max pooling: default, one pixel all around, or same, as TensorFlow pads: for
+            even sides at the right and at the bottom alone (matterport's Mask R-CNN).
+        deform: stages with deformable convolutions (bottlenecks only); null for none.
 
     Raises:
-        ValueError: an unknown map, no map, ``freeze_at`` outside 0..5, a width below 1, or a dilated basic block.
+        ValueError: an unknown map, no map, ``freeze_at`` outside 0..5, a width below 1, a negative ``norm_eps``, a
+            dilated or deformable basic block, or a deformable stage that is not built.
     """
 
     def __init__(
@@ -58,30 +83,47 @@ class ResNet(Backbone):
         out_features: tuple[str, ...] = ("res2", "res3", "res4", "res5"),
         res5_dilation: Literal[1, 2] = 1,
         width: int = 64,
+        conv_bias: bool = False,
+        norm_eps: float = 1e-5,
+        stem_pool: StemPool = "default",
+        deform: DeformConv | None = None,
     ):
         super().__init__(input_shape)
         layout = Layout(
             depth=depth,
-            norm=norm,
+            style=ConvStyle(norm, norm_eps, conv_bias),
             width=width,
             stride_in_1x1=stride_in_1x1,
             num_groups=1,
             width_per_group=width,
             res5_dilation=res5_dilation,
+            deform=deform,
         )
-        self._build(input_shape, layout, freeze_at, out_features)
+        self._build(input_shape, layout, stem_pool, freeze_at, out_features)
 
-    def _build(self, input_shape: ShapeSpec, layout: Layout, freeze_at: int, out_features: tuple[str, ...]) -> None:
+    def _build(
+        self,
+        input_shape: ShapeSpec,
+        layout: Layout,
+        stem_pool: StemPool,
+        freeze_at: int,
+        out_features: tuple[str, ...],
+    ) -> None:
         unknown = [name for name in out_features if name not in STAGES]
         if unknown or not out_features:
             raise ValueError(f"out_features: expected some of {', '.join(STAGES)}, got {list(out_features)}")
         if not 0 <= freeze_at <= 5:
             raise ValueError(f"freeze_at: expected 0 (nothing) to 5 (everything), got {freeze_at}")
-        self.stem = Stem(input_shape.channels, layout.width, layout.norm)
+        built = STAGES[: max(map(STAGES.index, out_features)) + 1]
+        for name in () if layout.deform is None else layout.deform.stages:
+            if name not in built:
+                raise ValueError(
+                    f"deform.stages: expected some of the stages that are built, {', '.join(built)}, got {name!r}"
+                )
+        self.stem = Stem(input_shape.channels, layout.width, layout.style, stem_pool)
         self.output_shape = {}
         channels, stride = layout.width, input_shape.stride * 4
-        for stage in range(2, max(int(name[3:]) for name in out_features) + 1):
-            name = f"res{stage}"
+        for stage, name in enumerate(built, start=2):
             self.add_module(name, layout.stage(stage, channels))
             channels, stride = layout.out_channels(stage), stride * layout.stride(stage)
             if name in out_features:
@@ -121,6 +163,11 @@ class ResNeXt(ResNet):
             (the original, Detectron2's X-101 and torchvision's).
         out_features: the maps to give, of res2, res3, res4, res5.
         res5_dilation: 2 for a res5 of stride 16 with dilated convolutions.
+        conv_bias: whether convolutions have a bias beside their norm (matterport's Mask R-CNN).
+        norm_eps: added to the variance of every norm.
+        stem_pool: padding of the stem's max pooling: default, one pixel all around, or same, as TensorFlow pads: for
+            even sides at the right and at the bottom alone (matterport's Mask R-CNN).
+        deform: stages with deformable convolutions (their 3x3 ones); null for none.
 
     Raises:
         ValueError: as for ``ResNet``, or fewer than one group or channel.
@@ -138,15 +185,20 @@ class ResNeXt(ResNet):
         stride_in_1x1: bool = False,
         out_features: tuple[str, ...] = ("res2", "res3", "res4", "res5"),
         res5_dilation: Literal[1, 2] = 1,
+        conv_bias: bool = False,
+        norm_eps: float = 1e-5,
+        stem_pool: StemPool = "default",
+        deform: DeformConv | None = None,
     ):
         Backbone.__init__(self, input_shape)
         layout = Layout(
             depth=depth,
-            norm=norm,
+            style=ConvStyle(norm, norm_eps, conv_bias),
             width=64,
             stride_in_1x1=stride_in_1x1,
             num_groups=num_groups,
             width_per_group=width_per_group,
             res5_dilation=res5_dilation,
+            deform=deform,
         )
-        self._build(input_shape, layout, freeze_at, out_features)
+        self._build(input_shape, layout, stem_pool, freeze_at, out_features)

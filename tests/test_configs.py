@@ -49,9 +49,10 @@ def test_every_model_builds(path):
     with torch.device("meta"):
         model = exp.build_model(num_classes=80)
     assert sum(p.numel() for p in model.parameters()) > 100_000
-    assert exp.solver.schedule()(0, exp.solver.max_iter or 1000) < 0.1
+    warmed_up = exp.solver.schedule.kwargs["warmup_iters"] == 0  # as matterport's, which begins at its full rate
+    assert (exp.solver.schedule()(0, exp.solver.max_iter or 1000) < 0.1) != warmed_up
     prefixes = {name.split(".")[0] for name, _ in model.named_parameters()}
-    assert prefixes == {"backbone", "neck", "proposal_generator", "roi_heads"}
+    assert prefixes == {"backbone", "proposal_generator", "roi_heads"} | ({"neck"} if model.neck else set())
 
 
 def test_detectron2s_schedules():

@@ -99,7 +99,7 @@ def test_top_block(cls):
 def test_anchor_generator(cls):
     generator = cls([ShapeSpec(4, 8), ShapeSpec(4, 16)], sizes=((16.0,), (32.0,)))
     maps = [torch.zeros(1, 4, 6, 5), torch.zeros(1, 4, 3, 3)]
-    assert [len(a) for a in generator(maps)] == [
+    assert [len(a) for a in generator(maps, (48, 40))] == [
         n * m.shape[2] * m.shape[3] for n, m in zip(generator.num_anchors, maps)
     ]
 
@@ -117,12 +117,12 @@ def test_box_loss(cls):
     reference = torch.tensor([[0.0, 0, 10, 10], [5, 5, 20, 30]])
     gt = reference + torch.tensor([[1.0, 2, 3, 4]])
     right = coder.encode(reference, gt)
-    assert loss(coder, right, reference, gt) == pytest.approx(0, abs=1e-4)
+    assert loss(coder, right, reference, gt, 2) == pytest.approx(0, abs=1e-4)
     wrong = torch.zeros(2, 4, requires_grad=True)
-    loss(coder, wrong, reference, gt).backward()
-    assert loss(coder, wrong, reference, gt) > 0.1
+    loss(coder, wrong, reference, gt, 2).backward()
+    assert loss(coder, wrong, reference, gt, 2) > 0.1
     assert wrong.grad.abs().sum() > 0
-    assert loss(coder, right[:0], reference[:0], gt[:0]) == 0
+    assert loss(coder, right[:0], reference[:0], gt[:0], 2) == 0
 
 
 @pytest.mark.parametrize("cls", registered("proposal generator"), ids=names)
@@ -179,7 +179,8 @@ def test_mask_paster(cls):
 
 @pytest.mark.parametrize("cls", registered("box head"), ids=names)
 def test_box_head(cls):
-    head = cls(PYRAMID, 3, pooler=partial(RoIAlignPooler, output_size=7), fc_dims=(16,), score_thresh=0.0)
+    width = {"fc_dims": (16,)} if "fc_dims" in options(cls) else {"conv_dim": 16}
+    head = cls(PYRAMID, 3, pooler=partial(RoIAlignPooler, output_size=7), score_thresh=0.0, **width)
     losses = head.loss(features(), [matched(), matched(1)])
     losses.total().backward()
     before = [target(), target(0)]
@@ -204,14 +205,31 @@ def test_mask_head(cls):
     assert len(out[1].mask_probs) == 0
 
 
+@pytest.mark.parametrize("cls", registered("input resize"), ids=names)
+def test_input_resize(cls):
+    resize, t = cls(), target()
+    image, resized = resize(torch.randn(3, 64, 64), t, training=True)
+    assert resized.image_size == tuple(image.shape[-2:])
+    scale = image.shape[-1] / 64
+    torch.testing.assert_close(resized.boxes.tensor, t.boxes.tensor * scale)
+    assert resized.masks.image_size == resized.image_size
+    torch.testing.assert_close(resized.masks.areas(), t.masks.areas() * scale**2, rtol=0.05, atol=0)
+    assert torch.equal(t.boxes, target().boxes), "the argument is left as it was"
+    _, nothing = resize(torch.randn(3, 64, 64), Instances((64, 64)), training=False)
+    assert nothing.image_size == resized.image_size
+
+
 @pytest.mark.parametrize("cls", registered("RoI heads"), ids=names)
 def test_roi_heads(cls):
     pooler = partial(RoIAlignPooler, output_size=7)
+    own = {"pooler": pooler} if "pooler" in options(cls) else {}
+    pooler = partial(detkit.modeling.poolers.RegionFeatures) if own else pooler
     heads = cls(
         PYRAMID,
         3,
         box_head=partial(detkit.modeling.roi_heads.FastRCNNConvFCHead, pooler=pooler, fc_dims=(16,)),
         mask_head=partial(detkit.modeling.roi_heads.ConvUpsampleMaskHead, pooler=pooler, num_conv=1, conv_dim=8),
+        **own,
     )
     proposals = [Instances((64, 64), boxes=target().boxes, objectness=torch.zeros(2)) for _ in range(2)]
     losses = heads.loss(features(), proposals, [target(), target(0)])

@@ -1,6 +1,16 @@
 """Models: the roles in ``interfaces.py`` (read it first) and the components that fill them."""
 
-from detkit.modeling import backbones, box_losses, meta_archs, necks, poolers, proposals, roi_heads
+from detkit.modeling import (
+    backbones,
+    box_losses,
+    input_resize,
+    mask_pasters,
+    meta_archs,
+    necks,
+    poolers,
+    proposals,
+    roi_heads,
+)
 from detkit.modeling.anchors import GridAnchorGenerator
 from detkit.modeling.box_coder import BoxCoder
 from detkit.modeling.interfaces import (
@@ -8,8 +18,10 @@ from detkit.modeling.interfaces import (
     BACKBONES,
     BOX_HEADS,
     BOX_LOSSES,
+    INPUT_RESIZES,
     KEYPOINT_HEADS,
     MASK_HEADS,
+    MASK_PASTERS,
     META_ARCHS,
     NECKS,
     PROPOSAL_GENERATORS,
@@ -25,8 +37,10 @@ __all__ = [
     "BACKBONES",
     "BOX_HEADS",
     "BOX_LOSSES",
+    "INPUT_RESIZES",
     "KEYPOINT_HEADS",
     "MASK_HEADS",
+    "MASK_PASTERS",
     "META_ARCHS",
     "NECKS",
     "PROPOSAL_GENERATORS",
@@ -39,6 +53,8 @@ __all__ = [
     "MetaArch",
     "backbones",
     "box_losses",
+    "input_resize",
+    "mask_pasters",
     "meta_archs",
     "necks",
     "poolers",

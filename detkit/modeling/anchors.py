@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,13 +16,18 @@ from detkit.structures import Boxes
 class GridAnchorGenerator(AnchorGenerator):
     """Anchors of every size and aspect ratio at every location of a grid (Faster R-CNN, Ren et al. 2015).
 
-    An anchor of size s and ratio r is s / sqrt(r) wide and s * sqrt(r) high. At a location the anchors run through
-    the sizes, and within a size through the ratios.
+    An anchor of size s and ratio r is s / sqrt(r) wide and s * sqrt(r) high. The order of sizes and ratios decides
+    which rows of an RPN head's weights belong to which anchor, so a checkpoint needs the order that it was trained in.
 
     Args:
         sizes: square roots of the anchors' areas in pixels, one list a level; one list alone serves all levels.
-        aspect_ratios: height / width, the same at every level.
+        aspect_ratios: height / width, the same at every level, in this order.
         offset: where in its cell an anchor is centred, as a share of the stride: 0 is the corner, 0.5 the middle.
+        order: how the anchors of a location run: size goes through the sizes, and within each through the ratios
+            (Detectron2); ratio the other way round (torchvision, matterport).
+        rounded: half widths and half heights are rounded to whole pixels, halves to even, as torchvision does.
+        stride: nominal is the level's own, a power of two; measured is the padded batch's size divided by the map's,
+            rounded down (torchvision), which is smaller at levels whose size was rounded up.
 
     Raises:
         ValueError: as many lists of sizes as levels are needed, or one.
@@ -34,6 +40,9 @@ class GridAnchorGenerator(AnchorGenerator):
         sizes: tuple[tuple[float, ...], ...] = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)),
         aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
         offset: float = 0.0,
+        order: Literal["size", "ratio"] = "size",
+        rounded: bool = False,
+        stride: Literal["nominal", "measured"] = "nominal",
     ):
         super().__init__(input_shape)
         self.strides = [spec.stride for spec in input_shape]
@@ -44,32 +53,38 @@ class GridAnchorGenerator(AnchorGenerator):
             )
         if not 0 <= offset < 1:
             raise ValueError(f"anchor_generator.offset: expected 0 <= offset < 1, got {offset}")
-        self.offset = offset
+        self.offset, self.measured = offset, stride == "measured"
         per_level = sizes * len(self.strides) if len(sizes) == 1 else sizes
         self.num_anchors = [len(s) * len(aspect_ratios) for s in per_level]
         for level, level_sizes in enumerate(per_level):
-            cell = _cell_anchors(level_sizes, aspect_ratios)
+            cell = _cell_anchors(level_sizes, aspect_ratios, order == "ratio")
+            cell = cell.round() if rounded else cell
             self.register_buffer(f"cell_anchors_{level}", cell, persistent=False)
 
-    def forward(self, features: Sequence[Tensor]) -> list[Boxes]:
+    def forward(self, features: Sequence[Tensor], image_size: tuple[int, int]) -> list[Boxes]:
         """See ``AnchorGenerator.forward``."""
         anchors = []
-        for level, (feature, stride) in enumerate(zip(features, self.strides)):
+        for level, feature in enumerate(features):
             cell = self.get_buffer(f"cell_anchors_{level}")
             height, width = feature.shape[-2:]
-            xs = (torch.arange(width, device=cell.device) + self.offset) * stride
-            ys = (torch.arange(height, device=cell.device) + self.offset) * stride
+            step_y = step_x = self.strides[level]
+            if self.measured:
+                step_y, step_x = image_size[0] // height, image_size[1] // width
+            xs = (torch.arange(width, device=cell.device) + self.offset) * step_x
+            ys = (torch.arange(height, device=cell.device) + self.offset) * step_y
             y, x = torch.meshgrid(ys.float(), xs.float(), indexing="ij")
             shifts = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
             anchors.append(Boxes((shifts + cell).reshape(-1, 4)))
         return anchors
 
 
-def _cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
+def _cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float], ratio_first: bool) -> Tensor:
     """``(A, 4)`` anchors around (0, 0)."""
+    pairs = [(size, ratio) for size in sizes for ratio in aspect_ratios]
+    if ratio_first:
+        pairs = [(size, ratio) for ratio in aspect_ratios for size in sizes]
     rows = []
-    for size in sizes:
-        for ratio in aspect_ratios:
-            w, h = size / math.sqrt(ratio), size * math.sqrt(ratio)
-            rows.append([-w / 2, -h / 2, w / 2, h / 2])
+    for size, ratio in pairs:
+        w, h = size / math.sqrt(ratio), size * math.sqrt(ratio)
+        rows.append([-w / 2, -h / 2, w / 2, h / 2])
     return torch.tensor(rows)

@@ -1,5 +1,7 @@
 """Box regression losses."""
 
+from typing import Literal
+
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
@@ -15,16 +17,23 @@ class SmoothL1BoxLoss(BoxLoss):
     Args:
         beta: where the loss turns from quadratic to linear; 0 is plain L1.
         weight: factor on the loss.
+        mean_over: samples divides the sum over the foreground by the number of all samples, background included, so
+            that every sample weighs the same (Fast R-CNN); foreground by its own number of deltas (matterport).
     """
 
-    def __init__(self, *, beta: float = 0.0, weight: float = 1.0):
+    def __init__(
+        self, *, beta: float = 0.0, weight: float = 1.0, mean_over: Literal["samples", "foreground"] = "samples"
+    ):
         super().__init__()
-        self.beta, self.weight = beta, weight
+        self.beta, self.weight, self.mean_over = beta, weight, mean_over
 
-    def forward(self, box_coder: BoxCoder, deltas: Tensor, reference: Tensor, gt_boxes: Tensor) -> Tensor:
-        """The summed loss; see ``BoxLoss.forward``."""
+    def forward(
+        self, box_coder: BoxCoder, deltas: Tensor, reference: Tensor, gt_boxes: Tensor, num_samples: int
+    ) -> Tensor:
+        """See ``BoxLoss.forward``."""
         target = box_coder.encode(reference, gt_boxes)
-        return self.weight * F.smooth_l1_loss(deltas.float(), target, beta=self.beta, reduction="sum")
+        total = F.smooth_l1_loss(deltas.float(), target, beta=self.beta, reduction="sum")
+        return self.weight * total / (num_samples if self.mean_over == "samples" else max(deltas.numel(), 1))
 
 
 @BOX_LOSSES.register()
@@ -33,12 +42,17 @@ class GIoUBoxLoss(BoxLoss):
 
     Args:
         weight: factor on the loss.
+        mean_over: samples divides the sum over the foreground by the number of all samples, background included;
+            foreground by the number of foreground boxes.
     """
 
-    def __init__(self, *, weight: float = 1.0):
+    def __init__(self, *, weight: float = 1.0, mean_over: Literal["samples", "foreground"] = "samples"):
         super().__init__()
-        self.weight = weight
+        self.weight, self.mean_over = weight, mean_over
 
-    def forward(self, box_coder: BoxCoder, deltas: Tensor, reference: Tensor, gt_boxes: Tensor) -> Tensor:
-        """The summed loss; see ``BoxLoss.forward``."""
-        return self.weight * generalized_box_iou_loss(box_coder.decode(reference, deltas), gt_boxes, reduction="sum")
+    def forward(
+        self, box_coder: BoxCoder, deltas: Tensor, reference: Tensor, gt_boxes: Tensor, num_samples: int
+    ) -> Tensor:
+        """See ``BoxLoss.forward``."""
+        total = generalized_box_iou_loss(box_coder.decode(reference, deltas), gt_boxes, reduction="sum")
+        return self.weight * total / (num_samples if self.mean_over == "samples" else max(len(deltas), 1))

@@ -249,10 +249,8 @@ class InputResize(nn.Module):
     def __init__(self) -> None:
         super().__init__()
 
-    def forward(
-        self, image: Tensor, target: Instances | None, *, training: bool
-    ) -> tuple[Tensor, Instances | None]:
-        """``(C, H, W)`` float and its target in those pixels -> both at the new size."""
+    def forward(self, image: Tensor, target: Instances, *, training: bool) -> tuple[Tensor, Instances]:
+        """``(C, H, W)`` float and its target in those pixels (without fields at prediction) -> both at the new size."""
         raise NotImplementedError
 
 

@@ -4,6 +4,9 @@ import dataclasses
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
+
+from detkit.structures import Boxes, Instances
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,14 +17,17 @@ class Matcher:
         background_thresh: a candidate whose best IoU is below this is background.
         foreground_thresh: from this IoU on it is foreground; in between it is ignored.
         allow_low_quality: the best candidates of each ground-truth box are foreground whatever their IoU.
+        crowd_thresh: background that overlaps a crowd by at least this IoU is ignored, because there may well be an
+            object; null: crowds mean nothing. Needs data that keep their crowds (``data.keep_crowd``).
 
     Raises:
-        ValueError: the background threshold is above the foreground threshold.
+        ValueError: the background threshold is above the foreground threshold, or a crowd threshold of 0 or less.
     """
 
     background_thresh: float = 0.5
     foreground_thresh: float = 0.5
     allow_low_quality: bool = False
+    crowd_thresh: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.background_thresh <= self.foreground_thresh:
@@ -29,6 +35,21 @@ class Matcher:
                 f"matcher: background_thresh ({self.background_thresh}) must not be above "
                 f"foreground_thresh ({self.foreground_thresh})"
             )
+        if self.crowd_thresh is not None and not self.crowd_thresh > 0:
+            raise ValueError(f"matcher: expected a crowd_thresh above 0, or null, got {self.crowd_thresh}")
+
+    def match(self, boxes: Boxes, target: Instances) -> tuple[Tensor, Tensor]:
+        """Matches N boxes to the objects of a target, and to its crowds where those count.
+
+        Returns:
+            As ``__call__``.
+        """
+        matches, labels = self(box_iou(target.boxes, boxes))
+        crowds = target.info.crowds
+        if self.crowd_thresh is not None and crowds is not None and len(crowds):
+            on_crowd = box_iou(crowds, boxes).amax(dim=0) >= self.crowd_thresh
+            labels[(labels == 0) & on_crowd] = -1
+        return matches, labels
 
     def __call__(self, iou: Tensor) -> tuple[Tensor, Tensor]:
         """

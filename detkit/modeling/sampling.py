@@ -4,16 +4,20 @@ import torch
 from torch import Tensor
 
 
-def sample_balanced(labels: Tensor, num: int, positive_fraction: float, background: int) -> tuple[Tensor, Tensor]:
+def sample_balanced(
+    labels: Tensor, num: int, positive_fraction: float, background: int, *, fill: bool = True
+) -> tuple[Tensor, Tensor]:
     """Draws up to ``num`` entries, at most ``positive_fraction`` of them foreground.
 
-    Background fills what foreground leaves; with too little background the sample is smaller than ``num``.
+    With too little background the sample is smaller than ``num``.
 
     Args:
         labels: ``(N,)``: ``background``, -1 (never drawn), anything else is foreground.
         num: size of the sample.
         positive_fraction: the largest share of foreground.
         background: the label of background.
+        fill: background fills what foreground leaves; False: there is only as much background as keeps the fraction,
+            and without foreground none (matterport).
 
     Returns:
         Indices of the drawn foreground and background.
@@ -21,7 +25,10 @@ def sample_balanced(labels: Tensor, num: int, positive_fraction: float, backgrou
     positive = torch.nonzero((labels != -1) & (labels != background)).squeeze(1)
     negative = torch.nonzero(labels == background).squeeze(1)
     num_positive = min(len(positive), int(num * positive_fraction))
-    num_negative = min(len(negative), num - num_positive)
+    wanted = num - num_positive
+    if not fill:
+        wanted = min(wanted, int(num_positive * (1 / positive_fraction) - num_positive))
+    num_negative = min(len(negative), wanted)
     return _draw(positive, num_positive), _draw(negative, num_negative)
 
 

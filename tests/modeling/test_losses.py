@@ -53,11 +53,11 @@ def test_giou_equals_torchvision_and_smooth_l1_equals_torch():
     coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
     a = torch.tensor([[0.0, 0, 20, 10], [5, 5, 30, 40]])
     b, deltas = a + 3, torch.randn(2, 4)
-    giou = GIoUBoxLoss(weight=2.0)(coder, deltas, a, b)
-    torch.testing.assert_close(giou, 2 * generalized_box_iou_loss(coder.decode(a, deltas), b, reduction="sum"))
+    giou = GIoUBoxLoss(weight=2.0)(coder, deltas, a, b, 2)
+    torch.testing.assert_close(giou, generalized_box_iou_loss(coder.decode(a, deltas), b, reduction="sum"))
     for beta in (0.0, 0.5):
         wanted = F.smooth_l1_loss(deltas, coder.encode(a, b), beta=beta, reduction="sum")
-        torch.testing.assert_close(SmoothL1BoxLoss(beta=beta)(coder, deltas, a, b), wanted)
+        torch.testing.assert_close(SmoothL1BoxLoss(beta=beta)(coder, deltas, a, b, 2), wanted / 2)
 
 
 def test_rpn_losses_by_hand():
@@ -68,7 +68,7 @@ def test_rpn_losses_by_hand():
     images = model.preprocess(samples)
     features = model.features(images)
     _, losses = rpn.loss(images, features, [s.target for s in samples])
-    anchors = Boxes.cat(rpn.anchor_generator(list(features.values())))
+    anchors = Boxes.cat(rpn.anchor_generator(list(features.values()), images.canvas_size))
     objectness, deltas = rpn.head(list(features.values()))
     logits = torch.cat([o.permute(0, 2, 3, 1).reshape(2, -1) for o in objectness], dim=1)
     deltas = torch.cat([d.reshape(2, 3, 4, *d.shape[2:]).permute(0, 3, 4, 1, 2).reshape(2, -1, 4) for d in deltas], 1)
@@ -81,6 +81,12 @@ def test_rpn_losses_by_hand():
     wanted = rpn.box_coder.encode(anchors.tensor[positive], samples[0].target.boxes.tensor[match[positive]])
     torch.testing.assert_close(losses.terms["loss_rpn_loc"], (deltas[0][positive] - wanted).abs().sum() / 200_000)
     assert losses.metrics["rpn/num_foreground"] == positive.sum() / 2
+    rpn.mean_over = "samples"
+    rpn.box_loss = SmoothL1BoxLoss(mean_over="foreground")
+    _, losses = rpn.loss(images, features, [s.target for s in samples])
+    count = positive.sum() + negative.sum() + len(logits[1])
+    torch.testing.assert_close(losses.terms["loss_rpn_cls"], cls / count)
+    torch.testing.assert_close(losses.terms["loss_rpn_loc"], (deltas[0][positive] - wanted).abs().mean())
 
 
 @pytest.mark.parametrize("num", [0, 2])

@@ -5,6 +5,7 @@ import torch
 from torchvision.models.detection._utils import Matcher as TorchvisionMatcher
 
 from detkit.modeling.matcher import Matcher
+from detkit.structures import Boxes, ImageInfo, Instances
 
 
 @pytest.mark.parametrize("low_quality", [False, True])
@@ -29,3 +30,22 @@ def test_without_ground_truth_everything_is_background():
 def test_thresholds_the_wrong_way_round_are_refused():
     with pytest.raises(ValueError, match="background_thresh"):
         Matcher(0.7, 0.3)
+
+
+@pytest.mark.parametrize("num_objects", [0, 1])
+def test_background_on_a_crowd_is_ignored_and_foreground_on_it_is_not(num_objects):
+    target = Instances(
+        (100, 100),
+        info=ImageInfo(crowds=Boxes([[50.0, 50, 100, 100]])),
+        boxes=Boxes([[60.0, 60, 80, 80]])[:num_objects],
+    )
+    boxes = Boxes([[60.0, 60, 80, 80], [90, 90, 99, 99], [45, 45, 51, 51], [0, 0, 20, 20]])
+    _, labels = Matcher(0.5, 0.5, crowd_thresh=0.001).match(boxes, target)
+    assert labels.tolist() == [1 if num_objects else -1, -1, 0, 0]  # the third overlaps by 1 / 2535 only
+    _, labels = Matcher(0.5, 0.5).match(boxes, target)
+    assert labels.tolist() == [num_objects, 0, 0, 0]
+
+
+def test_a_crowd_threshold_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="crowd_thresh"):
+        Matcher(crowd_thresh=0.0)

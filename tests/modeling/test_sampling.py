@@ -33,3 +33,13 @@ def test_every_candidate_can_be_drawn():
         positive, negative = sample_balanced(labels, 6, 0.5, background=0)
         drawn |= set(positive.tolist()) | set(negative.tolist())
     assert drawn == set(range(20))
+
+
+def test_without_filling_background_keeps_its_proportion_to_the_foreground():
+    labels = torch.tensor([1] * 20 + [0] * 500)
+    positive, negative = sample_balanced(labels, 200, 0.33, background=0, fill=False)
+    assert (len(positive), len(negative)) == (20, 40)
+    positive, negative = sample_balanced(labels[20:], 200, 0.33, background=0, fill=False)
+    assert (len(positive), len(negative)) == (0, 0)
+    positive, negative = sample_balanced(torch.tensor([1] * 300 + [0] * 500), 200, 0.33, background=0, fill=False)
+    assert (len(positive), len(negative)) == (66, 134)

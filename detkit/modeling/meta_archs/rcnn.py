@@ -3,13 +3,25 @@
 from typing import Literal
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from detkit.config import Recipe
 from detkit.layers import ShapeSpec
-from detkit.modeling.interfaces import META_ARCHS, Backbone, Features, MetaArch, Neck, ProposalGenerator, RoIHeads
+from detkit.modeling.interfaces import (
+    META_ARCHS,
+    Backbone,
+    Features,
+    InputResize,
+    MaskPaster,
+    MetaArch,
+    Neck,
+    ProposalGenerator,
+    RoIHeads,
+)
+from detkit.modeling.mask_pasters import GridSampleMaskPaster
 from detkit.modeling.postprocess import to_original_size
-from detkit.structures import ImageList, Instances, Losses, Sample
+from detkit.structures import Boxes, ImageInfo, ImageList, Instances, Losses, Sample
 
 
 @META_ARCHS.register()
@@ -25,6 +37,9 @@ class GeneralizedRCNN(MetaArch):
             The number of values is the number of channels.
         pixel_std: what is divided by.
         channel_order: the order in which the weights want the channels. Images come as RGB.
+        resize: resizes normalised images, for models whose reference does that; null: images are taken as they come
+            from the data's augmentations.
+        mask_paster: from the mask head's small masks to masks of the image's size.
         mask_thresh: probability from which a pixel belongs to an object.
 
     Raises:
@@ -42,6 +57,8 @@ class GeneralizedRCNN(MetaArch):
         pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53),
         pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375),
         channel_order: Literal["RGB", "BGR"] = "RGB",
+        resize: Recipe[InputResize] | None = None,
+        mask_paster: Recipe[MaskPaster] = Recipe(GridSampleMaskPaster),
         mask_thresh: float = 0.5,
     ):
         super().__init__(num_classes)
@@ -58,6 +75,8 @@ class GeneralizedRCNN(MetaArch):
         self.proposal_generator = proposal_generator(shapes)
         self.roi_heads = roi_heads(shapes, num_classes)
         self.channel_order, self.mask_thresh = channel_order, mask_thresh
+        self.resize = None if resize is None else resize()
+        self.mask_paster = mask_paster()
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).reshape(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).reshape(-1, 1, 1), persistent=False)
 
@@ -67,12 +86,7 @@ class GeneralizedRCNN(MetaArch):
         Raises:
             ValueError: a sample without a target.
         """
-        images = self.preprocess(samples)
-        targets = []
-        for sample in samples:
-            if sample.target is None:
-                raise ValueError(f"training needs targets, and image {sample.image_id!r} {sample.file_name} has none")
-            targets.append(sample.target.to(images.tensor.device, non_blocking=True))
+        images, targets = self._prepare(samples, training=True)
         features = self.features(images)
         proposals, losses = self.proposal_generator.loss(images, features, targets)
         return losses | self.roi_heads.loss(features, proposals, targets)
@@ -84,7 +98,9 @@ class GeneralizedRCNN(MetaArch):
         features = self.features(images)
         proposals = self.proposal_generator.predict(images, features)
         instances = self.roi_heads.predict(features, proposals)
-        return [to_original_size(i, s.original_size, self.mask_thresh) for i, s in zip(instances, samples)]
+        return [
+            to_original_size(i, s.original_size, self.mask_paster, self.mask_thresh) for i, s in zip(instances, samples)
+        ]
 
     def features(self, images: ImageList) -> Features:
         """The maps that proposals and regions are taken from."""
@@ -92,24 +108,57 @@ class GeneralizedRCNN(MetaArch):
         return features if self.neck is None else self.neck(features)
 
     def preprocess(self, samples: list[Sample]) -> ImageList:
-        """Moves images to the device, normalises and pads them there, channels-last.
+        """Moves images to the device, normalises, resizes and pads them there, channels-last; as for prediction.
 
         Raises:
             ValueError: an image of another number of channels than ``pixel_mean`` has values.
         """
+        return self._prepare(samples, training=False)[0]
+
+    def _prepare(self, samples: list[Sample], *, training: bool) -> tuple[ImageList, list[Instances]]:
+        """The batch, and in training the targets: objects alone, with the crowds' boxes in their ``info``."""
+        device = self.get_buffer("pixel_mean").device
+        rows, sizes, infos, targets = [], [], [], []
+        for sample in samples:
+            image = self._normalise(sample)
+            target = Instances((image.shape[-2], image.shape[-1]), info=sample.info)  # at prediction it has no fields
+            if training:
+                target = _objects(sample).to(device, non_blocking=True)
+            if self.resize is not None:
+                image, target = self.resize(image, target, training=training)
+            rows.append(image)
+            sizes.append((image.shape[-2], image.shape[-1]))
+            infos.append(target.info)
+            targets.append(target)
+        batch = ImageList(self._pad(rows, sizes), sizes, infos)
+        return batch, targets if training else []
+
+    def _normalise(self, sample: Sample) -> Tensor:
         mean, std = self.get_buffer("pixel_mean"), self.get_buffer("pixel_std")
+        if sample.image.shape[0] != len(mean):
+            raise ValueError(
+                f"image {sample.image_id!r} {sample.file_name} has {sample.image.shape[0]} channels, the model "
+                f"expects {len(mean)} (model.pixel_mean has a value a channel)"
+            )
+        image = sample.image.to(mean.device, non_blocking=True)
+        image = image.flip(0) if self.channel_order == "BGR" else image
+        return (image.float() - mean) / std
+
+    def _pad(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
         multiple = self.backbone.size_divisibility if self.neck is not None else 1
-        sizes = [(int(s.image.shape[-2]), int(s.image.shape[-1])) for s in samples]
         height = -(-max(h for h, _ in sizes) // multiple) * multiple
         width = -(-max(w for _, w in sizes) // multiple) * multiple
-        rows = []
-        for sample, (h, w) in zip(samples, sizes):
-            if sample.image.shape[0] != len(mean):
-                raise ValueError(
-                    f"image {sample.image_id!r} {sample.file_name} has {sample.image.shape[0]} channels, the model "
-                    f"expects {len(mean)} (model.pixel_mean has a value a channel)"
-                )
-            image = sample.image.to(mean.device, non_blocking=True)
-            image = image.flip(0) if self.channel_order == "BGR" else image
-            rows.append(F.pad((image.float() - mean) / std, (0, width - w, 0, height - h)))
-        return ImageList(torch.stack(rows).contiguous(memory_format=torch.channels_last), sizes)
+        padded = [F.pad(image, (0, width - w, 0, height - h)) for image, (h, w) in zip(images, sizes)]
+        return torch.stack(padded).contiguous(memory_format=torch.channels_last)
+
+
+def _objects(sample: Sample) -> Instances:
+    """The target without its crowds, which are no objects; their boxes stand in its ``info``."""
+    if sample.target is None:
+        raise ValueError(f"training needs targets, and image {sample.image_id!r} {sample.file_name} has none")
+    target, info = sample.target, sample.info
+    if "crowd" in target:
+        crowd = target.crowd
+        info = ImageInfo(info.window, info.active_classes, Boxes(target.boxes[crowd]))
+        target = target[~crowd].without("crowd")
+    return Instances(target.image_size, info=info, **target.fields)

@@ -1,7 +1,7 @@
 """Proposal generators and what they are made of."""
 
 from detkit.modeling.proposals.rpn import RPN
-from detkit.modeling.proposals.rpn_heads import ConvRPNHead
-from detkit.modeling.proposals.selection import ProposalSelection
+from detkit.modeling.proposals.rpn_heads import ConvRPNHead, SoftmaxRPNHead
+from detkit.modeling.proposals.selection import ProposalSelection, SelectionScope
 
-__all__ = ["RPN", "ConvRPNHead", "ProposalSelection"]
+__all__ = ["RPN", "ConvRPNHead", "ProposalSelection", "SelectionScope", "SoftmaxRPNHead"]

@@ -1,9 +1,11 @@
 """Region proposal network."""
 
+import dataclasses
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import box_iou
 
 from detkit.config import Recipe
 from detkit.layers import ShapeSpec
@@ -27,8 +29,6 @@ from detkit.structures import Boxes, ImageList, Instances, Losses
 class RPN(ProposalGenerator):
     """Region proposal network (Faster R-CNN, Ren et al. 2015) on a feature pyramid (Lin et al. 2017).
 
-    Both losses are sums over the sampled anchors divided by ``batch_size_per_image`` times the number of images.
-
     Args:
         head: features to objectness and deltas.
         anchor_generator: the boxes that the deltas move.
@@ -38,6 +38,8 @@ class RPN(ProposalGenerator):
         box_loss: the loss on the deltas of foreground anchors.
         batch_size_per_image: sampled anchors an image.
         positive_fraction: the largest share of foreground among them.
+        mean_over: what the sums over the sampled anchors are divided by: batch_size is ``batch_size_per_image`` times
+            the number of images (Detectron2), samples the number of anchors that were found (torchvision, matterport).
         selection: from scored anchors to proposals.
 
     Raises:
@@ -56,6 +58,7 @@ class RPN(ProposalGenerator):
         box_loss: Recipe[BoxLoss] = Recipe(SmoothL1BoxLoss),
         batch_size_per_image: int = 256,
         positive_fraction: float = 0.5,
+        mean_over: Literal["batch_size", "samples"] = "batch_size",
         selection: ProposalSelection = ProposalSelection(),
     ):
         super().__init__(input_shape)
@@ -70,61 +73,60 @@ class RPN(ProposalGenerator):
                 f"{self.anchor_generator.num_anchors}) and channels (got {[s.channels for s in specs]}) as the next"
             )
         self.head = head(channels.pop(), counts.pop())
+        if self.head.stride != 1:  # the head looks at fewer cells than there are: anchors stand where it looks
+            self.anchor_generator = anchor_generator(
+                [dataclasses.replace(spec, stride=spec.stride * self.head.stride) for spec in specs]
+            )
         self.matcher, self.box_coder, self.box_loss = matcher, box_coder, box_loss()
         self.batch_size_per_image, self.positive_fraction = batch_size_per_image, positive_fraction
-        self.selection = selection
+        self.mean_over, self.selection = mean_over, selection
 
     def loss(self, images: ImageList, features: Features, targets: list[Instances]) -> tuple[list[Instances], Losses]:
         """See ``ProposalGenerator.loss``."""
-        anchors, logits, deltas = self._predict(features)
-        proposals = self.selection(anchors, logits, deltas, images.image_sizes, self.box_coder, training=True)
+        anchors, logits, deltas = self._predict(images, features)
+        proposals = self.selection(anchors, logits, deltas, images, self.box_coder, training=True)
         return proposals, self._losses(Boxes.cat(anchors), torch.cat(logits, 1), torch.cat(deltas, 1), targets)
 
     def predict(self, images: ImageList, features: Features) -> list[Instances]:
         """See ``ProposalGenerator.predict``."""
-        anchors, logits, deltas = self._predict(features)
-        return self.selection(anchors, logits, deltas, images.image_sizes, self.box_coder, training=False)
+        anchors, logits, deltas = self._predict(images, features)
+        return self.selection(anchors, logits, deltas, images, self.box_coder, training=False)
 
-    def _predict(self, features: Features) -> tuple[list[Boxes], list[Tensor], list[Tensor]]:
+    def _predict(self, images: ImageList, features: Features) -> tuple[list[Boxes], list[Tensor], list[Tensor]]:
         """Anchors (HWA, 4), logits (N, HWA) and deltas (N, HWA, 4) of each level."""
         maps = [features[name] for name in self.in_features]
         objectness, deltas = self.head(maps)
         logits = [o.permute(0, 2, 3, 1).flatten(1) for o in objectness]
         moves = [d.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3) for d in deltas]
-        return self.anchor_generator(maps), logits, moves
+        return self.anchor_generator(objectness, images.canvas_size), logits, moves
 
     @torch.no_grad()
     def label(self, anchors: Boxes, target: Instances) -> tuple[Tensor, Tensor]:
         """``(HWA,)`` sampled labels (1 foreground, 0 background, -1 not sampled) and matched indices."""
-        matches, labels = self.matcher(box_iou(target.boxes, anchors))
+        matches, labels = self.matcher.match(anchors, target)
         positive, negative = sample_balanced(labels, self.batch_size_per_image, self.positive_fraction, background=0)
         sampled = torch.full_like(labels, -1)
         sampled[positive], sampled[negative] = 1, 0
         return sampled, matches
 
     def _losses(self, anchors: Boxes, logits: Tensor, deltas: Tensor, targets: list[Instances]) -> Losses:
-        objectness_terms, box_terms, num_positive, num_negative = [], [], [], []
-        for image, target in enumerate(targets):
-            labels, matches = self.label(anchors, target)
-            sampled = torch.nonzero(labels >= 0).squeeze(1)
-            wanted = labels[sampled].to(logits.dtype)
-            objectness_terms.append(
-                F.binary_cross_entropy_with_logits(logits[image, sampled].float(), wanted.float(), reduction="sum")
-            )
-            positive = torch.nonzero(labels == 1).squeeze(1)
-            gt_boxes = target.boxes.tensor[matches[positive]]
-            box_terms.append(self.box_loss(self.box_coder, deltas[image, positive], anchors.tensor[positive], gt_boxes))
-            num_positive.append((labels == 1).sum())
-            num_negative.append((labels == 0).sum())
-        normaliser = self.batch_size_per_image * len(targets)
+        labelled = [self.label(anchors, target) for target in targets]
+        labels = torch.stack([of_image for of_image, _ in labelled])
+        positive = labels == 1
+        foreground = [torch.nonzero(of_image).squeeze(1) for of_image in positive]
+        gt_boxes = [t.boxes.tensor[matches[rows]] for t, (_, matches), rows in zip(targets, labelled, foreground)]
+        sampled = torch.nonzero(labels.flatten() >= 0).squeeze(1)
+        wanted = positive.flatten()[sampled].float()
+        objectness = F.binary_cross_entropy_with_logits(logits.flatten()[sampled].float(), wanted, reduction="sum")
+        count = max(len(sampled) if self.mean_over == "samples" else self.batch_size_per_image * len(targets), 1)
+        reference = torch.cat([anchors.tensor[rows] for rows in foreground])
+        boxes = self.box_loss(self.box_coder, deltas[positive], reference, torch.cat(gt_boxes), count)
+        num_foreground = positive.sum() / len(targets)
         return Losses(
-            terms={
-                "loss_rpn_cls": torch.stack(objectness_terms).sum() / normaliser,
-                "loss_rpn_loc": torch.stack(box_terms).sum() / normaliser,
-            },
+            terms={"loss_rpn_cls": objectness / count, "loss_rpn_loc": boxes},
             metrics={
-                "rpn/num_foreground": torch.stack(num_positive).float().mean(),
-                "rpn/num_background": torch.stack(num_negative).float().mean(),
+                "rpn/num_foreground": num_foreground,
+                "rpn/num_background": len(sampled) / len(targets) - num_foreground,
             },
         )
 

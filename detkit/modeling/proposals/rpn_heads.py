@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detkit.layers import same_pad
 from detkit.modeling.interfaces import RPN_HEADS, RPNHead
 
 
@@ -37,5 +38,44 @@ class ConvRPNHead(RPNHead):
             for conv in self.convs:
                 x = F.relu(conv(x), inplace=True)
             objectness.append(self.objectness(x))
+            deltas.append(self.anchor_deltas(x))
+        return objectness, deltas
+
+
+@RPN_HEADS.register()
+class SoftmaxRPNHead(RPNHead):
+    """A 3x3 convolution, then 1x1 convolutions to two class logits, background and foreground, and four deltas.
+
+    Matterport's head. Its objectness is the foreground's logit minus the background's: the sigmoid of that is the
+    softmax's foreground probability, and its binary cross entropy the cross entropy of the two classes.
+
+    Args:
+        conv_dim: channels of the 3x3 convolution.
+        anchor_stride: anchors stand on every so many cells of a map; the 3x3 convolution strides by it, padded as
+            TensorFlow's SAME.
+
+    Raises:
+        ValueError: a stride below 1.
+    """
+
+    def __init__(self, in_channels: int, num_anchors: int, *, conv_dim: int = 512, anchor_stride: int = 1):
+        super().__init__(in_channels, num_anchors)
+        if anchor_stride < 1:
+            raise ValueError(f"anchor_stride: expected at least 1, got {anchor_stride}")
+        self.stride = anchor_stride
+        self.convs = nn.ModuleList([nn.Conv2d(in_channels, conv_dim, kernel_size=3, stride=anchor_stride)])
+        self.class_logits = nn.Conv2d(conv_dim, num_anchors * 2, kernel_size=1)
+        self.anchor_deltas = nn.Conv2d(conv_dim, num_anchors * 4, kernel_size=1)
+        for layer in (self.convs[0], self.class_logits, self.anchor_deltas):
+            nn.init.normal_(layer.weight, std=0.01)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """See ``RPNHead.forward``."""
+        objectness, deltas = [], []
+        for x in features:
+            x = F.relu(self.convs[0](same_pad(x, 3, self.stride)), inplace=True)
+            classes = self.class_logits(x).unflatten(1, (-1, 2))
+            objectness.append(classes[:, :, 1] - classes[:, :, 0])
             deltas.append(self.anchor_deltas(x))
         return objectness, deltas

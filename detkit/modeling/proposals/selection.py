@@ -1,27 +1,44 @@
 """From scored anchors to proposals."""
 
 import dataclasses
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from detkit.layers import nms_by_group
 from detkit.modeling.box_coder import BoxCoder
-from detkit.structures import Boxes, Instances
+from detkit.structures import Boxes, ImageList, Instances
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectionScope:
+    """Over what the steps of a selection reach.
+
+    Args:
+        topk: the best are taken of each level, or of all levels of an image together.
+        nms: boxes suppress others of their level, or of all levels.
+        clip: boxes are cut to the image, or to the whole canvas: the image with its padding.
+    """
+
+    topk: Literal["level", "image"] = "level"
+    nms: Literal["level", "image"] = "level"
+    clip: Literal["image", "canvas"] = "image"
 
 
 @dataclasses.dataclass(frozen=True)
 class ProposalSelection:
     """Which of the many scored anchors become proposals (FPN, Lin et al. 2017; Detectron2's order of steps).
 
-    Per level the best ``pre_nms_topk`` are decoded, clipped and suppressed; of all levels together the best
-    ``post_nms_topk`` are kept.
+    The best ``pre_nms_topk`` are decoded, clipped and suppressed; the best ``post_nms_topk`` of what is left are kept.
 
     Args:
-        pre_nms_topk_train, pre_nms_topk_test: candidates a level before NMS.
+        pre_nms_topk_train, pre_nms_topk_test: candidates before NMS, a level or an image as ``scope.topk`` says.
         post_nms_topk_train, post_nms_topk_test: proposals an image after NMS.
-        nms_thresh: IoU above which the lower-scoring of two candidates of a level is dropped.
-        min_size: candidates with a side not longer than this many pixels are dropped.
+        nms_thresh: IoU above which the lower-scoring of two candidates is dropped.
+        score_thresh: candidates whose objectness, as a probability, is below this are dropped.
+        min_size: candidates with a side not longer than this many pixels are dropped; null keeps even empty ones.
+        scope: over what top-k, NMS and clipping reach.
     """
 
     pre_nms_topk_train: int = 2000
@@ -29,7 +46,9 @@ class ProposalSelection:
     post_nms_topk_train: int = 1000
     post_nms_topk_test: int = 1000
     nms_thresh: float = 0.7
-    min_size: float = 0.0
+    score_thresh: float = 0.0
+    min_size: float | None = 0.0
+    scope: SelectionScope = SelectionScope()
 
     @torch.no_grad()
     def __call__(
@@ -37,7 +56,7 @@ class ProposalSelection:
         anchors: list[Boxes],
         logits: list[Tensor],
         deltas: list[Tensor],
-        image_sizes: list[tuple[int, int]],
+        images: ImageList,
         box_coder: BoxCoder,
         training: bool,
     ) -> list[Instances]:
@@ -46,7 +65,7 @@ class ProposalSelection:
             anchors: a level: ``(HWA, 4)``.
             logits: a level: ``(N, HWA)`` objectness.
             deltas: a level: ``(N, HWA, 4)``.
-            image_sizes: ``(height, width)`` of each image without padding.
+            images: what the boxes are clipped to.
             box_coder: decodes the deltas.
             training: which of the two limits hold.
 
@@ -54,23 +73,38 @@ class ProposalSelection:
             An ``Instances(boxes, objectness)`` an image, best first.
         """
         before = self.pre_nms_topk_train if training else self.pre_nms_topk_test
-        after = self.post_nms_topk_train if training else self.post_nms_topk_test
+        level_of = [torch.full((len(a),), i, device=a.device) for i, a in enumerate(anchors)]
+        if self.scope.topk == "image":
+            anchors, level_of = [Boxes.cat(anchors)], [torch.cat(level_of)]
+            logits, deltas = [torch.cat(logits, dim=1)], [torch.cat(deltas, dim=1)]
         boxes, scores, levels = [], [], []
-        for level, (anchor, logit, delta) in enumerate(zip(anchors, logits, deltas)):
+        for anchor, logit, delta, level in zip(anchors, logits, deltas, level_of):
             top, index = logit.float().topk(min(before, logit.shape[1]), dim=1)
             chosen = delta.gather(1, index[..., None].expand(-1, -1, 4))
             decoded = box_coder.decode(anchor.tensor[index.flatten()], chosen.reshape(-1, 4))
             boxes.append(decoded.reshape(len(logit), -1, 4))
             scores.append(top)
-            levels.append(torch.full_like(index[0], level))
-        level_of = torch.cat(levels)
-        every = zip(torch.cat(boxes, dim=1), torch.cat(scores, dim=1), image_sizes)
-        return [self._select(b, s, level_of, size, after) for b, s, size in every]
+            levels.append(level[index])
+        every = zip(torch.cat(boxes, dim=1), torch.cat(scores, dim=1), torch.cat(levels, dim=1))
+        return [self._select(b, s, g, images, i, training) for i, (b, s, g) in enumerate(every)]
 
-    def _select(self, boxes: Tensor, scores: Tensor, levels: Tensor, size: tuple[int, int], after: int) -> Instances:
-        finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
-        clipped = Boxes(boxes).clip(size)
-        keep = torch.nonzero(finite & clipped.nonempty(self.min_size)).squeeze(1)
-        clipped, scores, levels = clipped[keep], scores[keep], levels[keep]
+    def _select(
+        self, boxes: Tensor, scores: Tensor, levels: Tensor, images: ImageList, image: int, training: bool
+    ) -> Instances:
+        height, width = images.canvas_size
+        window = images.window(image) if self.scope.clip == "image" else (0, 0, width, height)
+        keep = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
+        clipped = Boxes(boxes).clip_to(window)
+        if self.score_thresh > 0:
+            keep &= scores.sigmoid() >= self.score_thresh
+        if self.min_size is not None:
+            keep &= clipped.nonempty(self.min_size)
+        rows = torch.nonzero(keep).squeeze(1)
+        clipped, scores, levels = clipped[rows], scores[rows], levels[rows]
+        if self.scope.nms == "image":
+            levels = torch.zeros_like(levels)
+        after = self.post_nms_topk_train if training else self.post_nms_topk_test
         best = nms_by_group(clipped, scores, levels, self.nms_thresh)[:after]
-        return Instances(size, boxes=clipped[best], objectness=scores[best])
+        return Instances(
+            images.image_sizes[image], info=images.info(image), boxes=clipped[best], objectness=scores[best]
+        )

@@ -1,5 +1,7 @@
 """Mask heads."""
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,7 +9,22 @@ from torch.nn import functional as F
 from detkit.config import Recipe
 from detkit.layers import ConvNorm, NormName, ShapeSpec, c2_msra_fill
 from detkit.modeling.interfaces import MASK_HEADS, Features, MaskHead, RoIPooler
-from detkit.structures import Boxes, ClassRows, Instances, Losses
+from detkit.structures import Boxes, ClassRows, CropMethod, Instances, Losses
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskTargets:
+    """What a mask head is asked for: the true mask inside a box, on the head's grid.
+
+    Args:
+        method: roi_align averages over each cell, polygons are rasterised inside the box (Detectron2);
+            roi_align_unaligned is its first version, half a pixel off (torchvision); crop_and_resize takes one bilinear
+            sample a cell (TensorFlow, matterport).
+        binary: a cell is object or not; false: it is the share of it that is object (torchvision).
+    """
+
+    method: CropMethod = "roi_align"
+    binary: bool = True
 
 
 @MASK_HEADS.register()
@@ -21,7 +38,10 @@ class ConvUpsampleMaskHead(MaskHead):
         num_conv: number of 3x3 convolutions.
         conv_dim: their channels, and the deconvolution's.
         norm: normalisation after each convolution.
+        conv_bias: whether convolutions have a bias beside their norm; without a norm they always have.
+        norm_eps: added to the norm's variance.
         class_agnostic: one mask for all classes instead of one a class.
+        targets: how true masks are brought to the head's size.
     """
 
     def __init__(
@@ -33,15 +53,21 @@ class ConvUpsampleMaskHead(MaskHead):
         num_conv: int = 4,
         conv_dim: int = 256,
         norm: NormName | None = None,
+        conv_bias: bool = False,
+        norm_eps: float = 1e-5,
         class_agnostic: bool = False,
+        targets: MaskTargets = MaskTargets(),
     ):
         super().__init__(input_shape, num_classes)
-        self.class_agnostic = class_agnostic
+        self.class_agnostic, self.targets = class_agnostic, targets
         self.pooler = pooler(input_shape)
         channels = self.pooler.output_shape.channels
         self.convs = nn.Sequential()
+        bias = conv_bias or norm is None
         for i in range(num_conv):
-            conv = ConvNorm(channels, conv_dim, 3, padding=1, norm=norm, activation=nn.ReLU(inplace=True))
+            conv = ConvNorm(
+                channels, conv_dim, 3, bias=bias, norm=norm, norm_eps=norm_eps, activation=nn.ReLU(inplace=True)
+            )
             self.convs.add_module(str(i), conv)
             channels = conv_dim
         self.deconv = nn.ConvTranspose2d(channels, conv_dim, kernel_size=2, stride=2)
@@ -71,10 +97,12 @@ class ConvUpsampleMaskHead(MaskHead):
                 "mask_head: the training data have no masks; use data with masks or set model.roi_heads.mask_head=null"
             )
         size = logits.shape[-1]
-        targets = torch.cat([p.gt_masks.crop_and_resize(p.boxes, size) for p in with_truth]).to(logits.device)
+        method, binary = self.targets.method, self.targets.binary
+        cut = [p.gt_masks.crop_and_resize(p.boxes, size, method, binary) for p in with_truth]
+        targets = torch.cat(cut).to(logits.device).float()
         chosen = self._of_class(logits, torch.cat([p.classes for p in proposals])).float()
-        loss = F.binary_cross_entropy_with_logits(chosen, targets.float())
-        accuracy = ((chosen.detach() > 0) == targets).float().mean()
+        loss = F.binary_cross_entropy_with_logits(chosen, targets)
+        accuracy = ((chosen.detach() > 0) == (targets >= 0.5)).float().mean()
         return Losses({"loss_mask": loss}, {"mask_head/accuracy": accuracy})
 
     def predict(self, features: Features, instances: list[Instances]) -> list[Instances]:

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from detkit.config import Recipe
 from detkit.layers import ShapeSpec
@@ -28,7 +27,12 @@ class StandardRoIHeads(RoIHeads):
         matcher: proposals to ground truth.
         batch_size_per_image: sampled proposals an image.
         positive_fraction: the largest share of foreground among them.
+        fill_background: background fills what foreground leaves; false: background is only drawn in that proportion to
+            the foreground that was found, so an image without any gives no sample (matterport).
         append_ground_truth: ground-truth boxes join the proposals in training.
+
+    Raises:
+        ValueError: an unknown feature, or a share that is not above 0 and at most 1.
     """
 
     def __init__(
@@ -43,9 +47,12 @@ class StandardRoIHeads(RoIHeads):
         matcher: Matcher = Matcher(0.5, 0.5),
         batch_size_per_image: int = 512,
         positive_fraction: float = 0.25,
+        fill_background: bool = True,
         append_ground_truth: bool = True,
     ):
         super().__init__(input_shape, num_classes)
+        if not 0 < positive_fraction <= 1:
+            raise ValueError(f"roi_heads.positive_fraction: expected above 0 and at most 1, got {positive_fraction}")
         self.num_classes = num_classes
         shapes = choose_features(input_shape, in_features, "roi_heads.in_features")
         self.box_head = box_head(shapes, num_classes)
@@ -53,7 +60,7 @@ class StandardRoIHeads(RoIHeads):
         self.keypoint_head = None if keypoint_head is None else keypoint_head(shapes, num_classes)
         self.matcher = matcher
         self.batch_size_per_image, self.positive_fraction = batch_size_per_image, positive_fraction
-        self.append_ground_truth = append_ground_truth
+        self.fill_background, self.append_ground_truth = fill_background, append_ground_truth
 
     @property
     def instance_heads(self) -> list[MaskHead | KeypointHead]:
@@ -65,10 +72,10 @@ class StandardRoIHeads(RoIHeads):
         sampled = [self.sample(p, t) for p, t in zip(proposals, targets)]
         losses = self.box_head.loss(features, sampled)
         if self.instance_heads:
-            foreground = [self._foreground(s, t) for s, t in zip(sampled, targets)]
+            foreground = [self.foreground(s, t) for s, t in zip(sampled, targets)]
             for head in self.instance_heads:
                 losses = losses | head.loss(features, foreground)
-        return losses | Losses(metrics=self._counts(sampled))
+        return losses | Losses(metrics=self.counts(sampled))
 
     def predict(self, features: Features, proposals: list[Instances]) -> list[Instances]:
         """See ``RoIHeads.predict``."""
@@ -89,28 +96,38 @@ class StandardRoIHeads(RoIHeads):
         boxes = proposals.boxes
         if self.append_ground_truth:
             boxes = Boxes.cat([boxes, target.boxes])
-        matches, labels = self.matcher(box_iou(target.boxes, boxes))
+        matches, labels = self.matcher.match(boxes, target)
         classes = torch.full_like(matches, self.num_classes)
         if len(target):
             classes = torch.where(labels == 1, target.classes[matches], classes)
         classes[labels == -1] = -1
         positive, negative = sample_balanced(
-            classes, self.batch_size_per_image, self.positive_fraction, background=self.num_classes
+            classes,
+            self.batch_size_per_image,
+            self.positive_fraction,
+            background=self.num_classes,
+            fill=self.fill_background,
         )
         chosen = torch.cat([positive, negative])
         index = matches[chosen]
         gt_boxes = target.boxes[index] if len(target) else Boxes(boxes.new_zeros((len(chosen), 4)))
         return Instances(
-            target.image_size, boxes=boxes[chosen], classes=classes[chosen], gt_index=index, gt_boxes=gt_boxes
+            target.image_size,
+            info=target.info,
+            boxes=boxes[chosen],
+            classes=classes[chosen],
+            gt_index=index,
+            gt_boxes=gt_boxes,
         )
 
-    def _foreground(self, sampled: Instances, target: Instances) -> Instances:
+    def foreground(self, sampled: Instances, target: Instances) -> Instances:
         """The foreground with all fields of its ground truth: masks are copied for these rows alone."""
         foreground = sampled[torch.nonzero(sampled.classes < self.num_classes).squeeze(1)]
         rest = {k: v for k, v in target.fields.items() if k not in ("boxes", "classes")}
         return foreground.with_fields(**{f"gt_{k}": v[foreground.gt_index] for k, v in rest.items()})
 
-    def _counts(self, sampled: list[Instances]) -> dict[str, Tensor]:
+    def counts(self, sampled: list[Instances]) -> dict[str, Tensor]:
+        """Metrics: foreground and background an image."""
         foreground = torch.stack([(s.classes < self.num_classes).sum() for s in sampled]).float().mean()
         every = foreground.new_tensor(float(sum(len(s) for s in sampled)) / len(sampled))
         return {"roi_heads/num_foreground": foreground, "roi_heads/num_background": every - foreground}

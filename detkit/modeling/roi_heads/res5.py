@@ -1,0 +1,95 @@
+"""RoI heads that share the backbone's last stage."""
+
+import torch
+from torch import nn
+
+from detkit.config import Recipe
+from detkit.layers import ShapeSpec
+from detkit.modeling.backbones.residual import BottleneckStage
+from detkit.modeling.interfaces import ROI_HEADS, BoxHead, Features, MaskHead, RoIPooler
+from detkit.modeling.matcher import Matcher
+from detkit.modeling.proposals.rpn import choose_features
+from detkit.modeling.roi_heads.standard import StandardRoIHeads
+from detkit.structures import Boxes, Instances, Losses
+
+
+@ROI_HEADS.register()
+class Res5RoIHeads(StandardRoIHeads):
+    """The C4 heads: regions of res4 go through res5, and box and mask head share what it gives (He et al. 2015, 2017).
+
+    In training the mask head works on the features that the box head saw, so res5 runs once. The heads' own pooler is
+    ``RegionFeatures``: the pooling has been done.
+
+    Args:
+        box_head: classes and refined boxes, e.g. FastRCNNConvFCHead with average_pool and without fc_dims.
+        mask_head: masks; null for Faster R-CNN.
+        pooler: features of a region, before res5.
+        res5: the stage that every region goes through.
+        in_features: the features to pool from; null for all.
+        matcher: proposals to ground truth.
+        batch_size_per_image: sampled proposals an image.
+        positive_fraction: the largest share of foreground among them.
+        fill_background: see ``StandardRoIHeads``.
+        append_ground_truth: ground-truth boxes join the proposals in training.
+    """
+
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        num_classes: int,
+        *,
+        box_head: Recipe[BoxHead],
+        mask_head: Recipe[MaskHead] | None = None,
+        pooler: Recipe[RoIPooler],
+        res5: BottleneckStage = BottleneckStage(),
+        in_features: tuple[str, ...] | None = None,
+        matcher: Matcher = Matcher(0.5, 0.5),
+        batch_size_per_image: int = 512,
+        positive_fraction: float = 0.25,
+        fill_background: bool = True,
+        append_ground_truth: bool = True,
+    ):
+        region_pooler = pooler(choose_features(input_shape, in_features, "roi_heads.in_features"))
+        pooled = region_pooler.output_shape
+        if pooled.height is None or pooled.width is None:
+            raise ValueError("roi_heads.pooler: must give regions of a fixed size")
+        stage: nn.Sequential = res5.build(pooled.channels)
+        shape = ShapeSpec(
+            channels=2 * pooled.channels,
+            stride=pooled.stride * res5.stride,
+            height=-(-pooled.height // res5.stride),
+            width=-(-pooled.width // res5.stride),
+        )
+        super().__init__(
+            {"res5": shape},
+            num_classes,
+            box_head=box_head,
+            mask_head=mask_head,
+            matcher=matcher,
+            batch_size_per_image=batch_size_per_image,
+            positive_fraction=positive_fraction,
+            fill_background=fill_background,
+            append_ground_truth=append_ground_truth,
+        )
+        self.pooler, self.res5 = region_pooler, stage
+
+    def _regions(self, features: Features, boxes: list[Boxes]) -> Features:
+        return {"res5": self.res5(self.pooler(features, boxes))}
+
+    def loss(self, features: Features, proposals: list[Instances], targets: list[Instances]) -> Losses:
+        """See ``RoIHeads.loss``."""
+        sampled = [self.sample(p, t) for p, t in zip(proposals, targets)]
+        regions = self._regions(features, [s.boxes for s in sampled])
+        losses = self.box_head.loss(regions, sampled)
+        if self.mask_head is not None:
+            rows = torch.nonzero(torch.cat([s.classes for s in sampled]) < self.num_classes).squeeze(1)
+            foreground = [self.foreground(s, t) for s, t in zip(sampled, targets)]
+            losses = losses | self.mask_head.loss({"res5": regions["res5"][rows]}, foreground)
+        return losses | Losses(metrics=self.counts(sampled))
+
+    def predict(self, features: Features, proposals: list[Instances]) -> list[Instances]:
+        """See ``RoIHeads.predict``."""
+        instances = self.box_head.predict(self._regions(features, [p.boxes for p in proposals]), proposals)
+        if self.mask_head is None:
+            return instances
+        return self.mask_head.predict(self._regions(features, [i.boxes for i in instances]), instances)

@@ -1,0 +1,131 @@
+"""Weights of matterport's Keras Mask R-CNN, in the seed's words."""
+
+import os
+import re
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detkit.registry import DataError
+from detkit.utils import path_manager
+
+_HEADS = {
+    "conv1": "fpn.C1.0",
+    "bn_conv1": "fpn.C1.1",
+    "rpn_conv_shared": "rpn.conv_shared",
+    "rpn_class_raw": "rpn.conv_class",
+    "rpn_bbox_pred": "rpn.conv_bbox",
+    "mrcnn_class_conv1": "classifier.conv1",
+    "mrcnn_class_bn1": "classifier.bn1",
+    "mrcnn_class_conv2": "classifier.conv2",
+    "mrcnn_class_bn2": "classifier.bn2",
+    "mrcnn_class_logits": "classifier.linear_class",
+    "mrcnn_bbox_fc": "classifier.linear_bbox",
+    **{f"mrcnn_mask_conv{i}": f"mask.conv{i}" for i in range(1, 5)},
+    **{f"mrcnn_mask_bn{i}": f"mask.bn{i}" for i in range(1, 5)},
+    "mrcnn_mask_deconv": "mask.deconv",
+    "mrcnn_mask": "mask.conv5",
+    **{f"fpn_c{s}p{s}": f"fpn.P{s}_conv1" for s in range(2, 6)},
+    **{f"fpn_p{s}": f"fpn.P{s}_conv2.1" for s in range(2, 6)},
+}
+"""Keras layer -> the seed's."""
+
+_KINDS = {
+    "kernel": "weight",
+    "W": "weight",
+    "gamma": "weight",
+    "bias": "bias",
+    "b": "bias",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "running_mean": "running_mean",
+    "moving_variance": "running_var",
+    "running_std": "running_var",  # which is what Keras 1 called the variance
+}
+"""Keras tensor -> PyTorch's."""
+
+
+def read_keras(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a Keras ``.h5`` of matterport's Mask R-CNN, or of its ResNet alone, under the seed's names.
+
+    Kernels are turned: (height, width, in, out) to (out, in, height, width), those of a deconvolution likewise, and
+    (in, out) of a linear layer to (out, in). A tensor of another layer keeps its path in the file as its name. Reading
+    HDF5 runs no code; links to other files are not followed.
+
+    Raises:
+        DataError: the file is missing, damaged, or no HDF5, or has a layer of an unexpected shape.
+        ImportError: h5py is not installed; the message says how to install it.
+    """
+    h5py = _h5py()
+    source = os.fspath(path)
+    local = path_manager.get_local_path(source)
+    if not os.path.isfile(local):
+        raise DataError(f"{source}: there is no such file; expected Keras weights (.h5)")
+    state: dict[str, Tensor] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if not isinstance(item, h5py.Dataset):
+            return
+        if item.external or item.is_virtual:
+            raise DataError(f"{source}: '{name}' keeps its values in other files, which are not read")
+        if item.dtype.kind in "fiu":
+            ours = seed_name(name)
+            values = np.asarray(item[()])
+            tensor = torch.from_numpy(values.astype(values.dtype.newbyteorder("="), copy=False))
+            state[name if ours is None else ours] = tensor if ours is None else _turned(tensor, f"{source}: '{name}'")
+
+    try:
+        with h5py.File(local, "r") as file:
+            file.visititems(visit)
+    except DataError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError) as error:  # whichever part of the file is damaged
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(
+            f"{source}: cannot be read as Keras weights ({first_line}); it is damaged, not written completely, or no"
+            " HDF5 file. Copy or download it again"
+        ) from error
+    if not state:
+        raise DataError(f"{source}: is HDF5, but holds no weights")
+    return state
+
+
+def seed_name(path: str) -> str | None:
+    """The seed's name of the tensor at ``path`` of the file, e.g. ``rpn_model/rpn_class_raw/kernel:0``; else None."""
+    *layers, last = path.split("/")
+    match = re.fullmatch(r"(?:.*_)?(kernel|W|gamma|bias|b|beta|(?:moving|running)_\w+?)(?:_\d+)?(?::0)?", last)
+    kind = _KINDS.get(match[1]) if match else None
+    layer = next((found for name in reversed(layers) if (found := _seed_layer(name))), None)
+    return None if layer is None or kind is None else f"{layer}.{kind}"
+
+
+def _seed_layer(name: str) -> str | None:
+    block = re.fullmatch(r"(res|bn)([2-5])([a-z])_branch(1|2[abc])", name)
+    if block is None:
+        return _HEADS.get(name)
+    what, stage, letter, branch = block.groups()
+    prefix = f"fpn.C{stage}.{ord(letter) - ord('a')}"
+    if branch == "1":
+        return f"{prefix}.downsample.{int(what == 'bn')}"
+    return f"{prefix}.{'conv' if what == 'res' else 'bn'}{'abc'.index(branch[1]) + 1}"
+
+
+def _turned(tensor: Tensor, place: str) -> Tensor:
+    """A Keras tensor with its axes in PyTorch's order."""
+    if tensor.ndim == 4:
+        return tensor.permute(3, 2, 0, 1).contiguous()
+    if tensor.ndim == 2:
+        return tensor.T.contiguous()
+    if tensor.ndim != 1:
+        raise DataError(f"{place} has shape {tuple(tensor.shape)}; expected 1, 2 or 4 axes")
+    return tensor
+
+
+def _h5py() -> Any:
+    try:
+        import h5py
+    except ImportError:
+        raise ImportError("Keras weights need h5py: pip install 'detkit[keras]' (or: pip install h5py)") from None
+    return h5py

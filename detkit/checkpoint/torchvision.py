@@ -1,0 +1,127 @@
+"""Weights of torchvision: its R-CNNs, and its classification networks as backbones."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from detkit.checkpoint.counters import with_counters
+from detkit.checkpoint.importing import (
+    Imported,
+    Rules,
+    background_last,
+    change,
+    import_by_rules,
+    place_backbone,
+    renamed,
+    without_background,
+)
+from detkit.checkpoint.torchvision_names import layout_of_theirs, resnet_pairs
+from detkit.checkpoint.two_way import to_ours
+
+NUM_COCO_ROWS = 91
+"""Rows of torchvision's COCO models: the background and the category ids 1 to 90, ten of which mean nothing."""
+
+_OLD_NAMES: Rules = (  # of files from before torchvision 0.13, which the published ones are
+    (r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)", r"\1.0.\2"),
+    (r"rpn\.head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1"),
+    (r"roi_heads\.mask_head\.mask_fcn(\d+)\.(weight|bias)", lambda m: f"roi_heads.mask_head.{int(m[1]) - 1}.0.{m[2]}"),
+)
+
+_UNUSED_OF_DETECTOR: Rules = (
+    (r"roi_heads\.keypoint_.*", "keypoint head: detkit has none"),
+    (r"rpn\.anchor_generator\..*", "anchors: the config describes them"),
+)
+
+
+class TorchvisionImporter:
+    """torchvision's Faster and Mask R-CNN with a feature pyramid, of every version.
+
+    The maps of the pyramid and the names of the backbone's layers are chosen by the model: those of detkit's residual
+    networks, or those of a ``TorchvisionBackbone``. torchvision's background is class 0: its row of the class scores
+    goes to the end, those of the boxes and masks go away, as nothing ever reads them. Anchors stay in their order: the
+    config's anchor generator must use torchvision's. A file with 91 rows has the classes of COCO by category id.
+    """
+
+    name = "torchvision"
+
+    def recognises(self, names: Collection[str]) -> bool:
+        """See ``Importer.recognises``."""
+        return "rpn.head.cls_logits.weight" in names and any(n.startswith("roi_heads.box_predictor.") for n in names)
+
+    def convert(self, state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> Imported:
+        """See ``Importer.convert``."""
+        present = {name: renamed(name, _OLD_NAMES) or name for name in state}
+        rules = to_ours(layout_of_theirs(list(present.values()), wanted).pairs)
+        old = [(pattern, lambda match: renamed(present[match[0]], rules)) for pattern, _ in _OLD_NAMES]
+        imported = import_by_rules(state, [*rules, *old], _UNUSED_OF_DETECTOR)
+        imported = _without_background(imported)
+        scores = imported.model.get("roi_heads.box_head.cls_score.weight")
+        coco = scores is not None and len(scores) == NUM_COCO_ROWS
+        return dataclasses.replace(with_counters(imported, wanted), class_names=coco_names() if coco else None)
+
+
+def _without_background(imported: Imported) -> Imported:
+    scores = imported.model.get("roi_heads.box_head.cls_score.weight")
+    if scores is None:
+        return imported
+    rows = len(scores)
+    imported = change(
+        imported,
+        r"roi_heads\.box_head\.cls_score\..*",
+        background_last,
+        "rows reordered: background from first to last",
+    )
+    dropped = (
+        (r"roi_heads\.box_head\.bbox_pred\..*", 4, "the background's 4 rows dropped"),
+        (r"roi_heads\.mask_head\.predictor\..*", 1, "the background's row dropped"),
+    )
+    for pattern, per_class, words in dropped:
+        fit = [n for n in imported.model if re.fullmatch(pattern, n) and len(imported.model[n]) == rows * per_class]
+        pattern = "|".join(map(re.escape, fit)) or "(?!)"
+        imported = change(imported, pattern, functools.partial(without_background, per_class=per_class), words)
+    return imported
+
+
+class TorchvisionClassifierImporter:
+    """torchvision's classification networks, without their classifier, as a model's backbone.
+
+    ResNet, wide ResNet and ResNeXt become detkit's ``ResNet`` and ``ResNeXt`` unless the model has a
+    ``TorchvisionBackbone``; every other network becomes the latter. Also files that only look like torchvision's, such
+    as those of many self-supervised methods.
+    """
+
+    name = "torchvision classifier"
+
+    def recognises(self, names: Collection[str]) -> bool:
+        """See ``Importer.recognises``."""
+        tops = {name.split(".")[0] for name in names}
+        return bool(tops & _BODY_PARTS) and all(
+            top in _BODY_PARTS | _OTHER_PARTS or re.fullmatch(_NUMBERED_PARTS, top) for top in tops
+        )
+
+    def convert(self, state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> Imported:
+        """See ``Importer.convert``."""
+        as_body = any(name.startswith("backbone.body.") for name in wanted)
+        rules = _AS_BODY if as_body or "layer1.0.conv1.weight" not in state else to_ours(resnet_pairs(""))
+        return with_counters(place_backbone(import_by_rules(state, rules, _CLASSIFIERS), wanted), wanted)
+
+
+_BODY_PARTS = {"features", "layer1", "layers", "trunk_output", "blocks", "stage2", "inception3a", "Mixed_5b"}
+_OTHER_PARTS = {"classifier", "fc", "head", "norm", "stem", "bn1"}
+_NUMBERED_PARTS = r"conv\d|layer\d|stage\d|inception\d\w|aux\d|(Conv2d|Mixed)_\w+|AuxLogits"
+_AS_BODY: Rules = (
+    (r"(.*denselayer\d+\.(?:norm|conv))\.(\d.*)", r"backbone.body.\1\2"),  # DenseNet's norm1 was norm.1 once
+    (r"(.*)", r"backbone.body.\1"),
+)
+_CLASSIFIERS: Rules = ((r"(fc|classifier|head|AuxLogits|aux\d)\..*", "classifier: a detector has its own"),)
+
+
+def coco_names() -> tuple[str, ...]:
+    """The 90 names of COCO by category id, "N/A" where COCO has no category, as torchvision's models use them."""
+    from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights  # slow to load, and seldom needed
+
+    return tuple(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"][1:])

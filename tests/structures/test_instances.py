@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from detkit.structures import BitMasks, Boxes, Instances, Losses, PolygonMasks, Sample
+from detkit.structures import BitMasks, Boxes, ImageInfo, ImageList, Instances, Losses, PolygonMasks, Sample
 
 SQUARE = [np.array([1.0, 1, 6, 1, 6, 6, 1, 6])]
 
@@ -128,3 +128,43 @@ def test_losses_add_up_and_do_not_share_names():
     assert (a | b).metrics.keys() == {"m"}
     with pytest.raises(ValueError, match="'x'"):
         a | a
+
+
+def test_what_is_known_of_an_image_travels_with_its_instances():
+    info = ImageInfo((2, 1, 18, 9), torch.tensor([True, False]))
+    instances = Instances((10, 20), info=info, boxes=Boxes([[0, 0, 1, 1], [2, 2, 5, 5]]), classes=torch.arange(2))
+    made = [
+        instances[0],
+        instances[torch.tensor([False, True])],
+        instances.with_fields(scores=torch.ones(2)),
+        instances.without("classes"),
+        instances.to("cpu"),
+        Instances.cat([instances[:1], instances[1:]]),
+        copy.deepcopy(instances),
+        pickle.loads(pickle.dumps(instances)),
+    ]
+    for other in made:
+        assert other.window == (2, 1, 18, 9)
+        assert other.info.active_classes.tolist() == [True, False]
+    assert make().window == (0, 0, 20, 10)
+    assert make().info.active_classes is None
+    assert "info" not in instances.fields
+
+
+def test_samples_and_batches_know_their_windows():
+    sample = Sample(torch.zeros(3, 4, 4, dtype=torch.uint8), (4, 4), window=(0, 1, 4, 3), active_classes=torch.ones(3))
+    moved = sample.to("cpu")
+    assert moved.window == moved.info.window == (0, 1, 4, 3)
+    assert torch.equal(moved.info.active_classes, torch.ones(3))
+    images = ImageList(torch.zeros(2, 3, 32, 64), [(30, 40), (32, 64)], [sample.info, ImageInfo()])
+    assert images.canvas_size == (32, 64)
+    assert images.window(0) == (0, 1, 4, 3)
+    assert images.window(1) == (0, 0, 64, 32)
+    assert ImageList(images.tensor, images.image_sizes).window(0) == (0, 0, 40, 30)
+
+
+def test_boxes_clip_to_a_window():
+    boxes = Boxes([[0, 0, 10, 10], [6, 5, 7, 30], [20, 0, 30, 3]])
+    assert boxes.clip_to((2, 3, 8, 9)).tolist() == [[2, 3, 8, 9], [6, 5, 7, 9], [8, 3, 8, 3]]
+    assert torch.equal(boxes.clip_to((0, 0, 8, 9)).tensor, boxes.clip((9, 8)).tensor)
+    assert boxes[:0].clip_to((2, 3, 8, 9)).shape == (0, 4)

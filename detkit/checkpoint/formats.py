@@ -3,8 +3,10 @@
 from collections.abc import Collection
 
 from detkit.checkpoint.importing import Importer
+from detkit.checkpoint.matterport import SeedImporter
+from detkit.checkpoint.torchvision import TorchvisionClassifierImporter, TorchvisionImporter
 
-IMPORTERS: tuple[Importer, ...] = ()
+IMPORTERS: tuple[Importer, ...] = (TorchvisionImporter(), SeedImporter(), TorchvisionClassifierImporter())
 """Asked in this order."""
 
 

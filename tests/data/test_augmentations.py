@@ -12,12 +12,13 @@ from detkit.data import (
     RandomFlip,
     Record,
     Resize,
+    ResizeAndPad,
     ResizeScale,
     ResizeShortestEdge,
 )
 from detkit.data.augmentations.crop import crop_record
 from detkit.data.augmentations.resize import shortest_edge_size
-from detkit.structures import PolygonMasks
+from detkit.structures import BitMasks, PolygonMasks
 
 H, W = 90, 120
 
@@ -33,6 +34,8 @@ GEOMETRIC = [
     RandomCrop(size=(60, 70), kind="absolute"),
     RandomCrop(size=(50, 100), kind="absolute_range"),
     RandomCrop(size=(0.6, 0.6), kind="relative"),
+    ResizeAndPad(min_size=110, max_size=192),
+    ResizeAndPad(min_size=128, mode="pad64", pad_value=20),
 ]
 
 
@@ -96,6 +99,26 @@ def test_image_boxes_and_masks_stay_in_register(augment, kind):
     assert out.boxes.dtype == np.float32
     assert out.image.dtype == np.uint8
     assert len(out.classes) == len(out.masks) == len(out.boxes) == len(out.crowd)
+
+
+@pytest.mark.parametrize("augment", [*GEOMETRIC, ColorJitter()], ids=lambda a: type(a).__name__)
+def test_window_and_active_classes_travel(augment):
+    """The second channel shows where the picture lies; the rest is padding."""
+    window, active = (20, 10, 100, 77), np.array([True, False, True, True])
+    image = record("none").image
+    image[:, :, 1] = 0
+    image[10:77, 20:100, 1] = 255
+    before = dataclasses.replace(record("polygons"), image=image, window=window, active_classes=active)
+    for seed in range(4):
+        out = augment(before, np.random.default_rng(seed))
+        assert out.active_classes is active
+        assert all(isinstance(side, int) for side in out.window)
+        shown = BitMasks(out.image[None, :, :, 1] > 140).boxes()[0]
+        assert (shown - torch.tensor(out.window)).abs().max() <= 1, "to the pixel, up to the resize's rounding"
+    plain = augment(record("polygons"), np.random.default_rng(0))
+    height, width = plain.image.shape[:2]
+    if plain.window is not None:
+        assert plain.window != (0, 0, width, height), "where nothing is padded, there is no window"
 
 
 @pytest.mark.parametrize("augment", [*GEOMETRIC, ColorJitter(hue=0.1)], ids=lambda a: type(a).__name__)
@@ -168,6 +191,9 @@ def test_large_scale_jitter_gives_one_size_with_padding():
     assert (padded.image[36:] == 7).all()
     assert (padded.image[:, 48:] == 7).all()
     assert (padded.boxes == small.boxes).all()
+    assert padded.window == (0, 0, 48, 36)
+    assert RandomFlip(prob=1.0)(padded, rng).window == (48, 0, 96, 36)
+    assert crop_record(padded, 50, 0, 20, 20).window == (0, 0, 0, 20), "without any of the picture the window is empty"
 
 
 def test_crop_drops_what_is_not_visible_and_shrinks_to_what_is():

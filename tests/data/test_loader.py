@@ -1,13 +1,24 @@
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 import torch
 
-from detkit.data import ColorJitter, Mapper, RandomCrop, RandomFlip, Resize, Shapes, ShuffleSampler, train_loader
+from detkit.data import (
+    ColorJitter,
+    Mapper,
+    RandomCrop,
+    RandomFlip,
+    Resize,
+    ResizeAndPad,
+    Shapes,
+    ShuffleSampler,
+    train_loader,
+)
 from detkit.data import test_loader as make_test_loader
 from detkit.registry import DataError
-from detkit.structures import BitMasks, PolygonMasks, Sample
+from detkit.structures import BitMasks, MiniMasks, PolygonMasks, Sample
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +82,11 @@ def test_crowds_are_no_targets(dataset):
     for train in (True, False):
         sample = Mapper(crowded, train=train)(0, 0)
         assert sample.target.classes.tolist() == dataset[0].classes[1:].tolist()
+        assert "crowd" not in sample.target
+        kept = Mapper(crowded, [RandomFlip(prob=1.0)], train=train, keep_crowd=True)(0, 0).target
+        assert kept.classes.tolist() == dataset[0].classes.tolist()
+        assert kept.crowd.dtype == torch.bool
+        assert kept.crowd.tolist() == [True] + [False] * (len(kept) - 1)
 
 
 def test_mask_format(dataset):
@@ -87,6 +103,42 @@ def test_mask_format(dataset):
     bitmaps = Mapper(polygons, mask_format="bitmap")(0, 0).target.masks
     assert isinstance(bitmaps, BitMasks)
     assert bitmaps.areas().tolist() == [225]
+    minis = Mapper(polygons, [Resize(size=(480, 640))], mask_format="mini", mini_mask_size=14)(0, 0).target.masks
+    assert isinstance(minis, MiniMasks)
+    assert minis.tensor.shape == (1, 14, 14)
+    assert minis.areas().tolist() == [22500], "made after the augmentations"
+
+
+def test_object_too_thin_for_its_mini_mask_stays_a_target(dataset):
+    class Line(Shapes):
+        def __getitem__(self, index):
+            record = super().__getitem__(index)
+            record = record.select(np.arange(len(record.boxes)) < 1)
+            record.boxes[0] = 0, 0, 48, 48
+            return dataclasses.replace(record, masks=BitMasks(torch.eye(48, 64)[None]))
+
+    line = Line(num_images=1, image_size=(48, 64))
+    target = Mapper(line, mask_format="mini", mini_mask_size=4)(0, 0).target
+    assert target.boxes.tolist() == [[0, 0, 48, 48]]
+    assert not target.masks.tensor.any()
+
+
+def test_window_and_active_classes_reach_the_sample(dataset):
+    class Partly(Shapes):
+        def __getitem__(self, index):
+            return dataclasses.replace(super().__getitem__(index), active_classes=np.array([1, 1, 0, 0, 1], bool))
+
+    partly = Partly(num_images=2, image_size=(48, 64))
+    mapper = Mapper(partly, [ResizeAndPad(min_size=0, max_size=128)])
+    for sample in next(iter(make_test_loader(partly, mapper, 2, num_workers=1))):
+        assert sample.image.shape == (3, 128, 128)
+        assert sample.window == sample.target.window == (32, 40, 96, 88)
+        for active in (sample.active_classes, sample.target.info.active_classes):
+            assert active.tolist() == [True, True, False, False, True]
+    plain = Mapper(dataset)(0, 0)
+    assert plain.window is None
+    assert plain.active_classes is None
+    assert plain.target.window == (0, 0, 64, 48)
 
 
 def test_chance_depends_on_seed_epoch_and_index_alone(dataset):

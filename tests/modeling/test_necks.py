@@ -121,7 +121,7 @@ def test_chosen_maps_in_any_order_give_levels_from_fine_to_coarse():
     [
         (SHAPES, {"in_features": ("res2", "res9")}, r"in_features: expected some of res2, res3, .*'res9'"),
         (SHAPES, {"in_features": ()}, "in_features: expected some of res2"),
-        ({"a": ShapeSpec(4, 16), "b": ShapeSpec(4, 16)}, {}, r"different strides, got \['a', 'b'\] of \[16, 16\]"),
+        (SHAPES, {"in_features": ("res2", "res2")}, r"in_features: expected each map once, got \['res2', 'res2'\]"),
         ({"a": ShapeSpec(4, 12)}, {}, "powers of two, got stride 12"),
         (SHAPES, {"fuse": "max"}, "fuse: expected 'sum' or 'avg', got 'max'"),
         (SHAPES, {"top_block": Recipe(LastLevelP6P7, {"in_feature": "c5"})}, "no map 'c5'; choose one of res2.*p5"),
@@ -132,9 +132,57 @@ def test_mistakes_are_named(neck, shapes, options, words):
         neck(shapes, **options)
 
 
-def test_pafpn_needs_strides_that_double():
-    with pytest.raises(ValueError, match=r"double from map to map, got \[8, 32\]"):
-        PAFPN(SHAPES, in_features=("res3", "res5"))
+@pytest.mark.parametrize(
+    ("shapes", "strides"),
+    [
+        ({"a": ShapeSpec(4, 8), "b": ShapeSpec(4, 32)}, "8, 32"),
+        ({"a": ShapeSpec(4, 16), "b": ShapeSpec(4, 16)}, "16, 16"),
+    ],
+)
+def test_pafpn_needs_strides_that_double(shapes, strides):
+    with pytest.raises(ValueError, match=rf"double from map to map, got \[{strides}\]"):
+        PAFPN(shapes)
+
+
+TWINS = {"res4": ShapeSpec(8, 16), "res5": ShapeSpec(16, 32), "res5_2": ShapeSpec(24, 32)}
+
+
+@pytest.mark.parametrize("in_features", [None, ("res5_2", "res5", "res4")])
+@pytest.mark.parametrize("top", [LastLevelMaxPool, LastLevelP6P7])
+def test_maps_of_one_stride_give_levels_of_one_stride(top, in_features):
+    fpn = FPN(TWINS, out_channels=16, in_features=in_features, top_block=Recipe(top))
+    assert [(n, s.stride) for n, s in fpn.output_shape.items()][:4] == [
+        ("p4", 16),
+        ("p5", 32),
+        ("p5_2", 32),
+        ("p6", 64),
+    ]
+    oracle = TorchvisionMaxPool() if top is LastLevelMaxPool else TorchvisionP6P7(24, 16)
+    reference = FeaturePyramidNetwork([8, 16, 24], 16, extra_blocks=oracle)
+    place = {"res4": "res2", "res5": "res3", "res5_2": "res4"}  # what torchvision_names makes 0, 1, 2 of
+    state = {".".join(place.get(part, part) for part in n.split(".")): t for n, t in fpn.state_dict().items()}
+    reference.load_state_dict(torchvision_names(state), strict=True)
+    features = maps(75, 101, TWINS)
+    got, want = fpn(features), reference(features)
+    assert list(got) == list(fpn.output_shape)
+    for mine, theirs in zip(got.values(), want.values(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_fpn_with_norms_equals_torchvision(training):
+    """As in ``fasterrcnn_resnet50_fpn_v2``: a norm after each convolution, which then has no bias."""
+    fpn = FPN(SHAPES, out_channels=16, norm="BN")
+    reference = FeaturePyramidNetwork(list(CHANNELS), 16, TorchvisionMaxPool(), norm_layer=torch.nn.BatchNorm2d)
+    for name, tensor in fpn.state_dict().items():
+        if "norm" in name and tensor.is_floating_point():
+            torch.nn.init.uniform_(tensor, 0.5, 1.5)
+    theirs = {n.replace(".0.norm.", ".1."): t for n, t in torchvision_names(fpn.state_dict()).items()}
+    reference.load_state_dict(theirs, strict=True)
+    fpn.train(training), reference.train(training)
+    features = maps()
+    for mine, their in zip(fpn(features).values(), reference(features).values(), strict=True):
+        torch.testing.assert_close(mine, their, rtol=1e-4, atol=1e-5)
 
 
 def test_registered():

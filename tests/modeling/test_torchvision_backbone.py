@@ -7,10 +7,12 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_fpn
 
 from detkit.layers import FrozenBatchNorm2d, ShapeSpec
 from detkit.modeling.backbones import TorchvisionBackbone
 from detkit.modeling.backbones.torchvision_stages import trace, units
+from detkit.modeling.necks import FPN
 
 RGB = ShapeSpec(channels=3)
 CHANNELS = {
@@ -107,6 +109,63 @@ def test_chosen_maps_by_name_and_by_part():
     assert not hasattr(net.body.features, "14")
     inner = TorchvisionBackbone(RGB, model="mobilenet_v2", out_features=("features.4.conv.0",))
     assert inner.output_shape == {"res2": ShapeSpec(channels=144, stride=4)}
+
+
+def test_several_maps_of_one_stride_by_their_parts():
+    parts = ("features.16", "res3", "features.13", "features.14")
+    net = TorchvisionBackbone(RGB, model="mobilenet_v3_large", out_features=parts).eval()
+    shapes = [(n, s.channels, s.stride) for n, s in net.output_shape.items()]
+    assert shapes == [("res3", 40, 8), ("res5", 160, 32), ("res5_2", 160, 32), ("res5_3", 960, 32)]
+    whole = torchvision.models.mobilenet_v3_large(weights=None).eval()
+    whole.load_state_dict(net.body.state_dict(), strict=False)
+    x, want = torch.randn(1, 3, 64, 96), {}
+    with torch.no_grad():
+        maps = net(x)
+        for i, block in enumerate(whole.features):
+            x = block(x)
+            want[i] = x
+    for name, i in {"res3": 6, "res5": 13, "res5_2": 14, "res5_3": 16}.items():
+        torch.testing.assert_close(maps[name], want[i])
+    assert list(maps) == list(net.output_shape)
+    assert [tuple(m.shape[1:]) for m in maps.values()] == [(c, 64 // s, 96 // s) for _, c, s in shapes]
+
+
+@pytest.mark.parametrize(("norm", "kind"), [("BN", nn.BatchNorm2d), ("FrozenBN", FrozenBatchNorm2d)])
+def test_epsilon_is_the_networks_own_unless_it_is_given(norm, kind):
+    for given, wanted in ((None, 1e-3), (1e-5, 1e-5), (0.0, 0.0)):
+        net = TorchvisionBackbone(RGB, model="mobilenet_v3_small", norm=norm, norm_eps=given, freeze_at=2)
+        epsilons = [m.eps for m in net.modules() if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d)]
+        assert len(epsilons) > 30
+        assert set(epsilons) == {wanted}
+        assert any(isinstance(m, kind) for m in net.modules())
+
+
+def test_two_maps_of_one_stride_and_an_fpn_are_torchvisions_detector():
+    """``fasterrcnn_mobilenet_v3_large_fpn``: both maps have stride 32, and norms the epsilon of BatchNorm2d."""
+    theirs = fasterrcnn_mobilenet_v3_large_fpn(weights=None, weights_backbone=None).backbone.eval()
+    for name, tensor in theirs.state_dict().items():
+        if name.endswith(("running_mean", "bias")):
+            nn.init.normal_(tensor, std=0.1)
+    parts = ("features.13", "features.16")
+    body = TorchvisionBackbone(RGB, model="mobilenet_v3_large", out_features=parts, norm="FrozenBN", norm_eps=1e-5)
+    fpn = FPN(body.output_shape)
+    state = theirs.state_dict()
+    body.load_state_dict({n: state[n.replace("body.features.", "body.")] for n in body.state_dict()}, strict=True)
+    blocks = {"laterals": "inner_blocks", "outputs": "layer_blocks", "res5": "0", "res5_2": "1"}
+    names = {n: n.split(".") for n in fpn.state_dict()}
+    fpn.load_state_dict({n: state[f"fpn.{blocks[p]}.{blocks[k]}.0.{w}"] for n, (p, k, w) in names.items()}, strict=True)
+    assert {n: (s.channels, s.stride) for n, s in fpn.output_shape.items()} == {
+        "p5": (256, 32),
+        "p5_2": (256, 32),
+        "p6": (256, 64),
+    }
+    for size in ((64, 96), (75, 107)):
+        x = torch.randn(2, 3, *size)
+        with torch.no_grad():
+            ours, want = fpn(body.eval()(x)), theirs(x)
+        assert list(want) == ["0", "1", "pool"]
+        for mine, their in zip(ours.values(), want.values()):
+            torch.testing.assert_close(mine, their, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("model", ["mobilenet_v2", "resnet18", "convnext_tiny", "vgg11_bn", "densenet121"])
@@ -241,7 +300,14 @@ def test_wrong_weights_are_named(tmp_path, content, words):
             "'layr3' does not exist in resnet18. Did you mean 'layer3'",
         ),
         ({"model": "resnet18", "out_features": ("conv1",)}, r"'conv1' gives no map of stride \[4, 8, 16, 32\]"),
-        ({"model": "resnet18", "out_features": ("maxpool", "layer1")}, "'layer1' and 'maxpool' have the same stride 4"),
+        (
+            {"model": "resnet18", "out_features": ("maxpool", "res2")},
+            "'res2' and 'maxpool' have the same stride 4; to have both, name their parts .*: 'layer1' and 'maxpool'",
+        ),
+        ({"model": "resnet18", "out_features": ("layer1", "res2")}, "'res2' and 'layer1' are the same map of resnet18"),
+        ({"model": "resnet18", "out_features": ("layer1", "layer1.1")}, "'layer1.1' and 'layer1' are the same map"),
+        ({"model": "resnet18", "norm_eps": -0.1}, "norm_eps: expected at least 0, got -0.1"),
+        ({"model": "convnext_tiny", "norm_eps": 0.1}, "norm_eps: 'convnext_tiny' has no batch norm"),
         ({"model": "resnet18", "out_features": ()}, "expected some of res2, res3, res4, res5, got none"),
         ({"model": "resnet18", "freeze_at": -1}, "freeze_at: expected 0 .* got -1"),
         ({"model": "resnet18", "norm": "GN"}, "norm: expected BN, FrozenBN or SyncBN, got 'GN'"),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from detkit.layers import ShapeSpec, freeze, frozen_copy, replace_modules
-from detkit.modeling.backbones.torchvision_stages import Node, find, new_network, trace, units
+from detkit.modeling.backbones.torchvision_stages import Node, find, new_network, position, trace, units
 from detkit.modeling.interfaces import BACKBONES, Backbone, Features
 from detkit.registry import did_you_mean
 from detkit.utils.paths import path_manager
@@ -24,9 +24,10 @@ class TorchvisionBackbone(Backbone):
     """A classification network of torchvision without its classifier: ``mobilenet_v3_large``, ``convnext_tiny``, ...
 
     Its maps are called ``res2`` .. ``res5`` after a ResNet's of the same stride (4, 8, 16, 32), so that backbones can
-    be exchanged. Each is what the last part of that stride gives; what does not lead to a map is dropped. Weights keep
-    torchvision's names under ``body``. Networks for one size of image (vision transformers) and those whose maps do
-    not line up with the image (AlexNet, SqueezeNet, Inception) are refused.
+    be exchanged. Each is what the last part of that stride gives; what does not lead to a map is dropped. Several maps
+    of one stride may be asked for by their parts: they are called ``res5``, ``res5_2``, ... in the network's order.
+    Weights keep torchvision's names under ``body``. Networks for one size of image (vision transformers) and those
+    whose maps do not line up with the image (AlexNet, SqueezeNet, Inception) are refused.
 
     Args:
         model: the network's name in ``torchvision.models.list_models(module=torchvision.models)``.
@@ -36,12 +37,14 @@ class TorchvisionBackbone(Backbone):
             null for random weights. Read when the model is built, except on the meta device.
         norm: what batch norms are: BN as they are, FrozenBN with fixed statistics and weights, SyncBN over all ranks.
             Other norms stay.
+        norm_eps: added to the variance of every batch norm; null for the network's own (0.001 in MobileNetV3, which
+            torchvision's detectors change to 0.00001).
         freeze_at: how much of the network does not learn: 0 nothing, 1 all up to the last map of stride 2, 2 all up to
             that of stride 4, up to 5. Batch norms of that part become FrozenBN.
 
     Raises:
-        ValueError: unknown or unfit network, unknown map, two maps of one stride, ``freeze_at`` outside 0..5, or
-            weights that are missing, unreadable or another network's.
+        ValueError: unknown or unfit network, unknown map, a map asked for twice, ``norm_eps`` below 0 or without a
+            batch norm, ``freeze_at`` outside 0..5, or weights that are missing, unreadable or another network's.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class TorchvisionBackbone(Backbone):
         out_features: tuple[str, ...] | None = None,
         weights: str | None = None,
         norm: Literal["BN", "FrozenBN", "SyncBN"] = "BN",
+        norm_eps: float | None = None,
         freeze_at: int = 0,
     ):
         super().__init__(input_shape)
@@ -61,7 +65,7 @@ class TorchvisionBackbone(Backbone):
             raise ValueError(f"norm: expected BN, FrozenBN or SyncBN, got {norm!r}")
         maps = _choose(model, out_features)
         self.output_shape = {
-            name: ShapeSpec(channels=node.channels, stride=STAGES[name] * input_shape.stride)
+            name: ShapeSpec(channels=node.channels, stride=(node.stride or 1) * input_shape.stride)
             for name, node in maps.items()
         }
         self._channels_last = frozenset(name for name, node in maps.items() if node.channels_last)
@@ -73,6 +77,8 @@ class TorchvisionBackbone(Backbone):
         )
         if weights is not None:
             _load(self.body, weights, names)
+        if norm_eps is not None:
+            _set_norm_eps(self.body, model, norm_eps)
         if norm == "FrozenBN":
             replace_modules(self.body, nn.modules.batchnorm._BatchNorm, frozen_copy)
         elif norm == "SyncBN":
@@ -109,18 +115,37 @@ def _choose(model: str, out_features: tuple[str, ...] | None) -> dict[str, Node]
     chosen: dict[str, Node] = {}
     for wanted in stages if out_features is None else out_features:
         node = stages.get(wanted) or find(nodes, wanted)
-        name = next((n for n, stride in STAGES.items() if node and node.stride == stride), None)
-        if node is None or name is None:
+        if node is None or node.stride not in STAGES.values():
             what = f"gives no map of stride {list(STAGES.values())}" if node else "does not exist"
             hint = did_you_mean(wanted, [*stages, *(unit.name for unit in units(nodes))])
             listed = ", ".join(f"{n} ({node.name})" for n, node in stages.items())
             raise ValueError(f"out_features: '{wanted}' {what} in {model}.{hint} Its maps are {listed}")
-        if name in chosen:
-            raise ValueError(f"out_features: '{wanted}' and '{chosen[name].name}' have the same stride {node.stride}")
-        chosen[name] = node
+        for other, same in chosen.items():
+            if position(nodes, same) == position(nodes, node):
+                raise ValueError(f"out_features: '{wanted}' and '{other}' are the same map of {model}")
+            if same.stride == node.stride and (wanted in stages or other in stages):
+                raise ValueError(
+                    f"out_features: '{wanted}' and '{other}' have the same stride {node.stride}; to have both, name"
+                    f" their parts of the network: '{node.name}' and '{same.name}'"
+                )
+        chosen[wanted] = node
     if not chosen:
         raise ValueError(f"out_features: expected some of {', '.join(stages)}, got none")
-    return {name: chosen[name] for name in STAGES if name in chosen}
+    names = {stride: name for name, stride in STAGES.items()}
+    maps: dict[str, Node] = {}
+    for node in sorted(chosen.values(), key=lambda node: (node.stride, position(nodes, node))):
+        before = sum(other.stride == node.stride for other in maps.values())
+        maps[names[node.stride or 0] + (f"_{before + 1}" if before else "")] = node
+    return maps
+
+
+def _set_norm_eps(body: nn.Module, model: str, norm_eps: float) -> None:
+    norms = [m for m in body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if norm_eps < 0 or not norms:
+        has = f"'{model}' has no batch norm; leave it out" if not norms else f"expected at least 0, got {norm_eps}"
+        raise ValueError(f"norm_eps: {has}")
+    for norm in norms:
+        norm.eps = norm_eps
 
 
 def _set_in_channels(network: nn.Module, channels: int) -> None:

@@ -92,6 +92,11 @@ def find(nodes: Sequence[Node], name: str) -> Node | None:
     return dataclasses.replace(inside[-1], name=name) if inside else None
 
 
+def position(nodes: Sequence[Node], part: Node) -> int:
+    """Which of the nodes gives what the part gives: that of its last node."""
+    return max(i for i, n in enumerate(nodes) if n.name == part.name or n.name.startswith(part.name + "."))
+
+
 def _units(nodes: Sequence[Node], depth: int, stride: int) -> list[Node]:
     found = []
     for prefix, group in itertools.groupby(nodes, key=lambda n: ".".join(n.name.split(".")[: depth + 1])):

@@ -18,8 +18,8 @@ class FPN(Neck):
 
     Each map goes through a 1x1 convolution; from the coarsest one down, it is upsampled (nearest) and added to the
     next finer one; a 3x3 convolution gives the level. A level is called ``p`` and the logarithm of its stride: maps of
-    stride 4, 8, 16, 32 give ``p2`` .. ``p5``. Sides need not be multiples of anything: a map is upsampled to the size
-    of the finer one.
+    stride 4, 8, 16, 32 give ``p2`` .. ``p5``; of several maps of stride 32 the first gives ``p5``, the next ``p5_2``.
+    Sides need not be multiples of anything: a map is upsampled to the size of the finer one.
 
     Args:
         out_channels: channels of every level.
@@ -29,7 +29,7 @@ class FPN(Neck):
         fuse: how the upsampled map meets the finer one: their sum or their mean.
 
     Raises:
-        ValueError: an unknown map, no map, a stride that is no power of two, or two maps of one stride.
+        ValueError: an unknown map, no map, or a stride that is no power of two.
     """
 
     def __init__(
@@ -50,9 +50,11 @@ class FPN(Neck):
         for name, shape in shapes.items():
             self.laterals[name] = ConvNorm(shape.channels, out_channels, 1, norm=norm, init=c2_xavier_fill)
             self.outputs[name] = ConvNorm(out_channels, out_channels, 3, norm=norm, init=c2_xavier_fill)
-        self.output_shape = {
-            level_name(s.stride): ShapeSpec(channels=out_channels, stride=s.stride) for s in shapes.values()
-        }
+        self.output_shape = {}
+        for shape in shapes.values():
+            before = sum(level.stride == shape.stride for level in self.output_shape.values())
+            name = level_name(shape.stride) + (f"_{before + 1}" if before else "")
+            self.output_shape[name] = ShapeSpec(channels=out_channels, stride=shape.stride)
         self._levels = tuple(self.output_shape)
         self._fuse_weight = 0.5 if fuse == "avg" else 1.0
         self.top_block = None if top_block is None else top_block({**shapes, **self.output_shape}, out_channels)
@@ -133,16 +135,12 @@ class PAFPN(FPN):
 
 
 def _select(input_shape: dict[str, ShapeSpec], in_features: tuple[str, ...] | None) -> dict[str, ShapeSpec]:
-    """The maps to use, finest first."""
+    """The maps to use, finest first; those of one stride in the backbone's order."""
     names = tuple(input_shape) if in_features is None else in_features
     unknown = [name for name in names if name not in input_shape]
     if unknown or not names:
         raise ValueError(f"in_features: expected some of {', '.join(input_shape)}, got {list(names)}")
-    shapes = dict(sorted(((name, input_shape[name]) for name in names), key=lambda item: item[1].stride))
-    strides = [shape.stride for shape in shapes.values()]
-    if len(set(strides)) < len(strides):
-        raise ValueError(
-            f"in_features: a feature pyramid needs maps of different strides, got {list(shapes)} of {strides};"
-            " choose one of each"
-        )
-    return shapes
+    if len(set(names)) < len(names):
+        raise ValueError(f"in_features: expected each map once, got {list(names)}")
+    chosen = [(name, shape) for name, shape in input_shape.items() if name in names]
+    return dict(sorted(chosen, key=lambda item: item[1].stride))

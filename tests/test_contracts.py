@@ -250,7 +250,11 @@ def record(height: int = 60, width: int = 80) -> Record:
     )
 
 
-AUGMENTATIONS = {"RandomCrop": {"size": (0.5, 0.5)}, "Resize": {"size": (40, 100)}}
+AUGMENTATIONS = {
+    "RandomCrop": {"size": (0.5, 0.5)},
+    "Resize": {"size": (40, 100)},
+    "ResizeAndPad": {"min_size": 70, "max_size": 128},
+}
 
 
 @pytest.mark.parametrize("cls", registered("augmentation"), ids=names)
@@ -333,6 +337,8 @@ def test_dataset(cls, request):
     if cls.__name__ == "CocoInstances":
         root = request.getfixturevalue("shared_data") / "balloon"
         dataset = cls(json_file=str(root / "annotations/instances_val.json"), image_root=str(root / "val"))
+    elif cls.__name__ == "ConcatDataset":
+        dataset = cls(datasets=(partial(detkit.data.Shapes, num_images=2), partial(detkit.data.Shapes, num_images=3)))
     else:
         dataset = cls(num_images=6)
     one = dataset[0]
@@ -342,6 +348,8 @@ def test_dataset(cls, request):
     assert one.boxes.dtype == np.float32
     assert len(one.boxes) == len(one.classes) == len(one.crowd) == len(one.annotation_ids) == len(one.masks)
     assert (one.classes < len(dataset.class_names)).all()
+    assert one.active_classes is None or one.active_classes.shape == (len(dataset.class_names),)
+    assert one.window is None
     coco = dataset.coco()
     assert [c["name"] for c in coco["categories"]] == list(dataset.class_names)
     assert [c["id"] for c in coco["categories"]] == list(range(1, len(dataset.class_names) + 1))

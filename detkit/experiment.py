@@ -40,10 +40,14 @@ class DataConfig:
         train_augmentations: applied to training images, in order.
         test_augmentations: applied to test images, in order.
         sampler: the order of the training images.
-        batch_size: training images a step, over all processes.
+        batch_size: training images a forward pass, over all processes; ``solver.accumulate`` of them are a step.
         test_batch_size: test images a forward pass, on each process.
         num_workers: loader processes beside each training process; 0 loads in the process itself.
-        mask_format: how masks travel: as polygons where the data has them, or as bitmaps.
+        mask_format: how masks travel: as polygons where the data has them, or as bitmaps; mini: as small bitmaps
+            that fill their boxes, which take little memory and lose what is finer than a cell.
+        mini_mask_size: side of the bitmaps of mask_format mini, in cells.
+        keep_crowd: crowd regions stay in the training targets, flagged, for models that spare what lies on them; else
+            they are left out.
     """
 
     train_dataset: Recipe[Dataset]
@@ -55,9 +59,11 @@ class DataConfig:
     test_batch_size: int = 1
     num_workers: int = 4
     mask_format: data.MaskFormat = "polygon"
+    mini_mask_size: int = 56
+    keep_crowd: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("test_batch_size", 1), ("num_workers", 0)):
+        for name, least in (("batch_size", 1), ("test_batch_size", 1), ("num_workers", 0), ("mini_mask_size", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"data.{name}: expected at least {least}, got {getattr(self, name)}")
 
@@ -80,7 +86,7 @@ class DataConfig:
             )
 
     def train(self, seed: int = 0, start_iter: int = 0) -> Iterable[list[Sample]]:
-        """An endless stream of training batches, from the one of step ``start_iter`` on.
+        """An endless stream of training batches, from the one numbered ``start_iter`` on.
 
         Raises ConfigError where the batch size does not divide by the number of processes."""
         if self.batch_size % world_size():
@@ -100,7 +106,15 @@ class DataConfig:
 
     def _mapper(self, dataset: Dataset, recipes: Sequence[Recipe[Augmentation]], seed: int, train: bool) -> Mapper:
         steps = [_built("data augmentations", recipe) for recipe in recipes]
-        return Mapper(dataset, steps, seed=seed, mask_format=self.mask_format, train=train)
+        return Mapper(
+            dataset,
+            steps,
+            seed=seed,
+            mask_format=self.mask_format,
+            mini_mask_size=self.mini_mask_size,
+            train=train,
+            keep_crowd=self.keep_crowd and train,
+        )
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -112,9 +126,11 @@ class SolverConfig:
         schedule: the learning rate over the run.
         max_iter: training steps; or give ``epochs``.
         epochs: passes over the training dataset; or give ``max_iter``.
-        lr_batch_size: the batch size that the optimizer's ``lr`` is given for; with another ``data.batch_size`` the
-            rate is scaled in proportion. null: the rate is taken as it stands.
+        lr_batch_size: the batch size that the optimizer's ``lr`` is given for; with other ``data.batch_size`` times
+            ``accumulate`` the rate is scaled in proportion. null: the rate is taken as it stands.
         clip_grad_norm: gradients are scaled down to this global norm; null for no limit.
+        accumulate: batches a step; their gradients are averaged. The step is that of one batch so many times as
+            large, in the memory of one; only batch norms (not frozen ones) still look at each batch alone.
     """
 
     optimizer: Recipe[Optimizer]
@@ -123,6 +139,7 @@ class SolverConfig:
     epochs: float | None = None
     lr_batch_size: int | None = 16
     clip_grad_norm: float | None = None
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         if (self.max_iter is None) == (self.epochs is None):
@@ -130,7 +147,7 @@ class SolverConfig:
                 f"solver: give either max_iter or epochs, got max_iter {self.max_iter} and epochs {self.epochs} "
                 "(null removes the one that a base config gives)"
             )
-        for name in ("max_iter", "epochs", "lr_batch_size", "clip_grad_norm"):
+        for name in ("max_iter", "epochs", "lr_batch_size", "clip_grad_norm", "accumulate"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"solver.{name}: expected more than 0, got {value}")
@@ -224,9 +241,9 @@ class Experiment:
         return [_built("evaluators", recipe, self.data.test_set) for recipe in self.evaluators]
 
     def build_optimizer(self, model: torch.nn.Module) -> Optimizer:
-        """The optimizer with its rate scaled to the batch size."""
+        """The optimizer with its rate scaled to the images a step."""
         given_for = self.solver.lr_batch_size
-        scale = 1.0 if given_for is None else self.data.batch_size / given_for
+        scale = 1.0 if given_for is None else self.images_per_step / given_for
         return _built("solver.optimizer", self.solver.optimizer, model, scale)
 
     def build_schedule(self) -> LRSchedule:
@@ -237,11 +254,16 @@ class Experiment:
         """The further hooks that the config asks for."""
         return [_built("train.hooks", recipe) for recipe in self.train.hooks]
 
+    @property
+    def images_per_step(self) -> int:
+        """Training images between two changes of the weights, over all processes."""
+        return self.data.batch_size * self.solver.accumulate
+
     def max_iter(self) -> int:
         """Training steps; for ``epochs`` this reads the training dataset."""
         if self.solver.max_iter is not None:
             return self.solver.max_iter
-        return math.ceil((self.solver.epochs or 0) * len(self.data.train_set) / self.data.batch_size)
+        return math.ceil((self.solver.epochs or 0) * len(self.data.train_set) / self.images_per_step)
 
 
 def load_experiment(path: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Experiment:

@@ -171,7 +171,7 @@ class Predictor:
     def stream(self, images: Iterable[ImageLike]) -> Iterator[Instances]:
         """``Instances`` of each image in turn; only one batch is held at a time. Raises as the call does."""
         for batch in _batches(images, self.batch_size):
-            yield from self._predict([self._sample(image) for image in batch])
+            yield from self._predict([self.sample(image) for image in batch])
 
     def predict_folder(
         self, folder: str | Path, *, recursive: bool = False, skip_unreadable: bool = False
@@ -203,7 +203,7 @@ class Predictor:
             ImportError: PyAV is missing; the message says how to install it.
         """
         for batch in _batches(enumerate(video_frames(path)), self.batch_size):
-            outputs = self._predict([self._sample(frame) for _, frame in batch])
+            outputs = self._predict([self.sample(frame) for _, frame in batch])
             for (number, frame), output in zip(batch, outputs):
                 yield number, frame, output
 
@@ -245,7 +245,7 @@ class Predictor:
     def _readable(self, files: Iterable[Path], skip_unreadable: bool) -> Iterator[tuple[Path, Sample]]:
         for path in files:
             try:
-                sample = self._sample(path)
+                sample = self.sample(path)
             except DataError as error:
                 if not skip_unreadable:
                     raise
@@ -253,7 +253,8 @@ class Predictor:
                 continue
             yield path, sample
 
-    def _sample(self, image: ImageLike) -> Sample:
+    def sample(self, image: ImageLike) -> Sample:
+        """An image as the model takes it, after the augmentations, without a target. Raises as the call does."""
         array = to_array(image, self._channels)
         record = Record(
             image=array,

@@ -253,7 +253,7 @@ def test_from_run_is_the_model_of_the_run(run):
     assert out.image_size == (90, 120)
     assert out.masks.shape == (3, 90, 120)
     assert predictor.class_names == model.class_names
-    resized = predictor._sample(IMAGE).image
+    resized = predictor.sample(IMAGE).image
     assert resized.shape[1:] == (64, 85)
     with torch.no_grad():
         assert same(out, model([Sample(resized, (90, 120))])[0])

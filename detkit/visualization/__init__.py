@@ -6,15 +6,29 @@ from detkit.visualization.draw import draw_instances
 from detkit.visualization.inputs import ImageLike, image_files, to_array
 from detkit.visualization.pictures import free_path, prediction_picture, side_by_side, write_picture
 from detkit.visualization.predictions import write_prediction_pictures
+from detkit.visualization.stages import (
+    draw_anchors,
+    draw_boxes,
+    draw_proposals,
+    draw_regions,
+    draw_window,
+    network_input,
+)
 from detkit.visualization.video import VIDEO_SUFFIXES, VideoWriter, video_frames, video_info
 
 __all__ = [
     "VIDEO_SUFFIXES",
     "ImageLike",
     "VideoWriter",
+    "draw_anchors",
+    "draw_boxes",
     "draw_instances",
+    "draw_proposals",
+    "draw_regions",
+    "draw_window",
     "free_path",
     "image_files",
+    "network_input",
     "palette",
     "plot_curves",
     "prediction_picture",

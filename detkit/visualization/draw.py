@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter
 
 from detkit.structures import Instances
-from detkit.visualization.colors import palette, text_color
+from detkit.visualization.colors import palette
 from detkit.visualization.inputs import ImageLike, to_array
+from detkit.visualization.labels import font_size, write_labels
 
 ColorBy = Literal["auto", "class", "instance"]
 MIN_SIDE = 640  # smaller images are enlarged, or their labels could not be read
@@ -46,7 +47,7 @@ def draw_instances(
         ValueError: the image has another type or shape.
         DataError: a file that cannot be read.
     """
-    canvas = _canvas(image, min_side)
+    canvas = enlarged(image, min_side)
     if "scores" in instances:
         instances = instances[instances.scores >= score_thresh]
     if not len(instances):
@@ -59,8 +60,7 @@ def draw_instances(
     table = palette(max([num, *(c + 1 for c in classes)]))
     colors = table[classes] if by_class else table[:num]
 
-    side = math.sqrt(canvas.width * canvas.height)
-    line = max(1, round(side / 350))
+    side, line = math.sqrt(canvas.width * canvas.height), line_width(canvas)
     if "masks" in instances:
         canvas = _paint_masks(canvas, instances.masks, colors, line)
     scale = np.array([canvas.width / instances.image_size[1], canvas.height / instances.image_size[0]] * 2)
@@ -68,18 +68,24 @@ def draw_instances(
     pen = ImageDraw.Draw(canvas)
     thin = max(1, line - 1) if "masks" in instances else line
     for box, color in zip(boxes[::-1], colors[::-1]):
-        _rectangle(pen, box, tuple(color.tolist()), thin)
+        rectangle(pen, box, tuple(color.tolist()), thin)
     texts = _texts(instances, classes, class_names)
-    _write_labels(pen, canvas.size, boxes, texts, colors, _font_size(side, num))
+    write_labels(pen, canvas.size, boxes, texts, colors, font_size(side, num))
     return np.asarray(canvas)
 
 
-def _canvas(image: ImageLike, min_side: int) -> Image.Image:
+def enlarged(image: ImageLike, min_side: int = MIN_SIDE) -> Image.Image:
+    """The image as a picture whose longer side has at least ``min_side`` pixels."""
     canvas = Image.fromarray(to_array(image))
     scale = min_side / max(canvas.size)
     if scale > 1:
         canvas = canvas.resize((round(canvas.width * scale), round(canvas.height * scale)), Image.Resampling.BICUBIC)
     return canvas
+
+
+def line_width(canvas: Image.Image) -> int:
+    """How many pixels wide a line is, in proportion to the picture."""
+    return max(1, round(math.sqrt(canvas.width * canvas.height) / 350))
 
 
 def _paint_masks(canvas: Image.Image, masks: Any, colors: np.ndarray, line: int) -> Image.Image:
@@ -88,7 +94,7 @@ def _paint_masks(canvas: Image.Image, masks: Any, colors: np.ndarray, line: int)
     bitmaps = masks.bitmaps().tensor.cpu().numpy()
     sizes = bitmaps.reshape(len(bitmaps), -1).sum(1)
     for i in np.argsort(-sizes, kind="stable").tolist():
-        shape = _enlarged(bitmaps[i], canvas.size)
+        shape = _enlarged_mask(bitmaps[i], canvas.size)
         bounds = shape.getbbox()
         if bounds is None:
             continue
@@ -104,7 +110,7 @@ def _paint_masks(canvas: Image.Image, masks: Any, colors: np.ndarray, line: int)
     return Image.fromarray(pixels.round().astype(np.uint8))
 
 
-def _enlarged(bitmap: np.ndarray, size: tuple[int, int]) -> Image.Image:
+def _enlarged_mask(bitmap: np.ndarray, size: tuple[int, int]) -> Image.Image:
     """The mask (0 or 255) in a picture of ``(width, height)``, its steps rounded off."""
     shape = Image.fromarray(bitmap.astype(np.uint8) * 255)
     scale = size[0] / shape.width
@@ -116,7 +122,8 @@ def _enlarged(bitmap: np.ndarray, size: tuple[int, int]) -> Image.Image:
     return shape
 
 
-def _rectangle(pen: ImageDraw.ImageDraw, box: np.ndarray, color: tuple[int, ...], width: int) -> None:
+def rectangle(pen: ImageDraw.ImageDraw, box: np.ndarray, color: tuple[int, ...], width: int) -> None:
+    """The outline of a box ``(4,)`` xyxy, inside its half-open bounds."""
     x1, y1, x2, y2 = (round(v) for v in box.tolist())
     pen.rectangle((x1, y1, max(x2 - 1, x1), max(y2 - 1, y1)), outline=color, width=width)
 
@@ -128,60 +135,3 @@ def _texts(instances: Instances, classes: list[int], class_names: Sequence[str])
         return names if "classes" in instances and len(class_names) != 1 else [""] * len(classes)
     scores = [f"{score:.2f}" for score in instances.scores.tolist()]
     return scores if len(class_names) == 1 else [f"{name} {score}" for name, score in zip(names, scores)]
-
-
-def _font_size(side: float, num: int) -> int:
-    """In proportion to the picture, and smaller where there is a crowd."""
-    size = side / 42 * (1.0 if num <= 15 else 0.85 if num <= 40 else 0.7)
-    return max(10, min(round(size), 48))
-
-
-def load_font(size: int) -> ImageFont.FreeTypeFont:
-    """A sans-serif with a wide choice of scripts (DejaVu, which comes with matplotlib)."""
-    import matplotlib
-
-    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
-
-
-def _write_labels(
-    pen: ImageDraw.ImageDraw,
-    canvas_size: tuple[int, int],
-    boxes: np.ndarray,
-    texts: list[str],
-    colors: np.ndarray,
-    size: int,
-) -> None:
-    """Labels at the boxes' corners, the best first; each goes to the first place that is free."""
-    font = load_font(size)
-    placed: list[tuple[float, float, float, float]] = []
-    for box, text, color in zip(boxes, texts, colors):
-        if not text:
-            continue
-        width, height = font.getlength(text) + size * 0.5, size * 1.3
-        spot = _free_spot(box, width, height, canvas_size, placed)
-        if spot is None:
-            continue
-        placed.append(spot)
-        pen.rectangle(spot, fill=tuple(color.tolist()))
-        middle = (spot[0] + size * 0.25, (spot[1] + spot[3]) / 2)
-        pen.text(middle, text, fill=text_color(color), font=font, anchor="lm")
-
-
-def _free_spot(
-    box: np.ndarray,
-    width: float,
-    height: float,
-    canvas_size: tuple[int, int],
-    placed: list[tuple[float, float, float, float]],
-) -> tuple[float, float, float, float] | None:
-    """Above the box, inside its top, below it, at its right corner: the first that is free and in the picture."""
-    x1, y1, x2, y2 = box.tolist()
-    corners = [(x1, y1 - height), (x1, y1), (x1, y2), (x2 - width, y1 - height), (x2 - width, y2 - height)]
-    for x, y in corners:
-        x = min(max(x, 0), canvas_size[0] - width)
-        if y < 0 or y + height > canvas_size[1]:
-            continue
-        spot = (x, y, x + width, y + height)
-        if not any(spot[0] < p[2] and p[0] < spot[2] and spot[1] < p[3] and p[1] < spot[3] for p in placed):
-            return spot
-    return None

@@ -5,14 +5,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
-from detkit.structures import Instances, Sample
-from detkit.visualization.draw import MIN_SIDE, draw_instances, load_font
+from detkit.structures import Boxes, Instances, Sample
+from detkit.visualization.draw import MIN_SIDE, draw_instances
+from detkit.visualization.labels import load_font
 
 
 def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndarray:
-    """Pictures in a row, each under its title.
+    """Pictures in a row, each under its title; a title that is wider than its picture runs over several lines.
 
     Args:
         pictures: ``(H_i, W_i, 3)`` uint8 each.
@@ -26,15 +28,32 @@ def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str]) -> np.nd
     height = max(p.shape[0] for p in pictures)
     gap = max(4, height // 80)
     size = max(12, height // 32)
-    header = round(size * 1.9)
+    font, margin = load_font(size), round(size * 0.4)
+    blocks = [_lines(title, font, p.shape[1] - 2 * margin) for p, title in zip(pictures, titles)]
+    header = round(size * (0.6 + 1.3 * max(map(len, blocks))))
     width = sum(p.shape[1] for p in pictures) + gap * (len(pictures) - 1)
     sheet = Image.new("RGB", (width, header + height), (255, 255, 255))
-    pen, font, x = ImageDraw.Draw(sheet), load_font(size), 0
-    for picture, title in zip(pictures, titles):
-        pen.text((x + size * 0.4, header / 2), title, fill=(30, 30, 30), font=font, anchor="lm")
+    pen, x = ImageDraw.Draw(sheet), 0
+    for picture, lines in zip(pictures, blocks):
+        for number, line in enumerate(lines):
+            pen.text((x + margin, size * (0.95 + 1.3 * number)), line, fill=(30, 30, 30), font=font, anchor="lm")
         sheet.paste(Image.fromarray(picture), (x, header))
         x += picture.shape[1] + gap
     return np.asarray(sheet)
+
+
+def _lines(title: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """The title in lines of at most ``width`` pixels; a word that is wider loses its end."""
+    lines = [""]
+    for word in title.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+            continue
+        while len(word) > 1 and font.getlength(word) > width:
+            word = word.rstrip("…")[:-1] + "…"
+        lines.append(word)
+    return [line for line in lines if line] or [""]
 
 
 def prediction_picture(
@@ -47,20 +66,36 @@ def prediction_picture(
 ) -> np.ndarray:
     """Ground truth and prediction side by side, on the image as the model saw it; without a target, one picture.
 
+    Padding within the image, outside its window, is not shown.
+
     Args:
         sample: what the model was given.
-        output: what it made of it.
+        output: what it made of it, in the pixels of the original image.
         class_names: the K names.
         score_thresh: predictions below this score are not drawn.
         min_side: as in ``draw_instances``.
     """
-    right = draw_instances(sample.image, output, class_names, score_thresh=score_thresh, min_side=min_side)
+    image, target = without_padding(sample)
+    right = draw_instances(image, output, class_names, score_thresh=score_thresh, min_side=min_side)
     drawn = int((output.scores >= score_thresh).sum())
     title = f"prediction: {drawn} with score ≥ {score_thresh:g}"
-    if sample.target is None:
+    if target is None:
         return side_by_side([right], [title])
-    left = draw_instances(sample.image, sample.target, class_names, min_side=min_side)
-    return side_by_side([left, right], [f"ground truth: {len(sample.target)}", title])
+    left = draw_instances(image, target, class_names, min_side=min_side)
+    return side_by_side([left, right], [f"ground truth: {len(target)}", title])
+
+
+def without_padding(sample: Sample) -> tuple[Tensor, Instances | None]:
+    """The part of the sample's image that holds the picture, ``(C, H, W)``, and the target in its pixels."""
+    x1, y1, x2, y2 = sample.info.window_in((sample.image.shape[-2], sample.image.shape[-1]))
+    image, target, size = sample.image[:, y1:y2, x1:x2], sample.target, (y2 - y1, x2 - x1)
+    if target is None or size == tuple(sample.image.shape[-2:]):
+        return image, target
+    fields = dict(target.fields)
+    fields["boxes"] = Boxes(target.boxes.tensor - target.boxes.tensor.new_tensor([x1, y1, x1, y1]))
+    if "masks" in fields:
+        fields["masks"] = fields["masks"].crop(x1, y1, *size)
+    return image, Instances(size, **fields)
 
 
 def write_picture(picture: np.ndarray, path: str | Path) -> Path:

@@ -117,11 +117,11 @@ def test_none_and_many(num):
 
 
 def test_labels_do_not_lie_on_one_another(monkeypatch):
-    from detkit.visualization import draw
+    from detkit.visualization import labels
 
     seen = []
-    free_spot = draw._free_spot
-    monkeypatch.setattr(draw, "_free_spot", lambda *a: seen.append(free_spot(*a)) or seen[-1])
+    free_spot = labels.free_spot
+    monkeypatch.setattr(labels, "free_spot", lambda *a: seen.append(free_spot(*a)) or seen[-1])
     boxes = Boxes([[50, 50, 90, 90]] * 12)
     draw_instances(image(), Instances((100, 160), boxes=boxes, classes=torch.arange(12)), min_side=0)
     spots = [s for s in seen if s is not None]

@@ -3,8 +3,9 @@ import pytest
 import torch
 from PIL import Image
 
-from detkit.structures import Boxes, Instances, Sample
+from detkit.structures import BitMasks, Boxes, Instances, Sample
 from detkit.visualization import prediction_picture, side_by_side, write_picture, write_prediction_pictures
+from detkit.visualization.pictures import without_padding
 
 
 def test_side_by_side_keeps_every_picture_whole():
@@ -48,3 +49,49 @@ def test_written_pictures_are_read_back(tmp_path):
     picture = np.random.default_rng(0).integers(0, 255, (20, 30, 3)).astype(np.uint8)
     path = write_picture(picture, tmp_path / "new" / "a.png")
     assert (np.array(Image.open(path)) == picture).all()
+
+
+def test_titles_stay_over_their_pictures():
+    pictures = [np.full((600, width, 3), 90, np.uint8) for width in (150, 150, 400)]
+    words = "prediction: 12 with score ≥ 0.5"
+    header = {}
+    for titles in (["", "", ""], [words, "", ""], ["", words, ""], [words, words, words], ["W" * 60, "", ""]):
+        sheet = side_by_side(pictures, titles)
+        top = sheet[: sheet.shape[0] - 600]
+        header[tuple(titles)] = top
+        inked = (top < 128).any((0, 2))
+        starts = np.cumsum([0, *(p.shape[1] + 7 for p in pictures)])
+        for start, picture, title in zip(starts, pictures, titles):
+            assert inked[start : start + picture.shape[1]].any() == bool(title)
+            assert not inked[start + picture.shape[1] : start + picture.shape[1] + 7].any()
+    assert header[words, words, words].shape == header[words, "", ""].shape
+    assert header["", "", ""].shape[0] < header[words, "", ""].shape[0]  # it ran over several lines
+
+
+def test_padding_is_left_out_of_predictions():
+    """A picture in the middle of its canvas, and boxes of the file on it."""
+    image = torch.zeros(3, 100, 100, dtype=torch.uint8)
+    image[:, 20:80, 10:90] = 90
+    masks = torch.zeros(1, 100, 100, dtype=torch.bool)
+    masks[0, 30:50, 20:40] = True
+    target = Instances((100, 100), boxes=Boxes([[20, 30, 40, 50]]), classes=torch.tensor([0]), masks=BitMasks(masks))
+    sample = Sample(image, (30, 40), target=target, window=(10, 20, 90, 80))
+    part, shifted = without_padding(sample)
+    assert part.shape == (3, 60, 80)
+    assert (part == 90).all()
+    assert shifted.image_size == (60, 80)
+    assert shifted.boxes.tolist() == [[10, 10, 30, 30]]
+    assert shifted.masks.numpy()[0, 10:30, 10:30].all()
+    assert shifted.masks.numpy().sum() == 400
+    output = Instances((30, 40), boxes=Boxes([[5, 5, 15, 15]]), scores=torch.tensor([0.9]), classes=torch.tensor([0]))
+    plain = Sample(image, (30, 40), target=target.without("masks"), window=(10, 20, 90, 80))
+    both = prediction_picture(plain, output, ["x"], min_side=0)
+    header = both.shape[0] - 60
+    left, right = both[header:, :80], both[header:, -80:]
+    assert both.shape[1] < 170
+    assert (left[24:30] == right[24:30]).all()  # the same box; the score is above
+    assert (left[29, 10:30] != 90).any()
+    target = Instances((60, 80), boxes=target.boxes)
+    whole = Sample(part, (30, 40), target=target)
+    assert torch.equal(without_padding(whole)[0], part)
+    assert without_padding(whole)[1] is target

@@ -1,0 +1,214 @@
+#!/usr/bin/env python3
+"""Show what a two-stage detector does with an image, stage by stage, as pictures.
+
+For each image a folder with: 1_input.png (what the network sees, with the window that is no padding), 2_anchors.png
+(anchors matched to the ground truth), 3_proposals.png (the best by objectness, before and after suppression),
+4_regions.png (the regions that training would sample, with their classes), 5_detections.png. Anchors and regions need
+ground truth, so an image of your own has none of these two.
+
+examples:
+  the first test images of a run, with its weights
+    python tools/visualize_model.py --config-file output/quick_start/config.yaml \\
+        --weights output/quick_start/model_final.pth
+
+  anchors of a config before any training: do they fit the objects?
+    python tools/visualize_model.py --config-file my.yaml --num 10 --output output/look
+
+  one image of your own
+    python tools/visualize_model.py --config-file my.yaml --weights my.pth --image photo.jpg --output output/look
+"""
+
+import argparse
+import copy
+import dataclasses
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from detkit import command_line
+from detkit.checkpoint import load_weights, load_whole, read_checkpoint
+from detkit.experiment import Experiment, load_experiment
+from detkit.predictor import Predictor
+from detkit.registry import ConfigError
+from detkit.structures import Boxes, ImageList, Instances, Sample
+from detkit.visualization import (
+    draw_anchors,
+    draw_proposals,
+    draw_regions,
+    draw_window,
+    network_input,
+    prediction_picture,
+    side_by_side,
+    write_picture,
+)
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True, type=Path, metavar="FILE", help="a YAML")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="a checkpoint (default: what a training with this config starts from)"
+    )
+    parser.add_argument("--image", type=Path, nargs="+", default=[], metavar="FILE", help="instead of test images")
+    parser.add_argument("--num", type=int, default=4, metavar="N", help="how many test images (default: 4)")
+    parser.add_argument("--top", type=int, default=50, metavar="N", help="proposals in a picture (default: 50)")
+    parser.add_argument("--score-thresh", type=float, default=0.5, metavar="P", help="of detections (default: 0.5)")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="where the pictures go (default: <train.output_dir>/stages)"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
+    args = parser.parse_intermixed_args(argv)
+    for option in ("num", "top"):
+        if getattr(args, option) < 1:
+            parser.error(f"--{option}: expected at least 1, got {getattr(args, option)}")
+    return args
+
+
+def load(exp: Experiment, weights: str | None) -> Predictor:
+    """The model, in evaluation mode on the config's device. Raises ConfigError where it has no such stages."""
+    if weights is not None:
+        checkpoint = read_checkpoint(weights)
+        model = exp.build_model_for(checkpoint.class_names or exp.data.train_set.class_names, pretrained=False)
+        load_whole(model, checkpoint)
+    else:
+        model = exp.build_model()
+        if exp.train.init_weights is not None:
+            load_weights(model, read_checkpoint(exp.train.init_weights))
+    parts = ("proposal_generator", "roi_heads", "preprocess", "features")
+    lacking = [name for name in parts if not hasattr(model, name)]
+    if lacking:
+        raise ConfigError(f"model: {type(model).__name__} has no {', '.join(lacking)}; its stages cannot be shown")
+    augmentations = [recipe() for recipe in exp.data.test_augmentations]
+    return Predictor(model, augmentations=augmentations, device=exp.train.device)
+
+
+def samples_of(exp: Experiment, predictor: Predictor, args: argparse.Namespace) -> Iterator[tuple[str, Sample]]:
+    """A name and a sample for each image that is asked for."""
+    for path in args.image:
+        yield path.stem, predictor.sample(path)
+    batches: Iterable[list[Sample]] = () if args.image else exp.data.test()
+    given = 0
+    for batch in batches:
+        for sample in batch[: args.num - given]:
+            given += 1
+            yield str(sample.image_id), sample
+        if given == args.num:
+            return
+
+
+def target_of(sample: Sample, images: ImageList) -> Instances | None:
+    """The objects' boxes and classes in the pixels that the model works in, on its device; crowds are none."""
+    if sample.target is None:
+        return None
+    target, (height, width) = sample.target, images.image_sizes[0]
+    if "crowd" in target:
+        target = target[~target.crowd]
+    scale_y, scale_x = height / target.image_size[0], width / target.image_size[1]
+    boxes = Boxes(target.boxes).scale(scale_y, scale_x)
+    small = Instances((height, width), info=images.info(0), boxes=boxes, classes=target.classes)
+    return small.to(images.tensor.device)
+
+
+class Stages:
+    """Pictures of what a model does with one sample.
+
+    Args:
+        predictor: the model.
+        sample: the image, with ground truth or without.
+        args: the command line.
+    """
+
+    def __init__(self, predictor: Predictor, sample: Sample, args: argparse.Namespace):
+        model: Any = predictor.model
+        self.model, self.sample, self.args, self.names = model, sample, args, predictor.class_names
+        self.images: ImageList = model.preprocess([sample])
+        self.features = model.features(self.images)
+        self.target = target_of(sample, self.images)
+        mean, std = model.get_buffer("pixel_mean"), model.get_buffer("pixel_std")
+        self.canvas = network_input(self.images.tensor[0], mean, std, model.channel_order)
+
+    def pictures(self) -> Iterator[tuple[str, np.ndarray]]:
+        """A name and a picture a stage."""
+        yield "1_input", self.input()
+        if self.target is not None and hasattr(self.model.proposal_generator, "label"):
+            yield "2_anchors", self.anchors(self.target)
+        yield "3_proposals", self.proposals()
+        if self.target is not None and hasattr(self.model.roi_heads, "sample"):
+            yield "4_regions", self.regions(self.target)
+        output = self.model.predict([self.sample])[0].to("cpu")
+        thresh = self.args.score_thresh
+        yield "5_detections", prediction_picture(self.sample, output, self.names, score_thresh=thresh)
+
+    def input(self) -> np.ndarray:
+        """The padded batch of one image."""
+        window, (height, width) = self.images.window(0), self.images.canvas_size
+        title = f"input: {width} x {height}, the picture in it at {', '.join(map(str, window))}"
+        return side_by_side([draw_window(self.canvas, window)], [title])
+
+    def anchors(self, target: Instances) -> np.ndarray:
+        """All kinds of anchors after matching and sampling."""
+        generator = self.model.proposal_generator
+        objectness, _ = generator.head([self.features[name] for name in generator.in_features])
+        anchors = Boxes.cat(generator.anchor_generator(objectness, self.images.canvas_size))
+        labels, matches = generator.label(anchors, target)
+        drawn, titles = [], []
+        for kind, label in (("positive", 1), ("negative", 0), ("neutral", -1)):
+            drawn.append(draw_anchors(self.canvas, anchors, labels, matches, target, kind=kind))  # type: ignore[arg-type]
+            titles.append(f"{kind} anchors: {int((labels == label).sum())}")
+        titles[0] += f", objects: {len(target)}"
+        return side_by_side(drawn, titles)
+
+    def proposals(self) -> np.ndarray:
+        """The best proposals, before suppression (where the generator lets it be switched off) and after."""
+        generator, top = self.model.proposal_generator, self.args.top
+        stages = {"after NMS": generator}
+        if hasattr(getattr(generator, "selection", None), "nms_thresh"):
+            lenient = copy.copy(generator)
+            lenient.selection = dataclasses.replace(generator.selection, nms_thresh=1.0)
+            stages = {"before NMS": lenient, **stages}
+        found = [stage.predict(self.images, self.features)[0] for stage in stages.values()]
+        drawn = [draw_proposals(self.canvas, proposals, most=top) for proposals in found]
+        titles = [f"best {min(top, len(p))} of {len(p)} proposals {name}" for name, p in zip(stages, found)]
+        return side_by_side(drawn, titles)
+
+    def regions(self, target: Instances) -> np.ndarray:
+        """What a training step would sample of its proposals."""
+        proposals, _ = self.model.proposal_generator.loss(self.images, self.features, [target])
+        sampled = self.model.roi_heads.sample(proposals[0], target)
+        count = int((sampled.classes < len(self.names)).sum())
+        drawn = [draw_regions(self.canvas, sampled, self.names, foreground=kind) for kind in (True, False)]
+        return side_by_side(drawn, [f"foreground regions: {count}", f"background regions: {len(sampled) - count}"])
+
+
+@torch.no_grad()
+def visualize(args: argparse.Namespace) -> int:
+    """Does what the command line asks for."""
+    exp = load_experiment(args.config_file, args.overrides)
+    predictor = load(exp, args.weights)
+    output = args.output or Path(exp.train.output_dir) / "stages"
+    total = len(args.image) or min(args.num, len(exp.data.test_set))
+    written = 0
+    for number, (name, sample) in enumerate(tqdm(samples_of(exp, predictor, args), "images", total)):
+        folder = output / "_".join([f"{number:04d}", re.sub(r"[^\w.-]+", "_", name)])
+        for stage, picture in Stages(predictor, sample, args).pictures():
+            write_picture(picture, folder / f"{stage}.png")
+            written += 1
+    print(f"{written} pictures: {output}/")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool; 0 when it went well, 2 after a user's mistake."""
+    args = parse_arguments(argv)
+    return command_line.run(lambda: visualize(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

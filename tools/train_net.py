@@ -74,6 +74,7 @@ def train(exp: Experiment, go_on: bool) -> None:
         functools.partial(exp.data.train, exp.train.seed),
         exp.max_iter(),
         clip_grad_norm=exp.solver.clip_grad_norm,
+        accumulate=exp.solver.accumulate,
         output_dir=out,
         log_period=exp.train.log_period,
         hooks=[

@@ -1,16 +1,22 @@
 """Writing, reading and loading of weights and training states."""
 
 from detkit.checkpoint.checkpointer import Checkpointer
+from detkit.checkpoint.formats import IMPORTERS, import_foreign
+from detkit.checkpoint.importing import Imported, Importer
 from detkit.checkpoint.load import load_weights, load_whole
 from detkit.checkpoint.reading import Checkpoint, as_checkpoint, read_checkpoint
 from detkit.checkpoint.report import LoadReport
 from detkit.checkpoint.resume import resume
 
 __all__ = [
+    "IMPORTERS",
     "Checkpoint",
     "Checkpointer",
+    "Imported",
+    "Importer",
     "LoadReport",
     "as_checkpoint",
+    "import_foreign",
     "load_weights",
     "load_whole",
     "read_checkpoint",

@@ -1,15 +1,47 @@
 """The foreign formats that weights can be read from."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
-from detkit.checkpoint.importing import Importer
+import torch
+from torch import Tensor
+
+from detkit.checkpoint.caffe2 import Caffe2Importer
+from detkit.checkpoint.detectron2 import Detectron2Importer
+from detkit.checkpoint.importing import Imported, Importer
 from detkit.checkpoint.matterport import SeedImporter
 from detkit.checkpoint.torchvision import TorchvisionClassifierImporter, TorchvisionImporter
 
-IMPORTERS: tuple[Importer, ...] = (TorchvisionImporter(), SeedImporter(), TorchvisionClassifierImporter())
+IMPORTERS: tuple[Importer, ...] = (
+    TorchvisionImporter(),
+    SeedImporter(),
+    Detectron2Importer(),
+    Caffe2Importer(),
+    TorchvisionClassifierImporter(),
+)
 """Asked in this order."""
 
 
 def choose(names: Collection[str]) -> Importer | None:
     """The first importer that recognises the names of a file's tensors; None: they are detkit's own, or unknown."""
     return next((importer for importer in IMPORTERS if importer.recognises(names)), None)
+
+
+def import_foreign(
+    state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]
+) -> tuple[Importer | None, Imported | None]:
+    """A file's tensors in detkit's words, and the importer that found them; (None, None) for a file of detkit's.
+
+    A file is taken as detkit's own where no importer recognises it, and where more of the model's names are found in
+    it as it stands than an importer would make.
+
+    Args:
+        state: the file's tensors.
+        wanted: names and shapes of the model's tensors; empty where there is no model.
+    """
+    importer = None if state.keys() <= wanted.keys() else choose(state.keys())
+    if importer is None:
+        return None, None
+    imported = importer.convert(state, wanted)
+    if len(state.keys() & wanted.keys()) > len(imported.model.keys() & wanted.keys()):
+        return None, None
+    return importer, imported

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-Replacement = str | Callable[[re.Match[str]], str]
+Replacement = str | Callable[[re.Match[str]], str | None]
 Rules = Sequence[tuple[str, Replacement]]
 """Rows of (pattern of a whole name, what it becomes: a template such as ``r"neck.laterals.res\\1"`` or a function)."""
 
@@ -85,6 +85,32 @@ def import_by_rules(state: Mapping[str, Tensor], rules: Rules, unused: Rules = (
             if ours != theirs:
                 origin[ours] = theirs
     return Imported(model, origin, unused=left)
+
+
+def place_backbone(imported: Imported, wanted: Mapping[str, torch.Size]) -> Imported:
+    """Moves a network's layers to where a model has them that has none in ``backbone.``.
+
+    That is a backbone on its own, whose names begin with the layers', or heads that share the last stage
+    (``roi_heads.res5``), if the file is of a network alone.
+    """
+    alone = not any(name.startswith(("proposal_generator.", "roi_heads.", "neck.")) for name in imported.model)
+    moves: dict[str, str] = {}
+    for name in imported.model:
+        bare = name.removeprefix("backbone.")
+        if bare == name or name in wanted:
+            continue
+        for place in (bare, f"roi_heads.{bare}") if alone else (bare,):
+            if place in wanted:
+                moves[name] = place
+    back = {new: old for old, new in moves.items()}
+    model = {moves.get(name, name): tensor for name, tensor in imported.model.items()}
+    origin = {name: imported.origin.get(back.get(name, name), back.get(name, name)) for name in model}
+    return dataclasses.replace(
+        imported,
+        model=model,
+        origin={ours: theirs for ours, theirs in origin.items() if ours != theirs},
+        changes={moves.get(name, name): words for name, words in imported.changes.items()},
+    )
 
 
 UNKNOWN = "not understood: detkit has no such part"

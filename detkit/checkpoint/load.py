@@ -1,5 +1,6 @@
 """Loading weights into a model, name by name, with a report of what happened to each."""
 
+import dataclasses
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detkit.checkpoint.formats import import_foreign
+from detkit.checkpoint.importing import UNKNOWN
 from detkit.checkpoint.reading import Checkpoint, as_checkpoint, read_checkpoint
 from detkit.checkpoint.report import LoadReport, group_names
 from detkit.registry import DataError
@@ -22,10 +25,11 @@ def load_weights(
 ) -> LoadReport:
     """Loads the weights of ``source`` whose names the model has, and says what happened to every name.
 
-    A tensor of another shape is skipped, with the reason. Where the class names of both sides are known and differ,
-    the tensors that modules declare in ``class_rows`` (see ``ClassRows``) are filled row by row, from the classes of
-    the same name and the background; the rows of the other classes keep their values. A model that does not know its
-    class names takes those of the source if all of its tensors fit.
+    Weights of another framework are put in detkit's words first (``IMPORTERS`` lists the formats); which one it is,
+    the names say. A tensor of another shape is skipped, with the reason. Where the class names of both sides are known
+    and differ, the tensors that modules declare in ``class_rows`` (see ``ClassRows``) are filled row by row, from the
+    classes of the same name and the background; the rows of the other classes keep their values. A model that does not
+    know its class names takes those of the source if all of its tensors fit.
 
     All is prepared before the model is touched: when this raises, the model is as it was.
 
@@ -38,10 +42,10 @@ def load_weights(
         DataError: the file cannot be read, is not a checkpoint, or has no name in common with the model.
         ValueError: ``strict``, and something does not fit.
     """
-    checkpoint = _read(source)
     model = unwrap(model)
     own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-    report = LoadReport(checkpoint.source)
+    original = _read(source)
+    checkpoint, report = _in_our_words(original, own)
     rows = _rows_by_name(model, checkpoint)
     prepared: dict[str, Tensor] = {}
     for name, current in own.items():
@@ -57,9 +61,9 @@ def load_weights(
         report.loaded.append(name)
         if note:
             report.notes[name] = note
-    report.unexpected = [name for name in checkpoint.model if name not in own]
+    report.unexpected += [report.renamed.pop(name, name) for name in checkpoint.model if name not in own]
     _warn_of_foreign_classes(report, model, checkpoint, rows)
-    _check(report, own, checkpoint, strict)
+    _check(report, own, original, strict)
     model.load_state_dict(prepared, strict=False)
     _take_class_names(model, checkpoint, report)
     return report
@@ -78,7 +82,7 @@ def load_whole(model: nn.Module, checkpoint: Checkpoint) -> LoadReport:
             f"model's tensors are missing, {len(report.skipped)} have another shape. Give the config that they were "
             f"trained with. {report}"
         )
-    logger.log(logging.INFO if report.complete else logging.WARNING, "%s", report)
+    logger.log(logging.INFO if report.exact else logging.WARNING, "%s", report)
     return report
 
 
@@ -86,6 +90,21 @@ def _read(source: str | os.PathLike[str] | Mapping[str, Any] | Checkpoint) -> Ch
     if isinstance(source, Checkpoint):
         return source
     return as_checkpoint(source) if isinstance(source, Mapping) else read_checkpoint(source)
+
+
+def _in_our_words(checkpoint: Checkpoint, own: Mapping[str, Tensor]) -> tuple[Checkpoint, LoadReport]:
+    """The checkpoint under detkit's names, and a report that says so far what that took."""
+    report = LoadReport(checkpoint.source)
+    importer, imported = import_foreign(checkpoint.model, {name: value.shape for name, value in own.items()})
+    if importer is None or imported is None:
+        return checkpoint, report
+    report.format = importer.name
+    report.renamed = dict(imported.origin)
+    report.changed = {name: words for name, words in imported.changes.items() if name in own}
+    report.unused = {name: reason for name, reason in imported.unused.items() if reason != UNKNOWN}
+    report.unexpected = [name for name, reason in imported.unused.items() if reason == UNKNOWN]
+    names = checkpoint.class_names or imported.class_names
+    return dataclasses.replace(checkpoint, model=imported.model, class_names=names), report
 
 
 class _RowMap:
@@ -156,12 +175,14 @@ def _list(names: Sequence[str], most: int = 4) -> str:
 
 
 def _check(report: LoadReport, own: Mapping[str, Tensor], checkpoint: Checkpoint, strict: bool) -> None:
+    looks = f" (its names are {report.format}'s)" if report.format else ""
     if not report.loaded and not report.skipped:
         raise DataError(
             f"{checkpoint.source}: not one of its tensors has a name of the model's, so it is of another architecture"
-            f" or framework. In the file: {group_names(list(checkpoint.model))}. In the model: {group_names(list(own))}"
+            f" or framework{looks}. In the file: {group_names(list(checkpoint.model))}."
+            f" In the model: {group_names(list(own))}"
         )
-    if strict and not report.complete:
+    if strict and not report.exact:
         raise ValueError(f"strict=True, but not everything fits (nothing was loaded).\n{report}")
 
 

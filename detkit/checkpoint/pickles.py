@@ -11,7 +11,7 @@ import io
 import math
 import pickle
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -53,10 +53,15 @@ class _DType:
         order, text = (text[0], text[1:]) if isinstance(text, str) and text[:1] in ("<", ">", "=", "|") else ("=", text)
         if text not in kinds:
             raise Refused(f"numpy.dtype({code!r:.40}), which is no type of numbers")
-        self.value = kinds[text].newbyteorder(order)
+        self.value = kinds[text].newbyteorder(_order(order))
 
     def fill(self, state: Any) -> None:
-        self.value = self.value.newbyteorder(str(state[1]))
+        self.value = self.value.newbyteorder(_order(state[1]))
+
+
+def _order(mark: Any) -> Literal["<", ">", "="]:
+    """A byte order; numpy writes "|" for types of one byte."""
+    return "<" if mark == "<" else ">" if mark == ">" else "="
 
 
 class _Array:
@@ -132,8 +137,10 @@ _CALLS: dict[_Name, Callable[..., Any]] = {
 class _Reader(pickle._Unpickler):
     """The standard library's stack machine in Python, without the instructions that reach outside of it."""
 
-    dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
     stack: list[Any]
+    append: Callable[[Any], None]
+    read: Callable[[int], bytes]
     pop_mark: Callable[[], list[Any]]
 
     def find_class(self, module: str, name: str) -> Any:
@@ -186,6 +193,10 @@ class _Reader(pickle._Unpickler):
         items = self.pop_mark()  # first: it changes the stack
         self.stack.append(frozenset(map(_hashable, items)))
 
+    def _byte_array(self) -> None:
+        size = int.from_bytes(self.read(8), "little")
+        self.append(bytearray(self.read(size)))  # what is there, where the standard library takes the memory first
+
     def _refuse(self) -> NoReturn:
         raise Refused("the making of an object of a class")
 
@@ -197,6 +208,7 @@ class _Reader(pickle._Unpickler):
         pickle.DICT[0]: _make_dict,
         pickle.ADDITEMS[0]: _add_items,
         pickle.FROZENSET[0]: _make_frozenset,
+        pickle.BYTEARRAY8[0]: _byte_array,
         pickle.OBJ[0]: _refuse,
         pickle.NEWOBJ[0]: _refuse,
         pickle.NEWOBJ_EX[0]: _refuse,
@@ -222,17 +234,22 @@ def read_pickle(content: bytes, source: str) -> Any:
     try:
         return _plain(_Reader(io.BytesIO(content), encoding="latin1").load(), {}, 0)
     except Refused as error:
-        raise DataError(
-            f"{source}: holds {error}. Weights are read from numpy arrays and plain containers alone, and Python objects"
-            " are never unpickled because that runs code; nothing of the file was run. If you trust where it comes"
-            " from, save its tensors alone with the program that wrote it: torch.save({'model': state_dict}, path)"
-        ) from error
+        raise refusal(source, str(error)) from error
     except Exception as error:  # a damaged program fails in as many ways as there are instructions
         raise DataError(
             f"{source}: cannot be read as a checkpoint ({_first_line(error)}); it is damaged, was not written"
             " completely, or is no file of weights. Copy or download it again; weights are read from .pth of"
             " torch.save, .pkl of numpy arrays and .h5"
         ) from error
+
+
+def refusal(source: str, what: str) -> DataError:
+    """The error for a file that holds ``what`` instead of arrays and plain data, with the way out."""
+    return DataError(
+        f"{source}: holds {what}. Weights are read from arrays and plain data alone; Python objects are never unpickled"
+        " because that runs code, and nothing of the file was run. If you trust where it comes from, save its tensors"
+        " alone with the program that wrote it: torch.save({'model': model.state_dict()}, path)"
+    )
 
 
 def _first_line(error: Exception) -> str:

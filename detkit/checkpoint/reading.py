@@ -2,13 +2,16 @@
 
 import dataclasses
 import os
-import pickle
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from detkit.checkpoint.detectron2 import zoo_class_names
+from detkit.checkpoint.keras import read_keras
+from detkit.checkpoint.pickles import read_pickle, refusal
 from detkit.registry import DataError
 from detkit.utils import path_manager
 
@@ -23,8 +26,8 @@ class Checkpoint:
     Args:
         model: state dict, on the CPU, without the prefixes of wrapped models.
         class_names: the names of the classes that the model was trained on, where they are known.
-        config: the complete config of the run as plain mappings and lists, where there is one.
-        trainer: the trainer's state; None in weights that are only for use.
+        config: the complete config of the run as plain mappings and lists; None where another program wrote the file.
+        trainer: the trainer's state; None in weights that are only for use, and where another program wrote the file.
         source: the file, for messages.
     """
 
@@ -38,13 +41,16 @@ class Checkpoint:
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """The checkpoint in a local file or at an http(s) address.
 
-    Besides detkit's own checkpoints this takes any file of ``torch.save`` with a plain state dict, at its top or
-    under ``"model"`` or ``"state_dict"``. It is unpickled with ``weights_only=True``: a file that would run code is
-    refused.
+    Besides detkit's own checkpoints this takes what other frameworks write: any file of ``torch.save`` with a plain
+    state dict, at its top or under ``"model"`` or ``"state_dict"``; a pickle (``.pkl``) of numpy arrays, of Detectron2
+    or, under ``"blobs"`` or at its top, of Caffe2; and matterport's Keras weights (HDF5; needs ``detkit[keras]``). The
+    names stay as they are; ``load_weights`` translates them. What a file is, its content says, not its extension.
+
+    Nothing of a file is ever run: torch's are unpickled with ``weights_only=True``, others by ``read_pickle``.
 
     Raises:
-        DataError: there is no such file, it cannot be read, holds other objects than tensors and plain data, or is
-            not a checkpoint. The message names the file and the way out.
+        DataError: there is no such file, it cannot be read, holds other objects than arrays, tensors and plain data
+            (the message names one), or is not a checkpoint. The message names the file and the way out.
     """
     source = os.fspath(path)
     try:
@@ -55,42 +61,75 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         ) from error
     if not os.path.isfile(local):
         raise DataError(f"{source}: there is no such file; expected weights written by a run or by torch.save")
+    return as_checkpoint(_content(local, source), source)
+
+
+_ZIP, _HDF5 = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"
+_OLD_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
+"""The number that torch.save begins its first pickle with in the format from before its 1.6."""
+
+
+def _content(local: str, source: str) -> Any:
+    with open(local, "rb") as file:
+        head = file.read(64)
+    if head.startswith(_HDF5):
+        return _read_keras(local, source)
+    if head.startswith(_ZIP) or _OLD_TORCH in head:
+        return _read_torch(local, source)
+    with open(local, "rb") as file:
+        return read_pickle(file.read(), source)
+
+
+def _read_torch(local: str, source: str) -> Any:
     try:
-        content = torch.load(local, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise DataError(
-            f"{source}: holds Python objects or is no file of torch.save, and objects are never unpickled because that"
-            " runs code. Save its tensors alone: torch.save({'model': model.state_dict()}, path)"
-        ) from error
+        return torch.load(local, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ... depending on where the file ends
+        offence = _OFFENCE.search(str(error))
+        if offence is not None:
+            raise refusal(source, offence[1] or offence[2]) from error
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
             f"{source}: cannot be read as a checkpoint ({first_line}); it is damaged or was not written completely."
             " Copy or download it again, or take an earlier checkpoint"
         ) from error
-    return as_checkpoint(content, source)
+
+
+_OFFENCE = re.compile(r"GLOBAL ([\w.]+)|((?:[Tt]rying|[Uu]nsupported) [^\n]+)")
+"""What torch's refusals name: a global, or an instruction."""
+
+
+def _read_keras(local: str, source: str) -> Any:
+    try:
+        return read_keras(local)
+    except ImportError as error:
+        raise DataError(f"{source}: {error}") from error
 
 
 def as_checkpoint(content: Any, source: str = "state dict") -> Checkpoint:
     """Loaded content, of whatever nesting ``read_checkpoint`` takes, as a ``Checkpoint``. Raises DataError."""
     if not isinstance(content, Mapping):
         raise DataError(f"{source}: expected a mapping with the weights, got {type(content).__name__}")
-    state = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)), content)
+    state = next((content[key] for key in _KEYS if isinstance(content.get(key), Mapping)), content)
     others = [str(key) for key, value in state.items() if not isinstance(value, Tensor)]
     if others or not state:
         what = f"'{others[0]}' is not a tensor" if others else "it is empty"
         raise DataError(
-            f"{source}: is not a checkpoint ({what}); expected a state dict at the top, under 'model' or under"
-            f" 'state_dict'. Its keys are {', '.join(map(str, list(content)[:6])) or 'none'}"
+            f"{source}: is not a checkpoint ({what}); expected a state dict at the top or under one of"
+            f" {', '.join(map(repr, _KEYS))}. Its keys are {', '.join(map(str, list(content)[:6])) or 'none'}"
         )
     names = content.get("class_names")
+    ours = "detkit_version" in content  # Detectron2's training checkpoints have a "trainer" too
     return Checkpoint(
         model=_unwrapped(state),
-        class_names=tuple(str(name) for name in names) if isinstance(names, list | tuple) else None,
-        config=_mapping(content.get("config")),
-        trainer=_mapping(content.get("trainer")),
+        class_names=tuple(str(n) for n in names) if isinstance(names, list | tuple) else zoo_class_names(content),
+        config=_mapping(content.get("config")) if ours else None,
+        trainer=_mapping(content.get("trainer")) if ours else None,
         source=source,
     )
+
+
+_KEYS = ("model", "state_dict", "blobs")
+"""What the weights may stand under; else they stand at the top."""
 
 
 def _mapping(value: Any) -> dict[str, Any] | None:

@@ -13,10 +13,14 @@ class LoadReport:
         loaded: names of the model's tensors that took values from the source, all rows or some (see ``notes``).
         skipped: names on both sides whose values could not be used; ``reasons`` says why.
         missing: names of the model that the source has not; they keep their initial values.
-        unexpected: names of the source that the model has not.
+        unexpected: names of the source that the model has not, and that nobody expects it to have.
         reasons: skipped name -> why.
         notes: loaded name -> what was particular, e.g. "12 of 80 classes by name".
         warnings: whole sentences for the user.
+        format: the framework whose names the source has; empty for detkit's own.
+        renamed: name of the model -> name in the source (several joined by " + "), where it differs.
+        changed: name of the model -> how its values were rearranged, e.g. "rows reordered: background last".
+        unused: name in the source -> why nothing is made of it, e.g. an ImageNet classifier.
     """
 
     source: str
@@ -27,21 +31,36 @@ class LoadReport:
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
     notes: dict[str, str] = dataclasses.field(default_factory=dict)
     warnings: list[str] = dataclasses.field(default_factory=list)
+    format: str = ""
+    renamed: dict[str, str] = dataclasses.field(default_factory=dict)
+    changed: dict[str, str] = dataclasses.field(default_factory=dict)
+    unused: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
-        """Whether both sides have the same names and every tensor was taken whole."""
-        return not (self.skipped or self.missing or self.unexpected or self.notes)
+        """Whether the model got everything: each of its tensors was there and was taken whole."""
+        return not (self.skipped or self.missing or self.notes)
+
+    @property
+    def exact(self) -> bool:
+        """Whether, besides, the source had nothing that the model has not."""
+        return self.complete and not self.unexpected
 
     def __str__(self) -> str:
         total = len(self.loaded) + len(self.skipped) + len(self.missing)
-        lines = [f"weights from {self.source}: {len(self.loaded)} of the model's {total} tensors loaded"]
+        source = f"{self.source} ({self.format})" if self.format else self.source
+        lines = [f"weights from {source}: {len(self.loaded)} of the model's {total} tensors loaded"]
+        if self.renamed:
+            ours, theirs = next(iter(self.renamed.items()))
+            lines.append(f"  {len(self.renamed)} renamed, such as {theirs} -> {ours}")
+        lines += [f"  changed {name}: {how}" for name, how in _shorten(self.changed)]
         lines += [f"  {name}: {note}" for name, note in _shorten(self.notes)]
         lines += [f"  skipped {name}: {reason}" for name, reason in _shorten(self.reasons)]
         if self.missing:
             lines.append(f"  missing, so left as initialised ({len(self.missing)}): {group_names(self.missing)}")
         if self.unexpected:
             lines.append(f"  unexpected, so not used ({len(self.unexpected)}): {group_names(self.unexpected)}")
+        lines += [f"  not used {name}: {reason}" for name, reason in _shorten(self.unused)]
         lines += [f"  warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
 

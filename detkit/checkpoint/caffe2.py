@@ -1,0 +1,133 @@
+"""Weights of Caffe2: backbones (MSRA's R-50 and R-101, FAIR's X-101) and models of the first Detectron."""
+
+import re
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from detkit.checkpoint.counters import with_counters
+from detkit.checkpoint.importing import (
+    Imported,
+    Rules,
+    background_last,
+    change,
+    import_by_rules,
+    place_backbone,
+    renamed,
+    without_background,
+)
+
+_LAYERS: Rules = (
+    (r"(?:res_)?conv1", "backbone.stem.conv1"),
+    (r"res([2-5])_(\d+)_branch1", r"backbone.res\1.\2.shortcut"),
+    (r"res([2-5])_(\d+)_branch2([abc])", lambda m: f"backbone.res{m[1]}.{m[2]}.conv{'abc'.index(m[3]) + 1}"),
+    (r"fpn_inner_res([2-5])_\d+_sum(?:_lateral)?", r"neck.laterals.res\1"),
+    (r"fpn_res([2-5])_\d+_sum", r"neck.outputs.res\1"),
+    (r"conv_rpn(?:_fpn2)?", "proposal_generator.head.convs.0"),  # shared by all levels, named after the first
+    (r"rpn_cls_logits(?:_fpn2)?", "proposal_generator.head.objectness"),
+    (r"rpn_bbox_pred(?:_fpn2)?", "proposal_generator.head.anchor_deltas"),
+    (r"head_conv(\d+)", lambda m: f"roi_heads.box_head.convs.{int(m[1]) - 1}"),
+    (r"fc([67])", lambda m: f"roi_heads.box_head.fcs.{int(m[1]) - 6}"),
+    (r"cls_score|bbox_pred", r"roi_heads.box_head.\g<0>"),
+    (r"_\[?mask\]?_fcn(\d+)", lambda m: f"roi_heads.mask_head.convs.{int(m[1]) - 1}"),
+    (r"conv5_mask", "roi_heads.mask_head.deconv"),
+    (r"mask_fcn_logits", "roi_heads.mask_head.predictor"),
+)
+
+_TENSORS = {
+    "w": "weight",
+    "b": "bias",
+    "bn_s": "norm.weight",
+    "bn_b": "norm.bias",
+    "bn_gamma": "norm.weight",
+    "bn_beta": "norm.bias",
+    "bn_rm": "norm.running_mean",
+    "bn_riv": "norm.running_var",
+    "bn_running_mean": "norm.running_mean",
+    "bn_running_var": "norm.running_var",
+    "gn_s": "norm.weight",
+    "gn_b": "norm.bias",
+}
+
+_BLOB = rf"(.+?)_({'|'.join(_TENSORS)})"
+
+_UNUSED: Rules = (
+    (r".*_momentum", "the optimizer's momentum"),
+    (r"(pred|fc1000)_[wb]", "classifier: a detector has its own"),
+    (r"lr|iter|model_iter|weight_order", "the optimizer's state"),
+    (r"(kps_|conv_fcn).*", "keypoint head: detkit has none"),
+)
+
+_MARKS = re.compile(
+    r"(res_)?conv1_(w|bn_s|gn_s)|res\d_\d+_branch(1|2[abc])_w|fpn_(inner_)?res\d_\d+_sum.*|conv_rpn.*_w"
+)
+
+
+class Caffe2Importer:
+    """Blobs of Caffe2, by the names that both generations of Detectron read.
+
+    The first Detectron has the background as class 0: its row of the scores goes to the end, those of boxes and masks
+    go away. Its anchors of several sizes on one map (C4) stand in another order than Detectron2's, which Detectron2
+    does not correct either.
+    """
+
+    name = "Caffe2"
+
+    def recognises(self, names: Collection[str]) -> bool:
+        """See ``Importer.recognises``."""
+        return any(_MARKS.fullmatch(name) for name in names)
+
+    def convert(self, state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> Imported:
+        """See ``Importer.convert``."""
+        imported = place_backbone(import_by_rules(state, ((_BLOB, _rename),), _unused(state)), wanted)
+        return with_counters(_with_statistics(_without_background(imported), wanted), wanted)
+
+
+def _rename(blob: re.Match[str]) -> str | None:
+    layer = renamed(blob[1], _LAYERS)
+    return None if layer is None else f"{layer}.{_TENSORS[blob[2]]}"
+
+
+def _unused(state: Mapping[str, Tensor]) -> Rules:
+    """The reasons, with one for the biases of convolutions before a norm, which networks of Caffe2 may have."""
+    normed = {re.sub("^res_conv1$", "conv1", name[:-5]) for name in state if name.endswith(("_bn_s", "_gn_s"))}
+    biases = "|".join(re.escape(f"{name}_b") for name in normed) or "(?!)"
+    return (*_UNUSED, (biases, "bias before a norm, which Detectron2 leaves out too"))
+
+
+def _without_background(imported: Imported) -> Imported:
+    scores = r"roi_heads\.box_head\.cls_score\..*"
+    imported = change(imported, scores, background_last, "rows reordered: background from first to last")
+    boxes = r"roi_heads\.box_head\.bbox_pred\..*"
+    imported = change(imported, boxes, lambda rows: without_background(rows, 4), "the background's 4 rows dropped")
+    masks = r"roi_heads\.mask_head\.predictor\..*"
+    if any(re.fullmatch(masks, name) and len(tensor) == 1 for name, tensor in imported.model.items()):
+        return imported  # one mask for all classes
+    return change(imported, masks, without_background, "the background's row dropped")
+
+
+def _with_statistics(imported: Imported, wanted: Mapping[str, torch.Size]) -> Imported:
+    """Adds mean 0 and variance 1 for the batch norms that come without statistics.
+
+    Such a file has them merged into scale and shift: y = scale * x + shift. Detectron2 reads a norm without statistics
+    as one of mean 0 and variance 1, and adds its epsilon to that variance when it runs. So the scale that it works with
+    is smaller than the file's by the factor 1 / sqrt(1 + 1e-5), and everything that was trained from there, its zoo
+    included, has it so. The same numbers come out here because the same statistics go in.
+    """
+    added: dict[str, Tensor] = {}
+    for name, theirs in imported.origin.items():
+        if not theirs.endswith(("_bn_s", "_bn_gamma")):
+            continue
+        for statistic, fill in (("running_mean", torch.zeros_like), ("running_var", torch.ones_like)):
+            ours = name.removesuffix("weight") + statistic
+            if ours not in imported.model and (ours in wanted or not wanted):
+                added[ours] = fill(imported.model[name])
+    words = "mean 0 and variance 1: the file's batch norms are a scale and a shift alone"
+    return Imported(
+        {**imported.model, **added},
+        imported.origin,
+        {**imported.changes, **dict.fromkeys(added, words)},
+        imported.unused,
+        imported.class_names,
+    )

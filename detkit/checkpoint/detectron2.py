@@ -1,0 +1,121 @@
+"""Weights of Detectron2: Faster and Mask R-CNN as FPN, C4 and DC5, and backbones alone."""
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detkit.checkpoint.counters import with_counters
+from detkit.checkpoint.importing import Imported, Rules, import_by_rules, place_backbone
+from detkit.checkpoint.two_way import Pairs, to_ours
+
+_MOST_CONVS = 16
+
+BACKBONE: Pairs = (("stem.{r}", "backbone.stem.{r}"), ("res{s}.{r}", "backbone.res{s}.{r}"))
+"""A network whose maps the heads use as they are (C4, DC5); in whole models after ``backbone.``."""
+
+PYRAMID: Pairs = (
+    ("bottom_up.stem.{r}", "backbone.stem.{r}"),
+    ("bottom_up.res{s}.{r}", "backbone.res{s}.{r}"),
+    ("fpn_lateral{s}.{r}", "neck.laterals.res{s}.{r}"),
+    ("fpn_output{s}.{r}", "neck.outputs.res{s}.{r}"),
+    ("top_block.{r}", "neck.top_block.{r}"),
+)
+"""A network with a feature pyramid; in whole models after ``backbone.``."""
+
+RPN_CONV: Pairs = (("proposal_generator.rpn_head.conv.{p}", "proposal_generator.head.convs.0.{p}"),)
+"""The RPN's convolution, where it has one."""
+
+RPN_CONVS: Pairs = (("proposal_generator.rpn_head.conv.conv{i}.{p}", "proposal_generator.head.convs.{i}.{p}"),)
+"""The RPN's convolutions, where it has several."""
+
+HEADS: Pairs = (
+    ("proposal_generator.rpn_head.objectness_logits.{p}", "proposal_generator.head.objectness.{p}"),
+    ("proposal_generator.rpn_head.anchor_deltas.{p}", "proposal_generator.head.anchor_deltas.{p}"),
+    ("roi_heads.res5.{r}", "roi_heads.res5.{r}"),
+    *(
+        (f"roi_heads.{theirs}{i + 1}.{{r}}", f"roi_heads.{ours}.{i}.{{r}}")
+        for theirs, ours in (
+            ("box_head.conv", "box_head.convs"),
+            ("box_head.fc", "box_head.fcs"),
+            ("mask_head.mask_fcn", "mask_head.convs"),
+        )
+        for i in range(_MOST_CONVS)
+    ),
+    ("roi_heads.box_predictor.cls_score.{p}", "roi_heads.box_head.cls_score.{p}"),
+    ("roi_heads.box_predictor.bbox_pred.{p}", "roi_heads.box_head.bbox_pred.{p}"),
+    ("roi_heads.mask_head.deconv.{p}", "roi_heads.mask_head.deconv.{p}"),
+    ("roi_heads.mask_head.predictor.{p}", "roi_heads.mask_head.predictor.{p}"),
+)
+"""Everything behind the features. Rows are in detkit's order: background last, deltas (dx, dy, dw, dh)."""
+
+_RULES: Rules = to_ours(
+    [
+        *((f"backbone.{theirs}", ours) for theirs, ours in (*BACKBONE, *PYRAMID)),
+        *BACKBONE,
+        *PYRAMID,
+        *RPN_CONV,
+        *RPN_CONVS,
+        *HEADS,
+    ]
+)
+
+_UNUSED: Rules = (
+    (r"pixel_(mean|std)", "the config has it: model.pixel_mean, model.pixel_std"),
+    (r"(proposal_generator\.)?anchor_generator\.cell_anchors\..*", "anchors: the config describes them"),
+    (
+        r"(backbone\.)?(bottom_up\.)?((stem\.)?fc|linear)\.(weight|bias)",
+        "ImageNet's classifier: a detector has its own",
+    ),
+    (r"roi_heads\.keypoint_head\..*", "keypoint head: detkit has none"),
+)
+
+_MARKS = re.compile(
+    r"(backbone\.)?(bottom_up\.(stem|res\d)\.|fpn_(lateral|output)\d\.).*"
+    r"|proposal_generator\.rpn_head\..*"
+    r"|(stem\.conv1|res[2-5]\.\d+\.(conv\d|shortcut))\..*"
+)
+
+
+class Detectron2Importer:
+    """Detectron2's models and backbones, with any norm and with deformable convolutions, of its zoo and of training.
+
+    A backbone alone goes to where the model has those layers: into its backbone, with a res5 that the heads share
+    into ``roi_heads.res5``. What other architectures have (cascades, keypoints, panoptic heads) is not understood.
+    """
+
+    name = "Detectron2"
+
+    def recognises(self, names: Collection[str]) -> bool:
+        """See ``Importer.recognises``."""
+        return any(_MARKS.fullmatch(name) for name in names)
+
+    def convert(self, state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> Imported:
+        """See ``Importer.convert``."""
+        return with_counters(place_backbone(import_by_rules(state, _RULES, _UNUSED), wanted), wanted)
+
+
+def zoo_class_names(content: Mapping[Any, Any]) -> tuple[str, ...] | None:
+    """COCO's 80 class names for a model of Detectron2's zoo with that many classes; else None.
+
+    No file of Detectron2 says what its classes are. The zoo's say that they are the zoo's, and 80 classes has COCO
+    alone there.
+
+    Args:
+        content: the whole file: ``model``, ``__author__``, ...
+    """
+    state = content.get("model")
+    if content.get("__author__") != "Detectron2 Model Zoo" or not isinstance(state, Mapping):
+        return None
+    rows = [len(t) for n, t in state.items() if isinstance(t, Tensor) and str(n).endswith("cls_score.bias") and t.ndim]
+    return coco_class_names() if rows and set(rows) == {81} else None
+
+
+def coco_class_names() -> tuple[str, ...]:
+    """The 80 classes of COCO by ascending category id, as Detectron2 numbers them."""
+    from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights  # slow to load, and seldom needed
+
+    names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    return tuple(name for name in names if name not in ("__background__", "N/A"))

@@ -9,6 +9,7 @@ import torch
 from seed_weights import seed_weights
 from torch.nn import functional as F
 
+from detkit.checkpoint import read_checkpoint
 from detkit.checkpoint.keras import read_keras, seed_name
 from detkit.checkpoint.matterport import SeedImporter
 from detkit.registry import DataError
@@ -84,6 +85,11 @@ def test_a_file_becomes_the_seeds_state(state, tmp_path, group):
         assert torch.equal(tensor, expected[name]), name
     assert SeedImporter().recognises(found)
     assert not SeedImporter().convert(found, {}).unused
+
+
+def test_a_checkpoint_may_be_keras(state, tmp_path):
+    path = write(tmp_path / "weights", keras_tensors(state))
+    assert read_checkpoint(path).model.keys() == read_keras(path).keys()
 
 
 def test_the_last_block_of_resnet_101():

@@ -171,7 +171,8 @@ def test_any_classification_network_fills_a_torchvision_backbone(model):
 
 def test_every_classification_network_is_recognised():
     families = """alexnet vgg11_bn convnext_tiny densenet121 efficientnet_b0 googlenet inception_v3 maxvit_t mnasnet0_5
-        mobilenet_v2 mobilenet_v3_large resnet18 resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_0 swin_t regnet_y_400mf"""
+        mobilenet_v2 mobilenet_v3_large resnet18 resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_0 swin_t
+        regnet_y_400mf"""
     for model in families.split():
         # RegNet computes with tensors while it is built, which the meta device cannot do.
         with torch.device("cpu" if model.startswith("regnet") else "meta"):

@@ -1,6 +1,7 @@
 """Writing, reading and loading of weights and training states."""
 
 from detkit.checkpoint.checkpointer import Checkpointer
+from detkit.checkpoint.exporting import export_state
 from detkit.checkpoint.formats import IMPORTERS, import_foreign
 from detkit.checkpoint.importing import Imported, Importer
 from detkit.checkpoint.load import load_weights, load_whole
@@ -16,6 +17,7 @@ __all__ = [
     "Importer",
     "LoadReport",
     "as_checkpoint",
+    "export_state",
     "import_foreign",
     "load_weights",
     "load_whole",

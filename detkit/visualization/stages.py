@@ -105,10 +105,10 @@ def draw_anchors(
         matches: ``(A,)`` rows of ``target``.
         target: with ``boxes``.
         kind: which anchors are drawn.
-        most: how many at most; of more, evenly spaced ones in their order.
+        most: how many at most; of more, a random choice that is always the same.
         min_side: as in ``draw_instances``.
     """
-    rows = spread(torch.nonzero(labels == ANCHOR_LABELS[kind]).squeeze(1), most)
+    rows = some_of(torch.nonzero(labels == ANCHOR_LABELS[kind]).squeeze(1), most)
     colors: np.ndarray | tuple[int, int, int] = {"negative": _RED, "neutral": _BLUE}.get(kind, _WHITE)
     of_truth = palette(len(target))
     if kind == "positive" and len(target):
@@ -118,7 +118,7 @@ def draw_anchors(
         return picture
     scale = picture.shape[1] / enlarged(image, 0).width
     truth = of_truth if kind == "positive" else _WHITE
-    return draw_boxes(picture, target.boxes.tensor * scale, truth, width=3, min_side=0)
+    return draw_boxes(picture, target.boxes.tensor * scale, truth, width=2 if kind == "positive" else 1, min_side=0)
 
 
 def draw_proposals(
@@ -151,28 +151,30 @@ def draw_regions(
     most: int = 100,
     min_side: int = MIN_SIDE,
 ) -> np.ndarray:
-    """The regions that were sampled for training: foreground in the colour and with the name of its class, or
-    background in red.
+    """The regions that were sampled for training: foreground in the colour and (where there are several classes) with
+    the name of its class, or background in red.
 
     Args:
         image: what they lie on.
         sampled: ``boxes`` and ``classes``; the number of classes is background.
         class_names: the K names.
         foreground: which of the two.
-        most: how many are drawn at most, evenly spaced ones of more.
+        most: how many at most; of more, a random choice that is always the same.
         min_side: as in ``draw_instances``.
     """
     wanted = (sampled.classes < len(class_names)) == foreground
-    rows = spread(torch.nonzero(wanted & (sampled.classes >= 0)).squeeze(1), most)
+    rows = some_of(torch.nonzero(wanted & (sampled.classes >= 0)).squeeze(1), most)
     boxes, classes = sampled.boxes.tensor[rows], sampled.classes[rows].tolist()
     if not foreground:
         return draw_boxes(image, boxes, _RED, min_side=min_side)
     colors = palette(len(class_names))[classes]
-    return draw_boxes(image, boxes, colors, [class_names[c] for c in classes], min_side=min_side)
+    texts = [class_names[c] for c in classes] if len(class_names) > 1 else []
+    return draw_boxes(image, boxes, colors, texts, min_side=min_side)
 
 
-def spread(rows: Tensor, most: int) -> Tensor:
-    """At most ``most`` of ``rows``, evenly spaced, in their order."""
+def some_of(rows: Tensor, most: int) -> Tensor:
+    """At most ``most`` of ``rows``, in their order; of more, a random choice that is always the same."""
     if len(rows) <= most:
         return rows
-    return rows[torch.linspace(0, len(rows) - 1, most, dtype=torch.float64).round().long().to(rows.device)]
+    chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:most]
+    return rows[chosen.sort().values.to(rows.device)]

@@ -84,6 +84,14 @@ def adamw(model):
     return AdamW(model, 1.0, lr=0.01, weight_decay=0.1, weight_decay_norm=0.1)
 
 
+def multi_tensor(model):
+    """As our SGD steps on a GPU."""
+    optimizer = sgd(model)
+    for group in optimizer.param_groups:
+        group.update(fused=False, foreach=True)
+    return optimizer
+
+
 def in_parts(names, *parts):
     return {name for name in names if name.startswith(parts)}
 
@@ -98,7 +106,7 @@ def trainer_of():
     return make
 
 
-@pytest.mark.parametrize("optimizer", [sgd, adamw])
+@pytest.mark.parametrize("optimizer", [sgd, adamw, multi_tensor])
 def test_what_is_frozen_does_not_move_by_a_bit_and_the_rest_learns(trainer_of, optimizer):
     watch = Watch()
     trainer = trainer_of([watch], optimizer=optimizer)

@@ -1,5 +1,6 @@
 """Weights of Caffe2: backbones (MSRA's R-50 and R-101, FAIR's X-101) and models of the first Detectron."""
 
+import functools
 import re
 from collections.abc import Collection, Mapping
 
@@ -80,13 +81,15 @@ class Caffe2Importer:
 
     def convert(self, state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> Imported:
         """See ``Importer.convert``."""
-        imported = place_backbone(import_by_rules(state, ((_BLOB, _rename),), _unused(state)), wanted)
+        shared = "cls_score_w" in state and "fc6_w" not in state  # heads without layers of their own: on a common res5
+        rename = functools.partial(_rename, res5="roi_heads.res5" if shared else "backbone.res5")
+        imported = place_backbone(import_by_rules(state, ((_BLOB, rename),), _unused(state)), wanted)
         return with_counters(_with_statistics(_without_background(imported), wanted), wanted)
 
 
-def _rename(blob: re.Match[str]) -> str | None:
+def _rename(blob: re.Match[str], res5: str) -> str | None:
     layer = renamed(blob[1], _LAYERS)
-    return None if layer is None else f"{layer}.{_TENSORS[blob[2]]}"
+    return None if layer is None else f"{layer.replace('backbone.res5', res5)}.{_TENSORS[blob[2]]}"
 
 
 def _unused(state: Mapping[str, Tensor]) -> Rules:

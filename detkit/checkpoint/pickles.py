@@ -144,10 +144,11 @@ class _Reader(pickle._Unpickler):
     pop_mark: Callable[[], list[Any]]
 
     def find_class(self, module: str, name: str) -> Any:
-        full = f"{module}.{name}".replace("numpy._core.", "numpy.core.").replace("__builtin__.", "builtins.")
-        if full not in _BY_NAME:
+        module = "builtins" if module == "__builtin__" else module  # as Python 2 called it
+        known = f"{module}.{name}".replace("numpy._core.", "numpy.core.")
+        if known not in _BY_NAME:
             raise Refused(f"{module}.{name}")
-        return _BY_NAME[full]
+        return _BY_NAME[known]
 
     def persistent_load(self, pid: Any) -> NoReturn:
         raise Refused("an object outside of the file (persistent id)")
@@ -253,6 +254,8 @@ def refusal(source: str, what: str) -> DataError:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, KeyError | EOFError | IndexError):  # which say nothing by themselves
+        return "it ends too early" if isinstance(error, EOFError) else "it is no pickle, or one with errors"
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 

@@ -84,9 +84,9 @@ def _read_torch(local: str, source: str) -> Any:
     try:
         return torch.load(local, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ... depending on where the file ends
-        offence = _OFFENCE.search(str(error))
-        if offence is not None:
-            raise refusal(source, offence[1] or offence[2]) from error
+        offence = _offence(str(error))
+        if offence:
+            raise refusal(source, offence) from error
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
             f"{source}: cannot be read as a checkpoint ({first_line}); it is damaged or was not written completely."
@@ -94,8 +94,13 @@ def _read_torch(local: str, source: str) -> Any:
         ) from error
 
 
-_OFFENCE = re.compile(r"GLOBAL ([\w.]+)|((?:[Tt]rying|[Uu]nsupported) [^\n]+)")
-"""What torch's refusals name: a global, or an instruction."""
+def _offence(message: str) -> str:
+    """What torch's refusal complains of: the name of a global, or else its sentence; empty if it is no refusal."""
+    named = re.search(r"GLOBAL ([\w.]+\w)", message)
+    if named:
+        return named[1] if "." in named[1] else f"builtins.{named[1]}"
+    sentence = re.search(r"(?:Trying|Unsupported|Can only|Unexpected)[^\n]+", message)
+    return f"what torch refuses ({sentence[0]})" if sentence and "WeightsUnpickler" in message else ""
 
 
 def _read_keras(local: str, source: str) -> Any:

@@ -1,0 +1,245 @@
+"""Reading pickles: numpy arrays and plain containers, nothing else, and nothing of it runs."""
+
+import io
+import os
+import pickle
+import re
+import sys
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from detkit.checkpoint import load_weights, read_checkpoint
+from detkit.checkpoint.pickles import read_pickle
+from detkit.registry import DataError
+
+PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
+TABLE = np.arange(6, dtype="float32").reshape(2, 3)
+ARRAYS = {
+    "plain": TABLE,
+    "fortran": np.asfortranarray(TABLE),
+    "view": TABLE[:, ::2],
+    "big_endian": TABLE.astype(">f8"),
+    "half": TABLE.astype("f2"),
+    "bytes": TABLE.astype("u1"),
+    "long": TABLE.astype("i8"),
+    "bool": TABLE > 2,
+    "empty": np.zeros((0, 3)),
+    "no_axes": np.array(5),
+    "scalar": np.float64(3.5),
+    "integer": np.int64(-1),
+}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_arrays_become_tensors_of_their_type_and_shape(protocol):
+    read = read_pickle(pickle.dumps(ARRAYS, protocol=protocol), "x")
+    for name, array in ARRAYS.items():
+        assert isinstance(read[name], torch.Tensor)
+        assert read[name].dtype == torch.from_numpy(np.array(array).astype(array.dtype.newbyteorder("="))).dtype
+        assert read[name].shape == array.shape
+        assert read[name].tolist() == array.tolist()
+    read["plain"].add_(1)  # it is the reader's own memory
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_plain_data_stay_what_they_are(protocol):
+    data = {"a": [1, 2.5, None, True, (3, ())], "b": {4, 5}, "c": frozenset([6]), "d": b"\xff\x00", "e": "ä", 7: b""}
+    assert read_pickle(pickle.dumps(data, protocol=protocol), "x") == data
+    ordered = OrderedDict([("z", 1), ("a", 2)])
+    ordered.attribute = 3
+    assert list(read_pickle(pickle.dumps(ordered, protocol=protocol), "x").items()) == [("z", 1), ("a", 2)]
+
+
+def test_arrays_that_python_2_wrote():
+    """Its strings are bytes, its numpy the old one."""
+    raw = TABLE.tobytes()
+    dtype = b"cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNN" + 2 * b"J\xff\xff\xff\xff" + b"K\x00tb"
+    state = b"(K\x01K\x02K\x03\x86" + dtype
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R" + state
+    written = b"\x80\x02}U\x05blobs}U\x07conv1_w" + array + b"\x89U" + bytes([len(raw)]) + raw + b"tbss."
+    assert read_pickle(written, "x")["blobs"]["conv1_w"].tolist() == TABLE.tolist()
+
+
+class Call:
+    """Pickles as a call."""
+
+    def __init__(self, function, *args):
+        self.function, self.args = function, args
+
+    def __reduce__(self):
+        return self.function, self.args
+
+
+def harms(path):
+    return {
+        "posix.system": Call(os.system, f"touch {path}"),
+        "builtins.eval": Call(eval, f"open({str(path)!r}, 'w')"),
+        "io.open": Call(open, str(path), "w"),
+        "posix.mkdir": Call(os.mkdir, str(path)),
+        "builtins.getattr": Call(getattr, "x", "upper"),
+        "numpy.save": Call(np.save, str(path), 1),
+        "__reduce__ of an array": np.array([Call(os.mkdir, str(path))], dtype=object),
+    }
+
+
+HARMS = list(harms("x"))
+BAD_ARRAY = "__reduce__ of an array"
+DTYPE, ARRAY = r"numpy\.dtype\('O8'\)", r"numpy\.(_core|core)\.multiarray\._reconstruct"
+
+
+def named(harm, array):
+    return re.escape(harm) if harm != BAD_ARRAY else array
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the names of the system's calls are posix's")
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+@pytest.mark.parametrize("harm", HARMS)
+def test_what_would_run_is_refused_by_name_and_does_not_run(tmp_path, harm, protocol):
+    target, path = tmp_path / "harm", tmp_path / "weights.pkl"
+    content = {"model": {"fine": TABLE, "w": harms(target)[harm]}}
+    path.write_bytes(pickle.dumps(content, protocol=protocol))
+    model = torch.nn.Linear(1, 1)
+    before = model.weight.clone()
+    with pytest.raises(DataError, match=rf"weights\.pkl: holds ({named(harm, DTYPE)}).*nothing of the file was run"):
+        load_weights(model, path)
+    assert not target.exists()
+    assert torch.equal(model.weight, before)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the names of the system's calls are posix's")
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("harm", HARMS)
+def test_files_of_torch_are_refused_by_name_too(tmp_path, harm, zipped):
+    target, path = tmp_path / "harm", tmp_path / "weights.pth"
+    content = {"model": {"fine": torch.ones(1), "w": harms(target)[harm]}}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(DataError, match=rf"weights\.pth: holds ({named(harm, ARRAY)}).*nothing of the file was run"):
+        read_checkpoint(path)
+    assert not target.exists()
+
+
+def test_a_name_alone_is_refused_and_nothing_is_imported(tmp_path, monkeypatch):
+    (tmp_path / "harmful_module.py").write_text("raise SystemExit('ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for program in (b"charmful_module\nthing\n.", b"\x80\x04\x8c\x0eharmful_module\x8c\x05thing\x93."):
+        with pytest.raises(DataError, match=r"harmful_module\.thing"):
+            read_pickle(program, "x")
+    assert "harmful_module" not in sys.modules
+
+
+TRICKS = {
+    "an instance of the oldest kind": (b"(S'x'\nios\nsystem\n.", r"os\.system"),
+    "its other form": (b"(cos\nsystem\nS'x'\no.", r"os\.system"),
+    "a class made": (b"\x80\x02cnumpy\nndarray\n)\x81.", "making of an object"),
+    "a class made from an extension": (b"\x80\x02\x82\x01.", "making of an object"),
+    "a persistent id": (b"P1\n.", "outside of the file"),
+    "a call of a string": (b"\x80\x02U\x01x)R.", "a call of what is no function"),
+    "a call of the array type": (b"\x80\x02cnumpy\nndarray\n)R.", "a call of what is no function"),
+    "attributes on a known name": (b"\x80\x02cnumpy\ndtype\n}U\x01aK\x01sb.", "attributes on a"),
+    "attributes on a list": (b"\x80\x02]}b.", "attributes on a list"),
+    "the array type itself": (b"\x80\x02cnumpy\nndarray\n.", "numpy.ndarray itself"),
+    "another encoding": (b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aU\x03zip\x86R.", r"_codecs\.encode with 'zip'"),
+    "an array of strings": (pickle.dumps(np.array(["a"])), r"numpy\.dtype\('U1'\)"),
+    "a structured array": (pickle.dumps(np.zeros(1, [("a", "f4")])), r"numpy\.dtype\('V4'\)"),
+    "torch's tensors": (pickle.dumps(torch.ones(1)), r"torch\._utils\._rebuild_tensor"),
+    "a tuple as a key": (b"\x80\x02})" + b"\x85" * 300_000 + b"Ns.", "a key that is a tuple"),
+    "a tuple in a set": (pickle.dumps({(1,)}), "a key that is a tuple"),
+    "items in what has none": (b"\x80\x02]K\x01K\x02s.", "items in a list"),
+}
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_tricks_of_the_machine_are_refused(trick):
+    program, words = TRICKS[trick]
+    with pytest.raises(DataError, match=rf"x: holds .*{words}"):
+        read_pickle(program, "x")
+
+
+def laughs():
+    """Few bytes that unfold to 2 to the 40 lists."""
+    x = []
+    for _ in range(40):
+        x = [x, x]
+    return x
+
+
+def ring():
+    x = []
+    x.append(x)
+    return x
+
+
+WITHOUT_ARRAY = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R."
+DAMAGED = {
+    "deep lists": b"\x80\x02" + b"]" * 300_000 + b"a" * 299_999 + b".",
+    "deep tuples": b"\x80\x02)" + b"\x85" * 300_000 + b".",
+    "a ring": pickle.dumps(ring()),
+    "a size without content": b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b"abc.",
+    "a long size without content": b"\x80\x04\x8e" + (2**60).to_bytes(8, "little") + b"abc.",
+    "an array without content": WITHOUT_ARRAY,
+    "text": b"hello world\n",
+    "a web page": b"<!DOCTYPE html><html></html>",
+    "noise": bytes(range(255, 0, -1)),
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_bombs_and_rubbish_are_errors_of_data(tmp_path, kind):
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(DAMAGED[kind])
+    with pytest.raises(DataError, match=r"weights\.pkl: cannot be read.*again"):
+        read_checkpoint(path)
+
+
+def test_what_is_shared_is_read_once():
+    read = read_pickle(pickle.dumps({"a": laughs(), "b": [TABLE, TABLE]}), "x")
+    assert read["b"][0] is read["b"][1]
+
+
+@pytest.mark.parametrize(
+    "change", [("shape", (2, 4)), ("shape", (-2, -3)), ("shape", [2, 3]), ("raw", b"abc"), ("raw", 5), ("dtype", "f4")]
+)
+def test_an_array_whose_parts_do_not_agree(change):
+    parts = {"version": 1, "shape": (2, 3), "dtype": TABLE.dtype, "fortran": False, "raw": TABLE.tobytes()}
+    parts = dict([*parts.items(), change])
+    reconstruct, args, _ = TABLE.__reduce__()
+
+    class Forged:
+        def __reduce__(self):
+            return reconstruct, args, tuple(parts.values())
+
+    with pytest.raises(DataError, match=r"cannot be read|objects"):
+        read_pickle(pickle.dumps(Forged(), protocol=2), "x")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.7, 0.999])
+@pytest.mark.parametrize("kind", ["pkl", "zip", "old"])
+def test_a_truncated_file_of_each_kind_changes_nothing(tmp_path, share, kind):
+    path, model, stream = tmp_path / f"weights.{kind}", torch.nn.Linear(20, 20), io.BytesIO()
+    state = model.state_dict()
+    if kind == "pkl":
+        pickle.dump({"model": {k: v.numpy() for k, v in state.items()}}, stream, protocol=2)
+    else:
+        torch.save({"model": state}, stream, _use_new_zipfile_serialization=kind == "zip")
+    path.write_bytes(stream.getvalue())
+    assert load_weights(torch.nn.Linear(20, 20), path, strict=True).complete
+    path.write_bytes(stream.getvalue()[: int(len(stream.getvalue()) * share)])
+    before = {k: v.clone() for k, v in state.items()}
+    with pytest.raises(DataError, match=rf"weights\.{kind}: .*again"):
+        load_weights(model, path)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.pkl", "weights"])
+def test_the_content_says_what_a_file_is_not_its_name(tmp_path, name):
+    path = Path(tmp_path / name)
+    for zipped in (True, False):
+        torch.save({"w": torch.ones(2)}, path, _use_new_zipfile_serialization=zipped)
+        assert read_checkpoint(path).model["w"].tolist() == [1, 1]
+    path.write_bytes(pickle.dumps({"w": np.ones(2)}))
+    assert read_checkpoint(path).model["w"].dtype == torch.float64

@@ -9,7 +9,16 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from detkit.checkpoint import Checkpointer, load_weights
-from detkit.engine import CheckpointHook, EvalHook, MetricsWriter, ProgressBar, Trainer
+from detkit.engine import (
+    CheckpointHook,
+    EvalHook,
+    FreezeSchedule,
+    FreezeStage,
+    MetricsWriter,
+    ProgressBar,
+    Trainer,
+)
+from detkit.registry import ConfigError
 from detkit.structures import Losses, Sample
 
 
@@ -62,3 +71,42 @@ def test_two_processes_train_as_one(tmp_path):
     assert model.value.item() == pytest.approx(value)
     state = torch.load(tmp_path / "run" / "checkpoint_0000001.pth", weights_only=True)
     assert len(state["trainer"]["rng"]) == 2
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.early, self.late = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+
+    def forward(self, samples):
+        target = torch.stack([s.image.float().mean() for s in samples])
+        return Losses({"loss": (self.early + self.late - target).square().mean()})
+
+
+def staged(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    plain = nn.parallel.DistributedDataParallel(Two())
+    model = nn.parallel.DistributedDataParallel(Two(), find_unused_parameters=True)
+    stages = (FreezeStage(0.5, ("early",)), FreezeStage(1.0))
+    for wrapped in (plain, model):
+        optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
+        hooks = [FreezeSchedule(stages=stages)]
+        trainer = Trainer(wrapped, optimizer, lambda s, m: 1.0, batches(rank), 2, hooks=hooks, accumulate=2)
+        if wrapped is plain:
+            with pytest.raises(ConfigError, match="find_unused_parameters"):
+                trainer.train()
+        else:
+            trainer.train()
+    if rank == 0:
+        torch.save(model.module.state_dict(), f"{folder}/state.pth")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_accumulate_and_freeze(tmp_path):
+    mp.spawn(staged, args=(str(tmp_path),), nprocs=2)
+    state = torch.load(tmp_path / "state.pth", weights_only=True)
+    early = 1.0 - 0.1 * 2 * (1.0 + 1.0 - 5)  # the gradient of the mean over both processes and batches
+    late = 1.0 - 0.1 * 2 * (early + 1.0 - 5)
+    early -= 0.1 * 2 * (early + 1.0 - 5)
+    assert (state["early"].item(), state["late"].item()) == pytest.approx((early, late))

@@ -73,7 +73,7 @@ def _content(local: str, source: str) -> Any:
     with open(local, "rb") as file:
         head = file.read(64)
     if head.startswith(_HDF5):
-        return _read_keras(local, source)
+        return _read_keras(source)
     if head.startswith(_ZIP) or _OLD_TORCH in head:
         return _read_torch(local, source)
     with open(local, "rb") as file:
@@ -103,9 +103,9 @@ def _offence(message: str) -> str:
     return f"what torch refuses ({sentence[0]})" if sentence and "WeightsUnpickler" in message else ""
 
 
-def _read_keras(local: str, source: str) -> Any:
+def _read_keras(source: str) -> Any:
     try:
-        return read_keras(local)
+        return read_keras(source)
     except ImportError as error:
         raise DataError(f"{source}: {error}") from error
 

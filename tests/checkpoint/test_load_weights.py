@@ -1,12 +1,13 @@
 """load_weights: matching by name, class rows, and that nothing is done half-way."""
 
 import copy
+import sys
 
 import pytest
 import torch
 from torch import nn
 
-from detkit.checkpoint import Checkpoint, Checkpointer, load_weights
+from detkit.checkpoint import Checkpoint, Checkpointer, load_weights, read_checkpoint
 from detkit.registry import DataError
 from detkit.structures import ClassRows
 
@@ -149,3 +150,39 @@ def test_a_long_list_is_summed_up_by_prefix():
     model["head"] = nn.Linear(1, 1)
     text = str(load_weights(model, {"head.weight": torch.ones(1, 1)}))
     assert "missing, so left as initialised (13): block0.* (4), block1.* (4), block2.* (4), head.* (1)" in text
+
+
+def test_complete_is_about_the_model_exact_about_both_sides():
+    source = state(Model())
+    assert load_weights(Model(), source).exact
+    source["extra.weight"] = torch.zeros(1)
+    report = load_weights(Model(), source)
+    assert report.complete
+    assert not report.exact
+    with pytest.raises(ValueError, match="strict=True"):
+        load_weights(Model(), source, strict=True)
+    del source["backbone.0.weight"]
+    assert not load_weights(Model(), source).complete
+
+
+def test_what_other_programs_write_beside_the_weights_is_not_taken_for_a_run_of_detkits(tmp_path):
+    content = {"model": state(Model()), "config": {"a": 1}, "trainer": {"iteration": 3}}
+    torch.save(content, tmp_path / "theirs.pth")
+    torch.save({**content, "detkit_version": "1"}, tmp_path / "ours.pth")
+    theirs, ours = read_checkpoint(tmp_path / "theirs.pth"), read_checkpoint(tmp_path / "ours.pth")
+    assert (theirs.config, theirs.trainer) == (None, None)
+    assert (ours.config, ours.trainer) == (content["config"], content["trainer"])
+
+
+def test_keras_files_are_told_by_their_content(tmp_path, monkeypatch):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "weights.bin"
+    with h5py.File(path, "w") as file:
+        file["rpn_model/rpn_conv_shared/kernel:0"] = torch.rand(3, 3, 2, 4).numpy()
+    assert read_checkpoint(path).model["rpn.conv_shared.weight"].shape == (4, 2, 3, 3)
+    path.write_bytes(path.read_bytes()[:600])
+    with pytest.raises(DataError, match=r"weights\.bin.*again"):
+        read_checkpoint(path)
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(DataError, match=r"weights\.bin: .*detkit\[keras\]"):
+        read_checkpoint(path)

@@ -10,7 +10,7 @@ from torchvision.ops import box_iou
 from detkit.modeling.box_coder import BoxCoder
 from detkit.modeling.mask_pasters import GridSampleMaskPaster
 from detkit.modeling.postprocess import to_original_size
-from detkit.modeling.proposals import ProposalSelection, SelectionScope
+from detkit.modeling.proposals import ProposalSelection, SelectionRules
 from detkit.modeling.roi_heads import DetectionRules
 from detkit.structures import BitMasks, Boxes, ImageInfo, ImageList, Instances, Losses, Sample
 
@@ -105,12 +105,12 @@ def test_selection_over_all_levels_together():
     deltas = [torch.zeros(1, 2, 4)] * 2
     images = ImageList(torch.zeros(1, 3, 32, 64), [(20, 45)])
     coder = BoxCoder()
-    scope = SelectionScope(topk="image", nms="image", clip="canvas")
-    select = ProposalSelection(pre_nms_topk_test=3, nms_thresh=0.5, min_size=None, scope=scope)
+    rules = SelectionRules(topk="image", nms="image", clip="canvas")
+    select = ProposalSelection(pre_nms_topk_test=3, nms_thresh=0.5, min_size=None, rules=rules)
     out = select(anchors, logits, deltas, images, coder, training=False)[0]
     assert out.objectness.tolist() == pytest.approx([1.0, 0.4])  # 0.5 is suppressed across levels, 0.2 is the fourth
     assert out.boxes.tolist() == [[0, 0, 10, 10], [64, 0, 64, 10]]
-    by_level = dataclasses.replace(select, scope=SelectionScope(), min_size=0.0)
+    by_level = dataclasses.replace(select, rules=SelectionRules(), min_size=0.0)
     out = by_level(anchors, logits, deltas, images, coder, training=False)[0]
     assert out.objectness.tolist() == pytest.approx([1.0, 0.5, 0.2])
     likely = dataclasses.replace(by_level, score_thresh=0.6)  # sigmoid(0.5) = 0.62

@@ -2,6 +2,6 @@
 
 from detkit.modeling.proposals.rpn import RPN
 from detkit.modeling.proposals.rpn_heads import ConvRPNHead, SoftmaxRPNHead
-from detkit.modeling.proposals.selection import ProposalSelection, SelectionScope
+from detkit.modeling.proposals.selection import ProposalSelection, SelectionRules
 
-__all__ = ["RPN", "ConvRPNHead", "ProposalSelection", "SelectionScope", "SoftmaxRPNHead"]
+__all__ = ["RPN", "ConvRPNHead", "ProposalSelection", "SelectionRules", "SoftmaxRPNHead"]

@@ -12,17 +12,24 @@ from detkit.structures import Boxes, ImageList, Instances
 
 
 @dataclasses.dataclass(frozen=True)
-class SelectionScope:
-    """Over what the steps of a selection reach.
+class SelectionRules:
+    """Over what the steps of a selection reach, and what they rank by.
+
+    In float32 probabilities of certain anchors are all 1, so that ranking by them leaves more to chance than by logits;
+    it is here because references do it.
 
     Args:
         topk: the best are taken of each level, or of all levels of an image together.
+        topk_by: what the best are: those of the highest logit or probability.
         nms: boxes suppress others of their level, or of all levels.
+        nms_by: what decides who suppresses whom, and who is kept.
         clip: boxes are cut to the image, or to the whole canvas: the image with its padding.
     """
 
     topk: Literal["level", "image"] = "level"
+    topk_by: Literal["logit", "probability"] = "logit"
     nms: Literal["level", "image"] = "level"
+    nms_by: Literal["logit", "probability"] = "logit"
     clip: Literal["image", "canvas"] = "image"
 
 
@@ -33,12 +40,12 @@ class ProposalSelection:
     The best ``pre_nms_topk`` are decoded, clipped and suppressed; the best ``post_nms_topk`` of what is left are kept.
 
     Args:
-        pre_nms_topk_train, pre_nms_topk_test: candidates before NMS, a level or an image as ``scope.topk`` says.
+        pre_nms_topk_train, pre_nms_topk_test: candidates before NMS, a level or an image as ``rules.topk`` says.
         post_nms_topk_train, post_nms_topk_test: proposals an image after NMS.
         nms_thresh: IoU above which the lower-scoring of two candidates is dropped.
         score_thresh: candidates whose objectness, as a probability, is below this are dropped.
         min_size: candidates with a side not longer than this many pixels are dropped; null keeps even empty ones.
-        scope: over what top-k, NMS and clipping reach.
+        rules: over what top-k, NMS and clipping reach.
     """
 
     pre_nms_topk_train: int = 2000
@@ -48,7 +55,7 @@ class ProposalSelection:
     nms_thresh: float = 0.7
     score_thresh: float = 0.0
     min_size: float | None = 0.0
-    scope: SelectionScope = SelectionScope()
+    rules: SelectionRules = SelectionRules()
 
     @torch.no_grad()
     def __call__(
@@ -74,25 +81,32 @@ class ProposalSelection:
         """
         before = self.pre_nms_topk_train if training else self.pre_nms_topk_test
         level_of = [torch.full((len(a),), i, device=a.device) for i, a in enumerate(anchors)]
-        if self.scope.topk == "image":
+        if self.rules.topk == "image":
             anchors, level_of = [Boxes.cat(anchors)], [torch.cat(level_of)]
             logits, deltas = [torch.cat(logits, dim=1)], [torch.cat(deltas, dim=1)]
         boxes, scores, levels = [], [], []
         for anchor, logit, delta, level in zip(anchors, logits, deltas, level_of):
-            top, index = logit.float().topk(min(before, logit.shape[1]), dim=1)
+            index = self._best(logit.float(), before)
             chosen = delta.gather(1, index[..., None].expand(-1, -1, 4))
             decoded = box_coder.decode(anchor.tensor[index.flatten()], chosen.reshape(-1, 4))
             boxes.append(decoded.reshape(len(logit), -1, 4))
-            scores.append(top)
+            scores.append(logit.float().gather(1, index))
             levels.append(level[index])
         every = zip(torch.cat(boxes, dim=1), torch.cat(scores, dim=1), torch.cat(levels, dim=1))
         return [self._select(b, s, g, images, i, training) for i, (b, s, g) in enumerate(every)]
+
+    def _best(self, logits: Tensor, num: int) -> Tensor:
+        """``(N, num)`` indices of the best, best first."""
+        rank = logits.sigmoid() if self.rules.topk_by == "probability" else logits
+        if self.rules.topk == "image":  # matterport sorts everything, which decides among equals
+            return rank.sort(dim=1, descending=True).indices[:, :num]
+        return rank.topk(min(num, logits.shape[1]), dim=1).indices
 
     def _select(
         self, boxes: Tensor, scores: Tensor, levels: Tensor, images: ImageList, image: int, training: bool
     ) -> Instances:
         height, width = images.canvas_size
-        window = images.window(image) if self.scope.clip == "image" else (0, 0, width, height)
+        window = images.window(image) if self.rules.clip == "image" else (0, 0, width, height)
         keep = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
         clipped = Boxes(boxes).clip_to(window)
         if self.score_thresh > 0:
@@ -101,10 +115,11 @@ class ProposalSelection:
             keep &= clipped.nonempty(self.min_size)
         rows = torch.nonzero(keep).squeeze(1)
         clipped, scores, levels = clipped[rows], scores[rows], levels[rows]
-        if self.scope.nms == "image":
+        if self.rules.nms == "image":
             levels = torch.zeros_like(levels)
         after = self.post_nms_topk_train if training else self.post_nms_topk_test
-        best = nms_by_group(clipped, scores, levels, self.nms_thresh)[:after]
+        rank = scores.sigmoid() if self.rules.nms_by == "probability" else scores
+        best = nms_by_group(clipped, rank, levels, self.nms_thresh)[:after]
         return Instances(
             images.image_sizes[image], info=images.info(image), boxes=clipped[best], objectness=scores[best]
         )

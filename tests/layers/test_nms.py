@@ -1,7 +1,7 @@
 """NMS by group: against torchvision's batched_nms."""
 
 import torch
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, nms
 
 from detkit.layers import nms_by_group
 
@@ -14,6 +14,9 @@ def test_equals_torchvision():
         kept = nms_by_group(boxes, scores, groups, thresh)
         assert torch.equal(kept, batched_nms(boxes, scores, groups, thresh))
         assert 0 < len(kept) < 300
+        together = nms_by_group(boxes, scores, None, thresh)
+        assert torch.equal(together, nms(boxes, scores, thresh))
+        assert len(together) < len(kept)
 
 
 def test_no_boxes():

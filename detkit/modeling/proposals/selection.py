@@ -115,11 +115,9 @@ class ProposalSelection:
             keep &= clipped.nonempty(self.min_size)
         rows = torch.nonzero(keep).squeeze(1)
         clipped, scores, levels = clipped[rows], scores[rows], levels[rows]
-        if self.rules.nms == "image":
-            levels = torch.zeros_like(levels)
         after = self.post_nms_topk_train if training else self.post_nms_topk_test
         rank = scores.sigmoid() if self.rules.nms_by == "probability" else scores
-        best = nms_by_group(clipped, rank, levels, self.nms_thresh)[:after]
+        best = nms_by_group(clipped, rank, levels if self.rules.nms == "level" else None, self.nms_thresh)[:after]
         return Instances(
             images.image_sizes[image], info=images.info(image), boxes=clipped[best], objectness=scores[best]
         )

@@ -211,7 +211,7 @@ class Experiment:
     """The complete config, every default filled in; it loads again to the same experiment."""
 
     def build_model(self, num_classes: int | None = None) -> MetaArch:
-        """A new model on the CPU, in channels-last layout.
+        """A new model on the CPU.
 
         Args:
             num_classes: None takes the number, and the names, from the training dataset.
@@ -221,7 +221,7 @@ class Experiment:
         """
         if num_classes is None:
             return self.build_model_for(self.data.train_set.class_names)
-        return _built("model", self.model, num_classes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return _built("model", self.model, num_classes)
 
     def build_model_for(self, class_names: Sequence[str], pretrained: bool = True) -> MetaArch:
         """A new model for these classes.

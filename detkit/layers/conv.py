@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from fvcore.nn.weight_init import c2_msra_fill, c2_xavier_fill
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,9 +13,10 @@ from detkit.layers.norm import FrozenBatchNorm2d, NormName, make_norm
 class ConvNorm(nn.Conv2d):
     """Convolution, then norm, then activation. The norm is the child ``norm``: ``conv1.weight``, ``conv1.norm.weight``.
 
-    A ``FrozenBatchNorm2d`` is folded into the convolution's weights on the fly: ``conv(x, w) * a + b`` is
+    In training a ``FrozenBatchNorm2d`` is folded into the convolution's weights on the fly: ``conv(x, w) * a + b`` is
     ``conv(x, a * w) + b``. That saves a pass over the map, forward and backward, and its copy for the backward pass;
-    hooks on the norm do not fire then.
+    hooks on the norm do not fire then. Without gradients it is computed as written, so that imported weights give their
+    reference's numbers to the last bit.
 
     Args:
         in_channels: channels in.
@@ -68,8 +70,8 @@ class ConvNorm(nn.Conv2d):
         )
 
     def finish(self, convolve: Callable[[Tensor, Tensor | None], Tensor]) -> Tensor:
-        """What ``convolve(weight, bias)`` gives, with norm and activation; a frozen norm is in the weights."""
-        if isinstance(self.norm, FrozenBatchNorm2d):
+        """What ``convolve(weight, bias)`` gives, with norm and activation; in training a frozen norm is folded in."""
+        if isinstance(self.norm, FrozenBatchNorm2d) and torch.is_grad_enabled():
             scale, shift = self.norm.scale_shift()
             bias = shift if self.bias is None else self.bias * scale + shift
             x = convolve(self.weight * scale[:, None, None, None], bias)

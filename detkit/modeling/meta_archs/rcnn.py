@@ -33,17 +33,21 @@ class GeneralizedRCNN(MetaArch):
         neck: feature maps to feature maps; null for none.
         proposal_generator: feature maps to proposals.
         roi_heads: proposals to detections.
-        pixel_mean: what is subtracted, a value a channel in the order of ``channel_order``, on the scale 0..255.
-            The number of values is the number of channels.
+        pixel_mean: what is subtracted, a value a channel in the order of ``channel_order``, on the scale that
+            ``pixel_scale`` leaves. The number of values is the number of channels.
         pixel_std: what is divided by.
+        pixel_scale: what pixels, 0..255, are divided by before that; 255 for weights that were trained on 0..1.
         channel_order: the order in which the weights want the channels. Images come as RGB.
         resize: resizes normalised images, for models whose reference does that; null: images are taken as they come
             from the data's augmentations.
         mask_paster: from the mask head's small masks to masks of the image's size.
         mask_thresh: probability from which a pixel belongs to an object.
+        channels_last: how images and weights lie in memory. True is faster with mixed precision on GPUs and in training
+            on CPUs; false adds up in the order of the references, whose numbers then come out to the last bit.
 
     Raises:
-        ValueError: ``pixel_mean`` and ``pixel_std`` of different lengths, or BGR for other than three channels.
+        ValueError: ``pixel_mean`` and ``pixel_std`` of different lengths, a ``pixel_scale`` of 0 or less, or BGR for
+            other than three channels.
     """
 
     def __init__(
@@ -56,10 +60,12 @@ class GeneralizedRCNN(MetaArch):
         roi_heads: Recipe[RoIHeads],
         pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53),
         pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375),
+        pixel_scale: float = 1.0,
         channel_order: Literal["RGB", "BGR"] = "RGB",
         resize: Recipe[InputResize] | None = None,
         mask_paster: Recipe[MaskPaster] = Recipe(GridSampleMaskPaster),
         mask_thresh: float = 0.5,
+        channels_last: bool = True,
     ):
         super().__init__(num_classes)
         if len(pixel_mean) != len(pixel_std) or (channel_order == "BGR" and len(pixel_mean) != 3):
@@ -74,11 +80,15 @@ class GeneralizedRCNN(MetaArch):
             shapes = self.neck.output_shape
         self.proposal_generator = proposal_generator(shapes)
         self.roi_heads = roi_heads(shapes, num_classes)
-        self.channel_order, self.mask_thresh = channel_order, mask_thresh
+        if not pixel_scale > 0:
+            raise ValueError(f"model.pixel_scale: expected above 0, got {pixel_scale}")
+        self.channel_order, self.pixel_scale, self.mask_thresh = channel_order, pixel_scale, mask_thresh
         self.resize = None if resize is None else resize()
         self.mask_paster = mask_paster()
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).reshape(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).reshape(-1, 1, 1), persistent=False)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.to(memory_format=self.memory_format)
 
     def loss(self, samples: list[Sample]) -> Losses:
         """See ``MetaArch.loss``.
@@ -108,7 +118,7 @@ class GeneralizedRCNN(MetaArch):
         return features if self.neck is None else self.neck(features)
 
     def preprocess(self, samples: list[Sample]) -> ImageList:
-        """Moves images to the device, normalises, resizes and pads them there, channels-last; as for prediction.
+        """Moves images to the device, normalises, resizes and pads them there, as for prediction.
 
         Raises:
             ValueError: an image of another number of channels than ``pixel_mean`` has values.
@@ -142,14 +152,15 @@ class GeneralizedRCNN(MetaArch):
             )
         image = sample.image.to(mean.device, non_blocking=True)
         image = image.flip(0) if self.channel_order == "BGR" else image
-        return (image.float() - mean) / std
+        pixels = image.float() if self.pixel_scale == 1 else image.float() / self.pixel_scale
+        return (pixels - mean) / std
 
     def _pad(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
         multiple = self.backbone.size_divisibility if self.neck is not None else 1
         height = -(-max(h for h, _ in sizes) // multiple) * multiple
         width = -(-max(w for _, w in sizes) // multiple) * multiple
         padded = [F.pad(image, (0, width - w, 0, height - h)) for image, (h, w) in zip(images, sizes)]
-        return torch.stack(padded).contiguous(memory_format=torch.channels_last)
+        return torch.stack(padded).contiguous(memory_format=self.memory_format)
 
 
 def _objects(sample: Sample) -> Instances:

@@ -30,7 +30,11 @@ def test_the_promised_configs_exist():
         for s in ("1x", "3x")
     }
     wanted = {f"coco/{name}" for name in coco} | {"quick_start/mask_rcnn_shapes", "nuclei/mask_rcnn_R_18_FPN"}
-    assert wanted | {"balloon/mask_rcnn_mobilenet_v2_FPN"} <= {ids(p) for p in LEAVES}
+    wanted |= {"balloon/mask_rcnn_mobilenet_v2_FPN"}
+    wanted |= {f"matterport/mask_rcnn_{kind}" for kind in ("R_50_FPN", "R_101_FPN", "R_50_FPN_shapes")}
+    wanted |= {f"torchvision/{arch}_rcnn_R_50_FPN{version}" for arch in ("faster", "mask") for version in ("", "_v2")}
+    wanted |= {"torchvision/faster_rcnn_mobilenet_v3_large_FPN", "coco/mask_rcnn_R_50_C4_3x", "coco/mask_rcnn_R_50_DC5_3x"}
+    assert wanted <= {ids(p) for p in LEAVES}
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=ids)

@@ -31,6 +31,12 @@ def test_quick_start(tmp_path):
     assert figures["mask"] >= 0.60
 
 
+def test_matterport_preset_on_shapes(tmp_path):
+    figures = train(ROOT / "configs/matterport/mask_rcnn_R_50_FPN_shapes.yaml", tmp_path)
+    assert figures["box"] >= 0.50
+    assert figures["mask"] >= 0.50
+
+
 def test_nuclei_from_scratch(tmp_path, shared_data):
     config = ROOT / "configs/nuclei/mask_rcnn_R_18_FPN.yaml"
     figures = train(config, tmp_path, DETKIT_DATASETS=str(shared_data))

@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 import torch
 
 from detkit import data, evaluation, modeling, solver
-from detkit.config import ConfigError, Recipe, complete, load_config, parse
+from detkit.config import ConfigError, Recipe, complete, load_config, parse, parts_of
 from detkit.data import Mapper, test_loader, train_loader
 from detkit.data.interfaces import Augmentation, Dataset, Sampler
 from detkit.engine.interfaces import Hook
 from detkit.evaluation.interfaces import Evaluator
 from detkit.modeling.interfaces import Backbone, MetaArch
+from detkit.modeling.matcher import Matcher
 from detkit.registry import DataError
 from detkit.solver.interfaces import LRSchedule, Optimizer
 from detkit.structures import Sample
@@ -200,6 +201,9 @@ class Experiment:
         solver: how weights change.
         train: the run itself.
         evaluators: what is measured on the test dataset.
+
+    Raises:
+        ConfigError: the model wants to know of crowds, and the data leave them out.
     """
 
     model: Recipe[MetaArch]
@@ -209,6 +213,14 @@ class Experiment:
     evaluators: tuple[Recipe[Evaluator], ...] = ()
     tree: dict[str, Any] = dataclasses.field(init=False, default_factory=dict, repr=False)
     """The complete config, every default filled in; it loads again to the same experiment."""
+
+    def __post_init__(self) -> None:
+        for path, options in () if self.data.keep_crowd else parts_of(self.model, Matcher, "model"):
+            if options.get("crowd_thresh") is not None:
+                raise ConfigError(
+                    f"{path}.crowd_thresh: {options['crowd_thresh']} spares what lies on crowds, but the training data "
+                    f"leave crowds out; set data.keep_crowd=true, or {path}.crowd_thresh=null"
+                )
 
     def build_model(self, num_classes: int | None = None) -> MetaArch:
         """A new model on the CPU.

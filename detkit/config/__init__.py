@@ -1,6 +1,7 @@
 """From YAML to checked recipes. No torch here."""
 
 from detkit.config.describe import OptionRow, describe, usage
+from detkit.config.find import parts_of
 from detkit.config.load import Config, load_config
 from detkit.config.parse import build, parse
 from detkit.config.recipe import Recipe
@@ -18,6 +19,7 @@ __all__ = [
     "describe",
     "load_config",
     "parse",
+    "parts_of",
     "to_yaml",
     "usage",
 ]

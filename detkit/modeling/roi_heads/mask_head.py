@@ -86,15 +86,17 @@ class ConvUpsampleMaskHead(MaskHead):
         """See ``MaskHead.loss``. Term ``loss_mask``.
 
         Raises:
-            ValueError: the targets have no masks.
+            ValueError: an image's objects have no masks.
         """
         with_truth = [p for p in proposals if len(p)]
         logits = self(features, [p.boxes for p in proposals])
         if not with_truth:
             return Losses({"loss_mask": logits.sum() * 0.0}, {"mask_head/accuracy": logits.new_ones(())})
-        if "gt_masks" not in with_truth[0]:
+        without = sum("gt_masks" not in p for p in with_truth)
+        if without:
             raise ValueError(
-                "mask_head: the training data have no masks; use data with masks or set model.roi_heads.mask_head=null"
+                f"mask_head: in {without} of {len(with_truth)} images with objects these have no masks; train on data "
+                "with masks (all of them, where several datasets are put together) or set model.roi_heads.mask_head=null"
             )
         size = logits.shape[-1]
         method, binary = self.targets.method, self.targets.binary

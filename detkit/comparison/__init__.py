@@ -1,0 +1,30 @@
+"""Certificates: detkit's model against the reference that its weights come from, stage by stage."""
+
+from detkit.comparison.pictures import read_pictures
+from detkit.comparison.report import Difference, Report, Row
+from detkit.comparison.torchvision_reference import (
+    TORCHVISION_MODELS,
+    Settings,
+    build_torchvision,
+    load_torchvision,
+    num_classes_of,
+    published_norm_eps,
+)
+from detkit.comparison.weights import spread, weights_by_name
+from detkit.comparison.with_torchvision import compare_with_torchvision
+
+__all__ = [
+    "TORCHVISION_MODELS",
+    "Difference",
+    "Report",
+    "Row",
+    "Settings",
+    "build_torchvision",
+    "compare_with_torchvision",
+    "load_torchvision",
+    "num_classes_of",
+    "published_norm_eps",
+    "read_pictures",
+    "spread",
+    "weights_by_name",
+]

@@ -1,0 +1,116 @@
+"""The images that both sides look at, with the objects that the losses are computed for."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from detkit.data import Augmentation, CocoInstances, Record, read_image, to_sample
+from detkit.registry import DataError
+from detkit.structures import BitMasks, Instances, Sample
+
+
+def read_pictures(
+    files: Sequence[str | Path], annotations: str | Path | None = None, class_names: Sequence[str] | None = None
+) -> list[Record]:
+    """Images, with their annotations where a file has them.
+
+    Args:
+        files: images.
+        annotations: a COCO instances JSON that lists images of these names; crowds are left out.
+        class_names: the model's classes, where they are known: categories are found in them by name. Else classes are
+            numbered in the order of the category ids.
+
+    Raises:
+        DataError: a file that cannot be read, an image that the JSON does not list, or a category that the model has
+            not.
+    """
+    if annotations is None:
+        return [_bare(Path(file)) for file in files]
+    folders = {Path(file).parent for file in files}
+    sets = {folder: _annotated(str(annotations), folder) for folder in folders}
+    return [_renumbered(_found(Path(file), *sets[Path(file).parent]), sets, Path(file), class_names) for file in files]
+
+
+def _annotated(annotations: str, folder: Path) -> tuple[CocoInstances, dict[str, int]]:
+    dataset = CocoInstances(json_file=annotations, image_root=str(folder), keep_crowd=False, check_images=0)
+    images = dataset.coco()["images"]
+    return dataset, {Path(image["file_name"]).name: index for index, image in enumerate(images)}
+
+
+def _found(file: Path, dataset: CocoInstances, rows: dict[str, int]) -> Record:
+    if file.name not in rows:
+        raise DataError(f"{dataset.json_file}: lists no image named {file.name}; leave out --annotations, or the image")
+    return dataset[rows[file.name]]
+
+
+def _renumbered(
+    record: Record, sets: dict[Path, tuple[CocoInstances, dict[str, int]]], file: Path, names: Sequence[str] | None
+) -> Record:
+    ours = sets[file.parent][0].class_names
+    if names is None or not set(ours) <= set(names):
+        return record
+    order = np.array([list(names).index(name) for name in ours], np.int64)
+    return dataclasses.replace(record, classes=order[record.classes])
+
+
+def _bare(file: Path) -> Record:
+    image = read_image(str(file))
+    return Record(
+        image=image,
+        image_id=file.stem,
+        file_name=str(file),
+        original_size=(image.shape[0], image.shape[1]),
+        boxes=np.zeros((0, 4), np.float32),
+        classes=np.zeros(0, np.int64),
+        crowd=np.zeros(0, bool),
+        masks=None,
+        annotation_ids=np.zeros(0, np.int64),
+    )
+
+
+def with_made_up_objects(record: Record, found: Instances, num_classes: int, seed: int = 0) -> Record:
+    """The record with objects to compute losses for: some of what was found, and some boxes at random.
+
+    Their masks are rectangles.
+
+    Args:
+        record: without objects.
+        found: detections in the pixels of the image: ``boxes``, ``classes``, best first.
+        num_classes: K.
+        seed: of the random ones.
+    """
+    height, width = record.original_size
+    rng = np.random.default_rng(seed)
+    corners = np.sort(rng.uniform(0, 1, (3, 2, 2)), axis=1) * (0.7, 0.7) + rng.uniform(0, 0.2, (3, 1, 2))
+    corners[:, 1] += 0.1
+    drawn = (corners * (width, height)).reshape(-1, 4)
+    boxes = np.concatenate([found.boxes.numpy()[:5], drawn]).round().clip(0, (width, height, width, height))
+    classes = np.concatenate([found.classes.numpy()[:5], rng.integers(0, num_classes, len(drawn))])
+    large = (boxes[:, 2:] - boxes[:, :2] >= 4).all(1)
+    boxes, classes = boxes[large].astype(np.float32), classes[large].astype(np.int64)
+    masks = torch.zeros((len(boxes), height, width), dtype=torch.bool)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int)):
+        mask[y1:y2, x1:x2] = True
+    return dataclasses.replace(
+        record,
+        boxes=boxes,
+        classes=classes,
+        crowd=np.zeros(len(boxes), bool),
+        masks=BitMasks(masks),
+        annotation_ids=np.arange(len(boxes)),
+    )
+
+
+def as_sample(record: Record, augmentations: Sequence[Augmentation], *, bitmaps: bool) -> Sample:
+    """The record as detkit's model takes it, with its target.
+
+    Raises:
+        DataError: an object of a class that the model has not; checked by the model's number of classes elsewhere.
+    """
+    rng = np.random.default_rng(0)
+    for augmentation in augmentations:
+        record = augmentation(record, rng)
+    return to_sample(record, "bitmap" if bitmaps else "polygon")

@@ -1,0 +1,249 @@
+"""torchvision's detectors, and what each of their stages gives, in detkit's words."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.models import detection
+
+from detkit.checkpoint import Checkpoint, export_state
+from detkit.checkpoint.formats import import_foreign
+from detkit.comparison.stages import EVERYTHING
+from detkit.registry import ConfigError, DataError
+from detkit.structures import BitMasks, Boxes, ImageList, Instances
+
+TORCHVISION_MODELS = {
+    "fasterrcnn_resnet50_fpn": "faster_rcnn_R_50_FPN",
+    "fasterrcnn_resnet50_fpn_v2": "faster_rcnn_R_50_FPN_v2",
+    "fasterrcnn_mobilenet_v3_large_fpn": "faster_rcnn_mobilenet_v3_large_FPN",
+    "fasterrcnn_mobilenet_v3_large_320_fpn": "faster_rcnn_mobilenet_v3_large_320_FPN",
+    "maskrcnn_resnet50_fpn": "mask_rcnn_R_50_FPN",
+    "maskrcnn_resnet50_fpn_v2": "mask_rcnn_R_50_FPN_v2",
+}
+"""torchvision's name of a model -> the config of ``configs/torchvision`` that is the same model."""
+
+NUM_COCO_CLASSES = 90
+"""Of torchvision's COCO models: the category ids 1 to 90."""
+
+LOSSES = {
+    "loss_objectness": "loss_rpn_cls",
+    "loss_rpn_box_reg": "loss_rpn_loc",
+    "loss_classifier": "loss_cls",
+    "loss_box_reg": "loss_box_reg",
+    "loss_mask": "loss_mask",
+}
+"""torchvision's name of a loss -> detkit's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is set alike on both sides; None leaves it to torchvision's default and to the config.
+
+    Args:
+        short_edge: the shorter side that images are resized to, in pixels.
+        max_size: the longer side's limit.
+        score_thresh: detections below this score are dropped.
+        norm_eps: added to the variance in the backbone's norms; torchvision's COCO_V1 weights of ResNets want 0.
+    """
+
+    short_edge: int | None = None
+    max_size: int | None = None
+    score_thresh: float | None = None
+    norm_eps: float | None = None
+
+    def overrides(self) -> list[str]:
+        """For detkit's config."""
+        values = {
+            "model.resize.short_edge": None if self.short_edge is None else [self.short_edge],
+            "model.resize.max_size": self.max_size,
+            "model.roi_heads.box_head.score_thresh": self.score_thresh,
+            "model.backbone.norm_eps": self.norm_eps,
+        }
+        return [f"{path}={value}" for path, value in values.items() if value is not None]
+
+    def arguments(self) -> dict[str, Any]:
+        """For torchvision's function."""
+        values = {"min_size": self.short_edge, "max_size": self.max_size, "box_score_thresh": self.score_thresh}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def published_norm_eps(name: str, file: str | Path) -> float | None:
+    """0 for the file of torchvision's own weights that torchvision itself runs with an epsilon of 0, else None."""
+    if name not in ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn"):
+        return None
+    published = models.get_model_weights(name)["COCO_V1"].url
+    return 0.0 if Path(file).name == published.rsplit("/", 1)[-1] else None
+
+
+def build_torchvision(name: str, num_classes: int, settings: Settings = Settings()) -> nn.Module:
+    """torchvision's model, untrained, in evaluation mode.
+
+    Args:
+        name: a key of ``TORCHVISION_MODELS``.
+        num_classes: K, without the background.
+        settings: see there.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    if name not in TORCHVISION_MODELS:
+        raise ConfigError(f"reference: no model torchvision:{name}; there are {', '.join(TORCHVISION_MODELS)}")
+    build = getattr(detection, name)
+    model = build(weights=None, weights_backbone=None, num_classes=num_classes + 1, **settings.arguments())
+    if settings.norm_eps is not None:
+        for module in model.backbone.body.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = settings.norm_eps
+    return model.eval()
+
+
+def num_classes_of(checkpoint: Checkpoint) -> int:
+    """K of torchvision's or of detkit's weights, from their shapes. Raises DataError."""
+    _, imported = import_foreign(checkpoint.model, {})
+    state = checkpoint.model if imported is None else imported.model
+    scores = state.get("roi_heads.box_head.cls_score.weight")
+    if scores is None or len(scores) < 2:
+        raise DataError(f"{checkpoint.source}: has no class scores, so it is not a detector's weights")
+    return len(scores) - 1
+
+
+def load_torchvision(reference: nn.Module, checkpoint: Checkpoint) -> None:
+    """Loads torchvision's own weights, or detkit's written in its layout.
+
+    Raises:
+        DataError: weights of another model or of another framework.
+    """
+    importer, _ = import_foreign(checkpoint.model, {})
+    if importer is not None and importer.name != "torchvision":
+        raise DataError(f"{checkpoint.source}: holds weights of {importer.name}, which torchvision's models cannot take")
+    try:
+        state = checkpoint.model if importer is not None else export_state(checkpoint.model, "torchvision")
+        reference.load_state_dict(state)
+    except (ValueError, RuntimeError) as error:
+        words = " ".join(str(error).split())
+        raise DataError(
+            f"{checkpoint.source}: torchvision's {type(reference).__name__} does not take these weights: {words[:500]}"
+        ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """What torchvision's stages gave for a batch, in detkit's words.
+
+    Args:
+        images: the network's input.
+        features: its maps, finest first.
+        proposals: ``boxes`` of each image.
+        logits: ``(R, K + 1)`` class logits of all proposals, background last; None in training.
+        deltas: ``(R, 4K)``; None in training.
+        detections: ``boxes``, ``scores``, ``classes`` in pixels of the input; empty in training.
+        outputs: the same in pixels of the images, with ``masks`` (bool) from a model that has them; empty in training.
+        targets: in pixels of the input; empty in evaluation.
+        losses: by detkit's names; empty in evaluation.
+    """
+
+    images: ImageList
+    features: list[Tensor]
+    proposals: list[Instances]
+    logits: Tensor | None
+    deltas: Tensor | None
+    detections: list[Instances]
+    outputs: list[Instances]
+    targets: list[Instances]
+    losses: dict[str, float]
+
+
+@torch.no_grad()
+def trace(reference: nn.Module, images: Sequence[Tensor], targets: Sequence[Instances] | None = None) -> Trace:
+    """Runs torchvision's model and keeps what passes between its stages.
+
+    With targets it computes losses as in training, but norms use their running statistics, and no anchor and no
+    proposal is left out.
+
+    Args:
+        reference: of ``build_torchvision``.
+        images: ``(3, H, W)`` in 0..1.
+        targets: ``boxes``, ``classes`` and bitmaps ``masks``, in pixels of the images.
+    """
+    seen: dict[str, Any] = {}
+    with _watching(reference, seen), _training(reference, targets is not None):
+        result = reference(list(images), None if targets is None else [_their_target(t) for t in targets])
+    batch, moved = seen["transform"]
+    sizes = [(int(h), int(w)) for h, w in batch.image_sizes]
+    logits, deltas = seen["roi_heads.box_predictor"]
+    training = targets is not None
+    return Trace(
+        images=ImageList(batch.tensors, sizes),
+        features=list(seen["backbone"].values()),
+        proposals=[Instances(size, boxes=Boxes(b)) for size, b in zip(sizes, seen["rpn"][0])],
+        logits=None if training else torch.cat([logits[:, 1:], logits[:, :1]], dim=1),
+        deltas=None if training else deltas[:, 4:],
+        detections=[] if training else [_detections(d, s) for d, s in zip(seen["roi_heads"][0], sizes)],
+        outputs=[]
+        if training
+        else [_detections(d, (i.shape[1], i.shape[2]), masks=True) for d, i in zip(result, images)],
+        targets=[_our_target(t, size) for t, size in zip(moved, sizes)] if training else [],
+        losses={ours: float(result[k]) for k, ours in LOSSES.items() if k in result} if training else {},
+    )
+
+
+def _detections(found: Mapping[str, Tensor], size: tuple[int, int], masks: bool = False) -> Instances:
+    more = {"masks": BitMasks(found["masks"][:, 0] >= 0.5)} if masks and "masks" in found else {}
+    return Instances(
+        size, boxes=Boxes(found["boxes"]), scores=found["scores"], classes=found["labels"] - 1, **more
+    )
+
+
+def _their_target(target: Instances) -> dict[str, Tensor]:
+    masks = {"masks": target.masks.tensor.to(torch.uint8)} if "masks" in target else {}
+    return {"boxes": target.boxes.tensor.clone(), "labels": target.classes + 1, **masks}
+
+
+def _our_target(target: Mapping[str, Tensor], size: tuple[int, int]) -> Instances:
+    masks = {"masks": BitMasks(target["masks"].bool())} if "masks" in target else {}
+    return Instances(size, boxes=Boxes(target["boxes"]), classes=target["labels"] - 1, **masks)
+
+
+@contextmanager
+def _watching(reference: nn.Module, seen: dict[str, Any]) -> Iterator[None]:
+    """What the stages give, by name; copied where torchvision goes on to change it."""
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            seen[name] = output
+            if name == "roi_heads":  # the transform puts the boxes in the image's pixels in place
+                seen[name] = [dict(found) for found in output[0]], output[1]
+
+        return hook
+
+    names = ("transform", "backbone", "rpn", "roi_heads.box_predictor", "roi_heads")
+    handles = [reference.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _training(reference: nn.Module, on: bool) -> Iterator[None]:
+    """Losses instead of detections, where ``on``; norms and all else stay in evaluation mode."""
+    parts = [reference.get_submodule(name) for name in ("", "transform", "rpn", "roi_heads")] if on else []
+    samplers: list[Any] = [part.fg_bg_sampler for part in parts[2:]]  # type: ignore[misc]
+    before = [sampler.batch_size_per_image for sampler in samplers]
+    for part in parts:
+        part.training = True
+    for sampler in samplers:
+        sampler.batch_size_per_image = EVERYTHING
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.training = False
+        for sampler, size in zip(samplers, before):
+            sampler.batch_size_per_image = size

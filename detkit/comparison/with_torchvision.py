@@ -1,0 +1,178 @@
+"""detkit's model against torchvision's, stage by stage."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from detkit.comparison.measure import (
+    MASK,
+    PIXELS,
+    RELATIVE,
+    SCORE,
+    absolute,
+    box_difference,
+    mask_difference,
+    match,
+    paired,
+    relative,
+    score_difference,
+)
+from detkit.comparison.pictures import as_sample, with_made_up_objects
+from detkit.comparison.report import Difference, Report, Rows
+from detkit.comparison.stages import Stages
+from detkit.comparison.torchvision_reference import Trace, trace
+from detkit.data import Augmentation, Record
+from detkit.modeling.interfaces import Features
+from detkit.registry import ConfigError, DataError
+from detkit.structures import ImageList, Instances, Sample
+
+
+def compare_with_torchvision(
+    model: nn.Module,
+    reference: nn.Module,
+    batches: Iterable[Sequence[Record]],
+    *,
+    name: str = "torchvision",
+    augmentations: Sequence[Augmentation] = (),
+    seed: int = 0,
+    notes: Sequence[str] = (),
+) -> Report:
+    """The certificate of a model that is to be one of torchvision's.
+
+    Both sides see the same images. Every stage is compared twice: as it comes out of a whole run, and when detkit's
+    gets the input that torchvision's had. For the losses both sides use all anchors and proposals, and their norms use
+    the running statistics; an image without annotations gets objects made up from torchvision's detections and boxes
+    at random.
+
+    Args:
+        model: detkit's, with weights.
+        reference: torchvision's, with the same weights, in evaluation mode.
+        batches: images that go through together.
+        name: what the report calls the reference.
+        augmentations: what the model's config does to images before the model.
+        seed: of made-up objects.
+        notes: sentences that the report ends with.
+
+    Raises:
+        ConfigError: a model without the stages of a two-stage detector, or with another number of feature maps.
+        DataError: an object of a class that the model has not.
+    """
+    stages, rows = Stages(model), Rows()
+    for records in batches:
+        pixels = [torch.from_numpy(r.image).permute(2, 0, 1).contiguous().float() / 255 for r in records]
+        theirs = trace(reference, pixels)
+        records = [
+            r if len(r.boxes) else with_made_up_objects(r, found, stages.model.num_classes, seed)
+            for r, found in zip(records, theirs.outputs)
+        ]
+        samples = [as_sample(record, augmentations, bitmaps=True) for record in records]
+        _check_classes(records, stages.model.num_classes)
+        _Batch(stages, samples, theirs, rows).compare()
+        targets = [as_sample(record, (), bitmaps=True).target for record in records]
+        in_training = trace(reference, pixels, [t if stages.has_masks else t.without("masks") for t in targets if t])
+        _losses(stages, samples, in_training, rows)
+    return rows.report(name, tuple(notes))
+
+
+class _Batch:
+    """One batch: what both sides make of it, and the rows of it but for the losses."""
+
+    def __init__(self, stages: Stages, samples: list[Sample], theirs: Trace, rows: Rows):
+        self.stages, self.samples, self.theirs, self.rows = stages, samples, theirs, rows
+        self.images = stages.images(samples)
+        self.features = stages.features(self.images)
+        self.their_images = _with_infos(theirs.images, self.images)
+        same = torch.equal(self.images.tensor, theirs.images.tensor) and self.images.image_sizes == (
+            theirs.images.image_sizes
+        )
+        self.isolated_features = self.features if same else stages.features(self.their_images)
+        self.their_features = _named(theirs.features, self.features)
+
+    def compare(self) -> None:
+        """All stages, in their order."""
+        ours, theirs = self.images, self.theirs.images
+        self.rows.add("input", "absolute", RELATIVE, absolute(ours.tensor, theirs.tensor))
+        for level, expected in self.their_features.items():
+            whole, alone = (relative(f[level], expected) for f in (self.features, self.isolated_features))
+            self.rows.add(f"features {level}", "relative", RELATIVE, whole, alone)
+        proposals = self.stages.proposals(self.images, self.features)
+        alone_proposals = self.stages.proposals(self.their_images, self.their_features)
+        for one, other, expected in zip(proposals, alone_proposals, self.theirs.proposals):
+            self.rows.add("proposals", "pixels", PIXELS, *(box_difference(p, expected) for p in (one, other)))
+        self._regions(proposals)
+
+    def _regions(self, proposals: list[Instances]) -> None:
+        stages, theirs = self.stages, self.theirs
+        assert theirs.logits is not None
+        assert theirs.deltas is not None
+        regions = stages.regions(self.features, proposals)
+        outputs = [stages.outputs(d, s.original_size) for d, s in zip(regions.detections, self.samples)]
+        expected = [Instances(p.image_size, info=self.images.info(i), boxes=p.boxes)
+                    for i, p in enumerate(theirs.proposals)]  # fmt: skip
+        alone = stages.regions(self.their_features, expected, (theirs.logits, theirs.deltas))
+        probs = absolute(alone.logits.softmax(1), theirs.logits.softmax(1))
+        for ours, other in zip(outputs, theirs.outputs):
+            self.rows.add("class scores", "probability", SCORE, score_difference(ours, other), probs)
+        self.rows.add("box deltas", "relative", RELATIVE, None, relative(alone.deltas, theirs.deltas))
+        for ours, single, other, inside in zip(outputs, alone.detections, theirs.outputs, theirs.detections):
+            self.rows.add("boxes", "pixels", PIXELS, box_difference(ours, other), box_difference(single, inside))
+        if stages.has_masks:
+            self._masks(outputs)
+
+    def _masks(self, outputs: list[Instances]) -> None:
+        stages, theirs = self.stages, self.theirs
+        inside = [d.with_fields(row=torch.arange(len(d))) for d in theirs.detections]
+        alone = stages.masks(self.their_features, inside)
+        for ours, single, sample, other in zip(outputs, alone, self.samples, theirs.outputs):
+            if "masks" not in other:
+                raise ConfigError("model.roi_heads.mask_head: the reference has no masks; set it to null")
+            chosen, expected, _, _ = paired(ours, other, match(ours, other))
+            again = stages.outputs(single, sample.original_size)
+            self.rows.add(
+                "masks",
+                "1 - IoU",
+                MASK,
+                self._of_masks(chosen, expected),
+                self._of_masks(again, other[again.row]),
+            )
+
+    def _of_masks(self, ours: Instances, theirs: Instances) -> Difference:
+        model = self.stages.model
+        return mask_difference(ours.mask_probs, ours.boxes, theirs.masks.tensor, model.mask_paster, model.mask_thresh)
+
+
+def _losses(stages: Stages, samples: list[Sample], theirs: Trace, rows: Rows) -> None:
+    with stages.sampling_everything():
+        whole = stages.losses(samples)
+        images = stages.images(samples)
+        infos = _with_infos(theirs.images, images)
+        features = _named(theirs.features, stages.features(images))
+        alone = stages.losses_of(infos, features, theirs.proposals, theirs.targets)
+    for name, expected in theirs.losses.items():
+        rows.add(name, "relative", RELATIVE, *(_of_loss(ours.get(name), expected) for ours in (whole, alone)))
+
+
+def _of_loss(ours: float | None, theirs: float) -> Difference:
+    return Difference(math.inf) if ours is None else relative(torch.tensor(ours), torch.tensor(theirs))
+
+
+def _with_infos(theirs: ImageList, ours: ImageList) -> ImageList:
+    return dataclasses.replace(theirs, infos=ours.infos)
+
+
+def _named(theirs: Sequence[Tensor], ours: Features) -> Features:
+    """The reference's maps under our names."""
+    if len(theirs) != len(ours):
+        raise ConfigError(f"model: has {len(ours)} feature maps ({', '.join(ours)}), the reference {len(theirs)}")
+    return dict(zip(ours, theirs))
+
+
+def _check_classes(records: Sequence[Record], num_classes: int) -> None:
+    for record in records:
+        if len(record.classes) and record.classes.max() >= num_classes:
+            raise DataError(
+                f"{record.file_name}: has objects of class {record.classes.max()}, and the model has {num_classes} classes"
+            )

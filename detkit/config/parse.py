@@ -206,6 +206,9 @@ class _Check:
             recipe()
         except DataError:
             raise
+        except ConfigError as error:  # a group that looks at several parts says itself which one is wrong
+            part, _, words_of_it = str(error).partition(": ")
+            self.fail(part, words_of_it)
         except ValueError as error:
             self.fail(path, str(error))
 

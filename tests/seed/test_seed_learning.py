@@ -4,8 +4,8 @@ import dataclasses
 import itertools
 
 import numpy as np
-import oracles
 import pytest
+import seed_oracles as oracles
 import torch
 from torch.nn import functional as F
 

@@ -3,8 +3,8 @@
 import math
 
 import numpy as np
-import oracles
 import pytest
+import seed_oracles as oracles
 import torch
 from torch import nn
 from torch.nn import functional as F

@@ -13,10 +13,13 @@ def iou(a, b):
 
 
 def greedy_nms(boxes, scores, thresh):
-    """Indices of what is kept, best first."""
-    kept = []
+    """Indices of what is kept, best first; a box without area suppresses nothing."""
+    boxes, kept = np.asarray(boxes, float), []
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     for i in np.argsort(-np.asarray(scores), kind="stable"):
-        if all(iou(boxes[i], boxes[j]) <= thresh for j in kept):
+        low, high = np.maximum(boxes[i, :2], boxes[kept, :2]), np.minimum(boxes[i, 2:], boxes[kept, 2:])
+        inter = (high - low).clip(min=0).prod(1)
+        if not (inter > thresh * (areas[i] + areas[kept] - inter)).any():
             kept.append(int(i))
     return kept
 

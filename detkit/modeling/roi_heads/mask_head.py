@@ -96,7 +96,7 @@ class ConvUpsampleMaskHead(MaskHead):
         if without:
             raise ValueError(
                 f"mask_head: in {without} of {len(with_truth)} images with objects these have no masks; train on data "
-                "with masks (all of them, where several datasets are put together) or set model.roi_heads.mask_head=null"
+                "with masks (every one of several datasets that are put together) or set model.roi_heads.mask_head=null"
             )
         size = logits.shape[-1]
         method, binary = self.targets.method, self.targets.binary

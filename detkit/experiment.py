@@ -3,29 +3,27 @@
 import dataclasses
 import functools
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from detkit import data, evaluation, modeling, solver
+from detkit.building import built, without_weights
 from detkit.config import ConfigError, Recipe, complete, load_config, parse, parts_of
 from detkit.data import Mapper, test_loader, train_loader
 from detkit.data.interfaces import Augmentation, Dataset, Sampler
 from detkit.engine.interfaces import Hook
 from detkit.evaluation.interfaces import Evaluator
-from detkit.modeling.interfaces import Backbone, MetaArch
+from detkit.modeling.interfaces import MetaArch
 from detkit.modeling.matcher import Matcher
 from detkit.registry import DataError
 from detkit.solver.interfaces import LRSchedule, Optimizer
 from detkit.structures import Sample
 from detkit.utils.distributed import rank, world_size
 
-__all__ = ["DataConfig", "Experiment", "SolverConfig", "TrainConfig", "load_experiment", "torch_device"]
-
-T = TypeVar("T")
+__all__ = ["DataConfig", "Experiment", "SolverConfig", "TrainConfig", "load_experiment"]
 
 ROOMS = (data, evaluation, modeling, solver)
 """Importing a room registers its components; a config may name any of them."""
@@ -71,12 +69,12 @@ class DataConfig:
     @functools.cached_property
     def train_set(self) -> Dataset:
         """The training dataset, read once."""
-        return _built("data.train_dataset", self.train_dataset)
+        return built("data.train_dataset", self.train_dataset)
 
     @functools.cached_property
     def test_set(self) -> Dataset:
         """The test dataset, read once."""
-        return _built("data.test_dataset", self.test_dataset)
+        return built("data.test_dataset", self.test_dataset)
 
     def check_classes(self, class_names: Sequence[str]) -> None:
         """Raises DataError unless these are the test dataset's classes: a figure would mean nothing."""
@@ -97,7 +95,7 @@ class DataConfig:
             )
         mapper = self._mapper(self.train_set, self.train_augmentations, seed, train=True)
         per_process = self.batch_size // world_size()
-        sampler = _built("data.sampler", self.sampler, self.train_set, per_process, seed, rank(), world_size())
+        sampler = built("data.sampler", self.sampler, self.train_set, per_process, seed, rank(), world_size())
         return train_loader(self.train_set, mapper, sampler, self.num_workers, start_batch=start_iter)
 
     def test(self) -> Iterable[list[Sample]]:
@@ -106,7 +104,7 @@ class DataConfig:
         return test_loader(self.test_set, mapper, self.test_batch_size, self.num_workers, rank(), world_size())
 
     def _mapper(self, dataset: Dataset, recipes: Sequence[Recipe[Augmentation]], seed: int, train: bool) -> Mapper:
-        steps = [_built("data augmentations", recipe) for recipe in recipes]
+        steps = [built("data augmentations", recipe) for recipe in recipes]
         return Mapper(
             dataset,
             steps,
@@ -233,7 +231,7 @@ class Experiment:
         """
         if num_classes is None:
             return self.build_model_for(self.data.train_set.class_names)
-        return _built("model", self.model, num_classes)
+        return built("model", self.model, num_classes)
 
     def build_model_for(self, class_names: Sequence[str], pretrained: bool = True) -> MetaArch:
         """A new model for these classes.
@@ -243,28 +241,28 @@ class Experiment:
             pretrained: False leaves out the files of weights that a backbone's ``weights`` option names, because
                 a checkpoint of the whole model will be loaded anyway.
         """
-        recipe = self.model if pretrained else _without_weights(self.model)
+        recipe = self.model if pretrained else without_weights(self.model)
         model = dataclasses.replace(self, model=recipe).build_model(len(class_names))
         model.class_names = tuple(class_names)
         return model
 
     def build_evaluators(self) -> list[Evaluator]:
         """The evaluators over the test dataset."""
-        return [_built("evaluators", recipe, self.data.test_set) for recipe in self.evaluators]
+        return [built("evaluators", recipe, self.data.test_set) for recipe in self.evaluators]
 
     def build_optimizer(self, model: torch.nn.Module) -> Optimizer:
         """The optimizer with its rate scaled to the images a step."""
         given_for = self.solver.lr_batch_size
         scale = 1.0 if given_for is None else self.images_per_step / given_for
-        return _built("solver.optimizer", self.solver.optimizer, model, scale)
+        return built("solver.optimizer", self.solver.optimizer, model, scale)
 
     def build_schedule(self) -> LRSchedule:
         """The learning-rate schedule."""
-        return _built("solver.schedule", self.solver.schedule)
+        return built("solver.schedule", self.solver.schedule)
 
     def build_hooks(self) -> list[Hook]:
         """The further hooks that the config asks for."""
-        return [_built("train.hooks", recipe) for recipe in self.train.hooks]
+        return [built("train.hooks", recipe) for recipe in self.train.hooks]
 
     @property
     def images_per_step(self) -> int:
@@ -293,40 +291,6 @@ def load_experiment(path: str | Path | Mapping[str, Any], overrides: Sequence[st
     experiment = recipe()
     experiment.tree = {**({"imports": config.imports} if config.imports else {}), **complete(recipe)}
     return experiment
-
-
-def torch_device(name: str | torch.device) -> torch.device:
-    """The device that ``name`` means here; ``auto`` is a CUDA GPU where there is one, else the CPU.
-
-    Raises:
-        ConfigError: torch does not have it.
-    """
-    if name == "auto":
-        return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError):
-        raise ConfigError(f"device: '{name}' is not there; take auto, cpu, cuda, cuda:1 or mps") from None
-    return device
-
-
-def _without_weights(recipe: Recipe[Any]) -> Recipe[Any]:
-    """``recipe`` with ``weights=None`` for every backbone in it."""
-    options = {k: _without_weights(v) if isinstance(v, Recipe) else v for k, v in recipe.kwargs.items()}
-    if issubclass(recipe.cls, Backbone) and "weights" in options:
-        options["weights"] = None
-    return Recipe(recipe.cls, options)
-
-
-def _built(path: str, recipe: Recipe[T], *wiring: Any) -> T:
-    """What the recipe makes; an error becomes a ConfigError that says which part of the config."""
-    try:
-        return recipe(*wiring)
-    except (ConfigError, DataError):
-        raise
-    except (ValueError, RuntimeError, ZeroDivisionError) as error:  # torch's own words for a width of 0, say
-        raise ConfigError(f"{path}: cannot be built. {error}") from error
 
 
 def _few(names: Sequence[str]) -> str:

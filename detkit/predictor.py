@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from detkit.building import torch_device
 from detkit.checkpoint import Checkpoint, Checkpointer, load_whole, read_checkpoint
 from detkit.data import Augmentation, Record, to_sample
 from detkit.evaluation import coco_results
-from detkit.experiment import Experiment, load_experiment, torch_device
+from detkit.experiment import Experiment, load_experiment
 from detkit.registry import DataError
 from detkit.structures import Instances, Sample
 from detkit.visualization import (

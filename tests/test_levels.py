@@ -20,6 +20,7 @@ LEVELS = {
     "checkpoint": 4,
     "engine": 5,
     "visualization": 5,
+    "building": 5,
     "experiment": 6,
     "predictor": 7,
     "run": 7,

@@ -26,10 +26,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detkit import command_line
+from detkit.building import torch_device
 from detkit.checkpoint import Checkpointer, load_weights, load_whole, read_checkpoint, resume
 from detkit.engine import CheckpointHook, EvalHook, MetricsWriter, ProgressBar, TensorBoardWriter, Trainer
 from detkit.evaluation import FirstPredictions, evaluate, write_evaluation
-from detkit.experiment import Experiment, load_experiment, torch_device
+from detkit.experiment import Experiment, load_experiment
 from detkit.run import claim_folder, start_run, warn_of_frozen_noise
 from detkit.visualization import plot_curves, write_prediction_pictures
 

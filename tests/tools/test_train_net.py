@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from detkit.building import torch_device
 from detkit.config import ConfigError
-from detkit.experiment import load_experiment, torch_device
+from detkit.experiment import load_experiment
 from detkit.predictor import Predictor
 from detkit.registry import DataError
 from detkit.run import warn_of_frozen_noise

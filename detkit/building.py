@@ -1,0 +1,46 @@
+"""Building what a config names: on which device, from which weights, and whose mistake it was."""
+
+import os
+from typing import Any, TypeVar
+
+import torch
+
+from detkit.config import Recipe
+from detkit.modeling.interfaces import Backbone
+from detkit.registry import ConfigError, DataError
+
+T = TypeVar("T")
+
+
+def torch_device(name: str | torch.device) -> torch.device:
+    """The device that ``name`` means here; ``auto`` is a CUDA GPU where there is one, else the CPU.
+
+    Raises:
+        ConfigError: torch does not have it.
+    """
+    if name == "auto":
+        return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise ConfigError(f"device: '{name}' is not there; take auto, cpu, cuda, cuda:1 or mps") from None
+    return device
+
+
+def without_weights(recipe: Recipe[Any]) -> Recipe[Any]:
+    """``recipe`` with ``weights=None`` for every backbone in it."""
+    options = {k: without_weights(v) if isinstance(v, Recipe) else v for k, v in recipe.kwargs.items()}
+    if issubclass(recipe.cls, Backbone) and "weights" in options:
+        options["weights"] = None
+    return Recipe(recipe.cls, options)
+
+
+def built(path: str, recipe: Recipe[T], *wiring: Any) -> T:
+    """What the recipe makes; an error becomes a ConfigError that says which part of the config."""
+    try:
+        return recipe(*wiring)
+    except (ConfigError, DataError):
+        raise
+    except (ValueError, RuntimeError, ZeroDivisionError) as error:  # torch's own words for a width of 0, say
+        raise ConfigError(f"{path}: cannot be built. {error}") from error

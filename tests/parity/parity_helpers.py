@@ -129,4 +129,6 @@ def assert_losses(ours, theirs, rtol=1e-4):
     """Terms by name, each within ``rtol``."""
     assert set(ours) == set(theirs)
     for name, value in theirs.items():
-        assert float(torch.as_tensor(ours[name]).detach()) == pytest.approx(float(torch.as_tensor(value).detach()), rel=rtol), name
+        assert float(torch.as_tensor(ours[name]).detach()) == pytest.approx(
+            float(torch.as_tensor(value).detach()), rel=rtol
+        ), name

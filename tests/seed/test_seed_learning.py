@@ -58,7 +58,8 @@ def test_rpn_targets(small):
     rpn, target = small.proposal_generator, target_of([[0.0, 0, 100, 100], [300, 0, 320, 20]], [0, 1], [CROWD])
     rows = torch.tensor(
         [
-            [0.0, 0, 100, 70],  # 0.7
+            [0.0, 0, 100, 90],  # the best that the first box has
+            [0, 0, 100, 70],  # 0.7
             [0, 0, 100, 69],  # in between
             [0, 0, 100, 31],
             [0, 0, 100, 29],  # below 0.3
@@ -68,8 +69,8 @@ def test_rpn_targets(small):
         ]
     )
     labels, matches = rpn.label(Boxes(rows), target)
-    assert labels.tolist() == [1, -1, -1, 0, 1, -1, 0]
-    assert matches[[0, 4]].tolist() == [0, 1]
+    assert labels.tolist() == [1, 1, -1, -1, 0, 1, -1, 0]
+    assert matches[[1, 5]].tolist() == [0, 1]
     many = torch.cat([torch.tensor([[0.0, 0, 100, 100]]) + torch.rand(300, 1) * 5, scattered(900, 350, 500, 40)])
     target = target[:1]
     labels, _ = rpn.label(Boxes(many), target)

@@ -1,5 +1,6 @@
 """Rows of the seed's table: what goes in, what comes out, and what one sees of it. Each test is named after its row."""
 
+import dataclasses
 import importlib.util
 import json
 import logging
@@ -59,24 +60,27 @@ def test_proposal_layer(small):
     selection = small.proposal_generator.selection
     limits = [selection.pre_nms_topk_train, selection.pre_nms_topk_test]
     assert limits + [selection.post_nms_topk_train, selection.post_nms_topk_test] == [6000, 6000, 2000, 1000]
+    few = dataclasses.replace(selection, pre_nms_topk_test=800, post_nms_topk_test=600)
     rng = torch.Generator().manual_seed(3)
     canvas, window = (400, 500), (0, 50, 500, 350)
     images = ImageList(torch.zeros(1, 3, *canvas), [canvas], [ImageInfo(window=window)])
-    counts = [7000, 1500, 300]
+    counts = [3000, 1000, 300]
     corners = [torch.rand(n, 2, generator=rng) * torch.tensor([480.0, 380]) for n in counts]
     anchors = [torch.cat([c, c + 24 + 40 * torch.rand(len(c), 2, generator=rng)], 1) for c in corners]
     logits = [torch.randn(1, n, generator=rng) + level for level, n in enumerate(counts)]
     deltas = [torch.randn(1, n, 4, generator=rng) * 0.5 for n in counts]
     coder = small.proposal_generator.box_coder
-    (found,) = selection([Boxes(a) for a in anchors], logits, deltas, images, coder, training=False)
+    (found,) = few([Boxes(a) for a in anchors], logits, deltas, images, coder, training=False)
     rows, scores, moves = torch.cat(anchors).tolist(), torch.cat(logits, 1)[0], torch.cat(deltas, 1)[0].tolist()
-    best = scores.argsort(descending=True)[:6000].tolist()
-    assert min(sum(lo <= i < hi for i in best) for lo, hi in ((0, 7000), (7000, 8500), (8500, 8800))) > 200
+    best = scores.argsort(descending=True)[:800].tolist()
+    assert min(sum(lo <= i < hi for i in best) for lo, hi in ((0, 3000), (3000, 4000), (4000, 4300))) > 50
     moved = [oracles.apply_deltas(oracles.swap(rows[i]), oracles.swap(moves[i])) for i in best]
     clipped = np.array([np.clip(box, 0, canvas * 2) for box in moved])
     assert (clipped[:, 0] < window[1]).any()
     clipped = oracles.swap(clipped)
-    kept = oracles.greedy_nms(clipped.tolist(), scores[best].numpy(), 0.7)[:1000]
+    kept = oracles.greedy_nms(clipped.tolist(), scores[best].numpy(), 0.7)
+    assert 600 < len(kept) < 800
+    kept = kept[:600]
     assert len(found) == len(kept)
     assert np.allclose(found.boxes.tensor, clipped[kept], atol=1e-2)
     assert torch.equal(found.objectness, scores[best][kept])
@@ -85,12 +89,12 @@ def test_proposal_layer(small):
     assert len(twice.boxes.tensor.unique(dim=0)) == len(twice) <= len(once), "levels suppress each other"
 
 
-@pytest.mark.parametrize("thresh", [0.7, 0.3])
-def test_detection_layer(thresh, small, monkeypatch):
+@pytest.mark.parametrize(("thresh", "most"), [(0.7, 100), (0.3, 1000)])
+def test_detection_layer(thresh, most, small, monkeypatch):
     """detection layer: argmax, that class's deltas, the window, rounded, score 0.7, NMS 0.3 a class, best 100."""
     head = small.roi_heads.box_head
     assert (head.score_thresh, head.nms_thresh, head.max_detections) == (0.7, 0.3, 100)
-    head.score_thresh = thresh
+    head.score_thresh, head.max_detections = thresh, most
     rng, window = torch.Generator().manual_seed(4), (30, 20, 370, 290)
     corners = torch.rand(900, 2, generator=rng) * torch.tensor([380.0, 290])
     rows = torch.cat([corners, corners + 20 + 20 * torch.rand(900, 2, generator=rng)], 1)
@@ -119,7 +123,7 @@ def test_detection_layer(thresh, small, monkeypatch):
         kept += [own[k] for k in oracles.greedy_nms([boxes[i] for i in own], [scores[i] for i in own], 0.3)]
     kept = sorted(kept, key=lambda i: -scores[i])
     assert len(kept) > 100
-    kept = kept[:100]
+    kept = kept[:most]
     assert found.boxes.tensor.tolist() == [boxes[i] for i in kept]
     assert found.classes.tolist() == [classes[i] for i in kept]
     assert np.allclose(found.scores, [scores[i] for i in kept])

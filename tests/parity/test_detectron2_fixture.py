@@ -31,7 +31,7 @@ def model(reference, tmp_path_factory):
     model = build("coco/mask_rcnn_R_50_FPN_1x.yaml", SETTINGS)
     report = load_weights(model, path)
     assert report.format == "Detectron2"
-    assert not (report.missing or report.skipped or report.unexpected), report
+    assert report.exact, report
     return model
 
 

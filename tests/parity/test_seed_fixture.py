@@ -42,7 +42,7 @@ def model(reference, path):
     model = build("matterport/mask_rcnn_R_101_FPN.yaml", [f"model.roi_heads.box_head.score_thresh={thresh}"])
     report = load_weights(model, path)
     assert report.format.startswith("seed")
-    assert not (report.missing or report.skipped or report.unexpected), report
+    assert report.exact, report
     return model
 
 

@@ -82,7 +82,7 @@ def ours_of(name, state, settings):
     )
     model = build(f"torchvision/{CONFIGS[name]}.yaml", [*everything, *settings.ours(name)], num_classes=90)
     report = load_weights(model, state)
-    assert not (report.missing or report.skipped or report.unexpected), report
+    assert report.exact, report
     return model
 
 

@@ -22,6 +22,7 @@ LEVELS = {
     "visualization": 5,
     "building": 5,
     "experiment": 6,
+    "comparison": 7,
     "predictor": 7,
     "run": 7,
     "command_line": 7,

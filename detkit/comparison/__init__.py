@@ -1,5 +1,6 @@
 """Certificates: detkit's model against the reference that its weights come from, stage by stage."""
 
+from detkit.comparison.fixtures import Fixture, read_fixture
 from detkit.comparison.pictures import read_pictures
 from detkit.comparison.report import Difference, Report, Row
 from detkit.comparison.torchvision_reference import (
@@ -11,19 +12,23 @@ from detkit.comparison.torchvision_reference import (
     published_norm_eps,
 )
 from detkit.comparison.weights import spread, weights_by_name
+from detkit.comparison.with_fixture import compare_with_fixture
 from detkit.comparison.with_torchvision import compare_with_torchvision
 
 __all__ = [
     "TORCHVISION_MODELS",
     "Difference",
+    "Fixture",
     "Report",
     "Row",
     "Settings",
     "build_torchvision",
+    "compare_with_fixture",
     "compare_with_torchvision",
     "load_torchvision",
     "num_classes_of",
     "published_norm_eps",
+    "read_fixture",
     "read_pictures",
     "spread",
     "weights_by_name",

@@ -82,15 +82,15 @@ def paired(ours: Instances, theirs: Instances, found: Tensor) -> tuple[Instances
     return ours[found[rows]], theirs[rows], total - 2 * len(rows), total
 
 
-def box_difference(ours: Instances, theirs: Instances, pixels: float = PIXELS, score: float = SCORE) -> Difference:
+def box_difference(ours: Instances, theirs: Instances, pixels: float = PIXELS) -> Difference:
     """Of two sets of boxes; see ``match``."""
-    a, b, unmatched, total = paired(ours, theirs, match(ours, theirs, pixels, score))
+    a, b, unmatched, total = paired(ours, theirs, match(ours, theirs, pixels))
     return Difference(absolute(a.boxes.tensor, b.boxes.tensor).largest, unmatched, total)
 
 
-def score_difference(ours: Instances, theirs: Instances, pixels: float = PIXELS, score: float = SCORE) -> Difference:
+def score_difference(ours: Instances, theirs: Instances, pixels: float = PIXELS) -> Difference:
     """Of the scores of two sets of boxes; see ``match``."""
-    a, b, unmatched, total = paired(ours, theirs, match(ours, theirs, pixels, score))
+    a, b, unmatched, total = paired(ours, theirs, match(ours, theirs, pixels))
     return Difference(absolute(a.scores, b.scores).largest, unmatched, total)
 
 

@@ -24,36 +24,32 @@ def read_pictures(
             numbered in the order of the category ids.
 
     Raises:
-        DataError: a file that cannot be read, an image that the JSON does not list, or a category that the model has
-            not.
+        DataError: a file that cannot be read, or an image that the JSON does not list.
     """
     if annotations is None:
         return [_bare(Path(file)) for file in files]
-    folders = {Path(file).parent for file in files}
-    sets = {folder: _annotated(str(annotations), folder) for folder in folders}
-    return [_renumbered(_found(Path(file), *sets[Path(file).parent]), sets, Path(file), class_names) for file in files]
+    paths = [Path(file) for file in files]
+    listed = {folder: _Listed(str(annotations), folder, class_names) for folder in {path.parent for path in paths}}
+    return [listed[path.parent].record(path) for path in paths]
 
 
-def _annotated(annotations: str, folder: Path) -> tuple[CocoInstances, dict[str, int]]:
-    dataset = CocoInstances(json_file=annotations, image_root=str(folder), keep_crowd=False, check_images=0)
-    images = dataset.coco()["images"]
-    return dataset, {Path(image["file_name"]).name: index for index, image in enumerate(images)}
+class _Listed:
+    """The images of a folder that a COCO JSON lists."""
 
+    def __init__(self, annotations: str, folder: Path, class_names: Sequence[str] | None):
+        self.dataset = CocoInstances(json_file=annotations, image_root=str(folder), keep_crowd=False, check_images=0)
+        names = [Path(image["file_name"]).name for image in self.dataset.coco()["images"]]
+        self.index = {name: index for index, name in enumerate(names)}
+        theirs = list(self.dataset.class_names)
+        ours = list(class_names or ())
+        self.classes = np.array([ours.index(n) for n in theirs] if set(theirs) <= set(ours) else range(len(theirs)))
 
-def _found(file: Path, dataset: CocoInstances, rows: dict[str, int]) -> Record:
-    if file.name not in rows:
-        raise DataError(f"{dataset.json_file}: lists no image named {file.name}; leave out --annotations, or the image")
-    return dataset[rows[file.name]]
-
-
-def _renumbered(
-    record: Record, sets: dict[Path, tuple[CocoInstances, dict[str, int]]], file: Path, names: Sequence[str] | None
-) -> Record:
-    ours = sets[file.parent][0].class_names
-    if names is None or not set(ours) <= set(names):
-        return record
-    order = np.array([list(names).index(name) for name in ours], np.int64)
-    return dataclasses.replace(record, classes=order[record.classes])
+    def record(self, path: Path) -> Record:
+        """The image with its objects."""
+        if path.name not in self.index:
+            raise DataError(f"{self.dataset.json_file}: lists no image named {path.name}")
+        record = self.dataset[self.index[path.name]]
+        return dataclasses.replace(record, classes=self.classes[record.classes].astype(np.int64))
 
 
 def _bare(file: Path) -> Record:
@@ -105,11 +101,7 @@ def with_made_up_objects(record: Record, found: Instances, num_classes: int, see
 
 
 def as_sample(record: Record, augmentations: Sequence[Augmentation], *, bitmaps: bool) -> Sample:
-    """The record as detkit's model takes it, with its target.
-
-    Raises:
-        DataError: an object of a class that the model has not; checked by the model's number of classes elsewhere.
-    """
+    """The record as detkit's model takes it, with its target; its masks as bitmaps, or as they are."""
     rng = np.random.default_rng(0)
     for augmentation in augmentations:
         record = augmentation(record, rng)

@@ -17,27 +17,34 @@ class Difference:
         largest: over everything that has a counterpart; infinite where shapes differ or a number is not finite.
         unmatched: of both sides together, what has no counterpart; only sets of boxes have such.
         count: the size of both sets together.
+        tied: how many of the unmatched are excused: rounding decided which of several equals was kept.
     """
 
     largest: float
     unmatched: int = 0
     count: int = 0
+    tied: int = 0
 
     def __or__(self, other: "Difference") -> "Difference":
         """Both, as one: the larger difference, and all that is unmatched."""
         return Difference(
-            max(self.largest, other.largest), self.unmatched + other.unmatched, self.count + other.count
+            max(self.largest, other.largest),
+            self.unmatched + other.unmatched,
+            self.count + other.count,
+            self.tied + other.tied,
         )
 
     def within(self, tolerance: float) -> bool:
-        """Whether everything has a counterpart, within ``tolerance``."""
-        return self.largest <= tolerance and not self.unmatched
+        """Whether everything has a counterpart, within ``tolerance``, or is a tie."""
+        return self.largest <= tolerance and self.unmatched == self.tied
 
     def __str__(self) -> str:
         number = f"{self.largest:.1e}" if math.isfinite(self.largest) else "not comparable"
         if self.count and self.unmatched == self.count:
             number = "-"
-        return f"{number}, {self.unmatched} of {self.count} unmatched" if self.unmatched else number
+        lost = self.unmatched - self.tied
+        words = [f"{lost} of {self.count} unmatched"] if lost else []
+        return ", ".join([number, *words, *([f"{self.tied} of {self.count} tied"] if self.tied else [])])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from detkit.modeling.interfaces import BoxHead, Features
 from detkit.modeling.meta_archs import GeneralizedRCNN
 from detkit.modeling.postprocess import to_original_size
+from detkit.modeling.proposals import RPN
 from detkit.registry import ConfigError
-from detkit.structures import ImageList, Instances, Sample
+from detkit.structures import Boxes, ImageList, Instances, Sample
 
 EVERYTHING = 10**7
 """As a batch size: sampling takes all there is, so chance has no part in the losses."""
@@ -71,6 +72,18 @@ class Stages:
         return self.model.proposal_generator.predict(images, features)
 
     @torch.no_grad()
+    def anchors(self, images: ImageList, features: Features) -> tuple[Tensor, Tensor, Tensor]:
+        """Anchors ``(A, 4)``, their logits ``(A,)`` and deltas ``(A, 4)``, of one image, all levels together."""
+        rpn = self.model.proposal_generator
+        if not isinstance(rpn, RPN):
+            raise ConfigError(f"model.proposal_generator: {type(rpn).__name__} has no anchors to compare")
+        objectness, deltas = rpn.head([features[name] for name in rpn.in_features])
+        anchors = rpn.anchor_generator(objectness, images.canvas_size)
+        logits = [o[0].permute(1, 2, 0).flatten() for o in objectness]
+        moves = [d[0].permute(1, 2, 0).reshape(-1, 4) for d in deltas]  # channels: anchor, then dx, dy, dw, dh
+        return Boxes.cat(anchors).tensor, torch.cat(logits), torch.cat(moves)
+
+    @torch.no_grad()
     def regions(
         self, features: Features, proposals: list[Instances], instead: tuple[Tensor, Tensor] | None = None
     ) -> Regions:
@@ -83,7 +96,8 @@ class Stages:
         """
         with _seen(self._box_head, instead) as seen:
             detections = self.model.roi_heads.predict(features, proposals)
-        return Regions(*seen[0], detections)
+        logits, deltas = seen[0]
+        return Regions(logits, deltas, detections)
 
     @torch.no_grad()
     def masks(self, features: Features, detections: list[Instances]) -> list[Instances]:
@@ -116,10 +130,10 @@ class Stages:
     @contextmanager
     def sampling_everything(self) -> Iterator[None]:
         """Within, no anchor and no proposal is left out of the losses by chance."""
-        parts = (self.model.proposal_generator, self.model.roi_heads)
-        with _replaced(parts[0], "batch_size_per_image", EVERYTHING):
-            with _replaced(parts[1], "batch_size_per_image", EVERYTHING):
-                yield
+        with ExitStack() as stack:
+            for part in (self.model.proposal_generator, self.model.roi_heads):
+                stack.enter_context(_replaced(part, "batch_size_per_image", EVERYTHING))
+            yield
 
     @property
     def _box_head(self) -> BoxHead:

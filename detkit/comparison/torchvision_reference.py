@@ -120,7 +120,9 @@ def load_torchvision(reference: nn.Module, checkpoint: Checkpoint) -> None:
     """
     importer, _ = import_foreign(checkpoint.model, {})
     if importer is not None and importer.name != "torchvision":
-        raise DataError(f"{checkpoint.source}: holds weights of {importer.name}, which torchvision's models cannot take")
+        raise DataError(
+            f"{checkpoint.source}: holds weights of {importer.name}, which torchvision's models cannot take"
+        )
     try:
         state = checkpoint.model if importer is not None else export_state(checkpoint.model, "torchvision")
         reference.load_state_dict(state)
@@ -141,7 +143,9 @@ class Trace:
         proposals: ``boxes`` of each image.
         logits: ``(R, K + 1)`` class logits of all proposals, background last; None in training.
         deltas: ``(R, 4K)``; None in training.
-        detections: ``boxes``, ``scores``, ``classes`` in pixels of the input; empty in training.
+        candidates: ``boxes``, ``scores``, ``classes`` that detections are chosen from, before suppression, in pixels of
+            the input; empty in training.
+        detections: the same of the detections; empty in training.
         outputs: the same in pixels of the images, with ``masks`` (bool) from a model that has them; empty in training.
         targets: in pixels of the input; empty in evaluation.
         losses: by detkit's names; empty in evaluation.
@@ -152,6 +156,7 @@ class Trace:
     proposals: list[Instances]
     logits: Tensor | None
     deltas: Tensor | None
+    candidates: list[Instances]
     detections: list[Instances]
     outputs: list[Instances]
     targets: list[Instances]
@@ -183,6 +188,7 @@ def trace(reference: nn.Module, images: Sequence[Tensor], targets: Sequence[Inst
         proposals=[Instances(size, boxes=Boxes(b)) for size, b in zip(sizes, seen["rpn"][0])],
         logits=None if training else torch.cat([logits[:, 1:], logits[:, :1]], dim=1),
         deltas=None if training else deltas[:, 4:],
+        candidates=[] if training else _candidates(reference.roi_heads, seen, sizes),
         detections=[] if training else [_detections(d, s) for d, s in zip(seen["roi_heads"][0], sizes)],
         outputs=[]
         if training
@@ -193,10 +199,23 @@ def trace(reference: nn.Module, images: Sequence[Tensor], targets: Sequence[Inst
 
 
 def _detections(found: Mapping[str, Tensor], size: tuple[int, int], masks: bool = False) -> Instances:
-    more = {"masks": BitMasks(found["masks"][:, 0] >= 0.5)} if masks and "masks" in found else {}
-    return Instances(
-        size, boxes=Boxes(found["boxes"]), scores=found["scores"], classes=found["labels"] - 1, **more
-    )
+    instances = Instances(size, boxes=Boxes(found["boxes"]), scores=found["scores"], classes=found["labels"] - 1)
+    if not masks or "masks" not in found:
+        return instances
+    return instances.with_fields(masks=BitMasks(found["masks"][:, 0] >= 0.5))
+
+
+def _candidates(heads: Any, seen: Mapping[str, Any], sizes: Sequence[tuple[int, int]]) -> list[Instances]:
+    logits, deltas = seen["roi_heads.box_predictor"]
+    proposals = seen["rpn"][0]
+    counts = [len(p) for p in proposals]
+    every = zip(heads.box_coder.decode(deltas, proposals).split(counts), logits.softmax(1).split(counts), sizes)
+    found = []
+    for boxes, probs, size in every:
+        rows, labels = torch.nonzero(probs[:, 1:] > 0.99 * heads.score_thresh, as_tuple=True)
+        chosen = Boxes(boxes[rows, labels + 1]).clip(size)
+        found.append(Instances(size, boxes=chosen, scores=probs[rows, labels + 1], classes=labels))
+    return found
 
 
 def _their_target(target: Instances) -> dict[str, Tensor]:
@@ -205,8 +224,8 @@ def _their_target(target: Instances) -> dict[str, Tensor]:
 
 
 def _our_target(target: Mapping[str, Tensor], size: tuple[int, int]) -> Instances:
-    masks = {"masks": BitMasks(target["masks"].bool())} if "masks" in target else {}
-    return Instances(size, boxes=Boxes(target["boxes"]), classes=target["labels"] - 1, **masks)
+    instances = Instances(size, boxes=Boxes(target["boxes"]), classes=target["labels"] - 1)
+    return instances.with_fields(masks=BitMasks(target["masks"])) if "masks" in target else instances
 
 
 @contextmanager

@@ -18,11 +18,11 @@ from detkit.comparison.measure import (
     match,
     paired,
     relative,
-    score_difference,
 )
 from detkit.comparison.pictures import as_sample, with_made_up_objects
 from detkit.comparison.report import Difference, Report, Rows
 from detkit.comparison.stages import Stages
+from detkit.comparison.ties import Suppression
 from detkit.comparison.torchvision_reference import Trace, trace
 from detkit.data import Augmentation, Record
 from detkit.modeling.interfaces import Features
@@ -70,9 +70,11 @@ def compare_with_torchvision(
         ]
         samples = [as_sample(record, augmentations, bitmaps=True) for record in records]
         _check_classes(records, stages.model.num_classes)
-        _Batch(stages, samples, theirs, rows).compare()
+        _Batch(stages, samples, theirs, rows, Suppression.of(reference)).compare()
         targets = [as_sample(record, (), bitmaps=True).target for record in records]
-        in_training = trace(reference, pixels, [t if stages.has_masks else t.without("masks") for t in targets if t])
+        in_training = trace(
+            reference, pixels, [t if stages.has_masks else t.without("masks") for t in targets if t is not None]
+        )
         _losses(stages, samples, in_training, rows)
     return rows.report(name, tuple(notes))
 
@@ -80,8 +82,8 @@ def compare_with_torchvision(
 class _Batch:
     """One batch: what both sides make of it, and the rows of it but for the losses."""
 
-    def __init__(self, stages: Stages, samples: list[Sample], theirs: Trace, rows: Rows):
-        self.stages, self.samples, self.theirs, self.rows = stages, samples, theirs, rows
+    def __init__(self, stages: Stages, samples: list[Sample], theirs: Trace, rows: Rows, rules: Suppression):
+        self.stages, self.samples, self.theirs, self.rows, self.rules = stages, samples, theirs, rows, rules
         self.images = stages.images(samples)
         self.features = stages.features(self.images)
         self.their_images = _with_infos(theirs.images, self.images)
@@ -100,8 +102,8 @@ class _Batch:
             self.rows.add(f"features {level}", "relative", RELATIVE, whole, alone)
         proposals = self.stages.proposals(self.images, self.features)
         alone_proposals = self.stages.proposals(self.their_images, self.their_features)
-        for one, other, expected in zip(proposals, alone_proposals, self.theirs.proposals):
-            self.rows.add("proposals", "pixels", PIXELS, *(box_difference(p, expected) for p in (one, other)))
+        for whole_set, alone_set, wanted in zip(proposals, alone_proposals, self.theirs.proposals):
+            self.rows.add("proposals", "pixels", PIXELS, *(box_difference(p, wanted) for p in (whole_set, alone_set)))
         self._regions(proposals)
 
     def _regions(self, proposals: list[Instances]) -> None:
@@ -114,11 +116,18 @@ class _Batch:
                     for i, p in enumerate(theirs.proposals)]  # fmt: skip
         alone = stages.regions(self.their_features, expected, (theirs.logits, theirs.deltas))
         probs = absolute(alone.logits.softmax(1), theirs.logits.softmax(1))
-        for ours, other in zip(outputs, theirs.outputs):
-            self.rows.add("class scores", "probability", SCORE, score_difference(ours, other), probs)
+        whole = []
+        for ours, other, candidates in zip(outputs, theirs.outputs, theirs.candidates):
+            (height, width), inside = other.image_size, candidates.image_size
+            moved = candidates.boxes.scale(height / inside[0], width / inside[1])
+            whole.append(self.rules.differences(ours, other, candidates.with_fields(boxes=moved)))
+        for scores, _ in whole:
+            self.rows.add("class scores", "probability", SCORE, scores, probs)
         self.rows.add("box deltas", "relative", RELATIVE, None, relative(alone.deltas, theirs.deltas))
-        for ours, single, other, inside in zip(outputs, alone.detections, theirs.outputs, theirs.detections):
-            self.rows.add("boxes", "pixels", PIXELS, box_difference(ours, other), box_difference(single, inside))
+        for _, boxes in whole:
+            self.rows.add("boxes", "pixels", PIXELS, boxes)
+        for ours, other, candidates in zip(alone.detections, theirs.detections, theirs.candidates):
+            self.rows.add("boxes", "pixels", PIXELS, None, self.rules.differences(ours, other, candidates)[1])
         if stages.has_masks:
             self._masks(outputs)
 
@@ -174,5 +183,6 @@ def _check_classes(records: Sequence[Record], num_classes: int) -> None:
     for record in records:
         if len(record.classes) and record.classes.max() >= num_classes:
             raise DataError(
-                f"{record.file_name}: has objects of class {record.classes.max()}, and the model has {num_classes} classes"
+                f"{record.file_name}: has an object of class {record.classes.max()} (from 0), and the model has "
+                f"{num_classes} classes"
             )

@@ -1,0 +1,87 @@
+"""Which of several equals is kept is chance; here is what that excuses, and what not."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from detkit.comparison.measure import PIXELS, SCORE, absolute, match, paired
+from detkit.comparison.report import Difference
+from detkit.structures import Instances
+
+
+@dataclasses.dataclass(frozen=True)
+class Suppression:
+    """How a reference chooses detections from candidates.
+
+    Args:
+        nms_thresh: IoU above which boxes of a class suppress one another.
+        limit: detections an image.
+    """
+
+    nms_thresh: float
+    limit: int
+
+    @classmethod
+    def of(cls, reference: Any) -> "Suppression":
+        """Of one of torchvision's models."""
+        return cls(reference.roi_heads.nms_thresh, reference.roi_heads.detections_per_img)
+
+    def differences(self, ours: Instances, theirs: Instances, candidates: Instances) -> tuple[Difference, Difference]:
+        """Of the scores and of the boxes of detections; see ``match`` and ``count_ties``."""
+        found = match(ours, theirs)
+        a, b, unmatched, total = paired(ours, theirs, found)
+        tied = count_ties(ours, theirs, found, candidates, self) if unmatched else 0
+        both = ((a.scores, b.scores), (a.boxes.tensor, b.boxes.tensor))
+        scores, boxes = (Difference(absolute(x, y).largest, unmatched, total, tied) for x, y in both)
+        return scores, boxes
+
+
+def count_ties(ours: Instances, theirs: Instances, found: Tensor, candidates: Instances, rules: Suppression) -> int:
+    """How many detections without a counterpart are ties.
+
+    Of two overlapping boxes of a class whose scores agree to the tolerance, rounding decides which suppresses the
+    other; which boxes that one suppresses in turn, and where the list is cut, follows from it. Nothing is excused
+    unless every one of our boxes is also among those that the reference chose from, with the same score: a box that the
+    reference has not even computed is no tie.
+
+    Args:
+        ours, theirs: detections: ``boxes``, ``scores``, ``classes``.
+        found: of ``match``.
+        candidates: what the reference chose from, before suppression; in the pixels of the other two.
+        rules: the reference's.
+    """
+    matched = torch.zeros(len(ours), dtype=torch.bool)
+    matched[found[found >= 0]] = True
+    sides = ours[~matched], theirs[found < 0]
+    if not all(_computed(sides[0][i], candidates) for i in range(len(sides[0]))):
+        return 0
+    a, b = sides
+    overlap = (box_iou(a.boxes.tensor, b.boxes.tensor) > rules.nms_thresh - 1e-4) & (
+        a.classes[:, None] == b.classes[None]
+    )
+    gap = a.scores[:, None].double() - b.scores[None].double()
+    equal = overlap & (gap.abs() <= SCORE)
+    excused = [equal.any(1) | _cut(a, theirs, rules.limit), equal.any(0) | _cut(b, ours, rules.limit)]
+    while True:
+        more = [
+            excused[0] | (overlap & (gap < SCORE) & excused[1][None]).any(1),  # suppressed by one that won a tie
+            excused[1] | (overlap & (gap > -SCORE) & excused[0][:, None]).any(0),
+        ]
+        if all(torch.equal(new, old) for new, old in zip(more, excused)):
+            return int(excused[0].sum() + excused[1].sum())
+        excused = more
+
+
+def _computed(one: Instances, candidates: Instances) -> bool:
+    near = (candidates.boxes.tensor - one.boxes.tensor).abs().amax(1) <= PIXELS
+    return bool((near & (candidates.classes == one.classes) & ((candidates.scores - one.scores).abs() <= SCORE)).any())
+
+
+def _cut(these: Instances, others: Instances, limit: int) -> Tensor:
+    """Those that would stand at or behind the end of the other list, if that is full."""
+    if len(others) < limit or not len(others):
+        return torch.zeros(len(these), dtype=torch.bool)
+    return these.scores <= others.scores.min() + SCORE

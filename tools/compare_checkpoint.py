@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""Certify that detkit computes what the framework computes that a checkpoint comes from.
+
+Runs both on the same images and prints the largest difference at each stage: input, feature maps, proposals, class
+scores, box deltas, boxes, masks, losses. "End to end", both start from the image; "on the reference's input", detkit's
+stage gets what the reference's stage got, so the row says which stage is wrong, not which ones come after it. A row is
+ok, DIFFERS, or inherits: right by itself, but fed by a stage that is not. Boxes are compared as sets; "tied" are those
+where rounding decides which of several equal scores suppresses the others. For the losses both sides use every anchor
+and proposal, and norms use their running statistics; images without annotations get made-up objects.
+
+The exit code is 0 if everything is within its tolerance, 1 if not, 2 for a mistake in the arguments or files.
+
+examples:
+  a model of torchvision's; the file may be torchvision's own or a checkpoint of detkit
+    python tools/compare_checkpoint.py --reference torchvision:maskrcnn_resnet50_fpn weights.pth image.jpg
+
+  the two implementations, without a checkpoint: random weights, with norms' statistics drawn at random and the last
+  layers scaled so that scores spread out on the first image (as initialised, all are nearly equal)
+    python tools/compare_checkpoint.py --reference torchvision:fasterrcnn_resnet50_fpn_v2 random image.jpg --seed 1
+
+  several images in batches, small, with the losses of real objects
+    python tools/compare_checkpoint.py --reference torchvision:maskrcnn_resnet50_fpn weights.pth images/*.jpg \\
+        --batch-size 2 --short-edge 256 --annotations instances.json
+
+  a fixture, a JSON with an .npz beside it that holds what Detectron2 or pytorch-mask-rcnn computed on one image; the
+  word fixture makes its weights again from their names
+    python tools/compare_checkpoint.py --reference fixture.json fixture image.jpg --annotations instances.json
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from detkit import command_line
+from detkit.checkpoint import Checkpoint, as_checkpoint, import_foreign, load_whole, read_checkpoint
+from detkit.comparison import (
+    TORCHVISION_MODELS,
+    Report,
+    Settings,
+    build_torchvision,
+    compare_with_fixture,
+    compare_with_torchvision,
+    load_torchvision,
+    num_classes_of,
+    published_norm_eps,
+    read_fixture,
+    read_pictures,
+    spread,
+)
+from detkit.data import Record
+from detkit.experiment import Experiment, load_experiment
+from detkit.modeling.interfaces import MetaArch
+from detkit.registry import ConfigError
+from detkit.utils import atomic_write
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+PREFIX = "torchvision:"
+SETTINGS = [field.name for field in dataclasses.fields(Settings)]
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", metavar="WEIGHTS", help="a file; or: random (torchvision), fixture (a fixture)")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
+    parser.add_argument(
+        "--reference",
+        required=True,
+        metavar="REF",
+        help=f"a fixture's JSON, or {PREFIX}NAME with NAME one of {', '.join(TORCHVISION_MODELS)}",
+    )
+    parser.add_argument("--config-file", metavar="FILE", help="detkit's model (default: the reference's in configs/)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="key.path=value", help="a change to the config; may be repeated"
+    )
+    parser.add_argument("--annotations", metavar="JSON", help="COCO instances of the images, for the losses")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images that go through together")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of random weights and made-up objects")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the rows and the verdict, as JSON")
+    both = parser.add_argument_group("settings of both sides, with torchvision (default: torchvision's)")
+    both.add_argument("--short-edge", type=int, metavar="N", help="pixels that the shorter side is resized to")
+    both.add_argument("--max-size", type=int, metavar="N", help="the longer side's limit in pixels")
+    both.add_argument("--score-thresh", type=float, metavar="S", help="detections below are dropped")
+    both.add_argument(
+        "--norm-eps",
+        type=float,
+        metavar="E",
+        help="of the backbone's norms (default: 0 for torchvision's file COCO_V1)",
+    )
+    args = parser.parse_args(argv)
+    if args.batch_size < 1:
+        parser.error(f"--batch-size: expected at least 1, got {args.batch_size}")
+    if not args.reference.startswith(PREFIX):
+        given = [name for name in SETTINGS if getattr(args, name) is not None]
+        if given:
+            parser.error(f"--{given[0].replace('_', '-')}: a fixture has its own settings; it goes with {PREFIX}NAME")
+        if len(args.images) > 1:
+            parser.error("a fixture is of one image")
+    return args
+
+
+def build(exp: Experiment, checkpoint: Checkpoint, num_classes: int) -> MetaArch:
+    """The config's model with these weights. Raises DataError where they are not all there."""
+    _, imported = import_foreign(checkpoint.model, {})
+    names = checkpoint.class_names or (imported.class_names if imported is not None else None)
+    unknown = tuple(f"class {index}" for index in range(num_classes))
+    model = exp.build_model_for(names or unknown, pretrained=False)
+    load_whole(model, checkpoint)
+    model.class_names = names
+    return model
+
+
+def with_torchvision(args: argparse.Namespace) -> Report:
+    """The certificate against one of torchvision's models."""
+    name = args.reference.removeprefix(PREFIX)
+    if name not in TORCHVISION_MODELS:
+        raise ConfigError(f"--reference: there is no {PREFIX}{name}; there are {', '.join(TORCHVISION_MODELS)}")
+    settings = Settings(**{option: getattr(args, option) for option in SETTINGS})
+    notes = []
+    published = published_norm_eps(name, args.weights)
+    if published is not None and settings.norm_eps is None:
+        settings = dataclasses.replace(settings, norm_eps=published)
+        notes.append(f"{Path(args.weights).name}: torchvision runs it with model.backbone.norm_eps={published:g}")
+    if args.weights == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(args.seed)
+            reference = build_torchvision(name, 90, settings)
+        picture = torch.from_numpy(read_pictures(args.images[:1])[0].image).permute(2, 0, 1)
+        spread(reference, picture.float() / 255, args.seed)
+        checkpoint = as_checkpoint(reference.state_dict(), f"random weights (seed {args.seed})")
+        num_classes = 90
+    else:
+        checkpoint = read_checkpoint(args.weights)
+        num_classes = num_classes_of(checkpoint)
+        reference = build_torchvision(name, num_classes, settings)
+        load_torchvision(reference, checkpoint)
+    config = args.config_file or checkpoint.config or CONFIGS / "torchvision" / f"{TORCHVISION_MODELS[name]}.yaml"
+    exp = load_experiment(config, [*settings.overrides(), *args.set])
+    model = build(exp, checkpoint, num_classes)
+    records = read_pictures(args.images, args.annotations, model.class_names)
+    batches = [records[i : i + args.batch_size] for i in range(0, len(records), args.batch_size)]
+    bar: tqdm[list[Record]] = tqdm(
+        batches, "batches", unit="batch", disable=len(batches) == 1, dynamic_ncols=True, leave=False
+    )
+    augmentations = [recipe() for recipe in exp.data.test_augmentations]
+    return compare_with_torchvision(
+        model, reference, bar, name=f"torchvision's {name}", augmentations=augmentations, seed=args.seed, notes=notes
+    )
+
+
+def with_fixture(args: argparse.Namespace) -> Report:
+    """The certificate against a fixture."""
+    fixture = read_fixture(args.reference)
+    exp = load_experiment(args.config_file or CONFIGS / fixture.config_file, [*fixture.overrides(), *args.set])
+    if args.weights == "fixture":
+        checkpoint = as_checkpoint(fixture.weights(), f"weights of {args.reference}")
+    else:
+        checkpoint = read_checkpoint(args.weights)
+    model = build(exp, checkpoint, fixture.num_classes)
+    record = read_pictures(args.images, args.annotations)[0]
+    augmentations = [recipe() for recipe in exp.data.test_augmentations]
+    return compare_with_fixture(model, fixture, record, augmentations=augmentations)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool; 0 where both sides are equal, 1 where not.
+
+    Raises:
+        ConfigError, DataError: a mistake in the config, the weights, the fixture or the images.
+    """
+    args = parse_arguments(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    report = with_torchvision(args) if args.reference.startswith(PREFIX) else with_fixture(args)
+    print(report)
+    if args.json is not None:
+        content = {"weights": args.weights, "images": [str(path) for path in args.images], **report.as_dict()}
+        with atomic_write(args.json, "w") as file:
+            json.dump(content, file, indent=1)
+        print(f"JSON: {args.json}")
+    return 0 if report.equal else 1
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main))

@@ -19,6 +19,8 @@ class Matcher:
         allow_low_quality: the best candidates of each ground-truth box are foreground whatever their IoU.
         crowd_thresh: background that overlaps a crowd by at least this IoU is ignored, because there may well be an
             object; null: crowds mean nothing. Needs data that keep their crowds (``data.keep_crowd``).
+        low_quality_ties: all candidates with a box's best IoU are its best; false: the first of them alone
+            (pytorch-mask-rcnn). A small object lies wholly inside many anchors, which are then all equally good.
 
     Raises:
         ValueError: the background threshold is above the foreground threshold, or a crowd threshold of 0 or less.
@@ -28,6 +30,7 @@ class Matcher:
     foreground_thresh: float = 0.5
     allow_low_quality: bool = False
     crowd_thresh: float | None = None
+    low_quality_ties: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.background_thresh <= self.foreground_thresh:
@@ -67,7 +70,9 @@ class Matcher:
         labels = torch.full_like(matches, -1, dtype=torch.int8)
         labels[best < self.background_thresh] = 0
         labels[best >= self.foreground_thresh] = 1
-        if self.allow_low_quality:
+        if self.allow_low_quality and not self.low_quality_ties:
+            labels[iou.argmax(dim=1)] = 1
+        elif self.allow_low_quality:
             best_of_box = iou.max(dim=1, keepdim=True).values
             labels[(iou == best_of_box).any(dim=0)] = 1
         return matches, labels

@@ -49,3 +49,10 @@ def test_background_on_a_crowd_is_ignored_and_foreground_on_it_is_not(num_object
 def test_a_crowd_threshold_of_nothing_is_refused():
     with pytest.raises(ValueError, match="crowd_thresh"):
         Matcher(crowd_thresh=0.0)
+
+
+def test_of_equally_good_candidates_all_or_the_first():
+    iou = torch.tensor([[0.1, 0.2, 0.2, 0.0], [0.0, 0.1, 0.0, 0.25]])
+    assert Matcher(0.3, 0.7, allow_low_quality=True)(iou)[1].tolist() == [0, 1, 1, 1]
+    assert Matcher(0.3, 0.7, allow_low_quality=True, low_quality_ties=False)(iou)[1].tolist() == [0, 1, 0, 1]
+    assert Matcher(0.3, 0.7, low_quality_ties=False)(iou)[1].tolist() == [0, 0, 0, 0]

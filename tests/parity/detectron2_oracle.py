@@ -1,7 +1,7 @@
 """Detectron2's Faster and Mask R-CNN, written down a second time: functions over a state dict with Detectron2's names.
 
 Nothing of detkit is used, only torch, torchvision's operators and pycocotools; so what agrees with this agrees for
-another reason than sharing code. One image batch goes through ``features``, ``proposals``, ``detections`` and ``losses``.
+another reason than sharing code. A batch goes through ``features``, ``proposals``, ``detections`` and ``losses``.
 """
 
 import dataclasses
@@ -28,8 +28,9 @@ class Weights(dict):
         self.read.add(name)
         return super().__getitem__(name)
 
-    def get(self, name, default=None):
-        return self[name] if name in self else default
+    def maybe(self, name):
+        """The tensor, or None where there is none."""
+        return self[name] if name in self else None  # noqa: SIM401 - dict.get would not see it read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +88,7 @@ def conv(w, name, x, stride=1, dilation=1):
     weight = w[f"{name}.weight"]
     pad = dilation * (weight.shape[2] // 2)
     groups = x.shape[1] // weight.shape[1]
-    return norm(w, name, F.conv2d(x, weight, w.get(f"{name}.bias"), stride, pad, dilation, groups))
+    return norm(w, name, F.conv2d(x, weight, w.maybe(f"{name}.bias"), stride, pad, dilation, groups))
 
 
 def deform(w, name, x, stride, modulated):

@@ -28,13 +28,13 @@ class Case:
 
 
 def of(**options):
-    return Model(**TOPK, **EVERYTHING, **options)
+    return Model(**{**TOPK, **EVERYTHING, **options})
 
 
 MODULATED = ("model.backbone.deform={stages: [res3, res4, res5], modulated: true}",)
 SYNC = ("model.backbone.norm=SyncBN", "model.neck.norm=SyncBN")
 FAST = {
-    "R_50_C4": Case("mask_rcnn_R_50_C4_1x", of(kind="C4")),
+    "R_50_C4": Case("mask_rcnn_R_50_C4_1x", of(kind="C4", post_nms_topk=20)),
     "R_50_FPN_gn": Case("mask_rcnn_R_50_FPN_3x_gn", of(stride_in_1x1=False, box_convs=4, box_fcs=1)),
     "R_50_FPN_dconv": Case("mask_rcnn_R_50_FPN_3x_dconv_c3-c5", of()),
 }

@@ -138,7 +138,7 @@ def predict(model, images, *, theirs):
 def assert_same(ours, theirs):
     for (our_parts, our_masks), (parts, masks) in zip(ours, theirs, strict=True):
         assert len(parts[0]) > 3, "nothing is compared"
-        assert parts[1].unique().numel() > 0.9 * len(parts[1]), "scores are tied"
+        assert parts[1].unique().numel() > 0.7 * len(parts[1]), "scores are tied"
         order = pair(our_parts, parts)
         assert (our_masks is None) == (masks is None)
         if masks is not None:

@@ -101,7 +101,6 @@ def read_fixture(path: str | Path) -> Fixture:
 
 _SEED_OPTIONS = {
     "RPN_NMS_THRESHOLD": "model.proposal_generator.selection.nms_thresh",
-    "RPN_ANCHOR_STRIDE": "model.proposal_generator.head.anchor_stride",
     "POST_NMS_ROIS_INFERENCE": "model.proposal_generator.selection.post_nms_topk_test",
     "MEAN_PIXEL": "model.pixel_mean",
     "POOL_SIZE": f"{_BOX}.pooler.output_size",
@@ -115,6 +114,8 @@ _SEED_OPTIONS = {
 
 def _seed_overrides(config: Mapping[str, Any]) -> list[str]:
     values: dict[str, Any] = {option: config[name] for name, option in _SEED_OPTIONS.items() if name in config}
+    if config.get("RPN_ANCHOR_STRIDE", 1) != 1:  # else every head will do
+        values["model.proposal_generator.head.anchor_stride"] = config["RPN_ANCHOR_STRIDE"]
     anchors = "model.proposal_generator.anchor_generator"
     if "RPN_ANCHOR_SCALES" in config:
         values[f"{anchors}.sizes"] = [[scale] for scale in config["RPN_ANCHOR_SCALES"]]

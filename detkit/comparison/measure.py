@@ -20,7 +20,7 @@ MASK = 1e-3
 UNDECIDED = 1e-4
 """A pixel whose probability is so near the threshold belongs to the object or not, as rounding has it."""
 
-REACH = 100.0
+REACH = 10.0
 """How many tolerances away a counterpart is looked for."""
 
 

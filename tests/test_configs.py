@@ -33,7 +33,8 @@ def test_the_promised_configs_exist():
     wanted |= {"balloon/mask_rcnn_mobilenet_v2_FPN"}
     wanted |= {f"matterport/mask_rcnn_{kind}" for kind in ("R_50_FPN", "R_101_FPN", "R_50_FPN_shapes")}
     wanted |= {f"torchvision/{arch}_rcnn_R_50_FPN{version}" for arch in ("faster", "mask") for version in ("", "_v2")}
-    wanted |= {"torchvision/faster_rcnn_mobilenet_v3_large_FPN", "coco/mask_rcnn_R_50_C4_3x", "coco/mask_rcnn_R_50_DC5_3x"}
+    wanted |= {f"coco/mask_rcnn_R_50_{kind}" for kind in ("C4_3x", "DC5_3x", "FPN_3x_gn", "FPN_3x_dconv_c3-c5")}
+    wanted |= {"torchvision/faster_rcnn_mobilenet_v3_large_FPN"}
     assert wanted <= {ids(p) for p in LEAVES}
 
 

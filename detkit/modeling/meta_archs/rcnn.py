@@ -37,6 +37,8 @@ class GeneralizedRCNN(MetaArch):
             ``pixel_scale`` leaves. The number of values is the number of channels.
         pixel_std: what is divided by.
         pixel_scale: what pixels, 0..255, are divided by before that; 255 for weights that were trained on 0..1.
+        pixel_precision: what that is computed in; double where the reference did it in numpy (matterport), for the last
+            bit (Apple's GPUs have no double). The network itself gets single precision.
         channel_order: the order in which the weights want the channels. Images come as RGB.
         resize: resizes normalised images, for models whose reference does that; null: images are taken as they come
             from the data's augmentations.
@@ -61,6 +63,7 @@ class GeneralizedRCNN(MetaArch):
         pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53),
         pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375),
         pixel_scale: float = 1.0,
+        pixel_precision: Literal["single", "double"] = "single",
         channel_order: Literal["RGB", "BGR"] = "RGB",
         resize: Recipe[InputResize] | None = None,
         mask_paster: Recipe[MaskPaster] = Recipe(GridSampleMaskPaster),
@@ -85,8 +88,9 @@ class GeneralizedRCNN(MetaArch):
         self.channel_order, self.pixel_scale, self.mask_thresh = channel_order, pixel_scale, mask_thresh
         self.resize = None if resize is None else resize()
         self.mask_paster = mask_paster()
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).reshape(-1, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).reshape(-1, 1, 1), persistent=False)
+        dtype = torch.float32 if pixel_precision == "single" else torch.float64
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            self.register_buffer(name, torch.tensor(values, dtype=dtype).reshape(-1, 1, 1), persistent=False)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
 
@@ -152,8 +156,10 @@ class GeneralizedRCNN(MetaArch):
             )
         image = sample.image.to(mean.device, non_blocking=True)
         image = image.flip(0) if self.channel_order == "BGR" else image
-        pixels = image.float() if self.pixel_scale == 1 else image.float() / self.pixel_scale
-        return (pixels - mean) / std
+        pixels = image.to(torch.promote_types(mean.dtype, torch.float32))
+        if self.pixel_scale != 1:
+            pixels = pixels / self.pixel_scale
+        return ((pixels - mean) / std).float()
 
     def _pad(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
         multiple = self.backbone.size_divisibility if self.neck is not None else 1

@@ -14,8 +14,8 @@ examples:
   a model of torchvision's; the file may be torchvision's own or a checkpoint of detkit
     python tools/compare_checkpoint.py --reference torchvision:maskrcnn_resnet50_fpn weights.pth image.jpg
 
-  the two implementations, without a checkpoint: random weights, with norms' statistics drawn at random and the last
-  layers scaled so that scores spread out on the first image (as initialised, all are nearly equal)
+  the two implementations, without a checkpoint: random weights, with norms' statistics taken from the first image and
+  the last layers scaled so that scores spread out on it (as initialised, all are nearly equal)
     python tools/compare_checkpoint.py --reference torchvision:fasterrcnn_resnet50_fpn_v2 random image.jpg --seed 1
 
   several images in batches, small, with the losses of real objects

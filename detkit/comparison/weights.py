@@ -2,7 +2,7 @@
 
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -56,19 +56,28 @@ def spread(reference: nn.Module, image: Tensor, seed: int) -> None:
     """Makes an untrained torchvision detector decide: statistics for its norms, and last layers that spread out.
 
     A network as it is initialised gives every region nearly the same scores, and which of equals is kept is chance.
-    Here norms get random statistics, and each last layer is scaled and shifted so that, on this image, every one of
-    its channels has mean 0 and all together have the standard deviation in ``SPREAD``.
+    Here norms get random weights and the statistics of this image, so that what they give depends on it, and each last
+    layer is scaled and shifted so that, on this image, every one of its channels has mean 0 and all together have the
+    standard deviation in ``SPREAD``.
 
     Args:
         reference: in place, in evaluation mode.
         image: ``(3, H, W)`` in 0..1.
-        seed: of the statistics.
+        seed: of the norms' weights.
     """
     generator = torch.Generator().manual_seed(seed)
-    for module in reference.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor, least, most in _ranges(module):
-                tensor.uniform_(least, most, generator=generator)
+    norms = [module for module in reference.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.weight.uniform_(0.8, 1.2, generator=generator)
+        norm.bias.uniform_(-0.1, 0.1, generator=generator)
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over what is seen
+        norm.train()
+    reference([image])
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+        norm.eval()
     modules = dict(reference.named_modules())
     for stage in SPREAD:
         layers = {modules[name]: deviation for name, deviation in stage.items() if name in modules}
@@ -79,13 +88,6 @@ def spread(reference: nn.Module, image: Tensor, seed: int) -> None:
             factor = deviation / float((values - mean[:, None]).std().clamp(min=1e-12))
             layer.weight.mul_(factor)  # type: ignore[union-attr, operator]
             layer.bias.sub_(mean).mul_(factor)  # type: ignore[union-attr, operator]
-
-
-def _ranges(norm: nn.BatchNorm2d) -> Iterator[tuple[Any, float, float]]:
-    yield norm.running_mean, -0.1, 0.1
-    yield norm.running_var, 0.8, 1.2
-    yield norm.weight, 0.8, 1.2
-    yield norm.bias, -0.1, 0.1
 
 
 def _outputs(reference: nn.Module, image: Tensor, layers: Iterable[nn.Module]) -> dict[nn.Module, list[Tensor]]:

@@ -36,7 +36,6 @@ SYNC = ("model.backbone.norm=SyncBN", "model.neck.norm=SyncBN")
 FAST = {
     "R_50_C4": Case("mask_rcnn_R_50_C4_1x", of(kind="C4", post_nms_topk=20)),
     "R_50_FPN_gn": Case("mask_rcnn_R_50_FPN_3x_gn", of(stride_in_1x1=False, box_convs=4, box_fcs=1)),
-    "R_50_FPN_dconv": Case("mask_rcnn_R_50_FPN_3x_dconv_c3-c5", of()),
 }
 SLOW = {
     "R_50_C4_boxes": Case("faster_rcnn_R_50_C4_1x", of(kind="C4", mask=False)),
@@ -45,6 +44,7 @@ SLOW = {
     "R_50_FPN": Case("mask_rcnn_R_50_FPN_1x", of()),
     "R_50_FPN_boxes": Case("faster_rcnn_R_50_FPN_1x", of(mask=False)),
     "R_50_FPN_syncbn": Case("mask_rcnn_R_50_FPN_3x", of(), SYNC),
+    "R_50_FPN_dconv": Case("mask_rcnn_R_50_FPN_3x_dconv_c3-c5", of()),
     "R_50_FPN_modulated": Case("mask_rcnn_R_50_FPN_3x_dconv_c3-c5", of(modulated=True), MODULATED),
     "R_101_C4": Case("mask_rcnn_R_101_C4_3x", of(kind="C4", depth=101)),
     "R_101_DC5": Case("mask_rcnn_R_101_DC5_3x", of(kind="DC5", depth=101)),

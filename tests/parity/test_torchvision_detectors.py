@@ -176,7 +176,7 @@ def train(ours, theirs, name):
             norm.eval()
 
 
-SLOW = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2")
+SLOW = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_320_fpn")
 """What they are made of, the other models have too."""
 
 

@@ -13,10 +13,10 @@ from detkit.layers.norm import FrozenBatchNorm2d, NormName, make_norm
 class ConvNorm(nn.Conv2d):
     """Convolution, then norm, then activation. The norm is the child ``norm``: ``conv1.weight``, ``conv1.norm.weight``.
 
-    In training a ``FrozenBatchNorm2d`` is folded into the convolution's weights on the fly: ``conv(x, w) * a + b`` is
-    ``conv(x, a * w) + b``. That saves a pass over the map, forward and backward, and its copy for the backward pass;
-    hooks on the norm do not fire then. Without gradients it is computed as written, so that imported weights give their
-    reference's numbers to the last bit.
+    On a channels-last map a ``FrozenBatchNorm2d`` is folded into the convolution's weights on the fly:
+    ``conv(x, w) * a + b`` is ``conv(x, a * w) + b``. That saves a pass over the map, forward and backward, and its copy
+    for the backward pass; hooks on the norm do not fire then. On a map in plain layout, the references', it is computed
+    as written, so that imported weights give their reference's numbers to the last bit.
 
     Args:
         in_channels: channels in.
@@ -66,12 +66,12 @@ class ConvNorm(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` -> ``(N, out_channels, H', W')``."""
         return self.finish(
-            lambda weight, bias: F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+            x, lambda weight, bias: F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         )
 
-    def finish(self, convolve: Callable[[Tensor, Tensor | None], Tensor]) -> Tensor:
-        """What ``convolve(weight, bias)`` gives, with norm and activation; in training a frozen norm is folded in."""
-        if isinstance(self.norm, FrozenBatchNorm2d) and torch.is_grad_enabled():
+    def finish(self, x: Tensor, convolve: Callable[[Tensor, Tensor | None], Tensor]) -> Tensor:
+        """What ``convolve(weight, bias)`` makes of ``x``, with norm and activation."""
+        if isinstance(self.norm, FrozenBatchNorm2d) and x.is_contiguous(memory_format=torch.channels_last):
             scale, shift = self.norm.scale_shift()
             bias = shift if self.bias is None else self.bias * scale + shift
             x = convolve(self.weight * scale[:, None, None, None], bias)

@@ -23,6 +23,7 @@ class DeformConvNorm(ConvNorm):
             mask: ``(N, GK, H', W')``.
         """
         return self.finish(
+            x,
             lambda weight, bias: deform_conv2d(
                 x,
                 offset,
@@ -32,5 +33,5 @@ class DeformConvNorm(ConvNorm):
                 self.padding,
                 self.dilation,
                 mask,  # type: ignore[arg-type]
-            )
+            ),
         )

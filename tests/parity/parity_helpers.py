@@ -81,11 +81,15 @@ def relative(actual, expected):
     return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
-def pair(ours, theirs, *, box=0.01, score=1e-5, classes=True):
+def pair(ours, theirs, *, box=0.01, score=1e-5, classes=True, limit=None):
     """Pairs two sets of detections (or proposals) one to one; both are ``(boxes, scores, classes)`` or without classes.
 
+    Args:
+        limit: lists of this length were cut there. Among those whose scores equal the last one's to the tolerance,
+            rounding decides which is cut; such a row may be without a partner.
+
     Returns:
-        Row of ours -> row of theirs.
+        Row of ours -> row of theirs; -1 for what was cut there.
 
     Raises:
         AssertionError: what has no partner within ``box`` pixels, ``score`` and of its class.
@@ -108,6 +112,8 @@ def pair(ours, theirs, *, box=0.01, score=1e-5, classes=True):
             continue
         partner[row] = column
         far[:, column] = torch.inf
+    if limit is not None and len(boxes) == limit:
+        lonely = [row for row in lonely if our_scores[row] > scores.min() + score]
     assert not lonely, f"{len(lonely)} of {len(boxes)} without a partner, first {lonely[:5]}: {our_boxes[lonely[:5]]}"
     return partner
 

@@ -1,0 +1,8 @@
+"""The experiment: the root dataclasses of every config (model, data, solver, train, evaluators)."""
+
+from detkit.experiment.data import DataConfig
+from detkit.experiment.experiment import Experiment, load_experiment
+from detkit.experiment.solver import SolverConfig
+from detkit.experiment.train import TrainConfig
+
+__all__ = ["DataConfig", "Experiment", "SolverConfig", "TrainConfig", "load_experiment"]

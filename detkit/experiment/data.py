@@ -1,0 +1,105 @@
+"""The data of an experiment."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Sequence
+
+from detkit import data
+from detkit.building import built
+from detkit.config import ConfigError, Recipe
+from detkit.data import Mapper, test_loader, train_loader
+from detkit.data.interfaces import Augmentation, Dataset, Sampler
+from detkit.registry import DataError
+from detkit.structures import Sample
+from detkit.utils.distributed import rank, world_size
+
+
+@dataclasses.dataclass(kw_only=True)
+class DataConfig:
+    """Where images come from and what happens to them on the way to the model.
+
+    Args:
+        train_dataset: what is learned from; its class names are the model's.
+        test_dataset: what is evaluated.
+        train_augmentations: applied to training images, in order.
+        test_augmentations: applied to test images, in order.
+        sampler: the order of the training images.
+        batch_size: training images a forward pass, over all processes; ``solver.accumulate`` of them are a step.
+        test_batch_size: test images a forward pass, on each process.
+        num_workers: loader processes beside each training process; 0 loads in the process itself.
+        mask_format: how masks travel: as polygons where the data has them, or as bitmaps; mini: as small bitmaps
+            that fill their boxes, which take little memory and lose what is finer than a cell.
+        mini_mask_size: side of the bitmaps of mask_format mini, in cells.
+        keep_crowd: crowd regions stay in the training targets, flagged, for models that spare what lies on them; else
+            they are left out.
+    """
+
+    train_dataset: Recipe[Dataset]
+    test_dataset: Recipe[Dataset]
+    train_augmentations: tuple[Recipe[Augmentation], ...] = ()
+    test_augmentations: tuple[Recipe[Augmentation], ...] = ()
+    sampler: Recipe[Sampler] = Recipe(data.ShuffleSampler)
+    batch_size: int = 16
+    test_batch_size: int = 1
+    num_workers: int = 4
+    mask_format: data.MaskFormat = "polygon"
+    mini_mask_size: int = 56
+    keep_crowd: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("test_batch_size", 1), ("num_workers", 0), ("mini_mask_size", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"data.{name}: expected at least {least}, got {getattr(self, name)}")
+
+    @functools.cached_property
+    def train_set(self) -> Dataset:
+        """The training dataset, read once."""
+        return built("data.train_dataset", self.train_dataset)
+
+    @functools.cached_property
+    def test_set(self) -> Dataset:
+        """The test dataset, read once."""
+        return built("data.test_dataset", self.test_dataset)
+
+    def check_classes(self, class_names: Sequence[str]) -> None:
+        """Raises DataError unless these are the test dataset's classes: a figure would mean nothing."""
+        if tuple(class_names) != tuple(self.test_set.class_names):
+            raise DataError(
+                f"data.test_dataset: its classes ({_few(self.test_set.class_names)}) differ from those that the model "
+                f"learned ({_few(class_names)}); names and order count. Set the dataset's 'class_names' to the model's"
+            )
+
+    def train(self, seed: int = 0, start_iter: int = 0) -> Iterable[list[Sample]]:
+        """An endless stream of training batches, from the one numbered ``start_iter`` on.
+
+        Raises ConfigError where the batch size does not divide by the number of processes."""
+        if self.batch_size % world_size():
+            raise ConfigError(
+                f"data.batch_size: {self.batch_size} images do not divide over {world_size()} processes; "
+                f"take a multiple of {world_size()}"
+            )
+        mapper = self._mapper(self.train_set, self.train_augmentations, seed, train=True)
+        per_process = self.batch_size // world_size()
+        sampler = built("data.sampler", self.sampler, self.train_set, per_process, seed, rank(), world_size())
+        return train_loader(self.train_set, mapper, sampler, self.num_workers, start_batch=start_iter)
+
+    def test(self) -> Iterable[list[Sample]]:
+        """The test images once, in order; each process gets its share."""
+        mapper = self._mapper(self.test_set, self.test_augmentations, seed=0, train=False)
+        return test_loader(self.test_set, mapper, self.test_batch_size, self.num_workers, rank(), world_size())
+
+    def _mapper(self, dataset: Dataset, recipes: Sequence[Recipe[Augmentation]], seed: int, train: bool) -> Mapper:
+        steps = [built("data augmentations", recipe) for recipe in recipes]
+        return Mapper(
+            dataset,
+            steps,
+            seed=seed,
+            mask_format=self.mask_format,
+            mini_mask_size=self.mini_mask_size,
+            train=train,
+            keep_crowd=self.keep_crowd and train,
+        )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "")

@@ -1,0 +1,128 @@
+"""The experiment: the root of every config, and how its parts are built."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detkit import data, evaluation, modeling, solver
+from detkit.building import built, without_weights
+from detkit.config import ConfigError, Recipe, complete, load_config, parse, parts_of
+from detkit.engine.interfaces import Hook
+from detkit.evaluation.interfaces import Evaluator
+from detkit.experiment.data import DataConfig
+from detkit.experiment.solver import SolverConfig
+from detkit.experiment.train import TrainConfig
+from detkit.modeling.interfaces import MetaArch
+from detkit.modeling.matcher import Matcher
+from detkit.solver.interfaces import LRSchedule, Optimizer
+
+ROOMS = (data, evaluation, modeling, solver)
+"""Importing a room registers its components; a config may name any of them."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Experiment:
+    """Everything that a config says.
+
+    Args:
+        model: the detector.
+        data: where images come from.
+        solver: how weights change.
+        train: the run itself.
+        evaluators: what is measured on the test dataset.
+
+    Raises:
+        ConfigError: the model wants to know of crowds, and the data leave them out.
+    """
+
+    model: Recipe[MetaArch]
+    data: DataConfig
+    solver: SolverConfig
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    evaluators: tuple[Recipe[Evaluator], ...] = ()
+    tree: dict[str, Any] = dataclasses.field(init=False, default_factory=dict, repr=False)
+    """The complete config, every default filled in; it loads again to the same experiment."""
+
+    def __post_init__(self) -> None:
+        for path, options in () if self.data.keep_crowd else parts_of(self.model, Matcher, "model"):
+            if options.get("crowd_thresh") is not None:
+                raise ConfigError(
+                    f"{path}.crowd_thresh: {options['crowd_thresh']} spares what lies on crowds, but the training data "
+                    f"leave crowds out; set data.keep_crowd=true, or {path}.crowd_thresh=null"
+                )
+
+    def build_model(self, num_classes: int | None = None) -> MetaArch:
+        """A new model on the CPU.
+
+        Args:
+            num_classes: None takes the number, and the names, from the training dataset.
+
+        Raises:
+            ConfigError: parts that do not fit together, such as anchor sizes for another number of levels.
+        """
+        if num_classes is None:
+            return self.build_model_for(self.data.train_set.class_names)
+        return built("model", self.model, num_classes)
+
+    def build_model_for(self, class_names: Sequence[str], pretrained: bool = True) -> MetaArch:
+        """A new model for these classes.
+
+        Args:
+            class_names: the K names.
+            pretrained: False leaves out the files of weights that a backbone's ``weights`` option names, because
+                a checkpoint of the whole model will be loaded anyway.
+        """
+        recipe = self.model if pretrained else without_weights(self.model)
+        model = dataclasses.replace(self, model=recipe).build_model(len(class_names))
+        model.class_names = tuple(class_names)
+        return model
+
+    def build_evaluators(self) -> list[Evaluator]:
+        """The evaluators over the test dataset."""
+        return [built("evaluators", recipe, self.data.test_set) for recipe in self.evaluators]
+
+    def build_optimizer(self, model: torch.nn.Module) -> Optimizer:
+        """The optimizer with its rate scaled to the images a step."""
+        given_for = self.solver.lr_batch_size
+        scale = 1.0 if given_for is None else self.images_per_step / given_for
+        return built("solver.optimizer", self.solver.optimizer, model, scale)
+
+    def build_schedule(self) -> LRSchedule:
+        """The learning-rate schedule."""
+        return built("solver.schedule", self.solver.schedule)
+
+    def build_hooks(self) -> list[Hook]:
+        """The further hooks that the config asks for."""
+        return [built("train.hooks", recipe) for recipe in self.train.hooks]
+
+    @property
+    def images_per_step(self) -> int:
+        """Training images between two changes of the weights, over all processes."""
+        return self.data.batch_size * self.solver.accumulate
+
+    def max_iter(self) -> int:
+        """Training steps; for ``epochs`` this reads the training dataset."""
+        if self.solver.max_iter is not None:
+            return self.solver.max_iter
+        return math.ceil((self.solver.epochs or 0) * len(self.data.train_set) / self.images_per_step)
+
+
+def load_experiment(path: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Experiment:
+    """Reads a config, lays the overrides over it and checks all of it. Builds nothing and reads no data.
+
+    Args:
+        path: a YAML file, or its content as plain data (a checkpoint's config).
+        overrides: ``key.path=value``, the values in YAML.
+
+    Raises:
+        ConfigError: the first thing that is wrong, with its path, what was expected and the way out.
+    """
+    config = load_config(path, overrides)
+    recipe = parse(config.tree, Experiment, sources=config.sources)
+    experiment = recipe()
+    experiment.tree = {**({"imports": config.imports} if config.imports else {}), **complete(recipe)}
+    return experiment

@@ -1,0 +1,42 @@
+"""How an experiment's weights change."""
+
+import dataclasses
+
+from detkit.config import Recipe
+from detkit.solver.interfaces import LRSchedule, Optimizer
+
+
+@dataclasses.dataclass(kw_only=True)
+class SolverConfig:
+    """How weights change, and for how long.
+
+    Args:
+        optimizer: from gradients to weights.
+        schedule: the learning rate over the run.
+        max_iter: training steps; or give ``epochs``.
+        epochs: passes over the training dataset; or give ``max_iter``.
+        lr_batch_size: the batch size that the optimizer's ``lr`` is given for; with other ``data.batch_size`` times
+            ``accumulate`` the rate is scaled in proportion. null: the rate is taken as it stands.
+        clip_grad_norm: gradients are scaled down to this global norm; null for no limit.
+        accumulate: batches a step; their gradients are averaged. The step is that of one batch so many times as
+            large, in the memory of one; only batch norms (not frozen ones) still look at each batch alone.
+    """
+
+    optimizer: Recipe[Optimizer]
+    schedule: Recipe[LRSchedule]
+    max_iter: int | None = None
+    epochs: float | None = None
+    lr_batch_size: int | None = 16
+    clip_grad_norm: float | None = None
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        if (self.max_iter is None) == (self.epochs is None):
+            raise ValueError(
+                f"solver: give either max_iter or epochs, got max_iter {self.max_iter} and epochs {self.epochs} "
+                "(null removes the one that a base config gives)"
+            )
+        for name in ("max_iter", "epochs", "lr_batch_size", "clip_grad_norm", "accumulate"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"solver.{name}: expected more than 0, got {value}")

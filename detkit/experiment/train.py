@@ -1,0 +1,43 @@
+"""The run of an experiment."""
+
+import dataclasses
+
+from detkit.config import Recipe
+from detkit.engine.interfaces import Hook
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrainConfig:
+    """The run: where it writes, what it starts from, how often it reports.
+
+    Args:
+        output_dir: the run's folder.
+        seed: of everything random.
+        device: ``auto`` (a CUDA GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        init_weights: a checkpoint to start from; only what fits is loaded, and the report says what did not.
+        log_period: steps between lines of metrics.
+        eval_period: steps between evaluations; null for one at the end.
+        checkpoint_period: steps between checkpoints; null for none but the final weights.
+        checkpoint_keep: how many checkpoints are kept.
+        num_pictures: test images whose predictions are drawn at the end.
+        hooks: further hooks, in order.
+    """
+
+    output_dir: str = "output/run"
+    seed: int = 0
+    device: str = "auto"
+    init_weights: str | None = None
+    log_period: int = 20
+    eval_period: int | None = None
+    checkpoint_period: int | None = 5000
+    checkpoint_keep: int = 3
+    num_pictures: int = 8
+    hooks: tuple[Recipe[Hook], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("log_period", "eval_period", "checkpoint_period", "checkpoint_keep"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"train.{name}: expected at least 1, got {value}")
+        if self.seed < 0 or self.num_pictures < 0:
+            raise ValueError(f"train: expected no negative seed or num_pictures, got {self.seed}, {self.num_pictures}")

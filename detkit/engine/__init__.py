@@ -1,12 +1,14 @@
 """The training loop and what happens around it."""
 
-from detkit.engine.extra_hooks import TensorBoardWriter, TorchProfiler
 from detkit.engine.freeze_schedule import FreezeSchedule, FreezeStage
-from detkit.engine.hooks import CheckpointHook, EvalHook, MetricsWriter, ProgressBar
+from detkit.engine.hooks import CheckpointHook, EvalHook
 from detkit.engine.interfaces import HOOKS, Hook
 from detkit.engine.metrics import Metrics
+from detkit.engine.profiler import TorchProfiler
+from detkit.engine.progress_bar import ProgressBar
 from detkit.engine.summary import describe_batch, summarize
 from detkit.engine.trainer import Trainer
+from detkit.engine.writers import MetricsWriter, TensorBoardWriter
 
 __all__ = [
     "HOOKS",

@@ -1,111 +1,13 @@
-"""The hooks of every run: progress, metrics.jsonl, checkpoints, evaluation. Whoever starts the run makes them."""
+"""The hooks of every run that act: checkpoints and evaluation. Whoever starts the run makes them."""
 
-import datetime
-import logging
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from detkit.checkpoint import Checkpointer
 from detkit.engine.interfaces import Hook
-from detkit.engine.metrics import Line, append_line, cut_lines, flatten
+from detkit.engine.metrics import flatten
 from detkit.engine.trainer import Trainer
-from detkit.utils import distributed, rng_state, set_rng_state
-
-logger = logging.getLogger(__name__)
-
-_TIMES = ("data_time", "step_time", "eta_seconds", "max_memory_mb")
-
-
-class ProgressBar(Hook):
-    """A bar with the time left, the losses and the rate; where stderr is no terminal, a log line a period instead.
-
-    The line goes to ``log.txt`` in both cases. Rank 0 only.
-
-    Args:
-        bar: None shows the bar where stderr is a terminal.
-    """
-
-    def __init__(self, *, bar: bool | None = None):
-        super().__init__()
-        self.bar = bar
-        self._bar: tqdm | None = None
-        self._total = 0
-
-    def before_train(self, trainer: Trainer) -> None:
-        """Opens the bar."""
-        if not distributed.is_main():
-            return
-        self._total = trainer.max_iter
-        if self.bar or (self.bar is None and sys.stderr.isatty()):
-            self._bar = tqdm(
-                desc="train", total=trainer.max_iter, initial=trainer.finished, dynamic_ncols=True, file=sys.stderr
-            )
-        trainer.metrics.subscribe(self._show)
-
-    def after_step(self, trainer: Trainer) -> None:
-        """Moves it on."""
-        if self._bar is not None:
-            self._bar.update()
-
-    def after_train(self, trainer: Trainer) -> None:
-        """Closes it."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-    def _show(self, line: Line) -> None:
-        if "total_loss" not in line:
-            return
-        losses = [f"{n} {v:.4g}" for n, v in line.items() if "loss" in n]
-        words = "  ".join([*losses, f"lr {line['lr']:.3g}"])
-        if self._bar is not None:
-            self._bar.set_postfix_str(words, refresh=False)
-        eta = datetime.timedelta(seconds=round(line["eta_seconds"]))
-        memory = f"  {line['max_memory_mb']} MB" if "max_memory_mb" in line else ""
-        others = "".join(
-            f"  {n} {v:.4g}" for n, v in line.items() if "loss" not in n and n not in (*_TIMES, "lr", "iteration")
-        )
-        logger.log(
-            logging.INFO if self._bar is None else logging.DEBUG,
-            "step %d/%d  eta %s  %s%s  %.3f s/step (data %.3f)%s",
-            *(line["iteration"] + 1, self._total, eta, words, others, line["step_time"], line["data_time"], memory),
-        )
-
-
-class MetricsWriter(Hook):
-    """Writes every line of metrics to ``metrics.jsonl``.
-
-    On a resume, lines of steps that are done again are cut first; a run from the start begins a new file. Rank 0 only.
-
-    Args:
-        path: None is ``metrics.jsonl`` in the trainer's ``output_dir``.
-    """
-
-    def __init__(self, path: str | Path | None = None):
-        super().__init__()
-        self.path = None if path is None else Path(path)
-
-    def before_train(self, trainer: Trainer) -> None:
-        """Cuts the file. Raises ValueError where neither hook nor trainer knows a folder."""
-        if not distributed.is_main():
-            return
-        if self.path is None:
-            if trainer.output_dir is None:
-                raise ValueError("MetricsWriter: give a path, or the trainer an output_dir")
-            self.path = trainer.output_dir / "metrics.jsonl"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        dropped = cut_lines(self.path, trainer.finished)
-        if dropped:
-            logger.info("%s: dropped %d lines of steps from %d on", self.path, dropped, trainer.finished)
-        trainer.metrics.subscribe(self._write)
-
-    def _write(self, line: Line) -> None:
-        assert self.path is not None
-        append_line(self.path, line)
+from detkit.utils import rng_state, set_rng_state
 
 
 class CheckpointHook(Hook):

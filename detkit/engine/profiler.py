@@ -1,59 +1,15 @@
-"""Hooks that a config may add under ``train.hooks``."""
+"""Where the time of a step goes."""
 
 import logging
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from detkit.engine.interfaces import HOOKS, Hook
-from detkit.engine.metrics import Line
 from detkit.engine.trainer import Trainer
+from detkit.engine.writers import output_folder
 from detkit.utils import atomic_write, distributed
 
 logger = logging.getLogger(__name__)
-
-
-@HOOKS.register()
-class TensorBoardWriter(Hook):
-    """Writes the lines of metrics, evaluations included, for TensorBoard. Rank 0 only.
-
-    Where tensorboard is not installed it says so once and does nothing.
-
-    Args:
-        folder: where in the run's folder.
-    """
-
-    def __init__(self, *, folder: str = "tensorboard"):
-        super().__init__()
-        self.folder = folder
-        self._writer: Any = None
-
-    def before_train(self, trainer: Trainer) -> None:
-        """Opens the writer."""
-        if not distributed.is_main():
-            return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            logger.info("TensorBoardWriter: tensorboard is not installed (pip install tensorboard); nothing written")
-            return
-        # purge_step hides what a run that was resumed had written beyond its checkpoint.
-        self._writer = SummaryWriter(str(_folder(trainer, self) / self.folder), purge_step=trainer.finished)
-        trainer.metrics.subscribe(self._write)
-
-    def after_train(self, trainer: Trainer) -> None:
-        """Closes it."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-    def _write(self, line: Line) -> None:
-        if self._writer is None:
-            return
-        for name, value in line.items():
-            if name != "iteration":
-                self._writer.add_scalar(name, value, line["iteration"])
 
 
 @HOOKS.register()
@@ -105,13 +61,7 @@ class TorchProfiler(Hook):
         profiler.stop()
         key = "self_device_time_total" if trainer.device.type != "cpu" else "self_cpu_time_total"
         logger.info("profile\n%s", profiler.key_averages().table(sort_by=key, row_limit=self.rows))
-        path = _folder(trainer, self) / "profile.json"
+        path = output_folder(trainer, self) / "profile.json"
         with atomic_write(path) as file:
             profiler.export_chrome_trace(file.name)
         logger.info("wrote %s; open it at ui.perfetto.dev or chrome://tracing", path)
-
-
-def _folder(trainer: Trainer, hook: Hook) -> Path:
-    if trainer.output_dir is None:
-        raise ValueError(f"{type(hook).__name__}: the trainer has no output_dir to write to")
-    return trainer.output_dir

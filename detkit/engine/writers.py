@@ -1,0 +1,93 @@
+"""Hooks that write the lines of metrics: to metrics.jsonl in every run, to TensorBoard where a config says so."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from detkit.engine.interfaces import HOOKS, Hook
+from detkit.engine.metrics import Line, append_line, cut_lines
+from detkit.engine.trainer import Trainer
+from detkit.utils import distributed
+
+logger = logging.getLogger(__name__)
+
+
+class MetricsWriter(Hook):
+    """Writes every line of metrics to ``metrics.jsonl``.
+
+    On a resume, lines of steps that are done again are cut first; a run from the start begins a new file. Rank 0 only.
+
+    Args:
+        path: None is ``metrics.jsonl`` in the trainer's ``output_dir``.
+    """
+
+    def __init__(self, path: str | Path | None = None):
+        super().__init__()
+        self.path = None if path is None else Path(path)
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Cuts the file. Raises ValueError where neither hook nor trainer knows a folder."""
+        if not distributed.is_main():
+            return
+        if self.path is None:
+            if trainer.output_dir is None:
+                raise ValueError("MetricsWriter: give a path, or the trainer an output_dir")
+            self.path = trainer.output_dir / "metrics.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        dropped = cut_lines(self.path, trainer.finished)
+        if dropped:
+            logger.info("%s: dropped %d lines of steps from %d on", self.path, dropped, trainer.finished)
+        trainer.metrics.subscribe(self._write)
+
+    def _write(self, line: Line) -> None:
+        assert self.path is not None
+        append_line(self.path, line)
+
+
+@HOOKS.register()
+class TensorBoardWriter(Hook):
+    """Writes the lines of metrics, evaluations included, for TensorBoard. Rank 0 only.
+
+    Where tensorboard is not installed it says so once and does nothing.
+
+    Args:
+        folder: where in the run's folder.
+    """
+
+    def __init__(self, *, folder: str = "tensorboard"):
+        super().__init__()
+        self.folder = folder
+        self._writer: Any = None
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Opens the writer."""
+        if not distributed.is_main():
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            logger.info("TensorBoardWriter: tensorboard is not installed (pip install tensorboard); nothing written")
+            return
+        # purge_step hides what a run that was resumed had written beyond its checkpoint.
+        self._writer = SummaryWriter(str(output_folder(trainer, self) / self.folder), purge_step=trainer.finished)
+        trainer.metrics.subscribe(self._write)
+
+    def after_train(self, trainer: Trainer) -> None:
+        """Closes it."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _write(self, line: Line) -> None:
+        if self._writer is None:
+            return
+        for name, value in line.items():
+            if name != "iteration":
+                self._writer.add_scalar(name, value, line["iteration"])
+
+
+def output_folder(trainer: Trainer, hook: Hook) -> Path:
+    """The run's folder, for a hook that writes there. Raises ValueError where the trainer has none."""
+    if trainer.output_dir is None:
+        raise ValueError(f"{type(hook).__name__}: the trainer has no output_dir to write to")
+    return trainer.output_dir

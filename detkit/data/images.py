@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from detkit.data.faults import Fault
 from detkit.registry import DataError
 
 ORIENTATION = 0x0112
@@ -25,7 +26,8 @@ def read_image(path: str, size: tuple[int, int] | None = None) -> np.ndarray:
             turned as it is meant to be seen.
 
     Raises:
-        DataError: the file is missing, is not an image that can be decoded, or has another size.
+        DataError: the file is missing, is not an image that can be decoded, or has another size (each a ``Fault`` with
+            its kind).
     """
     try:
         with Image.open(path) as image:
@@ -74,7 +76,8 @@ def _turned(image: Image.Image, size: tuple[int, int] | None) -> bool:
 
 def _rgb(image: Image.Image, path: str) -> np.ndarray:
     if image.mode == "F":
-        raise DataError(f"{path}: pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
+        words = "pixels are floating-point numbers of unknown range; save it with 8 or 16 bits"
+        raise Fault("unreadable image", path, "", words)
     if image.mode.startswith("I"):  # 16 bits; Pillow itself would cut off what is above 255
         gray = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
         return np.repeat(gray.astype(np.uint8)[:, :, None], 3, 2)
@@ -92,16 +95,19 @@ def _ends_well(path: str, kind: str | None) -> bool:
         return mark in file.read()
 
 
-def _unreadable(path: str, error: Any) -> DataError:
+def _unreadable(path: str, error: Any) -> Fault:
     if not os.path.exists(path):
-        return DataError(f"{path}: there is no such image file; check the dataset's image_root and its file names")
+        words = "there is no such image file; check the dataset's image_root and its file names"
+        return Fault("missing image", path, "", words)
     reason = str(error) or type(error).__name__
-    return DataError(f"{path}: cannot be decoded as an image ({reason}); replace the file or remove its record")
+    words = f"cannot be decoded as an image ({reason}); replace the file or remove its record"
+    return Fault("unreadable image", path, "", words)
 
 
-def _wrong_size(path: str, found: tuple[int, int], size: tuple[int, int]) -> DataError:
-    return DataError(
-        f"{path}: is {found[1]} x {found[0]} pixels (width x height), its annotations are made for {size[1]} x "
+def _wrong_size(path: str, found: tuple[int, int], size: tuple[int, int]) -> Fault:
+    words = (
+        f"is {found[1]} x {found[0]} pixels (width x height), its annotations are made for {size[1]} x "
         f"{size[0]}; boxes and masks would lie in the wrong place. Use the image that was annotated, or correct the "
         "record's width and height with its annotations"
     )
+    return Fault("image of another size", path, "", words)

@@ -60,7 +60,7 @@ class CocoInstances(Dataset):
         super().__init__()
         self.json_file = data_path(json_file, "CocoInstances.json_file", folder=False)
         self.image_root = data_path(image_root, "CocoInstances.image_root", folder=True)
-        file = CocoFile.load(self.json_file)
+        file = self._load()
         self.class_names, classes = file.classes(class_names)
         images = file.images()
         reader = AnnotationReader(file, images, classes, Policy(keep_crowd, invalid_boxes, invalid_masks))
@@ -79,6 +79,10 @@ class CocoInstances(Dataset):
         self._check_images(check_images)
         if self._left_out():
             logger.warning("%s%s", self.json_file, self._left_out())
+
+    def _load(self) -> CocoFile:
+        """The file, with a report that stops at the first fault; an examiner's class reports otherwise."""
+        return CocoFile.load(self.json_file)
 
     def _check_images(self, count: int) -> None:
         if count < 0:

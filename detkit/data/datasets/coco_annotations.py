@@ -11,7 +11,6 @@ import numpy as np
 from detkit.data.datasets.annotations import AnnotationTable
 from detkit.data.datasets.coco_json import CocoFile, ImageEntry
 from detkit.data.flat import Ragged, offsets
-from detkit.registry import DataError
 from detkit.structures.rle import checked_rle, rle_counts
 
 InvalidBoxes = Literal["drop", "error"]
@@ -62,36 +61,37 @@ class AnnotationReader:
         self._has_masks = any(entry.get("segmentation") for entry in file.content["annotations"])
 
     def read(self) -> AnnotationTable:
-        """All annotations, ordered by image. Raises DataError for the first that is wrong."""
+        """All annotations, ordered by image. Raises DataError for the first that is wrong, as the file's report says.
+
+        Where the report returns, annotations that cannot be used are left out.
+        """
         found = (self._row(i) for i in range(len(self.file.content["annotations"])))
-        rows = [row for row in found if row is not None]
-        seen: set[int] = set()
-        for row in rows:
-            if row.id in seen:
-                raise self.file.error(f"two annotations have the id {row.id}; give each its own")
-            seen.add(row.id)
-        rows.sort(key=lambda row: row.image)
-        return self._table(rows)
+        rows: dict[int, _Row] = {}
+        for row in found:
+            if row is None:
+                continue
+            if row.id in rows:
+                words = f"two annotations have the id {row.id}; give each its own"
+                self.file.complain("annotation id twice", f"annotation {row.id}", words)
+                continue
+            rows[row.id] = row
+        return self._table(sorted(rows.values(), key=lambda row: row.image))
 
     def _row(self, index: int) -> _Row | None:
         field, entry = self.file.field, self.file.content["annotations"][index]
         annotation_id = field("annotations", index, "id", (int,))
         image_id = field("annotations", index, "image_id", (int, str))
         category_id = field("annotations", index, "category_id", (int,))
-        label = f"annotation {annotation_id}"
-        if image_id not in self._image_index:
-            raise self.file.error(
-                f"{label}: image_id {image_id!r} is not the id of any of the {len(self.images)} images"
-            )
-        if category_id not in self.classes:
-            known = ", ".join(map(str, sorted(self.classes)[:20])) + (" ..." if len(self.classes) > 20 else "")
-            raise self.file.error(f"{label}: category_id {category_id} is not listed in 'categories' ({known})")
+        known = self._knows(annotation_id, image_id, category_id)
+        bbox = field("annotations", index, "bbox", (list,))
+        if annotation_id is None or image_id not in self._image_index or bbox is None:
+            return None
         row = _Row(
             id=annotation_id,
             image=self._image_index[image_id],
-            class_index=self.classes[category_id],
+            class_index=self.classes.get(category_id, 0),
             crowd=bool(entry.get("iscrowd", 0)),
-            box=_numbers4(field("annotations", index, "bbox", (list,))),
+            box=_numbers4(bbox),
         )
         if row.class_index < 0:
             self.tally["objects of other classes left out"] += 1
@@ -99,68 +99,93 @@ class AnnotationReader:
         if row.crowd and not self.policy.keep_crowd:
             self.tally["crowds left out"] += 1
             return None
-        if not self._sound_box(row) or (self._has_masks and not self._read_shape(row, entry.get("segmentation"))):
+        sound = self._sound_box(row)
+        if sound is None or (self._has_masks and not self._read_shape(row, entry.get("segmentation"))):
             return None
         row.area = _area(entry.get("area"), row)
-        return row
+        return row if sound and known else None
 
-    def _sound_box(self, row: _Row) -> bool:
-        """Whether the box has an area within its image; counts what does not, or reaches beyond it."""
-        image, (x, y, w, h) = self.images[row.image], row.box
+    def _knows(self, annotation_id: Any, image_id: Any, category_id: Any) -> bool:
+        """Whether image and category are the file's; complains of those that are not."""
+        label = f"annotation {annotation_id}"
+        if image_id is not None and image_id not in self._image_index:
+            words = f"{label}: image_id {image_id!r} is not the id of any of the {len(self.images)} images"
+            self.file.complain("unknown image", label, words)
+        if category_id is not None and category_id not in self.classes:
+            known = ", ".join(map(str, sorted(self.classes)[:20])) + (" ..." if len(self.classes) > 20 else "")
+            words = f"{label}: category_id {category_id} is not listed in 'categories' ({known})"
+            self.file.complain("unknown category", label, words)
+        return image_id in self._image_index and category_id in self.classes
+
+    def _sound_box(self, row: _Row) -> bool | None:
+        """Whether the box has an area within its image; None where the policy leaves it out. Counts what it cuts."""
+        image, (x, y, w, h), label = self.images[row.image], row.box, f"annotation {row.id}"
         if not all(map(math.isfinite, row.box)):
-            raise self.file.error(f"annotation {row.id}: bbox is not four finite numbers (x, y, width, height)")
+            words = f"{label}: bbox is not four finite numbers (x, y, width, height)"
+            self.file.complain("box that is not finite", label, words)
+            return False
         height, width = image.size
         x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
         if w <= 0 or h <= 0 or x2 <= x1 or y2 <= y1:
-            if self.policy.invalid_boxes == "error":
-                raise self.file.error(
-                    f"annotation {row.id}: its bbox {list(row.box)} (x, y, width, height) has no area in its image "
-                    f"({image.file_name}, {width} x {height}); correct it, or set invalid_boxes: drop"
-                )
+            words = f"{label}: its bbox {list(row.box)} (x, y, width, height) has no area in its image"
+            words += f" ({image.file_name}, {width} x {height}); correct it, or set invalid_boxes: drop"
+            drop = self.policy.invalid_boxes == "drop"
+            self.file.complain("box without area", label, words, serious=not drop)
             self.tally["boxes without area in their image left out"] += 1
-            return False
+            return None if drop else False
         if max(x1 - x, y1 - y, x + w - x2, y + h - y2) > 0.5:
+            words = f"{label}: its bbox {list(row.box)} reaches over its image ({image.file_name}, {width} x {height})"
+            self.file.complain("box over the edge", label, words, serious=False)
             self.tally["boxes that reached over their image cut"] += 1
         return True
 
     def _read_shape(self, row: _Row, segmentation: Any) -> bool:
         """Fills in the row's polygons or RLE; False where the annotation is left out."""
         if not segmentation:
-            return self._no_shape(row, "has no segmentation, but other annotations have one")
+            return self._no_shape(row, "no mask", "has no segmentation, but other annotations have one")
         if isinstance(segmentation, Mapping):
-            try:
-                row.rle = checked_rle(segmentation, self.images[row.image].size)["counts"]
-            except (ValueError, TypeError) as error:
-                raise self.file.error(f"annotation {row.id}: {error}") from None
-            return True
+            return self._read_rle(row, segmentation)
         parts = segmentation if isinstance(segmentation, list) else [segmentation]
         if not isinstance(parts[0], list):
             parts = [parts]
-        polygons = [self._polygon(row, part) for part in parts]
+        read = [self._polygon(row, part) for part in parts]
+        polygons = [p for p in read if p is not None]
         row.polygons = [p for p in polygons if len(p) >= 6]
         bad = len(polygons) - len(row.polygons)
-        if bad and self.policy.invalid_masks == "error":
-            raise self._shape_error(row, "has a polygon of fewer than 3 points")
+        if bad:
+            strict = self.policy.invalid_masks == "error"
+            self._complain_of_shape(row, "polygon of too few points", "has a polygon of fewer than 3 points", strict)
+        if len(read) > len(polygons):
+            return False
         if not row.polygons:
-            return self._no_shape(row, "has no polygon of at least 3 points")
+            return self._no_shape(row, "no mask", "has no polygon of at least 3 points")
         if bad:
             self.tally["polygons of fewer than 3 points left out"] += bad
         return True
 
-    def _polygon(self, row: _Row, part: Any) -> np.ndarray:
+    def _read_rle(self, row: _Row, segmentation: Mapping[str, Any]) -> bool:
+        try:
+            row.rle = checked_rle(segmentation, self.images[row.image].size)["counts"]
+        except (ValueError, TypeError) as error:
+            self.file.complain("malformed RLE", f"annotation {row.id}", f"annotation {row.id}: {error}")
+            return False
+        return True
+
+    def _polygon(self, row: _Row, part: Any) -> np.ndarray | None:
         try:
             points = np.asarray(part, np.float64)
         except (TypeError, ValueError):
             points = np.zeros(1)
         if points.ndim != 1 or len(points) % 2 or not (np.abs(points) < FAR).all():
-            words = f"annotation {row.id}: segmentation holds {str(part)[:60]}; expected a polygon as x, y, x, y, ..."
-            raise self.file.error(words)
+            label = f"annotation {row.id}"
+            words = f"{label}: segmentation holds {str(part)[:60]}; expected a polygon as x, y, x, y, ..."
+            self.file.complain("malformed polygon", label, words)
+            return None
         return points
 
-    def _no_shape(self, row: _Row, words: str) -> bool:
-        if self.policy.invalid_masks == "error":
-            raise self._shape_error(row, words)
-        if self.policy.invalid_masks == "drop":
+    def _no_shape(self, row: _Row, kind: str, words: str) -> bool:
+        self._complain_of_shape(row, kind, words, self.policy.invalid_masks == "error")
+        if self.policy.invalid_masks != "box":
             self.tally["objects without a mask left out"] += 1
             return False
         self.tally["objects without a mask given their box as one"] += 1
@@ -168,11 +193,12 @@ class AnnotationReader:
         row.polygons = [np.array([x, y, x + w, y, x + w, y + h, x, y + h])]
         return True
 
-    def _shape_error(self, row: _Row, words: str) -> DataError:
-        return self.file.error(
+    def _complain_of_shape(self, row: _Row, kind: str, words: str, serious: bool) -> None:
+        words = (
             f"annotation {row.id} {words}; correct it, or set invalid_masks: drop (leaves it out) or box (takes the "
             "box as its mask)"
         )
+        self.file.complain(kind, f"annotation {row.id}", words, serious=serious)
 
     def _table(self, rows: list[_Row]) -> AnnotationTable:
         sizes = np.array([self.images[row.image].size for row in rows], np.float64).reshape(-1, 2)

@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from detkit.data.faults import Fault, Report, stop_at
 from detkit.registry import DataError, did_you_mean
 
 KEYS = ("images", "annotations", "categories")
@@ -32,13 +33,15 @@ class CocoFile:
     Args:
         path: the file, for messages.
         content: what stands in it.
+        report: takes each fault. The one that is used for training raises; where it returns, what is wrong is left out.
     """
 
     path: str
     content: Mapping[str, Any]
+    report: Report = stop_at
 
     @staticmethod
-    def load(path: str) -> "CocoFile":
+    def load(path: str, report: Report = stop_at) -> "CocoFile":
         """Reads a file. Raises DataError where it is not JSON, or not COCO."""
         try:
             with open(path, encoding="utf-8") as file:
@@ -52,28 +55,36 @@ class CocoFile:
                 f"{path}: is not a COCO instances file: it has {f'keys {keys}' if keys else 'no keys'}, but no list "
                 f"under {', '.join(map(repr, missing))}"
             )
-        file_ = CocoFile(path, content)
+        file_ = CocoFile(path, content, report)
         for key in KEYS:
             for i, entry in enumerate(content[key]):
                 if not isinstance(entry, Mapping):
-                    raise file_.error(f"{key}[{i}] is {str(entry)[:40]!r}; expected a mapping")
+                    words = f"{key}[{i}] is {str(entry)[:40]!r}; expected a mapping"
+                    file_.complain("malformed entry", f"{key}[{i}]", words)
+                    content[key][i] = {}  # where that returns, its fields are missing, too
         return file_
 
     def error(self, words: str) -> DataError:
         """A DataError that names the file."""
         return DataError(f"{self.path}: {words}")
 
+    def complain(self, kind: str, entry: str, words: str, *, serious: bool = True) -> None:
+        """Reports a fault of the file; see ``Fault``."""
+        self.report(Fault(kind, self.path, entry, words, serious))
+
     def field(self, key: str, index: int, name: str, kinds: tuple[type, ...]) -> Any:
-        """``content[key][index][name]``. Raises DataError where it is missing or of another kind."""
+        """``content[key][index][name]``; None after complaining that it is missing or of another kind."""
         entry = self.content[key][index]
         label = f"{key}[{index}]" if "id" not in entry or name == "id" else f"{key[:-1]} {entry['id']!r}"
         if name not in entry:
-            raise self.error(f"{label} has no '{name}'; it has {', '.join(map(repr, entry)) or 'nothing'}")
+            words = f"{label} has no '{name}'; it has {', '.join(map(repr, entry)) or 'nothing'}"
+            return self.complain("malformed entry", label, words)
         value = entry[name]
         large = isinstance(value, int) and abs(value) >= 2**63
         if not isinstance(value, kinds) or isinstance(value, bool) or large:
             expected = " or ".join(kind.__name__ for kind in kinds) + (" of at most 64 bits" if large else "")
-            raise self.error(f"{label}: {name} is {str(value)[:40]!r}; expected {expected}")
+            words = f"{label}: {name} is {str(value)[:40]!r}; expected {expected}"
+            return self.complain("malformed entry", label, words)
         return value
 
     def classes(self, class_names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[int, int]]:
@@ -83,21 +94,13 @@ class CocoFile:
             class_names: the wanted ones, in order; None for all, in the order of the ids.
 
         Raises:
-            DataError: no categories, an id or name given twice, a wanted name that is not there.
+            DataError: no categories, a wanted name that is not there, an id or name given twice.
         """
-        entries = range(len(self.content["categories"]))
-        names = {
-            self.field("categories", i, "id", (int,)): self.field("categories", i, "name", (str,)) for i in entries
-        }
+        names = self._category_names()
         if not names:
             raise self.error("'categories' is empty; a detector needs at least one class")
-        if len(names) < len(entries):
-            twice = _twice(entry["id"] for entry in self.content["categories"])
-            raise self.error(f"two categories have the id {twice}; give each its own")
-        if len(set(names.values())) < len(names):
-            raise self.error(f"two categories are named '{_twice(names.values())}'; give each its own name")
         if class_names is None:
-            class_names = [names[i] for i in sorted(names)]
+            class_names = list(dict.fromkeys(names[i] for i in sorted(names)))
         if not class_names or len(set(class_names)) < len(class_names):
             raise self.error(f"class_names: expected different names, got {list(class_names)}")
         for name in class_names:
@@ -110,29 +113,43 @@ class CocoFile:
         index = {name: i for i, name in enumerate(class_names)}
         return tuple(class_names), {i: index.get(name, -1) for i, name in names.items()}
 
+    def _category_names(self) -> dict[int, str]:
+        """Category id -> name."""
+        names: dict[int, str] = {}
+        for i in range(len(self.content["categories"])):
+            id_, name = self.field("categories", i, "id", (int,)), self.field("categories", i, "name", (str,))
+            if id_ is None or name is None:
+                continue
+            if id_ in names:
+                words = f"two categories have the id {id_}; give each its own"
+                self.complain("category id twice", f"category {id_}", words)
+                continue
+            if name in names.values():
+                words = f"two categories are named '{name}'; give each its own name"
+                self.complain("category name twice", f"category {id_}", words)
+            names[id_] = name
+        return names
+
     def images(self) -> list[ImageEntry]:
         """The images, in the order of the file. Raises DataError for a missing field or an id given twice."""
-        out = []
+        out: dict[int | str, ImageEntry] = {}
         for i in range(len(self.content["images"])):
             image_id = self.field("images", i, "id", (int, str))
             name = self.field("images", i, "file_name", (str,))
             height, width = (self.field("images", i, side, (int, float)) for side in ("height", "width"))
+            if image_id is None or name is None or height is None or width is None:
+                continue
+            label = f"image {image_id!r}"
             if not name or not (height >= 1 and width >= 1) or height % 1 or width % 1:
                 found = f"file_name {name!r}, height {height} and width {width}"
-                raise self.error(f"image {image_id!r} has {found}; expected a name and whole numbers above 0")
-            out.append(ImageEntry(image_id, name, (int(height), int(width))))
-        if len({image.id for image in out}) < len(out):
-            twice = _twice(image.id for image in out)
-            raise self.error(f"two images have the id {twice!r}; give each its own, also in the annotations' image_id")
-        if len({type(image.id) for image in out}) > 1:
-            raise self.error("some image ids are numbers and some are strings; expected one kind")
-        return out
-
-
-def _twice(values: Iterable[Any]) -> Any:
-    seen = set()
-    for value in values:
-        if value in seen:
-            return value
-        seen.add(value)
-    return None
+                words = f"{label} has {found}; expected a name and whole numbers above 0"
+                self.complain("malformed entry", label, words)
+            elif image_id in out:
+                words = f"two images have the id {image_id!r}; give each its own, also in the annotations' image_id"
+                self.complain("image id twice", label, words)
+            elif out and type(image_id) is not type(next(iter(out))):
+                words = "some image ids are numbers and some are strings; expected one kind"
+                self.complain("image ids of two kinds", label, words)
+            else:
+                out[image_id] = ImageEntry(image_id, name, (int(height), int(width)))
+        return list(out.values())

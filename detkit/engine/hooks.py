@@ -1,5 +1,7 @@
 """The hooks of every run that act: checkpoints and evaluation. Whoever starts the run makes them."""
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -57,7 +59,8 @@ class EvalHook(Hook):
     """Evaluates every period and at the end.
 
     The results go to ``trainer.results``, and their figures as a line of metrics: ``{"iteration", "box/AP", ...}``.
-    Evaluating leaves the random state of training as it was. All ranks evaluate.
+    Evaluating leaves the random state of training as it was. All ranks evaluate. How long it takes counts for the
+    time that is left.
 
     Args:
         evaluate: gives nested results; {} on other ranks than 0.
@@ -70,21 +73,41 @@ class EvalHook(Hook):
     def __init__(self, evaluate: Callable[[], dict[str, Any]], period: int | None = None):
         super().__init__()
         self.evaluate, self.period = evaluate, _period("eval period", period)
+        self._seconds: float | None = None  # of the last evaluation
+        self._evaluated = 0  # steps that were finished then
+
+    def seconds_left(self, trainer: Trainer) -> float | None:
+        """What evaluations until the end will take, each as long as the last one; None before the first."""
+        period = self.period or trainer.max_iter
+        left = 0 if trainer.is_last_step else math.ceil(trainer.max_iter / period) - trainer.finished // period
+        left += _is_due(trainer, self.period) and self._evaluated != trainer.finished
+        if left == 0:
+            return 0.0
+        return None if self._seconds is None else left * self._seconds
 
     def after_step(self, trainer: Trainer) -> None:
         """Evaluates where it is time."""
         if not _is_due(trainer, self.period):
             return
         trainer.check_finite()
-        state = rng_state()
+        state, start = rng_state(), time.perf_counter()
         try:
             trainer.results = self.evaluate()
         finally:
             set_rng_state(state)
             trainer.model.train()
+        self._seconds, self._evaluated = time.perf_counter() - start, trainer.finished
         figures = flatten(trainer.results)
         if figures:
             trainer.metrics.publish({"iteration": trainer.step, **figures})
+
+    def state_dict(self) -> dict[str, Any]:
+        """How long an evaluation takes."""
+        return {"seconds": self._seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what ``state_dict`` gave."""
+        self._seconds = state.get("seconds")
 
 
 def _period(name: str, period: int | None) -> int | None:

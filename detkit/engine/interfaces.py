@@ -26,6 +26,14 @@ class Hook:
     def after_train(self, trainer: "Trainer") -> None:
         """After the last step, also when training ends by an exception."""
 
+    def seconds_left(self, trainer: "Trainer") -> float | None:
+        """How long this hook will still take until the end of training, where it is long enough to count.
+
+        Returns:
+            Seconds; None where the hook has something long to do and does not know yet how long it takes.
+        """
+        return 0.0
+
     def state_dict(self) -> dict[str, Any]:
         """What a resume needs."""
         return {}

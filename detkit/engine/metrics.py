@@ -1,18 +1,17 @@
 """Metrics of a run: collected without waiting for the device, averaged over a window, handed on as lines."""
 
 import dataclasses
-import json
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from detkit.engine.pace import Pace
 from detkit.structures import Losses
-from detkit.utils import atomic_write, distributed
+from detkit.utils import distributed
+from detkit.utils.memory import peak_memory
 
 Line = dict[str, Any]
 """``{"iteration": ..., name: number, ...}``. ``iteration`` is the number (0-based) of the last finished step."""
@@ -48,6 +47,7 @@ class Metrics:
         self._subscribers: list[Callable[[Line], None]] = []
         self._window: list[_Step] = []
         self._data_time = self._step_time = 0.0
+        self._pace = Pace()
 
     def subscribe(self, receiver: Callable[[Line], None]) -> None:
         """From now on ``receiver`` gets every line, on every rank; subscribing twice changes nothing."""
@@ -67,6 +67,7 @@ class Metrics:
         """Takes how long the step took, in seconds, and how much of it was waiting for data."""
         self._data_time += data_time
         self._step_time += step_time
+        self._pace.add(step_time)
 
     def settle(self) -> None:
         """Brings what is still on the device over.
@@ -87,23 +88,49 @@ class Metrics:
             if not math.isfinite(step.values["total_loss"]):
                 raise non_finite_loss(step.number, step.values, step.files)
 
-    def flush(self, lr: float, steps_left: int, device: torch.device) -> Line:
+    def flush(self, lr: float, steps_left: int, device: torch.device, hooks_left: float = 0.0) -> Line:
         """Publishes the window as a line and begins the next one. All ranks must call it at the same step.
+
+        Args:
+            lr: the learning rate of the last step.
+            steps_left: how many steps follow.
+            device: whose memory is reported, beside the processes' own.
+            hooks_left: seconds that hooks will take until the end, for the time left.
 
         Raises:
             FloatingPointError: a step's total loss was not finite.
         """
         window, self._window = self._window, []
         count = max(len(window), 1)
-        line: Line = {"iteration": window[-1].number, **_means(window)} if window else {}
+        means, memory = _over_ranks(window, peak_memory(device))
+        line: Line = {"iteration": window[-1].number, **means} if window else {}
         line["lr"] = lr
         line["data_time"], line["step_time"] = self._data_time / count, self._step_time / count
-        line["eta_seconds"] = round(line["step_time"] * steps_left, 1)
-        if device.type == "cuda":
-            line["max_memory_mb"] = round(torch.cuda.max_memory_allocated(device) / 2**20)
+        line["eta_seconds"] = round(self._pace.settle() * steps_left + hooks_left, 1)
+        line.update(memory)
         self._data_time = self._step_time = 0.0
         self.publish(line)
         return line
+
+    def state_dict(self) -> dict[str, Any]:
+        """The window that is not full yet, of every rank, and the pace. All ranks must call it.
+
+        Raises:
+            FloatingPointError: a step's total loss was not finite.
+        """
+        self.settle()
+        window = [[step.number, dict(step.values), list(step.files)] for step in self._window]
+        mine = {"window": window, "data_time": self._data_time, "step_time": self._step_time}
+        return {"ranks": distributed.all_gather_object(mine), "pace": self._pace.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what ``state_dict`` gave; with another number of processes the window's figures are lost."""
+        self._pace.load_state_dict(state["pace"])
+        if len(state["ranks"]) != distributed.world_size():
+            return
+        mine = state["ranks"][distributed.rank()]
+        self._window = [_Step(number, {}, list(files), dict(values)) for number, values, files in mine["window"]]
+        self._data_time, self._step_time = mine["data_time"], mine["step_time"]
 
 
 def mean_losses(every: Sequence[Losses]) -> Losses:
@@ -134,18 +161,22 @@ def non_finite_loss(step: int, values: Mapping[str, float], files: Iterable[str]
     )
 
 
-def _means(window: list[_Step]) -> dict[str, float]:
+def _over_ranks(window: list[_Step], memory: dict[str, int]) -> tuple[dict[str, float], dict[str, int]]:
+    """The figures' means over the steps of all ranks, and the most memory that any of them took."""
     sums: dict[str, tuple[float, int]] = {}
     for step in window:
         for name, value in step.values.items():
             total, count = sums.get(name, (0.0, 0))
             sums[name] = total + value, count + 1
     merged: dict[str, tuple[float, int]] = {}
-    for part in distributed.all_gather_object(sums):
+    most: dict[str, int] = {}
+    for part, taken in distributed.all_gather_object((sums, memory)):
         for name, (value, number) in part.items():
             total, count = merged.get(name, (0.0, 0))
             merged[name] = total + value, count + number
-    return {name: total / count for name, (total, count) in merged.items()}
+        for name, size in taken.items():
+            most[name] = max(size, most.get(name, 0))
+    return {name: total / count for name, (total, count) in merged.items()}, most
 
 
 def flatten(results: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
@@ -159,36 +190,3 @@ def flatten(results: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
         elif isinstance(value, int | float) and not isinstance(value, bool):
             flat[f"{prefix}{name}"] = value
     return flat
-
-
-def append_line(path: Path, line: Line) -> None:
-    """Appends ``line`` as one line of JSON in a single write. Numbers that are not finite become null."""
-    finite = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in line.items()}
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    try:
-        os.write(handle, (json.dumps(finite, allow_nan=False) + "\n").encode())
-    finally:
-        os.close(handle)
-
-
-def cut_lines(path: Path, finished: int) -> int:
-    """Drops the lines of steps that will be done (again): those numbered ``finished`` or higher, and torn ones.
-
-    Returns:
-        How many were dropped; 0 where there is no file.
-    """
-    if not path.is_file():
-        return 0
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    kept = [line for line in lines if _iteration(line) < finished]
-    if len(kept) < len(lines):
-        with atomic_write(path, "w") as file:
-            file.writelines(f"{line}\n" for line in kept)
-    return len(lines) - len(kept)
-
-
-def _iteration(line: str) -> float:
-    try:
-        return float(json.loads(line)["iteration"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf

@@ -148,7 +148,8 @@ class Trainer:
         self.metrics.add_times(data_time, time.perf_counter() - start)
         if log:
             lr = self.optimizer.param_groups[0]["lr"]
-            self.metrics.flush(lr, self.max_iter - self.finished, self.device)
+            hooks_left = sum(hook.seconds_left(self) or 0.0 for hook in self.hooks)
+            self.metrics.flush(lr, self.max_iter - self.finished, self.device, hooks_left)
         for hook in self.hooks:
             hook.after_step(self)
 
@@ -217,6 +218,7 @@ class Trainer:
             "finished": self.finished,
             "optimizer": self.optimizer.state_dict(),
             "hooks": {key: hook.state_dict() for key, hook in self._named_hooks()},
+            "metrics": self.metrics.state_dict(),
             "rng": distributed.all_gather_object(rng_state()),
         }
 
@@ -239,6 +241,8 @@ class Trainer:
         for key, hook in self._named_hooks():
             if key in state["hooks"]:
                 hook.load_state_dict(state["hooks"][key])
+        if "metrics" in state:  # checkpoints of older versions have none
+            self.metrics.load_state_dict(state["metrics"])
         self.finished = int(state["finished"])
         self.step = max(self.finished - 1, 0)
         if distributed.rank() < len(state["rng"]):

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from detkit.engine.interfaces import HOOKS, Hook
-from detkit.engine.metrics import Line, append_line, cut_lines
+from detkit.engine.metrics import Line
+from detkit.engine.metrics_file import append_line, cut_lines
 from detkit.engine.trainer import Trainer
 from detkit.utils import distributed
 

@@ -112,7 +112,7 @@ def test_progress_as_a_bar(make_trainer, capsys):
     shown = capsys.readouterr().err
     assert "train: 100%" in shown
     assert "4/4" in shown
-    assert "total_loss" in shown
+    assert "loss " in shown
     assert "lr 0.0125" in shown
 
 

@@ -47,7 +47,7 @@ def test_log_and_progress_bar(caplog, capsys):
             Trainer(model, optimizer, lambda s, n: 1.0, iter([samples] * 4), 4, hooks=hooks, log_period=2).train()
     shown = capsys.readouterr().err
     assert "4/4" in shown
-    assert "loss_a 0.25" in shown
+    assert "a 0.25" in shown
     lines = [r.getMessage() for r in caplog.records if r.levelno == logging.INFO]
     assert any("step 2/4  eta 0:00:0" in line and "loss_a 0.25" in line for line in lines)
     (arrays, _) = [r.getMessage() for r in caplog.records if "the first batch" in r.getMessage()]

@@ -76,6 +76,7 @@ def train(exp: Experiment, go_on: bool) -> None:
         exp.max_iter(),
         clip_grad_norm=exp.solver.clip_grad_norm,
         accumulate=exp.solver.accumulate,
+        loss_mean=exp.solver.loss_mean,
         output_dir=out,
         log_period=exp.train.log_period,
         hooks=[

@@ -2,14 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from detkit.engine.pace import Pace
-from detkit.structures import Losses
 from detkit.utils import distributed
 from detkit.utils.memory import peak_memory
 
@@ -131,24 +130,6 @@ class Metrics:
         mine = state["ranks"][distributed.rank()]
         self._window = [_Step(number, {}, list(files), dict(values)) for number, values, files in mine["window"]]
         self._data_time, self._step_time = mine["data_time"], mine["step_time"]
-
-
-def mean_losses(every: Sequence[Losses]) -> Losses:
-    """The losses of a step, detached: means over its batches.
-
-    A term that a batch does not give counts as 0 for it, so that the terms sum up to what is minimised; a metric's
-    mean is over the batches that give it.
-    """
-    terms: dict[str, list[Tensor]] = {}
-    metrics: dict[str, list[Tensor]] = {}
-    for losses in every:
-        for into, values in ((terms, losses.terms), (metrics, losses.metrics)):
-            for name, value in values.items():
-                into.setdefault(name, []).append(value.detach())
-    return Losses(
-        {name: torch.stack(values).sum() / len(every) for name, values in terms.items()},
-        {name: torch.stack(values).float().mean() for name, values in metrics.items()},
-    )
 
 
 def non_finite_loss(step: int, values: Mapping[str, float], files: Iterable[str]) -> FloatingPointError:

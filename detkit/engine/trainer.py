@@ -1,10 +1,8 @@
 """Trainer: the loop. It takes built objects and knows neither models nor data."""
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,9 @@ import torch
 from torch import nn
 
 from detkit.engine.interfaces import Hook
-from detkit.engine.metrics import Metrics, mean_losses, non_finite_loss
+from detkit.engine.loss_means import LossMean
+from detkit.engine.metrics import Metrics
+from detkit.engine.passes import Passes, file_names
 from detkit.engine.summary import describe_batch
 from detkit.structures import Losses, Sample
 from detkit.utils import distributed, rng_state, set_rng_state
@@ -35,8 +35,10 @@ class Trainer:
         max_iter: number of the run's steps.
         hooks: called in this order.
         clip_grad_norm: gradients are scaled down to this global L2 norm; None: no limit.
-        accumulate: batches a step: their gradients are averaged, and clipped and applied once. Losses and metrics
-            of a step are means over them. Batch norms take their statistics of each batch alone.
+        accumulate: batches a step: their gradients are averaged, and clipped and applied once. Batch norms take their
+            statistics of each batch alone.
+        loss_mean: what the losses of a step are means over, the logged ones and those that are minimised: all of the
+            step, over its batches and all processes, or each batch alone and then over the batches; see ``Passes``.
         device: where samples are sent; None: where the model's first parameter is.
         output_dir: the run's folder, for the hooks that write.
         log_period: steps between lines of metrics.
@@ -63,6 +65,7 @@ class Trainer:
         hooks: Sequence[Hook] = (),
         clip_grad_norm: float | None = None,
         accumulate: int = 1,
+        loss_mean: LossMean = "step",
         device: torch.device | str | None = None,
         output_dir: str | Path | None = None,
         log_period: int = 20,
@@ -76,6 +79,7 @@ class Trainer:
         self.model, self.optimizer, self.schedule, self.max_iter = model, optimizer, schedule, max_iter
         self.hooks, self.clip_grad_norm, self.accumulate = list(hooks), clip_grad_norm, accumulate
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
+        self.passes = Passes(model, self.device, loss_mean)
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.metrics = Metrics(log_period)
         self.step, self.finished = 0, 0
@@ -154,30 +158,21 @@ class Trainer:
             hook.after_step(self)
 
     def _run(self, stream: Iterator[list[Sample]]) -> float:
-        """Forward and backward for each batch of the step, then the update. Gives the seconds of waiting for data."""
+        """The passes of the step, then the update. Gives the seconds of waiting for data."""
         factor = self.schedule(self.step, self.max_iter)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         self.optimizer.zero_grad(set_to_none=True)
-        data_time, every, files = 0.0, [], []
-        for number in range(self.accumulate):
-            start = time.perf_counter()
-            batch = self._next(stream)
-            data_time += time.perf_counter() - start
-            names = [sample.file_name or str(sample.image_id) for sample in batch]
-            files += names
-            try:
-                every.append(self._backward(batch, names, last=number + 1 == self.accumulate))
-            except Exception:
-                logger.error("step %d failed on the batch %s", self.step, ", ".join(names))
-                raise
-        self.losses = mean_losses(every)
+        start = time.perf_counter()
+        batches = [self._next(stream) for _ in range(self.accumulate)]
+        data_time = time.perf_counter() - start
+        self.losses = self.passes(self.step, batches)
         figures = {"total_loss": self.losses.total(), **self.losses.terms, **self.losses.metrics}
         if self.clip_grad_norm is not None:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             figures["grad_norm"] = nn.utils.clip_grad_norm_(parameters, self.clip_grad_norm)
         self.optimizer.step()
-        self.metrics.add(self.step, figures, files)
+        self.metrics.add(self.step, figures, [name for batch in batches for name in file_names(batch)])
         return data_time
 
     def _next(self, stream: Iterator[list[Sample]]) -> list[Sample]:
@@ -189,20 +184,6 @@ class Trainer:
             logger.debug("the first batch\n%s", describe_batch(batch))
         self._described = True
         return batch
-
-    def _backward(self, batch: list[Sample], files: list[str], last: bool) -> Losses:
-        """Adds the gradients of one batch, of the step's ``accumulate``; gives its losses, detached."""
-        waits = not last and isinstance(self.model, nn.parallel.DistributedDataParallel)
-        with self.model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]  # talks once a step
-            losses: Losses = self.model([sample.to(self.device, non_blocking=True) for sample in batch])
-            if not losses.terms:
-                raise ValueError("the model gave no loss term; is it in training mode?")
-            total = losses.total()
-            if total.device.type == "cpu" and not isfinite(total.item()):  # a GPU would have to be waited for
-                figures = {**losses.terms, **losses.metrics}
-                raise non_finite_loss(self.step, {n: float(v.detach()) for n, v in figures.items()}, files)
-            (total / self.accumulate).backward()
-        return mean_losses([losses])
 
     def _after_train_quietly(self) -> None:
         """All hooks get to clean up, and none hides the exception that ended training."""

@@ -3,6 +3,7 @@
 import dataclasses
 
 from detkit.config import Recipe
+from detkit.engine.loss_means import LossMean
 from detkit.solver.interfaces import LRSchedule, Optimizer
 
 
@@ -20,6 +21,9 @@ class SolverConfig:
         clip_grad_norm: gradients are scaled down to this global norm; null for no limit.
         accumulate: batches a step; their gradients are averaged. The step is that of one batch so many times as
             large, in the memory of one; only batch norms (not frozen ones) still look at each batch alone.
+        loss_mean: step: losses are means over all of a step, whatever batches and processes it is split into;
+            accumulating costs a forward pass more for each batch but the first. batch: means over each batch of each
+            process alone, which are then averaged (Detectron2 over several GPUs, matterport).
     """
 
     optimizer: Recipe[Optimizer]
@@ -29,6 +33,7 @@ class SolverConfig:
     lr_batch_size: int | None = 16
     clip_grad_norm: float | None = None
     accumulate: int = 1
+    loss_mean: LossMean = "step"
 
     def __post_init__(self) -> None:
         if (self.max_iter is None) == (self.epochs is None):

@@ -35,6 +35,10 @@ class SmoothL1BoxLoss(BoxLoss):
         total = F.smooth_l1_loss(deltas.float(), target, beta=self.beta, reduction="sum")
         return self.weight * total / (num_samples if self.mean_over == "samples" else max(deltas.numel(), 1))
 
+    def count(self, num_foreground: int, num_samples: int) -> int:
+        """See ``BoxLoss.count``."""
+        return num_samples if self.mean_over == "samples" else num_foreground
+
 
 @BOX_LOSSES.register()
 class GIoUBoxLoss(BoxLoss):
@@ -56,3 +60,7 @@ class GIoUBoxLoss(BoxLoss):
         """See ``BoxLoss.forward``."""
         total = generalized_box_iou_loss(box_coder.decode(reference, deltas), gt_boxes, reduction="sum")
         return self.weight * total / (num_samples if self.mean_over == "samples" else max(len(deltas), 1))
+
+    def count(self, num_foreground: int, num_samples: int) -> int:
+        """See ``BoxLoss.count``."""
+        return num_samples if self.mean_over == "samples" else num_foreground

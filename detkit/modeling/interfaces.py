@@ -151,6 +151,15 @@ class BoxLoss(nn.Module):
         """
         raise NotImplementedError
 
+    def count(self, num_foreground: int, num_samples: int) -> int:
+        """What ``forward`` divides its sum by, before clamping at 1 and up to a constant factor; see ``Losses.counts``.
+
+        Args:
+            num_foreground: N.
+            num_samples: as in ``forward``, but not clamped.
+        """
+        return num_samples
+
 
 class ProposalGenerator(nn.Module):
     """Features to class-agnostic proposals: one ``Instances(boxes, objectness)`` an image, best first."""

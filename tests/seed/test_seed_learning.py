@@ -182,6 +182,7 @@ def test_training(depth, small, preset, monkeypatch):
         8,
         clip_grad_norm=exp.solver.clip_grad_norm,
         accumulate=exp.solver.accumulate,
+        loss_mean=exp.solver.loss_mean,
         hooks=[*exp.build_hooks(), watch],
     )
     trainer.train()
@@ -201,7 +202,8 @@ def test_training(depth, small, preset, monkeypatch):
 
 def test_training_averages(small, preset, sample, monkeypatch):
     """training: gradients are averaged over the batches of a step, not summed."""
-    accumulate = preset().solver.accumulate
+    solver = preset().solver
+    accumulate, loss_mean = solver.accumulate, solver.loss_mean
 
     def loss(samples):
         return Losses({"sum": samples[0].image.float().mean() * small.neck.laterals["res2"].weight.sum()})
@@ -209,9 +211,10 @@ def test_training_averages(small, preset, sample, monkeypatch):
     monkeypatch.setattr(small, "loss", loss)
     images = [dataclasses.replace(sample(seed=n), target=None) for n in range(accumulate)]
     optimizer = torch.optim.SGD(small.parameters(), lr=0.0)
-    Trainer(small, optimizer, lambda step, n: 1.0, iter([[i] for i in images]), 1, accumulate=accumulate).train()
+    options = {"accumulate": accumulate, "loss_mean": loss_mean}
+    Trainer(small, optimizer, lambda step, n: 1.0, iter([[i] for i in images]), 1, **options).train()
     wanted = np.mean([image.image.float().mean() for image in images])
-    assert accumulate > 1
+    assert (accumulate > 1, loss_mean) == (True, "batch")
     assert small.neck.laterals["res2"].weight.grad.mean() == pytest.approx(wanted, rel=1e-5)
 
 

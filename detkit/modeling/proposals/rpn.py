@@ -118,15 +118,19 @@ class RPN(ProposalGenerator):
         sampled = torch.nonzero(labels.flatten() >= 0).squeeze(1)
         wanted = positive.flatten()[sampled].float()
         objectness = F.binary_cross_entropy_with_logits(logits.flatten()[sampled].float(), wanted, reduction="sum")
-        count = max(len(sampled) if self.mean_over == "samples" else self.batch_size_per_image * len(targets), 1)
+        count = len(sampled) if self.mean_over == "samples" else self.batch_size_per_image * len(targets)
         reference = torch.cat([anchors.tensor[rows] for rows in foreground])
-        boxes = self.box_loss(self.box_coder, deltas[positive], reference, torch.cat(gt_boxes), count)
+        boxes = self.box_loss(self.box_coder, deltas[positive], reference, torch.cat(gt_boxes), max(count, 1))
         num_foreground = positive.sum() / len(targets)
         return Losses(
-            terms={"loss_rpn_cls": objectness / count, "loss_rpn_loc": boxes},
+            terms={"loss_rpn_cls": objectness / max(count, 1), "loss_rpn_loc": boxes},
             metrics={
                 "rpn/num_foreground": num_foreground,
                 "rpn/num_background": len(sampled) / len(targets) - num_foreground,
+            },
+            counts={
+                "loss_rpn_cls": logits.new_full((), count, dtype=torch.float32),
+                "loss_rpn_loc": logits.new_full((), self.box_loss.count(len(reference), count), dtype=torch.float32),
             },
         )
 

@@ -86,11 +86,16 @@ class FastRCNNHead(BoxHead):
         chosen = deltas[positive, 0 if self.class_agnostic else classes[positive]]
         reference = Boxes.cat([p.boxes for p in proposals]).tensor[positive]
         gt_boxes = Boxes.cat([p.gt_boxes for p in proposals]).tensor[positive]
-        count = max(len(classes), 1)
+        count = len(classes)
         # A mean over nothing is not a number, and one empty batch must not end the training.
-        loss_cls = F.cross_entropy(self._of_active(logits.float(), proposals), classes, reduction="sum") / count
-        loss_box = self.box_loss(self.box_coder, chosen, reference, gt_boxes, count)
-        return Losses({"loss_cls": loss_cls, "loss_box_reg": loss_box}, self._accuracy(logits, classes))
+        loss_cls = F.cross_entropy(self._of_active(logits.float(), proposals), classes, reduction="sum") / max(count, 1)
+        loss_box = self.box_loss(self.box_coder, chosen, reference, gt_boxes, max(count, 1))
+        counts = {"loss_cls": count, "loss_box_reg": self.box_loss.count(len(positive), count)}
+        return Losses(
+            {"loss_cls": loss_cls, "loss_box_reg": loss_box},
+            self._accuracy(logits, classes),
+            {name: logits.new_full((), value, dtype=torch.float32) for name, value in counts.items()},
+        )
 
     def _of_active(self, logits: Tensor, proposals: Sequence[Instances]) -> Tensor:
         """The logits, minus infinity for classes that the image's dataset does not label."""

@@ -1,0 +1,126 @@
+"""The passes of a training step: forward and backward for each of its batches."""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from math import isfinite
+
+import torch
+from torch import nn
+
+from detkit.engine.loss_means import IMAGES, Counts, LossMean, StepMean, counts_of, summed, weighed
+from detkit.engine.metrics import non_finite_loss
+from detkit.layers.running_statistics import keep_running_statistics
+from detkit.structures import Losses, Sample
+from detkit.utils import distributed, rng_state, set_rng_state
+
+logger = logging.getLogger(__name__)
+
+Batch = list[Sample]
+
+
+class Passes:
+    """Adds up the gradients of a step's batches.
+
+    With ``loss_mean`` step the counts of all batches must be known before the first backward pass. The first batch's
+    come from its own forward pass; for each of the others, where the model gives counts, there is a forward pass
+    without gradients before, with the same random numbers, that leaves running statistics alone.
+
+    Args:
+        model: may be wrapped for distributed training.
+        device: where samples are sent.
+        loss_mean: see ``LossMean``.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device, loss_mean: LossMean):
+        self.model, self.device, self.loss_mean = model, device, loss_mean
+        self._mean = StepMean()
+
+    def __call__(self, step: int, batches: Sequence[Batch]) -> Losses:
+        """Gives the step's losses, detached: the terms' sum is what was minimised.
+
+        Args:
+            step: its number, for messages.
+            batches: all of the step, on this process.
+
+        Raises:
+            FloatingPointError: a loss on the CPU is NaN or infinite.
+            ValueError: the model gave no loss.
+        """
+        done: list[Losses] = []
+        factors: Sequence[dict[str, torch.Tensor] | float] = [1.0]
+        for number, batch in enumerate(batches):
+            talks = number + 1 == len(batches)
+            with _naming(step, batch), self._talking(talks):
+                losses = self._losses(self.model, batch)
+                _check_finite(losses, step, batch)
+            if number == 0:
+                factors = self._factors(step, losses, batches)
+            with _naming(step, batch), self._talking(talks):
+                if factors[number] != 1.0:
+                    losses = weighed(losses, factors[number])
+                losses.total().backward()
+            done.append(summed([losses]))
+            del losses  # and with it the graph, before the next batch makes its own
+        return summed(done)
+
+    def _factors(self, step: int, first: Losses, batches: Sequence[Batch]) -> Sequence[dict[str, torch.Tensor] | float]:
+        """The one place where ``loss_mean`` is read."""
+        if self.loss_mean == "batch" or (len(batches) == 1 and distributed.world_size() == 1):
+            return [1.0 / len(batches)] * len(batches)
+        own = counts_of(first, len(batches[0]))
+        every = [own, *(self._counted(step, batches[1:]) if first.counts else _images_alone(own, batches[1:]))]
+        return self._mean.factors(every)
+
+    @torch.no_grad()
+    def _counted(self, step: int, batches: Sequence[Batch]) -> list[Counts]:
+        model, state, every = _without_ddp(self.model), rng_state(), []
+        try:
+            with keep_running_statistics(model):
+                for batch in batches:
+                    with _naming(step, batch):
+                        every.append(counts_of(self._losses(model, batch), len(batch)))
+        finally:
+            set_rng_state(state)
+        return every
+
+    def _losses(self, model: nn.Module, batch: Batch) -> Losses:
+        losses: Losses = model([sample.to(self.device, non_blocking=True) for sample in batch])
+        if not losses.terms:
+            raise ValueError("the model gave no loss term; is it in training mode?")
+        return losses
+
+    def _talking(self, talks: bool) -> contextlib.AbstractContextManager[None]:
+        """Whether gradients are averaged over processes in the backward pass: once a step, with its last batch."""
+        waits = not talks and isinstance(self.model, nn.parallel.DistributedDataParallel)
+        return self.model.no_sync() if waits else contextlib.nullcontext()  # type: ignore[operator]
+
+
+def file_names(batch: Batch) -> list[str]:
+    """What samples are called in messages."""
+    return [sample.file_name or str(sample.image_id) for sample in batch]
+
+
+def _images_alone(own: Counts, batches: Sequence[Batch]) -> list[Counts]:
+    return [{IMAGES: torch.full_like(own[IMAGES], max(len(batch), 1))} for batch in batches]
+
+
+def _check_finite(losses: Losses, step: int, batch: Batch) -> None:
+    total = losses.total()
+    if total.device.type == "cpu" and not isfinite(total.item()):  # a GPU would have to be waited for
+        figures = {**losses.terms, **losses.metrics}
+        raise non_finite_loss(step, {n: float(v.detach()) for n, v in figures.items()}, file_names(batch))
+
+
+def _without_ddp(model: nn.Module) -> nn.Module:
+    """The model that takes part in no exchange of buffers; what compiles it stays."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+@contextlib.contextmanager
+def _naming(step: int, batch: Batch) -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        logger.error("step %d failed on the batch %s", step, ", ".join(file_names(batch)))
+        raise

@@ -4,7 +4,7 @@ from detkit.checkpoint.checkpointer import Checkpointer
 from detkit.checkpoint.exporting import export_state
 from detkit.checkpoint.formats import IMPORTERS, import_foreign
 from detkit.checkpoint.importing import Imported, Importer
-from detkit.checkpoint.load import load_weights, load_whole
+from detkit.checkpoint.load import examine_weights, load_weights, load_whole
 from detkit.checkpoint.reading import Checkpoint, as_checkpoint, read_checkpoint
 from detkit.checkpoint.report import LoadReport
 from detkit.checkpoint.resume import resume
@@ -17,6 +17,7 @@ __all__ = [
     "Importer",
     "LoadReport",
     "as_checkpoint",
+    "examine_weights",
     "export_state",
     "import_foreign",
     "load_weights",

@@ -43,6 +43,21 @@ def load_weights(
         ValueError: ``strict``, and something does not fit.
     """
     model = unwrap(model)
+    report, prepared, checkpoint = _plan(model, source, strict)
+    model.load_state_dict(prepared, strict=False)
+    _take_class_names(model, checkpoint, report)
+    return report
+
+
+def examine_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any] | Checkpoint) -> LoadReport:
+    """What ``load_weights`` would load, skip and miss; the model stays as it is. Raises DataError as that does."""
+    return _plan(unwrap(model), source, strict=False)[0]
+
+
+def _plan(
+    model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any] | Checkpoint, strict: bool
+) -> tuple[LoadReport, dict[str, Tensor], Checkpoint]:
+    """What is to be said, what is to be loaded, and the source in detkit's words."""
     own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     original = _read(source)
     checkpoint, report = _in_our_words(original, own)
@@ -64,9 +79,7 @@ def load_weights(
     report.unexpected += [report.renamed.pop(name, name) for name in checkpoint.model if name not in own]
     _warn_of_foreign_classes(report, model, checkpoint, rows)
     _check(report, own, original, strict)
-    model.load_state_dict(prepared, strict=False)
-    _take_class_names(model, checkpoint, report)
-    return report
+    return report, prepared, checkpoint
 
 
 def load_whole(model: nn.Module, checkpoint: Checkpoint) -> LoadReport:

@@ -12,7 +12,16 @@ from detkit.data.augmentations import (
 )
 from detkit.data.datasets import CocoInstances, ConcatDataset, Shapes
 from detkit.data.images import read_image
-from detkit.data.interfaces import AUGMENTATIONS, DATASETS, SAMPLERS, Augmentation, Dataset, Record, Sampler
+from detkit.data.interfaces import (
+    AUGMENTATIONS,
+    DATASETS,
+    SAMPLERS,
+    Augmentation,
+    Dataset,
+    ObjectTable,
+    Record,
+    Sampler,
+)
 from detkit.data.loader import test_loader, train_loader
 from detkit.data.mapper import Mapper, MaskFormat, to_sample
 from detkit.data.samplers import AspectRatioSampler, ShuffleSampler, inference_batches
@@ -30,6 +39,7 @@ __all__ = [
     "FixedSizeCrop",
     "Mapper",
     "MaskFormat",
+    "ObjectTable",
     "RandomCrop",
     "RandomFlip",
     "Record",

@@ -56,6 +56,30 @@ class Record:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class ObjectTable:
+    """All A annotations of a dataset, without its images and masks, ordered by image.
+
+    Args:
+        images: ``(A,)`` int64: the index of each one's image.
+        ids: ``(A,)`` annotation ids.
+        classes: ``(A,)`` int64, 0..K-1.
+        crowd: ``(A,)`` bool.
+        boxes: ``(A, 4)`` float32 xyxy.
+        extents: ``(A, 4)`` float32 xyxy: the box around each one's mask, in its image; NaN where it has none.
+    """
+
+    images: np.ndarray
+    ids: np.ndarray
+    classes: np.ndarray
+    crowd: np.ndarray
+    boxes: np.ndarray
+    extents: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
 class Dataset:
     """A list of images with annotations. Annotations lie in flat arrays, so that loader workers share them.
 
@@ -78,6 +102,26 @@ class Dataset:
     def image_size(self, index: int) -> tuple[int, int]:
         """``(height, width)`` without reading the image."""
         raise NotImplementedError
+
+    def image_path(self, index: int) -> str | None:
+        """The image's file; None for an image that is none."""
+        return None
+
+    def objects(self) -> ObjectTable:
+        """All annotations in flat arrays. This default goes through ``coco``, without masks."""
+        content = self.coco()
+        number = {image["id"]: i for i, image in enumerate(content["images"])}
+        entries = sorted(content["annotations"], key=lambda entry: number[entry["image_id"]])
+        corners = np.array([entry["bbox"] for entry in entries], np.float32).reshape(-1, 4)
+        corners[:, 2:] += corners[:, :2]
+        return ObjectTable(
+            images=np.array([number[entry["image_id"]] for entry in entries], np.int64),
+            ids=np.array([entry["id"] for entry in entries], np.int64),
+            classes=np.array([entry["category_id"] - 1 for entry in entries], np.int64),
+            crowd=np.array([bool(entry.get("iscrowd")) for entry in entries], bool),
+            boxes=corners,
+            extents=np.full_like(corners, np.nan),
+        )
 
     def coco(self) -> dict[str, Any]:
         """The ground truth in COCO's instances form (images, annotations, categories).

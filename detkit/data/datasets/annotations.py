@@ -9,6 +9,7 @@ import torch
 from tabulate import tabulate
 
 from detkit.data.flat import Ragged
+from detkit.data.interfaces import ObjectTable
 from detkit.structures import BitMasks, Masks, PolygonMasks
 
 
@@ -52,6 +53,49 @@ class AnnotationTable:
     def image_of(self) -> np.ndarray:
         """``(A,)`` the image of each annotation."""
         return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+
+    def objects(self, images: np.ndarray, sizes: np.ndarray) -> ObjectTable:
+        """The annotations of some images, which are numbered anew, as a dataset's ``objects`` gives them.
+
+        Args:
+            images: increasing numbers of images.
+            sizes: ``(I, 2)`` (height, width) of every image.
+        """
+        image_of = self.image_of()
+        number = np.full(len(self.starts) - 1, -1, np.int64)
+        number[images] = np.arange(len(images))
+        rows = number[image_of] >= 0
+        limits = sizes[image_of].astype(np.float64)[:, [1, 0, 1, 0]]
+        return ObjectTable(
+            images=number[image_of][rows],
+            ids=self.ids[rows],
+            classes=self.classes[rows],
+            crowd=self.crowd[rows],
+            boxes=self.boxes[rows],
+            extents=np.clip(self._extents(sizes[image_of]), 0, limits)[rows].astype(np.float32),
+        )
+
+    def _extents(self, sizes: np.ndarray) -> np.ndarray:
+        """``(A, 4)`` xyxy around each mask, NaN where there is none; the image of annotation a is of ``sizes[a]``."""
+        out = np.full((len(self), 4), np.nan)
+        owner = np.repeat(np.arange(len(self)), np.diff(self.polygon_starts))
+        corners = np.empty((len(owner), 4))
+        for axis in range(2) if len(owner) else ():
+            values, starts = self.polygons.data[axis::2], self.polygons.offsets[:-1] // 2
+            corners[:, axis] = np.minimum.reduceat(values, starts)
+            corners[:, axis + 2] = np.maximum.reduceat(values, starts)
+        first = self.polygon_starts[:-1]
+        some = np.flatnonzero(np.diff(self.polygon_starts))
+        if len(some):
+            out[some, :2] = np.minimum.reduceat(corners[:, :2], first[some])
+            out[some, 2:] = np.maximum.reduceat(corners[:, 2:], first[some])
+        runs = np.flatnonzero(np.diff(self.rles.offsets))
+        if len(runs):
+            boxes = coco_mask.toBbox(
+                [self._encoded(row, (int(sizes[row, 0]), int(sizes[row, 1]))) for row in runs.tolist()]
+            )
+            out[runs] = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
+        return out
 
     def masks(self, image: int, size: tuple[int, int]) -> Masks | None:
         """The masks of an image of ``size`` (height, width): polygons if all of them are, else bitmaps.

@@ -12,7 +12,7 @@ from detkit.data.datasets.coco_annotations import AnnotationReader, InvalidBoxes
 from detkit.data.datasets.coco_json import CocoFile
 from detkit.data.flat import Texts
 from detkit.data.images import check_image, read_image
-from detkit.data.interfaces import DATASETS, Dataset, Record
+from detkit.data.interfaces import DATASETS, Dataset, ObjectTable, Record
 from detkit.data.paths import data_path
 from detkit.registry import DataError
 
@@ -125,6 +125,14 @@ class CocoInstances(Dataset):
         """``(height, width)``, as the JSON gives it."""
         height, width = self._sizes[self._images[index]]
         return int(height), int(width)
+
+    def image_path(self, index: int) -> str:
+        """The image's file."""
+        return self._path(int(self._images[index]))
+
+    def objects(self) -> ObjectTable:
+        """All annotations in flat arrays."""
+        return self._table.objects(self._images, self._sizes)
 
     def coco(self) -> dict[str, Any]:
         """The ground truth in COCO's form; boxes, areas and shapes as the file gives them."""

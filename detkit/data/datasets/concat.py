@@ -8,7 +8,7 @@ import numpy as np
 from detkit.config import Recipe
 from detkit.data.datasets.annotations import coco_categories
 from detkit.data.flat import offsets
-from detkit.data.interfaces import DATASETS, Dataset, Record
+from detkit.data.interfaces import DATASETS, Dataset, ObjectTable, Record
 
 
 @DATASETS.register()
@@ -51,7 +51,7 @@ class ConcatDataset(Dataset):
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         return number, index - int(self._starts[number])
 
-    def _annotation_id(self, number: int, annotation_id: Any) -> Any:
+    def _annotation_id(self, number: Any, annotation_id: Any) -> Any:
         return annotation_id * len(self.datasets) + number
 
     def __getitem__(self, index: int) -> Record:
@@ -71,6 +71,24 @@ class ConcatDataset(Dataset):
         """``(height, width)``, as the image's own dataset gives it."""
         number, inner = self._place(index)
         return self.datasets[number].image_size(inner)
+
+    def image_path(self, index: int) -> str | None:
+        """The image's file, as its own dataset gives it."""
+        number, inner = self._place(index)
+        return self.datasets[number].image_path(inner)
+
+    def objects(self) -> ObjectTable:
+        """The annotations of all datasets, with the ids of the records."""
+        tables = [dataset.objects() for dataset in self.datasets]
+        joined = {
+            field.name: np.concatenate([getattr(table, field.name) for table in tables])
+            for field in dataclasses.fields(ObjectTable)
+        }
+        lengths = [len(table) for table in tables]
+        joined["images"] = joined["images"] + np.repeat(self._starts[:-1], lengths)
+        joined["ids"] = self._annotation_id(np.repeat(np.arange(len(tables)), lengths), joined["ids"])
+        joined["classes"] = np.concatenate([own[table.classes] for own, table in zip(self._classes, tables)])
+        return ObjectTable(**joined)
 
     def coco(self) -> dict[str, Any]:
         """The ground truth of all datasets in COCO's form, with the ids of the records."""

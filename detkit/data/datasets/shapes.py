@@ -9,7 +9,7 @@ from tqdm import tqdm
 from detkit.data.datasets.annotations import AnnotationTable, class_table, coco_categories
 from detkit.data.datasets.shapes_drawing import SHAPES, Scene, draw_scene
 from detkit.data.flat import Ragged, offsets
-from detkit.data.interfaces import DATASETS, Dataset, Record
+from detkit.data.interfaces import DATASETS, Dataset, ObjectTable, Record
 from detkit.structures import BitMasks
 
 MIN_PIXELS = 8
@@ -104,6 +104,10 @@ class Shapes(Dataset):
     def image_size(self, index: int) -> tuple[int, int]:
         """``(height, width)``, the same for all images."""
         return self.size
+
+    def objects(self) -> ObjectTable:
+        """All annotations in flat arrays."""
+        return self._table.objects(np.arange(len(self)), np.tile(self.size, (len(self), 1)))
 
     def coco(self) -> dict[str, Any]:
         """The ground truth in COCO's form."""

@@ -26,6 +26,7 @@ LEVELS = {
     "predictor": 7,
     "run": 7,
     "command_line": 7,
+    "benchmark": 8,
 }
 NOT_FOR = {"engine": {"modeling", "data"}, "config": {"utils"}}
 """What a room does without, although it lies below."""

@@ -22,7 +22,7 @@ def environment_report() -> str:
         ("platform", platform.platform()),
         ("torch", f"{torch.__version__} (CUDA {torch.version.cuda or 'none'})"),
         *((package, _version(package)) for package in _PACKAGES),
-        ("cpu", f"{_cpu_name()}, {os.cpu_count()} logical cores"),
+        ("cpu", f"{cpu_name()}, {os.cpu_count()} logical cores"),
         ("threads", f"{torch.get_num_threads()} within an operator, {torch.get_num_interop_threads()} between"),
         ("processes", str(distributed.world_size())),
     ]
@@ -43,7 +43,8 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor's name, as the system gives it."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(errors="replace").splitlines():

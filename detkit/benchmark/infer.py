@@ -1,0 +1,53 @@
+"""inference of Mask R-CNN R-50-FPN: from the image to pasted masks"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from detkit.benchmark.limit import count_flops, matrix_product
+from detkit.benchmark.models import as_samples, images_of, make_pair
+from detkit.benchmark.options import add_model_arguments, settings_of
+from detkit.benchmark.report import Report, Row
+from detkit.benchmark.timing import Contestant, measure
+from detkit.building import torch_device
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The subcommand's options."""
+    add_model_arguments(parser, size=800, batch=1)
+
+
+def _without_gradients(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.inference_mode()(function)
+
+
+def run(args: argparse.Namespace) -> Report:
+    """Measures. The baseline is torchvision's model in fp32."""
+    device = torch_device(args.device)
+    images = images_of(args.image, args.batch)
+    pair = make_pair(args.size, images[0])
+    flops = count_flops(pair.theirs, [image.float() / 255 for image in images])
+    pair.to(device)
+    theirs = [(image.float() / 255).to(device) for image in images]
+    samples = [sample.to(device) for sample in as_samples(images)]
+    contestants = [Contestant("torchvision fp32", _without_gradients(lambda: pair.theirs(theirs)))]
+    contestants.append(Contestant("detkit fp32", _without_gradients(lambda: pair.ours(samples))))
+    limits = {name: matrix_product(_DTYPES[name], device) for name in _DTYPES}
+    measured = measure([*contestants, *limits.values()], rounds=args.rounds, warmup=args.warmup, device=device)
+    by_name = {m.name: m for m in measured}
+    baseline = measured[0]
+    rows, facts = [Row.of(baseline, baseline)], {"GFLOP": flops / 1e9}
+    for name, limit in limits.items():
+        rate = by_name[limit.name].rate or 1.0
+        facts |= {f"matrix product {name}, GFLOP/s": rate / 1e9, f"limit {name}, ms": 1000 * flops / rate}
+    for m in measured[1 : len(contestants)]:
+        limit_ms = facts[f"limit {m.name.split()[-1]}, ms"]
+        rows.append(Row.of(m, baseline, **{"to limit": 1000 * m.median / limit_ms}))
+    with torch.inference_mode():
+        facts["detections an image"] = sum(len(found["boxes"]) for found in pair.theirs(theirs)) / args.batch
+    title = f"inference, Mask R-CNN R-50-FPN, {args.size} pixels, batch {args.batch}, {device}"
+    return Report(title, rows, facts, settings_of(args))

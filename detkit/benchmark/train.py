@@ -1,0 +1,97 @@
+"""one training step of Mask R-CNN R-50-FPN: forward, backward, update (SGD with momentum)"""
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from detkit.benchmark.models import as_samples, images_of, make_pair
+from detkit.benchmark.options import add_model_arguments, settings_of
+from detkit.benchmark.report import Report, Row
+from detkit.benchmark.timing import Contestant, measure
+from detkit.building import torch_device
+from detkit.modeling import MetaArch
+from detkit.solver import SGD
+from detkit.structures import BitMasks, Boxes, Instances, Sample
+
+OBJECTS = 8
+"""Objects an image."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The subcommand's options."""
+    add_model_arguments(parser, size=640, batch=2)
+
+
+def made_up_target(size: tuple[int, int], num_classes: int, seed: int) -> Instances:
+    """Ellipses in boxes of all sizes: ``boxes``, ``classes`` and bitmap ``masks``."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = size
+    centre, extent = torch.rand(2, OBJECTS, 2, generator=generator)
+    half = (0.03 + 0.25 * extent**2) * min(size)
+    middle = centre * torch.tensor([width, height])
+    boxes = Boxes(torch.cat([middle - half, middle + half], dim=1)).clip(size)
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    corners = boxes.tensor[..., None, None]
+    radii, centres = (corners[:, 2:] - corners[:, :2]) / 2, (corners[:, 2:] + corners[:, :2]) / 2
+    masks = ((x - centres[:, 0]) / radii[:, 0]) ** 2 + ((y - centres[:, 1]) / radii[:, 1]) ** 2 <= 1
+    classes = torch.randint(num_classes, (OBJECTS,), generator=generator)
+    return Instances(size, boxes=boxes, classes=classes, masks=BitMasks(masks))
+
+
+def their_targets(samples: list[Sample]) -> list[dict[str, Tensor]]:
+    """The samples' targets as torchvision takes them."""
+    targets = [sample.target for sample in samples if sample.target is not None]
+    return [
+        {"boxes": t.boxes.tensor.clone(), "labels": t.classes + 1, "masks": t.masks.tensor.to(torch.uint8)}
+        for t in targets
+    ]
+
+
+def freeze_as_ours(theirs: nn.Module, ours: MetaArch) -> None:
+    """torchvision's model learns what ours learns: not the stem, nor the first stage, nor the norms."""
+    for name, parameter in theirs.named_parameters():
+        frozen = name.startswith(("backbone.body.conv1", "backbone.body.layer1"))
+        norm = ".bn" in name or "downsample.1" in name
+        parameter.requires_grad_(not (frozen or norm) or not name.startswith("backbone.body"))
+    count = [sum(p.numel() for p in model.parameters() if p.requires_grad) for model in (theirs, ours)]
+    assert count[0] >= count[1], f"torchvision trains {count[0]} numbers, detkit {count[1]}"
+
+
+def step_of(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> Callable[[], None]:
+    """Forward, backward, update."""
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss().backward()
+        optimizer.step()
+
+    model.train()
+    return step
+
+
+def run(args: argparse.Namespace) -> Report:
+    """Measures. The baseline is torchvision's model in fp32."""
+    device = torch_device(args.device)
+    images = images_of(args.image, args.batch)
+    pair = make_pair(args.size, images[0]).to(device)
+    theirs, ours = pair.theirs, pair.ours
+    samples = []
+    for number, sample in enumerate(as_samples(images)):
+        target = made_up_target(sample.original_size, ours.num_classes, number)
+        samples.append(Sample(sample.image, sample.original_size, number, target=target).to(device))
+    pixels, targets = [sample.image.float() / 255 for sample in samples], their_targets(samples)
+    freeze_as_ours(theirs, ours)
+    sgd = torch.optim.SGD([p for p in theirs.parameters() if p.requires_grad], 1e-6, momentum=0.9, weight_decay=1e-4)
+
+    def their_loss() -> Tensor:
+        return sum(theirs(list(pixels), [dict(t) for t in targets]).values())  # type: ignore[return-value]
+
+    contestants = [
+        Contestant("torchvision fp32", step_of(theirs, sgd, their_loss)),
+        Contestant("detkit fp32", step_of(ours, SGD(ours, 1.0, lr=1e-6), lambda: ours(samples).total())),
+    ]
+    measured = measure(contestants, rounds=args.rounds, warmup=args.warmup, device=device)
+    title = f"training step, Mask R-CNN R-50-FPN, {args.size} pixels, batch {args.batch}, {device}"
+    return Report(title, [Row.of(m, measured[0]) for m in measured], {}, settings_of(args))

@@ -1,0 +1,70 @@
+"""tools/benchmark.py in its smallest settings: every benchmark runs and leaves its figures."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from detkit.benchmark import Contestant, measure
+from detkit.benchmark.limit import matrix_product
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("benchmark", ROOT / "tools" / "benchmark.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["infer", "train"])
+def test_a_model_benchmark_writes_its_figures(tool, tmp_path, capsys, command):
+    path = tmp_path / "figures.json"
+    options = ["--size", "64", "--batch", "1", "--rounds", "1", "--warmup", "1", "--json", str(path)]
+    assert tool.main([command, *options]) == 0
+    figures = json.loads(path.read_text())
+    assert figures["rows"][0]["name"] == "torchvision fp32"
+    assert figures["rows"][0]["ratio"] == 1
+    assert len(figures["rows"]) > 1
+    assert all(row["milliseconds"] > 0 for row in figures["rows"])
+    assert figures["settings"]["size"] == 64
+    assert "torch " in figures["machine"]["versions"]
+    assert "detkit fp32" in capsys.readouterr().out
+
+
+def test_rounds_alternate_their_order_and_prepare_comes_before_each_run():
+    calls = []
+    contestants = [
+        Contestant(name, lambda n=name: calls.append(n), prepare=lambda n=name: calls.append(n + "?"), memory=False)
+        for name in "ab"
+    ]
+    measured = measure(contestants, rounds=2, warmup=1)
+    assert calls == ["a?", "a", "b?", "b", "a?", "a", "b?", "b", "b?", "b", "a?", "a"]
+    assert [len(m.seconds) for m in measured] == [2, 2]
+    assert measured[0].ratio_to(measured[0]) == 1
+
+
+def test_peak_memory_is_what_a_run_adds():
+    def needs(mib):
+        return lambda: torch.ones(mib * 2**20 // 4).sum()
+
+    small, large = measure([Contestant("small", needs(8)), Contestant("large", needs(256))], rounds=1)
+    if large.peak_memory is None:
+        pytest.skip("the system keeps no record of its peak memory")
+    assert 240 * 2**20 < large.peak_memory < 300 * 2**20
+    assert small.peak_memory < 60 * 2**20
+
+
+def test_a_matrix_product_has_a_rate():
+    (measured,) = measure([matrix_product(torch.float32, torch.device("cpu"), size=64)], rounds=1)
+    assert measured.rate == pytest.approx(2 * 64**3 / measured.seconds[0])
+
+
+def test_contestants_need_names_of_their_own():
+    with pytest.raises(ValueError, match="different names"):
+        measure([Contestant("a", int), Contestant("a", int)], rounds=1)

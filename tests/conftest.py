@@ -9,6 +9,13 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 
 
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+    # pytest -n: the workers share the cores, and so do the processes that their tests start.
+    share = max((os.cpu_count() or 1) // workers, 1)
+    os.environ["OMP_NUM_THREADS"] = str(share)
+    torch.set_num_threads(share)
+
+
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
 

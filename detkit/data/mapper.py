@@ -77,6 +77,7 @@ def to_sample(
     fields: dict[str, Any] = {
         "boxes": Boxes(torch.from_numpy(np.ascontiguousarray(targets.boxes, dtype=np.float32))),
         "classes": torch.from_numpy(np.ascontiguousarray(targets.classes, dtype=np.int64)),
+        "annotation_ids": torch.from_numpy(np.ascontiguousarray(targets.annotation_ids, dtype=np.int64)),
     }
     if keep_crowd:
         fields["crowd"] = torch.from_numpy(np.ascontiguousarray(targets.crowd, dtype=bool))

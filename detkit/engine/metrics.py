@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -22,7 +22,6 @@ class _Step:
 
     number: int
     tensors: dict[str, Tensor]
-    files: list[str]
     values: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
@@ -58,9 +57,9 @@ class Metrics:
         for receiver in self._subscribers:
             receiver(line)
 
-    def add(self, step: int, tensors: Mapping[str, Tensor], files: Iterable[str]) -> None:
-        """Takes the 0-d tensors of one step (``total_loss`` among them) and the files of its batch."""
-        self._window.append(_Step(step, {name: value.detach() for name, value in tensors.items()}, list(files)))
+    def add(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """Takes the 0-d tensors of one step, ``total_loss`` among them."""
+        self._window.append(_Step(step, {name: value.detach() for name, value in tensors.items()}))
 
     def add_times(self, data_time: float, step_time: float) -> None:
         """Takes how long the step took, in seconds, and how much of it was waiting for data."""
@@ -68,36 +67,34 @@ class Metrics:
         self._step_time += step_time
         self._pace.add(step_time)
 
-    def settle(self) -> None:
+    def settle(self) -> tuple[int, Mapping[str, float]] | None:
         """Brings what is still on the device over.
 
-        Raises:
-            FloatingPointError: a step's total loss was not finite.
+        Returns:
+            Number and figures of the first of these steps whose total loss was not finite; None where all were.
         """
         waiting = [step for step in self._window if step.tensors]
         flat = [value for step in waiting for value in step.tensors.values()]
         if not flat:
-            return
+            return None
         device = flat[0].device
         numbers = iter(torch.stack([v.to(device, torch.float32).reshape(()) for v in flat]).tolist())
         for step in waiting:
             step.values = {name: next(numbers) for name in step.tensors}
             step.tensors = {}
-        for step in waiting:
-            if not math.isfinite(step.values["total_loss"]):
-                raise non_finite_loss(step.number, step.values, step.files)
+        bad = (step for step in waiting if not math.isfinite(step.values["total_loss"]))
+        return next(((step.number, step.values) for step in bad), None)
 
     def flush(self, lr: float, steps_left: int, device: torch.device, hooks_left: float = 0.0) -> Line:
-        """Publishes the window as a line and begins the next one. All ranks must call it at the same step.
+        """Publishes the window, after it has settled, as a line and begins the next one.
+
+        All ranks must call it at the same step.
 
         Args:
             lr: the learning rate of the last step.
             steps_left: how many steps follow.
             device: whose memory is reported, beside the processes' own.
             hooks_left: seconds that hooks will take until the end, for the time left.
-
-        Raises:
-            FloatingPointError: a step's total loss was not finite.
         """
         window, self._window = self._window, []
         count = max(len(window), 1)
@@ -112,13 +109,8 @@ class Metrics:
         return line
 
     def state_dict(self) -> dict[str, Any]:
-        """The window that is not full yet, of every rank, and the pace. All ranks must call it.
-
-        Raises:
-            FloatingPointError: a step's total loss was not finite.
-        """
-        self.settle()
-        window = [[step.number, dict(step.values), list(step.files)] for step in self._window]
+        """The window that is not full yet, settled before, of every rank, and the pace. All ranks must call it."""
+        window = [[step.number, dict(step.values)] for step in self._window]
         mine = {"window": window, "data_time": self._data_time, "step_time": self._step_time}
         return {"ranks": distributed.all_gather_object(mine), "pace": self._pace.state_dict()}
 
@@ -128,18 +120,8 @@ class Metrics:
         if len(state["ranks"]) != distributed.world_size():
             return
         mine = state["ranks"][distributed.rank()]
-        self._window = [_Step(number, {}, list(files), dict(values)) for number, values, files in mine["window"]]
+        self._window = [_Step(number, {}, dict(values)) for number, values, *_ in mine["window"]]
         self._data_time, self._step_time = mine["data_time"], mine["step_time"]
-
-
-def non_finite_loss(step: int, values: Mapping[str, float], files: Iterable[str]) -> FloatingPointError:
-    """The error for a loss that is NaN or infinite: which step, which terms, which images, and what helps."""
-    bad = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value) and name != "total_loss"]
-    return FloatingPointError(
-        f"step {step}: the loss is not finite ({', '.join(bad) or 'the sum of its terms overflows'}). The batch:"
-        f" {', '.join(map(str, files)) or 'unnamed samples'}. Look at the annotations of these images; if they are"
-        " right, lower the learning rate, lengthen the warm-up or set solver.clip_grad_norm"
-    )
 
 
 def _over_ranks(window: list[_Step], memory: dict[str, int]) -> tuple[dict[str, float], dict[str, int]]:

@@ -1,20 +1,16 @@
 """The passes of a training step: forward and backward for each of its batches."""
 
 import contextlib
-import logging
-from collections.abc import Iterator, Sequence
-from math import isfinite
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
+from detkit.engine.forensics import Recorder
 from detkit.engine.loss_means import IMAGES, Counts, LossMean, StepMean, counts_of, summed, weighed
-from detkit.engine.metrics import non_finite_loss
 from detkit.layers.running_statistics import keep_running_statistics
 from detkit.structures import Losses, Sample
 from detkit.utils import distributed, rng_state, set_rng_state
-
-logger = logging.getLogger(__name__)
 
 Batch = list[Sample]
 
@@ -36,12 +32,12 @@ class Passes:
         self.model, self.device, self.loss_mean = model, device, loss_mean
         self._mean = StepMean()
 
-    def __call__(self, step: int, batches: Sequence[Batch]) -> Losses:
+    def __call__(self, batches: Sequence[Batch], recorder: Recorder) -> Losses:
         """Gives the step's losses, detached: the terms' sum is what was minimised.
 
         Args:
-            step: its number, for messages.
             batches: all of the step, on this process.
+            recorder: of the run; it looks at every loss.
 
         Raises:
             FloatingPointError: a loss on the CPU is NaN or infinite.
@@ -51,12 +47,13 @@ class Passes:
         factors: Sequence[dict[str, torch.Tensor] | float] = [1.0]
         for number, batch in enumerate(batches):
             talks = number + 1 == len(batches)
-            with _naming(step, batch), self._talking(talks):
-                losses = self._losses(self.model, batch)
-                _check_finite(losses, step, batch)
+            with recorder.naming(batch), self._talking(talks):
+                recorder.begin_batch(batch)
+                losses = self.losses(self.model, batch)
+                recorder.check_loss(losses)
             if number == 0:
-                factors = self._factors(step, losses, batches)
-            with _naming(step, batch), self._talking(talks):
+                factors = self._factors(losses, batches, recorder)
+            with recorder.naming(batch), self._talking(talks):
                 if factors[number] != 1.0:
                     losses = weighed(losses, factors[number])
                 losses.total().backward()
@@ -64,27 +61,30 @@ class Passes:
             del losses  # and with it the graph, before the next batch makes its own
         return summed(done)
 
-    def _factors(self, step: int, first: Losses, batches: Sequence[Batch]) -> Sequence[dict[str, torch.Tensor] | float]:
+    def _factors(
+        self, first: Losses, batches: Sequence[Batch], recorder: Recorder
+    ) -> Sequence[dict[str, torch.Tensor] | float]:
         """The one place where ``loss_mean`` is read."""
         if self.loss_mean == "batch" or (len(batches) == 1 and distributed.world_size() == 1):
             return [1.0 / len(batches)] * len(batches)
         own = counts_of(first, len(batches[0]))
-        every = [own, *(self._counted(step, batches[1:]) if first.counts else _images_alone(own, batches[1:]))]
+        every = [own, *(self._counted(batches[1:], recorder) if first.counts else _images_alone(own, batches[1:]))]
         return self._mean.factors(every)
 
     @torch.no_grad()
-    def _counted(self, step: int, batches: Sequence[Batch]) -> list[Counts]:
+    def _counted(self, batches: Sequence[Batch], recorder: Recorder) -> list[Counts]:
         model, state, every = _without_ddp(self.model), rng_state(), []
         try:
             with keep_running_statistics(model):
                 for batch in batches:
-                    with _naming(step, batch):
-                        every.append(counts_of(self._losses(model, batch), len(batch)))
+                    with recorder.naming(batch):
+                        every.append(counts_of(self.losses(model, batch), len(batch)))
         finally:
             set_rng_state(state)
         return every
 
-    def _losses(self, model: nn.Module, batch: Batch) -> Losses:
+    def losses(self, model: nn.Module, batch: Batch) -> Losses:
+        """The losses of a batch on the host as a step computes them, by its model or by that without its wrappers."""
         losses: Losses = model([sample.to(self.device, non_blocking=True) for sample in batch])
         if not losses.terms:
             raise ValueError("the model gave no loss term; is it in training mode?")
@@ -96,31 +96,10 @@ class Passes:
         return self.model.no_sync() if waits else contextlib.nullcontext()  # type: ignore[operator]
 
 
-def file_names(batch: Batch) -> list[str]:
-    """What samples are called in messages."""
-    return [sample.file_name or str(sample.image_id) for sample in batch]
-
-
 def _images_alone(own: Counts, batches: Sequence[Batch]) -> list[Counts]:
     return [{IMAGES: torch.full_like(own[IMAGES], max(len(batch), 1))} for batch in batches]
-
-
-def _check_finite(losses: Losses, step: int, batch: Batch) -> None:
-    total = losses.total()
-    if total.device.type == "cpu" and not isfinite(total.item()):  # a GPU would have to be waited for
-        figures = {**losses.terms, **losses.metrics}
-        raise non_finite_loss(step, {n: float(v.detach()) for n, v in figures.items()}, file_names(batch))
 
 
 def _without_ddp(model: nn.Module) -> nn.Module:
     """The model that takes part in no exchange of buffers; what compiles it stays."""
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-
-
-@contextlib.contextmanager
-def _naming(step: int, batch: Batch) -> Iterator[None]:
-    try:
-        yield
-    except Exception:
-        logger.error("step %d failed on the batch %s", step, ", ".join(file_names(batch)))
-        raise

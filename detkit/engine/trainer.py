@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from detkit.engine.forensics import Recorder
 from detkit.engine.interfaces import Hook
 from detkit.engine.loss_means import LossMean
 from detkit.engine.metrics import Metrics
-from detkit.engine.passes import Passes, file_names
+from detkit.engine.passes import Passes
 from detkit.engine.summary import describe_batch
 from detkit.structures import Losses, Sample
 from detkit.utils import distributed, rng_state, set_rng_state
@@ -47,6 +48,7 @@ class Trainer:
         step: number (0-based) of the step under way; between steps, of the last one.
         finished: how many steps are done. In ``before_step`` it equals ``step``, in ``after_step`` ``step + 1``.
         losses: the last step's ``Losses``.
+        recorder: what ends the run at a loss that is not finite, and writes down what led to it.
         metrics: where lines of figures are published and subscribed to.
         results: what the last evaluation gave.
 
@@ -82,6 +84,7 @@ class Trainer:
         self.passes = Passes(model, self.device, loss_mean)
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.metrics = Metrics(log_period)
+        self.recorder = Recorder(model, optimizer, self.passes.losses, self.device, self.output_dir)
         self.step, self.finished = 0, 0
         self.losses = Losses()
         self.results: dict[str, Any] = {}
@@ -107,7 +110,9 @@ class Trainer:
         Hooks' ``after_train`` also run when training ends by an exception, which is then raised again.
 
         Raises:
-            FloatingPointError: the loss is NaN or infinite; names the step, the terms and the images.
+            FloatingPointError: the loss or its gradients are NaN or infinite; names the step, the terms, the images and
+                their annotations, and the folder where the batch and the state are (see ``Recorder``).
+            OutOfMemory: names the batch and what to lower.
             ValueError: the batches end before ``max_iter``, or the model gave no loss.
         """
         if self.finished >= self.max_iter:
@@ -128,7 +133,7 @@ class Trainer:
 
     def check_finite(self) -> None:
         """Raises FloatingPointError if the loss of a step until now was not finite. Waits for the device."""
-        self.metrics.settle()
+        self.recorder.judge(self.metrics.settle())
 
     def _stream(self) -> Iterator[list[Sample]]:
         seen = self.finished * self.accumulate
@@ -147,8 +152,8 @@ class Trainer:
         data_time = self._run(stream)
         self.finished = self.step + 1
         log = self.finished % self.metrics.log_period == 0 or self.is_last_step
-        if log:
-            self.metrics.settle()  # within the measured time: on a GPU the work of the window ends here
+        if log or self.recorder.is_full:
+            self.check_finite()  # within the measured time: on a GPU the work of the window ends here
         self.metrics.add_times(data_time, time.perf_counter() - start)
         if log:
             lr = self.optimizer.param_groups[0]["lr"]
@@ -166,13 +171,18 @@ class Trainer:
         start = time.perf_counter()
         batches = [self._next(stream) for _ in range(self.accumulate)]
         data_time = time.perf_counter() - start
-        self.losses = self.passes(self.step, batches)
+        self.recorder.begin_step(self.step)
+        self.losses = self.passes(batches, self.recorder)
         figures = {"total_loss": self.losses.total(), **self.losses.terms, **self.losses.metrics}
-        if self.clip_grad_norm is not None:
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            figures["grad_norm"] = nn.utils.clip_grad_norm_(parameters, self.clip_grad_norm)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if self.clip_grad_norm is not None or self.recorder.at_once:
+            grad_norm = nn.utils.get_total_norm([p.grad for p in parameters])
+            self.recorder.check_gradients(grad_norm)
+            if self.clip_grad_norm is not None:
+                figures["grad_norm"] = grad_norm
+                nn.utils.clip_grads_with_norm_(parameters, self.clip_grad_norm, grad_norm)
         self.optimizer.step()
-        self.metrics.add(self.step, figures, [name for batch in batches for name in file_names(batch)])
+        self.metrics.add(self.step, figures)
         return data_time
 
     def _next(self, stream: Iterator[list[Sample]]) -> list[Sample]:
@@ -194,7 +204,12 @@ class Trainer:
                 logger.exception("%s.after_train failed while training was ending by an exception", type(hook).__name__)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resume needs besides the weights: tensors and plain data only. All ranks must call it."""
+        """What a resume needs besides the weights: tensors and plain data only. All ranks must call it.
+
+        Raises:
+            FloatingPointError: the loss of a step until now was not finite.
+        """
+        self.check_finite()
         return {
             "finished": self.finished,
             "optimizer": self.optimizer.state_dict(),

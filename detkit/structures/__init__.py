@@ -8,6 +8,7 @@ from detkit.structures.instances import Instances
 from detkit.structures.losses import Losses
 from detkit.structures.masks import BitMasks, CropMethod, Masks, PolygonMasks
 from detkit.structures.mini_masks import MiniMasks
+from detkit.structures.plain import from_plain, to_plain
 from detkit.structures.sample import Sample
 
 __all__ = [
@@ -23,4 +24,6 @@ __all__ = [
     "MiniMasks",
     "PolygonMasks",
     "Sample",
+    "from_plain",
+    "to_plain",
 ]

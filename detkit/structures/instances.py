@@ -16,7 +16,7 @@ class Instances:
     Fields that the project itself uses: ``boxes`` (Boxes, (N, 4)), ``classes`` ((N,) int64), ``scores`` ((N,)),
     ``masks`` (BitMasks, PolygonMasks or MiniMasks), ``objectness`` ((N,) logits, proposals only), ``gt_boxes`` and
     ``gt_masks`` (what a sampled proposal was matched to), ``mask_probs`` ((N, M, M), before pasting), ``crowd`` ((N,)
-    bool, in a target that keeps its crowds).
+    bool, in a target that keeps its crowds), ``annotation_ids`` ((N,) int64, the dataset's, for messages).
 
     An ``Instances`` is not edited: ``with_fields`` gives a new one, and so does indexing by an int, a slice,
     a bool mask or an index tensor.

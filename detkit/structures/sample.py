@@ -19,7 +19,7 @@ class Sample:
         image_id: the dataset's id of the image.
         file_name: where the image came from, for messages.
         target: the ground truth in the pixels of ``image``: ``boxes``, ``classes``, ``masks`` where the data has
-            them, ``crowd`` where crowds are kept; None at prediction.
+            them, ``crowd`` where crowds are kept, ``annotation_ids`` for messages; None at prediction.
         window: ``(x1, y1, x2, y2)``: the part of ``image`` that holds the picture, where an augmentation padded it;
             None: all of it.
         active_classes: ``(K,)`` bool: the classes that the image's dataset labels; None: all.

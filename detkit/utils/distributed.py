@@ -42,6 +42,16 @@ def all_gather_object(obj: Any) -> list[Any]:
     return gathered
 
 
+def any_process(flag: bool) -> bool:
+    """Whether ``flag`` is true on any process. All processes must call it."""
+    if world_size() == 1:
+        return flag
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    found = torch.tensor(int(flag), device=device)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return bool(found.item())
+
+
 def reduce_mean(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The mean over processes of each 0-d tensor, in one all-reduce; detached.
 

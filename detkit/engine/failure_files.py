@@ -1,0 +1,76 @@
+"""The files of a step that failed: what went in, and the state it met. Tensors and plain data only."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import detkit
+from detkit.registry import DataError
+from detkit.structures import Sample, from_plain, to_plain
+from detkit.utils import atomic_write
+
+STATE, CONFIG, WORDS = "state.pth", "config.yaml", "error.txt"
+
+
+def free_folder(output_dir: Path, step: int) -> Path:
+    """``failure_step_<n>``, with a number behind where an earlier failure has taken that."""
+    first = output_dir / f"failure_step_{step}"
+    others = (first.with_name(f"{first.name}_{number}") for number in range(2, 10_000))
+    return first if not first.exists() else next(path for path in others if not path.exists())
+
+
+def write_batches(folder: Path, rank: int, batches: Sequence[tuple[Sequence[Sample], Mapping[str, Any]]]) -> Path:
+    """Writes ``batch_rank<r>.pth``: the step's batches as far as they were read, each with the random state before it.
+
+    Raises TypeError for a field of a sample that is no plain data.
+    """
+    path = folder / f"batch_rank{rank}.pth"
+    content = {
+        "detkit_version": detkit.__version__,
+        "batches": [{"samples": [to_plain(s) for s in samples], "rng": dict(rng)} for samples, rng in batches],
+    }
+    with atomic_write(path) as file:
+        torch.save(content, file)
+    return path
+
+
+def write_state(folder: Path, state: Mapping[str, Any], run_config: Path | None) -> None:
+    """Writes ``state.pth`` (a checkpoint that also holds ``failure``), and a copy of the run's config beside it."""
+    if run_config is not None and run_config.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(run_config, folder / CONFIG)
+    with atomic_write(folder / STATE) as file:
+        torch.save(dict(state), file)
+
+
+def write_words(folder: Path, words: str) -> None:
+    """Writes ``error.txt``: the failure in words."""
+    with atomic_write(folder / WORDS, "w") as file:
+        file.write(f"{words}\n")
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """What ``write_state`` wrote. Raises DataError where it is missing or damaged."""
+    return _read(folder / STATE, "failure")
+
+
+def read_batches(folder: Path, rank: int = 0) -> list[tuple[list[Sample], dict[str, Any]]]:
+    """What ``write_batches`` wrote: of each batch the samples and the random state. Raises DataError."""
+    content = _read(folder / f"batch_rank{rank}.pth", "batches")
+    return [([from_plain(s) for s in batch["samples"]], batch["rng"]) for batch in content["batches"]]
+
+
+def _read(path: Path, key: str) -> dict[str, Any]:
+    if not os.path.isfile(path):
+        raise DataError(f"{path}: there is no such file; expected what a training writes when a step fails")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds, depending on where a file ends
+        raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]}); it is damaged") from error
+    if not isinstance(content, dict) or key not in content:
+        raise DataError(f"{path}: holds no '{key}'; expected what a training writes when a step fails")
+    return content

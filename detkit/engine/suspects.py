@@ -1,0 +1,149 @@
+"""Which annotation of a batch is to blame: faults that can be seen in the targets, and trying parts of the batch."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detkit.structures import Instances, PolygonMasks, Sample
+
+MAX_TRIES = 120
+"""Forward passes that a search may take: enough for a thousand annotations in an image."""
+MAX_CULPRITS = 5
+"""A search ends when it has found this many in an image."""
+MIN_SIDE = 1e-5
+"""Pixels; the logarithm of a thinner box's side is lost in float32."""
+_FEW = 20
+
+
+def image_name(sample: Sample) -> str:
+    """The sample's file, or its id where it has none."""
+    return sample.file_name or str(sample.image_id)
+
+
+def annotation_name(sample: Sample, row: int) -> str:
+    """``annotation 12 of a.png``; by its place in the target where the data give no ids."""
+    target = sample.target
+    if target is None or "annotation_ids" not in target:
+        return f"object {row} (counted from 0) of {image_name(sample)}"
+    return f"annotation {int(target.annotation_ids[row])} of {image_name(sample)}"
+
+
+def batch_names(samples: Sequence[Sample], most: int = _FEW) -> str:
+    """The files of a batch with the ids of their annotations, at most ``most`` an image."""
+    return ", ".join(_with_annotations(sample, most) for sample in samples) or "unnamed samples"
+
+
+def _with_annotations(sample: Sample, most: int) -> str:
+    if sample.target is None or "annotation_ids" not in sample.target:
+        return image_name(sample)
+    ids = sample.target.annotation_ids.tolist()
+    if not ids:
+        return f"{image_name(sample)} (no annotations)"
+    more = f", ... {len(ids)} in all" if len(ids) > most else ""
+    return f"{image_name(sample)} (annotations {', '.join(map(str, ids[:most]))}{more})"
+
+
+def target_faults(samples: Sequence[Sample], num_classes: int | None = None) -> list[str]:
+    """What is wrong with targets by themselves, a sentence an annotation: boxes that are not finite, without area or
+    outside the image, unknown classes, masks without pixels or with points that are not finite.
+
+    Args:
+        samples: the batch.
+        num_classes: K; None: classes are only looked at for negative numbers.
+    """
+    found: list[str] = []
+    for sample in samples:
+        if sample.target is not None:
+            found += [f"{annotation_name(sample, row)}: {words}" for row, words in _faults(sample.target, num_classes)]
+    return found
+
+
+def _faults(target: Instances, num_classes: int | None) -> Iterator[tuple[int, str]]:
+    height, width = target.image_size
+    for row, box in enumerate(target.boxes.tolist() if "boxes" in target else []):
+        x1, y1, x2, y2 = box
+        words = f"its box ({', '.join(f'{side:g}' for side in box)})"
+        if not np.isfinite(box).all():
+            yield row, f"{words} is not finite"
+        elif x2 - x1 <= MIN_SIDE or y2 - y1 <= MIN_SIDE:
+            yield row, f"{words} has no area"
+        elif x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+            yield row, f"{words} lies outside the image of {width} x {height} pixels"
+    for row, label in enumerate(target.classes.tolist() if "classes" in target else []):
+        if label < 0 or (num_classes is not None and label >= num_classes):
+            known = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
+            yield row, f"its class is {label}; expected {known}"
+    if "masks" in target:
+        for row, area in enumerate(target.masks.areas().tolist()):
+            if isinstance(target.masks, PolygonMasks) and not all(np.isfinite(p).all() for p in target.masks[row]):
+                yield row, "its polygons have points that are not finite"
+            elif not area > 0:
+                yield row, "its mask has no pixel"
+
+
+@dataclasses.dataclass
+class _Search:
+    """Tries parts of a batch; says no to everything when it has tried often enough."""
+
+    fails: Callable[[list[Sample]], bool]
+    left: int = MAX_TRIES
+
+    def __call__(self, samples: list[Sample]) -> bool:
+        self.left -= 1
+        return self.left >= 0 and self.fails(samples)
+
+
+def find_culprits(fails: Callable[[list[Sample]], bool], samples: Sequence[Sample]) -> list[str]:
+    """Looks for the images, and in them for the annotations, without which a batch does not fail, by halving.
+
+    Args:
+        fails: whether these samples fail; it must be of the same opinion whenever it is asked, so it has to draw the
+            same random numbers each time.
+        samples: a batch that fails.
+
+    Returns:
+        What was found, a sentence each. A search that is too long (``MAX_TRIES``) says less.
+    """
+    search = _Search(fails)
+    if not search(list(samples)):
+        return ["run again from the same state, the batch does not fail: what fails is not a function of it alone"]
+    guilty = [sample for sample in samples if search([sample])]
+    if not guilty:
+        return ["each image alone does not fail, only the batch together"] if len(samples) > 1 else []
+    return [sentence for sample in guilty for sentence in _in_image(search, sample)]
+
+
+def _in_image(search: _Search, sample: Sample) -> list[str]:
+    name = image_name(sample)
+    rows = torch.arange(0 if sample.target is None else len(sample.target))
+    if search([_only(sample, rows[:0])]):
+        return [f"{name} fails even without its objects: look at its pixels, the weights and the learning rate"]
+    found: list[str] = []
+    while len(rows) and search.left > 0 and len(found) < MAX_CULPRITS and search([_only(sample, rows)]):
+        culprit = _narrowed(search, sample, rows)
+        words = " together with ".join(annotation_name(sample, int(row)) for row in culprit[:_FEW])
+        found.append(f"{words}: fails with no other object in the image")
+        rows = rows[~torch.isin(rows, culprit)]
+    if found and search.left > 0 and not (len(rows) and search([_only(sample, rows)])):
+        found.append(f"{name} does not fail without what was named")
+    return found
+
+
+def _narrowed(search: _Search, sample: Sample, rows: Tensor) -> Tensor:
+    """The smallest part of the rows that halving leads to and that still fails."""
+    while len(rows) > 1:
+        half = len(rows) // 2
+        for part in (rows[:half], rows[half:]):
+            if search([_only(sample, part)]):
+                rows = part
+                break
+        else:
+            break
+    return rows
+
+
+def _only(sample: Sample, rows: Tensor) -> Sample:
+    return sample if sample.target is None else dataclasses.replace(sample, target=sample.target[rows])

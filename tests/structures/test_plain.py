@@ -1,0 +1,82 @@
+"""Samples as plain data: through a file that holds no code, and back, bit for bit."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from detkit.structures import (
+    BitMasks,
+    Boxes,
+    ImageInfo,
+    Instances,
+    MiniMasks,
+    PolygonMasks,
+    Sample,
+    from_plain,
+    to_plain,
+)
+
+
+def through_a_file(value):
+    buffer = io.BytesIO()
+    torch.save(to_plain(value), buffer)
+    buffer.seek(0)
+    return from_plain(torch.load(buffer, weights_only=True))
+
+
+def bits(tensor):
+    return tensor.contiguous().view(torch.uint8).tolist()
+
+
+POLYGONS = [
+    [np.array([1.1, 1, 9, 1, 9, 9]), np.array([2.0, 2, 3, 2, 3, 1 / 3])],
+    [],
+    [np.array([0.0, 0, 5, 0, np.nan, 7])],
+]
+BITMAPS = BitMasks(torch.rand(3, 12, 10, generator=torch.Generator().manual_seed(1)) > 0.5)
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [PolygonMasks(POLYGONS, (12, 10)), PolygonMasks([], (12, 10)), BITMAPS, BITMAPS[:0], MiniMasks.of(BITMAPS, 5)],
+)
+def test_a_sample_comes_back_bit_for_bit(masks):
+    num = len(masks)
+    boxes = torch.tensor([[1.0, 2, 3, 4], [float("nan"), -0.0, float("inf"), 1 / 3], [0, 0, 1, 1]])[:num]
+    info = ImageInfo((0, 0, 9, 11), torch.tensor([True, False]), Boxes([[1.0, 1, 2, 2]]))
+    fields = {"boxes": Boxes(boxes), "classes": torch.arange(num), "annotation_ids": torch.arange(num) + 2**40}
+    whole = torch.arange(2 * 360, dtype=torch.int32).to(torch.uint8).reshape(2, 3, 12, 10)
+    sample = Sample(
+        whole[1], (24, 20), np.int64(7), "a.png", Instances((12, 10), info=info, masks=masks, **fields), (0, 0, 9, 11)
+    )
+    back = through_a_file(sample)
+    assert (back.original_size, back.image_id, back.file_name, back.window) == ((24, 20), 7, "a.png", (0, 0, 9, 11))
+    assert torch.equal(back.image, sample.image)
+    assert back.image.untyped_storage().nbytes() == 360, "a view does not bring what it is a view of"
+    assert back.active_classes is None
+    assert back.target.image_size == (12, 10)
+    for name, value in fields.items():
+        assert type(back.target.fields[name]) is type(value)
+        assert bits(torch.as_tensor(back.target.fields[name])) == bits(torch.as_tensor(value))
+    assert back.target.info.window == info.window
+    assert torch.equal(back.target.info.active_classes, info.active_classes)
+    assert type(back.target.info.crowds) is Boxes
+    assert type(back.target.masks) is type(masks)
+    assert back.target.masks.image_size == masks.image_size
+    if isinstance(masks, PolygonMasks):
+        assert [len(p) for p in back.target.masks.polygons] == [len(p) for p in masks.polygons]
+        for ours, theirs in zip(back.target.masks.polygons, masks.polygons):
+            assert all(np.array_equal(a, b, equal_nan=True) and a.dtype == np.float64 for a, b in zip(ours, theirs))
+    else:
+        assert torch.equal(back.target.masks.tensor, masks.tensor)
+    if isinstance(masks, MiniMasks):
+        assert torch.equal(back.target.masks.windows.tensor, masks.windows.tensor)
+
+
+def test_what_is_no_plain_data_is_refused_by_its_type():
+    with pytest.raises(TypeError, match="Generator is no plain data"):
+        to_plain(Instances((2, 2), strange=[torch.Generator()]))
+    with pytest.raises(ValueError, match="'Later'"):
+        from_plain({"kind": "Later"})

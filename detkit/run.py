@@ -9,8 +9,8 @@ from typing import Any
 from detkit.config import to_yaml
 from detkit.experiment import Experiment
 from detkit.modeling import MetaArch
-from detkit.utils import atomic_write, environment_report, seed_everything, setup_logging
-from detkit.utils.distributed import is_main
+from detkit.registry import ConfigError
+from detkit.utils import atomic_write, distributed, environment_report, seed_everything, setup_logging
 
 logger = logging.getLogger(__name__)
 
@@ -24,17 +24,50 @@ OUTPUTS = (
     "curves.png",
     "predictions",
     "tensorboard",
+    "launched_by",
 )
 """What a training leaves in its folder, apart from the log, which goes on."""
 
 
 def start_run(experiment: Experiment) -> Path:
-    """Makes the run's folder, sends the log there and to the console, seeds everything. Returns the folder."""
+    """Makes the run's folder, sends the log there and to the console, seeds everything. Returns the folder.
+
+    Raises:
+        ConfigError: the processes of the run have different configs.
+    """
     folder = Path(experiment.train.output_dir)
     setup_logging(folder)
     seed_everything(experiment.train.seed)
     logger.debug("environment\n%s", environment_report())
+    check_alike("config", to_yaml(experiment.tree))
     return folder
+
+
+def check_alike(what: str, words: str) -> None:
+    """Raises ConfigError unless ``words``, which say what this process goes by, are the same in every process.
+
+    Processes with different configs or data would wait for one another for ever, or learn something else than they
+    seem to. All must call it.
+    """
+    every = distributed.all_gather_object(words)
+    for rank, other in enumerate(every):
+        if other != every[0]:
+            lines = itertools.zip_longest(every[0].splitlines(), other.splitlines(), fillvalue="nothing")
+            ours, theirs = next(pair for pair in lines if pair[0] != pair[1])
+            raise ConfigError(
+                f"{what}: rank {rank} has '{theirs.strip()}' where rank 0 has '{ours.strip()}'. Start every process"
+                " with the same config and overrides, and give every machine the same files"
+            )
+
+
+def is_restarted(folder: Path) -> bool:
+    """Whether the launcher that began the run in ``folder`` has started these processes again after one had died."""
+    claim = folder / "launched_by"
+    ours = distributed.launched() and claim.is_file() and claim.read_text() == distributed.launch_id()
+    again: bool = distributed.all_gather_object(ours)[0]  # rank 0's word: another machine's folder may lag behind
+    if again:
+        logger.info("started again by the launcher: going on where the last checkpoint stands")
+    return again
 
 
 def claim_folder(experiment: Experiment, *, fresh: bool) -> None:
@@ -45,11 +78,13 @@ def claim_folder(experiment: Experiment, *, fresh: bool) -> None:
         fresh: a training from the beginning; what an earlier run left in the folder is set aside, so that nothing of
             it is lost or taken for the new run's.
     """
-    if not is_main():
+    if not distributed.is_main():
         return
     folder = Path(experiment.train.output_dir)
     if fresh:
         _set_aside(folder)
+    if distributed.launched():
+        (folder / "launched_by").write_text(distributed.launch_id())
     with atomic_write(folder / "config.yaml", "w") as file:
         file.write(to_yaml(experiment.tree))
 

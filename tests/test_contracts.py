@@ -384,6 +384,12 @@ def test_hook(cls, tmp_path):
     hook.load_state_dict(hook.state_dict())
 
 
+@pytest.mark.parametrize("cls", registered("parallelism"), ids=names)
+def test_parallelism(cls):
+    model = torch.nn.Linear(2, 1)
+    assert cls().wrap(model) is model, "nothing to share in one process; tests/engine/test_parallel.py has two"
+
+
 def test_every_role_of_detkit_has_a_case():
     cases = {f[len("test_") :] for f in globals() if f.startswith("test_")}
     roles = {

@@ -25,6 +25,7 @@ LEVELS = {
     "comparison": 7,
     "predictor": 7,
     "run": 7,
+    "launch": 7,
     "command_line": 7,
     "benchmark": 8,
 }

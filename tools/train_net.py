@@ -15,6 +15,9 @@ examples:
   evaluate weights
     python tools/train_net.py --config-file output/quick_start/config.yaml --eval-only
 
+  train in four processes, on a GPU each where there are four; torchrun does the same, on several machines too
+    python tools/train_net.py --config-file configs/quick_start/mask_rcnn_shapes.yaml --num-processes 4
+
 Options and their meaning: python tools/show_config.py --config-file FILE --options model.roi_heads
 """
 
@@ -31,7 +34,9 @@ from detkit.checkpoint import Checkpointer, load_weights, load_whole, read_check
 from detkit.engine import CheckpointHook, EvalHook, MetricsWriter, ProgressBar, TensorBoardWriter, Trainer
 from detkit.evaluation import FirstPredictions, evaluate, write_evaluation
 from detkit.experiment import Experiment, load_experiment
-from detkit.run import claim_folder, start_run, warn_of_frozen_noise
+from detkit.launch import launch
+from detkit.run import check_alike, claim_folder, is_restarted, start_run, warn_of_frozen_noise
+from detkit.utils import distributed
 from detkit.visualization import plot_curves, write_prediction_pictures
 
 logger = logging.getLogger("detkit.train_net")
@@ -44,23 +49,32 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in train.output_dir")
     parser.add_argument("--eval-only", action="store_true", help="evaluate instead of training")
     parser.add_argument("--weights", metavar="FILE", help="with --eval-only (default: the run's model_final.pth)")
+    parser.add_argument("--num-processes", type=int, metavar="N", help="start N processes, as torchrun would")
+    parser.add_argument("--max-restarts", type=int, metavar="N", help="with it: how often dead ones are replaced")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
     args = parser.parse_intermixed_args(argv)
     if args.weights and not args.eval_only:
         parser.error("--weights goes with --eval-only; a training starts from train.init_weights=FILE")
     if args.resume and args.eval_only:
         parser.error("--resume trains on and --eval-only does not train: give one of them")
+    if args.max_restarts is not None and args.num_processes is None:
+        parser.error("--max-restarts goes with --num-processes; torchrun has an option of that name, too")
+    for name, least in (("num_processes", 1), ("max_restarts", 0)):
+        if getattr(args, name) is not None and getattr(args, name) < least:
+            parser.error(f"--{name.replace('_', '-')}: expected at least {least}")
     return args
 
 
 def train(exp: Experiment, go_on: bool) -> None:
-    """Trains and evaluates; with ``go_on`` from the last checkpoint, where there is one."""
+    """Trains and evaluates; with ``go_on``, or in the place of a dead process, from the last checkpoint if any."""
     device, out = torch_device(exp.train.device), start_run(exp)
     checkpointer = Checkpointer(out, keep=exp.train.checkpoint_keep)
+    go_on = go_on or is_restarted(out)
     fresh = not (go_on and checkpointer.latest() is not None)
     start = read_checkpoint(exp.train.init_weights) if fresh and exp.train.init_weights is not None else None
     logger.info("training data\n%s", exp.data.train_set.summary())
     logger.info("test data\n%s", exp.data.test_set.summary())
+    check_alike("data", f"{exp.data.train_set.summary()}\n{exp.data.test_set.summary()}")
     exp.data.check_classes(exp.data.train_set.class_names)
     model = exp.build_model().to(device)
     if start is not None:
@@ -68,8 +82,9 @@ def train(exp: Experiment, go_on: bool) -> None:
     warn_of_frozen_noise(exp, model)
     pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
     run_evaluation = functools.partial(evaluate, model, exp.data.test(), evaluators, on_batch=pictures)
+    trained = exp.build_parallelism().wrap(model)
     trainer = Trainer(
-        model,
+        trained,
         exp.build_optimizer(model),
         exp.build_schedule(),
         functools.partial(exp.data.train, exp.train.seed),
@@ -92,11 +107,14 @@ def train(exp: Experiment, go_on: bool) -> None:
         resume(checkpointer, model, trainer)
     claim_folder(exp, fresh=fresh)
     trainer.train()
-    results = trainer.results or run_evaluation()  # a run that died while it was evaluated is finished, but has none
-    plot_curves(out / "metrics.jsonl", out / "curves.png")
+    results = trainer.results
+    if not any(distributed.all_gather_object(bool(results))):  # a run that died while it was evaluated is finished
+        results = run_evaluation()
+    if distributed.is_main():
+        plot_curves(out / "metrics.jsonl", out / "curves.png")
     write_prediction_pictures(pictures.pairs, exp.data.test_set.class_names, out / "predictions")
-    print(write_evaluation(results, evaluators, out / "evaluation.json"))
-    print(f"The run is in {out}: model_final.pth, evaluation.json, curves.png, predictions/")
+    _show(write_evaluation(results, evaluators, out / "evaluation.json"))
+    _show(f"The run is in {out}: model_final.pth, evaluation.json, curves.png, predictions/")
 
 
 def evaluate_only(exp: Experiment, weights: str | None) -> None:
@@ -110,17 +128,25 @@ def evaluate_only(exp: Experiment, weights: str | None) -> None:
     pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
     results = evaluate(model, exp.data.test(), evaluators, on_batch=pictures)
     write_prediction_pictures(pictures.pairs, exp.data.test_set.class_names, out / "predictions")
-    print(write_evaluation(results, evaluators, out / "evaluation.json"))
+    _show(write_evaluation(results, evaluators, out / "evaluation.json"))
+
+
+def _show(words: str) -> None:
+    if distributed.is_main():
+        print(words)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the tool; 0 when it went well."""
     args = parse_arguments(argv)
     exp = load_experiment(Path(args.config_file), args.overrides)
-    if args.eval_only:
-        evaluate_only(exp, args.weights)
-    else:
-        train(exp, args.resume)
+    if args.num_processes is not None and not distributed.launched():  # else this is one of those processes
+        return launch(__file__, sys.argv[1:] if argv is None else argv, args.num_processes, args.max_restarts or 0)
+    with distributed.process_group(torch_device(exp.train.device)):
+        if args.eval_only:
+            evaluate_only(exp, args.weights)
+        else:
+            train(exp, args.resume)
     return 0
 
 

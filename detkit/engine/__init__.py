@@ -2,8 +2,9 @@
 
 from detkit.engine.freeze_schedule import FreezeSchedule, FreezeStage
 from detkit.engine.hooks import CheckpointHook, EvalHook
-from detkit.engine.interfaces import HOOKS, Hook
+from detkit.engine.interfaces import HOOKS, PARALLELISMS, Hook, Parallelism
 from detkit.engine.metrics import Metrics
+from detkit.engine.parallel import DDP
 from detkit.engine.profiler import TorchProfiler
 from detkit.engine.progress_bar import ProgressBar
 from detkit.engine.summary import describe_batch, summarize
@@ -11,7 +12,9 @@ from detkit.engine.trainer import Trainer
 from detkit.engine.writers import MetricsWriter, TensorBoardWriter
 
 __all__ = [
+    "DDP",
     "HOOKS",
+    "PARALLELISMS",
     "CheckpointHook",
     "EvalHook",
     "FreezeSchedule",
@@ -19,6 +22,7 @@ __all__ = [
     "Hook",
     "Metrics",
     "MetricsWriter",
+    "Parallelism",
     "ProgressBar",
     "TensorBoardWriter",
     "TorchProfiler",

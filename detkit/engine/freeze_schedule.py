@@ -52,7 +52,7 @@ class FreezeSchedule(Hook):
     the rate after a milestone of ``WarmupMultiStepLR`` at that fraction.
 
     The optimizer must be built over everything that learns in any stage: let the model freeze nothing of that
-    itself (``freeze_at: 0``). Under ``DistributedDataParallel`` the wrapper needs ``find_unused_parameters=True``.
+    itself (``freeze_at: 0``). In several processes ``train.parallel.find_unused_parameters`` must be true.
 
     Args:
         stages: the parts of the run, in order.
@@ -161,7 +161,7 @@ def _check_learners(trainer: Trainer, stages: tuple[FreezeStage, ...]) -> None:
                 "Build the model with nothing frozen (backbone.freeze_at: 0)"
             )
     if isinstance(wrapper, nn.parallel.DistributedDataParallel) and not wrapper.find_unused_parameters:
-        raise ConfigError("train.hooks: FreezeSchedule needs DistributedDataParallel(find_unused_parameters=True)")
+        raise ConfigError("train.hooks: FreezeSchedule needs train.parallel.find_unused_parameters=true")
 
 
 def _named(model: nn.Module, wanted: set[nn.Parameter]) -> list[tuple[str, nn.Parameter]]:

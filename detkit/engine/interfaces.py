@@ -1,6 +1,8 @@
-"""The role of a hook."""
+"""The roles of the engine: Hook and Parallelism."""
 
 from typing import TYPE_CHECKING, Any
+
+from torch import nn
 
 from detkit.registry import Registry
 
@@ -43,3 +45,24 @@ class Hook:
 
 
 HOOKS: Registry[Hook] = Registry("hook", Hook)
+
+
+class Parallelism:
+    """How the processes of a run train one model together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model as this process trains it; ``model`` itself where there is nothing to share.
+
+        For before the optimizer is built: its parameters may become others.
+
+        Args:
+            model: on its device, with its weights; the same in all processes, which all must call.
+        """
+        raise NotImplementedError
+
+
+PARALLELISMS: Registry[Parallelism] = Registry("parallelism", Parallelism)
+"""Ways to train in several processes, for ``train.parallel``."""

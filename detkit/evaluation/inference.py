@@ -11,7 +11,7 @@ from torch import nn
 
 from detkit.evaluation.interfaces import Evaluator
 from detkit.structures import Instances, Sample
-from detkit.utils.distributed import all_gather_object, is_main
+from detkit.utils.distributed import all_gather_object, is_main, share_buffers
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def evaluate(
     """Predicts every batch and returns what the evaluators make of it.
 
     The model predicts in evaluation mode, without gradients, and gets back the mode it had. With several processes
-    each gives its own batches and all must call; the figures are of all of them together.
+    each gives its own batches and all must call; the figures are of all of them together, and of rank 0's buffers.
 
     Args:
         model: a meta-architecture, on any device.
@@ -71,6 +71,7 @@ def evaluate(
     Raises:
         ValueError: two evaluators give results of the same name, or the model gave another number of outputs.
     """
+    share_buffers(model)
     for evaluator in evaluators:
         evaluator.reset()
     if isinstance(on_batch, FirstPredictions):

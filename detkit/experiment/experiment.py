@@ -11,7 +11,7 @@ import torch
 from detkit import data, evaluation, modeling, solver
 from detkit.building import built, without_weights
 from detkit.config import ConfigError, Recipe, complete, load_config, parse, parts_of
-from detkit.engine.interfaces import Hook
+from detkit.engine.interfaces import Hook, Parallelism
 from detkit.evaluation.interfaces import Evaluator
 from detkit.experiment.data import DataConfig
 from detkit.experiment.solver import SolverConfig
@@ -98,6 +98,10 @@ class Experiment:
     def build_hooks(self) -> list[Hook]:
         """The further hooks that the config asks for."""
         return [built("train.hooks", recipe) for recipe in self.train.hooks]
+
+    def build_parallelism(self) -> Parallelism:
+        """How several processes train the model together."""
+        return built("train.parallel", self.train.parallel)
 
     @property
     def images_per_step(self) -> int:

@@ -3,7 +3,8 @@
 import dataclasses
 
 from detkit.config import Recipe
-from detkit.engine.interfaces import Hook
+from detkit.engine import DDP
+from detkit.engine.interfaces import Hook, Parallelism
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -21,6 +22,7 @@ class TrainConfig:
         checkpoint_keep: how many checkpoints are kept.
         num_pictures: test images whose predictions are drawn at the end.
         hooks: further hooks, in order.
+        parallel: how several processes train the model together; see docs/distributed.md.
     """
 
     output_dir: str = "output/run"
@@ -33,6 +35,7 @@ class TrainConfig:
     checkpoint_keep: int = 3
     num_pictures: int = 8
     hooks: tuple[Recipe[Hook], ...] = ()
+    parallel: Recipe[Parallelism] = Recipe(DDP)
 
     def __post_init__(self) -> None:
         for name in ("log_period", "eval_period", "checkpoint_period", "checkpoint_keep"):

@@ -1,6 +1,10 @@
 """What the processes of a run say to one another. Everything works, and costs nothing, without a process group."""
 
-from collections.abc import Mapping
+import contextlib
+import datetime
+import os
+import socket
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +14,48 @@ from torch import Tensor, nn
 
 def _active() -> bool:
     return dist.is_available() and dist.is_initialized()
+
+
+def launched() -> bool:
+    """Whether a launcher such as ``torchrun`` started this process as one of several (or as one of one)."""
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"))
+
+
+def launch_id() -> str:
+    """What all processes of one launch have in common, those that take the place of dead ones included; else "".
+
+    The launcher's run id (``torchrun --rdzv-id``, or made up by ``--standalone``), which names a job by definition;
+    without one, the launcher's own process.
+    """
+    if not launched():
+        return ""
+    given = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return given if given != "none" else f"process {os.getppid()} on {socket.gethostname()}"
+
+
+@contextlib.contextmanager
+def process_group(device: torch.device, minutes: float = 30) -> Iterator[None]:
+    """The process group of the processes that a launcher has started, for as long as the block runs.
+
+    Tensors on a GPU are talked about by nccl, all else (objects, flags, barriers) by gloo. Without a launcher, or where
+    there is a group already, this does nothing. When the block ends by an exception the group is left to the end of
+    the process, because the others may not answer any more; it is the launcher that ends them.
+
+    Args:
+        device: this process's own.
+        minutes: how long a process waits for the others before it gives up. Rank 0 alone makes an evaluation's figures.
+    """
+    if not launched() or _active():
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(minutes=minutes)
+    )
+    yield
+    dist.barrier()  # none is gone while another still waits for it
+    dist.destroy_process_group()
 
 
 def rank() -> int:
@@ -50,6 +96,17 @@ def any_process(flag: bool) -> bool:
     found = torch.tensor(int(flag), device=device)
     dist.all_reduce(found, op=dist.ReduceOp.MAX)
     return bool(found.item())
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Makes rank 0's buffers everyone's, such as the statistics of norms, of which every process has seen others.
+
+    All processes must call it.
+    """
+    if world_size() == 1:
+        return
+    for buffer in model.buffers():
+        dist.broadcast(buffer, 0)
 
 
 def reduce_mean(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,88 @@
+"""Starting a tool as several processes on this machine, by torchrun's own launcher."""
+
+import contextlib
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+
+def launch(script: str, arguments: Sequence[str], num_processes: int, max_restarts: int = 0) -> int:
+    """Runs ``script`` in ``num_processes`` processes, as ``torchrun --standalone`` does, and waits for them.
+
+    The processes share the cores: each gets its part as threads, unless ``OMP_NUM_THREADS`` says how many. When one
+    dies the others are ended and, ``max_restarts`` times, all are started again. SIGTERM, and SIGUSR1 (of Slurm), go on
+    to all processes, which are killed 30 seconds later.
+
+    Args:
+        script: a Python file.
+        arguments: its command line.
+        num_processes: how many.
+        max_restarts: how often a dead process may be replaced.
+
+    Returns:
+        0 when all went well; else the exit code of the process that failed first, whose error is printed, or 128 plus
+        the signal that ended it or the launcher.
+
+    Raises:
+        ValueError: a number that makes no sense.
+    """
+    if num_processes < 1 or max_restarts < 0:
+        raise ValueError(f"expected at least 1 process and 0 restarts, got {num_processes} and {max_restarts}")
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_processes,
+        run_id=str(uuid.uuid4()),
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",  # a free port
+        local_addr="127.0.0.1",
+        max_restarts=max_restarts,
+    )
+    try:
+        with _surroundings(num_processes):
+            elastic_launch(config, sys.executable)("-u", script, *arguments)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        print(f"rank {rank} failed first: {_words(failure)}", file=sys.stderr)
+        return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    return 0
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _surroundings(num_processes: int) -> Iterator[None]:
+    """The number of threads, which processes inherit, and the signal; both as they were afterwards."""
+    threads, handler = os.environ.get("OMP_NUM_THREADS"), signal.signal(signal.SIGUSR1, _stop)
+    os.environ["OMP_NUM_THREADS"] = threads or str(max(cores() // num_processes, 1))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
+        if threads is None:
+            del os.environ["OMP_NUM_THREADS"]
+
+
+def _stop(number: int, frame: Any) -> None:
+    """As torch's launcher does for SIGTERM: whoever waits for the processes sends them the signal and ends."""
+    raise SignalException(f"process {os.getpid()} got signal {number}", signal.Signals(number))
+
+
+def _words(failure: ProcessFailure) -> str:
+    """The error's own words, where the process could leave them."""
+    said: Any = failure.message
+    if failure.exitcode < 0:
+        return f"ended by {failure.signal_name()} (if nobody sent it: for want of memory)"
+    return str(said["message"]) if isinstance(said, dict) else said or f"exit code {failure.exitcode}"

@@ -1,0 +1,130 @@
+"""The launcher: threads, exit codes, whose error is shown, and signals."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from detkit import run
+from detkit.building import torch_device
+from detkit.config import ConfigError
+from detkit.launch import cores, launch
+from detkit.utils import distributed
+
+SCRIPT = """
+import os, signal, sys, time
+from pathlib import Path
+
+from detkit import command_line
+from detkit.registry import DataError
+
+def main():
+    what, folder = sys.argv[1:]
+    rank = os.environ["RANK"]
+    Path(folder, f"threads{rank}").write_text(os.environ["OMP_NUM_THREADS"])
+    if what == "error" and rank == "1":
+        raise DataError("image 7 is torn")
+    if what == "killed" and rank == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "waits":
+        signal.signal(signal.SIGUSR1, lambda *_: (Path(folder, f"told{rank}").touch(), sys.exit(0)))
+        Path(folder, f"ready{rank}").touch()
+    if what != "nothing":
+        time.sleep(200)
+    return 0
+
+sys.exit(command_line.run(main))
+"""
+
+
+@pytest.fixture
+def script(tmp_path) -> str:
+    file = tmp_path / "script.py"
+    file.write_text(SCRIPT)
+    return str(file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "code", "words"),
+    [
+        ("nothing", 0, ""),
+        ("error", 2, "rank 1 failed first: DataError: image 7 is torn"),
+        ("killed", 128 + 9, "SIGKILL"),
+    ],
+)
+def test_the_first_error_is_shown_and_ends_all(what, code, words, script, tmp_path, monkeypatch, capfd):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert launch(script, [what, str(tmp_path)], 2) == code
+    assert words in capfd.readouterr().err
+    assert (tmp_path / "threads0").read_text() == str(max(cores() // 2, 1))
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+@pytest.mark.slow
+def test_the_signal_of_slurm_reaches_every_process(script, tmp_path):
+    code = (
+        f"from detkit.launch import launch; import sys; sys.exit(launch({script!r}, ['waits', {str(tmp_path)!r}], 2))"
+    )
+    launcher = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    for _ in range(1200):
+        if (tmp_path / "ready0").exists() and (tmp_path / "ready1").exists():
+            break
+        with pytest.raises(subprocess.TimeoutExpired):
+            launcher.wait(0.1)
+    launcher.send_signal(signal.SIGUSR1)
+    _, said = launcher.communicate(timeout=120)
+    assert launcher.returncode == 128 + signal.SIGUSR1, said
+    assert (tmp_path / "told0").exists()
+    assert (tmp_path / "told1").exists()
+
+
+def test_numbers_that_make_no_sense_are_refused():
+    for processes, restarts in ((0, 0), (1, -1)):
+        with pytest.raises(ValueError, match="at least 1 process"):
+            launch("x.py", [], processes, restarts)
+
+
+def test_a_launch_is_named_by_its_run_id_or_else_by_the_launcher(monkeypatch):
+    assert distributed.launch_id() == ""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    assert str(os.getppid()) in distributed.launch_id()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert str(os.getppid()) in distributed.launch_id()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job-7")
+    assert distributed.launch_id() == "job-7"
+
+
+def test_a_run_goes_on_by_itself_only_within_its_own_launch(tmp_path, monkeypatch):
+    (tmp_path / "launched_by").write_text("")
+    assert not run.is_restarted(tmp_path), "without a launcher nothing is started again"
+    monkeypatch.setattr(distributed, "launched", lambda: True)
+    monkeypatch.setattr(distributed, "launch_id", lambda: "job-7")
+    assert not run.is_restarted(tmp_path / "nowhere")
+    for claim, again in (("job-6", False), ("job-7", True)):
+        (tmp_path / "launched_by").write_text(claim)
+        assert run.is_restarted(tmp_path) is again
+
+
+def test_processes_that_differ_are_told_where(monkeypatch):
+    run.check_alike("config", "a: 1")
+    texts = ["model:\n  depth: 50\n", "model:\n  depth: 50\n", "model:\n  depth: 101\n"]
+    monkeypatch.setattr(distributed, "all_gather_object", lambda _: texts)
+    with pytest.raises(ConfigError, match="config: rank 2 has 'depth: 101' where rank 0 has 'depth: 50'"):
+        run.check_alike("config", texts[0])
+
+
+def test_every_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for local_rank in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+        assert torch_device("auto") == torch_device("cuda") == torch.device("cuda", int(local_rank))
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ConfigError, match="process 3 on a machine that has 2"):
+        torch_device("auto")

@@ -31,13 +31,21 @@ from pathlib import Path
 from detkit import command_line
 from detkit.building import torch_device
 from detkit.checkpoint import Checkpointer, load_weights, load_whole, read_checkpoint, resume
-from detkit.engine import CheckpointHook, EvalHook, MetricsWriter, ProgressBar, TensorBoardWriter, Trainer
+from detkit.engine import (
+    CheckpointHook,
+    EvalHook,
+    MetricsWriter,
+    PredictionPictures,
+    ProgressBar,
+    TensorBoardWriter,
+    Trainer,
+)
 from detkit.evaluation import FirstPredictions, evaluate, write_evaluation
 from detkit.experiment import Experiment, load_experiment
 from detkit.launch import launch
 from detkit.run import check_alike, claim_folder, is_restarted, start_run, warn_of_frozen_noise
 from detkit.utils import distributed
-from detkit.visualization import plot_curves, write_prediction_pictures
+from detkit.visualization import draw_predictions, plot_curves, write_prediction_pictures
 
 logger = logging.getLogger("detkit.train_net")
 
@@ -81,6 +89,7 @@ def train(exp: Experiment, go_on: bool) -> None:
         logger.info("%s", load_weights(model, start))
     warn_of_frozen_noise(exp, model)
     pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
+    draw = functools.partial(draw_predictions, class_names=exp.data.test_set.class_names)
     run_evaluation = functools.partial(evaluate, model, exp.data.test(), evaluators, on_batch=pictures)
     trained = exp.build_parallelism().wrap(model)
     trainer = Trainer(
@@ -100,6 +109,7 @@ def train(exp: Experiment, go_on: bool) -> None:
             TensorBoardWriter(),
             CheckpointHook(checkpointer, exp.train.checkpoint_period, config=exp.tree),
             EvalHook(run_evaluation, exp.train.eval_period),
+            PredictionPictures(pictures, draw, keep=exp.train.picture_keep),
             *exp.build_hooks(),
         ],
     )
@@ -112,7 +122,7 @@ def train(exp: Experiment, go_on: bool) -> None:
         results = run_evaluation()
     if distributed.is_main():
         plot_curves(out / "metrics.jsonl", out / "curves.png")
-    write_prediction_pictures(pictures.pairs, exp.data.test_set.class_names, out / "predictions")
+    write_prediction_pictures(pictures.gathered(), exp.data.test_set.class_names, out / "predictions")
     _show(write_evaluation(results, evaluators, out / "evaluation.json"))
     _show(f"The run is in {out}: model_final.pth, evaluation.json, curves.png, predictions/")
 
@@ -127,7 +137,7 @@ def evaluate_only(exp: Experiment, weights: str | None) -> None:
     load_whole(model, checkpoint)
     pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
     results = evaluate(model, exp.data.test(), evaluators, on_batch=pictures)
-    write_prediction_pictures(pictures.pairs, exp.data.test_set.class_names, out / "predictions")
+    write_prediction_pictures(pictures.gathered(), exp.data.test_set.class_names, out / "predictions")
     _show(write_evaluation(results, evaluators, out / "evaluation.json"))
 
 

@@ -5,6 +5,7 @@ from detkit.engine.hooks import CheckpointHook, EvalHook
 from detkit.engine.interfaces import HOOKS, PARALLELISMS, Hook, Parallelism
 from detkit.engine.metrics import Metrics
 from detkit.engine.parallel import DDP
+from detkit.engine.pictures import PredictionPictures
 from detkit.engine.profiler import TorchProfiler
 from detkit.engine.progress_bar import ProgressBar
 from detkit.engine.summary import describe_batch, summarize
@@ -23,6 +24,7 @@ __all__ = [
     "Metrics",
     "MetricsWriter",
     "Parallelism",
+    "PredictionPictures",
     "ProgressBar",
     "TensorBoardWriter",
     "TorchProfiler",

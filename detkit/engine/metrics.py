@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,9 @@ from detkit.utils.memory import peak_memory
 
 Line = dict[str, Any]
 """``{"iteration": ..., name: number, ...}``. ``iteration`` is the number (0-based) of the last finished step."""
+
+Pictures = Mapping[str, np.ndarray]
+"""name -> ``(H, W, 3)`` uint8, RGB"""
 
 
 @dataclasses.dataclass
@@ -43,6 +47,7 @@ class Metrics:
             raise ValueError(f"log_period: expected at least 1 step, got {log_period}")
         self.log_period = log_period
         self._subscribers: list[Callable[[Line], None]] = []
+        self._picture_subscribers: list[Callable[[int, Pictures], None]] = []
         self._window: list[_Step] = []
         self._data_time = self._step_time = 0.0
         self._pace = Pace()
@@ -56,6 +61,16 @@ class Metrics:
         """Hands a line to all subscribers."""
         for receiver in self._subscribers:
             receiver(line)
+
+    def subscribe_pictures(self, receiver: Callable[[int, Pictures], None]) -> None:
+        """From now on ``receiver`` gets every set of pictures, with the step's number; on the rank that has them."""
+        if receiver not in self._picture_subscribers:
+            self._picture_subscribers.append(receiver)
+
+    def publish_pictures(self, step: int, pictures: Pictures) -> None:
+        """Hands pictures to all their subscribers."""
+        for receiver in self._picture_subscribers:
+            receiver(step, pictures)
 
     def add(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Takes the 0-d tensors of one step, ``total_loss`` among them."""

@@ -17,8 +17,8 @@ from detkit.utils import distributed
 logger = logging.getLogger(__name__)
 
 _OURS = ("data_time", "step_time", "eta_seconds", "max_rss_mb", "max_memory_mb", "lr", "iteration")
-_BAR = "{desc}: {percentage:3.0f}%|{bar:8}| {n_fmt}/{total_fmt}{postfix}"
-_BEFORE = len("train: 100%||") + 8 + len(" /")
+_BAR = "{desc}: {percentage:3.0f}%|{bar:6}| {n_fmt}/{total_fmt}{postfix}"
+_BEFORE = len("train: 100%||") + 6 + len(" /")
 
 
 class ProgressBar(Hook):
@@ -104,7 +104,7 @@ def time_left(seconds: float, more: bool) -> str:
 def bar_words(line: Line, eta: str, room: int | None) -> str:
     """What stands behind the bar: the more important words first, as many as fit into ``room`` columns."""
     share = line["data_time"] / line["step_time"] if line["step_time"] else 0.0
-    words = [f"eta {eta}", f"loss {line['total_loss']:.4g}", f"lr {line['lr']:.3g}"]
+    words = [f"eta {eta.removeprefix('0:')}", f"loss {line['total_loss']:.4g}", f"lr {line['lr']:.3g}"]
     words += [f"{line['step_time']:.3g} s/step", f"data {share:.0%}", *_memory(line, "GB", 2**10)]
     words += [f"{_short(name)} {value:.3g}" for name, value in line.items() if _is_term(name)]
     return ", ".join(_fitting(words, room))

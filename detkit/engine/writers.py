@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from detkit.engine.interfaces import HOOKS, Hook
-from detkit.engine.metrics import Line
+from detkit.engine.metrics import Line, Pictures
 from detkit.engine.metrics_file import append_line, cut_lines
 from detkit.engine.trainer import Trainer
 from detkit.utils import distributed
@@ -47,7 +47,7 @@ class MetricsWriter(Hook):
 
 @HOOKS.register()
 class TensorBoardWriter(Hook):
-    """Writes the lines of metrics, evaluations included, for TensorBoard. Rank 0 only.
+    """Writes the lines of metrics, evaluations included, and pictures of predictions for TensorBoard. Rank 0 only.
 
     Where tensorboard is not installed it says so once and does nothing.
 
@@ -72,6 +72,7 @@ class TensorBoardWriter(Hook):
         # purge_step hides what a run that was resumed had written beyond its checkpoint.
         self._writer = SummaryWriter(str(output_folder(trainer, self) / self.folder), purge_step=trainer.finished)
         trainer.metrics.subscribe(self._write)
+        trainer.metrics.subscribe_pictures(self._write_pictures)
 
     def after_train(self, trainer: Trainer) -> None:
         """Closes it."""
@@ -85,6 +86,12 @@ class TensorBoardWriter(Hook):
         for name, value in line.items():
             if name != "iteration":
                 self._writer.add_scalar(name, value, line["iteration"])
+
+    def _write_pictures(self, step: int, pictures: Pictures) -> None:
+        if self._writer is None:
+            return
+        for name, picture in pictures.items():
+            self._writer.add_image(f"predictions/{name}", picture, step, dataformats="HWC")
 
 
 def output_folder(trainer: Trainer, hook: Hook) -> Path:

@@ -2,7 +2,7 @@
 
 from detkit.evaluation.coco import CocoEvaluator
 from detkit.evaluation.coco_results import coco_results
-from detkit.evaluation.inference import FirstPredictions, evaluate
+from detkit.evaluation.inference import FirstPredictions, Pair, evaluate
 from detkit.evaluation.interfaces import EVALUATORS, Evaluator
 from detkit.evaluation.output import write_evaluation
 
@@ -11,6 +11,7 @@ __all__ = [
     "CocoEvaluator",
     "Evaluator",
     "FirstPredictions",
+    "Pair",
     "coco_results",
     "evaluate",
     "write_evaluation",

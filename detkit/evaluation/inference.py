@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,9 +11,13 @@ from torch import nn
 
 from detkit.evaluation.interfaces import Evaluator
 from detkit.structures import Instances, Sample
-from detkit.utils.distributed import all_gather_object, is_main, share_buffers
+from detkit.utils.distributed import all_gather_object, is_main, rank, share_buffers
+from detkit.utils.progress import watched
 
 logger = logging.getLogger(__name__)
+
+Pair = tuple[Sample, Instances]
+"""What a model was given, and what it made of it."""
 
 OnBatch = Callable[[list[Sample], list[Instances]], None]
 
@@ -21,27 +25,40 @@ OnBatch = Callable[[list[Sample], list[Instances]], None]
 class FirstPredictions:
     """Keeps the first predictions of an evaluation, for pictures. Pass it to ``evaluate`` as ``on_batch``.
 
-    Every evaluation begins anew, so after several the predictions are those of the last.
+    Every evaluation begins anew, so after several the predictions are those of the last. They are of the same images
+    each time, because a test set is gone through in order.
 
     Args:
         num: how many images to keep.
 
     Attributes:
-        pairs: the kept samples (with their targets) and predictions, on the host.
+        pairs: the kept samples (with their targets) and predictions, on the host; of this process's share.
+        evaluations: how many have begun.
     """
 
     def __init__(self, num: int):
         self.num = num
-        self.pairs: list[tuple[Sample, Instances]] = []
+        self.pairs: list[Pair] = []
+        self.evaluations = 0
 
     def reset(self) -> None:
-        """Forgets what was kept."""
+        """Forgets what was kept: an evaluation begins."""
         self.pairs = []
+        self.evaluations += 1
 
     def __call__(self, samples: list[Sample], outputs: list[Instances]) -> None:
         """Keeps what there is room for."""
         for sample, output in list(zip(samples, outputs))[: self.num - len(self.pairs)]:
             self.pairs.append((sample.to("cpu"), output.to("cpu")))
+
+    def gathered(self) -> list[Pair]:
+        """The first ``num`` pairs of the whole test set, on all ranks; all must call it.
+
+        The ranks' shares follow one another in the test set, so these are the same images for any number of ranks."""
+        counts = all_gather_object(len(self.pairs))
+        before = sum(counts[: rank()])
+        shares = all_gather_object(self.pairs[: max(0, self.num - before)])
+        return [pair for share in shares for pair in share]
 
 
 def evaluate(
@@ -61,7 +78,7 @@ def evaluate(
         model: a meta-architecture, on any device.
         batches: the test set, once.
         evaluators: are reset first.
-        progress: a progress bar with the time left, on rank 0.
+        progress: progress with the time left, on rank 0: a bar in a terminal, else log lines.
         on_batch: called with every batch's samples and outputs, e.g. a ``FirstPredictions``.
 
     Returns:
@@ -78,7 +95,7 @@ def evaluate(
         on_batch.reset()
     images, model_seconds, start = 0, 0.0, time.perf_counter()
     with _evaluating(model), torch.inference_mode():
-        for samples in _watched(batches, progress and is_main()):
+        for samples in watched(batches, "evaluation", show=progress and is_main(), unit="batch"):
             before = time.perf_counter()
             outputs = model(samples)
             _wait(outputs)
@@ -117,13 +134,6 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _watched(batches: Iterable[list[Sample]], show: bool) -> Iterable[list[Sample]]:
-    from tqdm import tqdm
-
-    total = len(batches) if isinstance(batches, Sized) else None
-    return tqdm(batches, "evaluation", total, disable=not show, unit="batch", dynamic_ncols=True, leave=False)
 
 
 def _wait(outputs: Sequence[Instances]) -> None:

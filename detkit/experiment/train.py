@@ -20,7 +20,8 @@ class TrainConfig:
         eval_period: steps between evaluations; null for one at the end.
         checkpoint_period: steps between checkpoints; null for none but the final weights.
         checkpoint_keep: how many checkpoints are kept.
-        num_pictures: test images whose predictions are drawn at the end.
+        num_pictures: test images whose predictions are drawn after each evaluation, the same each time.
+        picture_keep: of how many evaluations the pictures are kept: the first, the last and some between them.
         hooks: further hooks, in order.
         parallel: how several processes train the model together; see docs/distributed.md.
     """
@@ -34,6 +35,7 @@ class TrainConfig:
     checkpoint_period: int | None = 5000
     checkpoint_keep: int = 3
     num_pictures: int = 8
+    picture_keep: int = 10
     hooks: tuple[Recipe[Hook], ...] = ()
     parallel: Recipe[Parallelism] = Recipe(DDP)
 
@@ -42,5 +44,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"train.{name}: expected at least 1, got {value}")
+        if self.picture_keep < 2:
+            raise ValueError(f"train.picture_keep: expected at least 2, got {self.picture_keep}")
         if self.seed < 0 or self.num_pictures < 0:
             raise ValueError(f"train: expected no negative seed or num_pictures, got {self.seed}, {self.num_pictures}")

@@ -5,7 +5,7 @@ from detkit.visualization.curves import plot_curves, read_metrics
 from detkit.visualization.draw import draw_instances
 from detkit.visualization.inputs import ImageLike, image_files, to_array
 from detkit.visualization.pictures import free_path, prediction_picture, side_by_side, write_picture
-from detkit.visualization.predictions import write_prediction_pictures
+from detkit.visualization.predictions import draw_predictions, write_prediction_pictures
 from detkit.visualization.stages import (
     draw_anchors,
     draw_boxes,
@@ -23,6 +23,7 @@ __all__ = [
     "draw_anchors",
     "draw_boxes",
     "draw_instances",
+    "draw_predictions",
     "draw_proposals",
     "draw_regions",
     "draw_window",

@@ -4,9 +4,33 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from detkit.structures import Instances, Sample
 from detkit.utils.distributed import is_main
+from detkit.utils.progress import watched
 from detkit.visualization.pictures import prediction_picture, write_picture
+
+
+def draw_predictions(
+    pairs: Sequence[tuple[Sample, Instances]], class_names: Sequence[str], *, score_thresh: float = 0.5
+) -> dict[str, np.ndarray]:
+    """Ground truth beside prediction for each pair, with its progress shown; named by the image id.
+
+    Args:
+        pairs: samples and predictions, e.g. those that ``FirstPredictions`` kept.
+        class_names: the K names.
+        score_thresh: predictions below this score are not drawn.
+
+    Returns:
+        ``{name: (H, W, 3) uint8}``; a name holds letters, digits and ``_.-`` only.
+    """
+    return {
+        re.sub(r"[^\w.-]+", "_", str(sample.image_id)): prediction_picture(
+            sample, output, class_names, score_thresh=score_thresh
+        )
+        for sample, output in watched(pairs, "pictures", show=is_main())
+    }
 
 
 def write_prediction_pictures(
@@ -26,9 +50,5 @@ def write_prediction_pictures(
     """
     if not is_main():
         return []
-    files = []
-    for sample, output in pairs:
-        name = re.sub(r"[^\w.-]+", "_", str(sample.image_id))
-        picture = prediction_picture(sample, output, class_names, score_thresh=score_thresh)
-        files.append(write_picture(picture, Path(folder) / f"{name}.png"))
-    return files
+    pictures = draw_predictions(pairs, class_names, score_thresh=score_thresh)
+    return [write_picture(picture, Path(folder) / f"{name}.png") for name, picture in pictures.items()]

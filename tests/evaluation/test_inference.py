@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -99,7 +101,8 @@ def test_an_empty_test_set_is_said(caplog):
     assert "no image" in caplog.text
 
 
-def test_progress_bar_knows_the_end(capsys):
+def test_progress_bar_knows_the_end(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     evaluate(Detector(), batches(1, 1), [], progress=True)
     assert "/2" in capsys.readouterr().err
     evaluate(Detector(), batches(1, 1), [], progress=False)

@@ -99,8 +99,11 @@ def train(exp: Experiment, go_on: bool) -> None:
         functools.partial(exp.data.train, exp.train.seed),
         exp.max_iter(),
         clip_grad_norm=exp.solver.clip_grad_norm,
+        clip_param_norm=exp.solver.clip_param_norm,
+        clip_grad_value=exp.solver.clip_grad_value,
         accumulate=exp.solver.accumulate,
         loss_mean=exp.solver.loss_mean,
+        precision=exp.train.precision,
         output_dir=out,
         log_period=exp.train.log_period,
         hooks=[

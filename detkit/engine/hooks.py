@@ -8,6 +8,7 @@ from typing import Any
 from detkit.checkpoint import Checkpointer
 from detkit.engine.interfaces import Hook
 from detkit.engine.metrics import flatten
+from detkit.engine.precision import autocast
 from detkit.engine.trainer import Trainer
 from detkit.utils import rng_state, set_rng_state
 
@@ -92,7 +93,8 @@ class EvalHook(Hook):
         trainer.check_finite()
         state, start = rng_state(), time.perf_counter()
         try:
-            trainer.results = self.evaluate()
+            with autocast(trainer.device, trainer.precision):
+                trainer.results = self.evaluate()
         finally:
             set_rng_state(state)
             trainer.model.train()

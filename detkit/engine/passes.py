@@ -8,6 +8,7 @@ from torch import nn
 
 from detkit.engine.forensics import Recorder
 from detkit.engine.loss_means import IMAGES, Counts, LossMean, StepMean, counts_of, summed, weighed
+from detkit.engine.precision import Precision, autocast
 from detkit.layers.running_statistics import keep_running_statistics
 from detkit.structures import Losses, Sample
 from detkit.utils import distributed, rng_state, set_rng_state
@@ -26,10 +27,20 @@ class Passes:
         model: may be wrapped for distributed training.
         device: where samples are sent.
         loss_mean: see ``LossMean``.
+        precision: of the forward passes.
+        scaler: of the losses, before the backward passes.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, loss_mean: LossMean):
-        self.model, self.device, self.loss_mean = model, device, loss_mean
+    def __init__(
+        self,
+        model: nn.Module,
+        device: torch.device,
+        loss_mean: LossMean,
+        precision: Precision,
+        scaler: torch.amp.GradScaler,
+    ):
+        self.model, self.device, self.loss_mean, self.precision = model, device, loss_mean, precision
+        self.scaler = scaler
         self._mean = StepMean()
 
     def __call__(self, batches: Sequence[Batch], recorder: Recorder) -> Losses:
@@ -56,7 +67,7 @@ class Passes:
             with recorder.naming(batch), self._talking(talks):
                 if factors[number] != 1.0:
                     losses = weighed(losses, factors[number])
-                losses.total().backward()
+                self.scaler.scale(losses.total()).backward()
             done.append(summed([losses]))
             del losses  # and with it the graph, before the next batch makes its own
         return summed(done)
@@ -85,7 +96,8 @@ class Passes:
 
     def losses(self, model: nn.Module, batch: Batch) -> Losses:
         """The losses of a batch on the host as a step computes them, by its model or by that without its wrappers."""
-        losses: Losses = model([sample.to(self.device, non_blocking=True) for sample in batch])
+        with autocast(self.device, self.precision):
+            losses: Losses = model([sample.to(self.device, non_blocking=True) for sample in batch])
         if not losses.terms:
             raise ValueError("the model gave no loss term; is it in training mode?")
         return losses

@@ -14,7 +14,9 @@ from detkit.engine.interfaces import Hook
 from detkit.engine.loss_means import LossMean
 from detkit.engine.metrics import Metrics
 from detkit.engine.passes import Passes
+from detkit.engine.precision import Precision, gradient_scaler
 from detkit.engine.summary import describe_batch
+from detkit.engine.update import Clipping, Update
 from detkit.structures import Losses, Sample
 from detkit.utils import distributed, rng_state, set_rng_state
 
@@ -35,11 +37,12 @@ class Trainer:
             up to the batch to go on with; a function begins there at once.
         max_iter: number of the run's steps.
         hooks: called in this order.
-        clip_grad_norm: gradients are scaled down to this global L2 norm; None: no limit.
+        clip_grad_norm, clip_param_norm, clip_grad_value: limits of the gradients, one at most; see ``Clipping``.
         accumulate: batches a step: their gradients are averaged, and clipped and applied once. Batch norms take their
             statistics of each batch alone.
         loss_mean: what the losses of a step are means over, the logged ones and those that are minimised: all of the
             step, over its batches and all processes, or each batch alone and then over the batches; see ``Passes``.
+        precision: of the model's forward passes in training, and where hooks evaluate it; see ``autocast``.
         device: where samples are sent; None: where the model's first parameter is.
         output_dir: the run's folder, for the hooks that write.
         log_period: steps between lines of metrics.
@@ -50,10 +53,11 @@ class Trainer:
         losses: the last step's ``Losses``.
         recorder: what ends the run at a loss that is not finite, and writes down what led to it.
         metrics: where lines of figures are published and subscribed to.
+        scaler: of the losses in fp16; else it does nothing.
         results: what the last evaluation gave.
 
     Raises:
-        ValueError: ``max_iter``, ``accumulate`` or ``clip_grad_norm`` is not positive.
+        ValueError: ``max_iter``, ``accumulate`` or a limit of gradients is not positive, or there are several limits.
     """
 
     def __init__(
@@ -66,22 +70,25 @@ class Trainer:
         *,
         hooks: Sequence[Hook] = (),
         clip_grad_norm: float | None = None,
+        clip_param_norm: float | None = None,
+        clip_grad_value: float | None = None,
         accumulate: int = 1,
         loss_mean: LossMean = "step",
+        precision: Precision = "fp32",
         device: torch.device | str | None = None,
         output_dir: str | Path | None = None,
         log_period: int = 20,
     ):
         if max_iter < 1:
             raise ValueError(f"max_iter: expected at least 1 step, got {max_iter}")
-        if clip_grad_norm is not None and not clip_grad_norm > 0:
-            raise ValueError(f"clip_grad_norm: expected a positive norm or None, got {clip_grad_norm}")
         if accumulate < 1:
             raise ValueError(f"accumulate: expected at least 1 batch a step, got {accumulate}")
         self.model, self.optimizer, self.schedule, self.max_iter = model, optimizer, schedule, max_iter
-        self.hooks, self.clip_grad_norm, self.accumulate = list(hooks), clip_grad_norm, accumulate
+        self.hooks, self.accumulate, self.precision = list(hooks), accumulate, precision
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
-        self.passes = Passes(model, self.device, loss_mean)
+        self.scaler = gradient_scaler(self.device, precision)
+        self.passes = Passes(model, self.device, loss_mean, precision, self.scaler)
+        self.update = Update(optimizer, Clipping(clip_grad_norm, clip_param_norm, clip_grad_value), self.scaler)
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.metrics = Metrics(log_period)
         self.recorder = Recorder(model, optimizer, self.passes.losses, self.device, self.output_dir)
@@ -174,14 +181,7 @@ class Trainer:
         self.recorder.begin_step(self.step)
         self.losses = self.passes(batches, self.recorder)
         figures = {"total_loss": self.losses.total(), **self.losses.terms, **self.losses.metrics}
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if self.clip_grad_norm is not None or self.recorder.at_once:
-            grad_norm = nn.utils.get_total_norm([p.grad for p in parameters])
-            self.recorder.check_gradients(grad_norm)
-            if self.clip_grad_norm is not None:
-                figures["grad_norm"] = grad_norm
-                nn.utils.clip_grads_with_norm_(parameters, self.clip_grad_norm, grad_norm)
-        self.optimizer.step()
+        figures |= self.update(self.recorder)
         self.metrics.add(self.step, figures)
         return data_time
 

@@ -4,6 +4,7 @@ import dataclasses
 
 from detkit.config import Recipe
 from detkit.engine.loss_means import LossMean
+from detkit.engine.update import Clipping
 from detkit.solver.interfaces import LRSchedule, Optimizer
 
 
@@ -18,7 +19,9 @@ class SolverConfig:
         epochs: passes over the training dataset; or give ``max_iter``.
         lr_batch_size: the batch size that the optimizer's ``lr`` is given for; with other ``data.batch_size`` times
             ``accumulate`` the rate is scaled in proportion. null: the rate is taken as it stands.
-        clip_grad_norm: gradients are scaled down to this global norm; null for no limit.
+        clip_grad_norm: all gradients together are scaled down to this norm; null for no limit.
+        clip_param_norm: each parameter's gradient is scaled down to this norm of its own; null for no limit.
+        clip_grad_value: each number of a gradient is cut to within plus and minus this; null for no limit.
         accumulate: batches a step; their gradients are averaged. The step is that of one batch so many times as
             large, in the memory of one; only batch norms (not frozen ones) still look at each batch alone.
         loss_mean: step: losses are means over all of a step, whatever batches and processes it is split into;
@@ -32,6 +35,8 @@ class SolverConfig:
     epochs: float | None = None
     lr_batch_size: int | None = 16
     clip_grad_norm: float | None = None
+    clip_param_norm: float | None = None
+    clip_grad_value: float | None = None
     accumulate: int = 1
     loss_mean: LossMean = "step"
 
@@ -41,7 +46,8 @@ class SolverConfig:
                 f"solver: give either max_iter or epochs, got max_iter {self.max_iter} and epochs {self.epochs} "
                 "(null removes the one that a base config gives)"
             )
-        for name in ("max_iter", "epochs", "lr_batch_size", "clip_grad_norm", "accumulate"):
+        for name in ("max_iter", "epochs", "lr_batch_size", "accumulate"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"solver.{name}: expected more than 0, got {value}")
+        Clipping(self.clip_grad_norm, self.clip_param_norm, self.clip_grad_value)

@@ -5,6 +5,7 @@ import dataclasses
 from detkit.config import Recipe
 from detkit.engine import DDP
 from detkit.engine.interfaces import Hook, Parallelism
+from detkit.engine.precision import Precision
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -14,6 +15,8 @@ class TrainConfig:
     Args:
         output_dir: the run's folder.
         seed: of everything random.
+        precision: fp32, or bf16 or fp16 for convolutions and matrix products, in training and in the evaluations
+            during it; weights, losses and boxes stay in float32.
         device: ``auto`` (a CUDA GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         init_weights: a checkpoint to start from; only what fits is loaded, and the report says what did not.
         log_period: steps between lines of metrics.
@@ -28,6 +31,7 @@ class TrainConfig:
 
     output_dir: str = "output/run"
     seed: int = 0
+    precision: Precision = "fp32"
     device: str = "auto"
     init_weights: str | None = None
     log_period: int = 20

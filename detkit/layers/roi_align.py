@@ -34,6 +34,9 @@ def roi_align(
     """
     if features.device.type == "cpu" and features.shape[-2] * features.shape[-1] <= MATMUL_MAX_PIXELS:
         return roi_align_matmul(features, rois, output_size, scale, sampling_ratio, aligned)
+    if features.dtype in (torch.bfloat16, torch.float16):  # in which a place is off by pixels
+        pooled = roi_align(features.float(), rois, output_size, scale, sampling_ratio, aligned)
+        return pooled.to(features.dtype)
     rois = rois.to(features.dtype)
     return _roi_align(features, rois, (output_size, output_size), scale, sampling_ratio, aligned=aligned)
 

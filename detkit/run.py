@@ -10,7 +10,14 @@ from detkit.config import to_yaml
 from detkit.experiment import Experiment
 from detkit.modeling import MetaArch
 from detkit.registry import ConfigError
-from detkit.utils import atomic_write, distributed, environment_report, seed_everything, setup_logging
+from detkit.utils import (
+    atomic_write,
+    distributed,
+    environment_report,
+    remove_leftovers,
+    seed_everything,
+    setup_logging,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +80,8 @@ def is_restarted(folder: Path) -> bool:
 def claim_folder(experiment: Experiment, *, fresh: bool) -> None:
     """Leaves the complete config as ``config.yaml``; for when all checks have passed and training can begin.
 
+    What killed processes left half written is removed, and the evaluation of what is trained on now.
+
     Args:
         experiment: whose folder it is.
         fresh: a training from the beginning; what an earlier run left in the folder is set aside, so that nothing of
@@ -81,8 +90,13 @@ def claim_folder(experiment: Experiment, *, fresh: bool) -> None:
     if not distributed.is_main():
         return
     folder = Path(experiment.train.output_dir)
+    left = remove_leftovers(folder)
+    if left:
+        logger.info("removed %d files that a killed process had half written: %s", len(left), left[0].name)
     if fresh:
         _set_aside(folder)
+    else:
+        (folder / "evaluation.json").unlink(missing_ok=True)
     if distributed.launched():
         (folder / "launched_by").write_text(distributed.launch_id())
     with atomic_write(folder / "config.yaml", "w") as file:
@@ -99,6 +113,20 @@ def _set_aside(folder: Path) -> None:
     for path in found:
         path.rename(target / path.name)
     logger.warning("%s held a run already; it is now in %s (--resume would have gone on with it)", folder, target)
+
+
+def say_finished(experiment: Experiment, stop_reason: str | None) -> str:
+    """What a resume of a run that is at its end says: that it is, and what makes it go on.
+
+    Args:
+        experiment: the run's.
+        stop_reason: the trainer's.
+    """
+    folder, solver = experiment.train.output_dir, experiment.solver
+    if stop_reason is not None:
+        return f"The run in {folder} stopped early: {stop_reason}"
+    what, now = ("max_iter", solver.max_iter) if solver.max_iter is not None else ("epochs", solver.epochs)
+    return f"The run in {folder} is finished. To train longer, raise solver.{what}, which is {now} now, and --resume"
 
 
 def warn_of_frozen_noise(experiment: Experiment, model: MetaArch) -> None:

@@ -34,6 +34,8 @@ from detkit.checkpoint import Checkpointer, load_weights, load_whole, read_check
 from detkit.engine import (
     CheckpointHook,
     EvalHook,
+    Interrupted,
+    Interruption,
     MetricsWriter,
     PredictionPictures,
     ProgressBar,
@@ -43,7 +45,7 @@ from detkit.engine import (
 from detkit.evaluation import FirstPredictions, evaluate, write_evaluation
 from detkit.experiment import Experiment, load_experiment
 from detkit.launch import launch
-from detkit.run import check_alike, claim_folder, is_restarted, start_run, warn_of_frozen_noise
+from detkit.run import check_alike, claim_folder, is_restarted, say_finished, start_run, warn_of_frozen_noise
 from detkit.utils import distributed
 from detkit.visualization import draw_predictions, plot_curves, write_prediction_pictures
 
@@ -90,7 +92,9 @@ def train(exp: Experiment, go_on: bool) -> None:
     warn_of_frozen_noise(exp, model)
     pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
     draw = functools.partial(draw_predictions, class_names=exp.data.test_set.class_names)
-    run_evaluation = functools.partial(evaluate, model, exp.data.test(), evaluators, on_batch=pictures)
+    interruption = Interruption()
+    test_batches = interruption.watch(exp.data.test())
+    run_evaluation = functools.partial(evaluate, model, test_batches, evaluators, on_batch=pictures)
     trained = exp.build_parallelism().wrap(model)
     trainer = Trainer(
         trained,
@@ -106,18 +110,24 @@ def train(exp: Experiment, go_on: bool) -> None:
         precision=exp.train.precision,
         output_dir=out,
         log_period=exp.train.log_period,
+        interruption=interruption,
         hooks=[
             ProgressBar(),
             MetricsWriter(),
             TensorBoardWriter(),
+            *exp.build_hooks(),  # before the checkpoint, which then holds what they make of the step
             CheckpointHook(checkpointer, exp.train.checkpoint_period, config=exp.tree),
             EvalHook(run_evaluation, exp.train.eval_period),
             PredictionPictures(pictures, draw, keep=exp.train.picture_keep),
-            *exp.build_hooks(),
         ],
     )
     if go_on:
         resume(checkpointer, model, trainer)
+    ended = trainer.finished >= trainer.max_iter or trainer.stop_reason is not None
+    if ended:
+        logger.info("%s", say_finished(exp, trainer.stop_reason))
+    if ended and (out / "evaluation.json").is_file():
+        return
     claim_folder(exp, fresh=fresh)
     trainer.train()
     results = trainer.results
@@ -126,7 +136,7 @@ def train(exp: Experiment, go_on: bool) -> None:
     if distributed.is_main():
         plot_curves(out / "metrics.jsonl", out / "curves.png")
     write_prediction_pictures(pictures.gathered(), exp.data.test_set.class_names, out / "predictions")
-    _show(write_evaluation(results, evaluators, out / "evaluation.json"))
+    _show(write_evaluation(results, evaluators, out / "evaluation.json", sets=list(trainer.weight_sets)))
     _show(f"The run is in {out}: model_final.pth, evaluation.json, curves.png, predictions/")
 
 
@@ -150,7 +160,7 @@ def _show(words: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the tool; 0 when it went well."""
+    """Runs the tool; 0 when it went well, 75 when it was asked to leave and saved what ``--resume`` goes on from."""
     args = parse_arguments(argv)
     exp = load_experiment(Path(args.config_file), args.overrides)
     if args.num_processes is not None and not distributed.launched():  # else this is one of those processes
@@ -158,8 +168,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     with distributed.process_group(torch_device(exp.train.device)):
         if args.eval_only:
             evaluate_only(exp, args.weights)
-        else:
+            return 0
+        try:
             train(exp, args.resume)
+        except Interrupted as stop:
+            return stop.exit_code
     return 0
 
 

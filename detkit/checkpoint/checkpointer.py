@@ -1,11 +1,13 @@
 """Checkpointer: the checkpoints of one run's folder."""
 
+import contextlib
 import logging
 import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import nn
@@ -61,6 +63,10 @@ class Checkpointer:
             trainer_state: tensors and plain data.
             config: the run's complete config as plain data.
             class_names: None takes the model's own.
+
+        Raises:
+            OSError: it cannot be written; names the file, and the room that it needs and that there is. What was
+                written before is untouched.
         """
         path = self.output_dir / f"{name}.pth"
         if not distributed.is_main():
@@ -75,8 +81,7 @@ class Checkpointer:
         }
         if trainer_state is not None:
             content["trainer"] = dict(trainer_state)
-        with atomic_write(path) as file:
-            torch.save(content, file)
+        _write(content, path)
         if trainer_state is not None:
             with atomic_write(self._last, "w") as file:
                 file.write(f"{path.name}\n")
@@ -85,14 +90,20 @@ class Checkpointer:
         return path
 
     def latest(self) -> Path | None:
-        """The checkpoint to resume from, or None where the folder has none."""
-        named = self.output_dir / self._last.read_text().strip() if self._last.is_file() else None
-        if named is not None and named.is_file():
-            return named
-        found = self._training_checkpoints()
-        if named is not None and found:
-            logger.warning("%s is gone; the newest checkpoint there is %s", named, found[-1].name)
-        return found[-1] if found else None
+        """The checkpoint that was written last, or None where the folder has none."""
+        return next(iter(self.newest_first()), None)
+
+    def newest_first(self) -> list[Path]:
+        """The training checkpoints in the order in which a resume tries them: the one named as the last comes first."""
+        named = None
+        if self._last.is_file():
+            named = self.output_dir / self._last.read_text(encoding="utf-8", errors="replace").strip()
+        found = self._training_checkpoints()[::-1]
+        if named is None or not named.is_file():
+            if named is not None and found:
+                logger.warning("%s is gone; the newest checkpoint there is %s", named, found[0].name)
+            return found
+        return [named, *(path for path in found if path != named)]
 
     @property
     def _last(self) -> Path:
@@ -109,3 +120,67 @@ class Checkpointer:
         others = [p for p in self._training_checkpoints() if p != newest]
         for path in others[: max(len(others) - (self.keep - 1), 0)]:
             path.unlink(missing_ok=True)
+
+
+class _Noting:
+    """A file to write to that keeps the error of a failed write: torch tells of its own bookkeeping instead."""
+
+    def __init__(self, file: IO[bytes]):
+        self._file, self.error = file, None
+
+    error: OSError | None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _write(content: Mapping[str, Any], path: Path) -> None:
+    """Raises OSError that says how much room there was to be where it cannot be written."""
+    noting = None
+    try:
+        with atomic_write(path) as file:
+            noting = _Noting(file)
+            torch.save(content, noting)  # type: ignore[arg-type]  # all that it asks for is write and flush
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else noting.error if noting is not None else None
+        if cause is None:
+            raise
+        raise OSError(cause.errno, f"{path}: {_no_room(cause, content, path.parent)}") from error
+
+
+def _no_room(error: OSError, content: Mapping[str, Any], folder: Path) -> str:
+    words = f"could not be written ({error.strerror or error}). It needs about {_megabytes(_size(content))} MB"
+    with contextlib.suppress(OSError):
+        words += f"; {folder} has {_megabytes(shutil.disk_usage(folder).free)} MB free"
+    limit = _file_size_limit()
+    if limit is not None:
+        words += f", and this process may write files of up to {_megabytes(limit)} MB (ulimit -f)"
+    return f"{words}. What was written before is whole: make room (train.checkpoint_keep says how many stay), --resume"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f}"
+
+
+def _size(content: Any) -> int:
+    """Bytes of the tensors in nested mappings and lists."""
+    if isinstance(content, torch.Tensor):
+        return content.numel() * content.element_size()
+    values = content.values() if isinstance(content, Mapping) else content if isinstance(content, list | tuple) else ()
+    return sum(_size(value) for value in values)
+
+
+def _file_size_limit() -> int | None:
+    try:
+        import resource
+    except ImportError:  # not on Windows, which has no such limit
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return None if soft == resource.RLIM_INFINITY else soft

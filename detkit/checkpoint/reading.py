@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,6 +83,7 @@ def _content(local: str, source: str) -> Any:
 
 def _read_torch(local: str, source: str) -> Any:
     try:
+        _check_sums(local)
         return torch.load(local, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ... depending on where the file ends
         offence = _offence(str(error))
@@ -92,6 +94,28 @@ def _read_torch(local: str, source: str) -> Any:
             f"{source}: cannot be read as a checkpoint ({first_line}); it is damaged or was not written completely."
             " Copy or download it again, or take an earlier checkpoint"
         ) from error
+
+
+_DIRECTORY = 0x10
+"""The bit of a zip record's attributes that says so."""
+
+
+def _check_sums(local: str) -> None:
+    """Raises BadZipFile where a record is not what its checksum says: torch itself reads over flipped bits.
+
+    Files that were written with checksums turned off (``torch.serialization.set_crc32_options``) have 0 for all.
+    """
+    if not zipfile.is_zipfile(local):
+        return  # of before torch 1.6, or cut short: torch finds out
+    with zipfile.ZipFile(local) as file:
+        if all(record.CRC == 0 for record in file.infolist()):
+            return
+        damaged = file.testzip()
+        for record in file.infolist():  # a flipped bit that makes a directory of it, for which torch reads nothing
+            if record.external_attr & _DIRECTORY:
+                damaged = record.filename
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"its record {damaged} is not what its checksum says")
 
 
 def _offence(message: str) -> str:

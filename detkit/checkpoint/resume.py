@@ -7,9 +7,9 @@ from torch import nn
 
 from detkit.checkpoint.checkpointer import Checkpointer
 from detkit.checkpoint.load import load_weights
-from detkit.checkpoint.reading import read_checkpoint
+from detkit.checkpoint.reading import Checkpoint, read_checkpoint
 from detkit.registry import DataError
-from detkit.utils.distributed import unwrap
+from detkit.utils.distributed import all_gather_object, is_main, unwrap
 
 logger = logging.getLogger(__name__)
 
@@ -30,21 +30,28 @@ class Resumable(Protocol):
 
 
 def resume(checkpointer: Checkpointer, model: nn.Module, trainer: Resumable) -> int:
-    """Loads the last checkpoint of the run into model and trainer; gives the number of finished steps.
+    """Loads the last whole checkpoint of the run into model and trainer; gives the number of finished steps.
 
-    0, with a line in the log, where there is none yet. A run that has already reached ``max_iter`` says so.
+    A checkpoint that is damaged is passed over with a warning. 0, with a line in the log, where there is none yet.
+    All ranks must call it.
 
     Raises:
-        DataError: the checkpoint cannot be read, holds weights without a training state, or is of another model or
-            optimizer: names, shapes, class names or parameter groups differ.
+        DataError: no checkpoint can be read, or the one taken holds weights without a training state, or is of another
+            model or optimizer: names, shapes, class names or parameter groups differ.
     """
-    path = checkpointer.latest()
-    if path is None:
+    checkpoint = newest_whole(checkpointer)
+    if checkpoint is None:
         logger.info("%s has no checkpoint yet: starting from the beginning", checkpointer.output_dir)
         return 0
-    checkpoint = read_checkpoint(path)
+    path = checkpoint.source
     if checkpoint.trainer is None:
         raise DataError(f"{path}: holds weights only, no training state; start from it with train.init_weights")
+    missing = [key for key in ("pending", "ranks") if key not in checkpoint.trainer]
+    if missing:
+        raise DataError(
+            f"{path}: was written by an older detkit, whose training states this one cannot go on with;"
+            " start a new run from its weights with train.init_weights"
+        )
     ours, theirs = getattr(unwrap(model), "class_names", None), checkpoint.class_names
     try:
         if ours is not None and theirs is not None and tuple(ours) != theirs:
@@ -56,8 +63,33 @@ def resume(checkpointer: Checkpointer, model: nn.Module, trainer: Resumable) -> 
             f"{path}: cannot be resumed, because the model or the optimizer is not the one that it was written for."
             f" Undo the change of the config, or start a new run from it with train.init_weights. {error}"
         ) from error
-    if trainer.finished >= trainer.max_iter:
-        logger.info("%s is finished at %d steps; raise solver.max_iter to go on", path, trainer.finished)
-    else:
-        logger.info("resumed %s: %d of %d steps are done", path, trainer.finished, trainer.max_iter)
+    logger.info("resumed %s: %d of %d steps are done", path, trainer.finished, trainer.max_iter)
     return trainer.finished
+
+
+def newest_whole(checkpointer: Checkpointer) -> Checkpoint | None:
+    """The newest training checkpoint that can be read, the same for all ranks; None where there is none at all.
+
+    Raises:
+        DataError: there are some, and none can be read; or this process does not see the one that rank 0 reads.
+    """
+    found, fault = _search(checkpointer) if is_main() else (None, "")
+    path, fault = all_gather_object((None if found is None else found.source, fault))[0]
+    if fault:
+        raise DataError(fault)
+    return found if found is not None or path is None else read_checkpoint(path)
+
+
+def _search(checkpointer: Checkpointer) -> tuple[Checkpoint | None, str]:
+    faults = []
+    for path in checkpointer.newest_first():
+        try:
+            checkpoint = read_checkpoint(path)
+        except DataError as error:
+            logger.warning("passed over a damaged checkpoint: %s", error)
+            faults.append(str(error))
+            continue
+        return checkpoint, ""
+    if not faults:
+        return None, ""
+    return None, f"none of the run's {len(faults)} checkpoints can be read; remove them to begin anew. {faults[0]}"

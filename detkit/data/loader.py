@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -133,6 +135,23 @@ def _as_it_is(batch: list[Sample]) -> list[Sample]:
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)  # the workers share the cores with the training process and with each other
+    if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGUSR1"):  # no such on Windows
+        _outlast_signals()
+
+
+def _outlast_signals() -> None:
+    """Signals that ask a run to leave reach its workers too, often before it has what it needs to end its step.
+
+    What the run's own handlers do is not for a worker. SIGTERM, which is also what ends a worker that does not end by
+    itself, gets its way after a while.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
+
+
+_GRACE_SECONDS = 25
+"""Less than the 30 s after which torchrun and Slurm kill."""
 
 
 def _allow_many_files() -> None:

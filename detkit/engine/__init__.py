@@ -3,6 +3,7 @@
 from detkit.engine.freeze_schedule import FreezeSchedule, FreezeStage
 from detkit.engine.hooks import CheckpointHook, EvalHook
 from detkit.engine.interfaces import HOOKS, PARALLELISMS, Hook, Parallelism
+from detkit.engine.interruption import EXIT_CODE, Interrupted, Interruption
 from detkit.engine.metrics import Metrics
 from detkit.engine.parallel import DDP
 from detkit.engine.pictures import PredictionPictures
@@ -14,6 +15,7 @@ from detkit.engine.writers import MetricsWriter, TensorBoardWriter
 
 __all__ = [
     "DDP",
+    "EXIT_CODE",
     "HOOKS",
     "PARALLELISMS",
     "CheckpointHook",
@@ -21,6 +23,8 @@ __all__ = [
     "FreezeSchedule",
     "FreezeStage",
     "Hook",
+    "Interrupted",
+    "Interruption",
     "Metrics",
     "MetricsWriter",
     "Parallelism",

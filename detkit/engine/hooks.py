@@ -10,14 +10,18 @@ from detkit.engine.interfaces import Hook
 from detkit.engine.metrics import flatten
 from detkit.engine.precision import autocast
 from detkit.engine.trainer import Trainer
-from detkit.utils import rng_state, set_rng_state
+from detkit.utils import distributed, rng_state, set_rng_state
 
 
 class CheckpointHook(Hook):
     """Writes ``checkpoint_<step>.pth`` every period and at the end, and the weights as ``model_final.pth`` at the end.
 
-    Weights after a loss that was not finite are not written: the loss is looked at first, and training ends. Put this
-    hook before those that evaluate, so that a failure there costs nothing.
+    Each of the trainer's ``weight_sets`` is written beside them at the end, as ``model_final_<name>.pth``. A training
+    that is interrupted leaves a checkpoint at once. Weights after a loss that was not finite are not written: the loss
+    is looked at first, and training ends.
+
+    Put this hook after those that change weights and before those that evaluate: what comes after it is done again
+    when its checkpoint is resumed, so a failure there costs nothing.
 
     Args:
         checkpointer: writes them.
@@ -44,11 +48,34 @@ class CheckpointHook(Hook):
     def after_step(self, trainer: Trainer) -> None:
         """Writes where it is time."""
         if self.period is not None and _is_due(trainer, self.period):
-            trainer.check_finite()
-            self._save(f"checkpoint_{trainer.step:07d}", trainer, trainer.state_dict())
+            self._save_all(trainer)
         if trainer.is_last_step:
-            trainer.check_finite()
-            self._save("model_final", trainer, None)
+            self._save_final(trainer)
+
+    def after_stop(self, trainer: Trainer) -> None:
+        """Writes what the last step of any training leaves."""
+        if self.period is not None:
+            self._save_all(trainer)
+        self._save_final(trainer)
+
+    def on_interrupt(self, trainer: Trainer) -> None:
+        """Writes a checkpoint, whatever the period."""
+        self._save_all(trainer)
+
+    def save_weights(self, name: str, trainer: Trainer) -> None:
+        """Writes the weights that the model has now as ``name.pth``, with the run's config and class names."""
+        self._save(name, trainer, None)
+
+    def _save_all(self, trainer: Trainer) -> None:
+        trainer.check_finite()
+        self._save(f"checkpoint_{trainer.step:07d}", trainer, trainer.state_dict())
+
+    def _save_final(self, trainer: Trainer) -> None:
+        trainer.check_finite()
+        self.save_weights("model_final", trainer)
+        for name, weights in trainer.weight_sets.items():
+            with weights():
+                self.save_weights(f"model_final_{name}", trainer)
 
     def _save(self, name: str, trainer: Trainer, state: dict[str, Any] | None) -> None:
         self.checkpointer.save(
@@ -59,9 +86,10 @@ class CheckpointHook(Hook):
 class EvalHook(Hook):
     """Evaluates every period and at the end.
 
-    The results go to ``trainer.results``, and their figures as a line of metrics: ``{"iteration", "box/AP", ...}``.
-    Evaluating leaves the random state of training as it was. All ranks evaluate. How long it takes counts for the
-    time that is left.
+    The raw weights are evaluated, and then each of the trainer's ``weight_sets``. The results go to
+    ``trainer.results``, those of a set under its name, and their figures as a line of metrics:
+    ``{"iteration", "box/AP", ..., "ema/box/AP", ...}``, on all ranks. Evaluating leaves the random state of training as
+    it was. All ranks evaluate. How long it takes counts for the time that is left.
 
     Args:
         evaluate: gives nested results; {} on other ranks than 0.
@@ -88,20 +116,34 @@ class EvalHook(Hook):
 
     def after_step(self, trainer: Trainer) -> None:
         """Evaluates where it is time."""
-        if not _is_due(trainer, self.period):
-            return
+        if _is_due(trainer, self.period):
+            self._run(trainer)
+
+    def after_stop(self, trainer: Trainer) -> None:
+        """Evaluates the last step's weights, unless that is just done."""
+        if self._evaluated != trainer.finished:
+            self._run(trainer)
+
+    def _run(self, trainer: Trainer) -> None:
         trainer.check_finite()
         state, start = rng_state(), time.perf_counter()
         try:
-            with autocast(trainer.device, trainer.precision):
-                trainer.results = self.evaluate()
+            results = self._results(trainer)
+            for name, weights in trainer.weight_sets.items():
+                with weights():
+                    results[name] = self._results(trainer)
         finally:
             set_rng_state(state)
             trainer.model.train()
         self._seconds, self._evaluated = time.perf_counter() - start, trainer.finished
+        trainer.results = distributed.all_gather_object(results)[0]
         figures = flatten(trainer.results)
         if figures:
             trainer.metrics.publish({"iteration": trainer.step, **figures})
+
+    def _results(self, trainer: Trainer) -> dict[str, Any]:
+        with autocast(trainer.device, trainer.precision):  # which keeps weights that it has cast: anew for each set
+            return self.evaluate()
 
     def state_dict(self) -> dict[str, Any]:
         """How long an evaluation takes."""

@@ -36,6 +36,26 @@ class Hook:
         """
         return 0.0
 
+    def stop_reason(self) -> str | None:
+        """Why training is to end for good after this step, before ``max_iter``; None where it is not.
+
+        The trainer asks after every step. The answer must be the same on all ranks, and in words that say how to go on
+        nevertheless.
+        """
+        return None
+
+    def after_stop(self, trainer: "Trainer") -> None:
+        """After the last step of a training that a hook's ``stop_reason`` ended, once every ``after_step`` is done.
+
+        What a hook does at the last step it does here: in ``after_step`` nobody knew yet that this was the last one.
+        """
+
+    def on_interrupt(self, trainer: "Trainer") -> None:
+        """When the process is asked to leave (SIGTERM, Ctrl-C) and the run is to be gone on with: save, and be quick.
+
+        Hooks' ``after_step`` of the last step may be undone; a resume does them.
+        """
+
     def state_dict(self) -> dict[str, Any]:
         """What a resume needs."""
         return {}

@@ -52,6 +52,11 @@ class Metrics:
         self._data_time = self._step_time = 0.0
         self._pace = Pace()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no step has come since the last line."""
+        return not self._window
+
     def subscribe(self, receiver: Callable[[Line], None]) -> None:
         """From now on ``receiver`` gets every line, on every rank; subscribing twice changes nothing."""
         if receiver not in self._subscribers:

@@ -63,6 +63,10 @@ class PredictionPictures(Hook):
         thin_out(root, self.keep)
         trainer.metrics.publish_pictures(trainer.step, pictures)
 
+    def after_stop(self, trainer: Trainer) -> None:
+        """Draws the last evaluation of a training that stopped early."""
+        self.after_step(trainer)
+
 
 def step_folders(root: Path) -> list[tuple[int, Path]]:
     """The folders ``step_<number>`` in ``root`` with their numbers, in their order."""

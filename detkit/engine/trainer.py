@@ -1,5 +1,7 @@
 """Trainer: the loop. It takes built objects and knows neither models nor data."""
 
+import contextlib
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,11 +13,13 @@ from torch import nn
 
 from detkit.engine.forensics import Recorder
 from detkit.engine.interfaces import Hook
+from detkit.engine.interruption import Interrupted, Interruption
 from detkit.engine.loss_means import LossMean
 from detkit.engine.metrics import Metrics
 from detkit.engine.passes import Passes
 from detkit.engine.precision import Precision, gradient_scaler
 from detkit.engine.summary import describe_batch
+from detkit.engine.training_state import named_hooks, restore, training_state
 from detkit.engine.update import Clipping, Update
 from detkit.structures import Losses, Sample
 from detkit.utils import distributed, rng_state, set_rng_state
@@ -46,6 +50,7 @@ class Trainer:
         device: where samples are sent; None: where the model's first parameter is.
         output_dir: the run's folder, for the hooks that write.
         log_period: steps between lines of metrics.
+        interruption: whether and when the process is asked to leave; None: signals do what they do without us.
 
     Attributes:
         step: number (0-based) of the step under way; between steps, of the last one.
@@ -55,6 +60,10 @@ class Trainer:
         metrics: where lines of figures are published and subscribed to.
         scaler: of the losses in fp16; else it does nothing.
         results: what the last evaluation gave.
+        weight_sets: further sets of weights that the run keeps beside the raw ones (averages, say), by name: functions
+            that give a context inside which the model has them. They are evaluated and saved beside the raw ones.
+        batches_seen: how many batches the finished steps have taken: where the stream goes on.
+        pending: names of the hooks whose ``after_step`` of the last finished step is still to come.
 
     Raises:
         ValueError: ``max_iter``, ``accumulate`` or a limit of gradients is not positive, or there are several limits.
@@ -78,6 +87,7 @@ class Trainer:
         device: torch.device | str | None = None,
         output_dir: str | Path | None = None,
         log_period: int = 20,
+        interruption: Interruption | None = None,
     ):
         if max_iter < 1:
             raise ValueError(f"max_iter: expected at least 1 step, got {max_iter}")
@@ -95,6 +105,9 @@ class Trainer:
         self.step, self.finished = 0, 0
         self.losses = Losses()
         self.results: dict[str, Any] = {}
+        self.weight_sets: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {}
+        self.interruption, self.batches_seen = interruption, 0
+        self.pending: list[str] = []
         self._batches = batches
         self._described = False
         self._rng: dict[str, Any] | None = None  # of a resumed run, to be set when its first batch is there
@@ -109,11 +122,17 @@ class Trainer:
     @property
     def is_last_step(self) -> bool:
         """In ``after_step``: whether no step follows."""
-        return self.finished >= self.max_iter
+        return self.finished >= self.max_iter or self.stop_reason is not None
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why a hook ended training before ``max_iter``; None where none did."""
+        return next((reason for hook in self.hooks if (reason := hook.stop_reason()) is not None), None)
 
     def train(self) -> None:
-        """Trains until ``max_iter``. A finished run says so and does nothing.
+        """Trains until ``max_iter``, or until a hook's ``stop_reason``. A finished run says so and does nothing.
 
+        After a resume, hooks that the checkpoint came before are first called for the step that it came after.
         Hooks' ``after_train`` also run when training ends by an exception, which is then raised again.
 
         Raises:
@@ -121,17 +140,20 @@ class Trainer:
                 their annotations, and the folder where the batch and the state are (see ``Recorder``).
             OutOfMemory: names the batch and what to lower.
             ValueError: the batches end before ``max_iter``, or the model gave no loss.
+            Interrupted: ``interruption`` had a signal; the hooks have saved what a resume needs.
         """
-        if self.finished >= self.max_iter:
-            logger.info("training is finished at step %d; raise solver.max_iter to go on", self.finished)
+        if self.finished >= self.max_iter and not self.pending:
+            logger.info("training is finished: %d of %d steps are done", self.finished, self.max_iter)
             return
         self.model.train()
         try:
-            for hook in self.hooks:
-                hook.before_train(self)
-            stream = self._stream()
-            while self.finished < self.max_iter:
-                self._one_step(stream)
+            with self.interruption or contextlib.nullcontext():
+                for hook in self.hooks:
+                    hook.before_train(self)
+                self._catch_up()
+                stream = iter(()) if self.is_last_step else self._stream()
+                while not self.is_last_step:
+                    self._one_step(stream)
         except BaseException:
             self._after_train_quietly()
             raise
@@ -142,14 +164,30 @@ class Trainer:
         """Raises FloatingPointError if the loss of a step until now was not finite. Waits for the device."""
         self.recorder.judge(self.metrics.settle())
 
+    def _catch_up(self) -> None:
+        """What the last finished step of a resumed run has still coming."""
+        if self._rng is not None:
+            set_rng_state(self._rng)
+        if self.finished:
+            self._finish_step()
+        if self._rng is not None:
+            self._rng = rng_state()
+
     def _stream(self) -> Iterator[list[Sample]]:
-        seen = self.finished * self.accumulate
+        """The batches from the next one on. A resumed run's random state is set when the first one is there, because
+        starting a loader draws from torch's global generator."""
         if callable(self._batches):
-            return iter(self._batches(seen))
-        stream = iter(self._batches)
-        for _ in range(seen):
-            next(stream, None)
-        return stream
+            stream = iter(self._batches(self.batches_seen))
+        else:
+            stream = iter(self._batches)
+            for _ in range(self.batches_seen):
+                next(stream, None)
+        if self._rng is None:
+            return stream
+        first = list(itertools.islice(stream, 1))
+        set_rng_state(self._rng)
+        self._rng = None
+        return itertools.chain(first, stream)
 
     def _one_step(self, stream: Iterator[list[Sample]]) -> None:
         self.step = self.finished
@@ -158,16 +196,45 @@ class Trainer:
         start = time.perf_counter()
         data_time = self._run(stream)
         self.finished = self.step + 1
+        self.batches_seen += self.accumulate
         log = self.finished % self.metrics.log_period == 0 or self.is_last_step
         if log or self.recorder.is_full:
             self.check_finite()  # within the measured time: on a GPU the work of the window ends here
         self.metrics.add_times(data_time, time.perf_counter() - start)
         if log:
-            lr = self.optimizer.param_groups[0]["lr"]
-            hooks_left = sum(hook.seconds_left(self) or 0.0 for hook in self.hooks)
-            self.metrics.flush(lr, self.max_iter - self.finished, self.device, hooks_left)
-        for hook in self.hooks:
-            hook.after_step(self)
+            self._flush()
+        self.pending = [key for key, _ in named_hooks(self.hooks)]
+        self._finish_step()
+
+    def _flush(self) -> None:
+        lr = self.optimizer.param_groups[0]["lr"]
+        hooks_left = sum(hook.seconds_left(self) or 0.0 for hook in self.hooks)
+        self.metrics.flush(lr, self.max_iter - self.finished, self.device, hooks_left)
+
+    def _finish_step(self) -> None:
+        """Calls the hooks that are pending, or lets them save and leaves where the process is asked to."""
+        hooks = dict(named_hooks(self.hooks))
+        try:
+            if self.interruption is not None:
+                self.interruption.check()
+            while self.pending:
+                key = self.pending.pop(0)  # before the call: to a checkpoint its own hook is done
+                try:
+                    hooks[key].after_step(self)
+                except Interrupted:
+                    self.pending.insert(0, key)
+                    raise
+        except Interrupted as stop:
+            logger.info("step %d: %s", self.step, stop)
+            for hook in self.hooks:
+                hook.on_interrupt(self)
+            raise
+        if self.finished < self.max_iter and self.is_last_step:
+            logger.info("training stops early, at %d of %d steps: %s", self.finished, self.max_iter, self.stop_reason)
+            if not self.metrics.is_empty:
+                self._flush()
+            for hook in self.hooks:
+                hook.after_stop(self)
 
     def _run(self, stream: Iterator[list[Sample]]) -> float:
         """The passes of the step, then the update. Gives the seconds of waiting for data."""
@@ -189,7 +256,6 @@ class Trainer:
         batch = next(stream, None)
         if batch is None:
             raise ValueError(f"the batches ended after {self.step} steps; max_iter is {self.max_iter}")
-        self._restore_rng()
         if not self._described and logger.isEnabledFor(logging.DEBUG):
             logger.debug("the first batch\n%s", describe_batch(batch))
         self._described = True
@@ -204,19 +270,13 @@ class Trainer:
                 logger.exception("%s.after_train failed while training was ending by an exception", type(hook).__name__)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resume needs besides the weights: tensors and plain data only. All ranks must call it.
+        """What a resume needs besides the weights; see ``training_state``. All ranks must call it.
 
         Raises:
             FloatingPointError: the loss of a step until now was not finite.
         """
         self.check_finite()
-        return {
-            "finished": self.finished,
-            "optimizer": self.optimizer.state_dict(),
-            "hooks": {key: hook.state_dict() for key, hook in self._named_hooks()},
-            "metrics": self.metrics.state_dict(),
-            "rng": distributed.all_gather_object(rng_state()),
-        }
+        return training_state(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes what ``state_dict`` gave. Rates, decays and other options stay those of this trainer's optimizer.
@@ -224,38 +284,4 @@ class Trainer:
         Raises:
             ValueError: the state is of an optimizer over other parameters.
         """
-        options = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
-        try:
-            self.optimizer.load_state_dict(state["optimizer"])
-        except ValueError as error:
-            raise ValueError(
-                f"the optimizer's state is of other parameters ({error}): what is frozen, the parameter groups or the"
-                " model have changed since it was written"
-            ) from error
-        for group, option in zip(self.optimizer.param_groups, options):
-            group.update(option)
-        for key, hook in self._named_hooks():
-            if key in state["hooks"]:
-                hook.load_state_dict(state["hooks"][key])
-        if "metrics" in state:  # checkpoints of older versions have none
-            self.metrics.load_state_dict(state["metrics"])
-        self.finished = int(state["finished"])
-        self.step = max(self.finished - 1, 0)
-        if distributed.rank() < len(state["rng"]):
-            self._rng = state["rng"][distributed.rank()]
-        else:
-            logger.warning("the run had %d processes before: random numbers differ from here", len(state["rng"]))
-
-    def _restore_rng(self) -> None:
-        """Only when the first batch is there, because starting a loader draws from torch's global generator."""
-        if self._rng is not None:
-            set_rng_state(self._rng)
-            self._rng = None
-
-    def _named_hooks(self) -> Iterator[tuple[str, Hook]]:
-        """Hooks under their class names, numbered where one occurs again."""
-        seen: dict[str, int] = {}
-        for hook in self.hooks:
-            name = type(hook).__name__
-            seen[name] = seen.get(name, 0) + 1
-            yield (name if seen[name] == 1 else f"{name}#{seen[name]}"), hook
+        self._rng = restore(self, state)

@@ -1,6 +1,8 @@
 """Hooks that write the lines of metrics: to metrics.jsonl in every run, to TensorBoard where a config says so."""
 
+import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ logger = logging.getLogger(__name__)
 class MetricsWriter(Hook):
     """Writes every line of metrics to ``metrics.jsonl``.
 
-    On a resume, lines of steps that are done again are cut first; a run from the start begins a new file. Rank 0 only.
+    On a resume, lines of steps that are done again are cut first, and what is evaluated again for the step that the
+    checkpoint came after is not written twice; a run from the start begins a new file. Rank 0 only.
 
     Args:
         path: None is ``metrics.jsonl`` in the trainer's ``output_dir``.
@@ -25,6 +28,8 @@ class MetricsWriter(Hook):
     def __init__(self, path: str | Path | None = None):
         super().__init__()
         self.path = None if path is None else Path(path)
+        self._there: list[frozenset[str]] = []  # of the lines of the last finished step
+        self._step = -1
 
     def before_train(self, trainer: Trainer) -> None:
         """Cuts the file. Raises ValueError where neither hook nor trainer knows a folder."""
@@ -38,11 +43,30 @@ class MetricsWriter(Hook):
         dropped = cut_lines(self.path, trainer.finished)
         if dropped:
             logger.info("%s: dropped %d lines of steps from %d on", self.path, dropped, trainer.finished)
+        self._step = trainer.finished - 1
+        self._there = _names_of_lines(self.path, self._step)
         trainer.metrics.subscribe(self._write)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing; but the lines are on the disk before the checkpoint is, which counts on them."""
+        if self.path is not None and self.path.is_file():
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+        return {}
 
     def _write(self, line: Line) -> None:
         assert self.path is not None
+        names = frozenset(line)
+        if line.get("iteration") == self._step and names in self._there:
+            self._there.remove(names)
+            return
         append_line(self.path, line)
+
+
+def _names_of_lines(path: Path, iteration: int) -> list[frozenset[str]]:
+    """Which figures each line of a step holds."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [frozenset(line) for text in lines if (line := json.loads(text))["iteration"] == iteration]
 
 
 @HOOKS.register()

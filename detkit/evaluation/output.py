@@ -10,7 +10,9 @@ from detkit.utils.distributed import is_main
 from detkit.utils.paths import atomic_write
 
 
-def write_evaluation(results: Mapping[str, Any], evaluators: Sequence[Evaluator], path: str | Path) -> str:
+def write_evaluation(
+    results: Mapping[str, Any], evaluators: Sequence[Evaluator], path: str | Path, sets: Sequence[str] = ()
+) -> str:
     """Writes what ``evaluate`` gave as JSON and returns it as tables for a person, the speed in the last line.
 
     On other ranks than 0 it writes nothing and returns "".
@@ -19,12 +21,15 @@ def write_evaluation(results: Mapping[str, Any], evaluators: Sequence[Evaluator]
         results: of ``evaluate``.
         evaluators: the ones that gave them.
         path: the JSON file; its folder is made.
+        sets: names in ``results`` under which there are results of other weights of the same model.
     """
     if not is_main():
         return ""
     with atomic_write(path, "w") as file:
         json.dump(results, file, indent=2)
     parts = [evaluator.report(dict(results)) for evaluator in evaluators]
+    for name in sets:
+        parts += [f"{name} weights\n{evaluator.report(dict(results[name]))}" for evaluator in evaluators]
     if "timing" in results:
         timing = results["timing"]
         parts.append(

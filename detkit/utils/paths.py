@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,20 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> list[Path]:
+    """Removes what ``atomic_write`` left in ``folder`` where a process was killed while it wrote; gives the files.
+
+    Only for the one process that writes there: another's file that is being written looks the same.
+    """
+    left = [path for path in Path(folder).glob(".*.tmp") if _TEMPORARY.fullmatch(path.name)]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return left
+
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 def _sync_folder(folder: Path) -> None:

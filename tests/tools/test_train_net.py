@@ -81,7 +81,7 @@ def test_resuming_goes_on_and_a_finished_run_says_so(finished_run, caplog):
     config = str(finished_run / "config.yaml")
     with caplog.at_level("INFO"):
         assert train_net.main(["--config-file", config, "--resume"]) == 0
-    assert "raise solver.max_iter" in caplog.text
+    assert "raise solver.max_iter, which is 2 now" in caplog.text
     assert train_net.main(["--config-file", config, "--resume", "solver.max_iter=3"]) == 0
     lines = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines if "total_loss" in line] == [0, 1, 2]

@@ -1,0 +1,214 @@
+"""A run that is stopped anywhere and goes on ends as the run that never stopped: to the last bit."""
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from detkit.checkpoint import Checkpointer, resume
+from detkit.engine import (
+    CheckpointHook,
+    EvalHook,
+    FreezeSchedule,
+    FreezeStage,
+    Hook,
+    Interrupted,
+    Interruption,
+    MetricsWriter,
+    Trainer,
+)
+from detkit.structures import Losses, Sample
+
+STEPS = 12
+TIMES = {"data_time", "step_time", "eta_seconds", "max_memory_mb", "max_rss_mb"}
+
+
+class Small(nn.Module):
+    """A regression with a batch norm, dropout, and a figure that only some batches give."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.early, self.norm, self.late = nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)
+        self.dropout = nn.Dropout(0.3)
+
+    def forward(self, samples):
+        images = torch.stack([s.image.flatten() for s in samples]).float() / 255
+        off = self.late(self.dropout(self.norm(self.early(images)))).squeeze(1) - images.sum(1)
+        metrics = {"sometimes": off.detach().mean()} if samples[0].image_id % 3 == 0 else {}
+        return Losses({"loss_l2": off.square().mean(), "loss_l1": off.abs().mean()}, metrics)
+
+
+class Kill(BaseException):
+    """As sudden as a SIGKILL: nobody handles it."""
+
+
+class Die(Hook):
+    """Dies before or after the hooks that follow it have acted."""
+
+    def __init__(self, before_step=None, after_step=None):
+        super().__init__()
+        self.at, self.after = before_step, after_step
+
+    def before_step(self, trainer):
+        if trainer.step == self.at:
+            raise Kill
+
+    def after_step(self, trainer):
+        if trainer.step == self.after:
+            raise Kill
+
+
+class Signal(Hook):
+    """Sends the process a signal in the middle of a step."""
+
+    def __init__(self, step, number=signal.SIGTERM):
+        super().__init__()
+        self.at, self.number = step, number
+
+    def before_step(self, trainer):
+        if trainer.step == self.at:
+            os.kill(os.getpid(), self.number)
+
+
+class Wander(Hook):
+    """Draws before and after each step, and has a state."""
+
+    def __init__(self):
+        super().__init__()
+        self.sum = 0.0
+
+    def before_step(self, trainer):
+        self.sum += torch.rand(1).item()
+
+    def after_step(self, trainer):
+        self.sum += torch.rand(1).item() + trainer.losses.terms["loss_l1"].item()
+
+    def state_dict(self):
+        return {"sum": self.sum}
+
+    def load_state_dict(self, state):
+        self.sum = state["sum"]
+
+
+def batches(start):
+    torch.rand(1)  # as torch's DataLoader draws when it starts
+    for number in itertools.count(start):
+        generator = torch.Generator().manual_seed(number)
+        images = torch.randint(0, 256, (4, 3, 1, 1), dtype=torch.uint8, generator=generator)
+        yield [Sample(image, (1, 1), image_id=n) for n, image in enumerate(images, 4 * number)]
+
+
+def build(folder, first=(), last=(), period=5, max_iter=STEPS, **options):
+    """A run with everything on; ``first`` and ``last`` stand at the ends of the list of hooks."""
+    model = Small()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+    checkpointer = Checkpointer(folder, keep=2)
+
+    def evaluate():
+        model.eval()
+        with torch.no_grad():
+            losses = model(next(batches(1000)))
+        return {"box": {"AP": losses.terms["loss_l2"].item(), "noise": torch.rand(1).item()}}
+
+    hooks = [
+        *first,
+        MetricsWriter(),
+        FreezeSchedule(stages=(FreezeStage(0.4, ("late",)), FreezeStage(1.0))),
+        Wander(),
+        CheckpointHook(checkpointer, period),
+        EvalHook(evaluate, 4),
+        *last,
+    ]
+    trainer = Trainer(
+        model,
+        optimizer,
+        lambda step, n: 1 - step / n,
+        batches,
+        max_iter,
+        hooks=hooks,
+        accumulate=2,
+        clip_grad_norm=0.5,
+        output_dir=folder,
+        log_period=3,
+        interruption=Interruption(),
+        **options,
+    )
+    return trainer, checkpointer
+
+
+def start(folder, first=(), last=(), **options):
+    """Starts or goes on, as a new process would: nothing but the folder is left of the one before."""
+    torch.manual_seed(7)
+    trainer, checkpointer = build(folder, first, last, **options)
+    resume(checkpointer, trainer.model, trainer)
+    trainer.train()
+    return trainer
+
+
+def outcome(folder, trainer):
+    """Everything that two runs are compared by."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    state = torch.load(Checkpointer(folder).latest(), weights_only=True)
+    final = torch.load(folder / "model_final.pth", weights_only=True)["model"]
+    wander = next(hook for hook in trainer.hooks if isinstance(hook, Wander))
+    return {
+        "lines": [{k: v for k, v in line.items() if k not in TIMES} for line in lines],
+        "weights": {name: value.tolist() for name, value in final.items()},
+        "optimizer": [
+            {k: torch.as_tensor(v).tolist() for k, v in entry.items()}
+            for entry in state["trainer"]["optimizer"]["state"].values()
+        ],
+        "rng": [state["trainer"]["ranks"][0]["rng"]["torch"].tolist(), torch.get_rng_state().tolist()],
+        "wander": wander.sum,
+        "results": trainer.results,
+    }
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("straight")
+    return outcome(folder, start(folder))
+
+
+@pytest.mark.parametrize("step", range(STEPS))
+def test_killed_before_any_step(tmp_path, straight, step):
+    with pytest.raises(Kill):
+        start(tmp_path, first=[Die(before_step=step)])
+    assert outcome(tmp_path, start(tmp_path)) == straight
+
+
+@pytest.mark.parametrize("step", range(STEPS))
+def test_killed_after_checkpoint_and_evaluation_of_any_step(tmp_path, straight, step):
+    with pytest.raises(Kill):
+        start(tmp_path, last=[Die(after_step=step)])
+    assert outcome(tmp_path, start(tmp_path)) == straight
+
+
+@pytest.mark.parametrize("step", range(STEPS))
+def test_asked_to_leave_in_any_step(tmp_path, straight, step):
+    with pytest.raises(Interrupted):
+        start(tmp_path, first=[Signal(step)])
+    assert Checkpointer(tmp_path).latest().name == f"checkpoint_{step:07d}.pth"
+    assert outcome(tmp_path, start(tmp_path)) == straight
+
+
+def test_killed_in_every_step_with_a_checkpoint_a_step(tmp_path):
+    (tmp_path / "a").mkdir()
+    expected = outcome(tmp_path / "a", start(tmp_path / "a", period=1))
+    for step in range(STEPS):
+        with pytest.raises(Kill):
+            start(tmp_path / "b", period=1, **{("last", "first")[step % 2]: [Die(after_step=step)]})
+    assert outcome(tmp_path / "b", start(tmp_path / "b", period=1)) == expected
+
+
+def test_asked_to_leave_again_and_again(tmp_path, straight):
+    for step in range(STEPS):
+        with contextlib.suppress(Interrupted):
+            start(tmp_path, first=[Signal(step)])
+    assert outcome(tmp_path, start(tmp_path)) == straight

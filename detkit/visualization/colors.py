@@ -17,6 +17,9 @@ _LAB_TO_LMS = np.array(
     [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.2914855480]]
 )
 
+LINE_COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+"""Okabe and Ito's colours, which the colour-blind can tell apart, without their yellow, which is faint on white."""
+
 
 def palette(num: int) -> np.ndarray:
     """``(num, 3)`` uint8 RGB colours; colour i is the same whatever ``num`` is.

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from detkit.visualization.colors import LINE_COLORS
+
 logger = logging.getLogger(__name__)
 
 Series = dict[str, tuple[list[float], list[float]]]
@@ -25,7 +27,7 @@ def read_metrics(path: str | Path) -> Series:
     Raises:
         ValueError: a line in the middle is not JSON.
     """
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     collected: dict[str, dict[float, float]] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -80,6 +82,7 @@ def plot_curves(metrics_file: str | Path, out_png: str | Path) -> Path:
 def _panel(axes: Any, title: str, curves: Series) -> None:
     from matplotlib.ticker import MaxNLocator
 
+    axes.set_prop_cycle(color=LINE_COLORS)
     if title == "average precision":
         _precision_curves(axes, curves)
     for name in sorted(curves, key=lambda n: (n != "total_loss", "/" in n, n)):
@@ -90,13 +93,14 @@ def _panel(axes: Any, title: str, curves: Series) -> None:
             axes.plot(steps, values, linewidth=1.8, label=name, marker="o" if len(steps) == 1 else None)
     axes.set_title(title)
     axes.set_xlabel("iteration")
+    axes.set_ylabel("0 to 1" if title == "average precision" else title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if title != "learning rate" or len(curves) > 1:
         axes.legend(fontsize=8, frameon=False, loc="best")
     if title == "loss":
-        _limit_spikes(axes, curves)
+        limit_spikes(axes, curves)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
 
@@ -106,7 +110,7 @@ def _precision_curves(axes: Any, curves: Series) -> None:
     colors: dict[str, str] = {}
     for name in sorted(curves):
         task, _, figure = name.partition("/")
-        color = colors.setdefault(task, f"C{len(colors)}")
+        color = colors.setdefault(task, LINE_COLORS[len(colors) % len(LINE_COLORS)])
         known = [(s, v) for s, v in zip(*curves[name]) if v >= 0]  # -1: there was nothing to measure
         style = {"AP": "-", "AP50": "--"}.get(figure, ":")
         width = 2.0 if figure == "AP" else 1.3
@@ -130,10 +134,10 @@ def _loss_curve(axes: Any, name: str, steps: list[float], values: list[float]) -
         axes.plot(steps, values, "o", markersize=4, color=line.get_color())
 
 
-def smooth(values: Iterable[float]) -> list[float]:
-    """A running mean over about a twentieth of the values, without lag; NaNs are left out of it."""
+def smooth(values: Iterable[float], share: float = 0.05) -> list[float]:
+    """A running mean over a ``share`` of the values, without lag; NaNs are left out of it."""
     array = np.asarray(list(values), np.float64)
-    half = len(array) // 40
+    half = int(len(array) * share / 2 + 1e-9)
     out = []
     for i in range(len(array)):
         reach = min(half, i, len(array) - 1 - i)  # symmetric, so the ends are not pulled
@@ -143,7 +147,7 @@ def smooth(values: Iterable[float]) -> list[float]:
     return out
 
 
-def _limit_spikes(axes: Any, curves: Mapping[str, tuple[list[float], list[float]]]) -> None:
+def limit_spikes(axes: Any, curves: Mapping[str, tuple[list[float], list[float]]]) -> None:
     """Cuts off the first, high losses where they would flatten everything after them."""
     values = np.concatenate([np.asarray(v, np.float64) for _, v in curves.values()])
     values = values[~np.isnan(values)]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from detkit.config.describe import usage
 from detkit.config.merge import merge
-from detkit.config.recipe import Now, Recipe
+from detkit.config.recipe import Now, Recipe, make
 from detkit.config.scalar import Mismatch, convert, shown
 from detkit.config.schema import MISSING, Schema, is_dict, is_group, is_list, is_node, registry_for, schema, words
 from detkit.config.write import plain
@@ -116,6 +116,8 @@ class _Check:
         recipe: Recipe[Any] = Recipe(cls, kwargs)
         if is_group(cls) and len(self.problems) == before:
             self._try_group(recipe, path)
+        elif len(self.problems) == before:
+            self._try_options(recipe, path)
         return recipe
 
     def value(
@@ -211,6 +213,20 @@ class _Check:
             self.fail(part, words_of_it)
         except ValueError as error:
             self.fail(path, str(error))
+
+    def _try_options(self, recipe: Recipe[Any], path: str) -> None:
+        """Asks a class that has ``check_options`` what it thinks of its options, before anything is built."""
+        check = getattr(recipe.cls, "check_options", None)
+        if check is None or any(_holds_component(value) for value in recipe.kwargs.values()):
+            return
+        try:
+            check({name: make(value) for name, value in recipe.kwargs.items()})
+        except ValueError as error:
+            option, _, words_of_it = str(error).partition(": ")
+            if option in recipe.kwargs:
+                self.fail(f"{path}.{option}", words_of_it)
+            else:
+                self.fail(path, str(error))
 
     def _union(self, value: Any, want: Any, path: str, default: Any, owner: type | None) -> Any:
         arms = [arm for arm in get_args(want) if arm is not type(None)]

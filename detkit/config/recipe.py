@@ -20,7 +20,7 @@ class Recipe(Generic[T]):
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __call__(self, *wiring: Any) -> T:
-        return self.cls(*wiring, **{key: _make(value) for key, value in self.kwargs.items()})
+        return self.cls(*wiring, **{key: make(value) for key, value in self.kwargs.items()})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +30,12 @@ class Now:
     recipe: Recipe[Any]
 
 
-def _make(value: Any) -> Any:
+def make(value: Any) -> Any:
+    """``value`` with what its owner's annotations ask for built: its ``Now``s."""
     if isinstance(value, Now):
         return value.recipe()
     if isinstance(value, list | tuple):
-        return type(value)(_make(v) for v in value)
+        return type(value)(make(v) for v in value)
     if isinstance(value, dict):
-        return {k: _make(v) for k, v in value.items()}
+        return {k: make(v) for k, v in value.items()}
     return value

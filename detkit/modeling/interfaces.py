@@ -69,6 +69,11 @@ class Backbone(nn.Module):
         """Images are padded so that both sides are multiples of this."""
         return max(spec.stride for spec in self.output_shape.values())
 
+    def layers(self) -> list[list[str]]:
+        """Names of submodules and parameters by depth, from the image on; what none covers is in the first layer.
+        The default: each child with parameters is a layer, in the order in which they were made."""
+        return [[name] for name, child in self.named_children() if any(True for _ in child.parameters())]
+
 
 class Neck(nn.Module):
     """Feature maps to feature maps. ``output_shape`` names them, finest first."""
@@ -152,12 +157,7 @@ class BoxLoss(nn.Module):
         raise NotImplementedError
 
     def count(self, num_foreground: int, num_samples: int) -> int:
-        """What ``forward`` divides its sum by, before clamping at 1 and up to a constant factor; see ``Losses.counts``.
-
-        Args:
-            num_foreground: N.
-            num_samples: as in ``forward``, but not clamped.
-        """
+        """What ``forward`` divides by for N boxes, up to a constant factor and not clamped; see ``Losses.counts``."""
         return num_samples
 
 
@@ -270,10 +270,9 @@ class MaskPaster:
         super().__init__()
 
     def __call__(self, probs: Tensor, boxes: Boxes, image_size: tuple[int, int], threshold: float) -> Tensor:
-        """Pastes N masks.
-
+        """
         Args:
-            probs: ``(N, M, M)`` in 0..1.
+            probs: ``(N, M, M)`` in 0..1 of N masks.
             boxes: ``(N, 4)`` in pixels of the image.
             image_size: ``(height, width)``.
             threshold: a pixel belongs to the object from this probability on.

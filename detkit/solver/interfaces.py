@@ -1,5 +1,8 @@
 """The roles of the solver: Optimizer and LRSchedule."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
 import torch
 from torch import nn
 
@@ -18,6 +21,17 @@ class Optimizer(torch.optim.Optimizer):
     def __init__(self, model: nn.Module, lr_scale: float):
         raise NotImplementedError
 
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Called when a config is loaded, before there is a model.
+
+        Args:
+            options: all of them, defaults included.
+
+        Raises:
+            ValueError: one that makes no sense; a message that begins with ``name: `` is taken for that option's.
+        """
+
 
 class LRSchedule:
     """The learning rate over a run, as a pure function. Holds no state, so there is nothing to resume."""
@@ -28,6 +42,19 @@ class LRSchedule:
     def __call__(self, step: int, max_iter: int) -> float:
         """The factor on every group's base rate for the step numbered ``step`` (0-based) of ``max_iter``."""
         raise NotImplementedError
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Called when a config is loaded: makes one with these options. Raises ValueError as the constructor does."""
+        cls(**options)
+
+
+@runtime_checkable
+class Layered(Protocol):
+    """A part of a model whose layers may learn at different rates: a backbone."""
+
+    def layers(self) -> Sequence[Sequence[str]]:
+        """Names of its submodules and parameters by depth, beginning at the image."""
 
 
 OPTIMIZERS: Registry[Optimizer] = Registry("optimizer", Optimizer)

@@ -1,5 +1,6 @@
 """Optimizers that build their own parameter groups from a model."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ class SGD(Optimizer, torch.optim.SGD):
         weight_decay_bias: L2 penalty on biases; null means as ``weight_decay``.
         bias_lr_factor: factor on the rate of biases.
         lr_factors: dotted submodule name to a factor on its rate, e.g. ``{backbone: 0.1}``.
+        layer_decay: factor on the rate of a backbone's layer for each layer between it and the backbone's end; null for
+            one rate.
 
     Raises:
         ValueError: nothing is trainable, a negative option, or a submodule that the model has not.
@@ -43,16 +46,30 @@ class SGD(Optimizer, torch.optim.SGD):
         weight_decay_bias: float | None = None,
         bias_lr_factor: float = 1.0,
         lr_factors: dict[str, float] | None = None,
+        layer_decay: float | None = None,
     ):
         check_lr_scale(lr_scale)
         rules = GroupRules(
-            lr * lr_scale, weight_decay, weight_decay_norm, weight_decay_bias, bias_lr_factor, lr_factors
+            lr * lr_scale,
+            weight_decay,
+            weight_decay_norm,
+            weight_decay_bias,
+            bias_lr_factor,
+            lr_factors,
+            layer_decay,
         )
         groups = parameter_groups(model, rules)
         torch.optim.SGD.__init__(
             self, groups, lr=rules.lr, momentum=momentum, nesterov=nesterov, fused=_can_fuse(groups)
         )
         self.register_step_pre_hook(_begin_momentum)
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """See ``Optimizer.check_options``."""
+        GroupRules.check(options)
+        if not 0 <= options["momentum"] < 1:
+            raise ValueError(f"momentum: expected at least 0 and below 1, got {options['momentum']}")
 
 
 @OPTIMIZERS.register()
@@ -67,6 +84,8 @@ class AdamW(Optimizer, torch.optim.AdamW):
         weight_decay_norm: decay of the parameters of normalisation layers.
         weight_decay_bias: decay of biases; null means as ``weight_decay``.
         lr_factors: dotted submodule name to a factor on its rate, e.g. ``{backbone: 0.1}``.
+        layer_decay: factor on the rate of a backbone's layer for each layer between it and the backbone's end; null for
+            one rate.
 
     Raises:
         ValueError: nothing is trainable, a negative option, or a submodule that the model has not.
@@ -84,11 +103,28 @@ class AdamW(Optimizer, torch.optim.AdamW):
         weight_decay_norm: float = 0.0,
         weight_decay_bias: float | None = None,
         lr_factors: dict[str, float] | None = None,
+        layer_decay: float | None = None,
     ):
         check_lr_scale(lr_scale)
-        rules = GroupRules(lr * lr_scale, weight_decay, weight_decay_norm, weight_decay_bias, lr_factors=lr_factors)
+        rules = GroupRules(
+            lr * lr_scale,
+            weight_decay,
+            weight_decay_norm,
+            weight_decay_bias,
+            lr_factors=lr_factors,
+            layer_decay=layer_decay,
+        )
         groups = parameter_groups(model, rules)
         torch.optim.AdamW.__init__(self, groups, lr=rules.lr, betas=betas, eps=eps, fused=_can_fuse(groups))
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """See ``Optimizer.check_options``."""
+        GroupRules.check(options)
+        if not all(0 <= beta < 1 for beta in options["betas"]):
+            raise ValueError(f"betas: expected two numbers of at least 0 and below 1, got {options['betas']}")
+        if not options["eps"] >= 0:
+            raise ValueError(f"eps: expected at least 0, got {options['eps']}")
 
 
 def _begin_momentum(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

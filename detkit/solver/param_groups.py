@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from detkit.solver.interfaces import Layered
+
 _NORMS: tuple[type[nn.Module], ...] = tuple(
     # _NormBase: every batch and instance normalisation, the synchronised one included.
     getattr(nn, name, _NormBase)
@@ -26,6 +28,12 @@ class GroupRules:
         weight_decay_bias: for all other biases; None: as ``weight_decay``.
         bias_lr_factor: factor on the rate of biases (not those of normalisation layers).
         lr_factors: dotted name of a submodule -> factor on the rate of all its parameters. The longest name wins.
+        layer_decay: factor on the rate for each layer that lies between a layer of the backbone and its end, the last
+            layer counted as one: what comes after the backbone has the full rate, its last layer ``layer_decay`` times
+            that, the one before ``layer_decay ** 2`` times (Clark et al. 2020, ELECTRA). None: one rate for all.
+
+    Raises:
+        ValueError: a negative number, or a ``layer_decay`` that is not above 0 and at most 1.
     """
 
     lr: float
@@ -34,12 +42,23 @@ class GroupRules:
     weight_decay_bias: float | None = None
     bias_lr_factor: float = 1.0
     lr_factors: Mapping[str, float] | None = None
+    layer_decay: float | None = None
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, int | float) and value < 0:
                 raise ValueError(f"{field.name}: expected at least 0, got {value}")
+        for name, factor in (self.lr_factors or {}).items():
+            if factor < 0:
+                raise ValueError(f"lr_factors: expected a factor of at least 0 for '{name}', got {factor}")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay: expected a factor above 0 and at most 1, got {self.layer_decay}")
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any]) -> None:
+        """Raises ValueError for an optimizer's options that are no rules. Others are not looked at."""
+        cls(**{field.name: options[field.name] for field in dataclasses.fields(cls) if field.name in options})
 
 
 def parameter_groups(model: nn.Module, rules: GroupRules) -> list[dict[str, Any]]:
@@ -51,9 +70,11 @@ def parameter_groups(model: nn.Module, rules: GroupRules) -> list[dict[str, Any]
     weights comes first, and its rate is the one that is logged.
 
     Raises:
-        ValueError: nothing is trainable, or ``lr_factors`` names a submodule that the model has not.
+        ValueError: nothing is trainable, ``lr_factors`` names a submodule that the model has not, or there is a
+            ``layer_decay`` and no part of the model has layers.
     """
     factors = _factors_by_module(model, rules.lr_factors or {})
+    decays = {} if rules.layer_decay is None else _layer_factors(model, rules.layer_decay)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     seen: set[nn.Parameter] = set()
     for module_name, module in model.named_modules():
@@ -61,7 +82,7 @@ def parameter_groups(model: nn.Module, rules: GroupRules) -> list[dict[str, Any]
             if not parameter.requires_grad or parameter in seen:
                 continue
             seen.add(parameter)
-            lr, decay = rules.lr * _factor(module_name, factors), rules.weight_decay
+            lr, decay = rules.lr * _factor(module_name, factors) * decays.get(parameter, 1.0), rules.weight_decay
             if isinstance(module, _NORMS):
                 decay = rules.weight_decay_norm
             elif name.endswith("bias"):  # also in_proj_bias of attention
@@ -79,12 +100,25 @@ def parameter_groups(model: nn.Module, rules: GroupRules) -> list[dict[str, Any]
 
 def _factors_by_module(model: nn.Module, factors: Mapping[str, float]) -> Mapping[str, float]:
     names = {name for name, _ in model.named_modules()}
-    for name, factor in factors.items():
+    for name in factors:
         if name not in names:
             children = ", ".join(child for child, _ in model.named_children())
             raise ValueError(f"lr_factors: the model has no submodule '{name}'; its children are {children or 'none'}")
-        if factor < 0:
-            raise ValueError(f"lr_factors: expected a factor of at least 0 for '{name}', got {factor}")
+    return factors
+
+
+def _layer_factors(model: nn.Module, layer_decay: float) -> dict[nn.Parameter, float]:
+    """The factors of all parameters that lie in layers."""
+    factors: dict[nn.Parameter, float] = {}
+    for part in model.modules():
+        if not isinstance(part, Layered):
+            continue
+        layers = part.layers()
+        for name, parameter in part.named_parameters():
+            covering = (i for i, names in enumerate(layers) if any(f"{name}.".startswith(f"{n}.") for n in names))
+            factors[parameter] = layer_decay ** (len(layers) - next(covering, 0))
+    if not factors:
+        raise ValueError(f"layer_decay: no part of {type(model).__name__} has layers; a backbone has")
     return factors
 
 

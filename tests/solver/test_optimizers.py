@@ -96,3 +96,37 @@ def test_the_ways_out():
         SGD(nn.Linear(1, 1), 1.0, lr=0.1, weight_decay=-1.0)
     with pytest.raises(ValueError, match="lr_scale"):
         SGD(nn.Linear(1, 1), 0.0, lr=0.1)
+
+
+class Deep(nn.Module):
+    """A backbone of three layers, with a parameter beside them, and a head."""
+
+    class Backbone(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Parameter(torch.ones(1))
+            self.stem, self.one, self.two = nn.Conv2d(3, 4, 3), nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def layers(self):
+            return [["stem"], ["one"], ["two"]]
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = self.Backbone(), nn.Linear(4, 2)
+
+
+def test_layers_learn_slower_the_nearer_they_are_to_the_image():
+    model = Deep()
+    backbone = model.backbone
+    optimizer = AdamW(model, 2.0, lr=0.1, layer_decay=0.5, lr_factors={"backbone.one": 3.0})
+    rates = {backbone.stem: 0.2 / 8, backbone.one: 3 * 0.2 / 4, backbone.two: 0.2 / 2, model.head: 0.2}
+    for module, rate in rates.items():
+        assert group_of(optimizer, module.weight)["initial_lr"] == pytest.approx(rate)
+    assert group_of(optimizer, backbone.embedding)["initial_lr"] == pytest.approx(0.2 / 8)
+    optimizer = SGD(model, 1.0, lr=0.1, layer_decay=0.5, bias_lr_factor=2.0)
+    assert group_of(optimizer, backbone.two.bias)["initial_lr"] == pytest.approx(2 * 0.1 / 2)
+    assert {g["initial_lr"] for g in SGD(model, 1.0, lr=0.1, layer_decay=1.0).param_groups} == {0.1}
+    with pytest.raises(ValueError, match="no part of Linear has layers"):
+        SGD(nn.Linear(1, 1), 1.0, lr=0.1, layer_decay=0.5)
+    with pytest.raises(ValueError, match=r"layer_decay: .*1\.5"):
+        SGD(model, 1.0, lr=0.1, layer_decay=1.5)

@@ -39,3 +39,39 @@ def test_a_freeze_schedule_in_yaml(pytestconfig):
     for wrong in ("[{until: 0.25}]", "[{until: 1, train: []}]", "[{until: 1, train: heads}]", "[]"):
         with pytest.raises(ConfigError, match=r"train\.hooks"):
             load(pytestconfig, f"train.hooks=[{{name: FreezeSchedule, stages: {wrong}}}]").build_hooks()
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("solver.optimizer.lr=-1", r"solver\.optimizer\.lr: .*-1.*\[override"),
+        ("solver.optimizer.layer_decay=2", r"solver\.optimizer\.layer_decay: .*2"),
+        ("solver.optimizer.lr_factors={backbone: -0.1}", r"solver\.optimizer\.lr_factors: .*'backbone', got -0\.1"),
+        ("solver.optimizer.betas=[0.9, 1.5]", r"solver\.optimizer\.betas: .*1\.5"),
+        ("solver.optimizer={name: SGD, lr: 0.1, momentum: 1.0}", r"solver\.optimizer\.momentum: .*1\.0"),
+        ("solver.schedule.warmup_iters=-5", r"solver\.schedule\.warmup_iters: .*-5"),
+        ("data.batch_size=0", r"data\.batch_size: .*0"),
+        ("solver.lr_batch_size=0", r"solver\.lr_batch_size: .*0"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_found_when_the_config_is_loaded(pytestconfig, override, words):
+    with pytest.raises(ConfigError, match=words):
+        load(pytestconfig, override)
+
+
+def test_layer_decay_of_a_models_backbone(pytestconfig):
+    exp = load(pytestconfig, "solver.optimizer.layer_decay=0.5", "solver.lr_batch_size=null")
+    for overrides, names in (
+        ([], ["stem", "res2", "res3", "res4", "res5"]),
+        (
+            ["model.backbone={name: TorchvisionBackbone, model: resnet18}"],
+            ["body.conv1", "body.layer1", "body.layer2", "body.layer3", "body.layer4"],
+        ),
+    ):
+        model = load(pytestconfig, *overrides).build_model(3)
+        optimizer = exp.build_optimizer(model)
+        rate_of = {p: g["initial_lr"] for g in optimizer.param_groups for p in g["params"]}
+        for i, name in enumerate(names):
+            rates = {rate_of[p] for p in model.backbone.get_submodule(name).parameters()}
+            assert [*rates] == [pytest.approx(0.002 * 0.5 ** (5 - i))]
+        assert {rate_of[p] for part in (model.neck, model.roi_heads) for p in part.parameters()} == {0.002}

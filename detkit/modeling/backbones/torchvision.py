@@ -59,6 +59,7 @@ class TorchvisionBackbone(Backbone):
         freeze_at: int = 0,
     ):
         super().__init__(input_shape)
+        self.model = model
         if not 0 <= freeze_at <= 5:
             raise ValueError(f"freeze_at: expected 0 (nothing) to 5 (everything), got {freeze_at}")
         if norm not in ("BN", "FrozenBN", "SyncBN"):
@@ -84,6 +85,15 @@ class TorchvisionBackbone(Backbone):
         elif norm == "SyncBN":
             nn.SyncBatchNorm.convert_sync_batchnorm(self.body)
         _freeze_up_to(self.body, units(trace(model)), 2**freeze_at)
+
+    def layers(self) -> list[list[str]]:
+        """See ``Backbone.layers``. A layer is what has one stride, so that of a ResNet the layers are its stages."""
+        layers, largest = {1: list[str]()}, 1
+        for part in units(trace(self.model)):
+            largest = max(largest, part.stride or 1)
+            layers.setdefault(largest, []).append(f"body.{part.name}")
+        held = [name for name, _ in self.named_parameters()]
+        return [n for n in layers.values() if any(h.startswith(tuple(f"{name}." for name in n)) for h in held)]
 
     def forward(self, images: Tensor) -> Features:
         """``(N, C, H, W)`` -> map's name -> ``(N, C', H/s, W/s)``."""

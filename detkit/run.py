@@ -2,9 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from detkit.config import to_yaml
 from detkit.experiment import Experiment
@@ -132,16 +130,9 @@ def say_finished(experiment: Experiment, stop_reason: str | None) -> str:
 def warn_of_frozen_noise(experiment: Experiment, model: MetaArch) -> None:
     """Warns where layers are frozen at random values, because the config names no weights to start from."""
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    if frozen and experiment.train.init_weights is None and not _names_weights(experiment.tree["model"]):
+    if frozen and not experiment.names_weights:
         logger.warning(
             "%s parameters are frozen at their random start: give train.init_weights or the backbone's own 'weights', "
             "or train from scratch with model.backbone.norm=BN model.backbone.freeze_at=0",
             f"{frozen:,}",
         )
-
-
-def _names_weights(node: Mapping[str, Any]) -> bool:
-    return any(
-        _names_weights(value) if isinstance(value, Mapping) else key == "weights" and isinstance(value, str)
-        for key, value in node.items()
-    )

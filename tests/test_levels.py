@@ -23,6 +23,7 @@ LEVELS = {
     "building": 5,
     "experiment": 6,
     "comparison": 7,
+    "doctor": 7,
     "predictor": 7,
     "run": 7,
     "launch": 7,

@@ -31,6 +31,7 @@ from pathlib import Path
 from detkit import command_line
 from detkit.building import torch_device
 from detkit.checkpoint import Checkpointer, load_weights, load_whole, read_checkpoint, resume
+from detkit.doctor import examine_at_start
 from detkit.engine import (
     CheckpointHook,
     EvalHook,
@@ -90,6 +91,8 @@ def train(exp: Experiment, go_on: bool) -> None:
     if start is not None:
         logger.info("%s", load_weights(model, start))
     warn_of_frozen_noise(exp, model)
+    if exp.train.doctor:
+        examine_at_start(exp, model)
     pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
     draw = functools.partial(draw_predictions, class_names=exp.data.test_set.class_names)
     interruption = Interruption()

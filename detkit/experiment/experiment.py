@@ -104,6 +104,11 @@ class Experiment:
         return built("train.parallel", self.train.parallel)
 
     @property
+    def names_weights(self) -> bool:
+        """Whether the config names weights to start from: the run's, or a part's own ``weights``."""
+        return self.train.init_weights is not None or _names_weights(self.tree["model"])
+
+    @property
     def images_per_step(self) -> int:
         """Training images between two changes of the weights, over all processes."""
         return self.data.batch_size * self.solver.accumulate
@@ -113,6 +118,13 @@ class Experiment:
         if self.solver.max_iter is not None:
             return self.solver.max_iter
         return math.ceil((self.solver.epochs or 0) * len(self.data.train_set) / self.images_per_step)
+
+
+def _names_weights(node: Mapping[str, Any]) -> bool:
+    return any(
+        _names_weights(value) if isinstance(value, Mapping) else key == "weights" and isinstance(value, str)
+        for key, value in node.items()
+    )
 
 
 def load_experiment(path: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Experiment:

@@ -25,6 +25,8 @@ class TrainConfig:
         checkpoint_keep: how many checkpoints are kept.
         num_pictures: test images whose predictions are drawn after each evaluation, the same each time.
         picture_keep: of how many evaluations the pictures are kept: the first, the last and some between them.
+        doctor: whether a training begins with a quick look for what is wrong with config and data: errors end it,
+            warnings are logged; see docs/troubleshooting.md.
         hooks: further hooks, in order.
         parallel: how several processes train the model together; see docs/distributed.md.
     """
@@ -40,6 +42,7 @@ class TrainConfig:
     checkpoint_keep: int = 3
     num_pictures: int = 8
     picture_keep: int = 10
+    doctor: bool = True
     hooks: tuple[Recipe[Hook], ...] = ()
     parallel: Recipe[Parallelism] = Recipe(DDP)
 

@@ -1,0 +1,108 @@
+"""Objects that no anchor reaches."""
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from detkit.doctor.contents import some
+from detkit.doctor.grid import Level, best_iou, grid_of
+from detkit.doctor.histogram import histogram_picture, histogram_text
+from detkit.doctor.input_boxes import InputBoxes, input_boxes
+from detkit.doctor.interfaces import CHECKS, Check, Finding
+from detkit.doctor.patient import Patient
+
+SAMPLE, QUICK_SAMPLE = 1000, 50
+"""Images whose objects are looked at."""
+MANY = 0.05
+"""The share of objects out of reach that is more than the odd speck."""
+
+
+@CHECKS.register()
+class AnchorsReachObjects(Check):
+    """Objects whose best anchor overlaps them less than the proposal generator's matcher asks for.
+
+    An object is out of reach below the matcher's ``background_thresh`` (where ``allow_low_quality`` still gives it its
+    best anchor, which then learns to be what its overlap says it is not), or below ``foreground_thresh`` where it does
+    not, so that no anchor ever learns it. Sizes are those after the augmentations of training; up to 1,000 images are
+    looked at (50 in the quick form). The histogram tells which sizes and shapes are missed.
+
+    Fix: anchor sizes by the objects', which the finding suggests; or larger images for small objects.
+    """
+
+    needs = ("train", "model")
+
+    def __call__(self, patient: Patient) -> Iterable[Finding]:
+        """A warning where over 5 % of the objects are out of reach, else a note if any is."""
+        assert patient.train is not None
+        generator: Any = getattr(patient.model, "proposal_generator", None)
+        matcher = getattr(generator, "matcher", None)
+        objects = input_boxes(patient, patient.train, QUICK_SAMPLE if patient.quick else SAMPLE)
+        levels = grid_of(patient.model, tuple(objects.canvases.max(0).astype(int))) if len(objects.rows) else None
+        if matcher is None or not levels:
+            return
+        thresh = matcher.background_thresh if matcher.allow_low_quality else matcher.foreground_thresh
+        reach = best_iou(objects.boxes, objects.canvases, levels)
+        lost = np.flatnonzero(reach < thresh)
+        if patient.histogram:
+            histogram_picture(objects.boxes, reach, levels, thresh, patient.histogram)
+        if not len(lost):
+            return
+        share, worst = len(lost) / len(reach), lost[np.argsort(reach[lost], kind="stable")]
+        sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
+        words = some(
+            f"{patient.train.annotation(objects.rows[i])}: {sides[i, 0]:.0f} x {sides[i, 1]:.0f}, IoU {reach[i]:.2f}"
+            for i in worst
+        )
+        yield Finding(
+            "warning" if share > MANY else "note",
+            "model.proposal_generator.anchor_generator",
+            f"{share:.1%} of {len(reach)} objects (of {objects.images} images) overlap no anchor by {thresh:g}",
+            _suggestion(patient, objects, levels, thresh, share) or "larger images, or other anchor sizes",
+            words,
+            len(lost),
+            detail=histogram_text(objects.boxes, reach, levels, thresh),
+        )
+
+
+def _suggestion(
+    patient: Patient, objects: InputBoxes, levels: Sequence[Level], thresh: float, share: float
+) -> str | None:
+    """Sizes that reach more, in the config's words; None where there are none, or where nothing would be gained."""
+    node: Mapping[str, Any] = patient.experiment.tree["model"].get("proposal_generator") or {}
+    given = (node.get("anchor_generator") or {}).get("sizes")
+    if not given:
+        return None
+    counts = [len(level_sizes) for level_sizes in given]
+    sizes = suggested_sizes(objects.boxes, sum(counts))
+    ratios = node["anchor_generator"].get("aspect_ratios", (1.0,))
+    offsets = np.cumsum([0, *counts]).tolist()
+    per_level = [sizes[a:b] for a, b in itertools.pairwise(offsets)]
+    if len(per_level) == 1:
+        per_level *= len(levels)
+    wanted = [Level(_cells(own, ratios), level.step) for own, level in zip(per_level, levels)]
+    better = float((best_iou(objects.boxes, objects.canvases, wanted) < thresh).mean())
+    if better > 0.9 * share:
+        return None
+    lists = ", ".join(f"[{', '.join(f'{s:g}' for s in sizes[a:b])}]" for a, b in itertools.pairwise(offsets))
+    return f"sizes=[{lists}] would leave {better:.1%}; or feed larger images"
+
+
+def suggested_sizes(boxes: np.ndarray, count: int) -> list[float]:
+    """``count`` increasing sizes (square roots of areas) around which the boxes lie: k-means of their logarithms."""
+    values = np.log(np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1)))
+    centres = np.quantile(values, (np.arange(count) + 0.5) / count)
+    for _ in range(50):
+        nearest = np.abs(values[:, None] - centres).argmin(1)
+        found = [values[nearest == k].mean() if (nearest == k).any() else centres[k] for k in range(count)]
+        if np.allclose(found, centres):
+            break
+        centres = np.array(found)
+    return [max(1.0, round(math.exp(value))) for value in sorted(centres)]
+
+
+def _cells(sizes: Sequence[float], ratios: Sequence[float]) -> np.ndarray:
+    sides = [(size / math.sqrt(ratio), size * math.sqrt(ratio)) for size in sizes for ratio in ratios]
+    return np.array([[-w / 2, -h / 2, w / 2, h / 2] for w, h in sides])

@@ -1,0 +1,169 @@
+"""The image files: there, whole, of the size that their annotations are made for, and each there once."""
+
+import collections
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from PIL import Image
+from tqdm import tqdm
+
+from detkit.data.faults import Fault
+from detkit.data.images import ORIENTATION, read_image
+from detkit.doctor.contents import Contents
+from detkit.doctor.interfaces import CHECKS, Check, Finding, Severity
+from detkit.doctor.patient import Patient
+
+FIXES = {
+    "missing image": "correct image_root or file_name, or remove the record",
+    "unreadable image": "replace the file, or remove its record",
+    "image of another size": "use the image that was annotated, or correct width, height and annotations",
+}
+TURNED = "turned by its EXIF tag"
+TURNED_IN_DOUBT = "turned by its EXIF tag, and its size does not say whether the annotations are"
+
+
+@CHECKS.register()
+class MissingImages(Check):
+    """Image files that are not there, by the listings of their folders.
+
+    A missing file ends a training in the middle of an epoch.
+
+    Fix: correct the dataset's ``image_root`` or the ``file_name``.
+    """
+
+    def __call__(self, patient: Patient) -> Iterable[Finding]:
+        """A finding for each dataset that lacks files."""
+        listings: dict[str, set[str]] = {}
+        for part in _parts(patient):
+            missing = [path for path in part.paths if path is not None and not _listed(path, listings)]
+            if missing:
+                fix = FIXES["missing image"]
+                yield Finding("error", part.source, "images that are not there", fix, missing)
+
+
+@CHECKS.register()
+class ImageFiles(Check):
+    """Image files that cannot be decoded, are cut off, or have another size than their record says; turned ones.
+
+    A file that cannot be decoded ends a training in the middle of an epoch; of another size, its boxes and masks lie in
+    the wrong place. The reader applies a camera's EXIF orientation if the image then has the size of its record; where
+    turning does not change the size (by half a turn, mirrored, or square) it is applied too, and nobody can tell
+    whether the boxes were drawn on the turned image.
+
+    Fix: replace the files; save turned images without the tag, in the way they were annotated.
+    """
+
+    quick = False
+
+    def __call__(self, patient: Patient) -> Iterable[Finding]:
+        """A finding for each dataset and kind. Reads every image once, with a bar."""
+        for part in _parts(patient):
+            jobs = [(path, part.dataset.image_size(i)) for i, path in enumerate(part.paths) if path is not None]
+            groups = collections.defaultdict(list)
+            with ThreadPoolExecutor(patient.cores) as pool:
+                words = pool.map(_look_at, jobs)
+                for (path, _), kind in zip(jobs, tqdm(words, "images", len(jobs), disable=not patient.bar)):
+                    groups[kind].append(path)
+            for kind, paths in groups.items():
+                if kind in FIXES and kind != "missing image":
+                    yield Finding("error", part.source, kind, FIXES[kind], paths)
+                elif kind.startswith(TURNED):
+                    severity: Severity = "warning" if kind == TURNED_IN_DOUBT else "note"
+                    fix = "none needed" if kind == TURNED else "look at one with tools/visualize_data.py"
+                    yield Finding(severity, part.source, kind, fix + "; or save without the tag", paths)
+
+
+@CHECKS.register()
+class CopiedImages(Check):
+    """Images that are there more than once: within a dataset, or in the training and the test set.
+
+    An image that is learned from and tested on makes the figures of the test too good; a copy within a set counts
+    twice. Files are the same where they have the same path or the same content; of the same name but with other
+    content, they may be.
+
+    Fix: take one of them out of one of the sets.
+    """
+
+    needs = ("train", "test")
+
+    def __call__(self, patient: Patient) -> Iterable[Finding]:
+        """Findings within and between the sets; the quick form compares paths only."""
+        assert patient.train is not None
+        assert patient.test is not None
+        train, test = _indexed(patient.train.paths), _indexed(patient.test.paths)
+        for contents in (patient.train, patient.test):
+            names = collections.Counter(part_path for part_path in contents.paths if part_path is not None)
+            twice = [path for path, count in names.items() if count > 1]
+            if twice:
+                yield Finding("warning", contents.source, "files that several records name", "keep one record", twice)
+        both = [path for real, path in train.items() if real in test]
+        if both:
+            fix = "leave them out of one of the sets, unless learning by heart is the purpose"
+            yield Finding("warning", "data", "images in the training set and in the test set", fix, both)
+        if not patient.quick:
+            yield from _copies(train, test)
+
+
+def _copies(train: dict[str, str], test: dict[str, str]) -> Iterator[Finding]:
+    """Files of the same content under different paths."""
+    side = {**dict.fromkeys(test, "test"), **dict.fromkeys(train, "train")}
+    by_size = collections.defaultdict(list)
+    for path in side:
+        if os.path.isfile(path):
+            by_size[os.path.getsize(path)].append(path)
+    by_content = collections.defaultdict(list)
+    for paths in by_size.values():
+        for path in paths if len(paths) > 1 else ():
+            by_content[_digest(path)].append(path)
+    groups = [paths for paths in by_content.values() if len(paths) > 1]
+    words = {True: "images whose copy is in the other set", False: "images that are there twice within a set"}
+    for across in (True, False):
+        found = [" = ".join(paths) for paths in groups if (len({side[p] for p in paths}) > 1) == across]
+        if found:
+            yield Finding("warning", "data", words[across], "remove all but one", found)
+    copied = {path for paths in groups for path in paths}
+    names = {os.path.basename(path): path for path in test if path not in train and path not in copied}
+    single = {path: os.path.basename(path) for path in train if path not in copied}
+    alike = [f"{path} and {names[name]}" for path, name in single.items() if name in names]
+    if alike:
+        fix = "look whether they show the same; if so, take one out"
+        yield Finding("note", "data", "files of the same name, with other content, in both sets", fix, alike)
+
+
+def _parts(patient: Patient) -> list[Contents]:
+    """The datasets, each once where training and test share one."""
+    found = [part for side in (patient.train, patient.test) if side is not None for part in side.parts]
+    return list({id(part.dataset): part for part in found}.values())
+
+
+def _listed(path: str, listings: dict[str, set[str]]) -> bool:
+    folder, name = os.path.split(path)
+    if folder not in listings:
+        listings[folder] = set(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else set()
+    return name in listings[folder] or os.path.exists(path)
+
+
+def _look_at(job: tuple[str, tuple[int, int]]) -> str:
+    """The kind of an image's fault; empty where there is none."""
+    path, size = job
+    try:
+        read_image(path, size)
+        with Image.open(path) as image:
+            tag, stored = image.getexif().get(ORIENTATION, 1), (image.height, image.width)
+    except Fault as fault:
+        return fault.kind
+    if tag not in range(2, 9):
+        return ""
+    return TURNED if tag >= 5 and stored[0] != stored[1] else TURNED_IN_DOUBT
+
+
+def _indexed(paths: list[str | None]) -> dict[str, str]:
+    """Absolute path -> the path, for what is a file."""
+    return {os.path.abspath(path): path for path in paths if path is not None}
+
+
+def _digest(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).digest()

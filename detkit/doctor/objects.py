@@ -1,0 +1,149 @@
+"""The annotations against their images and against each other."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from detkit.doctor.contents import Contents, some
+from detkit.doctor.interfaces import CHECKS, Check, Finding
+from detkit.doctor.patient import Patient
+
+LOOSE_IOU, LOOSE_PIXELS = 0.8, 2.0
+"""A box is its mask's where they overlap that much, or no side is further off; tools round boxes to whole pixels."""
+MOSTLY = 0.5
+"""A share of images without objects from which on it is worth a note."""
+
+
+@CHECKS.register()
+class BoxesFitMasks(Check):
+    """Boxes that are not around their masks.
+
+    The box head and the mask head then learn from different objects: mixed up annotations, boxes in another format or
+    of another image size. Crowds are left out.
+
+    Fix: compute the boxes from the masks.
+    """
+
+    def __call__(self, patient: Patient) -> Iterable[Finding]:
+        """A finding for each dataset with such boxes: IoU of box and mask's box below 0.8, a side off by over 2 px."""
+        for part in _parts(patient):
+            table = part.objects
+            boxes, extents = table.boxes.astype(np.float64), table.extents.astype(np.float64)
+            off = np.abs(boxes - extents).max(1)
+            bad = (off > LOOSE_PIXELS) & (_paired_iou(boxes, extents) < LOOSE_IOU) & ~table.crowd
+            rows = np.flatnonzero(bad)
+            if len(rows):
+                words = some(
+                    f"{part.annotation(r)}: box {_box(boxes[r])}, mask {_box(extents[r])}" for r in rows.tolist()
+                )
+                fix = "compute the boxes from the masks"
+                yield Finding("warning", part.source, "boxes that do not fit their masks", fix, words, len(rows))
+
+
+@CHECKS.register()
+class IdenticalObjects(Check):
+    """Annotations of one image with the same class, box and mask: one object that counts twice.
+
+    Fix: remove all but one.
+    """
+
+    def __call__(self, patient: Patient) -> Iterable[Finding]:
+        """A finding for each dataset with such annotations."""
+        for part in _parts(patient):
+            table = part.objects
+            shapes = np.concatenate([table.boxes, np.nan_to_num(table.extents, nan=-1)], 1).astype(np.float64)
+            keys = np.column_stack([table.images, table.classes, table.crowd, shapes])
+            order = np.lexsort(keys.T)
+            same = (keys[order[1:]] == keys[order[:-1]]).all(1)
+            pairs = np.sort(np.column_stack([order[:-1], order[1:]])[same], 1)
+            if len(pairs):
+                words = some(f"{part.objects.ids[a]} = {part.annotation(b)}" for a, b in pairs)
+                what = "annotations that repeat another of their image: class, box and extent"
+                yield Finding("warning", part.source, what, "remove all but one", words, len(pairs))
+
+
+@CHECKS.register()
+class EmptyImages(Check):
+    """Images without objects: those whose annotations are all crowds, and sets that are mostly empty.
+
+    An image that holds nothing but crowds is full of objects, and training takes it for background. A set of which most
+    images are empty often lost its annotations on the way.
+
+    Fix: ``keep_empty: false`` leaves them out of the training set.
+    """
+
+    def __call__(self, patient: Patient) -> Iterable[Finding]:
+        """Findings for each dataset; crowds matter in training only."""
+        for part in _parts(patient):
+            objects = part.count_objects()
+            crowds = np.bincount(part.objects.images[part.objects.crowd], minlength=len(part))
+            rows = np.flatnonzero((objects == 0) & (crowds > 0))
+            if len(rows) and part.where.startswith("data.train_dataset"):
+                names = some(part.image(i) for i in rows.tolist())
+                fix = "keep_empty: false leaves them out"
+                yield Finding("warning", part.source, "training images with nothing but crowds", fix, names, len(rows))
+            rows = np.flatnonzero((objects == 0) & (crowds == 0))
+            if len(rows) > MOSTLY * len(part):
+                names, what = (
+                    some(part.image(i) for i in rows.tolist()),
+                    f"most of the {len(part)} images have no annotation",
+                )
+                yield Finding("warning", part.source, what, "look whether annotations were lost", names, len(rows))
+
+
+@CHECKS.register()
+class CrowdedImages(Check):
+    """Images with more objects than the model may propose or give, or than the evaluator counts.
+
+    What is beyond a limit cannot be found, whatever the model learns: recall ends at the limit.
+
+    Fix: raise the option that is named.
+    """
+
+    def __call__(self, patient: Patient) -> Iterable[Finding]:
+        """A finding for each limit that a dataset exceeds."""
+        exp = patient.experiment
+        for contents, names in (
+            (patient.train, ("post_nms_topk_train",)),
+            (patient.test, ("post_nms_topk_test", "max_detections")),
+        ):
+            if contents is None:
+                continue
+            counts = contents.count_objects()
+            most = int(counts.max(initial=0))
+            for key in ("model", "evaluators"):
+                for path, name, limit in _options(exp.tree.get(key), key):
+                    if name in names and limit < most:
+                        rows = np.flatnonzero(counts > limit)
+                        rows = rows[np.argsort(-counts[rows], kind="stable")]
+                        words = some(f"{contents.image(i)}: {counts[i]} objects" for i in rows.tolist())
+                        what = f"images with more objects than {path} allows ({limit})"
+                        yield Finding("warning", path, what, f"raise it to {most} or more", words, len(rows))
+
+
+def _parts(patient: Patient) -> list[Contents]:
+    found = [part for side in (patient.train, patient.test) if side is not None for part in side.parts]
+    return list({id(part.dataset): part for part in found}.values())
+
+
+def _options(node: object, path: str) -> Iterable[tuple[str, str, int]]:
+    """``(path, name, value)`` of every whole number in a config's tree."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if isinstance(value, int) and not isinstance(value, bool):
+                yield f"{path}.{name}", str(name), value
+            yield from _options(value, f"{path}.{name}")
+    elif isinstance(node, list | tuple):
+        for number, value in enumerate(node):
+            yield from _options(value, f"{path}[{number}]")
+
+
+def _paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """``(N,)`` IoU of boxes row by row; 1 where a row is NaN, so that what has no mask fits it."""
+    overlap = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None).prod(1)
+    union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - overlap
+    return np.nan_to_num(overlap / np.maximum(union, 1e-9), nan=1.0)
+
+
+def _box(box: np.ndarray) -> str:
+    return f"[{', '.join(f'{value:.0f}' for value in box)}]"

@@ -1,0 +1,112 @@
+"""The checkpoint against the model: what would be loaded, whether pixels mean the same, what stays random."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from detkit.checkpoint import examine_weights
+from detkit.doctor.interfaces import CHECKS, Check, Finding
+from detkit.doctor.patient import Patient
+from detkit.registry import DataError
+
+PIXELS = ("pixel_mean", "pixel_std", "pixel_scale", "channel_order")
+FOREIGN_ORDER = {"Detectron2": "BGR", "Caffe2": "BGR", "torchvision": "RGB", "torchvision classifier": "RGB"}
+"""The order of channels that a framework's weights are trained with, unless somebody changed it there."""
+
+
+@CHECKS.register()
+class WeightsFit(Check):
+    """Weights to start from that the model would skip, miss or fill by class name only.
+
+    A tensor that is skipped or missing stays random, and a detector with a random half trains, but badly.
+
+    Fix: the config that the weights are of, or weights of this model; layers of other classes may differ.
+    """
+
+    needs = ("model", "checkpoint")
+    quick = False
+
+    def __call__(self, patient: Patient) -> Iterable[Finding]:
+        """Findings by what ``load_weights`` would do."""
+        assert patient.model is not None
+        assert patient.checkpoint is not None
+        source = patient.checkpoint.source
+        try:
+            report = examine_weights(patient.model, patient.checkpoint)
+        except DataError as error:
+            fix = "give weights of this architecture, or the config that they are of"
+            yield Finding("error", source, "nothing in it is the model's", fix, detail=str(error))
+            return
+        total = len(report.loaded) + len(report.skipped) + len(report.missing)
+        if report.skipped:
+            examples = [f"{name}: {report.reasons[name]}" for name in report.skipped]
+            what = f"of the model's {total} tensors, some have another shape in the file and would stay random"
+            yield Finding(
+                "warning", source, what, "right for layers of other classes; else correct the model", examples
+            )
+        if report.missing:
+            what = f"of the model's {total} tensors, some are not in the file and would stay as initialised"
+            yield Finding("warning", source, what, "right for new heads; else correct the model", report.missing)
+        if report.unexpected:
+            what = "tensors of the file that the model has no use for"
+            yield Finding("note", source, what, "none, unless a part of the model is missing", report.unexpected)
+        if report.notes:
+            examples = [f"{name}: {words}" for name, words in report.notes.items()]
+            what = "class layers that would be filled by class name"
+            yield Finding("note", source, what, "look whether names are spelt as in the file", examples)
+        for warning in report.warnings:
+            yield Finding("warning", source, warning, "rename the classes, if they are the same")
+        yield from _channel_order(patient, report.format)
+
+
+@CHECKS.register()
+class PixelsFit(Check):
+    """Pixel mean, deviation, scale or channel order that differ from those that the weights were trained with.
+
+    The first layer then sees other numbers than it knows; nothing fails, but all figures are lower.
+
+    Fix: the values of the checkpoint's config.
+    """
+
+    needs = ("checkpoint",)
+
+    def __call__(self, patient: Patient) -> Iterable[Finding]:
+        """A finding for each option that differs, where the checkpoint has detkit's config."""
+        assert patient.checkpoint is not None
+        theirs: Mapping[str, Any] = (patient.checkpoint.config or {}).get("model") or {}
+        ours = patient.experiment.tree["model"]
+        for name in PIXELS:
+            if name in theirs and name in ours and _plain(ours[name]) != _plain(theirs[name]):
+                what = f"is {ours[name]}; {patient.checkpoint.source} was trained with {theirs[name]}"
+                yield Finding("warning", f"model.{name}", what, f"set model.{name} to the checkpoint's")
+
+
+@CHECKS.register()
+class FrozenNoise(Check):
+    """Layers that are frozen at random values, because no weights are named.
+
+    Nothing can be learned through them.
+
+    Fix: ``train.init_weights``, the backbone's ``weights``, or training from scratch with norms that learn.
+    """
+
+    needs = ("model",)
+    quick = False  # the start of a training says it anyway
+
+    def __call__(self, patient: Patient) -> Iterable[Finding]:
+        """A warning where it is so."""
+        assert patient.model is not None
+        frozen = [name for name, p in patient.model.named_parameters() if not p.requires_grad]
+        if frozen and patient.weights is None and not patient.experiment.names_weights:
+            fix = "give train.init_weights, or model.backbone.norm=BN model.backbone.freeze_at=0"
+            yield Finding("warning", "model", "parameters are frozen at their random start", fix, frozen)
+
+
+def _channel_order(patient: Patient, framework: str) -> Iterable[Finding]:
+    wanted, ours = FOREIGN_ORDER.get(framework), patient.experiment.tree["model"].get("channel_order")
+    if wanted is not None and ours is not None and ours != wanted:
+        what = f"is {ours}, but weights of {framework} are trained on {wanted}"
+        yield Finding("warning", "model.channel_order", what, f"set it to {wanted}, with pixel_mean in that order")
+
+
+def _plain(value: Any) -> Any:
+    return [float(v) for v in value] if isinstance(value, list | tuple) else value

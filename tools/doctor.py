@@ -1,0 +1,75 @@
+#!/usr/bin/env python3
+"""Look for what is wrong with data, config and weights together, before anything runs.
+
+Prints a table: how bad it is, where, what, how many, examples by file and annotation id, and the way out. Ends with 0
+where there is nothing but notes, 1 with warnings, 2 with errors.
+
+examples:
+  everything, every image decoded
+    python tools/doctor.py --config-file configs/balloon/mask_rcnn_mobilenet_v2_FPN.yaml
+
+  in seconds, without looking into images
+    python tools/doctor.py --config-file my.yaml --quick
+
+  weights to start from, and a resume
+    python tools/doctor.py --config-file my.yaml --weights model.pth
+    python tools/doctor.py --config-file output/run/config.yaml --resume
+
+  objects against anchors as a picture, and all findings with all examples as JSON
+    python tools/doctor.py --config-file my.yaml --histogram anchors.png --json findings.json
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from detkit import command_line
+from detkit.doctor import Patient, examine, exit_code, findings_table, write_findings
+from detkit.experiment import load_experiment
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True, type=Path, metavar="FILE", help="a YAML")
+    parser.add_argument("--weights", metavar="FILE", help="a checkpoint to start from (default: train.init_weights)")
+    parser.add_argument("--resume", action="store_true", help="also look at the checkpoint that a resume would take")
+    parser.add_argument("--quick", action="store_true", help="no image is read, and fewer are tried on the anchors")
+    parser.add_argument("--num-processes", type=int, default=1, metavar="N", help="how many will train (default: 1)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings, with all examples")
+    parser.add_argument("--histogram", type=Path, metavar="FILE", help="write objects against anchors as a PNG")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
+    args = parser.parse_intermixed_args(argv)
+    if args.num_processes < 1:
+        parser.error(f"--num-processes: expected at least 1, got {args.num_processes}")
+    return args
+
+
+def look(args: argparse.Namespace) -> int:
+    """Does what the command line asks for."""
+    patient = Patient(
+        load_experiment(args.config_file, args.overrides),
+        quick=args.quick,
+        weights=args.weights,
+        resume=args.resume,
+        num_processes=args.num_processes,
+        bar=sys.stderr.isatty(),
+    )
+    patient.histogram = args.histogram
+    patient.examine_files()
+    findings = examine(patient)
+    print(findings_table(findings))
+    if args.json:
+        write_findings(findings, args.json)
+    return exit_code(findings)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool; 0 for nothing but notes, 1 for warnings, 2 for errors or a config that cannot be read."""
+    args = parse_arguments(argv)
+    return command_line.run(lambda: look(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,7 +5,7 @@ from detkit.layers.crop_and_resize import crop_and_resize
 from detkit.layers.deform_conv import DeformConvNorm
 from detkit.layers.nms import nms_by_group
 from detkit.layers.norm import FrozenBatchNorm2d, NormName, freeze, frozen_copy, make_norm, replace_modules
-from detkit.layers.paste import paste_masks
+from detkit.layers.paste import paste_in_windows, paste_masks
 from detkit.layers.roi_align import roi_align
 from detkit.layers.same_pad import SamePad2d, same_pad
 from detkit.layers.shape_spec import ShapeSpec
@@ -24,6 +24,7 @@ __all__ = [
     "frozen_copy",
     "make_norm",
     "nms_by_group",
+    "paste_in_windows",
     "paste_masks",
     "replace_modules",
     "roi_align",

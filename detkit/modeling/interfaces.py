@@ -278,7 +278,7 @@ class MaskPaster:
             threshold: a pixel belongs to the object from this probability on.
 
         Returns:
-            ``(N, height, width)`` bool.
+            ``(N, height, width)`` bool; ``BoxMasks`` spare laying them out.
         """
         raise NotImplementedError
 

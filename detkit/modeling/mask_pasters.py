@@ -1,6 +1,6 @@
 """Mask pasters: box-sized mask probabilities to masks of the image's size, as different detectors have done it.
 
-Each looks at its boxes alone, so the cost follows their areas. N masks, each M x M.
+Each looks at its boxes alone and keeps no more, so the cost follows their areas. N masks, each M x M.
 """
 
 import numpy as np
@@ -9,18 +9,18 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from detkit.layers import paste_masks
+from detkit.layers import paste_in_windows
 from detkit.modeling.interfaces import MASK_PASTERS, MaskPaster
-from detkit.structures import Boxes
+from detkit.structures import BitMasks, Boxes, BoxMasks
 
 
 @MASK_PASTERS.register()
 class GridSampleMaskPaster(MaskPaster):
     """Looks each pixel's centre up in the mask, in the box as it is, between the pixels (Detectron2's way)."""
 
-    def __call__(self, probs: Tensor, boxes: Boxes, image_size: tuple[int, int], threshold: float) -> Tensor:
+    def __call__(self, probs: Tensor, boxes: Boxes, image_size: tuple[int, int], threshold: float) -> BitMasks:
         """See ``MaskPaster.__call__``."""
-        return paste_masks(probs, boxes, image_size, threshold)
+        return BoxMasks.of(*paste_in_windows(probs, boxes, image_size, threshold), image_size, probs.device)
 
 
 @MASK_PASTERS.register()
@@ -31,23 +31,21 @@ class ExpandedBoxMaskPaster(MaskPaster):
     ``> 0.5``, the masks differ in pixels of exactly 0.5.
     """
 
-    def __call__(self, probs: Tensor, boxes: Boxes, image_size: tuple[int, int], threshold: float) -> Tensor:
+    def __call__(self, probs: Tensor, boxes: Boxes, image_size: tuple[int, int], threshold: float) -> BitMasks:
         """See ``MaskPaster.__call__``."""
-        out = torch.zeros((len(probs), *image_size), dtype=torch.bool, device=probs.device)
-        if not len(probs):
-            return out
         growth = (probs.shape[-1] + 2) / probs.shape[-1]
         corners = torch.as_tensor(boxes)
         half = (corners[:, 2:] - corners[:, :2]) * 0.5 * growth
         centre = (corners[:, 2:] + corners[:, :2]) * 0.5
         places = torch.cat([centre - half, centre + half], dim=1).long().tolist()  # towards zero, as torchvision cuts
-        for canvas, mask, (x1, y1, x2, y2) in zip(out, F.pad(probs, (1, 1, 1, 1)), places):
-            if _outside(image_size, x1, y1, x2 + 1, y2 + 1):
-                continue
+        seen = _Seen(image_size, probs.device)
+        for mask, (x1, y1, x2, y2) in zip(F.pad(probs, (1, 1, 1, 1)), places):
             size = (max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1))  # both end pixels belong to the box
+            if seen.outside(x1, y1, x2 + 1, y2 + 1):
+                continue
             value = F.interpolate(mask[None, None], size, mode="bilinear", align_corners=False)[0, 0]
-            _place(canvas, value >= threshold, x1, y1)
-        return out
+            seen.add(value >= threshold, x1, y1)
+        return seen.masks()
 
 
 @MASK_PASTERS.register()
@@ -67,16 +65,16 @@ class ResizeMaskPaster(MaskPaster):
         super().__init__()
         self.stretch = stretch
 
-    def __call__(self, probs: Tensor, boxes: Boxes, image_size: tuple[int, int], threshold: float) -> Tensor:
+    def __call__(self, probs: Tensor, boxes: Boxes, image_size: tuple[int, int], threshold: float) -> BitMasks:
         """See ``MaskPaster.__call__``."""
-        out = torch.zeros((len(probs), *image_size), dtype=torch.bool)
+        seen = _Seen(image_size, torch.device("cpu"))
         masks = probs.detach().float().cpu().numpy()
-        for canvas, mask, (x1, y1, x2, y2) in zip(out, masks, torch.as_tensor(boxes).long().tolist()):
-            if _outside(image_size, x1, y1, x2, y2):
+        for mask, (x1, y1, x2, y2) in zip(masks, torch.as_tensor(boxes).long().tolist()):
+            if seen.outside(x1, y1, x2, y2):
                 continue
             resized = Image.fromarray(self._bytes(mask)).resize((x2 - x1, y2 - y1), Image.Resampling.BILINEAR)
-            _place(canvas, torch.from_numpy(np.asarray(resized) >= threshold * 255), x1, y1)
-        return out.to(probs.device)
+            seen.add(torch.from_numpy(np.asarray(resized) >= threshold * 255), x1, y1)
+        return seen.masks().to(probs.device)
 
     def _bytes(self, mask: np.ndarray) -> np.ndarray:
         low, high = (mask.min(), mask.max()) if self.stretch else (0, 1)
@@ -85,14 +83,31 @@ class ResizeMaskPaster(MaskPaster):
         return ((mask - low) * (255 / (high - low)) + 0.5).clip(0, 255).astype(np.uint8)
 
 
-def _outside(image_size: tuple[int, int], x1: int, y1: int, x2: int, y2: int) -> bool:
-    """Whether no pixel of the image lies in that box."""
-    height, width = image_size
-    return min(x2, width) <= max(x1, 0) or min(y2, height) <= max(y1, 0)
+class _Seen:
+    """What lies in the image of masks that may hang over its rim."""
 
+    def __init__(self, image_size: tuple[int, int], device: torch.device):
+        self.image_size, self.device = image_size, device
+        self._nothing = torch.zeros((0, 0), dtype=torch.bool, device=device)
+        self._bitmaps: list[Tensor] = []
+        self._windows: list[tuple[int, int, int, int]] = []
 
-def _place(canvas: Tensor, mask: Tensor, left: int, top: int) -> None:
-    """Writes a mask into the canvas, with its corner there; what hangs over the rim is cut off."""
-    x, y = max(left, 0), max(top, 0)
-    seen = mask[y - top : canvas.shape[0] - top, x - left : canvas.shape[1] - left]
-    canvas[y : y + seen.shape[0], x : x + seen.shape[1]] = seen
+    def outside(self, x1: int, y1: int, x2: int, y2: int) -> bool:
+        """Whether no pixel of the image lies in that box; its mask is then empty."""
+        height, width = self.image_size
+        if min(x2, width) > max(x1, 0) and min(y2, height) > max(y1, 0):
+            return False
+        self._bitmaps.append(self._nothing)
+        self._windows.append((0, 0, 0, 0))
+        return True
+
+    def add(self, mask: Tensor, left: int, top: int) -> None:
+        """A mask with its corner there; what hangs over the rim is cut off."""
+        x, y = max(left, 0), max(top, 0)
+        seen = mask[y - top : self.image_size[0] - top, x - left : self.image_size[1] - left]
+        self._bitmaps.append(seen)
+        self._windows.append((x, y, x + seen.shape[1], y + seen.shape[0]))
+
+    def masks(self) -> BoxMasks:
+        """All of them."""
+        return BoxMasks.of(self._bitmaps, self._windows, self.image_size, self.device)

@@ -27,4 +27,5 @@ def to_original_size(
     if "mask_probs" not in moved:
         return moved
     masks = paster(moved.mask_probs, moved.boxes, original_size, mask_thresh)
-    return moved.without("mask_probs").with_fields(masks=BitMasks(masks))
+    masks = masks if isinstance(masks, BitMasks) else BitMasks(masks)
+    return moved.without("mask_probs").with_fields(masks=masks)

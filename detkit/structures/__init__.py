@@ -1,5 +1,6 @@
 """What passes between the parts: boxes, masks, instances, image batches, samples and losses."""
 
+from detkit.structures.box_masks import BoxMasks
 from detkit.structures.boxes import Boxes
 from detkit.structures.class_rows import ClassRows
 from detkit.structures.image_info import ImageInfo
@@ -13,6 +14,7 @@ from detkit.structures.sample import Sample
 
 __all__ = [
     "BitMasks",
+    "BoxMasks",
     "Boxes",
     "ClassRows",
     "CropMethod",

@@ -39,6 +39,33 @@ def rle_counts(compressed: bytes) -> np.ndarray:
     return numbers
 
 
+def compress_counts(counts: np.ndarray, lengths: np.ndarray) -> list[str]:
+    """The run lengths of many RLEs as compressed strings; the inverse of ``rle_counts``, for all at once.
+
+    Args:
+        counts: ``(C,)`` the run lengths of all RLEs, one after the other.
+        lengths: ``(N,)`` how many of them each RLE has.
+    """
+    counts = counts.astype(np.int64)
+    rows = np.repeat(np.cumsum(lengths) - lengths, lengths)  # where each number's RLE begins
+    from_fourth = np.flatnonzero(np.arange(len(counts)) - rows > 2)
+    numbers = counts.copy()
+    numbers[from_fourth] -= counts[from_fourth - 2]
+    size = np.ones(len(numbers), np.int64)  # groups of 5 bits, of which the last one's highest bit is the sign
+    magnitude = np.where(numbers < 0, ~numbers, numbers)
+    for group in range(1, 7):
+        size += magnitude >= 1 << (5 * group - 1)
+    ends = np.cumsum(size)
+    text = np.zeros(int(ends[-1]) if len(ends) else 0, np.uint8)
+    for group in range(int(size.max(initial=0))):
+        has = np.flatnonzero(size > group)
+        more = size[has] > group + 1
+        text[ends[has] - size[has] + group] = ((numbers[has] >> (5 * group)) & 31) + 32 * more + 48
+    stops = np.concatenate([[0], ends])[np.cumsum(lengths)].tolist()
+    whole = text.tobytes().decode("ascii")
+    return [whole[start:stop] for start, stop in zip([0, *stops[:-1]], stops)]
+
+
 def checked_rle(rle: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     """The RLE in its compressed form, counts as bytes.
 

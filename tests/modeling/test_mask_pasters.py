@@ -7,8 +7,9 @@ from PIL import Image
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from detkit.layers import paste_masks
+from detkit.modeling.interfaces import MASK_PASTERS
 from detkit.modeling.mask_pasters import ExpandedBoxMaskPaster, GridSampleMaskPaster, ResizeMaskPaster
-from detkit.structures import Boxes
+from detkit.structures import BitMasks, Boxes, BoxMasks
 
 SIZE = (53, 71)
 
@@ -94,3 +95,53 @@ def test_pasters_agree_about_a_large_smooth_mask(paster):
     yy, xx = torch.meshgrid(torch.arange(320), torch.arange(300), indexing="ij")
     disc = (xx + 0.5 - 150) ** 2 + (yy + 0.5 - 160) ** 2 <= 100**2
     assert (mask & disc).sum() / (mask | disc).sum() > 0.98
+
+
+def boxes_of_all_kinds() -> Boxes:
+    """Inside, over the rim, around the image, outside of it, of a line, of a point, of a pixel, turned inside out."""
+    height, width = SIZE
+    odd = [
+        [0.0, 0, width, height],
+        [-30, -20, width + 30, height + 20],
+        [-9, 10, -1, 20],
+        [width, 5, width + 7, 9],
+        [10, -1e3, 40, 1e3],
+        [7.2, 7.4, 7.2, 30],
+        [7.5, 7.5, 7.5, 7.5],
+        [20, 20, 21, 21],
+        [30, 30, 20, 20],
+    ]
+    return Boxes(torch.cat([torch.tensor(odd), some_boxes(40).tensor * 1.4 - 15]))
+
+
+@pytest.mark.parametrize("name", sorted(MASK_PASTERS.names()))
+def test_masks_in_windows_encode_as_pycocotools_encodes_the_whole_ones(name):
+    boxes = boxes_of_all_kinds()
+    masks = MASK_PASTERS.get(name)()(torch.rand(len(boxes), 28, 28), boxes, SIZE, 0.5)
+    assert isinstance(masks, BoxMasks)
+    assert masks.shape == (len(boxes), *SIZE)
+    encoded, areas = masks.rle(), masks.areas()
+    whole = BitMasks(masks.tensor)
+    assert encoded == whole.rle()
+    assert torch.equal(areas, whole.areas())
+    assert areas.count_nonzero() > 20
+    none = MASK_PASTERS.get(name)()(torch.rand(0, 28, 28), Boxes([]), SIZE, 0.5)
+    assert none.shape == (0, *SIZE)
+
+
+def test_expanded_boxes_of_all_kinds_equal_torchvision():
+    boxes = boxes_of_all_kinds()
+    height, width = SIZE
+    x1, y1, x2, y2 = boxes.tensor.unbind(1)
+    boxes = boxes[(x2 >= x1) & (y2 >= y1) & (x2 > 0) & (y2 > 0) & (x1 < width) & (y1 < height)]  # it fails on others
+    probs = torch.rand(len(boxes), 28, 28)
+    wanted = paste_masks_in_image(probs[:, None], boxes.tensor, SIZE)[:, 0] >= 0.5
+    assert torch.equal(ExpandedBoxMaskPaster()(probs, boxes, SIZE, 0.5), wanted)
+
+
+def test_looking_pixels_up_a_strip_at_a_time_changes_nothing(monkeypatch):
+    probs, boxes = torch.rand(50, 28, 28), boxes_of_all_kinds()[:49]
+    whole = paste_masks(probs[:49], boxes, SIZE, 0.4)
+    for pixels in (1, 300):
+        monkeypatch.setattr("detkit.layers.paste.CHUNK_PIXELS", pixels)
+        assert torch.equal(paste_masks(probs[:49], boxes, SIZE, 0.4), whole)

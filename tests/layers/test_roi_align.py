@@ -1,10 +1,10 @@
-"""RoIAlign by matrix products: the same as torchvision's operator, forward and backward."""
+"""RoIAlign by matrix products and by sums of rows: the same as torchvision's operator, forward and backward."""
 
 import pytest
 import torch
 from torchvision.ops import roi_align as torchvision_roi_align
 
-from detkit.layers.roi_align import MATMUL_MAX_PIXELS, roi_align, roi_align_matmul
+from detkit.layers.roi_align import MATMUL_MAX_PIXELS, roi_align, roi_align_bags, roi_align_matmul
 
 
 def rois(n: int) -> torch.Tensor:
@@ -16,14 +16,15 @@ def rois(n: int) -> torch.Tensor:
     return torch.cat([torch.arange(3.0).repeat_interleave(n // 3)[:, None], boxes], dim=1)
 
 
+@pytest.mark.parametrize("form", [roi_align_matmul, roi_align_bags])
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("sampling_ratio", [0, 1, 2, 3])
 @pytest.mark.parametrize("output_size", [7, 14])
-def test_equals_torchvision(sampling_ratio, output_size, aligned):
-    ours = torch.randn(3, 5, 29, 37, requires_grad=True)
+def test_equals_torchvision(sampling_ratio, output_size, aligned, form):
+    ours = torch.randn(3, 5, 29, 37).to(memory_format=torch.channels_last).requires_grad_()
     theirs = ours.detach().clone().requires_grad_()
     boxes = rois(60)
-    a = roi_align_matmul(ours, boxes, output_size, 0.25, sampling_ratio, aligned)
+    a = form(ours, boxes, output_size, 0.25, sampling_ratio, aligned)
     b = torchvision_roi_align(theirs, boxes, output_size, 0.25, sampling_ratio, aligned=aligned)
     torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
     grad = torch.randn_like(a)
@@ -48,8 +49,25 @@ def test_unaligned_is_half_a_feature_pixel_off():
     torch.testing.assert_close(roi_align(features, moved, 7, 0.25), roi_align(features, boxes, 7, 0.25, 0, False))
 
 
-def test_no_boxes_keep_the_graph():
-    features = torch.randn(2, 4, 8, 8, requires_grad=True)
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1)])
+def test_maps_of_one_row_or_column(size):
+    features, boxes = torch.randn(3, 4, *size).to(memory_format=torch.channels_last), rois(30)
+    expected = torchvision_roi_align(features, boxes, 7, 0.25, 0, aligned=True)
+    torch.testing.assert_close(roi_align_bags(features, boxes, 7, 0.25, 0), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_bfloat16_maps_are_sampled_where_the_boxes_are_in_float32():
+    features, boxes = torch.randn(3, 8, 60, 90).to(memory_format=torch.channels_last), rois(60)
+    expected = torchvision_roi_align(features, boxes, 7, 0.25, 2, aligned=True)
+    for layout in (torch.channels_last, torch.contiguous_format):
+        found = roi_align(features.bfloat16().contiguous(memory_format=layout), boxes, 7, 0.25, 2)
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0.03)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_no_boxes_keep_the_graph(layout):
+    features = torch.randn(2, 4, 8, 8).contiguous(memory_format=layout).requires_grad_()
     out = roi_align(features, torch.zeros(0, 5), 7, 0.25)
     assert out.shape == (0, 4, 7, 7)
     out.sum().backward()

@@ -138,7 +138,7 @@ def _panel(axes: Any, name: str, runs: Mapping[str, Series], smooth_share: float
         drawn[run] = (steps, values)
         look = _look(number)
         if name == "lr":  # runs often share it: under the last one the earlier ones are wider, and so stay visible
-            look["linewidth"] += 1.6 * min(len(runs) - 1 - number, 3)
+            look["linewidth"] += 2.0 * min(len(runs) - 1 - number, 3)
         mark = "o" if len(steps) <= 25 and name != "lr" else None
         lines = values if exact or not smooth_share else smooth(values, smooth_share)
         if lines != values and len(values) > 20:

@@ -48,7 +48,7 @@ def test_two_runs_come_out_in_two_colours(tmp_path, capsys):
 
 
 def test_runs_that_are_the_same_are_both_seen(tmp_path):
-    runs = {name: {"lr": ([0.0, 1.0], [0.1, 0.1])} for name in "ab"}
+    runs = {name: {"lr": ([0.0, 1.0], [0.1, 0.02])} for name in "ab"}
     picture = Image.open(plot_runs(runs, ["lr"], tmp_path / "x.png")).convert("RGB")
     below = picture.crop((0, picture.height // 5, picture.width, picture.height))  # without the legend
     assert has_color(below, LINE_COLORS[0])
@@ -57,9 +57,8 @@ def test_runs_that_are_the_same_are_both_seen(tmp_path):
 
 def test_a_run_that_is_still_writing_is_read_up_to_its_last_whole_line(tmp_path):
     whole = read_runs([write_run(tmp_path / "whole")])["whole"]
-    for number, torn in enumerate(
-        ('{"iteration": 99, "total_loss": 5', '{"', '{"iteration": 99, "x": "\xe4'.encode()[:-1])
-    ):
+    cut_character = '{"iteration": 99, "x": "\xe4'.encode()[:-1]
+    for number, torn in enumerate((b'{"iteration": 99, "total_loss": 5', b'{"', cut_character)):
         folder = write_run(tmp_path / f"torn_{number}")
         with (folder / "metrics.jsonl").open("ab") as file:
             file.write(torn)

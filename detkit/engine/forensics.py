@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 import detkit
 from detkit.engine.failure_files import CONFIG, free_folder, write_batches, write_state, write_words
@@ -129,7 +128,7 @@ class Recorder:
         Raises FloatingPointError."""
         if not self.at_once:
             return
-        whole = norm.full_tensor() if isinstance(norm, DTensor) else norm  # parameters in shards
+        whole = getattr(norm, "full_tensor", lambda: norm)()  # of parameters in shards it is a sum over processes
         if not math.isfinite(whole.item()):
             self._fail(self._steps[-1], {}, None)
 

@@ -1,11 +1,12 @@
 """Matcher: which ground-truth box a proposal or an anchor belongs to."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
+from detkit.layers import columns_at_once, pairwise_iou
 from detkit.structures import Boxes, Instances
 
 
@@ -44,15 +45,58 @@ class Matcher:
     def match(self, boxes: Boxes, target: Instances) -> tuple[Tensor, Tensor]:
         """Matches N boxes to the objects of a target, and to its crowds where those count.
 
+        The result is that of ``__call__`` on all IoUs; they are held in parts (``detkit.layers.iou``), so that a
+        thousand objects on all anchors of a large image take megabytes and not gigabytes.
+
         Returns:
             As ``__call__``.
         """
-        matches, labels = self(box_iou(target.boxes, boxes))
+        matches, labels = self._match(target.boxes.tensor, boxes.tensor)
         crowds = target.info.crowds
         if self.crowd_thresh is not None and crowds is not None and len(crowds):
-            on_crowd = box_iou(crowds, boxes).amax(dim=0) >= self.crowd_thresh
+            parts = boxes.tensor.split(columns_at_once(len(crowds), boxes.device))
+            on_crowd = torch.cat([pairwise_iou(crowds.tensor, part).amax(dim=0) for part in parts]) >= self.crowd_thresh
             labels[(labels == 0) & on_crowd] = -1
         return matches, labels
+
+    def _match(self, truth: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """``__call__`` on the IoU of ``(G, 4)`` with ``(N, 4)`` boxes."""
+        step = columns_at_once(len(truth), boxes.device)
+        if len(boxes) <= step or len(truth) == 0:
+            return self(pairwise_iou(truth, boxes))
+        parts, best = boxes.split(step), boxes.new_empty(len(boxes))
+        matches = torch.empty(len(boxes), dtype=torch.int64, device=boxes.device)
+        # In each part, of each ground-truth box: which candidate is its best, and that IoU. All that stays is made
+        # before the loop, because what is put between large parts that come and go leaves holes in the memory.
+        places = torch.empty((len(parts), len(truth)), dtype=torch.int64, device=boxes.device)
+        tops = boxes.new_empty((len(parts), len(truth)))
+        for number, (part, *out) in enumerate(zip(parts, best.split(step), matches.split(step))):
+            iou = pairwise_iou(truth, part)
+            torch.max(iou, dim=0, out=tuple(out))
+            if self.allow_low_quality:
+                torch.amax(iou, dim=1, out=tops[number])
+                torch.argmax(iou, dim=1, out=places[number])  # the first of equals, which max need not give
+        labels = self._labels(best, matches)
+        if self.allow_low_quality:
+            self._mark_best(labels.split(step), truth, parts, places, tops)
+        return matches, labels
+
+    def _mark_best(
+        self, labels: Sequence[Tensor], truth: Tensor, parts: Sequence[Tensor], places: Tensor, tops: Tensor
+    ) -> None:
+        """Makes each box's best candidates foreground in the parts of ``labels``.
+
+        ``places`` and ``tops`` are ``(parts, G)``: a box's best candidate in each part, and its IoU.
+        """
+        if not self.low_quality_ties:
+            for number, (of_part, place) in enumerate(zip(labels, places)):
+                of_part[place[tops.argmax(dim=0) == number]] = 1  # argmax is the first part of equally good ones
+            return
+        top = tops.amax(dim=0)
+        for of_part, part, of_box in zip(labels, parts, tops):
+            rows = torch.nonzero(of_box == top).squeeze(1)  # few have their best here, so little is done twice
+            if len(rows):
+                of_part[(pairwise_iou(truth[rows], part) == top[rows, None]).any(dim=0)] = 1
 
     def __call__(self, iou: Tensor) -> tuple[Tensor, Tensor]:
         """
@@ -67,12 +111,17 @@ class Matcher:
             empty = torch.zeros(iou.shape[1], dtype=torch.int64, device=iou.device)
             return empty, empty.to(torch.int8)
         best, matches = iou.max(dim=0)
-        labels = torch.full_like(matches, -1, dtype=torch.int8)
-        labels[best < self.background_thresh] = 0
-        labels[best >= self.foreground_thresh] = 1
+        labels = self._labels(best, matches)
         if self.allow_low_quality and not self.low_quality_ties:
             labels[iou.argmax(dim=1)] = 1
         elif self.allow_low_quality:
             best_of_box = iou.max(dim=1, keepdim=True).values
             labels[(iou == best_of_box).any(dim=0)] = 1
         return matches, labels
+
+    def _labels(self, best: Tensor, matches: Tensor) -> Tensor:
+        """``(N,)`` int8 labels by each candidate's best IoU alone."""
+        labels = torch.full_like(matches, -1, dtype=torch.int8)
+        labels[best < self.background_thresh] = 0
+        labels[best >= self.foreground_thresh] = 1
+        return labels

@@ -1,9 +1,15 @@
 """Matcher: against torchvision's, and its corner cases."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torchvision.models.detection._utils import Matcher as TorchvisionMatcher
+from torchvision.ops import box_iou
 
+from detkit.layers import pairwise_iou
+from detkit.layers.iou import PAIRS_AT_ONCE
 from detkit.modeling.matcher import Matcher
 from detkit.structures import Boxes, ImageInfo, Instances
 
@@ -56,3 +62,61 @@ def test_of_equally_good_candidates_all_or_the_first():
     assert Matcher(0.3, 0.7, allow_low_quality=True)(iou)[1].tolist() == [0, 1, 1, 1]
     assert Matcher(0.3, 0.7, allow_low_quality=True, low_quality_ties=False)(iou)[1].tolist() == [0, 1, 0, 1]
     assert Matcher(0.3, 0.7, low_quality_ties=False)(iou)[1].tolist() == [0, 0, 0, 0]
+
+
+def random_boxes(num, seed, step=1.0):
+    """Corners on a grid of ``step`` pixels, so that there are ties; some boxes without area."""
+    corners = torch.rand(num, 2, 2, generator=torch.Generator().manual_seed(seed)) * 100
+    corners = (corners / step).round() * step
+    return torch.cat([corners.amin(1), corners.amax(1)], 1)
+
+
+def test_iou_is_torchvisions_to_the_last_bit():
+    for num, step in ((1, 1.0), (40, 1e-3), (300, 10.0)):
+        boxes, others = random_boxes(num, 1, step), random_boxes(900, 2, step)
+        others[0] = torch.tensor([float("inf"), 0, float("inf"), 9])
+        ours, theirs = pairwise_iou(boxes, others), box_iou(boxes, others)
+        assert torch.equal(ours.view(torch.int32), theirs.view(torch.int32)), "NaN where that is NaN, too"
+    assert pairwise_iou(Boxes([]), Boxes(others)).shape == (0, 900)
+
+
+@pytest.mark.parametrize("ties", [True, False])
+@pytest.mark.parametrize("low_quality", [True, False])
+@pytest.mark.parametrize("spoilt", [None, [float("nan")] * 4, [200.0, 200, 210, 210]])
+def test_in_parts_it_gives_what_it_gives_at_once(monkeypatch, low_quality, ties, spoilt):
+    truth, boxes = random_boxes(37, 3, 5.0), random_boxes(1000, 4, 5.0)  # a grid of 5: many equally good
+    if spoilt is not None:  # a box that is no number, or one that no candidate touches: all are its best
+        truth[5] = torch.tensor(spoilt)
+    crowds = Boxes(random_boxes(3, 5, 5.0))
+    target = Instances((100, 100), info=ImageInfo(crowds=crowds), boxes=Boxes(truth))
+    matcher = Matcher(0.3, 0.7, low_quality, crowd_thresh=0.2, low_quality_ties=ties)
+    at_once = matcher.match(Boxes(boxes), target)
+    assert torch.equal(at_once[0], matcher(box_iou(truth, boxes))[0])
+    for pairs in (1, 37 * 10, 37 * 333, 37 * 999):
+        monkeypatch.setitem(PAIRS_AT_ONCE, "cpu", pairs)
+        in_parts = matcher.match(Boxes(boxes), target)
+        assert torch.equal(in_parts[0], at_once[0])
+        assert torch.equal(in_parts[1], at_once[1])
+
+
+CROWDED = """
+import resource, sys, torch
+from detkit.modeling.matcher import Matcher
+from detkit.structures import Boxes, Instances
+corner = torch.rand(268_569, 2) * 1000  # as many anchors as a pyramid has on 800 x 1333 pixels
+anchors = Boxes(torch.cat([corner, corner + torch.rand(268_569, 2) * 200], 1))
+target = Instances((800, 1333), boxes=anchors[:1000])
+matcher = Matcher(0.3, 0.7, allow_low_quality=True)
+matcher.match(anchors, target[:10])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+matches, labels = matcher.match(anchors, target)
+assert (matches[:1000] == torch.arange(1000)).all() and (labels[:1000] == 1).all()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is given in other units")
+def test_a_thousand_objects_on_all_anchors_of_a_large_image_take_little_memory():
+    done = subprocess.run([sys.executable, "-c", CROWDED], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 64 * 1024, "KiB; all IoUs at once are 1 GiB, and what they are made from several times"

@@ -16,6 +16,7 @@ import detkit
 from detkit.engine.failure_files import CONFIG, free_folder, write_batches, write_state, write_words
 from detkit.engine.out_of_memory import out_of_memory
 from detkit.engine.suspects import batch_names, find_culprits, target_faults
+from detkit.layers import SyncBatchNorm
 from detkit.structures import Losses, Sample
 from detkit.utils import distributed, rng_state, set_rng_state
 
@@ -222,7 +223,7 @@ class Recorder:
         if broken:
             since = " by now" if late else ", so an earlier step has spoilt them"
             found.append(f"{len(broken)} parameters are not finite{since} (the first: {broken[0]})")
-        if broken or late or any(isinstance(m, nn.SyncBatchNorm) for m in model.modules()):
+        if broken or late or any(isinstance(m, SyncBatchNorm) for m in model.modules()):
             return found  # nothing to try: with these weights, or without the other processes
         logger.info("step %d failed; looking for the image and the annotation", step.number)
         rng = step.batches[batch or 0][1]

@@ -10,6 +10,7 @@ from detkit.layers.paste import paste_in_windows, paste_masks
 from detkit.layers.roi_align import roi_align
 from detkit.layers.same_pad import SamePad2d, same_pad
 from detkit.layers.shape_spec import ShapeSpec
+from detkit.layers.sync_norm import SyncBatchNorm
 
 __all__ = [
     "ConvNorm",
@@ -18,6 +19,7 @@ __all__ = [
     "NormName",
     "SamePad2d",
     "ShapeSpec",
+    "SyncBatchNorm",
     "c2_msra_fill",
     "c2_xavier_fill",
     "columns_at_once",

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detkit.layers.sync_norm import SyncBatchNorm
+
 NormName = Literal["FrozenBN", "BN", "SyncBN", "GN"]
 """The norms that an option may name; see ``make_norm``."""
 
@@ -98,7 +100,7 @@ def num_groups(channels: int, most: int = 32) -> int:
 _MAKERS: dict[str, Callable[[int, float], nn.Module]] = {
     "FrozenBN": lambda channels, eps: FrozenBatchNorm2d(channels, eps=eps),
     "BN": lambda channels, eps: nn.BatchNorm2d(channels, eps=eps),
-    "SyncBN": lambda channels, eps: nn.SyncBatchNorm(channels, eps=eps),
+    "SyncBN": lambda channels, eps: SyncBatchNorm(channels, eps=eps),
     "GN": lambda channels, eps: nn.GroupNorm(num_groups(channels), channels, eps=eps),
 }
 
@@ -107,8 +109,7 @@ def make_norm(norm: NormName | None, channels: int, eps: float = 1e-5) -> nn.Mod
     """A normalisation layer for ``(N, C, H, W)``.
 
     ``GN`` (Wu and He 2018) has 32 groups, and where 32 does not divide the channels, the largest number below that
-    does. ``SyncBN`` takes its statistics over all ranks on accelerators; in one process, and so on the CPU, it is
-    plain batch normalisation.
+    does. ``SyncBN`` takes its statistics over the batches of all processes; in one it is plain batch normalisation.
 
     Args:
         norm: which; None for none.

@@ -4,8 +4,7 @@ import json
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import in_processes
 from torch import nn
 
 from detkit.checkpoint import Checkpointer, load_weights
@@ -39,7 +38,6 @@ def batches(rank):
 
 
 def worker(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     model = nn.parallel.DistributedDataParallel(Mean())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     hooks = [
@@ -53,12 +51,11 @@ def worker(rank, folder):
     )
     trainer.train()
     assert trainer.unwrapped_model is model.module
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
-    mp.spawn(worker, args=(str(tmp_path),), nprocs=2)
+    in_processes(worker, str(tmp_path))
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line.get("AP") for line in lines] == [None, None, None, 1.0]
     assert lines[0]["loss"] == pytest.approx((0**2 + 10**2) / 2)
@@ -84,7 +81,6 @@ class Two(nn.Module):
 
 
 def staged(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     plain = nn.parallel.DistributedDataParallel(Two())
     model = nn.parallel.DistributedDataParallel(Two(), find_unused_parameters=True)
     stages = (FreezeStage(0.5, ("early",)), FreezeStage(1.0))
@@ -99,12 +95,11 @@ def staged(rank, folder):
             trainer.train()
     if rank == 0:
         torch.save(model.module.state_dict(), f"{folder}/state.pth")
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_processes_accumulate_and_freeze(tmp_path):
-    mp.spawn(staged, args=(str(tmp_path),), nprocs=2)
+    in_processes(staged, str(tmp_path))
     state = torch.load(tmp_path / "state.pth", weights_only=True)
     early = 1.0 - 0.1 * 2 * (1.0 + 1.0 - 5)  # the gradient of the mean over both processes and batches
     late = 1.0 - 0.1 * 2 * (early + 1.0 - 5)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from processes import in_processes
 from torch import nn
 
-from detkit.layers import FrozenBatchNorm2d, freeze, frozen_copy, make_norm, replace_modules
+from detkit.layers import FrozenBatchNorm2d, SyncBatchNorm, freeze, frozen_copy, make_norm, replace_modules
 
 
 def trained(norm: nn.Module) -> nn.Module:
@@ -71,7 +72,7 @@ def test_replace_modules_reaches_every_level():
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("FrozenBN", FrozenBatchNorm2d), ("BN", nn.BatchNorm2d), ("SyncBN", nn.SyncBatchNorm), ("GN", nn.GroupNorm)],
+    [("FrozenBN", FrozenBatchNorm2d), ("BN", nn.BatchNorm2d), ("SyncBN", SyncBatchNorm), ("GN", nn.GroupNorm)],
 )
 def test_make_norm_by_name(name, kind):
     norm = make_norm(name, 64, eps=1e-3)
@@ -97,3 +98,37 @@ def test_sync_batch_norm_is_batch_norm_in_one_process():
     torch.testing.assert_close(sync(x), bn(x))
     torch.testing.assert_close(sync.running_var, bn.running_var)
     torch.testing.assert_close(sync.eval()(x), bn.eval()(x))
+
+
+def synchronised(rank: int) -> None:
+    for sizes in ((2, 2), (3, 1), (2, 0)):
+        for offset, dtype, memory_format in (
+            (50, torch.float64, torch.contiguous_format),  # a variance that cancels would be seen
+            (1, torch.float32, torch.channels_last),
+        ):
+            generator = torch.Generator().manual_seed(3)
+            images = [torch.randn(n, 4, 5, 3, generator=generator).to(dtype) + offset for n in sizes]
+            together = torch.cat(images).requires_grad_()
+            own = images[rank].contiguous(memory_format=memory_format).requires_grad_()
+            bn = nn.BatchNorm2d(4)
+            with torch.no_grad():
+                bn.weight.add_(torch.arange(4) / 7)
+            sync = SyncBatchNorm.of(bn.to(dtype)).to(dtype)
+            want, got = bn(together), sync(own)
+            want.sin().sum().backward()
+            got.sin().sum().backward()
+            torch.testing.assert_close(got, want.split(sizes)[rank])
+            assert got.is_contiguous(memory_format=memory_format)
+            torch.testing.assert_close(own.grad, together.grad.split(sizes)[rank])
+            for name in ("weight", "bias"):
+                grad = getattr(sync, name).grad
+                torch.distributed.all_reduce(grad)
+                torch.testing.assert_close(grad, getattr(bn, name).grad)
+            torch.testing.assert_close(sync.state_dict(), bn.state_dict())
+            torch.testing.assert_close(sync.eval()(own), bn.eval()(together).split(sizes)[rank])
+            assert torch.equal(freeze(nn.Sequential(sync))[0].running_var, sync.running_var)
+
+
+@pytest.mark.slow
+def test_synchronised_norm_is_batch_norm_over_the_batches_of_all_processes():
+    in_processes(synchronised)

@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_fpn
 
-from detkit.layers import FrozenBatchNorm2d, ShapeSpec
+from detkit.layers import FrozenBatchNorm2d, ShapeSpec, SyncBatchNorm
 from detkit.modeling.backbones import TorchvisionBackbone
 from detkit.modeling.backbones.torchvision_stages import trace, units
 from detkit.modeling.necks import FPN
@@ -189,7 +189,7 @@ def test_frozen_parts_do_not_learn(model, freeze_at):
             assert isinstance(m, FrozenBatchNorm2d) == frozen, name
 
 
-@pytest.mark.parametrize(("norm", "kind"), [("FrozenBN", FrozenBatchNorm2d), ("SyncBN", nn.SyncBatchNorm)])
+@pytest.mark.parametrize(("norm", "kind"), [("FrozenBN", FrozenBatchNorm2d), ("SyncBN", SyncBatchNorm)])
 def test_norms_are_exchanged_and_compute_the_same(norm, kind):
     net = TorchvisionBackbone(RGB, model="mobilenet_v3_small", norm=norm).eval()
     plain = TorchvisionBackbone(RGB, model="mobilenet_v3_small").eval()

@@ -9,26 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_detector import CONFIG, TINY
 
 ROOT = Path(__file__).resolve().parents[2]
 
 sys.path.insert(0, str(ROOT / "tools"))
 import train_net  # noqa: E402
 
-TINY = f"""
-_base_: [{ROOT}/configs/quick_start/mask_rcnn_shapes.yaml]
-model:
-  backbone: {{width: 8}}
-  neck: {{out_channels: 16}}
-  roi_heads: {{batch_size_per_image: 16, box_head: {{fc_dims: [32]}}, mask_head: {{num_conv: 1, conv_dim: 8}}}}
-data:
-  train_dataset: {{num_images: 8, image_size: [96, 96]}}
-  test_dataset: {{num_images: 5, image_size: [96, 96]}}
-  batch_size: 4
-  num_workers: 0
-solver: {{max_iter: 6}}
-train: {{device: cpu, checkpoint_period: 2, num_pictures: 1, log_period: 1}}
-"""
+SHORT = [*TINY, "solver.max_iter=6", "train.checkpoint_period=2"]
 
 KILLER = '''
 import os, signal
@@ -54,18 +42,15 @@ class Killed(Hook):
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory) -> Path:
-    file = tmp_path_factory.mktemp("config") / "tiny.yaml"
-    file.write_text(TINY)
-    return file
-
-
-@pytest.fixture(scope="module")
-def two_processes(config, tmp_path_factory) -> Path:
+def two_processes(tmp_path_factory) -> Path:
     """The run of two processes on one machine, undisturbed."""
     folder = tmp_path_factory.mktemp("straight")
-    assert train_net.main(["--config-file", str(config), "--num-processes", "2", f"train.output_dir={folder}"]) == 0
+    assert run(CONFIG, "--num-processes", "2", f"train.output_dir={folder}") == 0
     return folder
+
+
+def run(config: Path, *arguments: str) -> int:
+    return train_net.main(["--config-file", str(config), *arguments, *SHORT])
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -87,15 +72,14 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-def test_a_dead_process_is_replaced_and_the_run_ends_as_if_nothing_had_happened(two_processes, config, tmp_path):
+def test_a_dead_process_is_replaced_and_the_run_ends_as_if_nothing_had_happened(two_processes, tmp_path):
     (tmp_path / "killer.py").write_text(KILLER)
     killing = tmp_path / "killing.yaml"
     killing.write_text(
-        f"_base_: [{config}]\nimports: [killer.py]\n"
+        f"_base_: [{CONFIG}]\nimports: [killer.py]\n"
         f"train: {{output_dir: {tmp_path}/run, hooks: [{{name: Killed, step: 3}}]}}\n"
     )
-    arguments = ["--config-file", str(killing), "--num-processes", "2", "--max-restarts", "1"]
-    assert train_net.main(arguments) == 0
+    assert run(killing, "--num-processes", "2", "--max-restarts", "1") == 0
     assert "started again by the launcher" in (tmp_path / "run" / "log.txt").read_text()
     assert_same_run(tmp_path / "run", two_processes)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -104,11 +88,12 @@ def test_a_dead_process_is_replaced_and_the_run_ends_as_if_nothing_had_happened(
 
 
 @pytest.mark.slow
-def test_two_machines_train_as_one_machine_with_two_processes(two_processes, config, tmp_path):
+def test_two_machines_train_as_one_machine_with_two_processes(two_processes, tmp_path):
     """Two launchers that find each other on loopback."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-id=one-job"]
     command += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--local-addr=127.0.0.1"]
-    command += ["tools/train_net.py", "--config-file", str(config), f"train.output_dir={tmp_path}/run"]
+    command += ["tools/train_net.py", "--config-file", str(CONFIG), *SHORT]
+    command += [f"train.output_dir={tmp_path}/run"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     nodes = [
         subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -121,8 +106,8 @@ def test_two_machines_train_as_one_machine_with_two_processes(two_processes, con
     assert_same_run(tmp_path / "run", two_processes)
 
 
-def test_options_of_the_launcher_are_checked(config, capsys):
+def test_options_of_the_launcher_are_checked(capsys):
     for wrong in (["--max-restarts", "1"], ["--num-processes", "0"], ["--num-processes", "2", "--max-restarts", "-1"]):
         with pytest.raises(SystemExit):
-            train_net.main(["--config-file", str(config), *wrong])
+            run(CONFIG, *wrong)
     assert "expected at least 1" in capsys.readouterr().err

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import in_processes
 
 from detkit.utils import distributed
 
@@ -18,8 +17,7 @@ def test_works_without_a_process_group():
     assert not mean["x"].requires_grad
 
 
-def _worker(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def _worker(rank):
     assert distributed.rank() == rank
     assert distributed.is_main() == (rank == 0)
     assert distributed.all_gather_object(rank * 10) == [0, 10]
@@ -28,9 +26,8 @@ def _worker(rank, folder):
     mean = distributed.reduce_mean(dict(reversed(values.items())) if rank else values)
     assert (mean["a"].item(), mean["b"].item()) == (0.5, 1.5)
     distributed.barrier()
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_across_two_processes(tmp_path):
-    mp.spawn(_worker, args=(str(tmp_path),), nprocs=2)
+def test_across_two_processes():
+    in_processes(_worker)

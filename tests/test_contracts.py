@@ -374,7 +374,11 @@ def test_hook(cls, tmp_path):
     net = Net()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     batch = [detkit.structures.Sample(torch.zeros(3, 4, 4, dtype=torch.uint8), (4, 4))]
-    needed = {"FreezeSchedule": {"stages": (detkit.engine.FreezeStage(1.0),)}}
+    needed = {
+        "FreezeSchedule": {"stages": (detkit.engine.FreezeStage(1.0),)},
+        "BestCheckpoint": {"metric": "total_loss", "mode": "min"},
+        "EarlyStopping": {"metric": "total_loss", "mode": "min", "patience": 3},
+    }
     hook = cls(**needed.get(cls.__name__, {}))
     trainer = detkit.engine.Trainer(
         net, optimizer, lambda step, n: 1.0, lambda start: iter([batch] * 20), 15, hooks=[hook], output_dir=tmp_path

@@ -1,5 +1,8 @@
 """The training loop and what happens around it."""
 
+from detkit.engine.best_checkpoint import BestCheckpoint
+from detkit.engine.early_stopping import EarlyStopping
+from detkit.engine.ema import ExponentialMovingAverage
 from detkit.engine.freeze_schedule import FreezeSchedule, FreezeStage
 from detkit.engine.hooks import CheckpointHook, EvalHook
 from detkit.engine.interfaces import HOOKS, PARALLELISMS, Hook, Parallelism
@@ -18,8 +21,11 @@ __all__ = [
     "EXIT_CODE",
     "HOOKS",
     "PARALLELISMS",
+    "BestCheckpoint",
     "CheckpointHook",
+    "EarlyStopping",
     "EvalHook",
+    "ExponentialMovingAverage",
     "FreezeSchedule",
     "FreezeStage",
     "Hook",

@@ -21,14 +21,14 @@ def write_evaluation(
         results: of ``evaluate``.
         evaluators: the ones that gave them.
         path: the JSON file; its folder is made.
-        sets: names in ``results`` under which there are results of other weights of the same model.
+        sets: names under which there may be results of other weights of the same model in ``results``.
     """
     if not is_main():
         return ""
     with atomic_write(path, "w") as file:
         json.dump(results, file, indent=2)
     parts = [evaluator.report(dict(results)) for evaluator in evaluators]
-    for name in sets:
+    for name in (name for name in sets if name in results):
         parts += [f"{name} weights\n{evaluator.report(dict(results[name]))}" for evaluator in evaluators]
     if "timing" in results:
         timing = results["timing"]

@@ -11,9 +11,13 @@ import torch
 from torch import nn
 
 from detkit.checkpoint import Checkpointer, resume
+from detkit.data import Mapper, Shapes, ShuffleSampler, train_loader
 from detkit.engine import (
+    BestCheckpoint,
     CheckpointHook,
+    EarlyStopping,
     EvalHook,
+    ExponentialMovingAverage,
     FreezeSchedule,
     FreezeStage,
     Hook,
@@ -38,9 +42,9 @@ class Small(nn.Module):
         self.dropout = nn.Dropout(0.3)
 
     def forward(self, samples):
-        images = torch.stack([s.image.flatten() for s in samples]).float() / 255
+        images = torch.stack([s.image.float().mean((1, 2)) for s in samples]) / 255
         off = self.late(self.dropout(self.norm(self.early(images)))).squeeze(1) - images.sum(1)
-        metrics = {"sometimes": off.detach().mean()} if samples[0].image_id % 3 == 0 else {}
+        metrics = {"sometimes": off.detach().mean()} if int(samples[0].image_id) % 3 == 0 else {}
         return Losses({"loss_l2": off.square().mean(), "loss_l1": off.abs().mean()}, metrics)
 
 
@@ -104,7 +108,7 @@ def batches(start):
         yield [Sample(image, (1, 1), image_id=n) for n, image in enumerate(images, 4 * number)]
 
 
-def build(folder, first=(), last=(), period=5, max_iter=STEPS, **options):
+def build(folder, first=(), last=(), period=5, max_iter=STEPS, stream=batches, **options):
     """A run with everything on; ``first`` and ``last`` stand at the ends of the list of hooks."""
     model = Small()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
@@ -121,6 +125,9 @@ def build(folder, first=(), last=(), period=5, max_iter=STEPS, **options):
         MetricsWriter(),
         FreezeSchedule(stages=(FreezeStage(0.4, ("late",)), FreezeStage(1.0))),
         Wander(),
+        ExponentialMovingAverage(decay=0.8, period=2),
+        BestCheckpoint(metric="ema/box/AP", mode="min"),
+        EarlyStopping(metric="box/noise", patience=100),
         CheckpointHook(checkpointer, period),
         EvalHook(evaluate, 4),
         *last,
@@ -129,7 +136,7 @@ def build(folder, first=(), last=(), period=5, max_iter=STEPS, **options):
         model,
         optimizer,
         lambda step, n: 1 - step / n,
-        batches,
+        stream,
         max_iter,
         hooks=hooks,
         accumulate=2,
@@ -155,11 +162,17 @@ def outcome(folder, trainer):
     """Everything that two runs are compared by."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     state = torch.load(Checkpointer(folder).latest(), weights_only=True)
-    final = torch.load(folder / "model_final.pth", weights_only=True)["model"]
+    kinds = ("final", "final_ema", "best")
+    weights = {kind: torch.load(folder / f"model_{kind}.pth", weights_only=True)["model"] for kind in kinds}
+    hooks = {name: values for name, values in state["trainer"]["hooks"].items() if values}
+    average = hooks["ExponentialMovingAverage"].pop("average")
+    del hooks["EvalHook"]["seconds"]
     wander = next(hook for hook in trainer.hooks if isinstance(hook, Wander))
     return {
         "lines": [{k: v for k, v in line.items() if k not in TIMES} for line in lines],
-        "weights": {name: value.tolist() for name, value in final.items()},
+        "weights": {kind: {n: v.tolist() for n, v in every.items()} for kind, every in weights.items()},
+        "average": {name: value.tolist() for name, value in average.items()},
+        "hooks": hooks,
         "optimizer": [
             {k: torch.as_tensor(v).tolist() for k, v in entry.items()}
             for entry in state["trainer"]["optimizer"]["state"].values()
@@ -212,3 +225,32 @@ def test_asked_to_leave_again_and_again(tmp_path, straight):
         with contextlib.suppress(Interrupted):
             start(tmp_path, first=[Signal(step)])
     assert outcome(tmp_path, start(tmp_path)) == straight
+
+
+def loader(workers):
+    dataset = Shapes(num_images=7, image_size=(32, 32))
+    return lambda start: train_loader(
+        dataset, Mapper(dataset), ShuffleSampler(dataset, 2, 3, 0, 1), workers, start_batch=start
+    )
+
+
+@pytest.fixture(scope="module")
+def straight_by_loader(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("loader")
+    return outcome(folder, start(folder, stream=loader(0)))
+
+
+def test_workers_may_change_on_the_way(tmp_path, straight_by_loader):
+    for step in range(STEPS):
+        with contextlib.suppress(Interrupted):
+            start(tmp_path, first=[Signal(step)], stream=loader(2 * (step % 2)))
+    assert outcome(tmp_path, start(tmp_path, stream=loader(2))) == straight_by_loader
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("step", range(STEPS))
+def test_killed_in_any_step_with_a_loader(tmp_path, straight_by_loader, workers, step):
+    with pytest.raises(Kill):
+        start(tmp_path, first=[Die(before_step=step)], stream=loader(workers))
+    assert outcome(tmp_path, start(tmp_path, stream=loader(workers))) == straight_by_loader

@@ -1,0 +1,108 @@
+"""Moving averages of the weights, kept beside them."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detkit.engine.interfaces import HOOKS, Hook
+from detkit.engine.trainer import Trainer
+
+NAME = "ema"
+
+
+@HOOKS.register()
+class ExponentialMovingAverage(Hook):
+    """Keeps an exponential moving average of the weights (Polyak and Juditsky 1992), which often detects better.
+
+    After every ``period`` steps ``average = d * average + (1 - d) * weights``, beginning with the weights that training
+    begins with. ``d`` is ``decay``; with ``warm_up`` it is ``min(decay, (1 + n) / (10 + n))`` at update ``n`` (from 1
+    on), so that the first, random weights are soon forgotten. What the optimizer changes is averaged, in float32 at
+    least; everything else, such as the statistics of batch norms, is the model's own.
+
+    The averages are the set ``ema`` of the trainer's ``weight_sets``: they are evaluated (``ema/box/AP``) and saved
+    (``model_final_ema.pth``) beside the raw weights, and a checkpoint holds them.
+
+    Args:
+        decay: the share of the average that an update keeps, within 0..1.
+        warm_up: whether it begins lower.
+        period: steps between updates.
+
+    Raises:
+        ValueError: a number that makes no sense; or, as training begins, a resumed average of other parameters.
+    """
+
+    def __init__(self, *, decay: float = 0.9998, warm_up: bool = True, period: int = 1):
+        super().__init__()
+        if not 0 <= decay < 1 or period < 1:
+            raise ValueError(
+                f"ExponentialMovingAverage: expected 0 <= decay < 1 and period >= 1, got {decay} and {period}"
+            )
+        self.decay, self.warm_up, self.period = decay, warm_up, period
+        self.updates = 0
+        self.average: dict[str, Tensor] = {}
+        self._weights: dict[str, Tensor] = {}
+
+    def decay_at(self, update: int) -> float:
+        """The decay of the update numbered ``update``, from 1 on."""
+        return min(self.decay, (1 + update) / (10 + update)) if self.warm_up else self.decay
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Begins with the weights, or goes on with a resumed average."""
+        changed = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+        named = trainer.unwrapped_model.named_parameters()
+        self._weights = {name: p.detach() for name, p in named if id(p) in changed}
+        if not self.average:
+            self.average = {name: _widened(value).clone() for name, value in self._weights.items()}
+        _check(self.average, self._weights)
+        self.average = {name: value.to(self._weights[name].device) for name, value in self.average.items()}
+        trainer.weight_sets[NAME] = self.weights
+
+    @torch.no_grad()
+    def after_step(self, trainer: Trainer) -> None:
+        """Updates where it is time."""
+        if trainer.finished % self.period:
+            return
+        self.updates += 1
+        weights = [_widened(self._weights[name]) for name in self.average]
+        torch._foreach_lerp_(list(self.average.values()), weights, 1 - self.decay_at(self.updates))
+
+    @contextlib.contextmanager
+    def weights(self) -> Iterator[None]:
+        """A context inside which the model's weights are the averages; afterwards they are what they were."""
+        raw = {name: value.clone() for name, value in self._weights.items()}
+        try:
+            self._put(self.average)
+            yield
+        finally:
+            self._put(raw)
+
+    @torch.no_grad()
+    def _put(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():  # in place: whoever holds the parameters, or watches their version, sees it
+            self._weights[name].copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averages and how many updates they have had."""
+        return {"updates": self.updates, "average": dict(self.average)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what ``state_dict`` gave."""
+        self.updates, self.average = state["updates"], {n: v.clone() for n, v in state["average"].items()}
+
+
+def _widened(value: Tensor) -> Tensor:
+    """In float32 where it is narrower: a half has no digits for what one step adds to an average."""
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+
+def _check(average: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
+    other = [name for name in average.keys() | weights.keys() if name not in average or name not in weights]
+    other += [name for name in average.keys() & weights.keys() if average[name].shape != weights[name].shape]
+    if other:
+        raise ValueError(
+            f"train.hooks: ExponentialMovingAverage: the average of the checkpoint is not one of this model's learned"
+            f" parameters; {len(other)} differ, such as {min(other)}. Start a new run with train.init_weights"
+        )

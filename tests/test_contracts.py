@@ -3,13 +3,16 @@
 import inspect
 import typing
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import detkit.doctor
 import detkit.engine
 import detkit.experiment
+from detkit.checkpoint import as_checkpoint
 from detkit.config import parse
 from detkit.data.interfaces import Record
 from detkit.layers import ShapeSpec
@@ -408,3 +411,22 @@ def test_every_role_of_detkit_has_a_case():
     covered_elsewhere = {"meta-architecture"}  # tests/modeling/test_rcnn.py
     missing = {r for r in roles - covered_elsewhere if aliases.get(r, r.replace(" ", "_")) not in cases}
     assert not missing
+
+
+@pytest.fixture(scope="module")
+def healthy():
+    """An experiment without faults."""
+    shapes = "{name: Shapes, num_images: 30, image_size: [64, 64], min_scale: 0.3, max_objects: 4, seed: "
+    datasets = [f"data.{name}_dataset={shapes}{seed}}}" for seed, name in enumerate(("train", "test"))]
+    small = ["model.backbone.width=8", "model.neck.out_channels=16", "model.roi_heads.box_head.fc_dims=[16]"]
+    config = Path(__file__).resolve().parents[1] / "configs/quick_start/mask_rcnn_shapes.yaml"
+    patient = detkit.doctor.Patient(detkit.experiment.load_experiment(config, [*datasets, *small])).examine_files()
+    patient.checkpoint = as_checkpoint(patient.model.state_dict())
+    return patient
+
+
+@pytest.mark.parametrize("cls", registered("check"), ids=names)
+def test_check(cls, healthy):
+    assert list(cls()(healthy)) == []
+    assert all(getattr(healthy, need) is not None for need in cls.needs)
+    assert "Fix:" in (inspect.getdoc(cls) or "")

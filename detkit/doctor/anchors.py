@@ -93,7 +93,8 @@ def _suggestion(
 def suggested_sizes(boxes: np.ndarray, count: int) -> list[float]:
     """``count`` increasing sizes (square roots of areas) around which the boxes lie: k-means of their logarithms."""
     values = np.log(np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1)))
-    centres = np.quantile(values, (np.arange(count) + 0.5) / count)
+    low, high = np.quantile(values, [0.02, 0.98]).tolist()
+    centres = np.linspace(low, high, count)
     for _ in range(50):
         nearest = np.abs(values[:, None] - centres).argmin(1)
         found = [values[nearest == k].mean() if (nearest == k).any() else centres[k] for k in range(count)]

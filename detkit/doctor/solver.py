@@ -85,9 +85,6 @@ class Schedule(Check):
         steps, train = patient.max_iter, patient.experiment.train
         if steps is None:
             return
-        if steps < 1:
-            yield Finding("error", "solver", "the run has no step", "raise solver.max_iter or solver.epochs")
-            return
         warmup = patient.experiment.solver.schedule.kwargs.get("warmup_iters", 0)
         if isinstance(warmup, int) and warmup > steps // 2:
             what = f"the warm-up of {warmup} steps is cut to half of the run's {steps}"

@@ -1,0 +1,131 @@
+"""tools/doctor.py: its table, its exit codes, its JSON; on real data; and its quick form at the start of a training."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detkit.config import ConfigError
+from detkit.doctor import examine_at_start
+from detkit.experiment import load_experiment
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "configs/quick_start/mask_rcnn_shapes.yaml"
+
+sys.path.insert(0, str(ROOT / "tools"))
+import doctor  # noqa: E402
+import train_net  # noqa: E402
+
+SMALL = [
+    "data.train_dataset.num_images=40",
+    "data.test_dataset.num_images=20",
+    "model.backbone.width=8",
+    "model.neck.out_channels=16",
+    "model.roi_heads.box_head.fc_dims=[16]",
+]
+
+
+def run(folder: Path, *arguments: str) -> int:
+    return doctor.main(["--config-file", str(CONFIG), *arguments, *SMALL, f"train.output_dir={folder}"])
+
+
+@pytest.fixture
+def half(tmp_path) -> str:
+    """A dataset of two images, one of them cut in half, as an override."""
+    images = [{"id": i, "file_name": f"{i}.jpg", "height": 60, "width": 80} for i in (1, 2)]
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    for image in images:
+        Image.fromarray(pixels).save(tmp_path / image["file_name"])
+    path = tmp_path / "2.jpg"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "half.json").write_text(json.dumps(content))
+    return f"data.train_dataset={{name: CocoInstances, json_file: {tmp_path}/half.json, image_root: {tmp_path}}}"
+
+
+def test_a_sound_experiment_ends_with_0(tmp_path, capsys):
+    assert run(tmp_path, "--json", str(tmp_path / "found.json")) == 0
+    assert "nothing is wrong" in capsys.readouterr().out
+    assert json.loads((tmp_path / "found.json").read_text()) == []
+
+
+def test_warnings_end_with_1_and_errors_with_2(tmp_path, capsys):
+    assert run(tmp_path, "--quick", "solver.max_iter=60") == 1
+    out = capsys.readouterr().out
+    assert "warning" in out
+    assert "warmup_iters" in out
+    assert run(tmp_path, "--quick", "--num-processes", "3") == 2
+    assert "take a multiple of 3" in capsys.readouterr().out
+    assert doctor.main(["--config-file", str(CONFIG), "model.neck.out_chanels=3"]) == 2
+    assert "Did you mean 'out_channels'?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(tmp_path, "--num-processes", "0")
+
+
+def test_an_image_cut_in_half_is_found_and_named(tmp_path, half, capsys):
+    arguments = ["--config-file", str(CONFIG), half, *SMALL[1:], "--json", str(tmp_path / "found.json")]
+    assert doctor.main(arguments) == 2
+    assert "unreadable image" in capsys.readouterr().out
+    found = {f["what"]: f for f in json.loads((tmp_path / "found.json").read_text())}
+    assert found["unreadable image"]["examples"] == [f"{tmp_path}/2.jpg"]
+    assert found["unreadable image"]["severity"] == "error"
+
+
+CLEAN = {
+    "balloon/mask_rcnn_mobilenet_v2_FPN": "1.jpg): 4 x 15, IoU 0.24",
+    "nuclei/mask_rcnn_R_18_FPN": "annotation 3896",
+}
+
+
+@pytest.mark.parametrize("config", CLEAN)
+def test_real_data_have_nothing_but_objects_that_are_too_thin(config, shared_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DETKIT_DATASETS", str(shared_data))
+    arguments = ["--config-file", str(ROOT / f"configs/{config}.yaml"), f"train.output_dir={tmp_path}/run"]
+    code = doctor.main([*arguments, "--json", str(tmp_path / "found.json"), "data.num_workers=0"])
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert code == 0, capsys.readouterr().out
+    assert [(f["severity"], f["check"]) for f in found] == [("note", "AnchorsReachObjects")]
+    assert CLEAN[config].split("): ")[-1] in found[0]["examples"][0]
+
+
+def test_a_training_begins_with_the_quick_form(tmp_path, caplog):
+    short = ["solver.max_iter=1", "data.batch_size=2", "train.num_pictures=0", f"train.output_dir={tmp_path}/run"]
+    arguments = ["--config-file", str(CONFIG), *SMALL, *short, "data.test_dataset.num_images=1", "evaluators=[]"]
+    assert train_net.main(arguments) == 0
+    assert "solver.schedule.warmup_iters: the warm-up of 50 steps is cut" in caplog.text
+    caplog.clear()
+    assert train_net.main([*arguments, "train.doctor=false"]) == 0
+    assert "the warm-up of" not in caplog.text
+
+
+def test_errors_of_the_quick_form_stop_a_training_with_the_way_out(tmp_path, half):
+    exp = load_experiment(CONFIG, [half.replace("}", ", check_images: 0}"), *SMALL[1:]])
+    (tmp_path / "1.jpg").unlink()
+    with pytest.raises(ConfigError, match=r"(?s)1\.jpg.*image_root.*train\.doctor=false") as error:
+        examine_at_start(exp, exp.build_model())
+    assert "its classes are not those" in str(error.value)
+
+
+@pytest.mark.slow
+def test_coco_minis_rows_are_right(shared_data, tmp_path):
+    def dataset(name):
+        folder = shared_data / "coco_mini"
+        path = f"{folder}/annotations/instances_{name}2017.json"
+        return f"{{name: CocoInstances, json_file: {path}, image_root: {folder}/{name}2017}}"
+
+    config = ROOT / "configs/coco/mask_rcnn_mobilenet_v2_FPN_overfit.yaml"
+    sets = [f"data.{side}_dataset={dataset(name)}" for side, name in (("train", "train"), ("test", "val"))]
+    arguments = ["--config-file", str(config), *sets, "model.backbone.weights=null", f"train.output_dir={tmp_path}/run"]
+    assert doctor.main([*arguments, "--json", str(tmp_path / "found.json")]) == 1
+    found = {f["what"].split(":")[0]: f for f in json.loads((tmp_path / "found.json").read_text())}
+    content = json.loads((shared_data / "coco_mini/annotations/instances_train2017.json").read_text())
+    names = {c["id"]: c["name"] for c in content["categories"]}
+    counts = dict.fromkeys(names.values(), 0)
+    for entry in content["annotations"]:
+        counts[names[entry["category_id"]]] += not entry["iscrowd"]
+    few = {f"{name}: {count}" for name, count in counts.items() if 0 < count < 10}
+    assert set(found["classes of fewer than 10 training objects"]["examples"]) == few
+    assert not any(severity == "error" for severity in (f["severity"] for f in found.values()))

@@ -29,6 +29,7 @@ OUTPUTS = (
     "curves.png",
     "predictions",
     "tensorboard",
+    "wandb",
     "launched_by",
 )
 """What a training leaves in its folder, apart from the log, which goes on."""

@@ -378,6 +378,7 @@ def test_hook(cls, tmp_path):
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     batch = [detkit.structures.Sample(torch.zeros(3, 4, 4, dtype=torch.uint8), (4, 4))]
     needed = {
+        "WandbWriter": {"mode": "disabled"},
         "FreezeSchedule": {"stages": (detkit.engine.FreezeStage(1.0),)},
         "BestCheckpoint": {"metric": "total_loss", "mode": "min"},
         "EarlyStopping": {"metric": "total_loss", "mode": "min", "patience": 3},

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 PROBE = "import time, torch, torchvision; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
-HEAVY = ("matplotlib", "av", "tensorboard", "faster_coco_eval", "pandas", "scipy")
+HEAVY = ("matplotlib", "av", "tensorboard", "faster_coco_eval", "pandas", "scipy", "wandb")
 
 
 def seconds(module: str) -> float:

@@ -14,6 +14,7 @@ from detkit.engine.profiler import TorchProfiler
 from detkit.engine.progress_bar import ProgressBar
 from detkit.engine.summary import describe_batch, summarize
 from detkit.engine.trainer import Trainer
+from detkit.engine.wandb_writer import WandbWriter
 from detkit.engine.writers import MetricsWriter, TensorBoardWriter
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "TensorBoardWriter",
     "TorchProfiler",
     "Trainer",
+    "WandbWriter",
     "describe_batch",
     "summarize",
 ]

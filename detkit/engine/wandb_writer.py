@@ -1,0 +1,125 @@
+"""Weights & Biases, for those who have it."""
+
+import logging
+import math
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from detkit.engine.interfaces import HOOKS, Hook
+from detkit.engine.metrics import Line, Pictures
+from detkit.engine.trainer import Trainer
+from detkit.engine.writers import output_folder
+from detkit.registry import ConfigError
+from detkit.utils import distributed
+
+logger = logging.getLogger(__name__)
+
+
+@HOOKS.register()
+class WandbWriter(Hook):
+    """Sends the lines of metrics, pictures of predictions and the run's config to Weights & Biases. Rank 0 only.
+
+    The axis of every chart is ``iteration``. A run that is resumed goes on in the same W&B run, whose id is kept in
+    the checkpoints; figures that it had sent before are not sent again. The console is not recorded: ``log.txt`` is.
+
+    Args:
+        project: W&B's project.
+        name: the run's name there; null takes that of the run's folder.
+        entity: the user or team that it belongs to; null: W&B's default.
+        group: of runs that belong together.
+        tags: words to find it by.
+        mode: ``offline`` keeps everything in the run's folder until ``wandb sync`` sends it; ``disabled`` does nothing
+            and needs no wandb.
+
+    Raises:
+        ConfigError: wandb is not installed, or W&B refuses the run (when training starts).
+    """
+
+    def __init__(
+        self,
+        *,
+        project: str = "detkit",
+        name: str | None = None,
+        entity: str | None = None,
+        group: str | None = None,
+        tags: tuple[str, ...] = (),
+        mode: Literal["online", "offline", "disabled"] = "online",
+    ):
+        super().__init__()
+        self.project, self.name, self.entity = project, name, entity
+        self.group, self.tags, self.mode = group, tags, mode
+        self._wandb: Any = None if mode == "disabled" else _wandb()
+        self._run: Any = None
+        self._id: str | None = None
+        self._sent = -1
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Starts W&B's run, or goes on with the one of the checkpoint."""
+        if self._wandb is None or not distributed.is_main():
+            return
+        folder = output_folder(trainer, self)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._run = self._wandb.init(
+                project=self.project,
+                name=self.name or folder.resolve().name,
+                entity=self.entity,
+                group=self.group,
+                tags=list(self.tags),
+                mode=self.mode,
+                dir=str(folder),
+                id=self._id,
+                resume="allow" if self._id else None,
+                config=_config_of(folder),
+                settings=self._wandb.Settings(console="off"),
+            )
+        except self._wandb.errors.Error as error:
+            raise ConfigError(f"WandbWriter: {error}. Run 'wandb login' first, or set mode: offline") from error
+        self._id, self._sent = self._run.id, int(self._run.summary.get("iteration") or -1)
+        self._run.define_metric("iteration")
+        self._run.define_metric("*", step_metric="iteration")
+        logger.info("Weights & Biases: run %s, %s", self._id, self._run.url or f"{self.mode} in {folder / 'wandb'}")
+        trainer.metrics.subscribe(self._write)
+        trainer.metrics.subscribe_pictures(self._write_pictures)
+
+    def after_train(self, trainer: Trainer) -> None:
+        """Ends it, as failed where an exception is ending the training."""
+        if self._run is not None:
+            self._run.finish(exit_code=1 if sys.exc_info()[0] is not None else 0)
+            self._run = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The id of W&B's run."""
+        return {"id": self._id}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what ``state_dict`` gave."""
+        self._id = state["id"]
+
+    def _write(self, line: Line) -> None:
+        if self._run is not None and line["iteration"] >= self._sent:
+            self._run.log({name: value for name, value in line.items() if value is not None and math.isfinite(value)})
+
+    def _write_pictures(self, step: int, pictures: Pictures) -> None:
+        if self._run is not None and step >= self._sent:
+            images = {f"predictions/{name}": self._wandb.Image(picture) for name, picture in pictures.items()}
+            self._run.log({"iteration": step, **images})
+
+
+def _wandb() -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise ConfigError(
+            "WandbWriter: wandb is not installed. pip install 'detkit[wandb]' (or pip install wandb), or take the hook"
+            " out of train.hooks, or set its mode: disabled"
+        ) from None
+    return wandb
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    file = folder / "config.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8")) or {} if file.is_file() else {}

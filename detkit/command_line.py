@@ -18,12 +18,12 @@ def run(main: Callable[[], int]) -> int:
     """Runs a tool's ``main``. In a process that torchrun started, torchrun is also told what an error said.
 
     Returns:
-        What ``main`` returns; 2 after a mistake in config or data, a loss that is not finite,
+        What ``main`` returns; 2 after a mistake in config or data, a loss that is not finite, too little memory,
         or a file that cannot be read or written (the message goes to stderr); 130 after Ctrl-C.
     """
     try:
         return record(main)() or 0 if launched() else main()
-    except (ConfigError, DataError, FloatingPointError, OSError) as error:
+    except (ConfigError, DataError, FloatingPointError, MemoryError, OSError) as error:
         who = f"[rank {os.environ['RANK']}] " if launched() else ""
         print(f"{who}{type(error).__name__}: {error}", file=sys.stderr)
         return 2

@@ -31,6 +31,7 @@ OUTPUTS = (
     "tensorboard",
     "wandb",
     "launched_by",
+    "failure_step_*",
 )
 """What a training leaves in its folder, apart from the log, which goes on."""
 

@@ -1,5 +1,6 @@
 """The files of a step that failed: what went in, and the state it met. Tensors and plain data only."""
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -23,8 +24,27 @@ def free_folder(output_dir: Path, step: int) -> Path:
     return first if not first.exists() else next(path for path in others if not path.exists())
 
 
-def write_batches(folder: Path, rank: int, batches: Sequence[tuple[Sequence[Sample], Mapping[str, Any]]]) -> Path:
-    """Writes ``batch_rank<r>.pth``: the step's batches as far as they were read, each with the random state before it.
+Batches = Sequence[tuple[Sequence[Sample], Mapping[str, Any]]]
+"""Of each batch the samples, and the random state before it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FailedStep:
+    """A step that failed, as one process saw it.
+
+    Args:
+        batches: those that it had begun with.
+        batch: which of them has a loss that is not finite; None: that could not be told, or it is the gradients.
+        figures: loss terms and metrics of that batch, where a loss is not finite.
+    """
+
+    batches: list[tuple[list[Sample], dict[str, Any]]]
+    batch: int | None
+    figures: dict[str, float]
+
+
+def write_batches(folder: Path, rank: int, batches: Batches, batch: int | None, figures: Mapping[str, float]) -> Path:
+    """Writes ``batch_rank<r>.pth``; see ``FailedStep``.
 
     Raises TypeError for a field of a sample that is no plain data.
     """
@@ -32,6 +52,8 @@ def write_batches(folder: Path, rank: int, batches: Sequence[tuple[Sequence[Samp
     content = {
         "detkit_version": detkit.__version__,
         "batches": [{"samples": [to_plain(s) for s in samples], "rng": dict(rng)} for samples, rng in batches],
+        "batch": batch,
+        "figures": dict(figures),
     }
     with atomic_write(path) as file:
         torch.save(content, file)
@@ -58,10 +80,11 @@ def read_state(folder: Path) -> dict[str, Any]:
     return _read(folder / STATE, "failure")
 
 
-def read_batches(folder: Path, rank: int = 0) -> list[tuple[list[Sample], dict[str, Any]]]:
-    """What ``write_batches`` wrote: of each batch the samples and the random state. Raises DataError."""
+def read_batches(folder: Path, rank: int = 0) -> FailedStep:
+    """What ``write_batches`` wrote. Raises DataError where it is missing or damaged."""
     content = _read(folder / f"batch_rank{rank}.pth", "batches")
-    return [([from_plain(s) for s in batch["samples"]], batch["rng"]) for batch in content["batches"]]
+    batches = [([from_plain(s) for s in batch["samples"]], batch["rng"]) for batch in content["batches"]]
+    return FailedStep(batches, content["batch"], content["figures"])
 
 
 def _read(path: Path, key: str) -> dict[str, Any]:

@@ -158,7 +158,7 @@ class Recorder:
         words = [f"step {step.number}: {what}. The batch: {batch_names(samples)}"] if figures is not None else []
         if batch:
             words[1:] = [f"It is batch {batch + 1} of the step's"]
-        folder, trouble = self._write(step, figures, batch, late, what)
+        folder, trouble = self._write(step, figures, batch, late)
         if figures is not None:
             words += self._blame(samples, step, bool(figures), batch, late)
         every = distributed.all_gather_object(". ".join(words))
@@ -169,7 +169,7 @@ class Recorder:
         raise FloatingPointError(message)
 
     def _write(
-        self, step: _Step, figures: Mapping[str, float] | None, batch: int | None, late: bool, what: str
+        self, step: _Step, figures: Mapping[str, float] | None, batch: int | None, late: bool
     ) -> tuple[Path | None, str]:
         """The folder, if there is one to write to, and what went wrong with it."""
         if self.output_dir is None:
@@ -177,17 +177,10 @@ class Recorder:
         folder = distributed.all_gather_object(free_folder(self.output_dir, step.number))[0]
         failed = distributed.all_gather_object(figures is not None)
         try:
-            write_batches(folder, distributed.rank(), step.batches)
+            write_batches(folder, distributed.rank(), step.batches, batch, figures or {})
             if distributed.is_main():
                 ranks = [number for number, flag in enumerate(failed) if flag]
-                about: dict[str, Any] = {
-                    "step": step.number,
-                    "batch": batch,
-                    "late": late,
-                    "what": what,
-                    "ranks": ranks,
-                }
-                about["figures"] = dict(figures or {})
+                about: dict[str, Any] = {"step": step.number, "late": late, "ranks": ranks}
                 write_state(folder, self._state(about), self.output_dir / CONFIG)
         except Exception as error:  # a full disk must not hide why training ended
             logger.exception("%s could not be written", folder)
@@ -203,7 +196,7 @@ class Recorder:
             "frozen": [name for name, parameter in model.named_parameters() if not parameter.requires_grad],
             "not_training": [name for name, module in model.named_modules() if not module.training],
             "num_threads": torch.get_num_threads(),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "world_size": distributed.world_size(),
         }
         return {
@@ -228,7 +221,7 @@ class Recorder:
         logger.info("step %d failed; looking for the image and the annotation", step.number)
         rng = step.batches[batch or 0][1]
         try:
-            return found + find_culprits(lambda part: _fails(self.forward, model, part, rng, in_loss), samples)
+            return found + find_culprits(lambda part: fails(self.forward, model, part, rng, in_loss), samples)
         except Exception:  # parts of a batch are no batches that anybody has promised to train on
             logger.debug("the search for the annotation ended", exc_info=True)
             return found
@@ -275,8 +268,8 @@ def _where(folder: Path | None, late: bool) -> str:
     return f"{held} are in {folder}; python tools/replay_batch.py {folder} runs it again"
 
 
-def _fails(forward: Forward, model: nn.Module, samples: list[Sample], rng: dict[str, Any], in_loss: bool) -> bool:
-    """Whether the loss of these samples, or else its gradients, are not finite."""
+def fails(forward: Forward, model: nn.Module, samples: list[Sample], rng: dict[str, Any], in_loss: bool) -> bool:
+    """Whether the loss of these samples (``in_loss``), or else a gradient of it, is not finite, from a random state."""
     set_rng_state(rng)
     with torch.set_grad_enabled(not in_loss):
         total = forward(model, samples).total()

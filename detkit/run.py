@@ -44,7 +44,7 @@ def start_run(experiment: Experiment) -> Path:
     """
     folder = Path(experiment.train.output_dir)
     setup_logging(folder)
-    seed_everything(experiment.train.seed)
+    seed_everything(experiment.train.seed, deterministic=experiment.train.deterministic)
     logger.debug("environment\n%s", environment_report())
     check_alike("config", to_yaml(experiment.tree))
     return folder

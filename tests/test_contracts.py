@@ -385,7 +385,14 @@ def test_hook(cls, tmp_path):
     }
     hook = cls(**needed.get(cls.__name__, {}))
     trainer = detkit.engine.Trainer(
-        net, optimizer, lambda step, n: 1.0, lambda start: iter([batch] * 20), 15, hooks=[hook], output_dir=tmp_path
+        net,
+        optimizer,
+        lambda step, n: 1.0,
+        lambda start: iter([batch] * 20),
+        15,
+        hooks=[hook],
+        output_dir=tmp_path,
+        test_batches=[batch],
     )
     trainer.train()
     assert trainer.finished == 15

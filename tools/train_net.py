@@ -113,6 +113,7 @@ def train(exp: Experiment, go_on: bool) -> None:
         precision=exp.train.precision,
         output_dir=out,
         log_period=exp.train.log_period,
+        test_batches=test_batches,
         interruption=interruption,
         hooks=[
             ProgressBar(),

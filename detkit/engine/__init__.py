@@ -10,10 +10,12 @@ from detkit.engine.interruption import EXIT_CODE, Interrupted, Interruption
 from detkit.engine.metrics import Metrics
 from detkit.engine.parallel import DDP
 from detkit.engine.pictures import PredictionPictures
+from detkit.engine.precise_bn import PreciseBN
 from detkit.engine.profiler import TorchProfiler
 from detkit.engine.progress_bar import ProgressBar
 from detkit.engine.summary import describe_batch, summarize
 from detkit.engine.trainer import Trainer
+from detkit.engine.validation_loss import ValidationLoss
 from detkit.engine.wandb_writer import WandbWriter
 from detkit.engine.writers import MetricsWriter, TensorBoardWriter
 
@@ -35,11 +37,13 @@ __all__ = [
     "Metrics",
     "MetricsWriter",
     "Parallelism",
+    "PreciseBN",
     "PredictionPictures",
     "ProgressBar",
     "TensorBoardWriter",
     "TorchProfiler",
     "Trainer",
+    "ValidationLoss",
     "WandbWriter",
     "describe_batch",
     "summarize",

@@ -114,6 +114,10 @@ class EvalHook(Hook):
             return 0.0
         return None if self._seconds is None else left * self._seconds
 
+    def evaluates(self, trainer: Trainer) -> bool:
+        """Whether it is time."""
+        return _is_due(trainer, self.period)
+
     def after_step(self, trainer: Trainer) -> None:
         """Evaluates where it is time."""
         if _is_due(trainer, self.period):

@@ -11,7 +11,12 @@ if TYPE_CHECKING:
 
 
 class Hook:
-    """Something that happens around training steps. The trainer calls its hooks in the order of its list."""
+    """Something that happens around training steps. The trainer calls its hooks in the order of its list.
+
+    A hook has no wiring; what it needs the trainer has: the model (``trainer.model``), the losses of a batch
+    (``trainer.passes.losses``), training batches (``trainer.batches_from``), the test set's (``trainer.test_batches``).
+    Hooks of a config come before the run's own that write checkpoints and evaluate.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,6 +40,10 @@ class Hook:
             Seconds; None where the hook has something long to do and does not know yet how long it takes.
         """
         return 0.0
+
+    def evaluates(self, trainer: "Trainer") -> bool:
+        """In ``after_step``, of any hook: whether this hook is going to evaluate the weights after this step."""
+        return False
 
     def stop_reason(self) -> str | None:
         """Why training is to end for good after this step, before ``max_iter``; None where it is not.

@@ -84,7 +84,7 @@ class Passes:
 
     @torch.no_grad()
     def _counted(self, batches: Sequence[Batch], recorder: Recorder) -> list[Counts]:
-        model, state, every = _without_ddp(self.model), rng_state(), []
+        model, state, every = without_ddp(self.model), rng_state(), []
         try:
             with keep_running_statistics(model):
                 for batch in batches:
@@ -112,6 +112,6 @@ def _images_alone(own: Counts, batches: Sequence[Batch]) -> list[Counts]:
     return [{IMAGES: torch.full_like(own[IMAGES], max(len(batch), 1))} for batch in batches]
 
 
-def _without_ddp(model: nn.Module) -> nn.Module:
+def without_ddp(model: nn.Module) -> nn.Module:
     """The model that takes part in no exchange of buffers; what compiles it stays."""
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model

@@ -50,6 +50,7 @@ class Trainer:
         device: where samples are sent; None: where the model's first parameter is.
         output_dir: the run's folder, for the hooks that write.
         log_period: steps between lines of metrics.
+        test_batches: the test set with its targets, this process's share, anew each time it is gone through; for hooks.
         interruption: whether and when the process is asked to leave; None: signals do what they do without us.
 
     Attributes:
@@ -87,6 +88,7 @@ class Trainer:
         device: torch.device | str | None = None,
         output_dir: str | Path | None = None,
         log_period: int = 20,
+        test_batches: Iterable[list[Sample]] | None = None,
         interruption: Interruption | None = None,
     ):
         if max_iter < 1:
@@ -106,7 +108,7 @@ class Trainer:
         self.losses = Losses()
         self.results: dict[str, Any] = {}
         self.weight_sets: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {}
-        self.interruption, self.batches_seen = interruption, 0
+        self.interruption, self.batches_seen, self.test_batches = interruption, 0, test_batches
         self.pending: list[str] = []
         self._batches = batches
         self._described = False
@@ -173,15 +175,21 @@ class Trainer:
         if self._rng is not None:
             self._rng = rng_state()
 
+    @property
+    def can_rewind(self) -> bool:
+        """Whether ``batches_from`` gives a stream that takes nothing from the training's own."""
+        return not isinstance(self._batches, Iterator)
+
+    def batches_from(self, number: int) -> Iterator[list[Sample]]:
+        """The training batches from ``number`` on, in a stream of their own where the trainer ``can_rewind``."""
+        if callable(self._batches):
+            return iter(self._batches(number))
+        return itertools.islice(self._batches, number, None)
+
     def _stream(self) -> Iterator[list[Sample]]:
         """The batches from the next one on. A resumed run's random state is set when the first one is there, because
         starting a loader draws from torch's global generator."""
-        if callable(self._batches):
-            stream = iter(self._batches(self.batches_seen))
-        else:
-            stream = iter(self._batches)
-            for _ in range(self.batches_seen):
-                next(stream, None)
+        stream = self.batches_from(self.batches_seen)
         if self._rng is None:
             return stream
         first = list(itertools.islice(stream, 1))

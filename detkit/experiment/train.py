@@ -15,6 +15,7 @@ class TrainConfig:
     Args:
         output_dir: the run's folder.
         seed: of everything random.
+        deterministic: operations in their deterministic versions, which may be slower; a warning names what has none.
         precision: fp32, or bf16 or fp16 for convolutions and matrix products, in training and in the evaluations
             during it; weights, losses and boxes stay in float32.
         device: ``auto`` (a CUDA GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
@@ -33,6 +34,7 @@ class TrainConfig:
 
     output_dir: str = "output/run"
     seed: int = 0
+    deterministic: bool = False
     precision: Precision = "fp32"
     device: str = "auto"
     init_weights: str | None = None

@@ -1,0 +1,102 @@
+"""The losses of the test set."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from detkit.engine.interfaces import HOOKS, Hook
+from detkit.engine.loss_means import IMAGES, counts_of
+from detkit.engine.passes import without_ddp
+from detkit.engine.trainer import Trainer
+from detkit.layers.running_statistics import keep_running_statistics
+from detkit.structures import Sample
+from detkit.utils import distributed, rng_state, set_rng_state
+
+
+@HOOKS.register()
+class ValidationLoss(Hook):
+    """Computes the losses of the test set: where they rise while those of training fall, a model learns by heart.
+
+    They are ``validation/total_loss``, ``validation/loss_cls`` and so on in the lines of metrics: means over the whole
+    test set, over all processes, by the terms' counts. The model computes them in training mode, dropout and sampling
+    included, with random numbers that are the same each time; it does not learn, and neither running statistics nor the
+    random numbers of training change.
+
+    Args:
+        period: steps between them, and once at the end; null: whenever the weights are evaluated.
+
+    Raises:
+        ValueError: ``period`` is below 1; in training, the trainer has no ``test_batches``, or they give nothing.
+    """
+
+    def __init__(self, *, period: int | None = None):
+        super().__init__()
+        if period is not None and period < 1:
+            raise ValueError(f"ValidationLoss: expected a period of at least 1 step or null, got {period}")
+        self.period = period
+        self._done = -1
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Makes sure that there are data."""
+        if trainer.test_batches is None:
+            raise ValueError("ValidationLoss: the trainer has no test_batches; whoever builds it gives them")
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Computes where it is time."""
+        evaluates = any(hook.evaluates(trainer) for hook in trainer.hooks)
+        if trainer.is_last_step or (evaluates if self.period is None else trainer.finished % self.period == 0):
+            self._run(trainer)
+
+    def after_stop(self, trainer: Trainer) -> None:
+        """Computes, unless that is just done."""
+        if self._done != trainer.finished:
+            self._run(trainer)
+
+    def _run(self, trainer: Trainer) -> None:
+        self._done = trainer.finished
+        model, state = without_ddp(trainer.model), rng_state()
+        sums: dict[str, Tensor] = {}
+        numbers: dict[str, Tensor] = {}
+        try:
+            torch.manual_seed(0)
+            with torch.no_grad(), keep_running_statistics(model):
+                for batch, counts_in in _in_step(trainer.test_batches or ()):
+                    losses = trainer.passes.losses(model, batch)
+                    counts = counts_of(losses, len(batch))
+                    for name, term in losses.terms.items() if counts_in else ():
+                        number = counts.get(name, counts[IMAGES])
+                        sums[name] = sums.get(name, 0) + term.to(number.dtype) * number.clamp(min=1)
+                        numbers[name] = numbers.get(name, 0) + number
+        finally:
+            set_rng_state(state)
+        figures = _means(sums, numbers)
+        trainer.metrics.publish({"iteration": trainer.step, **figures})
+
+
+def _in_step(batches: Iterable[list[Sample]]) -> Iterator[tuple[list[Sample], bool]]:
+    """The batches, as many on each process: one that has fewer sees its last one again, which then does not count.
+
+    Parts of a model may wait for all processes in every forward pass.
+    """
+    stream, last = iter(batches), None
+    while True:
+        batch = next(stream, None)
+        if not any(distributed.all_gather_object(batch is not None)):
+            return
+        last = last if batch is None else batch
+        if last is not None:
+            yield last, batch is not None
+
+
+def _means(sums: dict[str, Tensor], numbers: dict[str, Tensor]) -> dict[str, float]:
+    mine = {name: (float(sums[name]), float(numbers[name])) for name in sums}
+    every = distributed.all_gather_object(mine)
+    names = list(dict.fromkeys(name for part in every for name in part))
+    if not names:
+        raise ValueError("ValidationLoss: the test set gave no batch")
+    terms = {}
+    for name in names:
+        total, number = (sum(values) for values in zip(*(part[name] for part in every if name in part)))
+        terms[f"validation/{name}"] = total / max(number, 1)
+    return {"validation/total_loss": sum(terms.values()), **terms}

@@ -1,0 +1,108 @@
+"""ValidationLoss: the test set's losses as one batch of all its images would have them."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from norms import Normed, batch, run
+from torch import nn
+
+from detkit.engine import EvalHook, PreciseBN, Trainer, ValidationLoss
+from detkit.layers import replace_modules
+
+TEST_SET = [batch(100, 2), batch(101, 2), batch(102, 1)]
+
+
+def plain_model():
+    """Without what looks at each batch alone."""
+    model = replace_modules(Normed(), nn.BatchNorm2d, lambda bn: nn.GroupNorm(1, bn.num_features))
+    model.dropout.p = 0.0
+    return model
+
+
+def figures(lines):
+    return [
+        {k: v for k, v in line.items() if k.startswith("validation/")} for line in lines if "total_loss" not in line
+    ]
+
+
+def expected(model):
+    with torch.no_grad():
+        losses = model([sample for one in TEST_SET for sample in one])
+    terms = {f"validation/{name}": value.item() for name, value in losses.terms.items()}
+    return {"validation/total_loss": sum(terms.values()), **terms}
+
+
+def test_means_are_over_the_whole_test_set():
+    trainer, lines = run([ValidationLoss()], model=plain_model(), test_batches=TEST_SET)
+    (found,) = figures(lines)
+    assert found == pytest.approx(expected(trainer.model), rel=1e-5)
+
+
+def test_nothing_is_learned_and_the_same_is_drawn_each_time():
+    weights = []
+    for hooks in ([], [ValidationLoss(period=1)]):
+        trainer, lines = run(hooks, test_batches=TEST_SET)
+        weights.append([*trainer.model.state_dict().values(), torch.get_rng_state()])
+    assert all(torch.equal(a, b) for a, b in zip(*weights))
+    hook = trainer.hooks[0]
+    for _ in range(2):
+        hook._run(trainer)
+    found = figures(lines)
+    assert len(found) == 4 + 2
+    assert found[-1] == found[-2] == found[-3], "dropout falls alike"
+
+
+def test_when_it_is_computed():
+    _, lines = run([ValidationLoss(), EvalHook(dict, 2)], 5, test_batches=TEST_SET)
+    assert [line["iteration"] for line in lines if "validation/total_loss" in line] == [1, 3, 4]
+    _, lines = run([ValidationLoss(period=3), EvalHook(dict, 2)], 5, test_batches=TEST_SET)
+    assert [line["iteration"] for line in lines if "validation/total_loss" in line] == [2, 4]
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ValueError, match="period"):
+        ValidationLoss(period=0)
+    with pytest.raises(ValueError, match="no test_batches"):
+        run([ValidationLoss()])
+    with pytest.raises(ValueError, match="gave no batch"):
+        run([ValidationLoss()], test_batches=[])
+
+
+def process(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    share = [TEST_SET[:2], TEST_SET[2:]][rank]  # one has more batches than the other
+    found = []
+    for make, hooks in ((plain_model, [ValidationLoss()]), (Normed, [PreciseBN(num_batches=2)])):
+        model = nn.parallel.DistributedDataParallel(make())
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        batches = [batch(2 * number + rank) for number in range(4)]
+        trainer = Trainer(model, optimizer, lambda s, n: 1.0, batches, 1, hooks=hooks, log_period=1, test_batches=share)
+        lines = []
+        trainer.metrics.subscribe(lines.append)
+        model.module.dropout.p = 0.0
+        trainer.train()
+        found.append((figures(lines), trainer.unwrapped_model.state_dict()))
+    torch.save(found, f"{folder}/{rank}.pth")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_does(tmp_path):
+    mp.spawn(process, args=(str(tmp_path),), nprocs=2)
+    (one, other) = (torch.load(tmp_path / f"{rank}.pth") for rank in (0, 1))
+    assert one[0][0] == other[0][0]
+    assert one[0][0][0] == pytest.approx(expected(plain_model()), rel=1e-5)
+    model = Normed()
+    model.dropout.p = 0.0
+    seen = []
+    model.norm.register_forward_pre_hook(lambda _, x: seen.append(x[0].transpose(0, 1).flatten(1)))
+    with torch.no_grad():
+        for number in range(2, 6):  # the two batches after the first step, on both processes
+            model(batch(number))
+    values = torch.cat(seen, dim=1)
+    for _, state in (one[1], other[1]):
+        torch.testing.assert_close(state["norm.running_mean"], values.mean(dim=1))
+        torch.testing.assert_close(state["norm.running_var"], values.var(dim=1))
+    assert torch.equal(one[1][1]["last.running_var"], other[1][1]["last.running_var"])

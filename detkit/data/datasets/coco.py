@@ -10,6 +10,7 @@ import numpy as np
 from detkit.data.datasets.annotations import class_table, coco_categories
 from detkit.data.datasets.coco_annotations import AnnotationReader, InvalidBoxes, InvalidMasks, Policy
 from detkit.data.datasets.coco_json import CocoFile
+from detkit.data.datasets.json_entries import no_collection
 from detkit.data.flat import Texts
 from detkit.data.images import check_image, read_image
 from detkit.data.interfaces import DATASETS, Dataset, ObjectTable, Record
@@ -60,11 +61,12 @@ class CocoInstances(Dataset):
         super().__init__()
         self.json_file = data_path(json_file, "CocoInstances.json_file", folder=False)
         self.image_root = data_path(image_root, "CocoInstances.image_root", folder=True)
-        file = self._load()
-        self.class_names, classes = file.classes(class_names)
-        images = file.images()
-        reader = AnnotationReader(file, images, classes, Policy(keep_crowd, invalid_boxes, invalid_masks))
-        self._table = reader.read()
+        with no_collection():
+            file = self._load()
+            self.class_names, classes = file.classes(class_names)
+            images = file.images()
+            reader = AnnotationReader(file, images, classes, Policy(keep_crowd, invalid_boxes, invalid_masks))
+            self._table = reader.read()
         self._tally: collections.Counter[str] = reader.tally
 
         objects = np.bincount(self._table.image_of()[~self._table.crowd], minlength=len(images))

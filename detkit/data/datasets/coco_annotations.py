@@ -1,23 +1,22 @@
-"""The annotations of a COCO instances JSON, checked one by one and laid flat."""
+"""The annotations of a COCO instances JSON, checked and laid flat: plain ones together, any others one by one."""
 
 import collections
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from detkit.data.datasets.annotations import AnnotationTable
+from detkit.data.datasets.coco_columns import FAR, Columns, laid_flat, plain_columns
 from detkit.data.datasets.coco_json import CocoFile, ImageEntry
-from detkit.data.flat import Ragged, offsets
+from detkit.data.datasets.json_entries import CHUNK, JsonEntries
+from detkit.data.flat import offsets
 from detkit.structures.rle import checked_rle, rle_counts
 
 InvalidBoxes = Literal["drop", "error"]
 InvalidMasks = Literal["error", "drop", "box"]
-
-FAR = 1e6
-"""Pixels; a coordinate beyond is a mistake, and rasterising it would take the machine's memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +30,7 @@ class Policy:
 
 @dataclasses.dataclass
 class _Row:
+    index: int
     id: int
     image: int
     class_index: int
@@ -58,6 +58,7 @@ class AnnotationReader:
         self.file, self.images, self.classes, self.policy = file, images, classes, policy
         self.tally: collections.Counter[str] = collections.Counter()
         self._image_index = {image.id: i for i, image in enumerate(images)}
+        self._sizes = np.array([image.size for image in images], np.float64).reshape(-1, 2)
         self._has_masks = any(entry.get("segmentation") for entry in file.content["annotations"])
 
     def read(self) -> AnnotationTable:
@@ -65,17 +66,48 @@ class AnnotationReader:
 
         Where the report returns, annotations that cannot be used are left out.
         """
-        found = (self._row(i) for i in range(len(self.file.content["annotations"])))
-        rows: dict[int, _Row] = {}
-        for row in found:
-            if row is None:
-                continue
-            if row.id in rows:
-                words = f"two annotations have the id {row.id}; give each its own"
-                self.file.complain("annotation id twice", f"annotation {row.id}", words)
-                continue
-            rows[row.id] = row
-        return self._table(sorted(rows.values(), key=lambda row: row.image))
+        pieces, start = [_columns([])], 0
+        for entries in _chunks(self.file.content["annotations"]):
+            pieces += self._pieces(entries, start)
+            start += len(entries)
+        if not np.diff(np.sort(np.concatenate([piece.id for piece in pieces]))).all():
+            pieces = self._without_twins(pieces)
+        return self._table(pieces)
+
+    def _pieces(self, entries: Sequence[Mapping[str, Any]], start: int) -> Iterator[Columns]:
+        found = plain_columns(entries, start, self._image_index, self.classes, self._has_masks)
+        if found is None:
+            others = range(start, start + len(entries))
+        else:
+            columns, plain = found
+            left_out = columns.class_index < 0
+            crowds = columns.crowd & ~left_out & (not self.policy.keep_crowd)
+            sound = plain & self._sound_boxes(columns) & ~left_out & ~crowds
+            yield columns.select(sound)
+            self.tally["objects of other classes left out"] += int(left_out.sum())
+            self.tally["crowds left out"] += int(crowds.sum())
+            others = (np.flatnonzero(~(sound | left_out | crowds)) + start).tolist()
+        yield _columns([row for i in others if (row := self._row(i)) is not None])
+
+    def _sound_boxes(self, columns: Columns) -> np.ndarray:
+        """Which boxes have an area in their image and do not reach over it."""
+        x, y, w, h = columns.box.T
+        height, width = self._sizes[columns.image].T
+        inside = (x >= -0.5) & (y >= -0.5) & (x + w <= width + 0.5) & (y + h <= height + 0.5)
+        seen = (np.minimum(x + w, width) > np.maximum(x, 0)) & (np.minimum(y + h, height) > np.maximum(y, 0))
+        return inside & seen & (w > 0) & (h > 0)
+
+    def _without_twins(self, pieces: list[Columns]) -> list[Columns]:
+        """Of annotations with one id only the first, after complaining of the others."""
+        ids, index = (np.concatenate([getattr(p, name) for p in pieces]) for name in ("id", "index"))
+        order = np.argsort(index)
+        keep = np.zeros(len(ids), bool)
+        keep[order[np.unique(ids[order], return_index=True)[1]]] = True
+        for id_ in ids[order[~keep[order]]].tolist():
+            words = f"two annotations have the id {id_}; give each its own"
+            self.file.complain("annotation id twice", f"annotation {id_}", words)
+        parts = np.split(keep, np.cumsum([len(piece) for piece in pieces])[:-1])
+        return [piece.select(part) for piece, part in zip(pieces, parts)]
 
     def _row(self, index: int) -> _Row | None:
         field, entry = self.file.field, self.file.content["annotations"][index]
@@ -87,6 +119,7 @@ class AnnotationReader:
         if annotation_id is None or image_id not in self._image_index or bbox is None:
             return None
         row = _Row(
+            index=index,
             id=annotation_id,
             image=self._image_index[image_id],
             class_index=self.classes.get(category_id, 0),
@@ -200,25 +233,46 @@ class AnnotationReader:
         )
         self.file.complain(kind, f"annotation {row.id}", words, serious=serious)
 
-    def _table(self, rows: list[_Row]) -> AnnotationTable:
-        sizes = np.array([self.images[row.image].size for row in rows], np.float64).reshape(-1, 2)
-        file_boxes = np.array([row.box for row in rows], np.float64).reshape(-1, 4)
-        corners = np.concatenate([file_boxes[:, :2], file_boxes[:, :2] + file_boxes[:, 2:]], 1)
-        limits = sizes[:, [1, 0, 1, 0]]
-        per_image = np.bincount([row.image for row in rows], minlength=len(self.images))
+    def _table(self, pieces: list[Columns]) -> AnnotationTable:
+        columns, polygon_starts, polygons, rles = laid_flat(pieces)
+        corners = np.concatenate([columns.box[:, :2], columns.box[:, :2] + columns.box[:, 2:]], 1)
+        limits = self._sizes[columns.image][:, [1, 0, 1, 0]]
         return AnnotationTable(
-            starts=offsets(per_image),
-            ids=np.array([row.id for row in rows], np.int64),
-            classes=np.array([row.class_index for row in rows], np.int64),
-            crowd=np.array([row.crowd for row in rows], bool),
-            areas=np.array([row.area for row in rows], np.float64),
-            file_boxes=file_boxes,
+            starts=offsets(np.bincount(columns.image, minlength=len(self.images))),
+            ids=columns.id,
+            classes=columns.class_index,
+            crowd=columns.crowd,
+            areas=columns.area,
+            file_boxes=columns.box,
             boxes=np.clip(corners, 0, limits).astype(np.float32),
-            polygon_starts=offsets(len(row.polygons) for row in rows),
-            polygons=Ragged.of((polygon for row in rows for polygon in row.polygons), np.float64),
-            rles=Ragged.of((np.frombuffer(row.rle, np.uint8) for row in rows), np.uint8),
+            polygon_starts=polygon_starts,
+            polygons=polygons,
+            rles=rles,
             has_masks=self._has_masks,
         )
+
+
+def _chunks(entries: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str, Any]]]:
+    if isinstance(entries, JsonEntries):
+        return entries.chunks()
+    return (entries[start : start + CHUNK] for start in range(0, len(entries), CHUNK))
+
+
+def _columns(rows: Sequence[_Row]) -> Columns:
+    polygons = [polygon for row in rows for polygon in row.polygons]
+    return Columns(
+        index=np.array([row.index for row in rows], np.int64),
+        id=np.array([row.id for row in rows], np.int64),
+        image=np.array([row.image for row in rows], np.int64),
+        class_index=np.array([row.class_index for row in rows], np.int64),
+        crowd=np.array([row.crowd for row in rows], bool),
+        box=np.array([row.box for row in rows], np.float64).reshape(-1, 4),
+        area=np.array([row.area for row in rows], np.float64),
+        parts=np.array([len(row.polygons) for row in rows], np.int64),
+        lengths=np.array([len(polygon) for polygon in polygons], np.int64),
+        values=np.concatenate([np.zeros(0), *polygons]),
+        rles={place: row.rle for place, row in enumerate(rows) if row.rle},
+    )
 
 
 def _numbers4(box: list[Any]) -> tuple[float, float, float, float]:

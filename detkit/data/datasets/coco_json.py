@@ -3,8 +3,10 @@
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from detkit.data.datasets.json_entries import split_coco
 from detkit.data.faults import Fault, Report, stop_at
 from detkit.registry import DataError, did_you_mean
 
@@ -44,8 +46,11 @@ class CocoFile:
     def load(path: str, report: Report = stop_at) -> "CocoFile":
         """Reads a file. Raises DataError where it is not JSON, or not COCO."""
         try:
-            with open(path, encoding="utf-8") as file:
-                content = json.load(file)
+            text = Path(path).read_bytes()
+            parts = split_coco(text)
+            if parts is not None:
+                return CocoFile(path, parts, report)
+            content = json.loads(text.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: is not JSON ({error}); expected a COCO instances file") from None
         missing = [k for k in KEYS if not isinstance(content, Mapping) or not isinstance(content.get(k), list)]

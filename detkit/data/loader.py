@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from detkit.data.errors import SampleError, traceback_of, worker_error
 from detkit.data.interfaces import Dataset, Sampler
 from detkit.data.mapper import Mapper
 from detkit.data.samplers import inference_batches
@@ -21,9 +22,18 @@ Batches = Iterable[list[tuple[int, int]]]
 
 @dataclasses.dataclass(frozen=True)
 class _Failure:
-    """A DataError's words, carried out of a worker without the traceback that torch would wrap around them."""
+    """An error's words, carried out of a worker without the traceback that torch would wrap around them."""
 
     words: str
+    traceback: str = ""
+
+    def error(self) -> Exception:
+        """The error again; one that has no word of its own for what happened, with its traceback."""
+        if not self.traceback:
+            return DataError(self.words)
+        error = SampleError(self.words)
+        error.__cause__ = RuntimeError(f"in a loader process:\n{self.traceback}")
+        return error
 
 
 class _Mapped(TorchDataset):  # type: ignore[type-arg]
@@ -35,6 +45,8 @@ class _Mapped(TorchDataset):  # type: ignore[type-arg]
             return self.mapper(*item)
         except DataError as error:
             return _Failure(str(error))
+        except SampleError as error:
+            return _Failure(str(error), traceback_of(error.__cause__ or error))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +78,20 @@ class _Loader:
         )
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        for batch in self._loader:
+        stream = iter(self._loader)
+        while True:
+            try:
+                batch = next(stream, None)
+            except RuntimeError as error:
+                died = worker_error(error, self._loader.num_workers)
+                if died is None:
+                    raise
+                raise died from error
+            if batch is None:
+                return
             for sample in batch:
                 if isinstance(sample, _Failure):
-                    raise DataError(sample.words)
+                    raise sample.error()
             yield batch
 
 
@@ -96,6 +118,8 @@ def train_loader(
 
     Raises (at iteration):
         DataError: an image cannot be read; the message is the dataset's own, whichever process met it.
+        SampleError: another error while a sample was made; names the file, the annotations and the augmentation.
+        WorkerError: a loader process died.
     """
     if len(dataset) == 0:
         raise DataError("the training dataset has no images")

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from detkit.data.errors import Progress, naming_the_sample
 from detkit.data.interfaces import Augmentation, Dataset, Record
 from detkit.structures import Boxes, ImageInfo, Instances, MiniMasks, Sample
 
@@ -48,14 +49,23 @@ class Mapper:
         self.train, self.keep_crowd = train, keep_crowd
 
     def __call__(self, epoch: int, index: int) -> Sample:
-        """The image ``index`` as it is seen in ``epoch``. Raises DataError where it cannot be read."""
-        record = self.dataset[index]
-        if self.train and not self.keep_crowd:
-            record = record.select(~record.crowd)
-        rng = np.random.default_rng((self.seed, epoch, index))
-        for augmentation in self.augmentations:
-            record = augmentation(record, rng)
-        return to_sample(record, self.mask_format, mini_mask_size=self.mini_mask_size, keep_crowd=self.keep_crowd)
+        """The image ``index`` as it is seen in ``epoch``.
+
+        Raises:
+            DataError: it cannot be read.
+            SampleError: another error on the way; names the file, the annotations and the augmentation.
+        """
+        progress = Progress(index, type(self.dataset).__name__)
+        with naming_the_sample(progress):
+            record = self.dataset[index]
+            if self.train and not self.keep_crowd:
+                record = record.select(~record.crowd)
+            rng = np.random.default_rng((self.seed, epoch, index))
+            for number, augmentation in enumerate(self.augmentations):
+                progress.at(f"augmentation {number} ({type(augmentation).__name__})", record)
+                record = augmentation(record, rng)
+            progress.at("making a sample", record)
+            return to_sample(record, self.mask_format, mini_mask_size=self.mini_mask_size, keep_crowd=self.keep_crowd)
 
 
 def to_sample(

@@ -1,0 +1,90 @@
+"""What goes wrong while samples are made: which image it was, at what stage, and workers that die."""
+
+import contextlib
+import shutil
+import traceback
+from collections.abc import Iterator
+
+from detkit.data.interfaces import Record
+from detkit.registry import DataError
+
+_MOST_IDS = 20
+
+
+class SampleError(RuntimeError):
+    """A sample could not be made for a reason that the dataset has no word for, such as a fault in an augmentation.
+
+    The message names the dataset's index, the file, the annotations and the stage.
+    """
+
+
+class WorkerError(RuntimeError):
+    """A loader process died. The message says what that usually means and what to lower."""
+
+
+class Progress:
+    """How far the making of one sample has come, for the words of an error.
+
+    Args:
+        index: the image's number in the dataset.
+        dataset: what the dataset is called.
+    """
+
+    def __init__(self, index: int, dataset: str):
+        self.index, self.stage = index, f"{dataset}[{index}]"
+        self.record: Record | None = None
+
+    def at(self, stage: str, record: Record) -> None:
+        """``stage`` begins with ``record``."""
+        self.stage, self.record = stage, record
+
+    def __str__(self) -> str:
+        if self.record is None:
+            return f"dataset index {self.index}"
+        ids = self.record.annotation_ids.tolist()
+        shown = ", ".join(map(str, ids[:_MOST_IDS])) + (f", ... {len(ids)} in all" if len(ids) > _MOST_IDS else "")
+        return (
+            f"{self.record.file_name or self.record.image_id} (dataset index {self.index}, annotations {shown or '-'})"
+        )
+
+
+@contextlib.contextmanager
+def naming_the_sample(progress: Progress) -> Iterator[None]:
+    """Errors in this context, but a DataError, which names the file itself, become a ``SampleError``."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        what = str(error).strip() or "no message"
+        memory = "; lower data.num_workers or the size of images" if isinstance(error, MemoryError) else ""
+        raise SampleError(f"{progress}: {progress.stage} failed with {type(error).__name__}: {what}{memory}") from error
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback in words, to be carried out of a worker process."""
+    return "".join(traceback.format_exception(error))
+
+
+def worker_error(error: BaseException, num_workers: int) -> WorkerError | None:
+    """What to raise in place of an error of torch's loader, from it; None where it does not say that a worker died."""
+    words = str(error)
+    if not isinstance(error, RuntimeError) or "DataLoader worker" not in words:
+        return None
+    lines = [f"a loader process died ({words.strip().splitlines()[0]}), one of {num_workers}."]
+    if "us error" in words or "shared memory" in words:
+        lines.append(
+            "Samples come over in shared memory, and it is full. In a container raise its size (docker run"
+            " --shm-size=8g, or --ipc=host); else lower data.num_workers or data.batch_size, or"
+            " take data.mask_format=polygon or mini."
+        )
+    else:
+        lines.append(
+            "Nothing in the process said why: most often the system has killed it for want of memory (its log says so:"
+            f" dmesg | grep -i kill). Lower data.num_workers (now {num_workers}), or the size of images. With"
+            " data.num_workers=0 an error in the data shows itself where it happens."
+        )
+    with contextlib.suppress(OSError):
+        shm = shutil.disk_usage("/dev/shm")
+        lines.append(f"/dev/shm has {shm.free / 2**20:.0f} of {shm.total / 2**20:.0f} MiB free now.")
+    return WorkerError(" ".join(lines))

@@ -1,0 +1,103 @@
+"""Errors on the way to a sample name the file, whichever process meets them; workers that die say what to lower."""
+
+import itertools
+import json
+import os
+import re
+import signal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detkit.data import Augmentation, CocoInstances, Mapper, Shapes, ShuffleSampler, train_loader
+from detkit.data.errors import SampleError, WorkerError, worker_error
+from detkit.registry import DataError
+
+
+class Faulty(Augmentation):
+    def __call__(self, record, rng):
+        if record.image_id == 3:
+            raise ZeroDivisionError("division by zero")
+        return record
+
+
+class Silent(Shapes):
+    def __getitem__(self, index):
+        if index == 3:
+            raise MemoryError
+        return super().__getitem__(index)
+
+
+class Deadly(Augmentation):
+    def __call__(self, record, rng):
+        if record.image_id == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return record
+
+
+def read_all(dataset, workers, *augmentations):
+    loader = train_loader(
+        dataset, Mapper(dataset, augmentations), ShuffleSampler(dataset, 2, 0, 0, 1), num_workers=workers
+    )
+    return list(itertools.islice(loader, 4))
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    return Shapes(num_images=6, image_size=(32, 32), min_objects=2)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_augmentation_that_fails_names_itself_the_file_and_the_annotations(shapes, workers):
+    with pytest.raises(SampleError) as error:
+        read_all(shapes, workers, Faulty())
+    ids = ", ".join(map(str, shapes[3].annotation_ids.tolist()))
+    assert str(error.value) == (
+        f"shapes_0_000003 (dataset index 3, annotations {ids}): augmentation 0 (Faulty) failed with"
+        " ZeroDivisionError: division by zero"
+    )
+    cause = error.value.__cause__
+    assert isinstance(cause, ZeroDivisionError) or "in __call__" in str(cause), "where in the code it was"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_dataset_that_fails_without_words_is_named_with_the_index(workers):
+    silent = Silent(num_images=6, image_size=(32, 32))
+    words = r"dataset index 3: Silent\[3\] failed with MemoryError: no message; lower data.num_workers"
+    with pytest.raises(SampleError, match=words):
+        read_all(silent, workers)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_an_image_cut_in_half_is_named(tmp_path, suffix, workers):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    images = []
+    for number in range(6):
+        name = f"{number}.{suffix}"
+        Image.fromarray(pixels).save(tmp_path / name)
+        images.append({"id": number, "file_name": name, "height": 64, "width": 64})
+    whole = (tmp_path / f"3.{suffix}").read_bytes()
+    (tmp_path / f"3.{suffix}").write_bytes(whole[: len(whole) // 2])
+    box = {"bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0, "category_id": 1, "segmentation": [[1, 1, 9, 1, 9, 9]]}
+    boxes = [{**box, "id": n, "image_id": n} for n in range(6)]
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "thing"}]}
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content))
+    dataset = CocoInstances(json_file=str(path), image_root=str(tmp_path), check_images=0)
+    with pytest.raises(DataError, match=re.escape(f"3.{suffix}: cannot be decoded")):
+        read_all(dataset, workers)
+
+
+def test_a_worker_that_is_killed_says_what_to_lower(shapes):
+    with pytest.raises(WorkerError, match=r"(?s)killed it for want of memory.*data\.num_workers \(now 2\)"):
+        read_all(shapes, 2, Deadly())
+
+
+def test_full_shared_memory_is_told_from_too_little_memory():
+    torchs = "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are"
+    words = str(worker_error(RuntimeError(f"{torchs} out of shared memory."), 4))
+    assert "--shm-size" in words
+    assert "dmesg" not in words
+    assert worker_error(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), 4) is None

@@ -35,34 +35,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
-
-from detkit import command_line
-from detkit.checkpoint import Checkpoint, as_checkpoint, import_foreign, load_whole, read_checkpoint
-from detkit.comparison import (
-    TORCHVISION_MODELS,
-    Report,
-    Settings,
-    build_torchvision,
-    compare_with_fixture,
-    compare_with_torchvision,
-    load_torchvision,
-    num_classes_of,
-    published_norm_eps,
-    read_fixture,
-    read_pictures,
-    spread,
-)
-from detkit.data import Record
-from detkit.experiment import Experiment, load_experiment
-from detkit.modeling.interfaces import MetaArch
-from detkit.registry import ConfigError
-from detkit.utils import atomic_write
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 PREFIX = "torchvision:"
-SETTINGS = [field.name for field in dataclasses.fields(Settings)]
+SETTINGS = ("short_edge", "max_size", "score_thresh", "norm_eps")
+"""The fields of ``comparison.Settings``."""
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -74,7 +49,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--reference",
         required=True,
         metavar="REF",
-        help=f"a fixture's JSON, or {PREFIX}NAME with NAME one of {', '.join(TORCHVISION_MODELS)}",
+        help=f"a fixture's JSON, or {PREFIX}NAME, a detector of torchvision (an unknown one is answered with the list)",
     )
     parser.add_argument("--config-file", metavar="FILE", help="detkit's model (default: the reference's in configs/)")
     parser.add_argument(
@@ -104,6 +79,37 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         if len(args.images) > 1:
             parser.error("a fixture is of one image")
     return args
+
+
+if __name__ == "__main__":
+    parse_arguments(None)  # so --help and mistakes are answered at once: what is imported from here on takes seconds
+
+import torch
+from tqdm import tqdm
+
+from detkit import command_line
+from detkit.checkpoint import Checkpoint, as_checkpoint, import_foreign, load_whole, read_checkpoint
+from detkit.comparison import (
+    TORCHVISION_MODELS,
+    Report,
+    Settings,
+    build_torchvision,
+    compare_with_fixture,
+    compare_with_torchvision,
+    load_torchvision,
+    num_classes_of,
+    published_norm_eps,
+    read_fixture,
+    read_pictures,
+    spread,
+)
+from detkit.data import Record
+from detkit.experiment import Experiment, load_experiment
+from detkit.modeling.interfaces import MetaArch
+from detkit.registry import ConfigError
+from detkit.utils import atomic_write
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def build(exp: Experiment, checkpoint: Checkpoint, num_classes: int) -> MetaArch:

@@ -29,16 +29,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from detkit import command_line
-from detkit.checkpoint import Checkpoint, read_checkpoint
-from detkit.checkpoint.conversion import convert, write_conversion
-from detkit.checkpoint.formats import import_foreign
-from detkit.checkpoint.matterport import SeedImporter
-from detkit.experiment import load_experiment
-from detkit.registry import DataError
-
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
@@ -62,6 +52,20 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.num_classes is not None and args.num_classes < 1:
         parser.error("--num-classes: expected at least 1")
     return args
+
+
+if __name__ == "__main__":
+    parse_arguments(None)  # so --help and mistakes are answered at once: what is imported from here on takes seconds
+
+import torch
+
+from detkit import command_line
+from detkit.checkpoint import Checkpoint, read_checkpoint
+from detkit.checkpoint.conversion import convert, write_conversion
+from detkit.checkpoint.formats import import_foreign
+from detkit.checkpoint.matterport import SeedImporter
+from detkit.experiment import load_experiment
+from detkit.registry import DataError
 
 
 def model_of(args: argparse.Namespace, checkpoint: Checkpoint) -> tuple[dict[str, torch.Size], dict[str, Any]]:

@@ -24,10 +24,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from detkit import command_line
-from detkit.doctor import Patient, examine, exit_code, findings_table, write_findings
-from detkit.experiment import load_experiment
-
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
@@ -44,6 +40,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.num_processes < 1:
         parser.error(f"--num-processes: expected at least 1, got {args.num_processes}")
     return args
+
+
+if __name__ == "__main__":
+    parse_arguments(None)  # so --help and mistakes are answered at once: what is imported from here on takes seconds
+
+from detkit import command_line
+from detkit.doctor import Patient, examine, exit_code, findings_table, write_findings
+from detkit.experiment import load_experiment
 
 
 def look(args: argparse.Namespace) -> int:

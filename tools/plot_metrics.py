@@ -18,9 +18,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from detkit import command_line
-from detkit.visualization.compare_runs import chosen_figures, plot_runs, read_runs
-
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
@@ -39,6 +36,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if not 0 <= args.smooth < 1:
         parser.error(f"--smooth {args.smooth:g}: expected a part of the run, at least 0 and below 1")
     return args
+
+
+if __name__ == "__main__":
+    parse_arguments(None)  # so --help and mistakes are answered at once: what is imported from here on takes seconds
+
+from detkit import command_line
+from detkit.visualization.compare_runs import chosen_figures, plot_runs, read_runs
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,16 +24,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from detkit import command_line
-from detkit.evaluation import coco_results
-from detkit.predictor import Predictor
-from detkit.registry import DataError
-from detkit.structures import Instances
-from detkit.utils.paths import atomic_write
-from detkit.visualization import VIDEO_SUFFIXES, VideoWriter, free_path, image_files, video_info, write_picture
-
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
@@ -68,6 +58,20 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.batch_size < 1:
         parser.error(f"--batch-size: expected at least 1, got {args.batch_size}")
     return args
+
+
+if __name__ == "__main__":
+    parse_arguments(None)  # so --help and mistakes are answered at once: what is imported from here on takes seconds
+
+from tqdm import tqdm
+
+from detkit import command_line
+from detkit.evaluation import coco_results
+from detkit.predictor import Predictor
+from detkit.registry import DataError
+from detkit.structures import Instances
+from detkit.utils.paths import atomic_write
+from detkit.visualization import VIDEO_SUFFIXES, VideoWriter, free_path, image_files, video_info, write_picture
 
 
 def load(args: argparse.Namespace) -> Predictor:

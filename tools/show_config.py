@@ -5,14 +5,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from detkit import command_line
-from detkit.config import Config, Recipe, complete, describe, load_config, parse, to_yaml
-from detkit.config.describe import summary
-from detkit.config.lookup import explain, find_classes, find_spot, roles_in
-from detkit.config.schema import place, schema, words
-from detkit.experiment import Experiment
-from detkit.registry import Registry, role_of
-
 EXAMPLES = """examples:
   the complete config, every default written out:
     python tools/show_config.py --config-file configs/quick_start/mask_rcnn_shapes.yaml
@@ -28,8 +20,8 @@ EXAMPLES = """examples:
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the tool. Raises ConfigError for a mistake in the config or in the question."""
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -41,6 +33,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     if args.config_file is None and (args.why or args.overrides or not (args.list or args.options)):
         parser.error("--config-file is needed (alone, --list and --options CLASS go without)")
+    return args
+
+
+if __name__ == "__main__":
+    parse_arguments(None)  # so --help and mistakes are answered at once: what is imported from here on takes seconds
+
+from detkit import command_line
+from detkit.config import Config, Recipe, complete, describe, load_config, parse, to_yaml
+from detkit.config.describe import summary
+from detkit.config.lookup import explain, find_classes, find_spot, roles_in
+from detkit.config.schema import place, schema, words
+from detkit.experiment import Experiment
+from detkit.registry import Registry, role_of
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool. Raises ConfigError for a mistake in the config or in the question."""
+    args = parse_arguments(argv)
     print(_answer(args))
     return 0
 

@@ -28,6 +28,33 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="a YAML of configs/, of yours or of a run")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in train.output_dir")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate instead of training")
+    parser.add_argument("--weights", metavar="FILE", help="with --eval-only (default: the run's model_final.pth)")
+    parser.add_argument("--num-processes", type=int, metavar="N", help="start N processes, as torchrun would")
+    parser.add_argument("--max-restarts", type=int, metavar="N", help="with it: how often dead ones are replaced")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
+    args = parser.parse_intermixed_args(argv)
+    if args.weights and not args.eval_only:
+        parser.error("--weights goes with --eval-only; a training starts from train.init_weights=FILE")
+    if args.resume and args.eval_only:
+        parser.error("--resume trains on and --eval-only does not train: give one of them")
+    if args.max_restarts is not None and args.num_processes is None:
+        parser.error("--max-restarts goes with --num-processes; torchrun has an option of that name, too")
+    for name, least in (("num_processes", 1), ("max_restarts", 0)):
+        if getattr(args, name) is not None and getattr(args, name) < least:
+            parser.error(f"--{name.replace('_', '-')}: expected at least {least}")
+    return args
+
+
+if __name__ == "__main__":
+    parse_arguments(None)  # so --help and mistakes are answered at once: what is imported from here on takes seconds
+
 from detkit import command_line
 from detkit.building import torch_device
 from detkit.checkpoint import Checkpointer, load_weights, load_whole, read_checkpoint, resume
@@ -51,29 +78,6 @@ from detkit.utils import distributed
 from detkit.visualization import draw_predictions, plot_curves, write_prediction_pictures
 
 logger = logging.getLogger("detkit.train_net")
-
-
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="a YAML of configs/, of yours or of a run")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in train.output_dir")
-    parser.add_argument("--eval-only", action="store_true", help="evaluate instead of training")
-    parser.add_argument("--weights", metavar="FILE", help="with --eval-only (default: the run's model_final.pth)")
-    parser.add_argument("--num-processes", type=int, metavar="N", help="start N processes, as torchrun would")
-    parser.add_argument("--max-restarts", type=int, metavar="N", help="with it: how often dead ones are replaced")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
-    args = parser.parse_intermixed_args(argv)
-    if args.weights and not args.eval_only:
-        parser.error("--weights goes with --eval-only; a training starts from train.init_weights=FILE")
-    if args.resume and args.eval_only:
-        parser.error("--resume trains on and --eval-only does not train: give one of them")
-    if args.max_restarts is not None and args.num_processes is None:
-        parser.error("--max-restarts goes with --num-processes; torchrun has an option of that name, too")
-    for name, least in (("num_processes", 1), ("max_restarts", 0)):
-        if getattr(args, name) is not None and getattr(args, name) < least:
-            parser.error(f"--{name.replace('_', '-')}: expected at least {least}")
-    return args
 
 
 def train(exp: Experiment, go_on: bool) -> None:

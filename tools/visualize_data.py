@@ -18,14 +18,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
-from detkit import command_line
-from detkit.experiment import Experiment, load_experiment
-from detkit.structures import Instances, Sample
-from detkit.visualization import draw_instances, side_by_side, write_picture
-
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
@@ -41,6 +33,18 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.num < 1:
         parser.error(f"--num: expected at least 1, got {args.num}")
     return args
+
+
+if __name__ == "__main__":
+    parse_arguments(None)  # so --help and mistakes are answered at once: what is imported from here on takes seconds
+
+import numpy as np
+from tqdm import tqdm
+
+from detkit import command_line
+from detkit.experiment import Experiment, load_experiment
+from detkit.structures import Instances, Sample
+from detkit.visualization import draw_instances, side_by_side, write_picture
 
 
 def first_samples(exp: Experiment, split: str, num: int) -> Iterator[Sample]:

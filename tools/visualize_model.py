@@ -27,27 +27,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from tqdm import tqdm
-
-from detkit import command_line
-from detkit.checkpoint import load_weights, load_whole, read_checkpoint
-from detkit.experiment import Experiment, load_experiment
-from detkit.predictor import Predictor
-from detkit.registry import ConfigError
-from detkit.structures import Boxes, ImageList, Instances, Sample
-from detkit.visualization import (
-    draw_anchors,
-    draw_proposals,
-    draw_regions,
-    draw_window,
-    network_input,
-    prediction_picture,
-    side_by_side,
-    write_picture,
-)
-
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
@@ -69,6 +48,31 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         if getattr(args, option) < 1:
             parser.error(f"--{option}: expected at least 1, got {getattr(args, option)}")
     return args
+
+
+if __name__ == "__main__":
+    parse_arguments(None)  # so --help and mistakes are answered at once: what is imported from here on takes seconds
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from detkit import command_line
+from detkit.checkpoint import load_weights, load_whole, read_checkpoint
+from detkit.experiment import Experiment, load_experiment
+from detkit.predictor import Predictor
+from detkit.registry import ConfigError
+from detkit.structures import Boxes, ImageList, Instances, Sample
+from detkit.visualization import (
+    draw_anchors,
+    draw_proposals,
+    draw_regions,
+    draw_window,
+    network_input,
+    prediction_picture,
+    side_by_side,
+    write_picture,
+)
 
 
 def load(exp: Experiment, weights: str | None) -> Predictor:

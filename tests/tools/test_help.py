@@ -1,0 +1,50 @@
+"""``--help``, and an answer to a mistake on the command line, do without torch, which takes seconds to import."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from detkit.comparison import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = sorted(path for path in (ROOT / "tools").glob("*.py") if path.stem != "benchmark")
+"""But benchmark.py, whose benchmarks bring their own options."""
+HEAVY = ("torch", "torchvision", "numpy", "matplotlib", "detkit")
+RUN = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    loaded = [name for name in {heavy} if name in sys.modules]
+    print(f"loaded {{loaded}}, exit code {{end.code}}")
+"""
+
+
+def answer(tool, *arguments):
+    command = [sys.executable, "-c", RUN.format(heavy=HEAVY), str(tool), *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+
+
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda path: path.stem)
+def test_help_imports_nothing_heavy(tool):
+    done = answer(tool, "--help")
+    assert done.stdout.startswith("usage: ")
+    assert done.stdout.rstrip().endswith("loaded [], exit code 0")
+
+
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda path: path.stem)
+def test_an_unknown_option_is_refused_as_fast(tool):
+    done = answer(tool, "--no-such-option")
+    assert "usage: " in done.stderr
+    assert done.stdout.strip() == "loaded [], exit code 2"
+
+
+def test_the_options_of_a_comparison_are_its_settings():
+    sys.path.insert(0, str(ROOT / "tools"))
+    import compare_checkpoint
+
+    assert list(compare_checkpoint.SETTINGS) == [field.name for field in dataclasses.fields(Settings)]

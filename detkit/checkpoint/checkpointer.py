@@ -14,6 +14,7 @@ from torch import nn
 
 import detkit
 from detkit.utils import atomic_write, distributed
+from detkit.utils.sharding import whole
 
 logger = logging.getLogger(__name__)
 
@@ -69,18 +70,18 @@ class Checkpointer:
                 written before is untouched.
         """
         path = self.output_dir / f"{name}.pth"
-        if not distributed.is_main():
-            return path
         model = distributed.unwrap(model)
         class_names = getattr(model, "class_names", None) if class_names is None else class_names
         content: dict[str, Any] = {
-            "model": model.state_dict(),
+            "model": whole(model.state_dict()),
             "class_names": None if class_names is None else [str(n) for n in class_names],
             "config": None if config is None else dict(config),
             "detkit_version": detkit.__version__,
         }
         if trainer_state is not None:
-            content["trainer"] = dict(trainer_state)
+            content["trainer"] = whole(trainer_state)
+        if not distributed.is_main():
+            return path
         _write(content, path)
         if trainer_state is not None:
             with atomic_write(self._last, "w") as file:

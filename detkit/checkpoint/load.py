@@ -16,6 +16,7 @@ from detkit.checkpoint.report import LoadReport, group_names
 from detkit.registry import DataError
 from detkit.structures import ClassRows
 from detkit.utils.distributed import unwrap
+from detkit.utils.sharding import spread
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ def load_weights(
     """
     model = unwrap(model)
     report, prepared, checkpoint = _plan(model, source, strict)
-    model.load_state_dict(prepared, strict=False)
+    own = model.state_dict()
+    model.load_state_dict({name: spread(value, own[name]) for name, value in prepared.items()}, strict=False)
     _take_class_names(model, checkpoint, report)
     return report
 

@@ -8,7 +8,7 @@ from detkit.engine.hooks import CheckpointHook, EvalHook
 from detkit.engine.interfaces import HOOKS, PARALLELISMS, Hook, Parallelism
 from detkit.engine.interruption import EXIT_CODE, Interrupted, Interruption
 from detkit.engine.metrics import Metrics
-from detkit.engine.parallel import DDP
+from detkit.engine.parallel import DDP, FSDP
 from detkit.engine.pictures import PredictionPictures
 from detkit.engine.precise_bn import PreciseBN
 from detkit.engine.profiler import TorchProfiler
@@ -22,6 +22,7 @@ from detkit.engine.writers import MetricsWriter, TensorBoardWriter
 __all__ = [
     "DDP",
     "EXIT_CODE",
+    "FSDP",
     "HOOKS",
     "PARALLELISMS",
     "BestCheckpoint",

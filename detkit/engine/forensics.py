@@ -19,6 +19,7 @@ from detkit.engine.suspects import batch_names, find_culprits, target_faults
 from detkit.layers import SyncBatchNorm
 from detkit.structures import Losses, Sample
 from detkit.utils import distributed, rng_state, set_rng_state
+from detkit.utils.sharding import is_sharded, own_part, whole
 
 logger = logging.getLogger(__name__)
 
@@ -129,8 +130,7 @@ class Recorder:
         Raises FloatingPointError."""
         if not self.at_once:
             return
-        whole = getattr(norm, "full_tensor", lambda: norm)()  # of parameters in shards it is a sum over processes
-        if not math.isfinite(whole.item()):
+        if not math.isfinite(whole(norm).item()):  # of weights in parts it is a sum over processes
             self._fail(self._steps[-1], {}, None)
 
     def judge(self, found: "tuple[int, Mapping[str, float]] | None") -> None:
@@ -176,12 +176,13 @@ class Recorder:
             return None, ""
         folder = distributed.all_gather_object(free_folder(self.output_dir, step.number))[0]
         failed = distributed.all_gather_object(figures is not None)
+        ranks = [number for number, flag in enumerate(failed) if flag]
+        about: dict[str, Any] = {"step": step.number, "late": late, "ranks": ranks}
+        state = whole(self._state(about))
         try:
             write_batches(folder, distributed.rank(), step.batches, batch, figures or {})
             if distributed.is_main():
-                ranks = [number for number, flag in enumerate(failed) if flag]
-                about: dict[str, Any] = {"step": step.number, "late": late, "ranks": ranks}
-                write_state(folder, self._state(about), self.output_dir / CONFIG)
+                write_state(folder, state, self.output_dir / CONFIG)
         except Exception as error:  # a full disk must not hide why training ended
             logger.exception("%s could not be written", folder)
             return folder, f"What it began with could not be written to {folder} ({error})"
@@ -212,11 +213,12 @@ class Recorder:
         """What can be told of the culprit, a sentence each."""
         model = distributed.unwrap(self.model)
         found = target_faults(samples, getattr(model, "num_classes", None))
-        broken = [name for name, p in model.named_parameters() if not torch.isfinite(p).all()]
+        broken = [name for name, p in model.named_parameters() if not torch.isfinite(own_part(p)).all()]
         if broken:
             since = " by now" if late else ", so an earlier step has spoilt them"
             found.append(f"{len(broken)} parameters are not finite{since} (the first: {broken[0]})")
-        if broken or late or any(isinstance(m, SyncBatchNorm) for m in model.modules()):
+        needs_others = is_sharded(model) or any(isinstance(m, SyncBatchNorm) for m in model.modules())
+        if broken or late or needs_others:
             return found  # nothing to try: with these weights, or without the other processes
         logger.info("step %d failed; looking for the image and the annotation", step.number)
         rng = step.batches[batch or 0][1]
@@ -251,7 +253,7 @@ def _what(figures: Mapping[str, float], model: nn.Module) -> str:
         bad = [f"{n} = {v}" for n, v in figures.items() if not math.isfinite(v) and n != "total_loss"]
         return f"the loss is not finite ({', '.join(bad) or 'the sum of its terms overflows'})"
     named = list(distributed.unwrap(model).named_parameters())
-    bad = [name for name, p in named if p.grad is not None and not torch.isfinite(p.grad).all()]
+    bad = [name for name, p in named if p.grad is not None and not torch.isfinite(own_part(p.grad)).all()]
     which = f"of {len(bad)} of {len(named)} parameters, the first is {bad[0]}" if bad else "their norm overflows"
     return f"the loss is finite and its gradients are not ({which})"
 

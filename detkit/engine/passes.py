@@ -1,6 +1,5 @@
 """The passes of a training step: forward and backward for each of its batches."""
 
-import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +11,7 @@ from detkit.engine.precision import Precision, autocast
 from detkit.layers.running_statistics import keep_running_statistics
 from detkit.structures import Losses, Sample
 from detkit.utils import distributed, rng_state, set_rng_state
+from detkit.utils.sharding import averaging_gradients
 
 Batch = list[Sample]
 
@@ -58,13 +58,13 @@ class Passes:
         factors: Sequence[dict[str, torch.Tensor] | float] = [1.0]
         for number, batch in enumerate(batches):
             talks = number + 1 == len(batches)
-            with recorder.naming(batch), self._talking(talks):
+            with recorder.naming(batch), averaging_gradients(self.model, talks):
                 recorder.begin_batch(batch)
                 losses = self.losses(self.model, batch)
                 recorder.check_loss(losses)
             if number == 0:
                 factors = self._factors(losses, batches, recorder)
-            with recorder.naming(batch), self._talking(talks):
+            with recorder.naming(batch), averaging_gradients(self.model, talks):
                 if factors[number] != 1.0:
                     losses = weighed(losses, factors[number])
                 self.scaler.scale(losses.total()).backward()
@@ -101,11 +101,6 @@ class Passes:
         if not losses.terms:
             raise ValueError("the model gave no loss term; is it in training mode?")
         return losses
-
-    def _talking(self, talks: bool) -> contextlib.AbstractContextManager[None]:
-        """Whether gradients are averaged over processes in the backward pass: once a step, with its last batch."""
-        waits = not talks and isinstance(self.model, nn.parallel.DistributedDataParallel)
-        return self.model.no_sync() if waits else contextlib.nullcontext()  # type: ignore[operator]
 
 
 def _images_alone(own: Counts, batches: Sequence[Batch]) -> list[Counts]:

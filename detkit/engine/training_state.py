@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from detkit.engine.interfaces import Hook
 from detkit.structures import Losses
 from detkit.utils import distributed, rng_state
+from detkit.utils.sharding import spread_optimizer_state
 
 if TYPE_CHECKING:
     from detkit.engine.trainer import Trainer
@@ -85,7 +86,7 @@ def _restore_optimizer(trainer: "Trainer", state: dict[str, Any]) -> None:
     groups = trainer.optimizer.param_groups
     options = [{k: v for k, v in group.items() if k != "params"} for group in groups]
     try:
-        trainer.optimizer.load_state_dict(state)
+        trainer.optimizer.load_state_dict(spread_optimizer_state(state, trainer.optimizer))
     except ValueError as error:
         raise ValueError(
             f"the optimizer's state is of other parameters ({error}): what is frozen, the parameter groups or the"

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from detkit.engine.forensics import Recorder
+from detkit.utils.sharding import whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,4 +104,4 @@ class Update:
                 figures |= {"grad_norm": norm, **self.clipping(every, norm)}
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return figures
+        return {name: whole(figure) for name, figure in figures.items()}

@@ -13,6 +13,7 @@ from detkit.evaluation.interfaces import Evaluator
 from detkit.structures import Instances, Sample
 from detkit.utils.distributed import all_gather_object, is_main, rank, share_buffers
 from detkit.utils.progress import watched
+from detkit.utils.sharding import gathered
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def evaluate(
     if isinstance(on_batch, FirstPredictions):
         on_batch.reset()
     images, model_seconds, start = 0, 0.0, time.perf_counter()
-    with _evaluating(model), torch.inference_mode():
+    with _evaluating(model), gathered(model), torch.inference_mode():
         for samples in watched(batches, "evaluation", show=progress and is_main(), unit="batch"):
             before = time.perf_counter()
             outputs = model(samples)

@@ -1,11 +1,21 @@
 """Ways to train in several processes: what they compute is what one process does."""
 
+import json
+from functools import partial
+from pathlib import Path
+
 import pytest
 import torch
 from processes import in_processes
 from tiny_detector import tiny_experiment
 
-from detkit.engine import Hook, Trainer
+from detkit.checkpoint import Checkpointer, load_weights, resume
+from detkit.engine import CheckpointHook, FreezeSchedule, FreezeStage, Hook, Trainer
+from detkit.evaluation import evaluate
+from detkit.experiment import Experiment
+from detkit.utils import distributed
+from detkit.utils.distributed import share_buffers
+from detkit.utils.sharding import is_sharded, whole
 
 ALL_SAMPLES = (  # nothing is drawn by lot, so that it does not matter which process sees an image
     "model.proposal_generator.batch_size_per_image=100000",
@@ -18,6 +28,8 @@ NORMS = {
     "frozen": ("model.backbone.norm=FrozenBN",),
     "synchronised": ("model.backbone.norm=SyncBN", "model.neck.norm=SyncBN"),
 }
+
+LOOSE = ("model.roi_heads.box_head.score_thresh=0.0",)  # so that there are detections after a few steps
 
 
 class KeepGradients(Hook):
@@ -56,3 +68,91 @@ def test_two_processes_with_half_the_batch_each_have_the_gradients_of_one_with_a
         for parameter, grad in alone.items():
             assert grad.norm() > 0, parameter
             assert (grad - shared[parameter]).norm() <= 1e-6 * grad.norm(), parameter
+
+
+FSDP = ("train.parallel={name: FSDP, unit_parameters: 2000}",)
+DDP = ("train.parallel={name: DDP, find_unused_parameters: true}",)
+
+
+def make_trainer(experiment: Experiment, steps: int, hooks=(), **options) -> Trainer:
+    torch.manual_seed(0)
+    model = experiment.build_parallelism().wrap(experiment.build_model())
+    optimizer, schedule = experiment.build_optimizer(model), lambda step, n: 1.0
+    batches = partial(experiment.data.train, 0)
+    return Trainer(model, optimizer, schedule, batches, steps, hooks=hooks, **options)
+
+
+def trained(experiment: Experiment, steps: int, hooks=(), **options) -> Trainer:
+    """A trainer that has done its steps."""
+    trainer = make_trainer(experiment, steps, hooks, **options)
+    trainer.train()
+    return trainer
+
+
+def assert_close(ours: Trainer, theirs: Trainer) -> None:
+    assert is_sharded(ours.model)
+    assert not is_sharded(theirs.model)
+    for trainer in (ours, theirs):
+        share_buffers(trainer.unwrapped_model)  # rank 0's, as evaluations and checkpoints have them
+    ours_weights, their_weights = whole(ours.model.state_dict()), theirs.unwrapped_model.state_dict()
+    assert ours_weights.keys() == their_weights.keys()
+    for name, value in their_weights.items():
+        assert (ours_weights[name] - value).abs().max() <= 1e-5 * max(1, value.abs().max()), name
+
+
+def fsdp_is_ddp(rank: int) -> None:
+    sgd = "solver.optimizer={name: SGD, lr: 0.02}"
+    stages = (FreezeStage(0.5, ("roi_heads",)), FreezeStage(1.0))
+    for overrides, options in (
+        ((sgd,), {"clip_grad_norm": 1.0}),
+        ((sgd, "model.backbone.norm=SyncBN"), {"clip_param_norm": 0.1, "accumulate": 2}),
+        (("solver.optimizer={name: AdamW, lr: 0.0001}",), {"clip_grad_value": 0.01}),
+        ((sgd,), {"stages": stages}),
+    ):
+        hooks = [[FreezeSchedule(stages=options["stages"])] if "stages" in options else [] for _ in range(2)]
+        options = {name: value for name, value in options.items() if name != "stages"}
+        ours, theirs = (
+            trained(tiny_experiment(*parallel, *overrides), 5, hook, **options)
+            for parallel, hook in zip((FSDP, DDP), hooks)
+        )
+        assert_close(ours, theirs)
+
+
+@pytest.mark.slow
+def test_weights_in_parts_learn_what_whole_ones_learn():
+    in_processes(fsdp_is_ddp)
+
+
+def results_of(model, experiment: Experiment) -> list[dict]:
+    evaluators = experiment.build_evaluators()
+    evaluate(model, experiment.data.test(), evaluators, progress=False)
+    return evaluators[0].results()
+
+
+def stopped_and_resumed(rank: int, folder: str) -> None:
+    experiment = tiny_experiment(*FSDP, *LOOSE)
+    straight = trained(experiment, 4, [CheckpointHook(Checkpointer(f"{folder}/run", keep=None), 2)])
+    Path(f"{folder}/run/checkpoint_0000003.pth").unlink(missing_ok=True)
+    distributed.barrier()
+    resumed = make_trainer(experiment, 4)
+    results_of(resumed.model, experiment)  # before a step, and between two of them
+    assert resume(Checkpointer(f"{folder}/run"), resumed.model, resumed) == 2
+    results = results_of(resumed.model, experiment)
+    resumed.train()
+    ours, theirs = whole(resumed.model.state_dict()), whole(straight.model.state_dict())
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items() if rank == 0 or "running" not in name)
+    states = [whole(trainer.optimizer.state_dict())["state"] for trainer in (resumed, straight)]
+    assert all(torch.equal(v, states[1][n][key]) for n, entry in states[0].items() for key, v in entry.items())
+    if rank == 0:
+        Path(f"{folder}/results.json").write_text(json.dumps(results))
+
+
+@pytest.mark.slow
+def test_weights_in_parts_are_saved_whole_resumed_exactly_and_evaluated(tmp_path):
+    in_processes(stopped_and_resumed, str(tmp_path))
+    experiment = tiny_experiment(*LOOSE)
+    model = experiment.build_model()
+    assert load_weights(model, tmp_path / "run/checkpoint_0000001.pth").exact
+    ours, theirs = json.loads((tmp_path / "results.json").read_text()), results_of(model, experiment)
+    assert ours == json.loads(json.dumps(theirs))
+    assert len(ours) > 5

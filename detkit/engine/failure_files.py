@@ -43,12 +43,14 @@ class FailedStep:
     figures: dict[str, float]
 
 
-def write_batches(folder: Path, rank: int, batches: Batches, batch: int | None, figures: Mapping[str, float]) -> Path:
+def write_batches(
+    folder: str | Path, rank: int, batches: Batches, batch: int | None, figures: Mapping[str, float]
+) -> Path:
     """Writes ``batch_rank<r>.pth``; see ``FailedStep``.
 
     Raises TypeError for a field of a sample that is no plain data.
     """
-    path = folder / f"batch_rank{rank}.pth"
+    path = Path(folder) / f"batch_rank{rank}.pth"
     content = {
         "detkit_version": detkit.__version__,
         "batches": [{"samples": [to_plain(s) for s in samples], "rng": dict(rng)} for samples, rng in batches],
@@ -75,14 +77,14 @@ def write_words(folder: Path, words: str) -> None:
         file.write(f"{words}\n")
 
 
-def read_state(folder: Path) -> dict[str, Any]:
+def read_state(folder: str | Path) -> dict[str, Any]:
     """What ``write_state`` wrote. Raises DataError where it is missing or damaged."""
-    return _read(folder / STATE, "failure")
+    return _read(Path(folder) / STATE, "failure")
 
 
-def read_batches(folder: Path, rank: int = 0) -> FailedStep:
+def read_batches(folder: str | Path, rank: int = 0) -> FailedStep:
     """What ``write_batches`` wrote. Raises DataError where it is missing or damaged."""
-    content = _read(folder / f"batch_rank{rank}.pth", "batches")
+    content = _read(Path(folder) / f"batch_rank{rank}.pth", "batches")
     batches = [([from_plain(s) for s in batch["samples"]], batch["rng"]) for batch in content["batches"]]
     return FailedStep(batches, content["batch"], content["figures"])
 

@@ -143,7 +143,11 @@ def test_a_resume(files, checkpoint):
     for content in (files.train, files.test):
         content["categories"][0]["name"] = "cow"
     assert resume() == [("error", str(checkpoint))]
+    older = checkpoint.with_name("checkpoint_0000050.pth")
+    shutil.copy(checkpoint, older)
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    assert resume() == [("error", str(older)), ("warning", str(checkpoint))]
+    older.unlink()
     assert ("error", str(checkpoint)) in resume()
 
 

@@ -47,8 +47,8 @@ class Finding:
         return max(1, len(self.examples)) if self.count is None else self.count
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return {**dataclasses.asdict(self), "examples": list(self.examples), "count": self.how_many}
+        """Plain data, with at most 1,000 of the examples."""
+        return {**dataclasses.asdict(self), "examples": list(self.examples[:1000]), "count": self.how_many}
 
 
 class Check:

@@ -37,6 +37,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="FAILURE_DIR", help="what a failed training left")
+    parser.add_argument(
+        "--rank", type=int, default=0, metavar="R", help="whose batch, of several processes (default: 0)"
+    )
+    parser.add_argument("--weights", metavar="FILE", help="other weights than those of the failure")
+    parser.add_argument("--no-pictures", action="store_true", help="draw nothing")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
+    return parser.parse_intermixed_args(argv)
+
+
+if __name__ == "__main__":
+    parse_arguments(None)  # so --help and mistakes are answered at once: what is imported from here on takes seconds
+
 import torch
 from tabulate import tabulate
 
@@ -52,19 +69,6 @@ from detkit.experiment import load_experiment
 from detkit.registry import DataError
 from detkit.structures import Instances, Sample
 from detkit.visualization import draw_instances, side_by_side, write_picture
-
-
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, metavar="FAILURE_DIR", help="what a failed training left")
-    parser.add_argument(
-        "--rank", type=int, default=0, metavar="R", help="whose batch, of several processes (default: 0)"
-    )
-    parser.add_argument("--weights", metavar="FILE", help="other weights than those of the failure")
-    parser.add_argument("--no-pictures", action="store_true", help="draw nothing")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
-    return parser.parse_intermixed_args(argv)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
@@ -166,12 +167,19 @@ def _start_worker(worker: int) -> None:
 def _outlast_signals() -> None:
     """Signals that ask a run to leave reach its workers too, often before it has what it needs to end its step.
 
-    What the run's own handlers do is not for a worker. SIGTERM, which is also what ends a worker that does not end by
-    itself, gets its way after a while.
+    What the run's own handlers do is not for a worker. SIGTERM of anyone but the run itself gets its way after a while.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS, where SIGTERM keeps its default
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_wait_for_term, args=(os.getppid(),), daemon=True).start()
+
+
+def _wait_for_term(run: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != run:
+        signal.alarm(_GRACE_SECONDS)
+    os._exit(128 + signal.SIGTERM)
 
 
 _GRACE_SECONDS = 25

@@ -48,6 +48,7 @@ class BestCheckpoint(Hook):
 
     def after_train(self, trainer: Trainer) -> None:
         """Says what was best."""
+        self._trainer = None
         self.watched.check(evaluated=True, ended=trainer.is_last_step)
         if self.watched.best is not None:
             logger.info(

@@ -1,15 +1,19 @@
 """Signals end a run in good order: the step is finished, a checkpoint is there, nothing is done twice or left out."""
 
 import json
+import multiprocessing
 import os
 import signal
+import subprocess
 import threading
+import time
 
 import pytest
 import torch
 
 from detkit.checkpoint import Checkpointer, resume
 from detkit.data import Mapper, Shapes, ShuffleSampler, train_loader
+from detkit.data.loader import _outlast_signals
 from detkit.engine import EXIT_CODE, CheckpointHook, EvalHook, Hook, Interrupted, Interruption, MetricsWriter
 
 
@@ -116,10 +120,27 @@ def test_loader_workers_outlast_a_signal_to_all_processes(number):
     stream = iter(loader)
     first = next(stream)
     workers = loader._loader._iterator._workers
-    for worker in workers:
-        os.kill(worker.pid, number)
+    for worker in workers:  # by another process: its own parent's SIGTERM a worker obeys
+        subprocess.run(["kill", f"-{int(number)}", str(worker.pid)], check=True)
     assert len(first) == len([next(stream) for _ in range(8)][-1]) == 2
     assert all(worker.is_alive() for worker in workers)
     del stream
     loader._loader._iterator._shutdown_workers()
     assert not any(worker.is_alive() for worker in workers)
+
+
+def linger(ready):
+    _outlast_signals()
+    ready.set()
+    time.sleep(300)
+
+
+def test_a_worker_obeys_the_run_that_started_it():
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    worker = context.Process(target=linger, args=(ready,))
+    worker.start()
+    assert ready.wait(60)
+    worker.terminate()
+    worker.join(60)
+    assert worker.exitcode == 128 + signal.SIGTERM

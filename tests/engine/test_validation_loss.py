@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from norms import Normed, batch, run
+from processes import in_processes
 from torch import nn
 
 from detkit.engine import EvalHook, PreciseBN, Trainer, ValidationLoss
@@ -70,8 +69,6 @@ def test_mistakes_are_named():
 
 
 def process(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.set_num_threads(1)
     share = [TEST_SET[:2], TEST_SET[2:]][rank]  # one has more batches than the other
     found = []
     for make, hooks in ((plain_model, [ValidationLoss()]), (Normed, [PreciseBN(num_batches=2)])):
@@ -85,12 +82,11 @@ def process(rank, folder):
         trainer.train()
         found.append((figures(lines), trainer.unwrapped_model.state_dict()))
     torch.save(found, f"{folder}/{rank}.pth")
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_processes_find_what_one_does(tmp_path):
-    mp.spawn(process, args=(str(tmp_path),), nprocs=2)
+    in_processes(process, str(tmp_path))
     (one, other) = (torch.load(tmp_path / f"{rank}.pth") for rank in (0, 1))
     assert one[0][0] == other[0][0]
     assert one[0][0][0] == pytest.approx(expected(plain_model()), rel=1e-5)

@@ -4,8 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import in_processes
 from small import sample, small_model
 from torch import nn
 
@@ -85,8 +84,6 @@ def test_accumulated_batches_are_as_one(normalisers, in_double):
 
 
 def process(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.set_num_threads(1)
     torch.Tensor.float = torch.Tensor.double  # this process ends with the test
     mine = SAMPLES[2 * rank : 2 * rank + 2]
     for name, batches in (("whole", [mine]), ("accumulated", [[s] for s in mine])):
@@ -95,12 +92,11 @@ def process(rank, folder):
             found = step(model, batches, loss_mean=loss_mean)
             if rank == 0:
                 torch.save(found, f"{folder}/{name}_{loss_mean}.pth")
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_processes_are_as_one(tmp_path, in_double):
-    mp.spawn(process, args=(str(tmp_path),), nprocs=2)
+    in_processes(process, str(tmp_path))
     one, four = (step(model_with("matterport"), b, loss_mean="step") for b in ([SAMPLES], [[s] for s in SAMPLES]))
     for name in ("whole", "accumulated"):
         found = torch.load(tmp_path / f"{name}_step.pth")

@@ -1,5 +1,7 @@
 """What a config's solver and hooks come to: rate, steps, batches and stages."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -75,3 +77,15 @@ def test_layer_decay_of_a_models_backbone(pytestconfig):
             rates = {rate_of[p] for p in model.backbone.get_submodule(name).parameters()}
             assert [*rates] == [pytest.approx(0.002 * 0.5 ** (5 - i))]
         assert {rate_of[p] for part in (model.neck, model.roi_heads) for p in part.parameters()} == {0.002}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_epoch_sees_every_image_once_however_it_is_split(pytestconfig, processes):
+    exp = load(pytestconfig, "data.batch_size=4", "solver.accumulate=2", "solver.max_iter=null", "solver.epochs=1")
+    batches = exp.max_iter() * exp.solver.accumulate
+    samplers = [
+        exp.data.sampler(exp.data.train_set, exp.data.batch_size // processes, 0, rank, processes)
+        for rank in range(processes)
+    ]
+    seen = [key for sampler in samplers for batch in itertools.islice(sampler, batches) for key in batch]
+    assert sorted(seen) == [(0, index) for index in range(40)]

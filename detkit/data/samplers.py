@@ -64,9 +64,10 @@ def slice_of_rank(sampler: Sampler) -> slice:
 
 
 def inference_batches(length: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[tuple[int, int]]]:
-    """Every image exactly once over all ranks: each rank a contiguous share, in order, cut into batches.
+    """Every image exactly once over all ranks: the batches are cut as for one process, each rank has some in a row.
 
-    The shares differ by at most one image; with fewer images than ranks some are empty.
+    So a batch holds the same images whatever the number of ranks, and a model that pads them together predicts the
+    same to the last bit. The shares differ by at most one batch; with fewer batches than ranks some are empty.
     """
-    start, stop = length * rank // world_size, length * (rank + 1) // world_size
-    return [[(0, i) for i in range(b, min(b + batch_size, stop))] for b in range(start, stop, batch_size)]
+    batches = [[(0, i) for i in range(b, min(b + batch_size, length))] for b in range(0, length, batch_size)]
+    return batches[len(batches) * rank // world_size : len(batches) * (rank + 1) // world_size]

@@ -3,7 +3,7 @@
 import dataclasses
 
 from detkit.config import Recipe
-from detkit.engine import DDP
+from detkit.engine import DDP, FSDP
 from detkit.engine.interfaces import Hook, Parallelism
 from detkit.engine.precision import Precision
 
@@ -53,6 +53,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"train.{name}: expected at least 1, got {value}")
+        if self.precision == "fp16" and self.parallel.cls is FSDP:  # each process would judge its own part of them
+            raise ValueError("train.precision: fp16 scales gradients, which FSDP has in parts; take bf16, or DDP")
         if self.picture_keep < 2:
             raise ValueError(f"train.picture_keep: expected at least 2, got {self.picture_keep}")
         if self.seed < 0 or self.num_pictures < 0:

@@ -82,10 +82,11 @@ def test_no_images(cls):
 
 @pytest.mark.parametrize(("length", "batch", "world"), [(10, 3, 1), (10, 3, 2), (10, 3, 4), (2, 5, 4), (0, 2, 2)])
 def test_inference_sees_every_image_once_in_contiguous_shares(length, batch, world):
-    shares = [[i for b in inference_batches(length, batch, rank, world) for _, i in b] for rank in range(world)]
-    assert list(itertools.chain(*shares)) == list(range(length))
+    shares = [inference_batches(length, batch, rank, world) for rank in range(world)]
+    assert [i for share in shares for b in share for _, i in b] == list(range(length))
+    assert list(itertools.chain(*shares)) == inference_batches(length, batch), "a batch is the same on any number"
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
-    assert all(1 <= len(b) <= batch for rank in range(world) for b in inference_batches(length, batch, rank, world))
+    assert all(1 <= len(b) <= batch for share in shares for b in share)
 
 
 def test_skipping_ahead_is_cheap():

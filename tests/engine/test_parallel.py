@@ -156,3 +156,11 @@ def test_weights_in_parts_are_saved_whole_resumed_exactly_and_evaluated(tmp_path
     ours, theirs = json.loads((tmp_path / "results.json").read_text()), results_of(model, experiment)
     assert ours == json.loads(json.dumps(theirs))
     assert len(ours) > 5
+
+
+def test_parts_in_half_precision_with_a_scaler_are_refused():
+    with pytest.raises(ValueError, match="take bf16"):
+        tiny_experiment(*FSDP, "train.precision=fp16")
+    for wrong in ("{name: FSDP, unit_parameters: 0}", "{name: DDP, bucket_mb: 0}"):
+        with pytest.raises(ValueError, match="expected"):
+            tiny_experiment(f"train.parallel={wrong}").build_parallelism()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -39,6 +40,21 @@ class Killed(Hook):
         if (trainer.step, os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == (self.step, "1", "0"):
             os.kill(os.getpid(), signal.SIGKILL)
 '''
+
+
+SLOW = """
+import os, time
+from detkit.engine import HOOKS, Hook
+
+
+@HOOKS.register()
+class Slow(Hook):
+    '''Takes its time as long as it is told to.'''
+
+    def before_step(self, trainer):
+        if trainer.step >= 2 and os.path.exists(os.environ["NOTES"] + ".hold"):
+            time.sleep(4)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -87,22 +103,78 @@ def test_a_dead_process_is_replaced_and_the_run_ends_as_if_nothing_had_happened(
     assert not list((tmp_path / "run").glob("earlier_run*"))
 
 
+SLURM = {
+    "scontrol": 'echo "$@" >> "$NOTES"; [ "$1" != show ] || echo 127.0.0.1',
+    # Each copy of the command is a machine's; the words before it are srun's own.
+    "srun": 'shift; for node in 1 2; do "$@" & echo $! >> "$NOTES.nodes"; done; wait',
+    "scancel": 'kill -TERM $(cat "$NOTES.nodes")',
+}
+"""Stand-ins for Slurm's commands, on two machines that are both this one."""
+
+
+@pytest.fixture
+def start_job(tmp_path):
+    """Runs one of the pages' scripts as Slurm would."""
+    for name, body in SLURM.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "NOTES": str(tmp_path / "notes"),
+        "OMP_NUM_THREADS": "1",
+        "PET_LOCAL_ADDR": "127.0.0.1",  # torchrun's --local-addr, for machines whose own name leads nowhere
+        "SLURM_JOB_ID": str(free_port() - 20000),
+        "SLURM_JOB_NODELIST": "node[1-2]",
+        "SLURM_NNODES": "2",
+    }
+
+    (tmp_path / "slow.py").write_text(SLOW)
+    config = tmp_path / "slow.yaml"
+    config.write_text(f"_base_: [{CONFIG}]\nimports: [slow.py]\ntrain: {{hooks: [{{name: Slow}}]}}\n")
+
+    def start(script: str, gpus: int) -> subprocess.Popen[str]:
+        command = ["bash", f"docs/slurm/{script}.sbatch", str(config), *SHORT, f"train.output_dir={tmp_path}/run"]
+        env = {**environment, "SLURM_GPUS_ON_NODE": str(gpus)}
+        return subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    return start
+
+
 @pytest.mark.slow
-def test_two_machines_train_as_one_machine_with_two_processes(two_processes, tmp_path):
-    """Two launchers that find each other on loopback."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-id=one-job"]
-    command += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--local-addr=127.0.0.1"]
-    command += ["tools/train_net.py", "--config-file", str(CONFIG), *SHORT]
-    command += [f"train.output_dir={tmp_path}/run"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    nodes = [
-        subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    said = [node.communicate(timeout=300) for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], said
-    assert sum("The run is in" in out for out, _ in said) == 1
-    assert sum("INFO" in err for _, err in said) == 1, "rank 0 alone talks"
+def test_two_machines_train_as_one_machine_with_two_processes(two_processes, start_job, tmp_path):
+    """Two launchers that find each other on loopback, started by the page's script."""
+    job = start_job("several_nodes", 1)
+    out, said = job.communicate(timeout=400)
+    assert job.returncode == 0, said
+    assert out.count("The run is in") == 1
+    assert said.count("INFO training data") == 1, "rank 0 alone talks"
+    assert_same_run(tmp_path / "run", two_processes)
+    assert "requeue" not in (tmp_path / "notes").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["one_node", "several_nodes"])
+def test_a_job_whose_time_is_up_saves_is_requeued_and_goes_on(script, two_processes, start_job, tmp_path):
+    gpus = 2 if script == "one_node" else 1
+    (tmp_path / "notes.hold").touch()
+    job = start_job(script, gpus)
+    for _ in range(3000):
+        if (tmp_path / "run" / "last_checkpoint").exists():
+            break
+        with pytest.raises(subprocess.TimeoutExpired):
+            job.wait(0.1)
+    job.send_signal(signal.SIGUSR1)
+    _, said = job.communicate(timeout=400)
+    assert job.returncode == 0, said
+    assert "requeue" in (tmp_path / "notes").read_text()
+    assert not (tmp_path / "run" / "model_final.pth").exists()
+    assert "goes on from here" in said
+    (tmp_path / "notes.hold").unlink()
+    (tmp_path / "notes.nodes").unlink(missing_ok=True)
+    job = start_job(script, gpus)
+    _, said = job.communicate(timeout=400)
+    assert job.returncode == 0, said
     assert_same_run(tmp_path / "run", two_processes)
 
 

@@ -5,10 +5,11 @@ import logging
 from collections.abc import Sequence
 
 from detkit.config import ConfigError
-from detkit.doctor.interfaces import CHECKS, SEVERITIES, Finding
+from detkit.doctor.interfaces import CHECKS, SEVERITIES, Check, Finding
 from detkit.doctor.patient import Patient
 from detkit.experiment import Experiment
 from detkit.modeling import MetaArch
+from detkit.registry import DataError
 from detkit.utils.distributed import world_size
 
 logger = logging.getLogger(__name__)
@@ -20,8 +21,24 @@ def examine(patient: Patient) -> list[Finding]:
     for name, check in CHECKS:
         if (patient.quick and not check.quick) or any(getattr(patient, need) is None for need in check.needs):
             continue
-        found += [dataclasses.replace(finding, check=name) for finding in check()(patient)]
+        found += [dataclasses.replace(finding, check=name) for finding in _made(check(), patient)]
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _made(check: Check, patient: Patient) -> list[Finding]:
+    """What a check finds. Where it fails itself, on a part that it does not know, the others are made all the same."""
+    try:
+        return list(check(patient))
+    except (ConfigError, DataError) as error:
+        return [Finding("error", "config", str(error), "the message says the way out")]
+    except Exception as error:  # whatever users' datasets and augmentations raise on a record without pixels
+        logger.debug("a check failed", exc_info=True)
+        what = f"the check itself failed and says nothing: {type(error).__name__}: {error}"
+        return [
+            Finding(
+                "note", type(check).__name__, what, "mend the dataset, augmentation or check; log.txt has the trace"
+            )
+        ]
 
 
 def examine_at_start(experiment: Experiment, model: MetaArch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from detkit.checkpoint import Checkpointer
+from detkit.checkpoint import Checkpointer, export_state
 from detkit.doctor import CHECKS, Check, Finding, Patient, examine
 from detkit.doctor.machine import checkpoint_bytes
 from detkit.doctor.solver import LearningRate
@@ -162,6 +162,25 @@ def test_crowded_images(files):
         f"{proposals}_test",
     }
     assert "21.png: 2 objects" in next(f for f in findings if f.where.startswith("evaluators")).examples[0]
+
+
+def test_weights_of_another_framework_want_its_order_of_channels(files):
+    model = files.experiment().build_model()
+    torch.save(export_state(model.state_dict(), "detectron2"), files.folder / "d2.pth")
+    weights = str(files.folder / "d2.pth")
+    found_in_rgb = files.findings(model=True, weights=weights)
+    assert ("warning", "model.channel_order") in found(found_in_rgb, "WeightsFit")
+    found_in_bgr = files.findings("model.channel_order=BGR", model=True, weights=weights)
+    assert ("warning", "model.channel_order") not in found(found_in_bgr, "WeightsFit")
+
+
+def test_a_check_that_fails_leaves_the_others_alone(files, monkeypatch):
+    monkeypatch.setattr("detkit.data.CocoInstances.objects", lambda self: 1 / 0)
+    files.train["categories"].append({"id": 1, "name": "twice"})
+    findings = files.findings(quick=True)
+    assert found(findings, "AnnotationFiles") == [("error", f"{files.folder}/train.json")]
+    assert ("note", "ClassCounts") in found(findings, "ClassCounts")
+    assert "ZeroDivisionError" in next(f.what for f in findings if f.check == "ClassCounts")
 
 
 def test_a_check_of_ones_own_is_made(files):

@@ -7,6 +7,7 @@ Classes are 0..K-1, background is K, ignore is -1. Boxes are xyxy in absolute pi
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from detkit.layers import ShapeSpec
@@ -26,7 +27,10 @@ class MetaArch(nn.Module):
     Attributes:
         num_classes: K.
         class_names: K names where they are known (set by whoever loads or trains the model), else None.
+        memory_format: how batches of images lie in memory.
     """
+
+    memory_format: torch.memory_format = torch.contiguous_format
 
     def __init__(self, num_classes: int):
         super().__init__()

@@ -84,7 +84,7 @@ class DeformConv:
 
 
 class ResidualBlock(nn.Module):
-    """``relu(body(x) + shortcut(x))``, where the shortcut is a 1x1 convolution if the shape changes.
+    """``relu(last(inner(x)) + shortcut(x))``, where the shortcut is a 1x1 convolution if the shape changes.
 
     Args:
         in_channels: channels in.
@@ -99,13 +99,18 @@ class ResidualBlock(nn.Module):
         same = in_channels == out_channels and stride == 1
         self.shortcut = None if same else style.conv(in_channels, out_channels, 1, stride=stride, relu=False)
 
-    def body(self, x: Tensor) -> Tensor:
-        """The residual function."""
+    @property
+    def last(self) -> ConvNorm:
+        """The last convolution of the residual function, which the shortcut is added to."""
+        raise NotImplementedError
+
+    def inner(self, x: Tensor) -> Tensor:
+        """The residual function but for its last convolution."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_channels, H, W)`` -> ``(N, out_channels, H/stride, W/stride)``."""
-        out = self.body(x)
+        out = self.last(self.inner(x))
         out += x if self.shortcut is None else self.shortcut(x)
         return F.relu_(out)
 
@@ -118,9 +123,14 @@ class BasicBlock(ResidualBlock):
         self.conv1 = style.conv(in_channels, out_channels, 3, stride=stride)
         self.conv2 = style.conv(out_channels, out_channels, 3, relu=False)
 
-    def body(self, x: Tensor) -> Tensor:
-        """See ``ResidualBlock.body``."""
-        return self.conv2(self.conv1(x))
+    @property
+    def last(self) -> ConvNorm:
+        """See ``ResidualBlock.last``."""
+        return self.conv2
+
+    def inner(self, x: Tensor) -> Tensor:
+        """See ``ResidualBlock.inner``."""
+        return self.conv1(x)
 
 
 class BottleneckBlock(ResidualBlock):
@@ -166,16 +176,21 @@ class BottleneckBlock(ResidualBlock):
         self.conv2 = style.conv(inner, inner, 3, stride=stride_3x3, dilation=dilation, groups=num_groups, kind=kind)
         self.conv3 = style.conv(inner, out_channels, 1, relu=False)
 
-    def body(self, x: Tensor) -> Tensor:
-        """See ``ResidualBlock.body``."""
+    @property
+    def last(self) -> ConvNorm:
+        """See ``ResidualBlock.last``."""
+        return self.conv3
+
+    def inner(self, x: Tensor) -> Tensor:
+        """See ``ResidualBlock.inner``."""
         x = self.conv1(x)
         if self.conv2_offset is None:
-            return self.conv3(self.conv2(x))
+            return self.conv2(x)
         offset, mask = self.conv2_offset(x), None
         if self.modulated:
             down_or_right = offset.shape[1] // 3 * 2
             offset, mask = offset[:, :down_or_right], offset[:, down_or_right:].sigmoid()
-        return self.conv3(self.conv2(x, offset, mask))
+        return self.conv2(x, offset, mask)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.layers import same_pad
+from detkit.layers import ConvNorm, same_pad
 from detkit.modeling.interfaces import RPN_HEADS, RPNHead
 
 
@@ -22,7 +22,7 @@ class ConvRPNHead(RPNHead):
         convs, channels = [], in_channels
         for dim in conv_dims:
             out = channels if dim == -1 else dim
-            convs.append(nn.Conv2d(channels, out, kernel_size=3, padding=1))
+            convs.append(ConvNorm(channels, out, 3, activation=nn.ReLU(inplace=True)))
             channels = out
         self.convs = nn.ModuleList(convs)
         self.objectness = nn.Conv2d(channels, num_anchors, kernel_size=1)
@@ -36,7 +36,7 @@ class ConvRPNHead(RPNHead):
         objectness, deltas = [], []
         for x in features:
             for conv in self.convs:
-                x = F.relu(conv(x), inplace=True)
+                x = conv(x)
             objectness.append(self.objectness(x))
             deltas.append(self.anchor_deltas(x))
         return objectness, deltas

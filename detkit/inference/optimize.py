@@ -1,0 +1,82 @@
+"""One function that makes a model fast at prediction, and leaves the given one alone."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from detkit.inference.folding import fold_norms
+from detkit.inference.packed import can_pack, pack
+from detkit.layers import DeformConvNorm, FrozenBatchNorm2d
+from detkit.modeling.interfaces import Backbone, BoxHead, MaskHead, MetaArch, Neck, RPNHead
+
+Precision = Literal["fp32", "bf16"]
+"""What convolutions and linear layers are computed in. Boxes, scores and masks are made in float32 in any case."""
+
+_DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+_FLOAT32_ALONE = (_BatchNorm, FrozenBatchNorm2d, DeformConvNorm)
+"""Norms, which take maps of lower precision as they are, and an operator that has no other precision on the CPU."""
+
+
+def optimized(model: MetaArch, precision: Precision = "fp32", compile: bool = False) -> MetaArch:
+    """A copy of the model that predicts faster.
+
+    Maps are channels-last and batch norms folded into convolutions. On the CPU weights are packed for oneDNN, and a
+    convolution takes the ReLU and the sum that follow it along. What comes out is the same to rounding.
+
+    Args:
+        model: on its device. It stays as it is; the copy shares nothing with it.
+        precision: see ``Precision``. bf16 halves weights and maps; worth it where the processor has instructions for
+            it (AVX-512 BF16, AMX, GPUs from Ampere on).
+        compile: whether backbone, neck and heads go through ``torch.compile``. The first prediction then takes a
+            minute or more; further ones of other image sizes compile nothing.
+
+    Returns:
+        A model in evaluation mode. It can neither be trained, saved nor moved to another device.
+
+    Raises:
+        ValueError: an unknown precision.
+    """
+    if precision not in _DTYPES:
+        raise ValueError(f"precision: expected one of {', '.join(_DTYPES)}, got {precision!r}")
+    dtype, fast = _DTYPES[precision], copy.deepcopy(model).eval().requires_grad_(False)
+    fold_norms(fast)
+    fast.memory_format = torch.channels_last
+    fast.to(memory_format=torch.channels_last)
+    on_cpu = all(p.device.type == "cpu" for p in fast.parameters())
+    if on_cpu and can_pack(dtype):
+        fast = pack(fast, dtype)  # type: ignore[assignment]
+    if dtype != torch.float32:
+        _lower(fast, dtype)
+    if compile:
+        for part in static_parts(fast):
+            part.compile(dynamic=True)
+    return fast
+
+
+def static_parts(model: nn.Module) -> Iterator[nn.Module]:
+    """The parts that compute the same whatever is in the image: backbone, neck, RPN head, convolutions of the heads."""
+    for part in model.modules():
+        if isinstance(part, Backbone | Neck | RPNHead):
+            yield part
+        elif isinstance(part, BoxHead | MaskHead):
+            yield from (child for child in part.children() if isinstance(child, nn.Sequential) and len(child))
+
+
+def _lower(model: nn.Module, dtype: torch.dtype) -> None:
+    """Gives every layer with parameters of its own, unless it is packed, the dtype; it casts what it is given."""
+    for part in model.modules():
+        if next(part.parameters(recurse=False), None) is None or isinstance(part, _BatchNorm | FrozenBatchNorm2d):
+            continue
+        if not isinstance(part, _FLOAT32_ALONE):
+            part.to(dtype)
+        part.register_forward_pre_hook(_cast_inputs)
+
+
+def _cast_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    dtype = next(module.parameters(recurse=False)).dtype
+    return tuple(x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)

@@ -13,9 +13,10 @@ from torch import nn
 
 from detkit.building import torch_device
 from detkit.checkpoint import Checkpoint, Checkpointer, load_whole, read_checkpoint
-from detkit.data import Augmentation, Record, to_sample
+from detkit.data import Augmentation, bare_record, to_sample
 from detkit.evaluation import coco_results
 from detkit.experiment import Experiment, load_experiment
+from detkit.inference import Precision, optimized
 from detkit.registry import DataError
 from detkit.structures import Instances, Sample
 from detkit.visualization import (
@@ -29,7 +30,6 @@ from detkit.visualization import (
 )
 
 logger = logging.getLogger(__name__)
-
 T = TypeVar("T")
 
 
@@ -45,9 +45,11 @@ class Predictor:
         augmentations: what was done to the images that the model was tested on, such as a resize.
         device: ``"auto"`` is a GPU where there is one.
         batch_size: images a forward pass.
+        precision: ``"fp32"`` or ``"bf16"`` take a faster copy (see ``detkit.inference``), None the model itself.
+        compile: whether the copy's static parts go through ``torch.compile``; without ``precision`` in fp32.
 
     Raises:
-        ValueError: a batch size below 1.
+        ValueError: a batch size below 1, or an unknown precision.
         ConfigError: a device that is not there.
     """
 
@@ -59,11 +61,15 @@ class Predictor:
         augmentations: Sequence[Augmentation] = (),
         device: str | torch.device = "auto",
         batch_size: int = 4,
+        precision: Precision | None = None,
+        compile: bool = False,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         names = getattr(model, "class_names", None) if class_names is None else class_names
         self.model = model.to(torch_device(device)).eval()
+        if precision is not None or compile:
+            self.model = optimized(self.model, precision or "fp32", compile)
         self.class_names: tuple[str, ...] = tuple(names or ())
         self.augmentations, self.batch_size = tuple(augmentations), batch_size
         self._channels = len(getattr(model, "pixel_mean", ())) or 3
@@ -77,6 +83,8 @@ class Predictor:
         *,
         device: str | torch.device = "auto",
         batch_size: int = 4,
+        precision: Precision | None = None,
+        compile: bool = False,
     ) -> "Predictor":
         """The model of a training run.
 
@@ -85,14 +93,14 @@ class Predictor:
             weights: a file in it, or a path. Where ``model_final.pth`` is missing, because the run goes on still
                 or was stopped, the newest checkpoint is taken, and the log says so.
             overrides: ``key.path=value`` changes, e.g. ``model.roi_heads.box_head.score_thresh=0.3``.
-            device, batch_size: as in the constructor.
+            device, batch_size, precision, compile: as in the constructor.
 
         Raises:
             DataError: there is no such run, or it has no weights.
             ConfigError: its config is not right.
         """
-        run = Path(run_dir)
-        if not (run / "config.yaml").is_file():
+        run, config = Path(run_dir), Path(run_dir) / "config.yaml"
+        if not config.is_file():
             raise DataError(
                 f"{run}: is not the folder of a run, which has a config.yaml; else give a config together with weights"
             )
@@ -104,7 +112,9 @@ class Predictor:
         if path is None:
             found = ", ".join(sorted(p.name for p in run.glob("*.pth"))) or "none"
             raise DataError(f"{run}: has no {weights}; weights there: {found}")
-        return cls.from_config(run / "config.yaml", path, overrides, device=device, batch_size=batch_size)
+        return cls.from_config(
+            config, path, overrides, device=device, batch_size=batch_size, precision=precision, compile=compile
+        )
 
     @classmethod
     def from_config(
@@ -115,6 +125,8 @@ class Predictor:
         *,
         device: str | torch.device = "auto",
         batch_size: int = 4,
+        precision: Precision | None = None,
+        compile: bool = False,
     ) -> "Predictor":
         """The model of a config with weights; the classes are the checkpoint's, or else the training dataset's.
 
@@ -123,7 +135,15 @@ class Predictor:
             DataError: the weights cannot be read.
         """
         experiment = load_experiment(Path(config_file), overrides)
-        return cls._assemble(experiment, read_checkpoint(weights), device, batch_size)
+        model, augmentations = cls._model(experiment, read_checkpoint(weights))
+        return cls(
+            model,
+            augmentations=augmentations,
+            device=device,
+            batch_size=batch_size,
+            precision=precision,
+            compile=compile,
+        )
 
     @classmethod
     def from_weights(
@@ -133,6 +153,8 @@ class Predictor:
         *,
         device: str | torch.device = "auto",
         batch_size: int = 4,
+        precision: Precision | None = None,
+        compile: bool = False,
     ) -> "Predictor":
         """The model of a checkpoint that detkit wrote: it carries its own config.
 
@@ -143,20 +165,25 @@ class Predictor:
         checkpoint = read_checkpoint(weights)
         if checkpoint.config is None:
             raise DataError(f"{weights}: carries no config; use from_config with the config that it was trained with")
-        return cls._assemble(load_experiment(checkpoint.config, overrides), checkpoint, device, batch_size)
+        model, augmentations = cls._model(load_experiment(checkpoint.config, overrides), checkpoint)
+        return cls(
+            model,
+            augmentations=augmentations,
+            device=device,
+            batch_size=batch_size,
+            precision=precision,
+            compile=compile,
+        )
 
-    @classmethod
-    def _assemble(
-        cls, experiment: Experiment, checkpoint: Checkpoint, device: str | torch.device, batch_size: int
-    ) -> "Predictor":
-        names = checkpoint.class_names
-        if names is None:
-            names = experiment.data.train_set.class_names
+    @staticmethod
+    def _model(experiment: Experiment, checkpoint: Checkpoint) -> tuple[nn.Module, list[Augmentation]]:
+        """The checkpoint's model, which carries its class names, and what is done to images before it."""
+        names = checkpoint.class_names or experiment.data.train_set.class_names
+        if checkpoint.class_names is None:
             logger.info("%s carries no class names; taking the training dataset's", checkpoint.source)
         model = experiment.build_model_for(names, pretrained=False)
         load_whole(model, checkpoint)
-        augmentations = [recipe() for recipe in experiment.data.test_augmentations]
-        return cls(model, class_names=names, augmentations=augmentations, device=device, batch_size=batch_size)
+        return model, [recipe() for recipe in experiment.data.test_augmentations]
 
     def __call__(self, images: "ImageLike | Sequence[ImageLike]") -> Any:
         """``Instances`` of one image, or a list of them for a list (or tuple) of images.
@@ -257,17 +284,7 @@ class Predictor:
     def sample(self, image: ImageLike) -> Sample:
         """An image as the model takes it, after the augmentations, without a target. Raises as the call does."""
         array = to_array(image, self._channels)
-        record = Record(
-            image=array,
-            image_id=0,
-            file_name=str(image) if isinstance(image, str | Path) else "",
-            original_size=(array.shape[0], array.shape[1]),
-            boxes=np.zeros((0, 4), np.float32),
-            classes=np.zeros(0, np.int64),
-            crowd=np.zeros(0, bool),
-            masks=None,
-            annotation_ids=np.zeros(0, np.int64),
-        )
+        record = bare_record(array, str(image) if isinstance(image, str | Path) else "")
         rng = np.random.default_rng(0)
         for augmentation in self.augmentations:
             record = augmentation(record, rng)
@@ -280,5 +297,4 @@ class Predictor:
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
+    yield from iter(lambda: list(itertools.islice(iterator, size)), [])

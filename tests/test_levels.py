@@ -18,6 +18,7 @@ LEVELS = {
     "solver": 3,
     "evaluation": 4,
     "checkpoint": 4,
+    "inference": 4,
     "engine": 5,
     "visualization": 5,
     "building": 5,

@@ -309,3 +309,15 @@ def test_classes_come_from_the_checkpoint(run, tmp_path):
     predictor = Predictor.from_config(folder / "config.yaml", tmp_path / "two.pth")
     assert predictor.class_names == ("cat", "dog")
     assert load_weights(predictor.model, tmp_path / "two.pth").complete
+
+
+def test_precision_takes_a_faster_copy_and_leaves_the_model():
+    model = load_experiment(ROOT_CONFIG).build_model_for(("a", "b", "c"))
+    predictor = Predictor(model, device="cpu", precision="bf16")
+    assert predictor.model is not model
+    assert predictor.class_names == ("a", "b", "c")
+    assert isinstance(predictor(picture(h=64, w=64)), Instances)
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert Predictor(model, device="cpu").model is model
+    with pytest.raises(ValueError, match="expected one of fp32, bf16"):
+        Predictor(model, device="cpu", precision="half")

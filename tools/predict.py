@@ -38,6 +38,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     model.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
     model.add_argument("--batch-size", type=int, default=4, metavar="N", help="images at a time (default: 4)")
+    model.add_argument(
+        "--precision", choices=("fp32", "bf16"), help="take a faster copy of the model, which computes in this"
+    )
+    model.add_argument("--compile", action="store_true", help="and put its static parts through torch.compile")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where pictures and videos go")
     parser.add_argument("--json", type=Path, metavar="FILE", help="COCO results of all inputs")
     parser.add_argument(
@@ -76,7 +80,12 @@ from detkit.visualization import VIDEO_SUFFIXES, VideoWriter, free_path, image_f
 
 def load(args: argparse.Namespace) -> Predictor:
     """The predictor that the command line asks for."""
-    options: dict[str, Any] = {"device": args.device, "batch_size": args.batch_size}
+    options: dict[str, Any] = {
+        "device": args.device,
+        "batch_size": args.batch_size,
+        "precision": args.precision,
+        "compile": args.compile,
+    }
     if args.run is not None:
         return Predictor.from_run(args.run, args.weights or "model_final.pth", args.set, **options)
     if args.config_file is not None:

@@ -36,12 +36,16 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in train.output_dir")
     parser.add_argument("--eval-only", action="store_true", help="evaluate instead of training")
     parser.add_argument("--weights", metavar="FILE", help="with --eval-only (default: the run's model_final.pth)")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="with --eval-only: by a faster copy")
+    parser.add_argument("--compile", action="store_true", help="with --eval-only: through torch.compile, too")
     parser.add_argument("--num-processes", type=int, metavar="N", help="start N processes, as torchrun would")
     parser.add_argument("--max-restarts", type=int, metavar="N", help="with it: how often dead ones are replaced")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
     args = parser.parse_intermixed_args(argv)
     if args.weights and not args.eval_only:
         parser.error("--weights goes with --eval-only; a training starts from train.init_weights=FILE")
+    if (args.precision or args.compile) and not args.eval_only:
+        parser.error("--precision and --compile go with --eval-only; a training has train.precision=bf16")
     if args.resume and args.eval_only:
         parser.error("--resume trains on and --eval-only does not train: give one of them")
     if args.max_restarts is not None and args.num_processes is None:
@@ -72,6 +76,7 @@ from detkit.engine import (
 )
 from detkit.evaluation import FirstPredictions, evaluate, write_evaluation
 from detkit.experiment import Experiment, load_experiment
+from detkit.inference import optimized
 from detkit.launch import launch
 from detkit.run import check_alike, claim_folder, is_restarted, say_finished, start_run, warn_of_frozen_noise
 from detkit.utils import distributed
@@ -148,14 +153,16 @@ def train(exp: Experiment, go_on: bool) -> None:
     _show(f"The run is in {out}: model_final.pth, evaluation.json, curves.png, predictions/")
 
 
-def evaluate_only(exp: Experiment, weights: str | None) -> None:
+def evaluate_only(exp: Experiment, args: argparse.Namespace) -> None:
     """Evaluates weights on the test dataset."""
     device, out = torch_device(exp.train.device), start_run(exp)
-    checkpoint = read_checkpoint(weights or out / "model_final.pth")
+    checkpoint = read_checkpoint(args.weights or out / "model_final.pth")
     names = checkpoint.class_names or exp.data.train_set.class_names
     exp.data.check_classes(names)
     model = exp.build_model_for(names, pretrained=False).to(device)
     load_whole(model, checkpoint)
+    if args.precision is not None or args.compile:
+        model = optimized(model, args.precision or "fp32", args.compile)
     pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
     results = evaluate(model, exp.data.test(), evaluators, on_batch=pictures)
     write_prediction_pictures(pictures.gathered(), exp.data.test_set.class_names, out / "predictions")
@@ -175,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return launch(__file__, sys.argv[1:] if argv is None else argv, args.num_processes, args.max_restarts or 0)
     with distributed.process_group(torch_device(exp.train.device)):
         if args.eval_only:
-            evaluate_only(exp, args.weights)
+            evaluate_only(exp, args)
             return 0
         try:
             train(exp, args.resume)

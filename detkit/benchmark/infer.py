@@ -1,17 +1,21 @@
 """inference of Mask R-CNN R-50-FPN: from the image to pasted masks"""
 
 import argparse
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
+from detkit.benchmark.agreement import agreement
 from detkit.benchmark.limit import count_flops, matrix_product
 from detkit.benchmark.models import as_samples, images_of, make_pair
 from detkit.benchmark.options import add_model_arguments, settings_of
 from detkit.benchmark.report import Report, Row
 from detkit.benchmark.timing import Contestant, measure
 from detkit.building import torch_device
+from detkit.inference import optimized
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -19,6 +23,14 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommand's options."""
     add_model_arguments(parser, size=800, batch=1)
+    parser.add_argument("--compile", action="store_true", help="put detkit's static parts through torch.compile")
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        choices=tuple(_DTYPES),
+        default=list(_DTYPES),
+        help="of detkit's model (default: both); torchvision's is always fp32",
+    )
 
 
 def _without_gradients(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,8 +47,14 @@ def run(args: argparse.Namespace) -> Report:
     theirs = [(image.float() / 255).to(device) for image in images]
     samples = [sample.to(device) for sample in as_samples(images)]
     contestants = [Contestant("torchvision fp32", _without_gradients(lambda: pair.theirs(theirs)))]
-    contestants.append(Contestant("detkit fp32", _without_gradients(lambda: pair.ours(samples))))
-    limits = {name: matrix_product(_DTYPES[name], device) for name in _DTYPES}
+    models, first = {}, {}
+    for precision in dict.fromkeys(args.precision):
+        model = models[precision] = optimized(pair.ours, precision, args.compile)
+        start = time.perf_counter()
+        _without_gradients(model)(samples)
+        first[precision] = time.perf_counter() - start
+        contestants.append(Contestant(f"detkit {precision}", _without_gradients(partial(model, samples))))
+    limits = {name: matrix_product(_DTYPES[name], device) for name in models}
     measured = measure([*contestants, *limits.values()], rounds=args.rounds, warmup=args.warmup, device=device)
     by_name = {m.name: m for m in measured}
     baseline = measured[0]
@@ -47,7 +65,11 @@ def run(args: argparse.Namespace) -> Report:
     for m in measured[1 : len(contestants)]:
         limit_ms = facts[f"limit {m.name.split()[-1]}, ms"]
         rows.append(Row.of(m, baseline, **{"to limit": 1000 * m.median / limit_ms}))
+    facts |= {f"first run {name}, s": seconds for name, seconds in first.items()}
     with torch.inference_mode():
+        outputs = {name: model(samples) for name, model in models.items()}
+        if len(outputs) == 2:
+            facts |= agreement(outputs["fp32"], outputs["bf16"])
         facts["detections an image"] = sum(len(found["boxes"]) for found in pair.theirs(theirs)) / args.batch
     title = f"inference, Mask R-CNN R-50-FPN, {args.size} pixels, batch {args.batch}, {device}"
     return Report(title, rows, facts, settings_of(args))

@@ -23,7 +23,7 @@ from detkit.data.interfaces import (
     Sampler,
 )
 from detkit.data.loader import test_loader, train_loader
-from detkit.data.mapper import Mapper, MaskFormat, to_sample
+from detkit.data.mapper import Mapper, MaskFormat, bare_record, to_sample
 from detkit.data.samplers import AspectRatioSampler, ShuffleSampler, inference_batches
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "Sampler",
     "Shapes",
     "ShuffleSampler",
+    "bare_record",
     "inference_batches",
     "read_image",
     "test_loader",

@@ -68,6 +68,21 @@ class Mapper:
             return to_sample(record, self.mask_format, mini_mask_size=self.mini_mask_size, keep_crowd=self.keep_crowd)
 
 
+def bare_record(image: np.ndarray, file_name: str = "") -> Record:
+    """The record of an ``(H, W, C)`` uint8 image that nothing is known of."""
+    return Record(
+        image=image,
+        image_id=0,
+        file_name=file_name,
+        original_size=(image.shape[0], image.shape[1]),
+        boxes=np.zeros((0, 4), np.float32),
+        classes=np.zeros(0, np.int64),
+        crowd=np.zeros(0, bool),
+        masks=None,
+        annotation_ids=np.zeros(0, np.int64),
+    )
+
+
 def to_sample(
     record: Record, mask_format: MaskFormat = "polygon", *, mini_mask_size: int = 56, keep_crowd: bool = False
 ) -> Sample:

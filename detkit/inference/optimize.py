@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from detkit.inference.packed import can_pack, pack
 from detkit.layers import DeformConvNorm, FrozenBatchNorm2d
 from detkit.modeling.interfaces import Backbone, BoxHead, MaskHead, MetaArch, Neck, RPNHead
 
+M = TypeVar("M", bound=nn.Module)
+
 Precision = Literal["fp32", "bf16"]
 """What convolutions and linear layers are computed in. Boxes, scores and masks are made in float32 in any case."""
 
@@ -22,14 +24,14 @@ _FLOAT32_ALONE = (_BatchNorm, FrozenBatchNorm2d, DeformConvNorm)
 """Norms, which take maps of lower precision as they are, and an operator that has no other precision on the CPU."""
 
 
-def optimized(model: MetaArch, precision: Precision = "fp32", compile: bool = False) -> MetaArch:
+def optimized(model: M, precision: Precision = "fp32", compile: bool = False) -> M:
     """A copy of the model that predicts faster.
 
     Maps are channels-last and batch norms folded into convolutions. On the CPU weights are packed for oneDNN, and a
     convolution takes the ReLU and the sum that follow it along. What comes out is the same to rounding.
 
     Args:
-        model: on its device. It stays as it is; the copy shares nothing with it.
+        model: a meta-architecture, on its device. It stays as it is; the copy shares nothing with it.
         precision: see ``Precision``. bf16 halves weights and maps; worth it where the processor has instructions for
             it (AVX-512 BF16, AMX, GPUs from Ampere on).
         compile: whether backbone, neck and heads go through ``torch.compile``. The first prediction then takes a
@@ -45,7 +47,8 @@ def optimized(model: MetaArch, precision: Precision = "fp32", compile: bool = Fa
         raise ValueError(f"precision: expected one of {', '.join(_DTYPES)}, got {precision!r}")
     dtype, fast = _DTYPES[precision], copy.deepcopy(model).eval().requires_grad_(False)
     fold_norms(fast)
-    fast.memory_format = torch.channels_last
+    if isinstance(fast, MetaArch):
+        fast.memory_format = torch.channels_last
     fast.to(memory_format=torch.channels_last)
     on_cpu = all(p.device.type == "cpu" for p in fast.parameters())
     if on_cpu and can_pack(dtype):

@@ -64,9 +64,7 @@ class PackedConv(nn.Module):
         """``relu(conv(x) + other)``."""
         x, other = _channels_last(x, self.dtype), _channels_last(other, self.dtype)
         where = (self.padding, self.stride, self.dilation, self.groups)
-        return _OPS._convolution_pointwise.binary(
-            x, other, self.weight, self.bias, *where, "add", 1.0, "relu", [], ""
-        )
+        return _OPS._convolution_pointwise.binary(x, other, self.weight, self.bias, *where, "add", 1.0, "relu", [], "")
 
 
 class PackedLinear(nn.Module):
@@ -111,8 +109,8 @@ def pack(module: nn.Module, dtype: torch.dtype) -> nn.Module:
         return PackedLinear(module, dtype) if isinstance(module, nn.Linear) else PackedConv(module, dtype)  # type: ignore[arg-type]
     for name, child in module.named_children():
         setattr(module, name, pack(child, dtype))
-    whole = isinstance(module, ResidualBlock) and isinstance(module.last, PackedConv)
-    return PackedResidual(module) if whole and module.last.activation is None else module  # type: ignore[arg-type]
+    last: nn.Module | None = module.last if isinstance(module, ResidualBlock) else None
+    return PackedResidual(module) if isinstance(last, PackedConv) else module  # type: ignore[arg-type]
 
 
 def _channels_last(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,151 @@
+"""``optimized``: a copy that computes the same, faster."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from small import sample, small_model
+from torch import nn
+
+from detkit.benchmark.agreement import agreement
+from detkit.inference import optimized
+from detkit.inference.folding import fold_norms
+from detkit.inference.optimize import static_parts
+from detkit.inference.packed import PackedConv, PackedLinear, PackedResidual, can_pack
+from detkit.layers import ConvNorm, FrozenBatchNorm2d, ShapeSpec
+from detkit.modeling.backbones import ResNet, TorchvisionBackbone
+from detkit.structures import Boxes, Instances
+
+
+def samples(*seeds, height=64, width=96):
+    return [sample(height, width, seed=seed) for seed in seeds]
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Trained until it knows two images by heart, so that what it finds is no accident."""
+    torch.manual_seed(0)
+    model, batch = small_model(score_thresh=0.3), samples(0, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model(batch).total().backward()
+        optimizer.step()
+    return model.eval()
+
+
+def test_fp32_finds_the_same(model):
+    before = copy.deepcopy(model.state_dict())
+    batch = samples(0, 1) + samples(2, height=50, width=77)
+    expected, found = model(batch), optimized(model)(batch)
+    assert sum(map(len, expected)) >= 5
+    for a, b in zip(expected, found):
+        assert torch.equal(a.classes, b.classes)
+        torch.testing.assert_close(b.boxes.tensor, a.boxes.tensor, atol=1e-3, rtol=0)
+        torch.testing.assert_close(b.scores, a.scores, atol=1e-5, rtol=0)
+        assert (a.masks.tensor != b.masks.tensor).sum() <= a.masks.tensor.sum() * 1e-3
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not model.training
+
+
+def test_bf16_finds_nearly_the_same(model):
+    batch = samples(0, 1)
+    figures = agreement(model(batch), optimized(model, "bf16")(batch))
+    assert figures["matched"] == 1
+    assert figures["box IoU"] >= 0.98
+    assert figures["mask IoU"] >= 0.98
+    assert figures["largest score difference"] < 0.05
+
+
+def test_training_goes_on_beside_the_copy(model):
+    trained = copy.deepcopy(model).train()
+    fast = optimized(trained)
+    assert trained.training
+    assert not fast.training
+    trained(samples(0)).total().backward()
+    assert all(not p.requires_grad for p in fast.parameters())
+
+
+def test_no_image_and_no_detection(model):
+    strict = copy.deepcopy(model)
+    strict.roi_heads.box_head.score_thresh = 0.9999
+    (found,) = optimized(strict, "bf16")(samples(7))
+    assert len(found) == 0
+    assert found.masks.shape == (0, 64, 96)
+
+
+@pytest.mark.skipif(not can_pack(torch.float32), reason="torch without oneDNN")
+def test_layers_are_packed_and_nothing_is_left_of_the_norms(model):
+    kinds = {type(part) for part in optimized(model).modules()}
+    assert {PackedConv, PackedLinear, PackedResidual} <= kinds
+    assert not kinds & {ConvNorm, FrozenBatchNorm2d, nn.BatchNorm2d, nn.Conv2d, nn.Linear}
+
+
+def with_random_norms(module):
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d):
+            for name, low, high in (("weight", 0.5, 1.5), ("bias", -1, 1), ("running_mean", -1, 1)):
+                nn.init.uniform_(getattr(norm, name), low, high)
+            nn.init.uniform_(norm.running_var, 0.5, 2)
+    return module.eval()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(ResNet, depth=50, width=8, norm="FrozenBN"),
+        partial(ResNet, depth=50, width=8, norm="BN", conv_bias=True, stem_pool="same"),
+        partial(ResNet, depth=18, width=8, norm="GN"),
+        partial(TorchvisionBackbone, model="mobilenet_v3_small"),
+        partial(TorchvisionBackbone, model="resnet18"),
+    ],
+    ids=["bottlenecks", "batch norm and bias", "group norm", "sequential", "others"],
+)
+def test_backbones_give_the_same_maps(make):
+    torch.manual_seed(0)
+    backbone = with_random_norms(make(ShapeSpec(channels=3)))
+    image = torch.randn(2, 3, 64, 96)
+    expected = backbone(image)
+    for precision, tolerance in (("fp32", 1e-5), ("bf16", 0.05)):
+        found = optimized(backbone, precision)(image)
+        for name, wanted in expected.items():
+            error = (found[name].float() - wanted).norm() / wanted.norm()
+            assert error < tolerance, (name, precision, float(error))
+
+
+def test_norms_that_look_at_the_map_are_not_folded():
+    part = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Conv2d(4, 4, 1)).eval()
+    fold_norms(part)
+    assert isinstance(part[1], nn.BatchNorm2d)
+
+
+def test_an_unknown_precision_is_refused(model):
+    with pytest.raises(ValueError, match=r"expected one of fp32, bf16, got 'fp8'"):
+        optimized(model, "fp8")
+
+
+def test_agreement_pairs_the_best_overlaps_of_a_class():
+    truth = Instances((10, 10), boxes=Boxes([[0, 0, 4, 4], [0, 0, 4, 4], [5, 5, 9, 9]]), scores=torch.ones(3))
+    truth = truth.with_fields(classes=torch.tensor([0, 1, 0]))
+    found = Instances((10, 10), boxes=Boxes([[5, 5, 9, 8], [0, 0, 4, 3], [0, 0, 4, 4]]), scores=torch.full((3,), 0.9))
+    found = found.with_fields(classes=torch.tensor([0, 0, 0]))
+    figures = agreement([truth], [found])
+    assert figures["matched"] == pytest.approx(2 / 3)
+    assert figures["box IoU"] == pytest.approx((1 + 0.75) / 2)
+    assert figures["largest score difference"] == pytest.approx(0.1)
+
+
+@pytest.mark.slow
+def test_other_sizes_compile_nothing_anew(model):
+    fast = optimized(model, compile=True)
+    assert len(list(static_parts(fast))) >= 4
+    torch._dynamo.reset()
+    expected = model(samples(0))
+    torch.testing.assert_close(fast(samples(0))[0].boxes.tensor, expected[0].boxes.tensor, atol=1e-3, rtol=0)
+    fast(samples(1, height=96, width=64))
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert before > 0
+    for height, width in ((64, 128), (128, 96), (160, 160)):
+        fast(samples(0, height=height, width=width))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before

@@ -141,11 +141,11 @@ def test_other_sizes_compile_nothing_anew(model):
     fast = optimized(model, compile=True)
     assert len(list(static_parts(fast))) >= 4
     torch._dynamo.reset()
-    expected = model(samples(0))
-    torch.testing.assert_close(fast(samples(0))[0].boxes.tensor, expected[0].boxes.tensor, atol=1e-3, rtol=0)
-    fast(samples(1, height=96, width=64))
+    batch = samples(0, height=128, width=160)  # the coarsest map has more than one row: torch takes 1 for a constant
+    (expected,), (found,) = model(batch), fast(batch)
+    torch.testing.assert_close(found.boxes.tensor, expected.boxes.tensor, atol=1e-3, rtol=0)
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     assert before > 0
-    for height, width in ((64, 128), (128, 96), (160, 160)):
+    for height, width in ((160, 128), (192, 224), (224, 160)):
         fast(samples(0, height=height, width=width))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before

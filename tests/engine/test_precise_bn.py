@@ -4,7 +4,7 @@ import pytest
 import torch
 from norms import Normed, batch, run, stream
 
-from detkit.checkpoint import Checkpointer
+from detkit.checkpoint import Checkpointer, resume
 from detkit.engine import CheckpointHook, EvalHook, Hook, PreciseBN, Trainer
 
 
@@ -102,3 +102,26 @@ def test_mistakes_are_named():
     trainer = Trainer(model, optimizer, lambda s, n: 1.0, stream(0), 2, hooks=[PreciseBN()])
     with pytest.raises(ValueError, match="PreciseBN: the trainer's batches are a stream"):
         trainer.train()
+
+
+def test_a_resumed_run_ends_with_the_same_statistics(tmp_path):
+    def trainer_for(folder, steps):
+        model = Normed()
+        checkpointer = Checkpointer(tmp_path / folder)
+        hooks = [PreciseBN(num_batches=2), CheckpointHook(checkpointer, 2), EvalHook(dict, 2)]
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        options = {"accumulate": 2, "precision": "fp16"}
+        return Trainer(model, optimizer, lambda s, n: 1.0, stream, steps, hooks=hooks, **options), checkpointer
+
+    torch.manual_seed(6)
+    straight, _ = trainer_for("straight", 5)
+    straight.train()
+    torch.manual_seed(6)
+    first, checkpointer = trainer_for("stopped", 2)
+    first.train()
+    again, _ = trainer_for("stopped", 5)
+    assert resume(checkpointer, again.model, again) == 2
+    again.train()
+    for (name, ours), theirs in zip(again.model.state_dict().items(), straight.model.state_dict().values()):
+        assert torch.equal(ours, theirs), name
+    assert again.scaler.state_dict() == straight.scaler.state_dict()

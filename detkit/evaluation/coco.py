@@ -8,11 +8,12 @@ from typing import Any, Literal
 from detkit.data.interfaces import Dataset
 from detkit.evaluation.coco_metrics import GroundTruth, Task, coco_metrics
 from detkit.evaluation.coco_report import coco_report
-from detkit.evaluation.coco_results import coco_results
+from detkit.evaluation.coco_results import Detections
 from detkit.evaluation.interfaces import EVALUATORS, Evaluator
 from detkit.registry import DataError
 from detkit.structures import Instances, Sample
-from detkit.utils.distributed import all_gather_object, is_main
+from detkit.utils.collector import no_collection
+from detkit.utils.distributed import gather_object, is_main
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class CocoEvaluator(Evaluator):
 
     def reset(self) -> None:
         """Forgets what ``update`` collected."""
-        self._predictions: dict[int | str, list[dict[str, Any]]] = {}
+        self._predictions: dict[int | str, Detections] = {}
         self._predicted_masks = False
 
     def update(self, samples: list[Sample], outputs: list[Instances]) -> None:
@@ -76,7 +77,7 @@ class CocoEvaluator(Evaluator):
             if self.tasks == ("box",):
                 instances = instances.without("masks")
             self._predicted_masks |= "masks" in instances
-            self._predictions[image_id] = coco_results(instances, image_id)
+            self._predictions[image_id] = Detections.of(instances)
 
     def compute(self) -> dict[str, Any]:
         """The figures over the predictions of all processes (all of them must call); {} off rank 0.
@@ -84,10 +85,10 @@ class CocoEvaluator(Evaluator):
         Raises:
             DataError: mask AP is asked for, but an annotation has no mask.
         """
-        gathered = all_gather_object((self._predictions, self._predicted_masks))
+        gathered = gather_object((self._predictions, self._predicted_masks))
         if not is_main():
             return {}
-        merged: dict[int | str, list[dict[str, Any]]] = {}
+        merged: dict[int | str, Detections] = {}
         for predictions, _ in gathered:
             merged = {**predictions, **merged}
         self._predictions, self._predicted_masks = merged, any(masks for _, masks in gathered)
@@ -110,7 +111,8 @@ class CocoEvaluator(Evaluator):
     def results(self) -> list[dict[str, Any]]:
         """COCO results, image by image: this process's own; after ``compute``, on rank 0, those of all processes."""
         image_ids = sorted(self._predictions, key=self._ground_truth().number.__getitem__)
-        return [row for image_id in image_ids for row in self._predictions[image_id]]
+        with no_collection():
+            return [row for image_id in image_ids for row in self._predictions[image_id].rows(image_id)]
 
     def write_results(self, path: str | Path) -> None:
         """Writes ``results()`` as JSON, the form that COCO's evaluation servers and tools take."""

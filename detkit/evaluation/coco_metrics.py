@@ -10,12 +10,16 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+import pycocotools.mask as coco_mask
 
 from detkit.registry import DataError
+from detkit.utils.collector import no_collection
 
 logger = logging.getLogger(__name__)
 
 Task = Literal["box", "mask"]
+AT_A_TIME = 200
+"""pycocotools takes the areas of no more than 255 shapes at once."""
 AREAS = {"s": "smaller than 32 x 32 pixels", "m": "of 32 x 32 to 96 x 96 pixels", "l": "larger than 96 x 96 pixels"}
 
 
@@ -80,7 +84,8 @@ def coco_metrics(
         DataError: a mask task with an annotation that has no segmentation.
     """
     limits = sorted({n for n in (1, 10) if n < max_detections} | {max_detections})
-    precision, recall = _accumulate(truth, results, task, limits)
+    with no_collection():
+        precision, recall = _accumulate(truth, results, task, limits)
     metrics: dict[str, Any] = {
         "AP": _mean(precision[..., 0, -1]),
         "AP50": _mean(precision[0, ..., 0, -1]),
@@ -125,8 +130,6 @@ def _accumulate(
 
 def _rows(truth: GroundTruth, results: list[dict[str, Any]], task: Task) -> list[dict[str, Any]]:
     """Results as annotations. The size of a detection is its box's area for boxes and its mask's for masks."""
-    from faster_coco_eval import mask as rle_ops  # pycocotools' area fails on lists of more than 255
-
     key = "segmentation" if task == "mask" else "bbox"
     rows = [
         {
@@ -141,7 +144,8 @@ def _rows(truth: GroundTruth, results: list[dict[str, Any]], task: Task) -> list
         for n, r in enumerate(results, 1)
     ]
     if task == "mask":
-        areas = np.asarray(rle_ops.area([r["segmentation"] for r in rows])).tolist() if rows else []
+        shapes = [r["segmentation"] for r in rows]
+        areas = [a for i in range(0, len(rows), AT_A_TIME) for a in coco_mask.area(shapes[i : i + AT_A_TIME]).tolist()]
     else:
         areas = [r["bbox"][2] * r["bbox"][3] for r in rows]
     return [{**row, "area": area} for row, area in zip(rows, areas)]

@@ -109,6 +109,18 @@ def share_buffers(model: nn.Module) -> None:
         dist.broadcast(buffer, 0)
 
 
+def gather_object(obj: Any) -> list[Any]:
+    """``obj`` of every process, ordered by rank, on rank 0; [] on the others, which are sent nothing.
+
+    All processes must call it; the objects must be picklable.
+    """
+    if world_size() == 1:
+        return [obj]
+    gathered: list[Any] | None = [None] * world_size() if is_main() else None
+    dist.gather_object(obj, gathered)
+    return gathered or []
+
+
 def reduce_mean(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The mean over processes of each 0-d tensor, in one all-reduce; detached.
 

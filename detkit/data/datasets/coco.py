@@ -10,12 +10,12 @@ import numpy as np
 from detkit.data.datasets.annotations import class_table, coco_categories
 from detkit.data.datasets.coco_annotations import AnnotationReader, InvalidBoxes, InvalidMasks, Policy
 from detkit.data.datasets.coco_json import CocoFile
-from detkit.data.datasets.json_entries import no_collection
 from detkit.data.flat import Texts
 from detkit.data.images import check_image, read_image
 from detkit.data.interfaces import DATASETS, Dataset, ObjectTable, Record
 from detkit.data.paths import data_path
 from detkit.registry import DataError
+from detkit.utils.collector import no_collection
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,6 @@
 """The entries of a large JSON list, each decoded when it is looked at."""
 
-import gc
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, overload
 
 import msgspec
@@ -53,18 +51,6 @@ class _Parts(msgspec.Struct, gc=False):
     images: list[msgspec.Raw]
     annotations: list[msgspec.Raw]
     categories: list[dict[str, Any]]
-
-
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """Within it Python looks for no reference cycles: a million new objects have none, and looking takes seconds."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def decoded(raw: list[msgspec.Raw]) -> list[Any]:

@@ -5,11 +5,17 @@ A benchmark is a module with ``add_arguments(parser)`` and ``run(args) -> Report
 
 from types import ModuleType
 
-from detkit.benchmark import importing, infer, train
+from detkit.benchmark import evaluate, importing, infer, paste, train
 from detkit.benchmark.report import Report, Row
 from detkit.benchmark.timing import Contestant, Measurement, measure
 
-BENCHMARKS: dict[str, ModuleType] = {"infer": infer, "train": train, "import": importing}
+BENCHMARKS: dict[str, ModuleType] = {
+    "infer": infer,
+    "train": train,
+    "paste": paste,
+    "eval": evaluate,
+    "import": importing,
+}
 """Subcommand of ``tools/benchmark.py`` -> its module; the module's docstring is its help."""
 
 __all__ = ["BENCHMARKS", "Contestant", "Measurement", "Report", "Row", "measure"]

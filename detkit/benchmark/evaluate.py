@@ -1,0 +1,122 @@
+"""box and mask AP by the COCO protocol, from predictions on to the figures"""
+
+import argparse
+import contextlib
+import copy
+import io
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from detkit.benchmark.options import positive, settings_of
+from detkit.benchmark.report import Report, Row
+from detkit.benchmark.timing import Contestant, measure
+from detkit.evaluation.coco_metrics import GroundTruth, coco_metrics
+
+SIZE = (480, 640)
+CLASSES = 80
+OBJECTS = 7
+"""Objects an image."""
+STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+KINDS = {"box": "bbox", "mask": "segm"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The subcommand's options."""
+    parser.add_argument("--images", type=positive, default=500, help="images, COCO's test set has 5000 (default: 500)")
+    parser.add_argument("--detections", type=positive, default=100, help="detections an image (default: 100)")
+
+
+def shapes(count: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Uneven ellipses of all sizes as ``segmentation``, ``bbox`` and ``area``."""
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    found = []
+    for _ in range(count):
+        cx, cy, r = rng.uniform(50, 590), rng.uniform(50, 430), rng.uniform(4, 100)
+        inside = ((x - cx) / r) ** 2 + ((y - cy) / (0.7 * r)) ** 2 < 1 + 0.3 * np.sin(x / 5)
+        rle = coco_mask.encode(np.asfortranarray(inside.astype(np.uint8)))
+        shape = {"size": list(SIZE), "counts": rle["counts"].decode("ascii")}
+        found.append(
+            {"segmentation": shape, "bbox": coco_mask.toBbox(rle).tolist(), "area": float(coco_mask.area(rle))}
+        )
+    return found
+
+
+def made_up(images: int, detections: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A ground truth, and results of which some are right, some nearly and most wrong."""
+    rng = np.random.default_rng(0)
+    pool = shapes(300, rng)
+    annotations, results = list[dict[str, Any]](), list[dict[str, Any]]()
+    for image in range(1, images + 1):
+        chosen, classes = rng.integers(0, len(pool), OBJECTS), rng.integers(1, CLASSES + 1, OBJECTS)
+        for shape, category in zip(chosen.tolist(), classes.tolist()):
+            crowd = int(rng.random() < 0.02)
+            base = {"id": len(annotations) + 1, "image_id": image, "category_id": category, "iscrowd": crowd}
+            annotations.append({**base, **pool[shape]})
+        drawn, guesses = rng.integers(0, len(pool), detections), rng.integers(1, CLASSES + 1, detections)
+        drawn[:OBJECTS], guesses[:OBJECTS] = chosen[:detections], classes[:detections]
+        scores = rng.random(detections).round(3)
+        for shape, category, score in zip(drawn.tolist(), guesses.tolist(), scores.tolist()):
+            found = {key: pool[shape][key] for key in ("bbox", "segmentation")}
+            results.append({"image_id": image, "category_id": category, "score": score, **found})
+    coco = {
+        "images": [{"id": i, "height": SIZE[0], "width": SIZE[1]} for i in range(1, images + 1)],
+        "annotations": annotations,
+        "categories": [{"id": k, "name": f"class {k}"} for k in range(1, CLASSES + 1)],
+    }
+    return coco, results
+
+
+class Theirs:
+    """pycocotools, from results to its twelve figures."""
+
+    def __init__(self, coco: dict[str, Any], results: list[dict[str, Any]]):
+        self.coco, self.given = coco, results
+        self.figures: dict[str, dict[str, float]] = {}
+
+    def prepare(self) -> None:
+        """Fresh copies: it writes into what it is given."""
+        self.truth, self.results = COCO(), copy.deepcopy(self.given)
+        self.truth.dataset = copy.deepcopy(self.coco)
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.truth.createIndex()
+
+    def run(self) -> None:
+        """Boxes and masks."""
+        for task, kind in KINDS.items():
+            with contextlib.redirect_stdout(io.StringIO()):
+                rows = self.results if task == "mask" else [_without_shape(row) for row in self.results]
+                evaluation = COCOeval(self.truth, self.truth.loadRes(rows), kind)
+                evaluation.evaluate()
+                evaluation.accumulate()
+                evaluation.summarize()
+            self.figures[task] = dict(zip(STATS, evaluation.stats.tolist()))
+
+
+def _without_shape(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != "segmentation"}
+
+
+def run(args: argparse.Namespace) -> Report:
+    """Measures. The baseline is pycocotools; the figures must be equal."""
+    coco, results = made_up(args.images, args.detections)
+    truth = GroundTruth(coco, [category["name"] for category in coco["categories"]])
+    theirs, ours = Theirs(coco, results), dict[str, dict[str, Any]]()
+
+    def evaluate() -> None:
+        for task in ("box", "mask"):
+            ours[task] = coco_metrics(truth, results, task, 100, True)
+
+    contestants = [
+        Contestant("pycocotools", theirs.run, theirs.prepare, memory=False),
+        Contestant("detkit", evaluate, memory=False),
+    ]
+    measured = measure(contestants, rounds=args.rounds, warmup=args.warmup)
+    apart = [abs(ours[task][name] - value) for task in KINDS for name, value in theirs.figures[task].items()]
+    assert max(apart) < 1e-12, "the same figures"
+    facts = {f"{task} AP": ours[task]["AP"] for task in KINDS} | {"largest difference of a figure": max(apart)}
+    title = f"COCO evaluation of boxes and masks, {args.images} images with {args.detections} detections each"
+    return Report(title, [Row.of(m, measured[0]) for m in measured], facts, settings_of(args))

@@ -5,13 +5,14 @@ A benchmark is a module with ``add_arguments(parser)`` and ``run(args) -> Report
 
 from types import ModuleType
 
-from detkit.benchmark import evaluate, importing, infer, paste, train
+from detkit.benchmark import data, evaluate, importing, infer, paste, train
 from detkit.benchmark.report import Report, Row
 from detkit.benchmark.timing import Contestant, Measurement, measure
 
 BENCHMARKS: dict[str, ModuleType] = {
     "infer": infer,
     "train": train,
+    "data": data,
     "paste": paste,
     "eval": evaluate,
     "import": importing,

@@ -1,9 +1,12 @@
 """Image files to RGB arrays, and what their headers say."""
 
 import os
+import warnings
 from typing import Any
 
 import numpy as np
+import torch
+import torchvision.io
 from PIL import Image, ImageOps
 
 from detkit.data.faults import Fault
@@ -12,13 +15,17 @@ from detkit.registry import DataError
 ORIENTATION = 0x0112
 """The EXIF tag that says how the camera was held."""
 
+# Its decoder may leave torchvision one day; Pillow then does the work, as it does for all but common JPEG.
+warnings.filterwarnings("ignore", "The image decoding and encoding capabilities", DeprecationWarning)
+
 
 def read_image(path: str, size: tuple[int, int] | None = None) -> np.ndarray:
     """An image file as ``(H, W, 3)`` uint8 RGB.
 
     Grayscale and palettes become RGB, an alpha channel is dropped, 16 bits are scaled to 8. A camera's EXIF
     orientation is applied if the image then has ``size``: tools that show images turned write turned sizes and boxes,
-    those that do not write both as they are stored.
+    those that do not write both as they are stored. Common JPEG is decoded by torchvision, all else by Pillow; both
+    stand on libjpeg-turbo and give the same pixels.
 
     Args:
         path: the file.
@@ -32,8 +39,8 @@ def read_image(path: str, size: tuple[int, int] | None = None) -> np.ndarray:
     try:
         with Image.open(path) as image:
             turned = _turned(image, size)
-            image.load()
-            pixels = _rgb(ImageOps.exif_transpose(image) if turned else image, path)
+            found = None if turned else _common_jpeg(image, path)
+            pixels = _rgb(ImageOps.exif_transpose(image) if turned else image, path) if found is None else found
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
@@ -74,7 +81,20 @@ def _turned(image: Image.Image, size: tuple[int, int] | None) -> bool:
     return size is None or seen == tuple(size)
 
 
+def _common_jpeg(image: Image.Image, path: str) -> np.ndarray | None:
+    """The pixels of a whole JPEG in RGB or gray; None where it is not one, for Pillow to decode or to complain of."""
+    if image.format != "JPEG" or image.mode not in ("RGB", "L") or not hasattr(torchvision.io, "decode_jpeg"):
+        return None
+    try:
+        text = torch.from_numpy(np.fromfile(path, np.uint8))
+        pixels = torchvision.io.decode_jpeg(text, torchvision.io.ImageReadMode.RGB)
+    except RuntimeError:
+        return None
+    return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
+
+
 def _rgb(image: Image.Image, path: str) -> np.ndarray:
+    image.load()
     if image.mode == "F":
         words = "pixels are floating-point numbers of unknown range; save it with 8 or 16 bits"
         raise Fault("unreadable image", path, "", words)

@@ -1,6 +1,7 @@
 """Loaders: batches of samples, made ahead by worker processes."""
 
 import dataclasses
+import gc
 import itertools
 import os
 import signal
@@ -159,6 +160,7 @@ def _as_it_is(batch: list[Sample]) -> list[Sample]:
 
 
 def _start_worker(worker: int) -> None:
+    gc.freeze()  # what the main process made is no garbage here, and looking for some would copy its pages
     torch.set_num_threads(1)  # the workers share the cores with the training process and with each other
     if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGUSR1"):  # no such on Windows
         _outlast_signals()

@@ -80,3 +80,55 @@ def test_bytes_behind_the_end_of_a_jpeg_do_no_harm(tmp_path, rgb):
     save(path, Image.fromarray(rgb))
     path.write_bytes(path.read_bytes() + b"\0" * 100)
     check_image(str(path), (H, W))
+
+
+def by_pillow(path):
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (37, 61), (240, 319)])
+@pytest.mark.parametrize(
+    "options", [{}, {"subsampling": 0}, {"subsampling": 1}, {"progressive": True}, {"quality": 30}]
+)
+def test_jpeg_has_pillows_pixels(tmp_path, size, options):
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 255, (5, 7, 3), np.uint8)).resize(size[::-1], Image.Resampling.BICUBIC)
+    for name, image in (("c.jpg", coarse), ("g.jpg", coarse.convert("L")), ("k.jpg", coarse.convert("CMYK"))):
+        path = save(tmp_path / name, image, **options)
+        found = read_image(path, size)
+        assert (found == by_pillow(path)).all()
+        assert found.flags.c_contiguous
+        assert found.flags.writeable
+
+
+def test_photographs_have_pillows_pixels(shared_data):
+    paths = sorted((shared_data / "coco_mini/val2017").glob("*.jpg"))[:12]
+    assert len(paths) == 12
+    for path in paths:
+        assert (read_image(str(path)) == by_pillow(path)).all()
+
+
+def test_a_jpeg_without_its_decoder_in_torchvision(tmp_path, rgb, monkeypatch):
+    path = save(tmp_path / "a.jpg", Image.fromarray(rgb))
+    before = read_image(path)
+    monkeypatch.delattr("torchvision.io.decode_jpeg")
+    assert (read_image(path) == before).all()
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_orientation_of_a_jpeg(tmp_path, rgb, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / "o.jpg", Image.fromarray(rgb), exif=exif)
+    turns = {1: 0, 3: 2, 6: 3}[orientation]
+    assert (read_image(path) == np.rot90(by_pillow(path), turns)).all()
+
+
+@pytest.mark.parametrize("end", [0.1, 0.5, 0.9])
+def test_a_jpeg_cut_in_half_is_named(tmp_path, rgb, end):
+    path = tmp_path / "half.jpg"
+    save(path, Image.fromarray(np.tile(rgb, (20, 20, 1))))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * end)])
+    with pytest.raises(DataError, match=r"half\.jpg: cannot be decoded"):
+        read_image(str(path))

@@ -37,7 +37,9 @@ def test_a_model_benchmark_writes_its_figures(tool, tmp_path, capsys, command):
     assert "detkit fp32" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [["paste", "--masks", "3"], ["eval", "--images", "3", "--detections", "9"]])
+@pytest.mark.parametrize(
+    "command", [["data", "--images", "2"], ["paste", "--masks", "3"], ["eval", "--images", "3", "--detections", "9"]]
+)
 def test_a_benchmark_of_the_rest_writes_its_figures(tool, tmp_path, command):
     path = tmp_path / "figures.json"
     assert tool.main([*command, "--rounds", "1", "--warmup", "1", "--json", str(path)]) == 0

@@ -1,0 +1,107 @@
+"""loading: from files to augmented training samples, in one process; and opening a set of COCO's size"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision import datasets
+from torchvision.transforms import v2
+
+from detkit.benchmark.coco_sized import opened
+from detkit.benchmark.options import positive, settings_of
+from detkit.benchmark.report import Report, Row
+from detkit.benchmark.timing import Contestant, measure
+from detkit.data import CocoInstances, Mapper, RandomFlip, ResizeShortestEdge
+
+SHORT_EDGES = tuple(range(640, 801, 32))
+MAX_SIZE = 1333
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The subcommand's options."""
+    parser.add_argument("--json-file", type=Path, metavar="FILE", help="a COCO file (default: a made-up set)")
+    parser.add_argument("--image-root", type=Path, metavar="DIR", help="its images (with --json-file)")
+    parser.add_argument("--images", type=positive, default=40, help="images a run (default: 40)")
+    parser.add_argument(
+        "--coco-sized",
+        action="store_true",
+        help="also open a made-up file of 118,000 images and 860,000 annotations, and read it in four workers",
+    )
+
+
+def make_set(folder: Path, images: int) -> tuple[Path, Path]:
+    """JPEG files of 480 x 640 with smooth noise and 7 polygons each; the JSON and the folder of images."""
+    rng, angle = np.random.default_rng(0), np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    content: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "blob"}]}
+    for i in range(1, images + 1):
+        coarse = Image.fromarray(rng.integers(0, 255, (60, 80, 3), np.uint8))
+        coarse.resize((640, 480), Image.Resampling.BICUBIC).save(folder / f"{i}.jpg", quality=90)
+        content["images"].append({"id": i, "file_name": f"{i}.jpg", "height": 480, "width": 640})
+        for _ in range(7):
+            x, y, r = rng.uniform(70, 570), rng.uniform(70, 410), rng.uniform(5, 60)
+            points = np.stack([x + r * np.cos(angle), y + r * np.sin(angle)], 1).round(2)
+            base = {"id": len(content["annotations"]) + 1, "image_id": i, "category_id": 1, "iscrowd": 0}
+            box = [round(x - r, 2), round(y - r, 2), round(2 * r, 2), round(2 * r, 2)]
+            content["annotations"].append(
+                {**base, "bbox": box, "area": 3 * r * r, "segmentation": [points.reshape(-1).tolist()]}
+            )
+    path = folder / "instances.json"
+    path.write_text(json.dumps(content))
+    return path, folder
+
+
+def reference(json_file: Path, image_root: Path, images: int) -> Callable[[], None]:
+    """torchvision's reference pipeline: its COCO dataset (Pillow) and v2 transforms."""
+    transforms = v2.Compose(
+        [
+            v2.ToImage(),
+            v2.RandomShortestSize(min_size=list(SHORT_EDGES), max_size=MAX_SIZE),
+            v2.RandomHorizontalFlip(0.5),
+            v2.ToPureTensor(),
+        ]
+    )
+    plain = datasets.CocoDetection(str(image_root), str(json_file), transforms=transforms)
+    keys = ("boxes", "labels", "masks")
+    dataset = datasets.wrap_dataset_for_transforms_v2(plain, target_keys=keys)
+    order = {plain.coco.loadImgs(id_)[0]["file_name"]: i for i, id_ in enumerate(plain.ids)}
+    chosen = [i for _, i in sorted(order.items())][:images]
+
+    def run() -> None:
+        for index in chosen:
+            dataset[index]
+
+    return run
+
+
+def run(args: argparse.Namespace) -> Report:
+    """Measures, with one thread. The baseline is torchvision's reference pipeline; the same files on both sides."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            made = args.json_file is None
+            json_file, image_root = make_set(Path(folder), args.images) if made else (args.json_file, args.image_root)
+            dataset = CocoInstances(json_file=str(json_file), image_root=str(image_root), check_images=0)
+            mapper = Mapper(dataset, [ResizeShortestEdge(short_edge=SHORT_EDGES, max_size=MAX_SIZE), RandomFlip()])
+            names = sorted((dataset.image_path(i), i) for i in range(len(dataset)))
+            chosen = [i for _, i in names][: args.images]
+            contestants = [
+                Contestant("torchvision v2", reference(json_file, image_root, args.images)),
+                Contestant("detkit", lambda: [mapper(0, i).image.shape for i in chosen]),
+            ]
+            measured = measure(contestants, rounds=args.rounds, warmup=args.warmup)
+    finally:
+        torch.set_num_threads(threads)
+    facts: dict[str, Any] = opened() if args.coco_sized else {}
+    rows = [
+        Row.of(m, measured[0], **{"images/s a core": len(chosen) / float(np.median(m.processor_seconds))})
+        for m in measured
+    ]
+    what = "made-up JPEG" if made else str(args.json_file)
+    return Report(f"loading {len(chosen)} images with polygons, {what}", rows, facts, settings_of(args))

@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ["getting_started", "extending", "checkpoints", "training", "troubleshooting", "distributed", "seed", "design"]
+PAGES = [
+    "getting_started",
+    "extending",
+    "checkpoints",
+    "training",
+    "monitoring",
+    "troubleshooting",
+    "distributed",
+    "seed",
+    "design",
+]
 """But docs/config.md, which has a test of its own in tests/config/."""
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 

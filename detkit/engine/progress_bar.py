@@ -61,7 +61,7 @@ class ProgressBar(Hook):
         """Moves it on."""
         if self._line is None:
             if self._bar is not None:
-                self._bar.update()
+                self._bar.update(trainer.finished - self._bar.n)
             return
         eta = time_left(self._line["eta_seconds"], any(hook.seconds_left(trainer) is None for hook in trainer.hooks))
         if self._fresh:
@@ -71,7 +71,7 @@ class ProgressBar(Hook):
             gone = time.monotonic() - self._came
             left = time_left(self._line["eta_seconds"] - gone, eta.endswith("+"))
             self._bar.set_postfix_str(bar_words(self._line, left, self._room(trainer)), refresh=False)
-            self._bar.update()
+            self._bar.update(trainer.finished - self._bar.n)
 
     def after_train(self, trainer: Trainer) -> None:
         """Closes it."""

@@ -71,6 +71,7 @@ from detkit.engine import (
     MetricsWriter,
     PredictionPictures,
     ProgressBar,
+    StepTimer,
     TensorBoardWriter,
     Trainer,
 )
@@ -128,6 +129,7 @@ def train(exp: Experiment, go_on: bool) -> None:
             ProgressBar(),
             MetricsWriter(),
             TensorBoardWriter(),
+            StepTimer(),
             *exp.build_hooks(),  # before the checkpoint, which then holds what they make of the step
             CheckpointHook(checkpointer, exp.train.checkpoint_period, config=exp.tree),
             EvalHook(run_evaluation, exp.train.eval_period),

@@ -13,6 +13,7 @@ from detkit.engine.pictures import PredictionPictures
 from detkit.engine.precise_bn import PreciseBN
 from detkit.engine.profiler import TorchProfiler
 from detkit.engine.progress_bar import ProgressBar
+from detkit.engine.step_timer import StepTimer
 from detkit.engine.summary import describe_batch, summarize
 from detkit.engine.trainer import Trainer
 from detkit.engine.validation_loss import ValidationLoss
@@ -41,6 +42,7 @@ __all__ = [
     "PreciseBN",
     "PredictionPictures",
     "ProgressBar",
+    "StepTimer",
     "TensorBoardWriter",
     "TorchProfiler",
     "Trainer",

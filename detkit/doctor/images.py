@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from detkit.data.faults import Fault
 from detkit.data.images import ORIENTATION, read_image
-from detkit.doctor.contents import Contents
 from detkit.doctor.interfaces import CHECKS, Check, Finding, Severity
 from detkit.doctor.patient import Patient
 
@@ -36,7 +35,7 @@ class MissingImages(Check):
     def __call__(self, patient: Patient) -> Iterable[Finding]:
         """A finding for each dataset that lacks files."""
         listings: dict[str, set[str]] = {}
-        for part in _parts(patient):
+        for part in patient.parts:
             missing = [path for path in part.paths if path is not None and not _listed(path, listings)]
             if missing:
                 fix = FIXES["missing image"]
@@ -59,7 +58,7 @@ class ImageFiles(Check):
 
     def __call__(self, patient: Patient) -> Iterable[Finding]:
         """A finding for each dataset and kind. Reads every image once, with a bar."""
-        for part in _parts(patient):
+        for part in patient.parts:
             jobs = [(path, part.dataset.image_size(i)) for i, path in enumerate(part.paths) if path is not None]
             groups = collections.defaultdict(list)
             with ThreadPoolExecutor(patient.cores) as pool:
@@ -130,12 +129,6 @@ def _copies(train: dict[str, str], test: dict[str, str]) -> Iterator[Finding]:
     if alike:
         fix = "look whether they show the same; if so, take one out"
         yield Finding("note", "data", "files of the same name, with other content, in both sets", fix, alike)
-
-
-def _parts(patient: Patient) -> list[Contents]:
-    """The datasets, each once where training and test share one."""
-    found = [part for side in (patient.train, patient.test) if side is not None for part in side.parts]
-    return list({id(part.dataset): part for part in found}.values())
 
 
 def _listed(path: str, listings: dict[str, set[str]]) -> bool:

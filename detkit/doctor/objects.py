@@ -26,7 +26,7 @@ class BoxesFitMasks(Check):
 
     def __call__(self, patient: Patient) -> Iterable[Finding]:
         """A finding for each dataset with such boxes: IoU of box and mask's box below 0.8, a side off by over 2 px."""
-        for part in _parts(patient):
+        for part in patient.parts:
             table = part.objects
             boxes, extents = table.boxes.astype(np.float64), table.extents.astype(np.float64)
             off = np.abs(boxes - extents).max(1)
@@ -49,7 +49,7 @@ class IdenticalObjects(Check):
 
     def __call__(self, patient: Patient) -> Iterable[Finding]:
         """A finding for each dataset with such annotations."""
-        for part in _parts(patient):
+        for part in patient.parts:
             pairs = _repeated(part)
             if len(pairs):
                 words = some(f"{part.objects.ids[a]} = {part.annotation(b)}" for a, b in pairs)
@@ -69,7 +69,7 @@ class EmptyImages(Check):
 
     def __call__(self, patient: Patient) -> Iterable[Finding]:
         """Findings for each dataset; crowds matter in training only."""
-        for part in _parts(patient):
+        for part in patient.parts:
             objects = part.count_objects()
             crowds = np.bincount(part.objects.images[part.objects.crowd], minlength=len(part))
             rows = np.flatnonzero((objects == 0) & (crowds > 0))
@@ -130,11 +130,6 @@ def _repeated(contents: Contents) -> np.ndarray:
     first, second = order[twins], order[twins + 1]
     same = np.all([values[first] == values[second] for values in parts], 0)
     return np.column_stack([first, second])[same]
-
-
-def _parts(patient: Patient) -> list[Contents]:
-    found = [part for side in (patient.train, patient.test) if side is not None for part in side.parts]
-    return list({id(part.dataset): part for part in found}.values())
 
 
 def _options(node: object, path: str) -> Iterable[tuple[str, str, int]]:

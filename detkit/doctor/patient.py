@@ -108,6 +108,12 @@ class Patient:
             return None
 
     @property
+    def parts(self) -> list[Contents]:
+        """The datasets that training and test set are put together from, each once."""
+        found = [part for side in (self.train, self.test) if side is not None for part in side.parts]
+        return list({id(part.dataset): part for part in reversed(found)}.values())[::-1]
+
+    @property
     def max_iter(self) -> int | None:
         """Training steps; None where the training set that it depends on cannot be read."""
         solver = self.experiment.solver

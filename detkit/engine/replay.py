@@ -24,6 +24,7 @@ class BatchReplay:
     Args:
         names: its files and annotations.
         figures: loss terms and metrics.
+        finite: whether the loss is.
         first_output: the innermost module whose output is the first that is not finite; ``LOSS``: none is, and the
             loss is not finite all the same; None: everything is finite.
         first_gradient: the module at whose output the first gradient that is not finite arrives, coming from the loss.
@@ -34,6 +35,7 @@ class BatchReplay:
 
     names: str
     figures: dict[str, float]
+    finite: bool
     first_output: str | None = None
     first_gradient: str | None = None
     bad_parameters: list[str] = dataclasses.field(default_factory=list)
@@ -42,8 +44,8 @@ class BatchReplay:
 
     @property
     def failed(self) -> bool:
-        """Whether a loss or a gradient is not finite."""
-        return self.first_output is not None or bool(self.bad_parameters) or self.first_gradient is not None
+        """Whether the loss or a parameter's gradient is not finite."""
+        return not self.finite or bool(self.bad_parameters)
 
 
 def prepare(model: nn.Module, failure: Mapping[str, Any]) -> None:
@@ -75,7 +77,7 @@ def replay(
         result.culprits = target_faults(samples, getattr(model, "num_classes", None))
         if look_closer and result.failed:
             after = [buffer.clone() for buffer in model.buffers()]
-            in_loss = result.first_output is not None
+            in_loss = not result.finite
             _set_buffers(model, buffers)
             result.images = [(image_name(s), _alone(forward, model, s, rng)) for s in samples]
             _set_buffers(model, buffers)
@@ -95,8 +97,9 @@ def _run(forward: Forward, model: nn.Module, samples: list[Sample], rng: dict[st
             total.backward()  # type: ignore[no-untyped-call]
     bad = [n for n, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
     model.zero_grad(set_to_none=True)
-    output = watch.output or (None if math.isfinite(total.item()) else LOSS)
-    return BatchReplay(batch_names(samples), figures_of(losses), output, watch.gradient, bad)
+    finite = math.isfinite(total.item())
+    output = watch.output or (None if finite else LOSS)
+    return BatchReplay(batch_names(samples), figures_of(losses), finite, output, watch.gradient, bad)
 
 
 def figures_of(losses: Losses) -> dict[str, float]:

@@ -24,6 +24,7 @@ OUTPUTS = (
     "config.yaml",
     "metrics.jsonl",
     "*.pth",
+    "*.parts",
     "last_checkpoint",
     "evaluation.json",
     "curves.png",

@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 import detkit
+from detkit.checkpoint.parts import write_parts
 from detkit.utils import atomic_write, distributed
-from detkit.utils.sharding import whole
+from detkit.utils.sharding import is_sharded, whole
 
 logger = logging.getLogger(__name__)
 
-_TRAINING = re.compile(r"checkpoint_\d+\.pth")
+_TRAINING = re.compile(r"checkpoint_\d+\.(pth|parts)")
 
 
 class Checkpointer:
@@ -35,15 +36,17 @@ class Checkpointer:
     Args:
         output_dir: the run's folder, made when the first file is written.
         keep: how many training checkpoints stay, the newest ones; None keeps all.
+        in_parts: training checkpoints of weights that lie in parts on several processes are folders, ``<name>.parts``,
+            which all processes write at once (see ``write_parts``); weights without a training state are always whole.
 
     Raises:
         ValueError: ``keep`` is below 1.
     """
 
-    def __init__(self, output_dir: str | os.PathLike[str], *, keep: int | None = 3):
+    def __init__(self, output_dir: str | os.PathLike[str], *, keep: int | None = 3, in_parts: bool = False):
         if keep is not None and keep < 1:
             raise ValueError(f"keep: expected at least 1 checkpoint (or None, which keeps all), got {keep}")
-        self.output_dir, self.keep = Path(output_dir), keep
+        self.output_dir, self.keep, self.in_parts = Path(output_dir), keep, in_parts
 
     def save(
         self,
@@ -54,7 +57,7 @@ class Checkpointer:
         config: Mapping[str, Any] | None = None,
         class_names: Sequence[str] | None = None,
     ) -> Path:
-        """Writes ``name.pth`` and returns its path.
+        """Writes ``name.pth`` (or ``name.parts``, see ``in_parts``) and returns its path. All ranks must call it.
 
         With a ``trainer_state`` it becomes the checkpoint that a resume finds, and older ones are pruned.
 
@@ -69,20 +72,26 @@ class Checkpointer:
             OSError: it cannot be written; names the file, and the room that it needs and that there is. What was
                 written before is untouched.
         """
-        path = self.output_dir / f"{name}.pth"
         model = distributed.unwrap(model)
+        in_parts = self.in_parts and trainer_state is not None and is_sharded(model)
+        path = self.output_dir / f"{name}.{'parts' if in_parts else 'pth'}"
         class_names = getattr(model, "class_names", None) if class_names is None else class_names
         content: dict[str, Any] = {
-            "model": whole(model.state_dict()),
+            "model": model.state_dict(),
             "class_names": None if class_names is None else [str(n) for n in class_names],
             "config": None if config is None else dict(config),
             "detkit_version": detkit.__version__,
         }
         if trainer_state is not None:
-            content["trainer"] = whole(trainer_state)
+            content["trainer"] = dict(trainer_state)
+        if in_parts:
+            write_parts(content, path)
+        else:
+            content = whole(content)
         if not distributed.is_main():
             return path
-        _write(content, path)
+        if not in_parts:
+            _write(content, path)
         if trainer_state is not None:
             with atomic_write(self._last, "w") as file:
                 file.write(f"{path.name}\n")
@@ -100,7 +109,7 @@ class Checkpointer:
         if self._last.is_file():
             named = self.output_dir / self._last.read_text(encoding="utf-8", errors="replace").strip()
         found = self._training_checkpoints()[::-1]
-        if named is None or not named.is_file():
+        if named is None or not named.exists():
             if named is not None and found:
                 logger.warning("%s is gone; the newest checkpoint there is %s", named, found[0].name)
             return found
@@ -112,7 +121,7 @@ class Checkpointer:
 
     def _training_checkpoints(self) -> list[Path]:
         """Oldest first, by the time they were written: the folder may hold higher numbers of an earlier run."""
-        files = [p for p in self.output_dir.glob("checkpoint_*.pth") if _TRAINING.fullmatch(p.name)]
+        files = [p for p in self.output_dir.glob("checkpoint_*.*") if _TRAINING.fullmatch(p.name)]
         return sorted(files, key=lambda p: (p.stat().st_mtime_ns, p.name))
 
     def _prune(self, newest: Path) -> None:
@@ -120,7 +129,7 @@ class Checkpointer:
             return
         others = [p for p in self._training_checkpoints() if p != newest]
         for path in others[: max(len(others) - (self.keep - 1), 0)]:
-            path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 class _Noting:

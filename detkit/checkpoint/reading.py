@@ -5,6 +5,7 @@ import os
 import re
 import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from detkit.checkpoint.detectron2 import zoo_class_names
 from detkit.checkpoint.keras import read_keras
+from detkit.checkpoint.parts import read_parts
 from detkit.checkpoint.pickles import read_pickle, refusal
 from detkit.registry import DataError
 from detkit.utils import path_manager
@@ -40,7 +42,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """The checkpoint in a local file or at an http(s) address.
+    """The checkpoint in a local file or at an http(s) address, or in a folder of parts (of FSDP), put together.
 
     Besides detkit's own checkpoints this takes what other frameworks write: any file of ``torch.save`` with a plain
     state dict, at its top or under ``"model"`` or ``"state_dict"``; a pickle (``.pkl``) of numpy arrays, of Detectron2
@@ -60,6 +62,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         raise DataError(
             f"{source}: could not be fetched ({error}); check the address, or download it by hand"
         ) from error
+    if os.path.isdir(local):
+        return as_checkpoint(read_parts(Path(local)), source)
     if not os.path.isfile(local):
         raise DataError(f"{source}: there is no such file; expected weights written by a run or by torch.save")
     return as_checkpoint(_content(local, source), source)

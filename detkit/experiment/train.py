@@ -24,6 +24,8 @@ class TrainConfig:
         eval_period: steps between evaluations; null for one at the end.
         checkpoint_period: steps between checkpoints; null for none but the final weights.
         checkpoint_keep: how many checkpoints are kept.
+        checkpoint_in_parts: checkpoints of FSDP are folders to which each process writes its own part; the final
+            weights are one file in any case.
         num_pictures: test images whose predictions are drawn after each evaluation, the same each time.
         picture_keep: of how many evaluations the pictures are kept: the first, the last and some between them.
         doctor: whether a training begins with a quick look for what is wrong with config and data: errors end it,
@@ -42,6 +44,7 @@ class TrainConfig:
     eval_period: int | None = None
     checkpoint_period: int | None = 5000
     checkpoint_keep: int = 3
+    checkpoint_in_parts: bool = False
     num_pictures: int = 8
     picture_keep: int = 10
     doctor: bool = True
@@ -53,6 +56,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"train.{name}: expected at least 1, got {value}")
+        if self.checkpoint_in_parts and self.parallel.cls is not FSDP:
+            raise ValueError("train.checkpoint_in_parts: only with train.parallel={name: FSDP} do weights lie in parts")
         if self.precision == "fp16" and self.parallel.cls is FSDP:  # each process would judge its own part of them
             raise ValueError("train.precision: fp16 scales gradients, which FSDP has in parts; take bf16, or DDP")
         if self.picture_keep < 2:

@@ -9,7 +9,7 @@ import torch
 from processes import in_processes
 from tiny_detector import tiny_experiment
 
-from detkit.checkpoint import Checkpointer, load_weights, resume
+from detkit.checkpoint import Checkpointer, load_weights, read_checkpoint, resume
 from detkit.engine import CheckpointHook, FreezeSchedule, FreezeStage, Hook, Trainer
 from detkit.evaluation import evaluate
 from detkit.experiment import Experiment
@@ -131,12 +131,17 @@ def results_of(model, experiment: Experiment) -> list[dict]:
 
 def stopped_and_resumed(rank: int, folder: str) -> None:
     experiment = tiny_experiment(*FSDP, *LOOSE)
-    straight = trained(experiment, 4, [CheckpointHook(Checkpointer(f"{folder}/run", keep=None), 2)])
-    Path(f"{folder}/run/checkpoint_0000003.pth").unlink(missing_ok=True)
+    run, parts = Checkpointer(f"{folder}/run", keep=1), Checkpointer(f"{folder}/parts", keep=2, in_parts=True)
+    straight = trained(experiment, 4, [CheckpointHook(parts, 1), CheckpointHook(run, 2)])
+    assert [p.name for p in parts.newest_first()] == ["checkpoint_0000003.parts", "checkpoint_0000002.parts"]
+    distributed.barrier()
+    if rank == 0:
+        damaged = next(Path(f"{folder}/parts/checkpoint_0000003.parts").glob("*.distcp"))
+        damaged.write_bytes(damaged.read_bytes()[:-100] + bytes(100))
     distributed.barrier()
     resumed = make_trainer(experiment, 4)
     results_of(resumed.model, experiment)  # before a step, and between two of them
-    assert resume(Checkpointer(f"{folder}/run"), resumed.model, resumed) == 2
+    assert resume(parts, resumed.model, resumed) == 3, "the damaged one is passed over"
     results = results_of(resumed.model, experiment)
     resumed.train()
     ours, theirs = whole(resumed.model.state_dict()), whole(straight.model.state_dict())
@@ -148,17 +153,21 @@ def stopped_and_resumed(rank: int, folder: str) -> None:
 
 
 @pytest.mark.slow
-def test_weights_in_parts_are_saved_whole_resumed_exactly_and_evaluated(tmp_path):
+def test_weights_in_parts_are_saved_in_parts_and_whole_resumed_exactly_and_evaluated(tmp_path):
     in_processes(stopped_and_resumed, str(tmp_path))
     experiment = tiny_experiment(*LOOSE)
     model = experiment.build_model()
-    assert load_weights(model, tmp_path / "run/checkpoint_0000001.pth").exact
+    whole_one, in_parts = (read_checkpoint(tmp_path / p) for p in ("run/checkpoint_0000003.pth", "run/model_final.pth"))
+    assert all(torch.equal(value, in_parts.model[name]) for name, value in whole_one.model.items())
+    assert load_weights(model, tmp_path / "parts/checkpoint_0000002.parts").exact
     ours, theirs = json.loads((tmp_path / "results.json").read_text()), results_of(model, experiment)
     assert ours == json.loads(json.dumps(theirs))
     assert len(ours) > 5
 
 
 def test_parts_in_half_precision_with_a_scaler_are_refused():
+    with pytest.raises(ValueError, match="checkpoint_in_parts"):
+        tiny_experiment("train.checkpoint_in_parts=true")
     with pytest.raises(ValueError, match="take bf16"):
         tiny_experiment(*FSDP, "train.precision=fp16")
     for wrong in ("{name: FSDP, unit_parameters: 0}", "{name: DDP, bucket_mb: 0}"):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from detkit.engine.interfaces import HOOKS, Hook
 from detkit.engine.trainer import Trainer
+from detkit.utils.sharding import spread
 
 NAME = "ema"
 
@@ -57,7 +58,8 @@ class ExponentialMovingAverage(Hook):
         if not self.average:
             self.average = {name: _widened(value).clone() for name, value in self._weights.items()}
         _check(self.average, self._weights)
-        self.average = {name: value.to(self._weights[name].device) for name, value in self.average.items()}
+        own = self._weights
+        self.average = {n: spread(value.to(own[n].device), like=own[n]) for n, value in self.average.items()}
         trainer.weight_sets[NAME] = self.weights
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ from processes import in_processes
 from tiny_detector import tiny_experiment
 
 from detkit.checkpoint import Checkpointer, load_weights, read_checkpoint, resume
-from detkit.engine import CheckpointHook, FreezeSchedule, FreezeStage, Hook, Trainer
+from detkit.engine import CheckpointHook, ExponentialMovingAverage, FreezeSchedule, FreezeStage, Hook, Trainer
 from detkit.evaluation import evaluate
 from detkit.experiment import Experiment
 from detkit.utils import distributed
@@ -132,20 +132,24 @@ def results_of(model, experiment: Experiment) -> list[dict]:
 def stopped_and_resumed(rank: int, folder: str) -> None:
     experiment = tiny_experiment(*FSDP, *LOOSE)
     run, parts = Checkpointer(f"{folder}/run", keep=1), Checkpointer(f"{folder}/parts", keep=2, in_parts=True)
-    straight = trained(experiment, 4, [CheckpointHook(parts, 1), CheckpointHook(run, 2)])
+    averages = [ExponentialMovingAverage(), ExponentialMovingAverage()]
+    straight = trained(experiment, 4, [averages[0], CheckpointHook(parts, 1), CheckpointHook(run, 2)])
     assert [p.name for p in parts.newest_first()] == ["checkpoint_0000003.parts", "checkpoint_0000002.parts"]
     distributed.barrier()
     if rank == 0:
         damaged = next(Path(f"{folder}/parts/checkpoint_0000003.parts").glob("*.distcp"))
         damaged.write_bytes(damaged.read_bytes()[:-100] + bytes(100))
     distributed.barrier()
-    resumed = make_trainer(experiment, 4)
+    resumed = make_trainer(experiment, 4, [averages[1]])
     results_of(resumed.model, experiment)  # before a step, and between two of them
     assert resume(parts, resumed.model, resumed) == 3, "the damaged one is passed over"
     results = results_of(resumed.model, experiment)
     resumed.train()
     ours, theirs = whole(resumed.model.state_dict()), whole(straight.model.state_dict())
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items() if rank == 0 or "running" not in name)
+    ours, theirs = (whole(average.average) for average in averages)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     states = [whole(trainer.optimizer.state_dict())["state"] for trainer in (resumed, straight)]
     assert all(torch.equal(v, states[1][n][key]) for n, entry in states[0].items() for key, v in entry.items())
     if rank == 0:

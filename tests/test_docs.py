@@ -19,6 +19,7 @@ PAGES = [
     "distributed",
     "seed",
     "design",
+    "performance_data",
 ]
 """But docs/config.md, which has a test of its own in tests/config/."""
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)

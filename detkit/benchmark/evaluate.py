@@ -22,6 +22,7 @@ OBJECTS = 7
 """Objects an image."""
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 KINDS = {"box": "bbox", "mask": "segm"}
+OTHER = {"box": "segmentation", "mask": "bbox"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +80,9 @@ class Theirs:
 
     def prepare(self) -> None:
         """Fresh copies: it writes into what it is given."""
-        self.truth, self.results = COCO(), copy.deepcopy(self.given)
+        self.truth = COCO()
+        # without the other key, for pycocotools would take a mask's size from its box
+        self.results = {task: [_without(key, row) for row in self.given] for task, key in OTHER.items()}
         self.truth.dataset = copy.deepcopy(self.coco)
         with contextlib.redirect_stdout(io.StringIO()):
             self.truth.createIndex()
@@ -88,16 +91,15 @@ class Theirs:
         """Boxes and masks."""
         for task, kind in KINDS.items():
             with contextlib.redirect_stdout(io.StringIO()):
-                rows = self.results if task == "mask" else [_without_shape(row) for row in self.results]
-                evaluation = COCOeval(self.truth, self.truth.loadRes(rows), kind)
+                evaluation = COCOeval(self.truth, self.truth.loadRes(self.results[task]), kind)
                 evaluation.evaluate()
                 evaluation.accumulate()
                 evaluation.summarize()
             self.figures[task] = dict(zip(STATS, evaluation.stats.tolist()))
 
 
-def _without_shape(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key != "segmentation"}
+def _without(key: str, row: dict[str, Any]) -> dict[str, Any]:
+    return {name: copy.copy(value) for name, value in row.items() if name != key}
 
 
 def run(args: argparse.Namespace) -> Report:

@@ -17,6 +17,7 @@ PAGES = [
     "monitoring",
     "troubleshooting",
     "distributed",
+    "performance",
     "seed",
     "design",
     "performance_data",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,13 +68,14 @@ def as_samples(images: list[Tensor]) -> list[Sample]:
     return [Sample(image, (image.shape[1], image.shape[2]), image_id=n) for n, image in enumerate(images)]
 
 
-def make_pair(short_edge: int, image: Tensor, seed: int = 0) -> Pair:
+def make_pair(short_edge: int, image: Tensor, seed: int = 0, overrides: Sequence[str] = ()) -> Pair:
     """torchvision's model with random weights that find 100 objects in ``image``, and detkit's with the same weights.
 
     Args:
         short_edge: pixels that both resize the shorter side to; the longer one has at most 5/3 of it.
         image: ``(3, H, W)`` uint8.
         seed: of the weights.
+        overrides: ``key.path=value`` changes to detkit's config.
     """
     settings = Settings(short_edge=short_edge, max_size=round(short_edge * 1333 / 800))
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -85,6 +87,6 @@ def make_pair(short_edge: int, image: Tensor, seed: int = 0) -> Pair:
             scores = theirs.roi_heads.box_predictor.cls_score  # type: ignore[union-attr]
             for parameter in scores.parameters():  # type: ignore[union-attr]
                 parameter.mul_(CLASS_SPREAD)
-        ours = load_experiment(CONFIG, settings.overrides()).build_model(NUM_COCO_CLASSES)
+        ours = load_experiment(CONFIG, [*settings.overrides(), *overrides]).build_model(NUM_COCO_CLASSES)
     load_weights(ours, {name: value.clone() for name, value in theirs.state_dict().items()}, strict=True)
     return Pair(theirs, ours.eval())

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from detkit.benchmark.options import add_model_arguments, settings_of
 from detkit.benchmark.report import Report, Row
 from detkit.benchmark.timing import Contestant, measure
 from detkit.building import torch_device
-from detkit.modeling import MetaArch
+from detkit.engine.precision import Precision, autocast
 from detkit.solver import SGD
 from detkit.structures import BitMasks, Boxes, Instances, Sample
 
@@ -22,6 +23,13 @@ OBJECTS = 8
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommand's options."""
     add_model_arguments(parser, size=640, batch=2)
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        choices=("fp32", "bf16"),
+        default=["fp32", "bf16"],
+        help="of detkit's model, bf16 as train.precision does it (default: both); torchvision's is always fp32",
+    )
 
 
 def made_up_target(size: tuple[int, int], num_classes: int, seed: int) -> Instances:
@@ -49,14 +57,13 @@ def their_targets(samples: list[Sample]) -> list[dict[str, Tensor]]:
     ]
 
 
-def freeze_as_ours(theirs: nn.Module, ours: MetaArch) -> None:
-    """torchvision's model learns what ours learns: not the stem, nor the first stage, nor the norms."""
-    for name, parameter in theirs.named_parameters():
-        frozen = name.startswith(("backbone.body.conv1", "backbone.body.layer1"))
-        norm = ".bn" in name or "downsample.1" in name
-        parameter.requires_grad_(not (frozen or norm) or not name.startswith("backbone.body"))
-    count = [sum(p.numel() for p in model.parameters() if p.requires_grad) for model in (theirs, ours)]
-    assert count[0] >= count[1], f"torchvision trains {count[0]} numbers, detkit {count[1]}"
+def freeze_as_ours(theirs: nn.Module) -> None:
+    """torchvision's model learns what ours learns: not the stem, nor the first stage, nor any norm of the backbone."""
+    for name, module in theirs.backbone.body.named_modules():  # type: ignore[union-attr, operator]
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+        if isinstance(module, nn.BatchNorm2d) or name in ("conv1", "layer1"):
+            module.requires_grad_(False)
 
 
 def step_of(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> Callable[[], None]:
@@ -67,7 +74,6 @@ def step_of(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[
         loss().backward()
         optimizer.step()
 
-    model.train()
     return step
 
 
@@ -75,23 +81,29 @@ def run(args: argparse.Namespace) -> Report:
     """Measures. The baseline is torchvision's model in fp32."""
     device = torch_device(args.device)
     images = images_of(args.image, args.batch)
-    pair = make_pair(args.size, images[0]).to(device)
+    pair = make_pair(args.size, images[0], overrides=["model.channels_last=true"]).to(device)
     theirs, ours = pair.theirs, pair.ours
     samples = []
     for number, sample in enumerate(as_samples(images)):
         target = made_up_target(sample.original_size, ours.num_classes, number)
         samples.append(Sample(sample.image, sample.original_size, number, target=target).to(device))
     pixels, targets = [sample.image.float() / 255 for sample in samples], their_targets(samples)
-    freeze_as_ours(theirs, ours)
+    theirs.train()
+    ours.train()
+    freeze_as_ours(theirs)
     sgd = torch.optim.SGD([p for p in theirs.parameters() if p.requires_grad], 1e-6, momentum=0.9, weight_decay=1e-4)
 
     def their_loss() -> Tensor:
         return sum(theirs(list(pixels), [dict(t) for t in targets]).values())  # type: ignore[return-value]
 
-    contestants = [
-        Contestant("torchvision fp32", step_of(theirs, sgd, their_loss)),
-        Contestant("detkit fp32", step_of(ours, SGD(ours, 1.0, lr=1e-6), lambda: ours(samples).total())),
-    ]
+    def our_loss(precision: Precision) -> Tensor:
+        with autocast(device, precision):
+            return ours(samples).total()
+
+    contestants = [Contestant("torchvision fp32", step_of(theirs, sgd, their_loss))]
+    optimizer = SGD(ours, 1.0, lr=1e-6)
+    for precision in dict.fromkeys(args.precision):
+        contestants.append(Contestant(f"detkit {precision}", step_of(ours, optimizer, partial(our_loss, precision))))
     measured = measure(contestants, rounds=args.rounds, warmup=args.warmup, device=device)
     title = f"training step, Mask R-CNN R-50-FPN, {args.size} pixels, batch {args.batch}, {device}"
     return Report(title, [Row.of(m, measured[0]) for m in measured], {}, settings_of(args))

@@ -65,6 +65,16 @@ def test_bfloat16_maps_are_sampled_where_the_boxes_are_in_float32():
         torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0.03)
 
 
+def test_gradients_in_bfloat16_are_those_of_float32():
+    features, boxes = torch.randn(3, 8, 60, 90).to(memory_format=torch.channels_last), rois(60)
+    exact, rough = features.clone().requires_grad_(), features.bfloat16().requires_grad_()
+    expected = roi_align_bags(exact, boxes, 7, 0.25, 2)
+    grad = torch.randn_like(expected)
+    expected.backward(grad)
+    roi_align_bags(rough, boxes, 7, 0.25, 2).backward(grad.bfloat16())
+    assert (rough.grad.float() - exact.grad).norm() < 0.02 * exact.grad.norm()
+
+
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 def test_no_boxes_keep_the_graph(layout):
     features = torch.randn(2, 4, 8, 8).contiguous(memory_format=layout).requires_grad_()

@@ -51,7 +51,7 @@ def new_network(model: str) -> nn.Module:
     except NotImplementedError:  # RegNet computes with tensors while it is built, which the meta device cannot do
         with torch.device("cpu"):
             network = torchvision.models.get_model(model, weights=None)
-        return network.to(torch.get_default_device())
+        return network.to(torch.empty(0).device)  # torch.get_default_device() of torch 2.6 overlooks a ``with``
 
 
 @functools.cache

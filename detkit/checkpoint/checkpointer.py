@@ -109,7 +109,7 @@ class Checkpointer:
         if self._last.is_file():
             named = self.output_dir / self._last.read_text(encoding="utf-8", errors="replace").strip()
         found = self._training_checkpoints()[::-1]
-        if named is None or not named.exists():
+        if named is None or named.parent != self.output_dir or not named.exists():  # a torn file may name the folder
             if named is not None and found:
                 logger.warning("%s is gone; the newest checkpoint there is %s", named, found[0].name)
             return found

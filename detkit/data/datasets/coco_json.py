@@ -138,7 +138,11 @@ class CocoFile:
     def images(self) -> list[ImageEntry]:
         """The images, in the order of the file. Raises DataError for a missing field or an id given twice."""
         out: dict[int | str, ImageEntry] = {}
-        for i in range(len(self.content["images"])):
+        for i, entry in enumerate(self.content["images"]):
+            plain = _plain_image(entry)
+            if plain is not None and plain.id not in out and (not out or isinstance(next(iter(out)), int)):
+                out[plain.id] = plain
+                continue
             image_id = self.field("images", i, "id", (int, str))
             name = self.field("images", i, "file_name", (str,))
             height, width = (self.field("images", i, side, (int, float)) for side in ("height", "width"))
@@ -158,3 +162,12 @@ class CocoFile:
             else:
                 out[image_id] = ImageEntry(image_id, name, (int(height), int(width)))
         return list(out.values())
+
+
+def _plain_image(entry: Mapping[str, Any]) -> ImageEntry | None:
+    """An image as nearly all are; None for one that is to be looked at field by field."""
+    id_, name, height, width = (entry.get(key) for key in ("id", "file_name", "height", "width"))
+    if type(id_) is not int or type(name) is not str or type(height) is not int or type(width) is not int:
+        return None
+    sound = name and min(height, width) >= 1 and max(height, width, abs(id_)) < 2**63
+    return ImageEntry(id_, name, (height, width)) if sound else None

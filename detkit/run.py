@@ -68,6 +68,20 @@ def check_alike(what: str, words: str) -> None:
             )
 
 
+def look_at_data(experiment: Experiment) -> None:
+    """Opens both datasets and says what was found in them.
+
+    Raises:
+        ConfigError: the processes of the run have different data.
+        DataError: a dataset cannot be read, or the test dataset has other classes than the training dataset.
+    """
+    data = experiment.data
+    logger.info("training data\n%s", data.train_set.summary())
+    logger.info("test data\n%s", data.test_set.summary())
+    check_alike("data", f"{data.train_set.summary()}\n{data.test_set.summary()}")
+    data.check_classes(data.train_set.class_names)
+
+
 def is_restarted(folder: Path) -> bool:
     """Whether the launcher that began the run in ``folder`` has started these processes again after one had died."""
     claim = folder / "launched_by"

@@ -25,7 +25,7 @@ import argparse
 import functools
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -66,6 +66,7 @@ from detkit.doctor import examine_at_start
 from detkit.engine import (
     CheckpointHook,
     EvalHook,
+    Hook,
     Interrupted,
     Interruption,
     MetricsWriter,
@@ -79,7 +80,8 @@ from detkit.evaluation import FirstPredictions, evaluate, write_evaluation
 from detkit.experiment import Experiment, load_experiment
 from detkit.inference import optimized
 from detkit.launch import launch
-from detkit.run import check_alike, claim_folder, is_restarted, say_finished, start_run, warn_of_frozen_noise
+from detkit.modeling import MetaArch
+from detkit.run import claim_folder, is_restarted, look_at_data, say_finished, start_run, warn_of_frozen_noise
 from detkit.utils import distributed
 from detkit.visualization import draw_predictions, plot_curves, write_prediction_pictures
 
@@ -93,10 +95,7 @@ def train(exp: Experiment, go_on: bool) -> None:
     go_on = go_on or is_restarted(out)
     fresh = not (go_on and checkpointer.latest() is not None)
     start = read_checkpoint(exp.train.init_weights) if fresh and exp.train.init_weights is not None else None
-    logger.info("training data\n%s", exp.data.train_set.summary())
-    logger.info("test data\n%s", exp.data.test_set.summary())
-    check_alike("data", f"{exp.data.train_set.summary()}\n{exp.data.test_set.summary()}")
-    exp.data.check_classes(exp.data.train_set.class_names)
+    look_at_data(exp)
     model = exp.build_model().to(device)
     if start is not None:
         logger.info("%s", load_weights(model, start))
@@ -104,13 +103,46 @@ def train(exp: Experiment, go_on: bool) -> None:
     if exp.train.doctor:
         examine_at_start(exp, model)
     pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
-    draw = functools.partial(draw_predictions, class_names=exp.data.test_set.class_names)
     interruption = Interruption()
     test_batches = interruption.watch(exp.data.test())
-    run_evaluation = functools.partial(evaluate, model, test_batches, evaluators, on_batch=pictures)
-    trained = exp.build_parallelism().wrap(model)
-    trainer = Trainer(
-        trained,
+    evaluation = EvalHook(
+        functools.partial(evaluate, model, test_batches, evaluators, on_batch=pictures), exp.train.eval_period
+    )
+    draw = functools.partial(draw_predictions, class_names=exp.data.test_set.class_names)
+    hooks = [
+        ProgressBar(),
+        MetricsWriter(),
+        TensorBoardWriter(),
+        StepTimer(),
+        *exp.build_hooks(),  # before the checkpoint, which then holds what they make of the step
+        CheckpointHook(checkpointer, exp.train.checkpoint_period, config=exp.tree),
+        evaluation,
+        PredictionPictures(pictures, draw, keep=exp.train.picture_keep),
+    ]
+    trainer = build_trainer(exp, model, hooks, test_batches, interruption)
+    if go_on:
+        resume(checkpointer, model, trainer)
+    if trainer.has_ended:
+        logger.info("%s", say_finished(exp, trainer.stop_reason))
+        if (out / "evaluation.json").is_file():
+            return
+    claim_folder(exp, fresh=fresh)
+    trainer.train()
+    if not trainer.results:  # of a run that was stopped between its evaluation and its end
+        evaluation.after_stop(trainer)
+    if distributed.is_main():
+        plot_curves(out / "metrics.jsonl", out / "curves.png")
+    write_prediction_pictures(pictures.gathered(), exp.data.test_set.class_names, out / "predictions")
+    _show(write_evaluation(trainer.results, evaluators, out / "evaluation.json", sets=list(trainer.weight_sets)))
+    _show(f"The run is in {out}: model_final.pth, evaluation.json, curves.png, predictions/")
+
+
+def build_trainer(
+    exp: Experiment, model: MetaArch, hooks: Sequence[Hook], test_batches: Iterable, interruption: Interruption
+) -> Trainer:
+    """The trainer of the experiment, over ``model`` as this process trains it."""
+    return Trainer(
+        exp.build_parallelism().wrap(model),
         exp.build_optimizer(model),
         exp.build_schedule(),
         functools.partial(exp.data.train, exp.train.seed),
@@ -121,38 +153,12 @@ def train(exp: Experiment, go_on: bool) -> None:
         accumulate=exp.solver.accumulate,
         loss_mean=exp.solver.loss_mean,
         precision=exp.train.precision,
-        output_dir=out,
+        output_dir=exp.train.output_dir,
         log_period=exp.train.log_period,
         test_batches=test_batches,
         interruption=interruption,
-        hooks=[
-            ProgressBar(),
-            MetricsWriter(),
-            TensorBoardWriter(),
-            StepTimer(),
-            *exp.build_hooks(),  # before the checkpoint, which then holds what they make of the step
-            CheckpointHook(checkpointer, exp.train.checkpoint_period, config=exp.tree),
-            EvalHook(run_evaluation, exp.train.eval_period),
-            PredictionPictures(pictures, draw, keep=exp.train.picture_keep),
-        ],
+        hooks=hooks,
     )
-    if go_on:
-        resume(checkpointer, model, trainer)
-    ended = trainer.finished >= trainer.max_iter or trainer.stop_reason is not None
-    if ended:
-        logger.info("%s", say_finished(exp, trainer.stop_reason))
-    if ended and (out / "evaluation.json").is_file():
-        return
-    claim_folder(exp, fresh=fresh)
-    trainer.train()
-    results = trainer.results
-    if not any(distributed.all_gather_object(bool(results))):  # a run that died while it was evaluated is finished
-        results = run_evaluation()
-    if distributed.is_main():
-        plot_curves(out / "metrics.jsonl", out / "curves.png")
-    write_prediction_pictures(pictures.gathered(), exp.data.test_set.class_names, out / "predictions")
-    _show(write_evaluation(results, evaluators, out / "evaluation.json", sets=list(trainer.weight_sets)))
-    _show(f"The run is in {out}: model_final.pth, evaluation.json, curves.png, predictions/")
 
 
 def evaluate_only(exp: Experiment, args: argparse.Namespace) -> None:

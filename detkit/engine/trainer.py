@@ -124,6 +124,11 @@ class Trainer:
     @property
     def is_last_step(self) -> bool:
         """In ``after_step``: whether no step follows."""
+        return self.has_ended
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether ``max_iter`` steps are done, or a hook has ended training before."""
         return self.finished >= self.max_iter or self.stop_reason is not None
 
     @property

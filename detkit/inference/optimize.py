@@ -35,7 +35,7 @@ def optimized(model: M, precision: Precision = "fp32", compile: bool = False) ->
         precision: see ``Precision``. bf16 halves weights and maps; worth it where the processor has instructions for
             it (AVX-512 BF16, AMX, GPUs from Ampere on).
         compile: whether backbone, neck and heads go through ``torch.compile``. The first prediction then takes a
-            minute or more; further ones of other image sizes compile nothing.
+            minute or more; after the first two shapes other image sizes compile nothing.
 
     Returns:
         A model in evaluation mode. It can neither be trained, saved nor moved to another device.

@@ -137,15 +137,23 @@ def test_agreement_pairs_the_best_overlaps_of_a_class():
 
 
 @pytest.mark.slow
-def test_other_sizes_compile_nothing_anew(model):
-    fast = optimized(model, compile=True)
+def test_after_two_shapes_other_sizes_compile_nothing_anew(model, monkeypatch):
+    compile_module = nn.Module.compile  # what is compiled anew is decided before the backend, which takes minutes
+    monkeypatch.setattr(nn.Module, "compile", lambda part, **options: compile_module(part, backend="eager", **options))
+    lenient = copy.deepcopy(model)
+    lenient.roi_heads.box_head.score_thresh = 0.0
+    fast = optimized(lenient, compile=True)
     assert len(list(static_parts(fast))) >= 4
     torch._dynamo.reset()
-    batch = samples(0, height=128, width=160)  # the coarsest map has more than one row: torch takes 1 for a constant
-    (expected,), (found,) = model(batch), fast(batch)
-    torch.testing.assert_close(found.boxes.tensor, expected.boxes.tensor, atol=1e-3, rtol=0)
-    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    assert before > 0
-    for height, width in ((160, 128), (192, 224), (224, 160)):
+    counters = torch._dynamo.utils.counters["stats"]
+    start = counters["unique_graphs"]
+    batch = samples(0, height=192, width=224)  # no side of a map is 1 or a number of channels, which torch would note
+    figures = agreement(lenient(batch), fast(batch))
+    assert figures["matched"] > 0.98
+    assert figures["box IoU"] > 0.999
+    fast(samples(0, height=320, width=224))
+    before = counters["unique_graphs"]
+    assert before > start
+    for height, width in ((224, 192), (160, 288), (352, 256), (192, 320)):
         fast(samples(0, height=height, width=width))
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before
+    assert counters["unique_graphs"] == before

@@ -78,3 +78,21 @@ def test_deep_copies_and_runs_on_the_meta_device():
     with torch.device("meta"):
         block = ConvNorm(3, 4, 3, norm="FrozenBN", activation=nn.ReLU(inplace=True))
         assert block(torch.empty(1, 3, 8, 8)).shape == (1, 4, 8, 8)
+
+
+@pytest.mark.parametrize("channels", [4, 8, 12])
+def test_narrow_pointwise_convolutions_with_a_stride_learn_on_channels_last_maps(channels):
+    """Left to itself, torch 2.14 ends the process in their backward pass."""
+    block = ConvNorm(channels, 2 * channels, 1, stride=2, norm="BN")
+    x = torch.randn(2, channels, 49, 80)
+
+    def gradients(x):
+        x = x.requires_grad_()
+        (block(x) ** 2).sum().backward()
+        found = [x.grad, *(p.grad for p in block.parameters())]
+        block.zero_grad()
+        return found
+
+    plain = gradients(x.clone())
+    for mine, reference in zip(gradients(x.clone(memory_format=torch.channels_last)), plain, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-4)

@@ -112,17 +112,19 @@ def evaluate(
     if not images:
         logger.warning("evaluation saw no image: the test set's loader gave nothing")
     results = _merge([evaluator.compute() for evaluator in evaluators], evaluators)
-    everyone = all_gather_object((images, seconds, model_seconds))
-    if not is_main():
-        return {}
-    counts, times, model_times = zip(*everyone)
-    results["timing"] = {
+    timing = _timing(all_gather_object((images, seconds, model_seconds)))
+    return {**results, "timing": timing} if is_main() else {}
+
+
+def _timing(every: Sequence[tuple[int, float, float]]) -> dict[str, float]:
+    """Of all processes together, from the images, seconds and model's seconds of each."""
+    counts, times, model_times = zip(*every)
+    return {
         "images": sum(counts),
         "seconds": round(max(times), 4),
         "model_seconds": round(max(model_times), 4),
         "images_per_second": round(sum(counts) / max(*times, 1e-9), 4),
     }
-    return results
 
 
 @contextmanager

@@ -20,9 +20,7 @@ Features = dict[str, Tensor]
 
 
 class MetaArch(nn.Module):
-    """A whole detector.
-
-    ``self.training`` is read here and nowhere else: ``forward`` calls ``loss`` or ``predict``.
+    """A whole detector. ``self.training`` is read here and nowhere else: ``forward`` calls ``loss`` or ``predict``.
 
     Attributes:
         num_classes: K.
@@ -254,10 +252,7 @@ class RoIHeads(nn.Module):
 
 
 class InputResize(nn.Module):
-    """Resizes a normalised image on the device, with its target; for models that were trained so.
-
-    Data's own augmentations resize 8-bit images and round. A model whose reference resizes floats needs this.
-    """
+    """Resizes a normalised image on the device, with its target; augmentations of the data resize 8-bit images."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -77,6 +77,21 @@ def test_evaluating_the_weights_again_gives_the_same_figures(finished_run, capsy
         train_net.main(["--config-file", config, "--eval-only", "model.neck.out_channels=32"])
 
 
+def test_evaluating_can_take_a_faster_copy(finished_run, monkeypatch):
+    made, evaluated = [], []
+    optimize, evaluate = train_net.optimized, train_net.evaluate
+    monkeypatch.setattr(train_net, "optimized", lambda *a: made.append((*a[1:], optimize(*a))) or made[-1][-1])
+    monkeypatch.setattr(
+        train_net, "evaluate", lambda model, *a, **k: evaluated.append(model) or evaluate(model, *a, **k)
+    )
+    config = str(finished_run / "config.yaml")
+    for precision in ("fp32", "bf16"):
+        assert train_net.main(["--config-file", config, "--eval-only", "--precision", precision]) == 0
+        assert made[-1][:2] == (precision, False)
+        assert evaluated[-1] is made[-1][-1]
+        assert json.loads((finished_run / "evaluation.json").read_text())["timing"]["images"] == 3
+
+
 def test_resuming_goes_on_and_a_finished_run_says_so(finished_run, caplog):
     config = str(finished_run / "config.yaml")
     with caplog.at_level("INFO"):

@@ -60,11 +60,11 @@ from tabulate import tabulate
 from detkit import command_line
 from detkit.building import torch_device
 from detkit.checkpoint import load_whole, read_checkpoint
-from detkit.engine.failure_files import CONFIG, STATE, read_batches, read_state
+from detkit.engine.forensics.failure_files import CONFIG, STATE, read_batches, read_state
+from detkit.engine.forensics.replay import BatchReplay, prepare, replay, same_figures
+from detkit.engine.forensics.suspects import annotation_name
 from detkit.engine.passes import Passes
 from detkit.engine.precision import gradient_scaler
-from detkit.engine.replay import BatchReplay, prepare, replay, same_figures
-from detkit.engine.suspects import annotation_name
 from detkit.experiment import load_experiment
 from detkit.registry import DataError
 from detkit.structures import Instances, Sample

@@ -1,24 +1,24 @@
 """The training loop and what happens around it."""
 
-from detkit.engine.best_checkpoint import BestCheckpoint
-from detkit.engine.early_stopping import EarlyStopping
-from detkit.engine.ema import ExponentialMovingAverage
-from detkit.engine.freeze_schedule import FreezeSchedule, FreezeStage
-from detkit.engine.hooks import CheckpointHook, EvalHook
+from detkit.engine.hooks.best_checkpoint import BestCheckpoint
+from detkit.engine.hooks.early_stopping import EarlyStopping
+from detkit.engine.hooks.ema import ExponentialMovingAverage
+from detkit.engine.hooks.freeze_schedule import FreezeSchedule, FreezeStage
+from detkit.engine.hooks.periodic import CheckpointHook, EvalHook
+from detkit.engine.hooks.pictures import PredictionPictures
+from detkit.engine.hooks.precise_bn import PreciseBN
+from detkit.engine.hooks.profiler import TorchProfiler
+from detkit.engine.hooks.progress_bar import ProgressBar
+from detkit.engine.hooks.step_timer import StepTimer
+from detkit.engine.hooks.validation_loss import ValidationLoss
+from detkit.engine.hooks.wandb_writer import WandbWriter
+from detkit.engine.hooks.writers import MetricsWriter, TensorBoardWriter
 from detkit.engine.interfaces import HOOKS, PARALLELISMS, Hook, Parallelism
 from detkit.engine.interruption import EXIT_CODE, Interrupted, Interruption
 from detkit.engine.metrics import Metrics
 from detkit.engine.parallel import DDP, FSDP
-from detkit.engine.pictures import PredictionPictures
-from detkit.engine.precise_bn import PreciseBN
-from detkit.engine.profiler import TorchProfiler
-from detkit.engine.progress_bar import ProgressBar
-from detkit.engine.step_timer import StepTimer
 from detkit.engine.summary import describe_batch, summarize
 from detkit.engine.trainer import Trainer
-from detkit.engine.validation_loss import ValidationLoss
-from detkit.engine.wandb_writer import WandbWriter
-from detkit.engine.writers import MetricsWriter, TensorBoardWriter
 
 __all__ = [
     "DDP",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from detkit.engine.forensics import Recorder
+from detkit.engine.forensics.recorder import Recorder
 from detkit.engine.loss_means import IMAGES, Counts, LossMean, StepMean, counts_of, summed, weighed
 from detkit.engine.precision import Precision, autocast
 from detkit.layers.running_statistics import keep_running_statistics

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from detkit.engine.forensics import Recorder
+from detkit.engine.forensics.recorder import Recorder
 from detkit.engine.interfaces import Hook
 from detkit.engine.interruption import Interrupted, Interruption
 from detkit.engine.loss_means import LossMean

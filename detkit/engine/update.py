@@ -5,7 +5,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from detkit.engine.forensics import Recorder
+from detkit.engine.forensics.recorder import Recorder
 from detkit.utils.sharding import whole
 
 

@@ -9,10 +9,10 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from detkit.engine import Hook, Trainer
-from detkit.engine.failure_files import read_batches, read_state
-from detkit.engine.out_of_memory import OutOfMemory, out_of_memory
-from detkit.engine.replay import LOSS, prepare, replay, same_figures
-from detkit.engine.suspects import find_culprits, target_faults
+from detkit.engine.forensics.failure_files import read_batches, read_state
+from detkit.engine.forensics.out_of_memory import OutOfMemory, out_of_memory
+from detkit.engine.forensics.replay import LOSS, prepare, replay, same_figures
+from detkit.engine.forensics.suspects import find_culprits, target_faults
 from detkit.structures import BitMasks, Boxes, Instances, Losses, PolygonMasks, Sample
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from detkit.data.samplers import inference_batches
 from detkit.engine import EvalHook, PredictionPictures, TensorBoardWriter
-from detkit.engine.pictures import step_folders, thin_out
+from detkit.engine.hooks.pictures import step_folders, thin_out
 from detkit.evaluation import FirstPredictions, evaluate
 from detkit.structures import Boxes, Instances, Sample
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from detkit.engine import EvalHook, Hook, MetricsWriter, ProgressBar
-from detkit.engine import progress_bar as bars
+from detkit.engine.hooks import progress_bar as bars
 from detkit.engine.metrics import Metrics
 from detkit.engine.pace import Pace
 from detkit.utils.memory import peak_memory

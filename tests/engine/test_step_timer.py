@@ -8,8 +8,9 @@ import types
 
 import pytest
 
-from detkit.engine import EvalHook, Hook, StepTimer, step_timer
-from detkit.engine.step_timer import PARTS
+from detkit.engine import EvalHook, Hook, StepTimer
+from detkit.engine.hooks import step_timer
+from detkit.engine.hooks.step_timer import PARTS
 
 NAP = 0.02
 STEPS = 6

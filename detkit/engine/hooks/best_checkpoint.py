@@ -5,11 +5,11 @@ import logging
 from typing import Any
 
 from detkit.checkpoint import Checkpointer
-from detkit.engine.hooks import CheckpointHook
+from detkit.engine.hooks.periodic import CheckpointHook
+from detkit.engine.hooks.watched_metric import Mode, WatchedMetric
 from detkit.engine.interfaces import HOOKS, Hook
 from detkit.engine.metrics import Line
 from detkit.engine.trainer import Trainer
-from detkit.engine.watched_metric import Mode, WatchedMetric
 
 logger = logging.getLogger(__name__)
 

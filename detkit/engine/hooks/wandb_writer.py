@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import yaml
 
+from detkit.engine.hooks.writers import output_folder
 from detkit.engine.interfaces import HOOKS, Hook
 from detkit.engine.metrics import Line, Pictures
 from detkit.engine.trainer import Trainer
-from detkit.engine.writers import output_folder
 from detkit.registry import ConfigError
 from detkit.utils import distributed
 

@@ -10,8 +10,8 @@ import torch
 import yaml
 from torch import nn
 
-from detkit.engine.failure_files import CONFIG
-from detkit.engine.suspects import image_name
+from detkit.engine.forensics.failure_files import CONFIG
+from detkit.engine.forensics.suspects import image_name
 from detkit.structures import Sample
 from detkit.utils import distributed
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from detkit.engine.hooks.writers import output_folder
 from detkit.engine.interfaces import Hook
 from detkit.engine.metrics import Pictures
 from detkit.engine.trainer import Trainer
-from detkit.engine.writers import output_folder
 from detkit.evaluation import FirstPredictions, Pair
 from detkit.utils import distributed
 

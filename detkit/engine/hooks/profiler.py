@@ -4,9 +4,9 @@ import logging
 
 import torch
 
+from detkit.engine.hooks.writers import output_folder
 from detkit.engine.interfaces import HOOKS, Hook
 from detkit.engine.trainer import Trainer
-from detkit.engine.writers import output_folder
 from detkit.utils import atomic_write, distributed
 
 logger = logging.getLogger(__name__)

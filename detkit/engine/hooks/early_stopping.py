@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from detkit.engine.hooks.watched_metric import Mode, WatchedMetric
 from detkit.engine.interfaces import HOOKS, Hook
 from detkit.engine.metrics import Line
 from detkit.engine.trainer import Trainer
-from detkit.engine.watched_metric import Mode, WatchedMetric
 
 
 @HOOKS.register()

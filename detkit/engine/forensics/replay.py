@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detkit.engine.forensics import Forward, fails
-from detkit.engine.suspects import batch_names, find_culprits, image_name, target_faults
+from detkit.engine.forensics.recorder import Forward, fails
+from detkit.engine.forensics.suspects import batch_names, find_culprits, image_name, target_faults
 from detkit.structures import Instances, Losses, Sample
 from detkit.utils import set_rng_state
 

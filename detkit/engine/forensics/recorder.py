@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import detkit
-from detkit.engine.failure_files import CONFIG, free_folder, write_batches, write_state, write_words
-from detkit.engine.out_of_memory import out_of_memory
-from detkit.engine.suspects import batch_names, find_culprits, target_faults
+from detkit.engine.forensics.failure_files import CONFIG, free_folder, write_batches, write_state, write_words
+from detkit.engine.forensics.out_of_memory import out_of_memory
+from detkit.engine.forensics.suspects import batch_names, find_culprits, target_faults
 from detkit.layers import SyncBatchNorm
 from detkit.structures import Losses, Sample
 from detkit.utils import distributed, rng_state, set_rng_state

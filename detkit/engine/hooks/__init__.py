@@ -1,0 +1,1 @@
+"""What happens around training steps: the hooks of every run, and those that a config adds."""

@@ -24,7 +24,6 @@ def tables(path, monkeypatch, report=None, chunk=None, **policy):
         with monkeypatch.context() as patch:
             if chunk is not None:
                 patch.setattr("detkit.data.datasets.json_entries.CHUNK", chunk)
-                patch.setattr("detkit.data.datasets.coco_annotations.CHUNK", chunk)
             if not fast:
                 patch.setattr(coco_json, "split_coco", lambda text: None)
                 patch.setattr(coco_annotations, "plain_columns", lambda *args: None)

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from detkit.data.datasets.annotations import AnnotationTable
-from detkit.data.datasets.coco_columns import FAR, Columns, laid_flat, plain_columns
+from detkit.data.datasets.coco_columns import FAR, Columns, PlainAnnotation, laid_flat, plain_columns
 from detkit.data.datasets.coco_json import CocoFile, ImageEntry
-from detkit.data.datasets.json_entries import CHUNK, JsonEntries
+from detkit.data.datasets.json_entries import chunks_of
 from detkit.data.flat import offsets
 from detkit.structures.rle import checked_rle, rle_counts
 
@@ -66,19 +66,19 @@ class AnnotationReader:
 
         Where the report returns, annotations that cannot be used are left out.
         """
-        pieces, start = [_columns([])], 0
-        for entries in _chunks(self.file.content["annotations"]):
-            pieces += self._pieces(entries, start)
-            start += len(entries)
+        pieces = [_columns([])]
+        for rows, entries in chunks_of(self.file.content["annotations"], PlainAnnotation):
+            pieces += self._pieces(rows, entries)
         if not np.diff(np.sort(np.concatenate([piece.id for piece in pieces]))).all():
             pieces = self._without_twins(pieces)
         return self._table(pieces)
 
-    def _pieces(self, entries: Sequence[Mapping[str, Any]], start: int) -> Iterator[Columns]:
-        found = plain_columns(entries, start, self._image_index, self.classes, self._has_masks)
-        if found is None:
-            others = range(start, start + len(entries))
-        else:
+    def _pieces(self, rows: range, entries: list[PlainAnnotation] | None) -> Iterator[Columns]:
+        """The columns of those rows of the file; ``entries``: the rows, where all of them have the expected types."""
+        found, others = None, list(rows)
+        if entries is not None:
+            found = plain_columns(entries, rows.start, self._image_index, self.classes, self._has_masks)
+        if found is not None:
             columns, plain = found
             left_out = columns.class_index < 0
             crowds = columns.crowd & ~left_out & (not self.policy.keep_crowd)
@@ -86,7 +86,7 @@ class AnnotationReader:
             yield columns.select(sound)
             self.tally["objects of other classes left out"] += int(left_out.sum())
             self.tally["crowds left out"] += int(crowds.sum())
-            others = (np.flatnonzero(~(sound | left_out | crowds)) + start).tolist()
+            others = (np.flatnonzero(~(sound | left_out | crowds)) + rows.start).tolist()
         yield _columns([row for i in others if (row := self._row(i)) is not None])
 
     def _sound_boxes(self, columns: Columns) -> np.ndarray:
@@ -250,12 +250,6 @@ class AnnotationReader:
             rles=rles,
             has_masks=self._has_masks,
         )
-
-
-def _chunks(entries: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str, Any]]]:
-    if isinstance(entries, JsonEntries):
-        return entries.chunks()
-    return (entries[start : start + CHUNK] for start in range(0, len(entries), CHUNK))
 
 
 def _columns(rows: Sequence[_Row]) -> Columns:

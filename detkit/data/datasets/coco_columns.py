@@ -1,10 +1,12 @@
 """Annotations as columns: such as most of a COCO file's are, checked and laid flat some thousands at a time."""
 
+import array
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from detkit.data.flat import Ragged, offsets
@@ -66,8 +68,20 @@ class Columns:
 SCALARS = ("index", "id", "image", "class_index", "crowd", "box", "area", "parts")
 
 
+class PlainAnnotation(msgspec.Struct, gc=False):
+    """An annotation whose fields are of the expected types; COCO's names."""
+
+    id: int
+    image_id: int | str
+    category_id: int
+    bbox: list[float]
+    area: float
+    iscrowd: Any = 0
+    segmentation: list[list[float]] | dict[str, Any] | None = None
+
+
 def plain_columns(
-    entries: Sequence[Mapping[str, Any]],
+    entries: Sequence[PlainAnnotation],
     start: int,
     image_index: Mapping[int | str, int],
     classes: Mapping[int, int],
@@ -75,8 +89,8 @@ def plain_columns(
 ) -> tuple[Columns, np.ndarray] | None:
     """The columns of annotations as they stand in the file, and which of them are plain.
 
-    Plain is an annotation of the expected types, of a known image and category, whose shape is polygons, each of 3
-    points or more. None where that cannot be told of all together.
+    Plain is an annotation of a known image and category, whose shape is polygons, each of 3 points or more. None where
+    that cannot be told of all together.
 
     Args:
         entries: the annotations.
@@ -85,41 +99,40 @@ def plain_columns(
         classes: category id -> class index.
         has_masks: whether annotations should have a shape.
     """
+    boxes = [entry.bbox for entry in entries]
+    if {*map(len, boxes)} != {4}:
+        return None
+    shapes = [entry.segmentation for entry in entries] if has_masks else []
+    plain = np.array([_is_polygons(shape) for shape in shapes] if has_masks else [True] * len(entries))
+    polygons: list[Any] = [shape if sound else () for shape, sound in zip(shapes, plain.tolist())]
     try:
-        ids, images, categories, boxes, areas = (
-            [entry[name] for entry in entries] for name in ("id", "image_id", "category_id", "bbox", "area")
-        )
-        crowd = [bool(entry.get("iscrowd", 0)) for entry in entries]
-        shapes = [entry.get("segmentation") for entry in entries] if has_masks else []
-        if {*map(type, ids), *map(type, categories)} != {int} or not {*map(type, images)} <= {int, str}:
-            return None
-        if {*map(type, boxes)} != {list} or {*map(len, boxes)} != {4}:
-            return None
-        if not {*map(type, chain.from_iterable(boxes)), *map(type, areas)} <= {int, float}:
-            return None
-        plain = np.array([_is_polygons(shape) for shape in shapes] if has_masks else [True] * len(ids))
-        polygons: list[Any] = [shape if sound else () for shape, sound in zip(shapes, plain.tolist())]
-        lengths = np.fromiter(map(len, chain.from_iterable(polygons)), np.int64)
-        numbers = chain.from_iterable(chain.from_iterable(polygons))
         columns = Columns(
-            index=np.arange(start, start + len(ids)),
-            id=np.array(ids, np.int64),
-            image=np.array([image_index[image] for image in images], np.int64),
-            class_index=np.array([classes[category] for category in categories], np.int64),
-            crowd=np.array(crowd),
-            box=np.array(boxes, np.float64),
-            area=np.array(areas, np.float64),
-            parts=np.array([len(p) for p in polygons] if has_masks else [0] * len(ids), np.int64),
-            lengths=lengths,
-            values=np.fromiter(numbers, np.float64, int(lengths.sum())),
+            index=np.arange(start, start + len(entries)),
+            id=np.array([entry.id for entry in entries], np.int64),
+            image=np.array([image_index[entry.image_id] for entry in entries], np.int64),
+            class_index=np.array([classes[entry.category_id] for entry in entries], np.int64),
+            crowd=np.array([bool(entry.iscrowd) for entry in entries]),
+            box=_numbers(boxes).reshape(-1, 4),
+            area=np.array([entry.area for entry in entries], np.float64),
+            parts=np.array([len(p) for p in polygons] if has_masks else [0] * len(entries), np.int64),
+            lengths=np.fromiter(map(len, chain.from_iterable(polygons)), np.int64),
+            values=_numbers(chain.from_iterable(polygons)),
         )
-    except (KeyError, TypeError, ValueError, OverflowError):
+    except (KeyError, OverflowError):
         return None
     return columns, plain & _sound(columns)
 
 
 def _is_polygons(shape: Any) -> bool:
-    return type(shape) is list and len(shape) > 0 and all(type(part) is list and len(part) >= 6 for part in shape)
+    return type(shape) is list and len(shape) > 0 and min(map(len, shape)) >= 6
+
+
+def _numbers(lists: Iterable[list[float]]) -> np.ndarray:
+    """All of the lists' numbers, float64. An ``array`` takes a list three times as fast as numpy does."""
+    numbers = array.array("d")
+    for one in lists:
+        numbers.fromlist(one)
+    return np.array(numbers, np.float64)
 
 
 def _sound(columns: Columns) -> np.ndarray:

@@ -1,9 +1,11 @@
 """The entries of a large JSON list, each decoded when it is looked at."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import msgspec
+
+T = TypeVar("T")
 
 CHUNK = 4096
 """Entries that are decoded at a time."""
@@ -19,6 +21,7 @@ class JsonEntries(Sequence[Any]):
     def __init__(self, raw: list[msgspec.Raw]):
         self._raw = raw
         self._start, self._entries = 0, list[Any]()
+        self._last: tuple[int, Any] = (-1, None)
 
     def __len__(self) -> int:
         return len(self._raw)
@@ -32,10 +35,11 @@ class JsonEntries(Sequence[Any]):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
             raise IndexError(f"entry {index} of {len(self)}")
-        if not self._start <= index < self._start + len(self._entries):
-            self._start = index // CHUNK * CHUNK
-            self._entries = decoded(self._raw[self._start : self._start + CHUNK])
-        return self._entries[index - self._start]
+        if self._start <= index < self._start + len(self._entries):
+            return self._entries[index - self._start]
+        if self._last[0] != index:
+            self._last = (index, msgspec.json.decode(self._raw[index]))
+        return self._last[1]
 
     def __iter__(self) -> Iterator[Any]:
         return (entry for chunk in self.chunks() for entry in chunk)
@@ -43,8 +47,33 @@ class JsonEntries(Sequence[Any]):
     def chunks(self) -> Iterator[list[Any]]:
         """All entries, some thousands at a time."""
         for start in range(0, len(self), CHUNK):
-            self[start]
+            self._start, self._entries = start, decoded(self._raw[start : start + CHUNK])
             yield self._entries
+
+    def chunks_of(self, kind: type[T]) -> Iterator[list[T] | None]:
+        """As ``chunks``, as structs of that kind; None where an entry is none."""
+        decoder = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
+        for start in range(0, len(self), CHUNK):
+            try:
+                yield decoder.decode(_joined(self._raw[start : start + CHUNK]))
+            except msgspec.ValidationError:
+                yield None
+
+
+def chunks_of(entries: Sequence[Any], kind: type[T]) -> Iterator[tuple[range, list[T] | None]]:
+    """Any entries some thousands at a time: which they are, and as structs of that kind, or None where one is none."""
+    starts = range(0, len(entries), CHUNK)
+    ranges = (range(start, min(start + CHUNK, len(entries))) for start in starts)
+    if isinstance(entries, JsonEntries):
+        return zip(ranges, entries.chunks_of(kind))
+    return ((rows, _converted(entries[rows.start : rows.stop], kind)) for rows in ranges)
+
+
+def _converted(entries: Sequence[Any], kind: type[T]) -> list[T] | None:
+    try:
+        return msgspec.convert(entries, list[kind])  # type: ignore[valid-type]
+    except msgspec.ValidationError:
+        return None
 
 
 class _Parts(msgspec.Struct, gc=False):
@@ -55,8 +84,12 @@ class _Parts(msgspec.Struct, gc=False):
 
 def decoded(raw: list[msgspec.Raw]) -> list[Any]:
     """These texts as Python objects."""
-    found: list[Any] = msgspec.json.decode(b"[" + b",".join(map(bytes, raw)) + b"]")
+    found: list[Any] = msgspec.json.decode(_joined(raw))
     return found
+
+
+def _joined(raw: list[msgspec.Raw]) -> bytes:
+    return b"[" + b",".join(map(bytes, raw)) + b"]"
 
 
 def split_coco(text: bytes) -> dict[str, Any] | None:

@@ -55,8 +55,8 @@ class Texts:
     @staticmethod
     def of(texts: Iterable[str]) -> "Texts":
         """From any strings."""
-        rows = (np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8) for text in texts)
-        return Texts(Ragged.of(rows, np.uint8))
+        rows = [text.encode("utf-8", "surrogateescape") for text in texts]
+        return Texts(Ragged(np.frombuffer(b"".join(rows), np.uint8), offsets(map(len, rows))))
 
 
 def offsets(lengths: Iterable[int]) -> np.ndarray:

@@ -188,4 +188,6 @@ def _starts(sizes: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 def _spread(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Every index of ranges that begin there and are so long."""
-    return np.repeat(starts - (np.cumsum(sizes) - sizes), sizes) + np.arange(int(sizes.sum()))
+    spread = np.repeat(starts - (np.cumsum(sizes) - sizes), sizes)
+    spread += np.arange(len(spread))
+    return spread

@@ -100,7 +100,7 @@ def split_coco(text: bytes) -> dict[str, Any] | None:
     try:
         parts = msgspec.json.decode(text, type=_Parts)
         for raws in (parts.images, parts.annotations):
-            if any(bytes(memoryview(raw)[:1]) != b"{" for raw in raws):
+            if any(bytes(raw)[:1] != b"{" for raw in raws):
                 return None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

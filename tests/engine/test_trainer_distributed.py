@@ -67,7 +67,7 @@ def test_two_processes_train_as_one(tmp_path):
         value -= 0.1 * (2 * value + 2 * (value - 10)) / 2  # the gradient of the mean over both
     assert model.value.item() == pytest.approx(value)
     state = torch.load(tmp_path / "run" / "checkpoint_0000001.pth", weights_only=True)
-    assert len(state["trainer"]["rng"]) == 2
+    assert len(state["trainer"]["ranks"]) == 2
 
 
 class Two(nn.Module):

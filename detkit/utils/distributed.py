@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 
 def _active() -> bool:
@@ -50,9 +51,13 @@ def process_group(device: torch.device, minutes: float = 30) -> Iterator[None]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(minutes=minutes)
-    )
+    timeout = datetime.timedelta(minutes=minutes)
+    store, number, processes = next(rendezvous("env://", timeout=timeout))
+    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        # One machine's launcher keeps its store: processes that replace dead ones would meet their addresses there.
+        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=number, world_size=processes, timeout=timeout)
     yield
     dist.barrier()  # none is gone while another still waits for it
     dist.destroy_process_group()

@@ -20,6 +20,12 @@ class DataError(ValueError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A sentence that suggests the entry of ``known`` nearest to ``word``; empty when none is near."""
+    near = nearest(word, known)
+    return f" Did you mean '{near}'?" if near else ""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The entry of ``known`` that is most like ``word``, and so probably what was meant; None when none is near."""
     typed = str(word).lower()
 
     def nearness(entry: str) -> float:
@@ -28,7 +34,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         return difflib.SequenceMatcher(None, typed, other).ratio() + 0.1 * swapped + 0.05 * other.startswith(typed[:1])
 
     near = max(map(str, known), key=nearness, default="")
-    return f" Did you mean '{near}'?" if near and nearness(near) >= 0.55 else ""
+    return near if near and nearness(near) >= 0.55 else None
 
 
 class Registry(_Registry, Generic[T]):

@@ -10,9 +10,10 @@ from typing import Any
 from detkit.config.carry import sort_options
 from detkit.config.interpolate import resolve
 from detkit.config.merge import Renamed, apply_override, find, locate, merge, read_override
+from detkit.config.near_file import nearest_file
 from detkit.config.user_file import import_user_code
-from detkit.config.yaml_file import Entry, display, read_yaml, wrap
-from detkit.registry import ConfigError, did_you_mean
+from detkit.config.yaml_file import SUFFIXES, Entry, display, read_yaml, wrap
+from detkit.registry import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -74,9 +75,10 @@ def _read(path: Path, above: tuple[Path, ...]) -> tuple[Entry, list[Entry]]:
     for base in _bases(own):
         file = path.parent / Path(base.value).expanduser()
         if not file.is_file():
-            near = did_you_mean(file.name, [p.name for p in file.parent.glob("*.y*ml")])
+            near = nearest_file(file, *SUFFIXES)
+            meant = "" if near is None else f" Did you mean '{os.path.relpath(near, path.parent)}'?"
             raise ConfigError(
-                f"{base.source}: _base_ '{base.value}' does not exist (it would be {display(file)}).{near}"
+                f"{base.source}: _base_ '{base.value}' does not exist (it would be {display(file)}).{meant}"
             )
         if file.resolve() in above:
             chain = " -> ".join(display(p) for p in (*above[above.index(file.resolve()) :], file))

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from detkit.config.near_file import nearest_file
 from detkit.registry import ConfigError
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -16,6 +17,8 @@ _FLOAT = re.compile(
     r"^[-+]?(?:[0-9][0-9_]*)?\.?[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?$|^[-+]?[0-9][0-9_]*\.(?:[eE][-+]?[0-9]+)?$"
     r"|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
 )
+SUFFIXES = (".yaml", ".yml")
+"""How the names of configs end."""
 _PREFIX = "tag:yaml.org,2002:"
 
 
@@ -88,7 +91,9 @@ def read_yaml(path: Path) -> Entry:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{name}: there is no such file") from None
+        near = nearest_file(Path(path), *SUFFIXES)
+        meant = "" if near is None else f". Did you mean '{display(near)}'?"
+        raise ConfigError(f"{name}: there is no such file{meant}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{name}: the file cannot be read as text: {error}") from None
     tree = parse_yaml(text, name)

@@ -1,5 +1,6 @@
 """Files, bases, imports, interpolation: what comes out, and what each mistake says."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -124,6 +125,40 @@ def test_a_broken_file_is_named_with_what_is_wrong(write, text, words):
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     assert "there is no such file" in error_of(tmp_path / "no.yaml")
     assert "cannot be read" in error_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("configs/quick_strat/mask_rcnn_shapes.yaml", "configs/quick_start/mask_rcnn_shapes.yaml"),
+        ("confgs/quick_start/mask_rcnn_shapes.yaml", "configs/quick_start/mask_rcnn_shapes.yaml"),
+        ("configs/quick_start/mask_rcnn_shapes.yml", "configs/quick_start/mask_rcnn_shapes.yaml"),
+        ("configs/mask_rcnn_shapes.yaml", "configs/quick_start/mask_rcnn_shapes.yaml"),  # its folder forgotten
+        ("retinanet.yaml", "configs/retinanet.yml"),
+        ("configs/of_another_kind.yaml", None),
+    ],
+)
+def test_a_path_at_which_there_is_none_names_the_nearest_file(write, tmp_path, monkeypatch, asked, meant):
+    for name in ("quick_start/mask_rcnn_shapes.yaml", "balloon/mask_rcnn_balloon.yaml", "retinanet.yml", "a.txt"):
+        write(f"configs/{name}", "")
+    monkeypatch.chdir(tmp_path)
+    assert error_of(asked) == f"{asked}: there is no such file" + (f". Did you mean '{meant}'?" if meant else "")
+    message = error_of(write("runs/c.yaml", f"_base_: ../{asked}"))
+    assert "does not exist" in message
+    assert ("Did you mean" in message) == (meant is not None)
+    if meant is not None:
+        assert message.endswith(f"Did you mean '../{meant}'?")
+
+
+def test_the_nearest_file_is_not_looked_for_in_the_whole_of_a_large_tree(write, tmp_path, monkeypatch):
+    for number in range(400):
+        (tmp_path / f"images_{number:03d}").mkdir()
+    write("images_399/mask_rcnn.yaml", "")
+    looked_into = []
+    scan = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: looked_into.append(folder) or scan(folder))
+    assert "there is no such file" in error_of(tmp_path / "mask_rcnn.yaml")
+    assert 0 < len(looked_into) <= 300
 
 
 def test_an_empty_file_is_an_empty_config(write):

@@ -161,7 +161,7 @@ class Stages:
         generator = self.model.proposal_generator
         objectness, _ = generator.head([self.features[name] for name in generator.in_features])
         anchors = Boxes.cat(generator.anchor_generator(objectness, self.images.canvas_size))
-        labels, matches = generator.label(anchors, target)
+        ((labels, matches),) = generator.label(anchors, [target])
         drawn, titles = [], []
         for kind, label in (("positive", 1), ("negative", 0), ("neutral", -1)):
             drawn.append(draw_anchors(self.canvas, anchors, labels, matches, target, kind=kind))  # type: ignore[arg-type]
@@ -185,7 +185,7 @@ class Stages:
     def regions(self, target: Instances) -> np.ndarray:
         """What a training step would sample of its proposals."""
         proposals, _ = self.model.proposal_generator.loss(self.images, self.features, [target])
-        sampled = self.model.roi_heads.sample(proposals[0], target)
+        (sampled,) = self.model.roi_heads.sample(proposals, [target])
         count = int((sampled.classes < len(self.names)).sum())
         drawn = [draw_regions(self.canvas, sampled, self.names, foreground=kind) for kind in (True, False)]
         return side_by_side(drawn, [f"foreground regions: {count}", f"background regions: {len(sampled) - count}"])

@@ -56,7 +56,7 @@ class Matcher:
         if self.crowd_thresh is not None and crowds is not None and len(crowds):
             parts = boxes.tensor.split(columns_at_once(len(crowds), boxes.device))
             on_crowd = torch.cat([pairwise_iou(crowds.tensor, part).amax(dim=0) for part in parts]) >= self.crowd_thresh
-            labels[(labels == 0) & on_crowd] = -1
+            labels.masked_fill_((labels == 0) & on_crowd, -1)
         return matches, labels
 
     def _match(self, truth: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,12 +116,11 @@ class Matcher:
             labels[iou.argmax(dim=1)] = 1
         elif self.allow_low_quality:
             best_of_box = iou.max(dim=1, keepdim=True).values
-            labels[(iou == best_of_box).any(dim=0)] = 1
+            labels.masked_fill_((iou == best_of_box).any(dim=0), 1)
         return matches, labels
 
     def _labels(self, best: Tensor, matches: Tensor) -> Tensor:
         """``(N,)`` int8 labels by each candidate's best IoU alone."""
         labels = torch.full_like(matches, -1, dtype=torch.int8)
-        labels[best < self.background_thresh] = 0
-        labels[best >= self.foreground_thresh] = 1
-        return labels
+        labels.masked_fill_(best < self.background_thresh, 0)
+        return labels.masked_fill_(best >= self.foreground_thresh, 1)

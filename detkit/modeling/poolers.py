@@ -86,7 +86,8 @@ class PyramidPooler(RoIPooler):
             unused = maps[1:]
         else:
             levels = self.assign_levels(everything)
-            rows = [torch.nonzero(levels == level).squeeze(1) for level in range(len(maps))]
+            numbers = (levels[:, None] == torch.arange(len(maps), device=levels.device)).sum(0).tolist()
+            rows = list(levels.argsort(stable=True).split(numbers))
             unused = [feature for feature, of_level in zip(maps, rows) if not len(of_level)]
             pooled = [
                 self.pool(feature, rois[of_level], stride)

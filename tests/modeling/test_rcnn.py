@@ -178,7 +178,7 @@ def test_crowds_are_no_targets_and_nothing_on_them_is_background():
     anchors = Boxes.cat([one.target.boxes[1:2], one.target.boxes[:1]])
     rpn = model.proposal_generator
     rpn.matcher = dataclasses.replace(rpn.matcher, crowd_thresh=0.001)
-    assert rpn.label(anchors, targets[0])[0][0] != 0
+    assert rpn.label(anchors, targets)[0][0][0] != 0
     assert torch.isfinite(model([flagged]).total())
 
 
@@ -187,14 +187,14 @@ def test_sampling_of_regions_labels_by_overlap():
     target = sample(num=2).target
     far = Boxes([[0.0, 0, 3, 3]])
     proposals = Instances(target.image_size, boxes=Boxes.cat([target.boxes, far]), objectness=torch.zeros(3))
-    sampled = heads.sample(proposals, target)
+    (sampled,) = heads.sample([proposals], [target])
     assert len(sampled) == 5  # ground truth is appended
     foreground = sampled[sampled.classes < 3]
     assert len(foreground) == 4
     torch.testing.assert_close(foreground.gt_boxes.tensor, foreground.boxes.tensor)
     torch.testing.assert_close(foreground.classes, target.classes[foreground.gt_index])
     heads.append_ground_truth = False
-    assert len(heads.sample(proposals, target)) == 3
+    assert len(heads.sample([proposals], [target])[0]) == 3
 
 
 def test_postprocess_drops_boxes_that_vanish():

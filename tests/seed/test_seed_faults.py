@@ -34,7 +34,7 @@ def test_batches_of_any_size(finding, sample):
     rpn = finding.proposal_generator
     anchors = torch.cat([b.tensor for b in rpn.anchor_generator([torch.zeros(1, 1, 32, 32)], (128, 128))])
     for image in (one, two):
-        _, matches = rpn.label(Boxes(anchors), image.target)
+        ((_, matches),) = rpn.label(Boxes(anchors), [image.target])
         best = [max(range(len(anchors)), key=lambda i: oracles.iou(anchors[i].tolist(), b)) for b in _boxes(image)]
         assert matches[best].tolist() == list(range(len(best)))
     losses = finding.train().loss([one, two])

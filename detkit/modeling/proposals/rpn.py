@@ -1,6 +1,7 @@
 """Region proposal network."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -101,32 +102,43 @@ class RPN(ProposalGenerator):
         return self.anchor_generator(objectness, images.canvas_size), logits, moves
 
     @torch.no_grad()
-    def label(self, anchors: Boxes, target: Instances) -> tuple[Tensor, Tensor]:
-        """``(HWA,)`` sampled labels (1 foreground, 0 background, -1 not sampled) and matched indices."""
-        matches, labels = self.matcher.match(anchors, target)
-        positive, negative = sample_balanced(labels, self.batch_size_per_image, self.positive_fraction, background=0)
-        sampled = torch.full_like(labels, -1)
-        sampled[positive], sampled[negative] = 1, 0
-        return sampled, matches
+    def label(self, anchors: Boxes, targets: Sequence[Instances]) -> list[tuple[Tensor, Tensor]]:
+        """An image: ``(HWA,)`` sampled labels (1 foreground, 0 background, -1 not sampled) and matched indices."""
+        labelled = []
+        for positive, negative, matches in self._sample(anchors, targets):
+            labels = torch.full_like(matches, -1)
+            labels[positive], labels[negative] = 1, 0
+            labelled.append((labels, matches))
+        return labelled
+
+    @torch.no_grad()
+    def _sample(self, anchors: Boxes, targets: Sequence[Instances]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """An image: the sampled foreground and background, in the anchors' order, and ``(HWA,)`` matched indices."""
+        matched = [self.matcher.match(anchors, target) for target in targets]
+        drawn = sample_balanced(
+            [labels for _, labels in matched], self.batch_size_per_image, self.positive_fraction, background=0
+        )
+        return [(p.sort().values, n.sort().values, matches) for (p, n), (matches, _) in zip(drawn, matched)]
 
     def _losses(self, anchors: Boxes, logits: Tensor, deltas: Tensor, targets: list[Instances]) -> Losses:
-        labelled = [self.label(anchors, target) for target in targets]
-        labels = torch.stack([of_image for of_image, _ in labelled])
-        positive = labels == 1
-        foreground = [torch.nonzero(of_image).squeeze(1) for of_image in positive]
-        gt_boxes = [t.boxes.tensor[matches[rows]] for t, (_, matches), rows in zip(targets, labelled, foreground)]
-        sampled = torch.nonzero(labels.flatten() >= 0).squeeze(1)
-        wanted = positive.flatten()[sampled].float()
-        objectness = F.binary_cross_entropy_with_logits(logits.flatten()[sampled].float(), wanted, reduction="sum")
-        count = len(sampled) if self.mean_over == "samples" else self.batch_size_per_image * len(targets)
-        reference = torch.cat([anchors.tensor[rows] for rows in foreground])
-        boxes = self.box_loss(self.box_coder, deltas[positive], reference, torch.cat(gt_boxes), max(count, 1))
-        num_foreground = positive.sum() / len(targets)
+        sampled = self._sample(anchors, targets)
+        foreground, background = [p for p, _, _ in sampled], [n for _, n, _ in sampled]
+        positive = torch.cat([rows + i * len(anchors) for i, rows in enumerate(foreground)])
+        negative = torch.cat([rows + i * len(anchors) for i, rows in enumerate(background)])
+        rows, order = torch.cat([positive, negative]).sort()
+        wanted = (order < len(positive)).float()
+        objectness = F.binary_cross_entropy_with_logits(logits.flatten()[rows].float(), wanted, reduction="sum")
+        count = len(rows) if self.mean_over == "samples" else self.batch_size_per_image * len(targets)
+        gt_boxes = [t.boxes.tensor[matches[of_image]] for t, (of_image, _, matches) in zip(targets, sampled)]
+        reference = torch.cat([anchors.tensor[of_image] for of_image in foreground])
+        boxes = self.box_loss(
+            self.box_coder, deltas.flatten(0, 1)[positive], reference, torch.cat(gt_boxes), max(count, 1)
+        )
         return Losses(
             terms={"loss_rpn_cls": objectness / max(count, 1), "loss_rpn_loc": boxes},
             metrics={
-                "rpn/num_foreground": num_foreground,
-                "rpn/num_background": len(sampled) / len(targets) - num_foreground,
+                "rpn/num_foreground": logits.new_full((), len(positive) / len(targets), dtype=torch.float32),
+                "rpn/num_background": logits.new_full((), len(negative) / len(targets), dtype=torch.float32),
             },
             counts={
                 "loss_rpn_cls": logits.new_full((), count, dtype=torch.float32),

@@ -92,8 +92,7 @@ class ProposalSelection:
             boxes.append(decoded.reshape(len(logit), -1, 4))
             scores.append(logit.float().gather(1, index))
             levels.append(level[index])
-        every = zip(torch.cat(boxes, dim=1), torch.cat(scores, dim=1), torch.cat(levels, dim=1))
-        return [self._select(b, s, g, images, i, training) for i, (b, s, g) in enumerate(every)]
+        return self._select(torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(levels, 1), images, training)
 
     def _best(self, logits: Tensor, num: int) -> Tensor:
         """``(N, num)`` indices of the best, best first."""
@@ -103,21 +102,27 @@ class ProposalSelection:
         return rank.topk(min(num, logits.shape[1]), dim=1).indices
 
     def _select(
-        self, boxes: Tensor, scores: Tensor, levels: Tensor, images: ImageList, image: int, training: bool
-    ) -> Instances:
+        self, boxes: Tensor, scores: Tensor, levels: Tensor, images: ImageList, training: bool
+    ) -> list[Instances]:
+        """Of boxes (N, M, 4), scores and levels (N, M)."""
         height, width = images.canvas_size
-        window = images.window(image) if self.rules.clip == "image" else (0, 0, width, height)
-        keep = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
-        clipped = Boxes(boxes).clip_to(window)
+        canvas, numbers = (0, 0, width, height), range(len(boxes))
+        windows = [images.window(i) if self.rules.clip == "image" else canvas for i in numbers]
+        clipped = torch.stack([Boxes(of_image).clip_to(window).tensor for of_image, window in zip(boxes, windows)])
+        keep = torch.isfinite(boxes).all(dim=2) & torch.isfinite(scores)
         if self.score_thresh > 0:
             keep &= scores.sigmoid() >= self.score_thresh
         if self.min_size is not None:
-            keep &= clipped.nonempty(self.min_size)
-        rows = torch.nonzero(keep).squeeze(1)
-        clipped, scores, levels = clipped[rows], scores[rows], levels[rows]
+            keep &= Boxes(clipped.flatten(0, 1)).nonempty(self.min_size).reshape(keep.shape)
+        rows = torch.nonzero(keep.flatten()).squeeze(1).split(keep.sum(1).tolist())
+        clipped, scores, levels = clipped.flatten(0, 1), scores.flatten(), levels.flatten()
         after = self.post_nms_topk_train if training else self.post_nms_topk_test
-        rank = scores.sigmoid() if self.rules.nms_by == "probability" else scores
-        best = nms_by_group(clipped, rank, levels if self.rules.nms == "level" else None, self.nms_thresh)[:after]
-        return Instances(
-            images.image_sizes[image], info=images.info(image), boxes=clipped[best], objectness=scores[best]
-        )
+        proposals = []
+        for i, kept in enumerate(rows):
+            candidates, logits = Boxes(clipped[kept]), scores[kept]
+            rank = logits.sigmoid() if self.rules.nms_by == "probability" else logits
+            groups = levels[kept] if self.rules.nms == "level" else None
+            best = nms_by_group(candidates, rank, groups, self.nms_thresh)[:after]
+            fields = {"boxes": candidates[best], "objectness": logits[best]}
+            proposals.append(Instances(images.image_sizes[i], info=images.info(i), **fields))
+        return proposals

@@ -78,12 +78,12 @@ class Res5RoIHeads(StandardRoIHeads):
 
     def loss(self, features: Features, proposals: list[Instances], targets: list[Instances]) -> Losses:
         """See ``RoIHeads.loss``."""
-        sampled = [self.sample(p, t) for p, t in zip(proposals, targets)]
+        sampled = self.sample(proposals, targets)
         regions = self._regions(features, [s.boxes for s in sampled])
         losses = self.box_head.loss(regions, sampled)
         if self.mask_head is not None:
             rows = torch.nonzero(torch.cat([s.classes for s in sampled]) < self.num_classes).squeeze(1)
-            foreground = [self.foreground(s, t) for s, t in zip(sampled, targets)]
+            foreground = self.foreground(sampled, targets)
             losses = losses | self.mask_head.loss({"res5": regions["res5"][rows]}, foreground)
         return losses | Losses(metrics=self.counts(sampled))
 

@@ -1,5 +1,7 @@
 """The RoI heads of Faster and Mask R-CNN."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -69,10 +71,10 @@ class StandardRoIHeads(RoIHeads):
 
     def loss(self, features: Features, proposals: list[Instances], targets: list[Instances]) -> Losses:
         """See ``RoIHeads.loss``."""
-        sampled = [self.sample(p, t) for p, t in zip(proposals, targets)]
+        sampled = self.sample(proposals, targets)
         losses = self.box_head.loss(features, sampled)
         if self.instance_heads:
-            foreground = [self.foreground(s, t) for s, t in zip(sampled, targets)]
+            foreground = self.foreground(sampled, targets)
             for head in self.instance_heads:
                 losses = losses | head.loss(features, foreground)
         return losses | Losses(metrics=self.counts(sampled))
@@ -85,49 +87,58 @@ class StandardRoIHeads(RoIHeads):
         return instances
 
     @torch.no_grad()
-    def sample(self, proposals: Instances, target: Instances) -> Instances:
-        """Labels proposals and draws a balanced sample of them.
+    def sample(self, proposals: Sequence[Instances], targets: Sequence[Instances]) -> list[Instances]:
+        """Labels the proposals of each image and draws a balanced sample of them.
 
         Returns:
-            ``Instances`` with ``boxes``, ``classes`` (``num_classes`` is background), ``gt_index`` (the row of the
-            target that each was matched to) and ``gt_boxes``, foreground first. Without ground truth ``gt_boxes``
-            are zeros.
+            An image: ``Instances`` with ``boxes``, ``classes`` (``num_classes`` is background), ``gt_index`` (the row
+            of the target that each was matched to) and ``gt_boxes``, foreground first. Without ground truth
+            ``gt_boxes`` are zeros.
         """
-        boxes = proposals.boxes
+        candidates = [p.boxes for p in proposals]
         if self.append_ground_truth:
-            boxes = Boxes.cat([boxes, target.boxes])
-        matches, labels = self.matcher.match(boxes, target)
-        classes = torch.full_like(matches, self.num_classes)
-        if len(target):
-            classes = torch.where(labels == 1, target.classes[matches], classes)
-        classes[labels == -1] = -1
-        positive, negative = sample_balanced(
-            classes,
+            candidates = [Boxes.cat([boxes, t.boxes]) for boxes, t in zip(candidates, targets)]
+        matched = [self._label(boxes, target) for boxes, target in zip(candidates, targets)]
+        drawn = sample_balanced(
+            [classes for _, classes in matched],
             self.batch_size_per_image,
             self.positive_fraction,
             background=self.num_classes,
             fill=self.fill_background,
         )
-        chosen = torch.cat([positive, negative])
-        index = matches[chosen]
-        gt_boxes = target.boxes[index] if len(target) else Boxes(boxes.new_zeros((len(chosen), 4)))
-        return Instances(
-            target.image_size,
-            info=target.info,
-            boxes=boxes[chosen],
-            classes=classes[chosen],
-            gt_index=index,
-            gt_boxes=gt_boxes,
-        )
+        sampled = []
+        for target, boxes, (matches, classes), (positive, negative) in zip(targets, candidates, matched, drawn):
+            rows = torch.cat([positive, negative])
+            index = matches[rows]
+            gt_boxes = target.boxes[index] if len(target) else Boxes(boxes.new_zeros((len(rows), 4)))
+            fields = {"boxes": boxes[rows], "classes": classes[rows], "gt_index": index, "gt_boxes": gt_boxes}
+            sampled.append(Instances(target.image_size, info=target.info, **fields))
+        return sampled
 
-    def foreground(self, sampled: Instances, target: Instances) -> Instances:
-        """The foreground with all fields of its ground truth: masks are copied for these rows alone."""
-        foreground = sampled[torch.nonzero(sampled.classes < self.num_classes).squeeze(1)]
-        rest = {k: v for k, v in target.fields.items() if k not in ("boxes", "classes")}
-        return foreground.with_fields(**{f"gt_{k}": v[foreground.gt_index] for k, v in rest.items()})
+    def _label(self, boxes: Boxes, target: Instances) -> tuple[Tensor, Tensor]:
+        """``(R,)`` matched rows of the target, and classes: ``num_classes`` is background, -1 is ignored."""
+        matches, labels = self.matcher.match(boxes, target)
+        classes = torch.full_like(matches, self.num_classes)
+        if len(target):
+            classes = torch.where(labels == 1, target.classes[matches], classes)
+        return matches, classes.masked_fill(labels == -1, -1)
+
+    def foreground(self, sampled: Sequence[Instances], targets: Sequence[Instances]) -> list[Instances]:
+        """The foreground of each image's sample, with all fields of its ground truth: masks are copied for these alone.
+
+        Args:
+            sampled: of ``sample``, so foreground comes first.
+            targets: what it was matched to.
+        """
+        numbers = torch.stack([(s.classes < self.num_classes).sum() for s in sampled]).tolist()
+        chosen = []
+        for target, of_image in zip(targets, (s[:number] for s, number in zip(sampled, numbers))):
+            rest = {k: v[of_image.gt_index] for k, v in target.fields.items() if k not in ("boxes", "classes")}
+            chosen.append(of_image.with_fields(**{f"gt_{k}": v for k, v in rest.items()}))
+        return chosen
 
     def counts(self, sampled: list[Instances]) -> dict[str, Tensor]:
         """Metrics: foreground and background an image."""
         foreground = torch.stack([(s.classes < self.num_classes).sum() for s in sampled]).float().mean()
-        every = foreground.new_tensor(float(sum(len(s) for s in sampled)) / len(sampled))
+        every = foreground.new_full((), sum(len(s) for s in sampled) / len(sampled))
         return {"roi_heads/num_foreground": foreground, "roi_heads/num_background": every - foreground}

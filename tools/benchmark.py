@@ -18,31 +18,38 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from detkit import command_line
-from detkit.benchmark import BENCHMARKS
-from detkit.benchmark.options import positive
+from detkit.benchmark.options import BENCHMARKS, Options
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
-    for name, module in BENCHMARKS.items():
-        command = commands.add_parser(name, help=module.__doc__, description=module.__doc__)
-        command.add_argument("--rounds", type=positive, default=7, help="measured runs of each (default: 7)")
-        command.add_argument("--warmup", type=positive, default=2, help="runs of each before that (default: 2)")
+    for name, options in BENCHMARKS.items():
+        command = commands.add_parser(name, help=options.__doc__, description=options.__doc__)
+        options.add_to(command)
         command.add_argument("--json", type=Path, metavar="FILE", help="where the figures go, too")
-        module.add_arguments(command)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    try:
+        args.options = BENCHMARKS[args.benchmark].of(args)
+    except ValueError as error:
+        commands.choices[args.benchmark].error(str(error))
+    return args
 
 
-def benchmark(args: argparse.Namespace) -> int:
-    """Runs one benchmark."""
-    report = BENCHMARKS[args.benchmark].run(args)
+if __name__ == "__main__":
+    parse_arguments(None)  # so --help and mistakes are answered at once: what is imported from here on takes seconds
+
+from detkit import command_line
+
+
+def benchmark(options: Options, json: Path | None) -> int:
+    """Runs one benchmark, and writes its figures to the file ``json``, too."""
+    report = options.run()
     print(report.table())
-    if args.json is not None:
-        report.write(args.json)
-        print(f"\nfigures: {args.json}")
+    if json is not None:
+        report.write(json)
+        print(f"\nfigures: {json}")
     return 0
 
 
@@ -50,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the tool; 0 when it went well, 2 after a user's mistake."""
     args = parse_arguments(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    return command_line.run(lambda: benchmark(args))
+    return command_line.run(lambda: benchmark(args.options, args.json))
 
 
 if __name__ == "__main__":

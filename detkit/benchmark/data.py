@@ -1,6 +1,5 @@
 """loading: from files to augmented training samples, in one process; and opening a set of COCO's size"""
 
-import argparse
 import json
 import tempfile
 from collections.abc import Callable
@@ -14,25 +13,13 @@ from torchvision import datasets
 from torchvision.transforms import v2
 
 from detkit.benchmark.coco_sized import opened
-from detkit.benchmark.options import positive, settings_of
+from detkit.benchmark.options import DataOptions
 from detkit.benchmark.report import Report, Row
 from detkit.benchmark.timing import Contestant, measure
 from detkit.data import CocoInstances, Mapper, RandomFlip, ResizeShortestEdge
 
 SHORT_EDGES = tuple(range(640, 801, 32))
 MAX_SIZE = 1333
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The subcommand's options."""
-    parser.add_argument("--json-file", type=Path, metavar="FILE", help="a COCO file (default: a made-up set)")
-    parser.add_argument("--image-root", type=Path, metavar="DIR", help="its images (with --json-file)")
-    parser.add_argument("--images", type=positive, default=40, help="images a run (default: 40)")
-    parser.add_argument(
-        "--coco-sized",
-        action="store_true",
-        help="also open a made-up file of 118,000 images and 860,000 annotations, and read it in four workers",
-    )
 
 
 def make_set(folder: Path, images: int) -> tuple[Path, Path]:
@@ -79,29 +66,30 @@ def reference(json_file: Path, image_root: Path, images: int) -> Callable[[], No
     return run
 
 
-def run(args: argparse.Namespace) -> Report:
+def run(options: DataOptions) -> Report:
     """Measures, with one thread. The baseline is torchvision's reference pipeline; the same files on both sides."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            made = args.json_file is None
-            json_file, image_root = make_set(Path(folder), args.images) if made else (args.json_file, args.image_root)
+            json_file, image_root = options.json_file, options.image_root
+            if json_file is None or image_root is None:
+                json_file, image_root = make_set(Path(folder), options.images)
             dataset = CocoInstances(json_file=str(json_file), image_root=str(image_root), check_images=0)
             mapper = Mapper(dataset, [ResizeShortestEdge(short_edge=SHORT_EDGES, max_size=MAX_SIZE), RandomFlip()])
             names = sorted((dataset.image_path(i), i) for i in range(len(dataset)))
-            chosen = [i for _, i in names][: args.images]
+            chosen = [i for _, i in names][: options.images]
             contestants = [
-                Contestant("torchvision v2", reference(json_file, image_root, args.images)),
+                Contestant("torchvision v2", reference(json_file, image_root, options.images)),
                 Contestant("detkit", lambda: [mapper(0, i).image.shape for i in chosen]),
             ]
-            measured = measure(contestants, rounds=args.rounds, warmup=args.warmup)
+            measured = measure(contestants, rounds=options.rounds, warmup=options.warmup)
     finally:
         torch.set_num_threads(threads)
-    facts: dict[str, Any] = opened() if args.coco_sized else {}
+    facts: dict[str, Any] = opened() if options.coco_sized else {}
     rows = [
         Row.of(m, measured[0], **{"images/s a core": len(chosen) / float(np.median(m.processor_seconds))})
         for m in measured
     ]
-    what = "made-up JPEG" if made else str(args.json_file)
-    return Report(f"loading {len(chosen)} images with polygons, {what}", rows, facts, settings_of(args))
+    what = "made-up JPEG" if options.json_file is None else str(options.json_file)
+    return Report(f"loading {len(chosen)} images with polygons, {what}", rows, facts, options.plain())

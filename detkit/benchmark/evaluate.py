@@ -1,6 +1,5 @@
 """box and mask AP by the COCO protocol, from predictions on to the figures"""
 
-import argparse
 import contextlib
 import copy
 import io
@@ -11,7 +10,7 @@ import pycocotools.mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detkit.benchmark.options import positive, settings_of
+from detkit.benchmark.options import EvalOptions
 from detkit.benchmark.report import Report, Row
 from detkit.benchmark.timing import Contestant, measure
 from detkit.evaluation.coco_metrics import GroundTruth, coco_metrics
@@ -23,12 +22,6 @@ OBJECTS = 7
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 KINDS = {"box": "bbox", "mask": "segm"}
 OTHER = {"box": "segmentation", "mask": "bbox"}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The subcommand's options."""
-    parser.add_argument("--images", type=positive, default=500, help="images, COCO's test set has 5000 (default: 500)")
-    parser.add_argument("--detections", type=positive, default=100, help="detections an image (default: 100)")
 
 
 def shapes(count: int, rng: np.random.Generator) -> list[dict[str, Any]]:
@@ -102,9 +95,9 @@ def _without(key: str, row: dict[str, Any]) -> dict[str, Any]:
     return {name: copy.copy(value) for name, value in row.items() if name != key}
 
 
-def run(args: argparse.Namespace) -> Report:
+def run(options: EvalOptions) -> Report:
     """Measures. The baseline is pycocotools; the figures must be equal."""
-    coco, results = made_up(args.images, args.detections)
+    coco, results = made_up(options.images, options.detections)
     truth = GroundTruth(coco, [category["name"] for category in coco["categories"]])
     theirs, ours = Theirs(coco, results), dict[str, dict[str, Any]]()
 
@@ -116,9 +109,9 @@ def run(args: argparse.Namespace) -> Report:
         Contestant("pycocotools", theirs.run, theirs.prepare, memory=False),
         Contestant("detkit", evaluate, memory=False),
     ]
-    measured = measure(contestants, rounds=args.rounds, warmup=args.warmup)
+    measured = measure(contestants, rounds=options.rounds, warmup=options.warmup)
     apart = [abs(ours[task][name] - value) for task in KINDS for name, value in theirs.figures[task].items()]
     assert max(apart) < 1e-12, "the same figures"
     facts = {f"{task} AP": ours[task]["AP"] for task in KINDS} | {"largest difference of a figure": max(apart)}
-    title = f"COCO evaluation of boxes and masks, {args.images} images with {args.detections} detections each"
-    return Report(title, [Row.of(m, measured[0]) for m in measured], facts, settings_of(args))
+    title = f"COCO evaluation of boxes and masks, {options.images} images with {options.detections} detections each"
+    return Report(title, [Row.of(m, measured[0]) for m in measured], facts, options.plain())

@@ -1,6 +1,5 @@
 """start: a fresh interpreter until the model's code is there, and loading weights into a model"""
 
-import argparse
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from detkit.benchmark.models import make_image, make_pair
-from detkit.benchmark.options import settings_of
+from detkit.benchmark.options import ImportOptions
 from detkit.benchmark.report import Report, Row
 from detkit.benchmark.timing import Contestant, measure
 from detkit.checkpoint import load_weights
@@ -17,15 +16,11 @@ THEIRS = "import torchvision.models.detection"
 OURS = "import detkit.predictor"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The subcommand's options: none."""
-
-
 def _fresh(code: str) -> Callable[[], object]:
     return lambda: subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
-def run(args: argparse.Namespace) -> Report:
+def run(options: ImportOptions) -> Report:
     """Measures. The baselines are importing torchvision's detectors, and ``load_state_dict`` of its Mask R-CNN."""
     pair = make_pair(64, make_image((64, 64)))
     state = {name: value.clone() for name, value in pair.theirs.state_dict().items()}
@@ -36,6 +31,6 @@ def run(args: argparse.Namespace) -> Report:
         Contestant("detkit load_weights of torchvision's", lambda: load_weights(pair.ours, state)),
     ]
     with torch.no_grad():
-        measured = measure(contestants, rounds=args.rounds, warmup=args.warmup)
+        measured = measure(contestants, rounds=options.rounds, warmup=options.warmup)
     rows = [Row.of(m, measured[number // 2 * 2]) for number, m in enumerate(measured)]
-    return Report("start, Mask R-CNN R-50-FPN", rows, {}, settings_of(args))
+    return Report("start, Mask R-CNN R-50-FPN", rows, {}, options.plain())

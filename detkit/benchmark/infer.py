@@ -1,6 +1,5 @@
 """inference of Mask R-CNN R-50-FPN: from the image to pasted masks"""
 
-import argparse
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +10,7 @@ import torch
 from detkit.benchmark.agreement import agreement
 from detkit.benchmark.limit import count_flops, matrix_product
 from detkit.benchmark.models import as_samples, images_of, make_pair
-from detkit.benchmark.options import add_model_arguments, settings_of
+from detkit.benchmark.options import InferOptions
 from detkit.benchmark.report import Report, Row
 from detkit.benchmark.timing import Contestant, measure
 from detkit.building import torch_device
@@ -20,42 +19,29 @@ from detkit.inference import optimized
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The subcommand's options."""
-    add_model_arguments(parser, size=800, batch=1)
-    parser.add_argument("--compile", action="store_true", help="put detkit's static parts through torch.compile")
-    parser.add_argument(
-        "--precision",
-        nargs="+",
-        choices=tuple(_DTYPES),
-        default=list(_DTYPES),
-        help="of detkit's model (default: both); torchvision's is always fp32",
-    )
-
-
 def _without_gradients(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.inference_mode()(function)
 
 
-def run(args: argparse.Namespace) -> Report:
+def run(options: InferOptions) -> Report:
     """Measures. The baseline is torchvision's model in fp32."""
-    device = torch_device(args.device)
-    images = images_of(args.image, args.batch)
-    pair = make_pair(args.size, images[0])
+    device = torch_device(options.device)
+    images = images_of(options.image, options.batch)
+    pair = make_pair(options.size, images[0])
     flops = count_flops(pair.theirs, [image.float() / 255 for image in images])
     pair.to(device)
     theirs = [(image.float() / 255).to(device) for image in images]
     samples = [sample.to(device) for sample in as_samples(images)]
     contestants = [Contestant("torchvision fp32", _without_gradients(lambda: pair.theirs(theirs)))]
     models, first = {}, {}
-    for precision in dict.fromkeys(args.precision):
-        model = models[precision] = optimized(pair.ours, precision, args.compile)
+    for precision in dict.fromkeys(options.precision):
+        model = models[precision] = optimized(pair.ours, precision, options.compile)
         start = time.perf_counter()
         _without_gradients(model)(samples)
         first[precision] = time.perf_counter() - start
         contestants.append(Contestant(f"detkit {precision}", _without_gradients(partial(model, samples))))
     limits = {name: matrix_product(_DTYPES[name], device) for name in models}
-    measured = measure([*contestants, *limits.values()], rounds=args.rounds, warmup=args.warmup, device=device)
+    measured = measure([*contestants, *limits.values()], rounds=options.rounds, warmup=options.warmup, device=device)
     by_name = {m.name: m for m in measured}
     baseline = measured[0]
     rows, facts = [Row.of(baseline, baseline)], {"GFLOP": flops / 1e9}
@@ -70,6 +56,6 @@ def run(args: argparse.Namespace) -> Report:
         outputs = {name: model(samples) for name, model in models.items()}
         if len(outputs) == 2:
             facts |= agreement(outputs["fp32"], outputs["bf16"])
-        facts["detections an image"] = sum(len(found["boxes"]) for found in pair.theirs(theirs)) / args.batch
-    title = f"inference, Mask R-CNN R-50-FPN, {args.size} pixels, batch {args.batch}, {device}"
-    return Report(title, rows, facts, settings_of(args))
+        facts["detections an image"] = sum(len(found["boxes"]) for found in pair.theirs(theirs)) / options.batch
+    title = f"inference, Mask R-CNN R-50-FPN, {options.size} pixels, batch {options.batch}, {device}"
+    return Report(title, rows, facts, options.plain())

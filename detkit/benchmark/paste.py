@@ -1,6 +1,5 @@
 """pasting masks into a 1920 x 1080 image and encoding them as RLE"""
 
-import argparse
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from detkit.benchmark.options import positive, settings_of
+from detkit.benchmark.options import PasteOptions
 from detkit.benchmark.report import Report, Row
 from detkit.benchmark.timing import Contestant, measure
 from detkit.modeling.interfaces import MaskPaster
@@ -19,17 +18,6 @@ from detkit.structures import BitMasks, Boxes, BoxMasks
 
 SIZE = (1080, 1920)
 MASK_SIDE = 28
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The subcommand's options."""
-    parser.add_argument("--masks", type=positive, default=100, help="masks of the image (default: 100)")
-    parser.add_argument(
-        "--boxes",
-        choices=("coco", "large"),
-        default="coco",
-        help="sizes of the boxes: spread as COCO's, or each of 40 to 95 percent of the image (default: coco)",
-    )
 
 
 def boxes_of(kind: str, count: int, rng: np.random.Generator) -> Boxes:
@@ -67,9 +55,9 @@ def _encoded(paster: MaskPaster, probs: Tensor, boxes: Boxes) -> Callable[[], li
     return run
 
 
-def run(args: argparse.Namespace) -> Report:
+def run(options: PasteOptions) -> Report:
     """Measures. The baseline is torchvision's paste with pycocotools' encoding; ours must give the same RLE."""
-    boxes, probs = boxes_of(args.boxes, args.masks, np.random.default_rng(0)), mask_probabilities(args.masks)
+    boxes, probs = boxes_of(options.boxes, options.masks, np.random.default_rng(0)), mask_probabilities(options.masks)
 
     def theirs() -> list[dict[str, Any]]:
         return BitMasks(paste_masks_in_image(probs[:, None], boxes.tensor, SIZE)[:, 0] >= 0.5).rle()
@@ -80,7 +68,9 @@ def run(args: argparse.Namespace) -> Report:
         whole = BitMasks(paster(probs, boxes, SIZE, 0.5))
         assert contestants[-1].run() == whole.rle(), "pycocotools encodes the whole masks otherwise"
     assert contestants[1].run() == contestants[0].run(), "the same masks, and the same encoding"
-    measured = measure(contestants, rounds=args.rounds, warmup=args.warmup)
+    measured = measure(contestants, rounds=options.rounds, warmup=options.warmup)
     facts = {"megapixels in boxes": float(boxes.area().sum()) / 1e6, "megapixels of the image": SIZE[0] * SIZE[1] / 1e6}
-    title = f"pasting and encoding {args.masks} masks, {SIZE[1]} x {SIZE[0]}, {args.boxes} boxes; the RLE are equal"
-    return Report(title, [Row.of(m, measured[0]) for m in measured], facts, settings_of(args))
+    title = (
+        f"pasting and encoding {options.masks} masks, {SIZE[1]} x {SIZE[0]}, {options.boxes} boxes; the RLE are equal"
+    )
+    return Report(title, [Row.of(m, measured[0]) for m in measured], facts, options.plain())

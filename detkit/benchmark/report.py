@@ -27,7 +27,7 @@ class Row:
         name: of what was measured.
         milliseconds: the median of a run.
         fastest: the shortest run, in milliseconds.
-        processor: the median of the processor's time, of all threads together, in milliseconds.
+        processor: the median of the processor's time, of all threads and of child processes together, in milliseconds.
         ratio: to the baseline's time in the same round, the median over the rounds; 1 is the baseline's.
         peak_mib: memory that a run needs beyond what was held before; None: not measured.
         figures: further figures by name.

@@ -14,6 +14,11 @@ from typing import Any
 
 import torch
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 _MIB = 2**20
 
 
@@ -43,8 +48,8 @@ class Measurement:
     Args:
         name: the contestant's.
         seconds: of each run, in order.
-        processor_seconds: of each run, the time of all of the process' threads together, which other work on the
-            machine touches less.
+        processor_seconds: of each run, the time of all threads together, of the process and of those that it started
+            and waited for (on Windows without these), which other work on the machine touches less.
         peak_memory: bytes that a run needed beyond what was held before it; None: not measured.
         flops: see ``Contestant``.
     """
@@ -111,10 +116,18 @@ def _timed(contestant: Contestant, device: torch.device) -> tuple[float, float]:
     if contestant.prepare is not None:
         contestant.prepare()
     _wait(device)
-    start, processor = time.perf_counter(), time.process_time()
+    start, processor = time.perf_counter(), _processor_time()
     contestant.run()
     _wait(device)
-    return time.perf_counter() - start, time.process_time() - processor
+    return time.perf_counter() - start, _processor_time() - processor
+
+
+def _processor_time() -> float:
+    """Seconds of this process and of the processes that it started and that have ended."""
+    if resource is None:
+        return time.process_time()
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def _wait(device: torch.device) -> None:

@@ -1,6 +1,5 @@
 """one training step of Mask R-CNN R-50-FPN: forward, backward, update (SGD with momentum)"""
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from detkit.benchmark.models import as_samples, images_of, make_pair
-from detkit.benchmark.options import add_model_arguments, settings_of
+from detkit.benchmark.options import TrainOptions
 from detkit.benchmark.report import Report, Row
 from detkit.benchmark.timing import Contestant, measure
 from detkit.building import torch_device
@@ -18,18 +17,6 @@ from detkit.structures import BitMasks, Boxes, Instances, Sample
 
 OBJECTS = 8
 """Objects an image."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The subcommand's options."""
-    add_model_arguments(parser, size=640, batch=2)
-    parser.add_argument(
-        "--precision",
-        nargs="+",
-        choices=("fp32", "bf16"),
-        default=["fp32", "bf16"],
-        help="of detkit's model, bf16 as train.precision does it (default: both); torchvision's is always fp32",
-    )
 
 
 def made_up_target(size: tuple[int, int], num_classes: int, seed: int) -> Instances:
@@ -77,11 +64,11 @@ def step_of(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[
     return step
 
 
-def run(args: argparse.Namespace) -> Report:
+def run(options: TrainOptions) -> Report:
     """Measures. The baseline is torchvision's model in fp32."""
-    device = torch_device(args.device)
-    images = images_of(args.image, args.batch)
-    pair = make_pair(args.size, images[0], overrides=["model.channels_last=true"]).to(device)
+    device = torch_device(options.device)
+    images = images_of(options.image, options.batch)
+    pair = make_pair(options.size, images[0], overrides=["model.channels_last=true"]).to(device)
     theirs, ours = pair.theirs, pair.ours
     samples = []
     for number, sample in enumerate(as_samples(images)):
@@ -102,8 +89,8 @@ def run(args: argparse.Namespace) -> Report:
 
     contestants = [Contestant("torchvision fp32", step_of(theirs, sgd, their_loss))]
     optimizer = SGD(ours, 1.0, lr=1e-6)
-    for precision in dict.fromkeys(args.precision):
+    for precision in dict.fromkeys(options.precision):
         contestants.append(Contestant(f"detkit {precision}", step_of(ours, optimizer, partial(our_loss, precision))))
-    measured = measure(contestants, rounds=args.rounds, warmup=args.warmup, device=device)
-    title = f"training step, Mask R-CNN R-50-FPN, {args.size} pixels, batch {args.batch}, {device}"
-    return Report(title, [Row.of(m, measured[0]) for m in measured], {}, settings_of(args))
+    measured = measure(contestants, rounds=options.rounds, warmup=options.warmup, device=device)
+    title = f"training step, Mask R-CNN R-50-FPN, {options.size} pixels, batch {options.batch}, {device}"
+    return Report(title, [Row.of(m, measured[0]) for m in measured], {}, options.plain())

@@ -2,13 +2,16 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from detkit.benchmark import Contestant, measure
 from detkit.benchmark.limit import matrix_product
+from detkit.benchmark.options import BENCHMARKS
+from detkit.benchmark.timing import Contestant, measure
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,6 +72,43 @@ def test_peak_memory_is_what_a_run_adds():
         pytest.skip("the system keeps no record of its peak memory")
     assert 240 * 2**20 < large.peak_memory < 300 * 2**20
     assert small.peak_memory < 60 * 2**20
+
+
+BURN = "import time\nwhile time.process_time() < 0.3: pass"
+
+
+def test_processor_time_is_also_that_of_processes_that_were_waited_for():
+    (measured,) = measure([Contestant("child", lambda: subprocess.run([sys.executable, "-c", BURN]))], rounds=1)
+    if sys.platform == "win32":
+        pytest.skip("the system tells of this process alone")
+    assert measured.processor_seconds[0] >= 0.3
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_takes_its_options_from_the_command_line(tool, name, capsys):
+    args = tool.parse_arguments([name, "--rounds", "3"])
+    assert type(args.options) is BENCHMARKS[name]
+    assert args.options == BENCHMARKS[name](rounds=3)
+    assert json.loads(json.dumps(args.options.plain()))["rounds"] == 3
+    with pytest.raises(SystemExit):
+        tool.parse_arguments([name, "--help"])
+    assert BENCHMARKS[name].__doc__ in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data", "--json-file", "a.json"], "--json-file and --image-root go together"),
+        (["data", "--image-root", "images"], "--json-file and --image-root go together"),
+        (["infer", "--precision", "fp16"], "invalid choice"),
+        (["paste", "--masks", "0"], "invalid positive value: '0'"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_named(tool, capsys, words, message):
+    with pytest.raises(SystemExit) as end:
+        tool.parse_arguments(words)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_matrix_product_has_a_rate():

@@ -10,9 +10,8 @@ import pytest
 from detkit.comparison import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLS = sorted(path for path in (ROOT / "tools").glob("*.py") if path.stem != "benchmark")
-"""But benchmark.py, whose benchmarks bring their own options."""
-HEAVY = ("torch", "torchvision", "numpy", "matplotlib", "detkit")
+TOOLS = sorted((ROOT / "tools").glob("*.py"))
+HEAVY = ("torch", "torchvision", "numpy", "matplotlib", "fvcore", "iopath", "omegaconf", "PIL", "pycocotools")
 RUN = """
 import runpy, sys
 sys.argv = sys.argv[1:]
@@ -41,6 +40,12 @@ def test_an_unknown_option_is_refused_as_fast(tool):
     done = answer(tool, "--no-such-option")
     assert "usage: " in done.stderr
     assert done.stdout.strip() == "loaded [], exit code 2"
+
+
+def test_each_benchmarks_help_imports_nothing_heavy():
+    done = answer(ROOT / "tools" / "benchmark.py", "infer", "--help")
+    assert "--precision" in done.stdout
+    assert done.stdout.rstrip().endswith("loaded [], exit code 0")
 
 
 def test_the_options_of_a_comparison_are_its_settings():

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from detkit.utils import distributed
 
 
 def launch(script: str, arguments: Sequence[str], num_processes: int, max_restarts: int = 0) -> int:
@@ -28,7 +31,8 @@ def launch(script: str, arguments: Sequence[str], num_processes: int, max_restar
 
     Returns:
         0 when all went well; else the exit code of the process that failed first, whose error is printed, or 128 plus
-        the signal that ended it or the launcher.
+        the signal that ended it. After a signal to the launcher the code with which all processes left, if it is one,
+        as they do who have saved a checkpoint first; else 128 plus the signal.
 
     Raises:
         ValueError: a number that makes no sense.
@@ -45,15 +49,17 @@ def launch(script: str, arguments: Sequence[str], num_processes: int, max_restar
         local_addr="127.0.0.1",
         max_restarts=max_restarts,
     )
-    try:
-        with _surroundings(num_processes):
-            elastic_launch(config, sys.executable)("-u", script, *arguments)
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        print(f"rank {rank} failed first: {_words(failure)}", file=sys.stderr)
-        return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
-    except SignalException as error:
-        return 128 + int(error.sigval)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with _surroundings(num_processes, folder):
+                elastic_launch(config, sys.executable)("-u", script, *arguments)
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            print(f"rank {rank} failed first: {_words(failure)}", file=sys.stderr)
+            return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+        except SignalException as error:
+            left = distributed.exit_codes(folder)  # torch's launcher has waited for the processes, and says no more
+            return left[0] if len(left) == num_processes and len(set(left)) == 1 else 128 + int(error.sigval)
     return 0
 
 
@@ -63,16 +69,19 @@ def cores() -> int:
 
 
 @contextlib.contextmanager
-def _surroundings(num_processes: int) -> Iterator[None]:
-    """The number of threads, which processes inherit, and the signal; both as they were afterwards."""
-    threads, handler = os.environ.get("OMP_NUM_THREADS"), signal.signal(signal.SIGUSR1, _stop)
-    os.environ["OMP_NUM_THREADS"] = threads or str(max(cores() // num_processes, 1))
+def _surroundings(num_processes: int, folder: str) -> Iterator[None]:
+    """The variables that processes inherit (threads, where exit codes go), and the signal; as they were afterwards."""
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(cores() // num_processes, 1))
+    variables = {"OMP_NUM_THREADS": threads, distributed.EXIT_CODES: folder}
+    before, handler = {name: os.environ.pop(name, None) for name in variables}, signal.signal(signal.SIGUSR1, _stop)
+    os.environ.update(variables)
     try:
         yield
     finally:
         signal.signal(signal.SIGUSR1, handler)
-        if threads is None:
-            del os.environ["OMP_NUM_THREADS"]
+        for name, value in before.items():
+            del os.environ[name]
+            os.environ.update({} if value is None else {name: value})
 
 
 def _stop(number: int, frame: Any) -> None:

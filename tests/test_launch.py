@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,6 +36,13 @@ def main():
     if what == "waits":
         signal.signal(signal.SIGUSR1, lambda *_: (Path(folder, f"told{rank}").touch(), sys.exit(0)))
         Path(folder, f"ready{rank}").touch()
+    if what in ("saves", "differs"):
+        told = []
+        signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+        Path(folder, f"ready{rank}").touch()
+        while not told:
+            time.sleep(0.05)
+        return 75 if what == "saves" or rank == "0" else 3
     if what != "nothing":
         time.sleep(200)
     return 0
@@ -64,23 +72,49 @@ def test_the_first_error_is_shown_and_ends_all(what, code, words, script, tmp_pa
     assert launch(script, [what, str(tmp_path)], 2) == code
     assert words in capfd.readouterr().err
     assert (tmp_path / "threads0").read_text() == str(max(cores() // 2, 1))
-    assert "OMP_NUM_THREADS" not in os.environ
+    assert not {"OMP_NUM_THREADS", distributed.EXIT_CODES} & set(os.environ)
+
+
+def signalled(script: str, what: str, folder: Path, number: signal.Signals) -> tuple[int, str]:
+    """The launcher's exit code and words, where it gets a signal when both processes are ready for it."""
+    code = f"from detkit.launch import launch; import sys; sys.exit(launch({script!r}, [{what!r}, {str(folder)!r}], 2))"
+    environment = {**os.environ, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "200"}  # as long as a loaded machine may need
+    launcher = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment)
+    for _ in range(1200):
+        if (folder / "ready0").exists() and (folder / "ready1").exists():
+            break
+        with pytest.raises(subprocess.TimeoutExpired):
+            launcher.wait(0.1)
+    launcher.send_signal(number)
+    _, said = launcher.communicate(timeout=240)
+    return launcher.returncode, said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("what", "code"), [("saves", 75), ("differs", 128 + signal.SIGTERM)])
+def test_a_signal_ends_in_the_code_with_which_all_processes_left(what, code, script, tmp_path):
+    returned, said = signalled(script, what, tmp_path, signal.SIGTERM)
+    assert returned == code, said
+
+
+def test_the_exit_codes_that_count_are_those_of_the_last_start(tmp_path, monkeypatch):
+    assert distributed.exit_codes(tmp_path) == []
+    distributed.leave_exit_code(7)  # nobody asks
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv(distributed.EXIT_CODES, str(tmp_path))
+    for start, rank, code in (("9", "0", 75), ("9", "1", 75), ("10", "1", 2)):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", start)
+        monkeypatch.setenv("RANK", rank)
+        distributed.leave_exit_code(code)
+        assert distributed.exit_codes(tmp_path)[-1] == code
+    assert distributed.exit_codes(tmp_path) == [2]
 
 
 @pytest.mark.slow
 def test_the_signal_of_slurm_reaches_every_process(script, tmp_path):
-    code = (
-        f"from detkit.launch import launch; import sys; sys.exit(launch({script!r}, ['waits', {str(tmp_path)!r}], 2))"
-    )
-    launcher = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-    for _ in range(1200):
-        if (tmp_path / "ready0").exists() and (tmp_path / "ready1").exists():
-            break
-        with pytest.raises(subprocess.TimeoutExpired):
-            launcher.wait(0.1)
-    launcher.send_signal(signal.SIGUSR1)
-    _, said = launcher.communicate(timeout=120)
-    assert launcher.returncode == 128 + signal.SIGUSR1, said
+    code, said = signalled(script, "waits", tmp_path, signal.SIGUSR1)
+    assert code == 0, said  # as both left
     assert (tmp_path / "told0").exists()
     assert (tmp_path / "told1").exists()
 

@@ -12,6 +12,8 @@ import pytest
 import torch
 from tiny_detector import CONFIG, TINY
 
+from detkit.engine import EXIT_CODE
+
 ROOT = Path(__file__).resolve().parents[2]
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -153,19 +155,34 @@ def test_two_machines_train_as_one_machine_with_two_processes(two_processes, sta
     assert "requeue" not in (tmp_path / "notes").read_text()
 
 
+def signal_in_the_midst(job: subprocess.Popen[str], number: signal.Signals, folder: Path) -> tuple[str, str]:
+    """Sends a signal when the run has a checkpoint, and waits for the end; what was said."""
+    for _ in range(3000):
+        if (folder / "last_checkpoint").exists():
+            break
+        with pytest.raises(subprocess.TimeoutExpired):
+            job.wait(0.1)
+    job.send_signal(number)
+    return job.communicate(timeout=400)
+
+
+@pytest.mark.slow
+def test_several_processes_that_are_asked_to_leave_end_in_the_code_of_one(start_job, tmp_path):
+    (tmp_path / "notes.hold").touch()
+    job = start_job("one_node", 2)  # which hands SIGTERM on, and ends in the tool's own code
+    _, said = signal_in_the_midst(job, signal.SIGTERM, tmp_path / "run")
+    assert job.returncode == EXIT_CODE, said
+    assert "goes on from here" in said
+    assert not (tmp_path / "run" / "model_final.pth").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["one_node", "several_nodes"])
 def test_a_job_whose_time_is_up_saves_is_requeued_and_goes_on(script, two_processes, start_job, tmp_path):
     gpus = 2 if script == "one_node" else 1
     (tmp_path / "notes.hold").touch()
     job = start_job(script, gpus)
-    for _ in range(3000):
-        if (tmp_path / "run" / "last_checkpoint").exists():
-            break
-        with pytest.raises(subprocess.TimeoutExpired):
-            job.wait(0.1)
-    job.send_signal(signal.SIGUSR1)
-    _, said = job.communicate(timeout=400)
+    _, said = signal_in_the_midst(job, signal.SIGUSR1, tmp_path / "run")
     assert job.returncode == 0, said
     assert "requeue" in (tmp_path / "notes").read_text()
     assert not (tmp_path / "run" / "model_final.pth").exists()

@@ -90,7 +90,7 @@ def test_inference_sees_every_image_once_in_contiguous_shares(length, batch, wor
 
 
 def test_skipping_ahead_is_cheap():
-    start = time.perf_counter()
+    start = time.process_time()
     stream = iter(AspectRatioSampler(Sizes(20000), 16, 0, 0, 1))
     next(itertools.islice(stream, 5000, None))
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5

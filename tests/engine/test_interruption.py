@@ -109,7 +109,7 @@ def test_in_another_thread_nothing_is_listened_to(make_trainer):
     trainer = make_trainer(3, interruption=Interruption())
     thread = threading.Thread(target=trainer.train)
     thread.start()
-    thread.join(60)
+    thread.join()
     assert trainer.finished == 3
 
 
@@ -118,7 +118,7 @@ def test_loader_workers_outlast_a_signal_to_all_processes(number):
     dataset = Shapes(num_images=4, image_size=(32, 32))
     loader = train_loader(dataset, Mapper(dataset), ShuffleSampler(dataset, 2, 0, 0, 1), 2)
     stream = iter(loader)
-    first = next(stream)
+    first, _ = next(stream), next(stream)  # one of each worker, so that both have started
     workers = loader._loader._iterator._workers
     for worker in workers:  # by another process: its own parent's SIGTERM a worker obeys
         subprocess.run(["kill", f"-{int(number)}", str(worker.pid)], check=True)
@@ -126,6 +126,8 @@ def test_loader_workers_outlast_a_signal_to_all_processes(number):
     assert all(worker.is_alive() for worker in workers)
     del stream
     loader._loader._iterator._shutdown_workers()
+    for worker in workers:
+        worker.join(120)  # torch itself waits for five seconds
     assert not any(worker.is_alive() for worker in workers)
 
 
@@ -140,7 +142,7 @@ def test_a_worker_obeys_the_run_that_started_it():
     ready = context.Event()
     worker = context.Process(target=linger, args=(ready,))
     worker.start()
-    assert ready.wait(60)
+    assert ready.wait(240)
     worker.terminate()
-    worker.join(60)
+    worker.join(240)
     assert worker.exitcode == 128 + signal.SIGTERM

@@ -19,6 +19,7 @@ import train_net  # noqa: E402
 
 from detkit import command_line  # noqa: E402
 from detkit.checkpoint import checkpointer  # noqa: E402
+from detkit.engine import trainer  # noqa: E402
 from detkit.utils import paths  # noqa: E402
 
 TINY = [
@@ -107,6 +108,29 @@ class DieEvaluating(Fault):
         setattr(train_net, self.name, deadly)
 
 
+class Pause(Fault):
+    """Stands still in the middle of the process's third step, as the file ``paused`` says, until it is removed.
+
+    By then each of two loader workers has started, since both have delivered.
+    """
+
+    def __init__(self, paused):
+        self.paused = Path(paused)
+
+    def __call__(self):
+        original, count = trainer.Passes.__call__, [0]
+
+        def pausing(*args, **kwargs):
+            count[0] += 1
+            if count[0] == 3:
+                self.paused.touch()
+                while self.paused.exists():
+                    time.sleep(0.01)
+            return original(*args, **kwargs)
+
+        trainer.Passes.__call__ = pausing
+
+
 class NoRoom(Fault):
     """A limit on the size of files."""
 
@@ -168,6 +192,15 @@ class Runner:
                 return
             before = now
             time.sleep(0.002)
+        raise AssertionError(f"it has ended or hangs: {self.words()[-2000:]}")
+
+    def wait_for_the_pause(self, process, paused, timeout=240):
+        """Until the process stands still, see ``Pause``."""
+        end = time.monotonic() + timeout
+        while process.is_alive() and time.monotonic() < end:
+            if paused.exists():
+                return
+            time.sleep(0.01)
         raise AssertionError(f"it has ended or hangs: {self.words()[-2000:]}")
 
     def outcome(self):

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from survive_helpers import ROOT, DieEvaluating, DieWriting, NoRoom, Runner
+from survive_helpers import ROOT, DieEvaluating, DieWriting, NoRoom, Pause, Runner
 
 pytestmark = pytest.mark.slow
 
@@ -52,10 +52,14 @@ def test_a_signal_to_all_processes_of_a_run_ends_it_with_a_checkpoint(tmp_path):
     straight, runner = Runner(tmp_path / "straight", *options), Runner(tmp_path / "run", *options)
     assert straight.run() == 0
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        process = runner.start()
-        runner.wait_for_a_line(process)
-        for pid in [process.pid, *children(process.pid)]:
+        paused = tmp_path / "paused"
+        process = runner.start(fault=Pause(paused))
+        runner.wait_for_the_pause(process, paused)
+        workers = children(process.pid)
+        assert len(workers) == 2
+        for pid in [process.pid, *workers]:
             os.kill(pid, number)
+        paused.unlink()
         process.join(240)
         assert process.exitcode == (130 if number == signal.SIGINT else 75), runner.words()[-2000:]
         assert f"{number.name}; --resume goes on from here" in (runner.folder / "log.txt").read_text()

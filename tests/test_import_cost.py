@@ -8,7 +8,7 @@ HEAVY = ("matplotlib", "av", "tensorboard", "faster_coco_eval", "pandas", "scipy
 
 
 def seconds(module: str) -> float:
-    """The processor time that ``import module`` adds to torch's and torchvision's: other work of the machine is no part."""
+    """The processor time that ``import module`` adds to torch's and torchvision's, which load does not change."""
     command = [sys.executable, "-W", "ignore", "-c", PROBE.format(module)]
     return float(subprocess.check_output(command, text=True))
 

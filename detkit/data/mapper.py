@@ -8,7 +8,8 @@ import torch
 
 from detkit.data.errors import Progress, naming_the_sample
 from detkit.data.interfaces import Augmentation, Dataset, Record
-from detkit.structures import Boxes, ImageInfo, Instances, MiniMasks, Sample
+from detkit.registry import DataError
+from detkit.structures import Boxes, ImageInfo, Instances, MiniMasks, PolygonMasks, Sample
 
 MaskFormat = Literal["polygon", "bitmap", "mini"]
 """How masks travel: as polygons where the data has them, or always as bitmaps, or as bitmaps inside their boxes."""
@@ -52,12 +53,13 @@ class Mapper:
         """The image ``index`` as it is seen in ``epoch``.
 
         Raises:
-            DataError: it cannot be read.
+            DataError: it cannot be read, or has a box or a polygon with a number that is not finite.
             SampleError: another error on the way; names the file, the annotations and the augmentation.
         """
         progress = Progress(index, type(self.dataset).__name__)
         with naming_the_sample(progress):
             record = self.dataset[index]
+            check_finite(record)
             if self.train and not self.keep_crowd:
                 record = record.select(~record.crowd)
             rng = np.random.default_rng((self.seed, epoch, index))
@@ -66,6 +68,26 @@ class Mapper:
                 record = augmentation(record, rng)
             progress.at("making a sample", record)
             return to_sample(record, self.mask_format, mini_mask_size=self.mini_mask_size, keep_crowd=self.keep_crowd)
+
+
+def check_finite(record: Record) -> None:
+    """Raises DataError, with file and annotation, for a box or polygon that has NaN or infinity in it.
+
+    Nothing would be seen of one later: it has no area, and goes the way of objects that a crop has cut away.
+    """
+    wrong = ~np.isfinite(record.boxes).all(axis=1)
+    if wrong.any():
+        _refuse(record, wrong, f"the box {record.boxes[wrong][0].tolist()}")
+    objects = record.masks.polygons if isinstance(record.masks, PolygonMasks) else []
+    points = [polygon for polygons in objects for polygon in polygons]
+    if points and not np.isfinite(np.concatenate(points)).all():
+        finite = [all(np.isfinite(polygon).all() for polygon in polygons) for polygons in objects]
+        _refuse(record, ~np.array(finite), "a polygon")
+
+
+def _refuse(record: Record, wrong: np.ndarray, what: str) -> None:
+    place = f"{record.file_name or record.image_id}: annotation {record.annotation_ids[wrong][0]}"
+    raise DataError(f"{place} has {what} with a number that is not finite; correct it in the data")
 
 
 def bare_record(image: np.ndarray, file_name: str = "") -> Record:

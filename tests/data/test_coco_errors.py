@@ -88,6 +88,20 @@ CASES = {
     "no bbox": (put("annotations/0/bbox", KeyError), "annotation 5 has no 'bbox'"),
     "bbox of three": (put("annotations/0/bbox", [1, 2, 3]), "annotation 5: bbox is not four finite numbers"),
     "bbox not finite": (put("annotations/0/bbox", [1, 2, 3, float("inf")]), "annotation 5: bbox is not four finite"),
+    "bbox of NaN": (put("annotations/0/bbox", [1, float("nan"), 3, 4]), "annotation 5: bbox is not four finite"),
+    "bbox beyond float64": (put("annotations/0/bbox", [1, 10**400, 3, 4]), "annotation 5: bbox is not four finite"),
+    "polygon of NaN": (
+        put("annotations/0/segmentation", [[1, 1, 2, float("nan"), 3, 3]]),
+        r"annotation 5: segmentation holds \[1, 1, 2, nan, 3, 3\]",
+    ),
+    "polygon beyond float64": (
+        put("annotations/0/segmentation", [[1, 1, 2, 10**400, 3, 3]]),
+        "annotation 5: segmentation holds",
+    ),
+    "polygon of infinity": (
+        put("annotations/0/segmentation", [[1, 1, 2, float("-inf"), 3, 3]]),
+        "annotation 5: segmentation holds",
+    ),
     "entry of another kind": (put("annotations/0", "five"), r"annotations\[0\] is 'five'"),
     "huge id": (put("annotations/0/id", 2**70), "64 bits"),
     "two points": (
@@ -121,6 +135,18 @@ def test_mistake_in_the_file_is_named(read, content, case):
     with pytest.raises(DataError, match=words) as error:
         read(content)
     assert "instances.json" in str(error.value) or ".png" in str(error.value)
+
+
+@pytest.mark.parametrize("area", [float("nan"), 10**400, "large", None])
+def test_an_area_that_is_no_number_is_that_of_the_mask(read, content, area):
+    content["annotations"][0]["area"] = area
+    assert read(content).coco()["annotations"][0]["area"] == 200
+
+
+def test_a_number_that_is_infinite_in_the_text_alone_is_named(read, content):
+    text = json.dumps(content).replace('"bbox": [10,', '"bbox": [1e999,')
+    with pytest.raises(DataError, match="annotation 5: bbox is not four finite"):
+        read(text)
 
 
 def test_annotation_without_mask_among_others_names_the_way_out(read, content):

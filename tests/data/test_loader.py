@@ -109,6 +109,26 @@ def test_mask_format(dataset):
     assert minis.areas().tolist() == [22500], "made after the augmentations"
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("what", ["box", "polygon"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_numbers_that_are_not_finite_are_an_error_of_the_data(what, value, workers):
+    class Wrong(Shapes):
+        def __getitem__(self, index):
+            record = super().__getitem__(index).select(np.arange(2) < 2)
+            shapes = [np.array([5.0, 5, 20, 5, 20, 20]), np.array([5.0, 5, 20, 5, value, 20])]
+            if what == "box":
+                record.boxes[1, 2] = value
+                return record
+            return dataclasses.replace(record, masks=PolygonMasks([shapes[:1], shapes], (48, 64)))
+
+    wrong = Wrong(num_images=2, image_size=(48, 64), min_objects=2, max_objects=2)
+    record = wrong[0]
+    words = f"{record.file_name}: annotation {record.annotation_ids[1]} has .* with a number that is not finite"
+    with pytest.raises(DataError, match=words):
+        next(iter(make_test_loader(wrong, Mapper(wrong, [RandomFlip()]), 1, workers)))
+
+
 def test_object_too_thin_for_its_mini_mask_stays_a_target(dataset):
     class Line(Shapes):
         def __getitem__(self, index):

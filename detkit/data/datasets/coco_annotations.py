@@ -207,7 +207,7 @@ class AnnotationReader:
     def _polygon(self, row: _Row, part: Any) -> np.ndarray | None:
         try:
             points = np.asarray(part, np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             points = np.zeros(1)
         if points.ndim != 1 or len(points) % 2 or not (np.abs(points) < FAR).all():
             label = f"annotation {row.id}"
@@ -270,14 +270,23 @@ def _columns(rows: Sequence[_Row]) -> Columns:
 
 
 def _numbers4(box: list[Any]) -> tuple[float, float, float, float]:
-    if len(box) != 4 or not all(isinstance(value, int | float) for value in box):
+    if len(box) != 4:
         return (math.nan,) * 4
-    return float(box[0]), float(box[1]), float(box[2]), float(box[3])
+    x, y, width, height = map(_number, box)
+    return x, y, width, height
+
+
+def _number(value: Any) -> float:
+    """As float; NaN for what is no number, or a whole one beyond float's reach."""
+    try:
+        return float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        return math.nan
 
 
 def _area(area: Any, row: _Row) -> float:
     """What the file says, or the area of the mask, or that of the box."""
-    if isinstance(area, int | float) and math.isfinite(area):
+    if math.isfinite(_number(area)):
         return float(area)
     if row.rle:
         return float(rle_counts(row.rle)[1::2].sum())

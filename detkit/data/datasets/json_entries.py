@@ -1,5 +1,6 @@
 """The entries of a large JSON list, each decoded when it is looked at."""
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar, overload
 
@@ -38,7 +39,7 @@ class JsonEntries(Sequence[Any]):
         if self._start <= index < self._start + len(self._entries):
             return self._entries[index - self._start]
         if self._last[0] != index:
-            self._last = (index, msgspec.json.decode(self._raw[index]))
+            self._last = (index, decoded([self._raw[index]])[0])
         return self._last[1]
 
     def __iter__(self) -> Iterator[Any]:
@@ -84,7 +85,11 @@ class _Parts(msgspec.Struct, gc=False):
 
 def decoded(raw: list[msgspec.Raw]) -> list[Any]:
     """These texts as Python objects."""
-    found: list[Any] = msgspec.json.decode(_joined(raw))
+    text = _joined(raw)
+    try:
+        found: list[Any] = msgspec.json.decode(text)
+    except msgspec.ValidationError:  # a number out of range such as 1e999, which is for the reader to name
+        found = json.loads(text)
     return found
 
 

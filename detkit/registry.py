@@ -29,6 +29,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     typed = str(word).lower()
 
     def nearness(entry: str) -> float:
+        """0..1, and a little above for what mistypings have in common."""
         other = entry.lower()
         swapped = sorted(other) == sorted(typed)  # letters in the wrong order: the commonest slip
         return difflib.SequenceMatcher(None, typed, other).ratio() + 0.1 * swapped + 0.05 * other.startswith(typed[:1])

@@ -60,6 +60,7 @@ def reference(json_file: Path, image_root: Path, images: int) -> Callable[[], No
     chosen = [i for _, i in sorted(order.items())][:images]
 
     def run() -> None:
+        """Goes through the images once."""
         for index in chosen:
             dataset[index]
 

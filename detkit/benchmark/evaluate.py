@@ -102,6 +102,7 @@ def run(options: EvalOptions) -> Report:
     theirs, ours = Theirs(coco, results), dict[str, dict[str, Any]]()
 
     def evaluate() -> None:
+        """Our figures of both tasks, into ``ours``."""
         for task in ("box", "mask"):
             ours[task] = coco_metrics(truth, results, task, 100, True)
 

@@ -31,6 +31,7 @@ class _Flat(nn.Module):
         self.model = model
 
     def forward(self, *images: Tensor) -> tuple[Tensor, ...]:
+        """Every output of every ``(3, H, W)`` image, one after the other."""
         return tuple(value for found in self.model(list(images)) for value in found.values())
 
 

@@ -48,6 +48,7 @@ def mask_probabilities(count: int) -> Tensor:
 
 def _encoded(paster: MaskPaster, probs: Tensor, boxes: Boxes) -> Callable[[], list[dict[str, Any]]]:
     def run() -> list[dict[str, Any]]:
+        """The image's masks as RLE."""
         masks = paster(probs, boxes, SIZE, 0.5)
         assert isinstance(masks, BoxMasks)
         return masks.rle()
@@ -60,6 +61,7 @@ def run(options: PasteOptions) -> Report:
     boxes, probs = boxes_of(options.boxes, options.masks, np.random.default_rng(0)), mask_probabilities(options.masks)
 
     def theirs() -> list[dict[str, Any]]:
+        """As ours, by torchvision and pycocotools."""
         return BitMasks(paste_masks_in_image(probs[:, None], boxes.tensor, SIZE)[:, 0] >= 0.5).rle()
 
     contestants = [Contestant("torchvision + pycocotools", theirs)]

@@ -57,6 +57,7 @@ def step_of(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[
     """Forward, backward, update."""
 
     def step() -> None:
+        """One step."""
         optimizer.zero_grad(set_to_none=True)
         loss().backward()
         optimizer.step()
@@ -81,9 +82,11 @@ def run(options: TrainOptions) -> Report:
     sgd = torch.optim.SGD([p for p in theirs.parameters() if p.requires_grad], 1e-6, momentum=0.9, weight_decay=1e-4)
 
     def their_loss() -> Tensor:
+        """torchvision's sum of losses, 0-d."""
         return sum(theirs(list(pixels), [dict(t) for t in targets]).values())  # type: ignore[return-value]
 
     def our_loss(precision: Precision) -> Tensor:
+        """detkit's sum of losses, 0-d."""
         with autocast(device, precision):
             return ours(samples).total()
 

@@ -141,6 +141,7 @@ class _Noting:
     error: OSError | None
 
     def write(self, data: bytes) -> int:
+        """As the file's; raises its OSError, which stays in ``error``."""
         try:
             return self._file.write(data)
         except OSError as error:
@@ -148,6 +149,7 @@ class _Noting:
             raise
 
     def flush(self) -> None:
+        """As the file's."""
         self._file.flush()
 
 

@@ -66,6 +66,7 @@ def read_keras(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
 
     def visit(name: str, item: Any) -> None:
+        """Takes one of the file's entries into ``state``; raises DataError where its values lie elsewhere."""
         if not isinstance(item, h5py.Dataset):
             return
         if item.external or item.is_virtual:

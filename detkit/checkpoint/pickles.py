@@ -56,6 +56,7 @@ class _DType:
         self.value = kinds[text].newbyteorder(_order(order))
 
     def fill(self, state: Any) -> None:
+        """Takes the pickled state, of which only the byte order counts."""
         self.value = self.value.newbyteorder(_order(state[1]))
 
 
@@ -73,6 +74,7 @@ class _Array:
         self.value: np.ndarray | None = None
 
     def fill(self, state: Any) -> None:
+        """Takes the pickled state: shape, type, order and bytes. Raises as ``_numbers``."""
         shape, dtype, fortran, raw = state[-4:]
         self.value = _numbers(raw, dtype, shape, "F" if fortran else "C")
 
@@ -86,7 +88,7 @@ class _Mapping(dict[Any, Any]):
             self[_hashable(key)] = value
 
     def fill(self, state: Any) -> None:
-        pass
+        """Takes the pickled state, and drops it."""
 
 
 def _numbers(raw: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
@@ -144,6 +146,7 @@ class _Reader(pickle._Unpickler):
     pop_mark: Callable[[], list[Any]]
 
     def find_class(self, module: str, name: str) -> Any:
+        """What stands for the one class or function that is known by this name; raises Refused for others."""
         module = "builtins" if module == "__builtin__" else module  # as Python 2 called it
         known = f"{module}.{name}".replace("numpy._core.", "numpy.core.")
         if known not in _BY_NAME:
@@ -151,6 +154,7 @@ class _Reader(pickle._Unpickler):
         return _BY_NAME[known]
 
     def persistent_load(self, pid: Any) -> NoReturn:
+        """Raises Refused: what it asks for is not in the file."""
         raise Refused("an object outside of the file (persistent id)")
 
     def _call(self) -> None:

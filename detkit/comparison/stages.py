@@ -149,6 +149,7 @@ def _seen(module: nn.Module, instead: Any = None) -> Iterator[list[Any]]:
     outputs: list[Any] = []
 
     def hook(_: nn.Module, __: Any, output: Any) -> Any:
+        """Notes what the module gave."""
         outputs.append(output)
         return instead
 

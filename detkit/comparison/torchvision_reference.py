@@ -233,7 +233,10 @@ def _watching(reference: nn.Module, seen: dict[str, Any]) -> Iterator[None]:
     """What the stages give, by name; copied where torchvision goes on to change it."""
 
     def keep(name: str) -> Callable[..., None]:
+        """A hook that notes what a stage gives, by this name."""
+
         def hook(_: nn.Module, __: Any, output: Any) -> None:
+            """Notes one output."""
             seen[name] = output
             if name == "roi_heads":  # the transform puts the boxes in the image's pixels in place
                 seen[name] = [dict(found) for found in output[0]], output[1]

@@ -95,6 +95,7 @@ def _outputs(reference: nn.Module, image: Tensor, layers: Iterable[nn.Module]) -
     outputs: dict[nn.Module, list[Tensor]] = {layer: [] for layer in layers}
 
     def hook(layer: nn.Module, _: Any, output: Tensor) -> None:
+        """Notes what a layer gave."""
         outputs[layer].append(output)
 
     handles = [layer.register_forward_hook(hook) for layer in outputs]

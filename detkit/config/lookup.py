@@ -102,6 +102,7 @@ def _origins(value: Any, path: str, blame: type, sources: Mapping[str, str]) -> 
     """``blame`` is the class whose default ``value`` is, if no file and no override set it."""
 
     def source(key: str) -> str:
+        """Where the value of a key comes from, in words."""
         return sources.get(key) or f"default of {blame.__name__} ({place(blame)})"
 
     value = _unwrapped(value)

@@ -81,6 +81,7 @@ class _UserFileFinder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
+        """Importlib's question: how to load ``fullname``; None where it is no user file's."""
         if not fullname.startswith(__name__ + ".") or not Path(_file_name(fullname)).is_file():
             return None
         return importlib.util.spec_from_file_location(fullname, _file_name(fullname))

@@ -50,6 +50,7 @@ def plain(value: Any) -> Any:
 
 class _Dumper(_Base):  # type: ignore[misc]
     def ignore_aliases(self, data: Any) -> bool:
+        """Always: what stands twice in the tree is written twice."""
         return True
 
 

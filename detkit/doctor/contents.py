@@ -101,6 +101,8 @@ def collecting(value: Any, report: Report) -> Any:
 
 def _collector(cls: type[CocoInstances], report: Report) -> type[CocoInstances]:
     class Collector(cls):  # type: ignore[misc, valid-type]
+        """The dataset, whose file's faults go to the report instead of ending it."""
+
         def _load(self) -> CocoFile:
             return CocoFile.load(self.json_file, report)
 

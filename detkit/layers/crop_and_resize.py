@@ -34,6 +34,7 @@ def crop_and_resize(features: Tensor, boxes: Tensor, image_index: Tensor, size: 
     pixels = features.permute(0, 2, 3, 1).reshape(num * height * width, channels)  # a view where it is channels-last
 
     def corner(y: Tensor, x: Tensor) -> Tensor:
+        """``(R, S, S, C)`` values where rows, which begin at pixels ``y`` (R, S, 1), meet columns ``x`` (R, S)."""
         values = pixels.index_select(0, (y + x[:, None, :]).reshape(-1)).reshape(len(boxes), size, size, channels)
         return values if values.is_floating_point() else values.float()
 

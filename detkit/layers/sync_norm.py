@@ -57,6 +57,7 @@ class _Synchronised(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, ...]:
+        """The normalised ``x``; and mean and variance (biased) a channel and the number of values, of all processes."""
         wide, axes = _wide(x), [d for d in range(x.dim()) if d != 1]
         own = torch.full((1,), wide.numel() // wide.shape[1], dtype=torch.float64)
         mean = wide.sum(axes, dtype=torch.float64) / own.clamp(min=1)
@@ -76,6 +77,7 @@ class _Synchronised(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """The gradients of x, weight and bias; none of eps."""
         normalised, weight, scale, total = ctx.saved_tensors
         wide, axes = _wide(grad), [d for d in range(grad.dim()) if d != 1]
         sums = torch.stack([wide.sum(axes, dtype=torch.float64), (wide * normalised).sum(axes, dtype=torch.float64)])

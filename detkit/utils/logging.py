@@ -21,6 +21,7 @@ class _ConsoleHandler(_RunHandler, logging.Handler):
     """Writes above a progress bar instead of through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """See ``logging.Handler``."""
         try:
             tqdm.write(self.format(record), file=sys.stderr)
         except Exception:  # a log line must never end a training run

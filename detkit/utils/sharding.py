@@ -58,6 +58,7 @@ def spread_optimizer_state(state: dict[str, Any], optimizer: torch.optim.Optimiz
         return state
 
     def laid_out(number: int, value: Any) -> Any:
+        """A value of parameter ``number``, in parts if it is of its shape."""
         fits = isinstance(value, Tensor) and number < len(parameters) and value.shape == parameters[number].shape
         return spread(value, parameters[number]) if fits else value
 

@@ -39,6 +39,7 @@ class _Step:
 
     @property
     def samples(self) -> list[Sample]:
+        """The samples of all its batches."""
         return [sample for samples, _ in self.batches for sample in samples]
 
 

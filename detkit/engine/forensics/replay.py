@@ -137,6 +137,7 @@ class _Watch:
     gradient: str | None = None
 
     def saw_output(self, name: str, inputs: Any, output: Any) -> None:
+        """Looks at what a module of this name gave, and later at the gradient there."""
         if self.output is None and not _finite(output):
             self.output = f"{name}, from inputs that are {'' if _finite(inputs) else 'not '}finite"
         for tensor in _tensors(output):
@@ -145,6 +146,7 @@ class _Watch:
 
     def _gradient_hook(self, name: str) -> Callable[[Tensor], None]:
         def look(gradient: Tensor) -> None:
+            """Notes the name if this gradient is the first that is not finite."""
             if self.gradient is None and not torch.isfinite(gradient).all():
                 self.gradient = name
 
@@ -156,6 +158,7 @@ def _watching(model: nn.Module) -> Iterator[_Watch]:
     watch = _Watch()
 
     def hook_of(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        """The forward hook of the module of this name."""
         return lambda module, inputs, output: watch.saw_output(name, inputs, output)
 
     handles = [

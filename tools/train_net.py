@@ -45,7 +45,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.weights and not args.eval_only:
         parser.error("--weights goes with --eval-only; a training starts from train.init_weights=FILE")
     if (args.precision or args.compile) and not args.eval_only:
-        parser.error("--precision and --compile go with --eval-only; a training has train.precision=bf16")
+        parser.error(
+            "--precision and --compile go with --eval-only; a training has train.precision=bf16 and train.compile=true"
+        )
     if args.resume and args.eval_only:
         parser.error("--resume trains on and --eval-only does not train: give one of them")
     if args.max_restarts is not None and args.num_processes is None:
@@ -81,6 +83,7 @@ from detkit.experiment import Experiment, load_experiment
 from detkit.inference import optimized
 from detkit.launch import launch
 from detkit.modeling import MetaArch
+from detkit.modeling.compiling import compile_parts
 from detkit.run import claim_folder, is_restarted, look_at_data, say_finished, start_run, warn_of_frozen_noise
 from detkit.utils import distributed
 from detkit.visualization import draw_predictions, plot_curves, write_prediction_pictures
@@ -102,6 +105,8 @@ def train(exp: Experiment, go_on: bool) -> None:
     warn_of_frozen_noise(exp, model)
     if exp.train.doctor:
         examine_at_start(exp, model)
+    if exp.train.compile:
+        compile_parts(model)
     pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
     interruption = Interruption()
     test_batches = interruption.watch(exp.data.test())

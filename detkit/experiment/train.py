@@ -18,6 +18,8 @@ class TrainConfig:
         deterministic: operations in their deterministic versions, which may be slower; a warning names what has none.
         precision: fp32, or bf16 or fp16 for convolutions and matrix products, in training and in the evaluations
             during it; weights, losses and boxes stay in float32.
+        compile: the parts of the model that do not depend on what is in the image go through ``torch.compile``; see
+            docs/training.md.
         device: ``auto`` (a CUDA GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         init_weights: a checkpoint to start from; only what fits is loaded, and the report says what did not.
         log_period: steps between lines of metrics.
@@ -38,6 +40,7 @@ class TrainConfig:
     seed: int = 0
     deterministic: bool = False
     precision: Precision = "fp32"
+    compile: bool = False
     device: str = "auto"
     init_weights: str | None = None
     log_period: int = 20
@@ -60,6 +63,8 @@ class TrainConfig:
             raise ValueError("train.checkpoint_in_parts: only with train.parallel={name: FSDP} do weights lie in parts")
         if self.precision == "fp16" and self.parallel.cls is FSDP:  # each process would judge its own part of them
             raise ValueError("train.precision: fp16 scales gradients, which FSDP has in parts; take bf16, or DDP")
+        if self.compile and self.parallel.cls is FSDP:  # whose hooks gather weights inside of what would be compiled
+            raise ValueError("train.compile: not with train.parallel={name: FSDP}; take DDP, or leave it off")
         if self.picture_keep < 2:
             raise ValueError(f"train.picture_keep: expected at least 2, got {self.picture_keep}")
         if self.seed < 0 or self.num_pictures < 0:

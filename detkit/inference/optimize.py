@@ -1,7 +1,6 @@
 """One function that makes a model fast at prediction, and leaves the given one alone."""
 
 import copy
-from collections.abc import Iterator
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -11,7 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from detkit.inference.folding import fold_norms
 from detkit.inference.packed import can_pack, pack
 from detkit.layers import DeformConvNorm, FrozenBatchNorm2d
-from detkit.modeling.interfaces import Backbone, BoxHead, MaskHead, MetaArch, Neck, RPNHead
+from detkit.modeling.compiling import compile_parts
+from detkit.modeling.interfaces import MetaArch
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -34,14 +34,13 @@ def optimized(model: M, precision: Precision = "fp32", compile: bool = False) ->
         model: a meta-architecture, on its device. It stays as it is; the copy shares nothing with it.
         precision: see ``Precision``. bf16 halves weights and maps; worth it where the processor has instructions for
             it (AVX-512 BF16, AMX, GPUs from Ampere on).
-        compile: whether backbone, neck and heads go through ``torch.compile``. The first prediction then takes a
-            minute or more; after the first two shapes other image sizes compile nothing.
+        compile: whether backbone, neck and heads go through ``torch.compile``; see ``compile_parts``.
 
     Returns:
         A model in evaluation mode. It can neither be trained, saved nor moved to another device.
 
     Raises:
-        ValueError: an unknown precision.
+        ValueError: an unknown precision, or nothing to compile with.
     """
     if precision not in _DTYPES:
         raise ValueError(f"precision: expected one of {', '.join(_DTYPES)}, got {precision!r}")
@@ -56,18 +55,8 @@ def optimized(model: M, precision: Precision = "fp32", compile: bool = False) ->
     if dtype != torch.float32:
         _lower(fast, dtype)
     if compile:
-        for part in static_parts(fast):
-            part.compile(dynamic=True)
+        compile_parts(fast)
     return fast
-
-
-def static_parts(model: nn.Module) -> Iterator[nn.Module]:
-    """The parts that compute the same whatever is in the image: backbone, neck, RPN head, convolutions of the heads."""
-    for part in model.modules():
-        if isinstance(part, Backbone | Neck | RPNHead):
-            yield part
-        elif isinstance(part, BoxHead | MaskHead):
-            yield from (child for child in part.children() if isinstance(child, nn.Sequential) and len(child))
 
 
 def _lower(model: nn.Module, dtype: torch.dtype) -> None:

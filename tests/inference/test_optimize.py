@@ -11,10 +11,10 @@ from torch import nn
 from detkit.benchmark.agreement import agreement
 from detkit.inference import optimized
 from detkit.inference.folding import fold_norms
-from detkit.inference.optimize import static_parts
 from detkit.inference.packed import PackedConv, PackedLinear, PackedResidual, can_pack
 from detkit.layers import ConvNorm, FrozenBatchNorm2d, ShapeSpec
 from detkit.modeling.backbones import ResNet, TorchvisionBackbone
+from detkit.modeling.compiling import static_parts
 from detkit.structures import Boxes, Instances
 
 

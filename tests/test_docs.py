@@ -2,11 +2,10 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import run_file
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -32,14 +31,15 @@ def run_block(kind: str, text: str, folder: Path) -> None:
     if name:
         (folder / name[1]).write_text(text)
     elif kind == "python":
-        done = subprocess.run([sys.executable, "-c", text], cwd=folder, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        (folder / "block.py").write_text(text)
+        code, said = run_file(folder / "block.py", folder=folder)
+        assert code == 0, said
     elif kind == "bash":
         for line in text.replace("\\\n", " ").splitlines():
             words = shlex.split(line)
             assert words[0] == "python", f"a page's commands are detkit's own tools; use a text block for: {line}"
-            done = subprocess.run([sys.executable, *words[1:]], cwd=folder, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
+            code, said = run_file(folder / words[1], *words[2:], folder=folder)
+            assert code == 0, said
 
 
 @pytest.mark.parametrize("page", PAGES)

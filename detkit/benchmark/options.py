@@ -120,6 +120,7 @@ class TrainOptions(ModelOptions):
         choices=("fp32", "bf16"),
         several=True,
     )
+    compile: bool = option(False, "put detkit's static parts through torch.compile, as train.compile does")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from detkit.benchmark.report import Report, Row
 from detkit.benchmark.timing import Contestant, measure
 from detkit.building import torch_device
 from detkit.engine.precision import Precision, autocast
+from detkit.modeling.compiling import compile_parts
 from detkit.solver import SGD
 from detkit.structures import BitMasks, Boxes, Instances, Sample
 
@@ -78,6 +79,8 @@ def run(options: TrainOptions) -> Report:
     pixels, targets = [sample.image.float() / 255 for sample in samples], their_targets(samples)
     theirs.train()
     ours.train()
+    if options.compile:
+        compile_parts(ours)
     freeze_as_ours(theirs)
     sgd = torch.optim.SGD([p for p in theirs.parameters() if p.requires_grad], 1e-6, momentum=0.9, weight_decay=1e-4)
 

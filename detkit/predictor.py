@@ -1,9 +1,10 @@
 """Predictor: a trained model as a function from images to instances."""
 
 import dataclasses
+import functools
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -135,15 +136,8 @@ class Predictor:
             DataError: the weights cannot be read.
         """
         experiment = load_experiment(Path(config_file), overrides)
-        model, augmentations = cls._model(experiment, read_checkpoint(weights))
-        return cls(
-            model,
-            augmentations=augmentations,
-            device=device,
-            batch_size=batch_size,
-            precision=precision,
-            compile=compile,
-        )
+        make = cls._maker(experiment, read_checkpoint(weights))
+        return make(device=device, batch_size=batch_size, precision=precision, compile=compile)
 
     @classmethod
     def from_weights(
@@ -165,25 +159,19 @@ class Predictor:
         checkpoint = read_checkpoint(weights)
         if checkpoint.config is None:
             raise DataError(f"{weights}: carries no config; use from_config with the config that it was trained with")
-        model, augmentations = cls._model(load_experiment(checkpoint.config, overrides), checkpoint)
-        return cls(
-            model,
-            augmentations=augmentations,
-            device=device,
-            batch_size=batch_size,
-            precision=precision,
-            compile=compile,
-        )
+        make = cls._maker(load_experiment(checkpoint.config, overrides), checkpoint)
+        return make(device=device, batch_size=batch_size, precision=precision, compile=compile)
 
-    @staticmethod
-    def _model(experiment: Experiment, checkpoint: Checkpoint) -> tuple[nn.Module, list[Augmentation]]:
-        """The checkpoint's model, which carries its class names, and what is done to images before it."""
+    @classmethod
+    def _maker(cls, experiment: Experiment, checkpoint: Checkpoint) -> "Callable[..., Predictor]":
+        """The constructor with the checkpoint's model, which carries its class names, and what it does to images."""
         names = checkpoint.class_names or experiment.data.train_set.class_names
         if checkpoint.class_names is None:
             logger.info("%s carries no class names; taking the training dataset's", checkpoint.source)
         model = experiment.build_model_for(names, pretrained=False)
         load_whole(model, checkpoint)
-        return model, [recipe() for recipe in experiment.data.test_augmentations]
+        augmentations = [recipe() for recipe in experiment.data.test_augmentations]
+        return functools.partial(cls, model, augmentations=augmentations)
 
     def __call__(self, images: "ImageLike | Sequence[ImageLike]") -> Any:
         """``Instances`` of one image, or a list of them for a list (or tuple) of images.

@@ -32,7 +32,6 @@ The exit code is 0 where everything is finite now, 1 where the batch fails again
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,7 +67,7 @@ from detkit.engine.precision import gradient_scaler
 from detkit.experiment import load_experiment
 from detkit.registry import DataError
 from detkit.structures import Instances, Sample
-from detkit.visualization import draw_instances, side_by_side, write_picture
+from detkit.visualization import draw_instances, file_stem, side_by_side, write_picture
 
 
 def run(args: argparse.Namespace) -> int:
@@ -130,7 +129,7 @@ def draw(batches: Sequence[tuple[Sequence[Sample], object]], class_names: Sequen
         drawn = target[torch.isfinite(target.boxes.tensor).all(1)] if "boxes" in target else target
         ids = ", ".join(annotation_name(sample, row).split(" of ")[0] for row in range(min(len(target), 40)))
         title = f"{sample.file_name or sample.image_id}: {len(target)} objects. {ids}"
-        name = re.sub(r"[^\w.-]+", "_", str(sample.image_id))
+        name = file_stem(sample.image_id)
         picture = side_by_side([draw_instances(sample.image, drawn, class_names)], [title])
         write_picture(picture, folder / f"{number:03d}_{name}.png")
     print(f"\n{len(samples)} pictures: {folder}/")

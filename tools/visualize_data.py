@@ -13,7 +13,6 @@ examples:
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -44,7 +43,7 @@ from tqdm import tqdm
 from detkit import command_line
 from detkit.experiment import Experiment, load_experiment
 from detkit.structures import Instances, Sample
-from detkit.visualization import draw_instances, side_by_side, write_picture
+from detkit.visualization import draw_instances, file_stem, side_by_side, write_picture
 
 
 def first_samples(exp: Experiment, split: str, num: int) -> Iterator[Sample]:
@@ -76,7 +75,7 @@ def visualize(args: argparse.Namespace) -> int:
     output = args.output or Path(exp.train.output_dir) / f"data_{args.split}"
     written = 0
     for sample in tqdm(first_samples(exp, args.split, args.num), "pictures", args.num, dynamic_ncols=True):
-        name = re.sub(r"[^\w.-]+", "_", str(sample.image_id))
+        name = file_stem(sample.image_id)
         write_picture(picture_of(sample, dataset.class_names), output / f"{written:04d}_{name}.png")
         written += 1
     print(f"{written} pictures: {output}/")

@@ -21,7 +21,6 @@ examples:
 import argparse
 import copy
 import dataclasses
-import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -68,6 +67,7 @@ from detkit.visualization import (
     draw_proposals,
     draw_regions,
     draw_window,
+    file_stem,
     network_input,
     prediction_picture,
     side_by_side,
@@ -200,7 +200,7 @@ def visualize(args: argparse.Namespace) -> int:
     total = len(args.image) or min(args.num, len(exp.data.test_set))
     written = 0
     for number, (name, sample) in enumerate(tqdm(samples_of(exp, predictor, args), "images", total)):
-        folder = output / "_".join([f"{number:04d}", re.sub(r"[^\w.-]+", "_", name)])
+        folder = output / "_".join([f"{number:04d}", file_stem(name)])
         for stage, picture in Stages(predictor, sample, args).pictures():
             write_picture(picture, folder / f"{stage}.png")
             written += 1

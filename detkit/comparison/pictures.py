@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from detkit.data import Augmentation, CocoInstances, Record, read_image, to_sample
+from detkit.data import Augmentation, CocoInstances, Record, bare_record, read_image, to_sample
 from detkit.registry import DataError
 from detkit.structures import BitMasks, Instances, Sample
 
@@ -53,18 +53,7 @@ class _Listed:
 
 
 def _bare(file: Path) -> Record:
-    image = read_image(str(file))
-    return Record(
-        image=image,
-        image_id=file.stem,
-        file_name=str(file),
-        original_size=(image.shape[0], image.shape[1]),
-        boxes=np.zeros((0, 4), np.float32),
-        classes=np.zeros(0, np.int64),
-        crowd=np.zeros(0, bool),
-        masks=None,
-        annotation_ids=np.zeros(0, np.int64),
-    )
+    return dataclasses.replace(bare_record(read_image(str(file)), str(file)), image_id=file.stem)
 
 
 def with_made_up_objects(record: Record, found: Instances, num_classes: int, seed: int = 0) -> Record:

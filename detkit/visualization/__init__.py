@@ -4,7 +4,7 @@ from detkit.visualization.colors import palette
 from detkit.visualization.curves import plot_curves, read_metrics
 from detkit.visualization.draw import draw_instances
 from detkit.visualization.inputs import ImageLike, image_files, to_array
-from detkit.visualization.pictures import free_path, prediction_picture, side_by_side, write_picture
+from detkit.visualization.pictures import file_stem, free_path, prediction_picture, side_by_side, write_picture
 from detkit.visualization.predictions import draw_predictions, write_prediction_pictures
 from detkit.visualization.stages import (
     draw_anchors,
@@ -27,6 +27,7 @@ __all__ = [
     "draw_proposals",
     "draw_regions",
     "draw_window",
+    "file_stem",
     "free_path",
     "image_files",
     "network_input",

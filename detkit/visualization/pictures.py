@@ -1,6 +1,7 @@
 """Pictures put together from drawn images, and files of them."""
 
 import itertools
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -104,6 +105,11 @@ def write_picture(picture: np.ndarray, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(path)
     return path
+
+
+def file_stem(words: object) -> str:
+    """``words``, such as an image id, as part of a file's name: letters, digits and ``_.-``."""
+    return re.sub(r"[^\w.-]+", "_", str(words))
 
 
 def free_path(path: Path, taken: Iterable[Path]) -> Path:

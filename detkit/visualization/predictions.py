@@ -1,6 +1,5 @@
 """Pictures of a run's predictions."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 from detkit.structures import Instances, Sample
 from detkit.utils.distributed import is_main
 from detkit.utils.progress import watched
-from detkit.visualization.pictures import prediction_picture, write_picture
+from detkit.visualization.pictures import file_stem, prediction_picture, write_picture
 
 
 def draw_predictions(
@@ -26,9 +25,7 @@ def draw_predictions(
         ``{name: (H, W, 3) uint8}``; a name holds letters, digits and ``_.-`` only.
     """
     return {
-        re.sub(r"[^\w.-]+", "_", str(sample.image_id)): prediction_picture(
-            sample, output, class_names, score_thresh=score_thresh
-        )
+        file_stem(sample.image_id): prediction_picture(sample, output, class_names, score_thresh=score_thresh)
         for sample, output in watched(pairs, "pictures", show=is_main())
     }
 

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from detkit.structures import BitMasks, Boxes, Instances, Sample
-from detkit.visualization import prediction_picture, side_by_side, write_picture, write_prediction_pictures
+from detkit.visualization import file_stem, prediction_picture, side_by_side, write_picture, write_prediction_pictures
 from detkit.visualization.pictures import without_padding
 
 
@@ -18,6 +18,13 @@ def test_side_by_side_keeps_every_picture_whole():
     assert (sheet[:header] != 255).any()
     with pytest.raises(ValueError, match="titles"):
         side_by_side([left], [])
+
+
+@pytest.mark.parametrize(
+    ("given", "stem"), [(17, "17"), ("1-17", "1-17"), ("a/b: c.jpg", "a_b_c.jpg"), ("Äpfel", "Äpfel")]
+)
+def test_an_image_id_becomes_part_of_a_files_name(given, stem):
+    assert file_stem(given) == stem
 
 
 def test_prediction_picture_with_and_without_target():

@@ -9,7 +9,7 @@ import torch
 from tabulate import tabulate
 
 from detkit.data.flat import Ragged
-from detkit.data.interfaces import ObjectTable
+from detkit.data.interfaces import ObjectTable, Record
 from detkit.structures import BitMasks, Masks, PolygonMasks
 
 
@@ -96,6 +96,28 @@ class AnnotationTable:
             )
             out[runs] = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
         return out
+
+    def record(self, image: int, pixels: np.ndarray, image_id: int | str, file_name: str) -> Record:
+        """What is known of an image, in arrays of its own.
+
+        Args:
+            image: its number.
+            pixels: ``(H, W, C)`` uint8, of the file's size.
+            image_id: its id.
+            file_name: where it comes from.
+        """
+        rows, size = self.rows(image), (pixels.shape[0], pixels.shape[1])
+        return Record(
+            image=pixels,
+            image_id=image_id,
+            file_name=file_name,
+            original_size=size,
+            boxes=self.boxes[rows].copy(),
+            classes=self.classes[rows].copy(),
+            crowd=self.crowd[rows].copy(),
+            masks=self.masks(image, size),
+            annotation_ids=self.ids[rows].copy(),
+        )
 
     def masks(self, image: int, size: tuple[int, int]) -> Masks | None:
         """The masks of an image of ``size`` (height, width): polygons if all of them are, else bitmaps.

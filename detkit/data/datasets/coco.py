@@ -109,19 +109,9 @@ class CocoInstances(Dataset):
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        image, size, table = int(self._images[index]), self.image_size(index), self._table
-        rows, path = table.rows(image), self._path(image)
-        return Record(
-            image=read_image(path, size),
-            image_id=self._id(image),
-            file_name=path,
-            original_size=size,
-            boxes=table.boxes[rows].copy(),
-            classes=table.classes[rows].copy(),
-            crowd=table.crowd[rows].copy(),
-            masks=table.masks(image, size),
-            annotation_ids=table.ids[rows].copy(),
-        )
+        image = int(self._images[index])
+        path = self._path(image)
+        return self._table.record(image, read_image(path, self.image_size(index)), self._id(image), path)
 
     def image_size(self, index: int) -> tuple[int, int]:
         """``(height, width)``, as the JSON gives it."""

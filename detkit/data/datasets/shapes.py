@@ -85,18 +85,7 @@ class Shapes(Dataset):
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        rows = self._table.rows(index)
-        return Record(
-            image=self._images[index].copy(),
-            image_id=index,
-            file_name=self._name(index),
-            original_size=self.size,
-            boxes=self._table.boxes[rows].copy(),
-            classes=self._table.classes[rows].copy(),
-            crowd=self._table.crowd[rows].copy(),
-            masks=self._table.masks(index, self.size),
-            annotation_ids=self._table.ids[rows].copy(),
-        )
+        return self._table.record(index, self._images[index].copy(), index, self._name(index))
 
     def _name(self, index: int) -> str:
         return f"shapes_{self.seed}_{index:06d}"

@@ -237,12 +237,15 @@ class Predictor:
     ) -> list[Path]:
         """Draws each image with its instances into ``folder``; returns the files.
 
-        They are named after the images' files, or else by number, and no two alike.
+        They are named after the images' files, or else by number, no two alike and none as one of the images.
         """
         written: list[Path] = []
+        files = [Path(image) for image in images if isinstance(image, str | Path)]
+        there = Path(folder).resolve()
+        given = [Path(folder) / file.name for file in files if file.resolve().parent == there]
         for number, (image, output) in enumerate(zip(images, outputs, strict=True)):
             stem = Path(image).stem if isinstance(image, str | Path) else f"{number:06d}"
-            path = free_path(Path(folder) / f"{stem}.png", written)
+            path = free_path(Path(folder) / f"{stem}.png", [*given, *written])
             written.append(write_picture(self.draw(image, output, score_thresh=score_thresh), path))
         return written
 

@@ -202,6 +202,11 @@ def test_pictures_are_named_after_files_and_never_overwritten(folder):
     images = [folder / "a.PNG", folder / "sub" / "c.png", picture(), folder / "a.PNG"]
     files = predictor.write_pictures(images, predictor(images), folder / "out")
     assert [f.name for f in files] == ["a.png", "c.png", "000002.png", "a_2.png"]
+    before = images[1].read_bytes()
+    assert [f.name for f in predictor.write_pictures(images[1:2], predictor(images[1:2]), folder / "sub")] == [
+        "c_2.png"
+    ]
+    assert images[1].read_bytes() == before
     drawn, low = np.array(Image.open(files[0])), np.array(Image.open(files[1]))
     assert (drawn[100, 100] != (255, 51, 0)).any()
     assert (low == (102, 51, 0)).all()  # its score, 0.4, is below the threshold

@@ -53,6 +53,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.output is None and args.json is None:
         parser.error("nothing to write: give --output DIR for pictures, --json FILE for COCO results, or both")
+    if args.frames and args.output is None:
+        parser.error("--frames goes with --output DIR")
     if (args.run and args.config_file) or not (args.run or args.config_file or args.weights):
         parser.error("give either --run DIR, or --config-file FILE with --weights FILE, or --weights FILE alone")
     if args.config_file is not None and args.weights is None:
@@ -99,10 +101,11 @@ class Output:
     Args:
         predictor: draws.
         args: the command line.
+        inputs: files that are read, and never written over.
     """
 
-    def __init__(self, predictor: Predictor, args: argparse.Namespace):
-        self.predictor, self.args = predictor, args
+    def __init__(self, predictor: Predictor, args: argparse.Namespace, inputs: Sequence[Path]):
+        self.predictor, self.args, self.inputs = predictor, args, {path.resolve() for path in inputs}
         self.results: list[dict[str, Any]] = []
         self.written: list[Path] = []
         self.images = self.instances = 0
@@ -121,8 +124,7 @@ class Output:
         kept = self.collect(instances, {"file_name": str(path)})
         if self.args.output is not None:
             picture = self.predictor.draw(path, kept, score_thresh=0.0)
-            target = free_path(self.args.output / f"{path.stem}.png", self.written)
-            self.written.append(write_picture(picture, target))
+            self.written.append(write_picture(picture, self._target(f"{path.stem}.png")))
 
     def video(self, path: Path) -> None:
         """One video file, frame by frame."""
@@ -135,18 +137,23 @@ class Output:
             for _ in pictures:
                 pass
         elif self.args.frames:
-            folder = self.args.output / path.stem
+            folder = self._target(path.stem)
             for number, picture in pictures:
                 write_picture(picture, folder / f"{number:06d}.png")
             self.written.append(folder)
         else:
-            target = free_path(self.args.output / f"{path.stem}.mp4", self.written)
-            if target.resolve() == path.resolve():
-                raise DataError(f"--output {self.args.output}: would overwrite the video {path}; take another folder")
+            target = self._target(f"{path.stem}.mp4")
             with VideoWriter(target, rate) as writer:
                 for _, picture in pictures:
                     writer.write(picture)
             self.written.append(target)
+
+    def _target(self, name: str) -> Path:
+        """Where something of this name goes. Raises DataError where an input lies there."""
+        target = free_path(self.args.output / name, self.written)
+        if target.resolve() in self.inputs:
+            raise DataError(f"--output {self.args.output}: would overwrite the input {target}; take another folder")
+        return target
 
     def _frame(self, path: Path, number: int, frame: Any, instances: Instances) -> Any:
         kept = self.collect(instances, {"file_name": str(path), "frame": number})
@@ -171,7 +178,7 @@ def predict(args: argparse.Namespace) -> int:
     """Does what the command line asks for."""
     images, videos = split_inputs(args)
     predictor = load(args)
-    output = Output(predictor, args)
+    output = Output(predictor, args, [*images, *videos])
     pairs: Iterator[tuple[Path, Instances]] = predictor.predict_files(images, skip_unreadable=args.skip_unreadable)
     for path, instances in tqdm(pairs, "images", len(images), disable=not images, unit="image", dynamic_ncols=True):
         output.image(path, instances)

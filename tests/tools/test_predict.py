@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -89,6 +90,17 @@ def test_video_to_video_and_to_frames(main, run, tmp_path):
     assert main(["--run", run, clip, "--output", str(out), "--frames"]) == 0
     assert sorted(p.name for p in (out / "clip").iterdir()) == ["000000.png", "000001.png", "000002.png"]
     assert main(["--run", run, clip, "--output", str(tmp_path)]) == 2  # it would overwrite its input
+    (tmp_path / "new").mkdir()
+    twin = str(shutil.copy(clip, tmp_path / "new" / "clip.mp4"))
+    assert main(["--run", run, clip, twin, "--output", str(out), "--frames"]) == 0
+    assert len(list((out / "clip_2").iterdir())) == 3
+
+
+def test_an_input_is_never_written_over(main, run, photos, capsys):
+    before = (photos / "a.png").read_bytes()
+    assert main(["--run", run, str(photos), "--output", f"{photos}/../photos"]) == 2
+    assert "a.png; take another folder" in capsys.readouterr().err
+    assert (photos / "a.png").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -119,6 +131,7 @@ def test_mistakes_end_with_their_message_alone(main, run, photos, capsys, argume
         ["a.jpg", "--output", "o", "--config-file", "c"],
         ["a.jpg", "--output", "o", "--run", "r", "--batch-size", "0"],
         ["--run", "r", "--output", "o"],
+        ["a.mp4", "--run", "r", "--json", "j", "--frames"],
     ],
 )
 def test_command_lines_that_say_too_little_or_too_much(main, arguments, capsys):

@@ -63,7 +63,7 @@ from detkit import command_line
 from detkit.checkpoint import Checkpoint, read_checkpoint
 from detkit.checkpoint.conversion import convert, write_conversion
 from detkit.checkpoint.formats import import_foreign
-from detkit.checkpoint.matterport import SeedImporter
+from detkit.checkpoint.formats.matterport import SeedImporter
 from detkit.experiment import load_experiment
 from detkit.registry import DataError
 

@@ -1,9 +1,9 @@
 """Writing, reading and loading of weights and training states."""
 
 from detkit.checkpoint.checkpointer import Checkpointer
-from detkit.checkpoint.exporting import export_state
 from detkit.checkpoint.formats import IMPORTERS, import_foreign
-from detkit.checkpoint.importing import Imported, Importer
+from detkit.checkpoint.formats.exporting import export_state
+from detkit.checkpoint.formats.importing import Imported, Importer
 from detkit.checkpoint.load import examine_weights, load_weights, load_whole
 from detkit.checkpoint.reading import Checkpoint, as_checkpoint, read_checkpoint
 from detkit.checkpoint.report import LoadReport

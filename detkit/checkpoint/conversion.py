@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 import detkit
-from detkit.checkpoint.exporting import export_state
 from detkit.checkpoint.formats import import_foreign
-from detkit.checkpoint.importing import Imported, Importer
+from detkit.checkpoint.formats.exporting import export_state
+from detkit.checkpoint.formats.importing import Imported, Importer
 from detkit.checkpoint.reading import Checkpoint
 from detkit.checkpoint.report import group_names
 from detkit.registry import DataError

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detkit.checkpoint.formats import import_foreign
-from detkit.checkpoint.importing import UNKNOWN
+from detkit.checkpoint.formats.importing import UNKNOWN
 from detkit.checkpoint.reading import Checkpoint, as_checkpoint, read_checkpoint
 from detkit.checkpoint.report import LoadReport, group_names
 from detkit.registry import DataError

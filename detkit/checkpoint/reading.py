@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detkit.checkpoint.detectron2 import zoo_class_names
-from detkit.checkpoint.keras import read_keras
+from detkit.checkpoint.formats.detectron2 import zoo_class_names
+from detkit.checkpoint.formats.keras import read_keras
 from detkit.checkpoint.parts import read_parts
 from detkit.checkpoint.pickles import read_pickle, refusal
 from detkit.registry import DataError

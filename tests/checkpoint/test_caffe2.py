@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from detkit.checkpoint import load_weights
-from detkit.checkpoint.caffe2 import Caffe2Importer
+from detkit.checkpoint.formats.caffe2 import Caffe2Importer
 from detkit.layers import ConvNorm, ShapeSpec
 from detkit.modeling.backbones import ResNet
 

@@ -12,8 +12,8 @@ from detectron2_names import c4_model, dc5_model, fpn_model, meta, network
 from torch import nn
 
 from detkit.checkpoint import Checkpointer, as_checkpoint, load_weights, load_whole, read_checkpoint, resume
-from detkit.checkpoint.detectron2 import Detectron2Importer, coco_class_names
-from detkit.checkpoint.exporting import export_state
+from detkit.checkpoint.formats.detectron2 import Detectron2Importer, coco_class_names
+from detkit.checkpoint.formats.exporting import export_state
 from detkit.experiment import load_experiment
 from detkit.layers import ShapeSpec
 from detkit.modeling.backbones import ResNet

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torchvision.models import detection
 
-from detkit.checkpoint.detectron2 import Detectron2Importer
-from detkit.checkpoint.exporting import export_state
-from detkit.checkpoint.torchvision import TorchvisionImporter
+from detkit.checkpoint.formats.detectron2 import Detectron2Importer
+from detkit.checkpoint.formats.exporting import export_state
+from detkit.checkpoint.formats.torchvision import TorchvisionImporter
 from detkit.experiment import load_experiment
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from detkit.checkpoint import IMPORTERS, import_foreign
-from detkit.checkpoint.importing import (
+from detkit.checkpoint.formats.importing import (
     UNKNOWN,
     Imported,
     background_last,

@@ -10,8 +10,8 @@ from seed_weights import seed_weights
 from torch.nn import functional as F
 
 from detkit.checkpoint import read_checkpoint
-from detkit.checkpoint.keras import read_keras, seed_name
-from detkit.checkpoint.matterport import SeedImporter
+from detkit.checkpoint.formats.keras import read_keras, seed_name
+from detkit.checkpoint.formats.matterport import SeedImporter
 from detkit.registry import DataError
 
 KERAS = {

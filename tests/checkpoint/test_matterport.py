@@ -8,7 +8,7 @@ from seed_weights import seed_weights
 from torch.nn import functional as F
 
 from detkit.checkpoint.formats import choose
-from detkit.checkpoint.matterport import EPS, SeedImporter
+from detkit.checkpoint.formats.matterport import EPS, SeedImporter
 from detkit.experiment import load_experiment
 from detkit.layers import ConvNorm
 

@@ -9,7 +9,7 @@ import torchvision
 from torchvision.models import detection
 
 from detkit.checkpoint.formats import choose
-from detkit.checkpoint.torchvision import TorchvisionClassifierImporter, TorchvisionImporter
+from detkit.checkpoint.formats.torchvision import TorchvisionClassifierImporter, TorchvisionImporter
 from detkit.experiment import load_experiment
 from detkit.layers import ShapeSpec
 from detkit.modeling.backbones import ResNet, TorchvisionBackbone

@@ -12,7 +12,7 @@ import detkit
 from detkit import command_line
 from detkit.checkpoint import load_weights, read_checkpoint
 from detkit.checkpoint.formats import choose
-from detkit.checkpoint.torchvision import TorchvisionImporter
+from detkit.checkpoint.formats.torchvision import TorchvisionImporter
 from detkit.experiment import load_experiment
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from detkit.checkpoint.importing import Rules
+from detkit.checkpoint.formats.importing import Rules
 
 Pairs = Sequence[tuple[str, str]]
 """Rows of (their name, our name) with fields that stand for the same on both sides: ``{i}``, ``{n}`` and ``{s}`` for

@@ -7,11 +7,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from detkit.checkpoint.detectron2 import BACKBONE, HEADS, PYRAMID, RPN_CONV, RPN_CONVS
-from detkit.checkpoint.importing import Rules, renamed
+from detkit.checkpoint.formats.detectron2 import BACKBONE, HEADS, PYRAMID, RPN_CONV, RPN_CONVS
+from detkit.checkpoint.formats.importing import Rules, renamed
+from detkit.checkpoint.formats.torchvision_names import layout_of_ours
+from detkit.checkpoint.formats.two_way import to_theirs
 from detkit.checkpoint.report import group_names
-from detkit.checkpoint.torchvision_names import layout_of_ours
-from detkit.checkpoint.two_way import to_theirs
 
 Layout = Literal["detectron2", "torchvision"]
 

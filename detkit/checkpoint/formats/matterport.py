@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from detkit.checkpoint.counters import with_counters
-from detkit.checkpoint.importing import Imported, background_last, change, import_by_rules, without_background
-from detkit.checkpoint.two_way import Pairs, to_ours
+from detkit.checkpoint.formats.counters import with_counters
+from detkit.checkpoint.formats.importing import Imported, background_last, change, import_by_rules, without_background
+from detkit.checkpoint.formats.two_way import Pairs, to_ours
 
 EPS = 1e-3
 """Epsilon of the seed's batch norms."""

@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from detkit.checkpoint.counters import with_counters
-from detkit.checkpoint.importing import (
+from detkit.checkpoint.formats.counters import with_counters
+from detkit.checkpoint.formats.importing import (
     Imported,
     Rules,
     background_last,
@@ -19,8 +19,8 @@ from detkit.checkpoint.importing import (
     renamed,
     without_background,
 )
-from detkit.checkpoint.torchvision_names import layout_of_theirs, resnet_pairs
-from detkit.checkpoint.two_way import to_ours
+from detkit.checkpoint.formats.torchvision_names import layout_of_theirs, resnet_pairs
+from detkit.checkpoint.formats.two_way import to_ours
 
 NUM_COCO_ROWS = 91
 """Rows of torchvision's COCO models: the background and the category ids 1 to 90, ten of which mean nothing."""

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detkit.checkpoint.counters import with_counters
-from detkit.checkpoint.importing import Imported, Rules, import_by_rules, place_backbone
-from detkit.checkpoint.two_way import Pairs, to_ours
+from detkit.checkpoint.formats.counters import with_counters
+from detkit.checkpoint.formats.importing import Imported, Rules, import_by_rules, place_backbone
+from detkit.checkpoint.formats.two_way import Pairs, to_ours
 
 _MOST_CONVS = 16
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import torch
 
-from detkit.checkpoint.importing import Imported
+from detkit.checkpoint.formats.importing import Imported
 
 COUNTER = "num_batches_tracked"
 

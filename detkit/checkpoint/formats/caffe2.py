@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from detkit.checkpoint.counters import with_counters
-from detkit.checkpoint.importing import (
+from detkit.checkpoint.formats.counters import with_counters
+from detkit.checkpoint.formats.importing import (
     Imported,
     Rules,
     background_last,

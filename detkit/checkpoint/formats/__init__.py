@@ -5,11 +5,11 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from detkit.checkpoint.caffe2 import Caffe2Importer
-from detkit.checkpoint.detectron2 import Detectron2Importer
-from detkit.checkpoint.importing import Imported, Importer
-from detkit.checkpoint.matterport import SeedImporter
-from detkit.checkpoint.torchvision import TorchvisionClassifierImporter, TorchvisionImporter
+from detkit.checkpoint.formats.caffe2 import Caffe2Importer
+from detkit.checkpoint.formats.detectron2 import Detectron2Importer
+from detkit.checkpoint.formats.importing import Imported, Importer
+from detkit.checkpoint.formats.matterport import SeedImporter
+from detkit.checkpoint.formats.torchvision import TorchvisionClassifierImporter, TorchvisionImporter
 
 IMPORTERS: tuple[Importer, ...] = (
     TorchvisionImporter(),

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Collection, Sequence
 
-from detkit.checkpoint.two_way import Pairs, indices, ordered
+from detkit.checkpoint.formats.two_way import Pairs, indices, ordered
 
 RESNET = "resnet"
 """The ``body`` of a layout whose network is one of detkit's residual ones, not a ``TorchvisionBackbone``."""

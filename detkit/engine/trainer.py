@@ -237,17 +237,17 @@ class Trainer:
                 except Interrupted:
                     self.pending.insert(0, key)
                     raise
+            if self.finished < self.max_iter and self.is_last_step:
+                logger.info("training stops early (%d of %d steps): %s", self.finished, self.max_iter, self.stop_reason)
+                if not self.metrics.is_empty:
+                    self._flush()
+                for hook in self.hooks:
+                    hook.after_stop(self)
         except Interrupted as stop:
             logger.info("step %d: %s", self.step, stop)
             for hook in self.hooks:
                 hook.on_interrupt(self)
             raise
-        if self.finished < self.max_iter and self.is_last_step:
-            logger.info("training stops early, at %d of %d steps: %s", self.finished, self.max_iter, self.stop_reason)
-            if not self.metrics.is_empty:
-                self._flush()
-            for hook in self.hooks:
-                hook.after_stop(self)
 
     def _run(self, stream: Iterator[list[Sample]]) -> float:
         """The passes of the step, then the update. Gives the seconds of waiting for data."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from detkit.engine import (
     EvalHook,
     ExponentialMovingAverage,
     Hook,
+    Interrupted,
     MetricsWriter,
 )
 from detkit.registry import ConfigError
@@ -112,6 +114,38 @@ def test_it_stops_when_patience_is_out(build, caplog, options, finished):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines if "mask/AP" in line] == list(range(finished))
     assert max(line["iteration"] for line in lines if "total_loss" in line) == finished - 1  # the last window, too
+
+
+def test_a_run_that_is_asked_to_leave_while_it_stops_early_saves_first(make_trainer, tmp_path):
+    """In the evaluation of the last weights, with a config that asks for no checkpoints."""
+
+    class Stop(Hook):
+        def stop_reason(self):
+            return "enough" if finished() >= 2 else None
+
+    class Leave(Hook):
+        def after_stop(self, trainer):
+            stopped.append(trainer.finished)
+            if len(stopped) == 1:
+                raise Interrupted(signal.SIGTERM)
+
+    stopped, checkpointer = [], Checkpointer(tmp_path / "run")
+
+    def make():
+        hooks = [Stop(), CheckpointHook(checkpointer, None), Leave()]
+        trainer = make_trainer(5, hooks)
+        resume(checkpointer, trainer.model, trainer)
+        return trainer
+
+    trainer = make()
+    finished = lambda: trainer.finished  # noqa: E731
+    with pytest.raises(Interrupted):
+        trainer.train()
+    assert checkpointer.latest().name == "checkpoint_0000001.pth"
+    trainer = make()
+    trainer.train()
+    assert stopped == [2, 2]
+    assert trainer.finished == 2
 
 
 def test_what_stopped_early_says_so_and_goes_on_with_more_patience(build, caplog):

@@ -14,6 +14,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from detkit.utils import distributed
+from detkit.utils.environment import cores
 
 
 def launch(script: str, arguments: Sequence[str], num_processes: int, max_restarts: int = 0) -> int:
@@ -61,11 +62,6 @@ def launch(script: str, arguments: Sequence[str], num_processes: int, max_restar
             left = distributed.exit_codes(folder)  # torch's launcher has waited for the processes, and says no more
             return left[0] if len(left) == num_processes and len(set(left)) == 1 else 128 + int(error.sigval)
     return 0
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

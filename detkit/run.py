@@ -31,6 +31,7 @@ OUTPUTS = (
     "predictions",
     "tensorboard",
     "wandb",
+    "profile.json",
     "launched_by",
     "failure_step_*",
 )

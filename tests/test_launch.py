@@ -12,8 +12,9 @@ import torch
 from detkit import run
 from detkit.building import torch_device
 from detkit.config import ConfigError
-from detkit.launch import cores, launch
+from detkit.launch import launch
 from detkit.utils import distributed
+from detkit.utils.environment import cores
 
 SCRIPT = """
 import os, signal, sys, time

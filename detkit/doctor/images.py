@@ -13,6 +13,7 @@ from detkit.data.faults import Fault
 from detkit.data.images import ORIENTATION, read_image
 from detkit.doctor.interfaces import CHECKS, Check, Finding, Severity
 from detkit.doctor.patient import Patient
+from detkit.utils.environment import cores
 
 FIXES = {
     "missing image": "correct image_root or file_name, or remove the record",
@@ -61,7 +62,7 @@ class ImageFiles(Check):
         for part in patient.parts:
             jobs = [(path, part.dataset.image_size(i)) for i, path in enumerate(part.paths) if path is not None]
             groups = collections.defaultdict(list)
-            with ThreadPoolExecutor(patient.cores) as pool:
+            with ThreadPoolExecutor(cores()) as pool:
                 words = pool.map(_look_at, jobs)
                 for (path, _), kind in zip(jobs, tqdm(words, "images", len(jobs), disable=not patient.bar)):
                     groups[kind].append(path)

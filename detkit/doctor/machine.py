@@ -11,6 +11,7 @@ from detkit.building import torch_device
 from detkit.config import ConfigError
 from detkit.doctor.interfaces import CHECKS, Check, Finding
 from detkit.doctor.patient import Patient
+from detkit.utils.environment import cores
 
 
 @CHECKS.register()
@@ -35,7 +36,7 @@ class OutputFolder(Check):
         if patient.model is None:
             return
         one = checkpoint_bytes(patient.model, patient.experiment.solver.optimizer.cls)
-        wanted = one * ((getattr(train, "checkpoint_keep", None) or 1) + 2)  # with model_final, and one being written
+        wanted = one * (train.checkpoint_keep + 2)  # with model_final, and one being written
         free = shutil.disk_usage(present).free
         if free < wanted:
             what = f"{free / 2**30:.1f} GiB are free, the run's checkpoints take about {wanted / 2**30:.1f}"
@@ -58,10 +59,9 @@ class Device(Check):
         except ConfigError:
             yield Finding("error", "train.device", f"'{train.device}' is not there", "take auto or cpu")
             return
-        precision = str(getattr(train, "precision", "fp32"))
-        if precision == "fp16" and device.type == "cpu":
+        if train.precision == "fp16" and device.type == "cpu":
             yield Finding("warning", "train.precision", "fp16 is slow and coarse on a CPU", "take bf16 or fp32")
-        if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        if train.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
             yield Finding("warning", "train.precision", "the GPU has no bf16", "take fp16 or fp32")
 
 
@@ -77,9 +77,10 @@ class Workers(Check):
     def __call__(self, patient: Patient) -> Iterable[Finding]:
         """A warning where it is so, over all processes."""
         workers = patient.experiment.data.num_workers * patient.num_processes
-        if workers > patient.cores:
-            what = f"{workers} workers over all processes, and {patient.cores} cores"
-            fix = f"set it to {max(1, patient.cores // patient.num_processes)} or less"
+        available = cores()
+        if workers > available:
+            what = f"{workers} workers over all processes, and {available} cores"
+            fix = f"set it to {max(1, available // patient.num_processes)} or less"
             yield Finding("warning", "data.num_workers", what, fix)
 
 

@@ -1,7 +1,6 @@
 """Patient: what the doctor looks at. It is put together as far as it goes; what does not go is a finding itself."""
 
 import math
-import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -122,8 +121,3 @@ class Patient:
         if self.train is None:
             return None
         return math.ceil((solver.epochs or 0) * len(self.train) / self.experiment.images_per_step)
-
-    @property
-    def cores(self) -> int:
-        """Processor cores that this process may use."""
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,6 +9,7 @@ from torch import nn
 from detkit.doctor.interfaces import CHECKS, Check, Finding
 from detkit.doctor.patient import Patient
 from detkit.experiment import Experiment
+from detkit.layers import SyncBatchNorm
 
 SGD_RATE = 0.02 / 16
 """The rate an image that detection with SGD and momentum is trained at (Detectron2, torchvision)."""
@@ -64,10 +65,12 @@ class Batches(Check):
             fix = f"take a multiple of {processes}"
             yield Finding("error", "data.batch_size", f"{size} images do not divide over {processes} processes", fix)
         elif size == processes and patient.model is not None:
-            norms = [name for name, module in patient.model.named_modules() if _learns_from_batch(module)]
+            modules = patient.model.named_modules()
+            norms = [name for name, module in modules if _learns_from_batch(module, processes)]
             if norms:
                 what = "batch norms that are not frozen see a single image at a time"
-                yield Finding("warning", "data.batch_size", what, "norm: GN or FrozenBN, or larger batches", norms)
+                others = "GN, SyncBN or FrozenBN" if processes > 1 else "GN or FrozenBN"
+                yield Finding("warning", "data.batch_size", what, f"norm: {others}, or larger batches", norms)
 
 
 @CHECKS.register()
@@ -91,7 +94,7 @@ class Schedule(Check):
             fix = f"set warmup_iters to {max(1, steps // 20)} or so, or train longer"
             yield Finding("warning", "solver.schedule.warmup_iters", what, fix)
         for name, severity in (("eval_period", "warning"), ("checkpoint_period", "note"), ("log_period", "note")):
-            period = getattr(train, name, None)
+            period = getattr(train, name)
             if isinstance(period, int) and period > steps:
                 what = f"every {period} steps, but the run has {steps}: it comes at the end only"
                 yield Finding(severity, f"train.{name}", what, f"set it to {steps} or less")  # type: ignore[arg-type]
@@ -103,6 +106,8 @@ def effective_rate(experiment: Experiment) -> float:
     return rate if given is None else rate * experiment.images_per_step / given
 
 
-def _learns_from_batch(module: nn.Module) -> bool:
-    batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
+def _learns_from_batch(module: nn.Module, processes: int) -> bool:
+    """Whether it is a norm over the images of one of so many processes."""
+    synchronised = processes > 1 and isinstance(module, SyncBatchNorm | nn.SyncBatchNorm)
+    batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm) and not synchronised
     return batch_norm and any(p.requires_grad for p in module.parameters(recurse=False))

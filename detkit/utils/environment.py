@@ -43,6 +43,11 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+def cores() -> int:
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def cpu_name() -> str:
     """The processor's name, as the system gives it."""
     cpuinfo = Path("/proc/cpuinfo")

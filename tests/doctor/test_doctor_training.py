@@ -56,6 +56,9 @@ def test_batch_norms_that_see_one_image(files):
     findings = files.findings(*norms, model=True, num_processes=2)
     assert found(findings, "Batches") == [("warning", "data.batch_size")]
     assert not found(files.findings(*norms, model=True), "Batches")
+    synchronised = "model.backbone.norm=SyncBN"  # over the processes, of which one has nothing to share
+    assert not found(files.findings(synchronised, "data.batch_size=2", model=True, num_processes=2), "Batches")
+    assert found(files.findings(synchronised, "data.batch_size=1", model=True), "Batches")
     assert not found(files.findings("model.backbone.norm=GN", "data.batch_size=1", model=True), "Batches")
 
 

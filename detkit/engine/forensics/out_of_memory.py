@@ -88,9 +88,11 @@ def _ways_out(samples: Sequence[Sample], model: nn.Module, config: Mapping[str, 
         solver.get("accumulate", 1),
     )
     if len(samples) > 1:
+        processes = distributed.world_size()
+        half = max(batch_size // processes // 2, 1) * processes
         yield (
             f"data.batch_size (now {batch_size}) with as much more of solver.accumulate (now {accumulate}): the same"
-            f" step from smaller batches, e.g. data.batch_size={max(batch_size // 2, distributed.world_size())}"
+            f" step from smaller batches, e.g. data.batch_size={half}"
             f" solver.accumulate={accumulate * 2}"
         )
     train = config.get("train", {})

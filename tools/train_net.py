@@ -24,6 +24,7 @@ Options and their meaning: python tools/show_config.py --config-file FILE --opti
 import argparse
 import functools
 import logging
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -84,6 +85,7 @@ from detkit.inference import optimized
 from detkit.launch import launch
 from detkit.modeling import MetaArch
 from detkit.modeling.compiling import compile_parts
+from detkit.registry import ConfigError
 from detkit.run import claim_folder, is_restarted, look_at_data, say_finished, start_run, warn_of_frozen_noise
 from detkit.utils import distributed
 from detkit.visualization import draw_predictions, plot_curves, write_prediction_pictures
@@ -191,8 +193,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the tool; 0 when it went well, 75 when it was asked to leave and saved what ``--resume`` goes on from."""
     args = parse_arguments(argv)
     exp = load_experiment(Path(args.config_file), args.overrides)
-    if args.num_processes is not None and not distributed.launched():  # else this is one of those processes
+    if args.num_processes is not None and not distributed.launched():
         return launch(__file__, sys.argv[1:] if argv is None else argv, args.num_processes, args.max_restarts or 0)
+    started = int(os.environ.get("WORLD_SIZE", 1))  # this is one of them
+    if args.num_processes not in (None, started):
+        raise ConfigError(f"--num-processes {args.num_processes}: torchrun has started {started}; take one of the two")
     with distributed.process_group(torch_device(exp.train.device)):
         if args.eval_only:
             evaluate_only(exp, args)

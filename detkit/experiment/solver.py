@@ -1,6 +1,7 @@
 """How an experiment's weights change."""
 
 import dataclasses
+import math
 
 from detkit.config import Recipe
 from detkit.engine.loss_means import LossMean
@@ -48,6 +49,6 @@ class SolverConfig:
             )
         for name in ("max_iter", "epochs", "lr_batch_size", "accumulate"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"solver.{name}: expected more than 0, got {value}")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"solver.{name}: expected a finite number above 0, got {value}")
         Clipping(self.clip_grad_norm, self.clip_param_norm, self.clip_grad_value)

@@ -1,6 +1,7 @@
 """Parameter groups: which rate and which weight decay a parameter gets."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,7 +34,7 @@ class GroupRules:
             that, the one before ``layer_decay ** 2`` times (Clark et al. 2020, ELECTRA). None: one rate for all.
 
     Raises:
-        ValueError: a negative number, or a ``layer_decay`` that is not above 0 and at most 1.
+        ValueError: a number that is negative or not finite, or a ``layer_decay`` that is not above 0 and at most 1.
     """
 
     lr: float
@@ -47,11 +48,11 @@ class GroupRules:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, int | float) and value < 0:
-                raise ValueError(f"{field.name}: expected at least 0, got {value}")
+            if isinstance(value, int | float) and not 0 <= value < math.inf:
+                raise ValueError(f"{field.name}: expected a finite number of at least 0, got {value}")
         for name, factor in (self.lr_factors or {}).items():
-            if factor < 0:
-                raise ValueError(f"lr_factors: expected a factor of at least 0 for '{name}', got {factor}")
+            if not 0 <= factor < math.inf:
+                raise ValueError(f"lr_factors: expected a finite factor of at least 0 for '{name}', got {factor}")
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay: expected a factor above 0 and at most 1, got {self.layer_decay}")
 

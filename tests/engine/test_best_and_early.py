@@ -210,3 +210,5 @@ def test_nonsense_is_refused():
         EarlyStopping(metric="a", patience=0)
     with pytest.raises(ValueError, match="min_delta"):
         EarlyStopping(metric="a", patience=1, min_delta=-1)
+    with pytest.raises(ValueError, match="min_delta"):
+        EarlyStopping(metric="a", patience=1, min_delta=float("nan"))

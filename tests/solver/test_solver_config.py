@@ -54,6 +54,10 @@ def test_a_freeze_schedule_in_yaml(pytestconfig):
         ("solver.schedule.warmup_iters=-5", r"solver\.schedule\.warmup_iters: .*-5"),
         ("data.batch_size=0", r"data\.batch_size: .*0"),
         ("solver.lr_batch_size=0", r"solver\.lr_batch_size: .*0"),
+        ("solver.optimizer.lr=.nan", r"solver\.optimizer\.lr: .*finite.*nan"),
+        ("solver.optimizer.weight_decay=.inf", r"solver\.optimizer\.weight_decay: .*finite.*inf"),
+        ("solver.optimizer.lr_factors={backbone: .nan}", r"solver\.optimizer\.lr_factors: .*finite.*nan"),
+        ("solver={max_iter: null, epochs: .inf}", r"solver\.epochs: .*finite.*inf"),
     ],
 )
 def test_numbers_that_make_no_sense_are_found_when_the_config_is_loaded(pytestconfig, override, words):

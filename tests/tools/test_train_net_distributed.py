@@ -15,6 +15,7 @@ import torch
 from tiny_detector import CONFIG, TINY
 
 from detkit.engine import EXIT_CODE
+from detkit.registry import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -197,6 +198,14 @@ def test_a_job_whose_time_is_up_saves_is_requeued_and_goes_on(script, two_proces
     _, said = job.communicate(timeout=400)
     assert job.returncode == 0, said
     assert_same_run(tmp_path / "run", two_processes)
+
+
+def test_processes_of_another_launcher_are_not_counted_twice(monkeypatch):
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.raises(ConfigError, match="--num-processes 4: torchrun has started 2"):
+        run(CONFIG, "--num-processes", "4")
 
 
 def test_options_of_the_launcher_are_checked(capsys):

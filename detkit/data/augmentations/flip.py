@@ -31,9 +31,7 @@ class RandomFlip(Augmentation):
         boxes, window = record.boxes.copy(), record.window
         if self.direction == "horizontal":
             pixels = torch.from_numpy(np.ascontiguousarray(record.image)).permute(2, 0, 1)[None]
-            image = (
-                pixels.flip(3)[0].permute(1, 2, 0).numpy()
-            )  # channels last, which torch mirrors in a tenth of numpy's time
+            image = pixels.flip(3)[0].permute(1, 2, 0).numpy()  # in a tenth of numpy's time
             boxes[:, [0, 2]] = width - record.boxes[:, [2, 0]]
             window = None if window is None else (width - window[2], window[1], width - window[0], window[3])
         else:

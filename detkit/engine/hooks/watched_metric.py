@@ -26,7 +26,7 @@ class WatchedMetric:
     """
 
     def __init__(self, owner: str, name: str, mode: Mode, min_delta: float = 0.0):
-        if min_delta < 0:
+        if not min_delta >= 0:
             raise ValueError(f"{owner}: expected min_delta of at least 0, got {min_delta}")
         self.owner, self.name, self.mode, self.min_delta = owner, name, mode, min_delta
         self.best: float | None = None

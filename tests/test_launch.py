@@ -81,7 +81,7 @@ def signalled(script: str, what: str, folder: Path, number: signal.Signals) -> t
     code = f"from detkit.launch import launch; import sys; sys.exit(launch({script!r}, [{what!r}, {str(folder)!r}], 2))"
     environment = {**os.environ, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "200"}  # as long as a loaded machine may need
     launcher = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment)
-    for _ in range(1200):
+    for _ in range(3000):
         if (folder / "ready0").exists() and (folder / "ready1").exists():
             break
         with pytest.raises(subprocess.TimeoutExpired):
@@ -109,6 +109,8 @@ def test_the_exit_codes_that_count_are_those_of_the_last_start(tmp_path, monkeyp
         monkeypatch.setenv("RANK", rank)
         distributed.leave_exit_code(code)
         assert distributed.exit_codes(tmp_path)[-1] == code
+    assert distributed.exit_codes(tmp_path) == [2]
+    (tmp_path / "10.0").write_text("")  # killed in the middle of it
     assert distributed.exit_codes(tmp_path) == [2]
 
 

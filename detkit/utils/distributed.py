@@ -49,9 +49,9 @@ def leave_exit_code(code: int) -> None:
 
 def exit_codes(folder: str | Path) -> list[int]:
     """What the processes left in ``folder`` that were started last, in no order."""
-    left = [(int(path.name.partition(".")[0]), int(path.read_text())) for path in Path(folder).iterdir()]
+    left = [(int(path.name.partition(".")[0]), path.read_text()) for path in Path(folder).iterdir()]
     last = max((start for start, _ in left), default=0)
-    return [code for start, code in left if start == last]
+    return [int(code) for start, code in left if start == last and code]  # none where a process was killed as it wrote
 
 
 @contextlib.contextmanager

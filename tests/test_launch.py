@@ -112,6 +112,8 @@ def test_the_exit_codes_that_count_are_those_of_the_last_start(tmp_path, monkeyp
     assert distributed.exit_codes(tmp_path) == [2]
     (tmp_path / "10.0").write_text("")  # killed in the middle of it
     assert distributed.exit_codes(tmp_path) == [2]
+    monkeypatch.setenv(distributed.EXIT_CODES, str(tmp_path / "gone"))
+    distributed.leave_exit_code(75)  # whose launcher is gone
 
 
 @pytest.mark.slow

@@ -64,6 +64,8 @@ def look(args: argparse.Namespace) -> int:
     patient.examine_files()
     findings = examine(patient)
     print(findings_table(findings))
+    if args.histogram and not patient.histogram_drawn:
+        print(f"{args.histogram}: not written: objects or a model with anchors are missing", file=sys.stderr)
     if args.json:
         write_findings(findings, args.json)
     return exit_code(findings)

@@ -77,6 +77,8 @@ def _read(path: Path, above: tuple[Path, ...]) -> tuple[Entry, list[Entry]]:
         if not file.is_file():
             near = nearest_file(file, *SUFFIXES)
             meant = "" if near is None else f" Did you mean '{os.path.relpath(near, path.parent)}'?"
+            if near is not None and near.resolve() in above:
+                meant = ""  # no file is its own base
             raise ConfigError(
                 f"{base.source}: _base_ '{base.value}' does not exist (it would be {display(file)}).{meant}"
             )

@@ -48,6 +48,7 @@ class AnchorsReachObjects(Check):
         lost = np.flatnonzero(reach < thresh)
         if patient.histogram:
             histogram_picture(objects.boxes, reach, levels, thresh, patient.histogram)
+            patient.histogram_drawn = True
         if not len(lost):
             return
         share, worst = len(lost) / len(reach), lost[np.argsort(reach[lost], kind="stable")]

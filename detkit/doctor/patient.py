@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from detkit.building import built
@@ -37,6 +38,7 @@ class Patient:
         findings: why something of these is None.
         faults: what is wrong in the files of the data, where they were read to the end for that.
         histogram: a PNG to write the histogram of objects and anchors to.
+        histogram_drawn: whether that has been done.
     """
 
     def __init__(
@@ -58,7 +60,8 @@ class Patient:
         self.checkpoint: Checkpoint | None = None
         self.findings: list[Finding] = []
         self.faults: list[Fault] = []
-        self.histogram: str | None = None
+        self.histogram: str | Path | None = None
+        self.histogram_drawn = False
 
     def examine_files(self) -> "Patient":
         """Reads data and weights and builds the model; all faults of the data's files are collected."""

@@ -44,7 +44,8 @@ def leave_exit_code(code: int) -> None:
     folder = os.environ.get(EXIT_CODES)
     if folder and launched():
         start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        Path(folder, f"{start}.{os.environ['RANK']}").write_text(str(code))
+        with contextlib.suppress(OSError):  # a launcher that is gone already asks no more
+            Path(folder, f"{start}.{os.environ['RANK']}").write_text(str(code))
 
 
 def exit_codes(folder: str | Path) -> list[int]:

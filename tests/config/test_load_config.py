@@ -150,6 +150,10 @@ def test_a_path_at_which_there_is_none_names_the_nearest_file(write, tmp_path, m
         assert message.endswith(f"Did you mean '../{meant}'?")
 
 
+def test_a_file_is_not_told_to_lie_over_itself(write):
+    assert "Did you mean" not in error_of(write("c.yaml", "_base_: cc.yaml"))
+
+
 def test_the_nearest_file_is_not_looked_for_in_the_whole_of_a_large_tree(write, tmp_path, monkeypatch):
     for number in range(400):
         (tmp_path / f"images_{number:03d}").mkdir()

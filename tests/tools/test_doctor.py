@@ -54,6 +54,17 @@ def test_a_sound_experiment_ends_with_0(tmp_path, capsys):
     assert json.loads((tmp_path / "found.json").read_text()) == []
 
 
+def test_a_histogram_that_cannot_be_drawn_is_said(tmp_path, capsys):
+    picture = tmp_path / "anchors.png"
+    none = ["data.train_dataset.min_objects=0", "data.train_dataset.max_objects=0"]
+    run(tmp_path, *none, "--quick", "--histogram", str(picture))
+    assert f"{picture}: not written" in capsys.readouterr().err
+    assert not picture.exists()
+    run(tmp_path, "--quick", "--histogram", str(picture))
+    assert "not written" not in capsys.readouterr().err
+    assert picture.exists()
+
+
 def test_warnings_end_with_1_and_errors_with_2(tmp_path, capsys):
     assert run(tmp_path, "--quick", "solver.max_iter=60") == 1
     out = capsys.readouterr().out

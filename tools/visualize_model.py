@@ -35,7 +35,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--weights", metavar="FILE", help="a checkpoint (default: what a training with this config starts from)"
     )
     parser.add_argument("--image", type=Path, nargs="+", default=[], metavar="FILE", help="instead of test images")
-    parser.add_argument("--num", type=int, default=4, metavar="N", help="how many test images (default: 4)")
+    parser.add_argument("--num", type=int, metavar="N", help="how many test images (default: 4)")
     parser.add_argument("--top", type=int, default=50, metavar="N", help="proposals in a picture (default: 50)")
     parser.add_argument("--score-thresh", type=float, default=0.5, metavar="P", help="of detections (default: 0.5)")
     parser.add_argument(
@@ -43,6 +43,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
     args = parser.parse_intermixed_args(argv)
+    if args.image and args.num is not None:
+        parser.error("--num counts test images, and --image gives others instead: give one of them")
+    args.num = 4 if args.num is None else args.num
+    if not 0 <= args.score_thresh <= 1:
+        parser.error(f"--score-thresh: expected a score between 0 and 1, got {args.score_thresh:g}")
     for option in ("num", "top"):
         if getattr(args, option) < 1:
             parser.error(f"--{option}: expected at least 1, got {getattr(args, option)}")

@@ -269,7 +269,8 @@ class MaskPaster:
         super().__init__()
 
     def __call__(self, probs: Tensor, boxes: Boxes, image_size: tuple[int, int], threshold: float) -> Tensor:
-        """
+        """Enlarges each mask to its box and decides which pixels of the image belong to the object.
+
         Args:
             probs: ``(N, M, M)`` in 0..1 of N masks.
             boxes: ``(N, 4)`` in pixels of the image.

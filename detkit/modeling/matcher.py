@@ -99,7 +99,8 @@ class Matcher:
                 of_part[(pairwise_iou(truth[rows], part) == top[rows, None]).any(dim=0)] = 1
 
     def __call__(self, iou: Tensor) -> tuple[Tensor, Tensor]:
-        """
+        """Matches candidates by their IoUs with the ground truth.
+
         Args:
             iou: ``(G, N)``: ground truth by candidates.
 

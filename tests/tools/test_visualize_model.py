@@ -115,3 +115,10 @@ def test_help_has_examples_and_mistakes_end_with_their_message(tool, config, cap
     assert "nowhere.pth" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         tool.main(["--config-file", config, "--num", "0"])
+    for mistake, words in (
+        (["--score-thresh", "30"], "between 0 and 1, got 30"),
+        (["--num", "2", "--image", "a.png"], "give one of them"),
+    ):
+        with pytest.raises(SystemExit):
+            tool.main(["--config-file", config, *mistake])
+        assert words in capsys.readouterr().err

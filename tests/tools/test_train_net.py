@@ -92,13 +92,15 @@ def test_evaluating_can_take_a_faster_copy(finished_run, monkeypatch):
         assert json.loads((finished_run / "evaluation.json").read_text())["timing"]["images"] == 3
 
 
-def test_resuming_goes_on_and_a_finished_run_says_so(finished_run, caplog):
-    config = str(finished_run / "config.yaml")
+def test_resuming_goes_on_and_a_finished_run_says_so(finished_run, tmp_path, caplog):
+    folder = tmp_path / "run"
+    shutil.copytree(finished_run, folder)
+    again = ["--config-file", str(folder / "config.yaml"), "--resume", f"train.output_dir={folder}"]
     with caplog.at_level("INFO"):
-        assert train_net.main(["--config-file", config, "--resume"]) == 0
+        assert train_net.main(again) == 0
     assert "raise solver.max_iter, which is 2 now" in caplog.text
-    assert train_net.main(["--config-file", config, "--resume", "solver.max_iter=3"]) == 0
-    lines = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
+    assert train_net.main([*again, "solver.max_iter=3"]) == 0
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines if "total_loss" in line] == [0, 1, 2]
 
 

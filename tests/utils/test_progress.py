@@ -15,6 +15,7 @@ def test_items_come_through_and_a_bar_is_drawn(capsys):
 
 def test_a_log_gets_lines_now_and_then(capsys, caplog, monkeypatch):
     """On a clock that moves by a second whenever it is read."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [caplog.handler])  # without those of a run in another test
     ticks = itertools.count()
     monkeypatch.setattr(progress, "time", types.SimpleNamespace(monotonic=lambda: float(next(ticks))))
     with caplog.at_level(logging.INFO, "detkit"):

@@ -169,10 +169,11 @@ class Watch(Hook):
 
 
 @pytest.mark.parametrize("depth", [50, 101])
-def test_training(depth, small, preset, monkeypatch):
+def test_training(depth, small, preset, monkeypatch, caplog):
     """training: SGD 0.001, 0.9, 1e-4; norm 5.0; 16 images a step; heads, 4+, all, the rate / 10 in the last stage."""
     exp = preset(depth=depth)
     assert exp.images_per_step == exp.data.batch_size * exp.solver.accumulate == 16
+    caplog.set_level("INFO", "detkit")  # batches of nothing cannot be described, as a run in another test would ask
     monkeypatch.setattr(small, "loss", lambda samples: Losses({"sum": sum(p.sum() for p in small.parameters())}))
     optimizer, watch = exp.build_optimizer(small), Watch()
     trainer = Trainer(

@@ -85,7 +85,10 @@ class Checkpointer:
         if trainer_state is not None:
             content["trainer"] = dict(trainer_state)
         if in_parts:
-            write_parts(content, path)
+            try:
+                write_parts(content, path)
+            except OSError as error:
+                raise OSError(error.errno, f"{path}: {_no_room(error, content, path.parent)}") from error
         else:
             content = whole(content)
         if not distributed.is_main():

@@ -5,6 +5,7 @@ run anything, so ``index.json`` says the same in plain words, and that is what i
 random states, the config) stands in ``rest.pth``, with the keys of the tensors in the places where they belong.
 """
 
+import errno
 import io
 import json
 import os
@@ -30,6 +31,9 @@ def write_parts(content: Mapping[str, Any], path: Path) -> None:
     Args:
         content: nested mappings, lists and tuples of tensors and plain data.
         path: on a disk that all processes see.
+
+    Raises:
+        OSError: a process could not write; it comes up in all of them, and what was written before is whole.
     """
     import torch.distributed.checkpoint as dcp
 
@@ -42,7 +46,12 @@ def write_parts(content: Mapping[str, Any], path: Path) -> None:
         unfinished.mkdir(parents=True)
     distributed.barrier()
     writer = dcp.FileSystemWriter(unfinished, single_file_per_rank=True, sync_files=True)
-    metadata = dcp.save(parts, storage_writer=writer)
+    try:
+        metadata = dcp.save(parts, storage_writer=writer)
+    except dcp.CheckpointException as error:  # torch brings every process's error to all of them
+        rank, (cause, _) = min(error.failures.items(), key=lambda failure: failure[0])
+        number = cause.errno if isinstance(cause, OSError) else None  # a full disk may show in torch's bookkeeping only
+        raise OSError(number or errno.EIO, f"process {rank}: {str(cause).splitlines()[0]}") from cause
     own = {f.name: _checksum(f) for f in unfinished.glob(f"__{distributed.rank()}_*")}
     sums = {name: value for each in distributed.all_gather_object(own) for name, value in each.items()}
     if distributed.is_main():

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -123,3 +125,38 @@ def test_plain_state_dicts_of_wrapped_models_are_taken(tmp_path, wrap, prefix):
 def test_keep_is_checked():
     with pytest.raises(ValueError, match="keep"):
         Checkpointer("x", keep=0)
+
+
+FULL_DISK = """
+import os, resource, signal, sys, torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from detkit.checkpoint import Checkpointer
+
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+model = torch.nn.Linear(300, 1000)
+fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+checkpointer = Checkpointer(sys.argv[1], in_parts=True)
+before = checkpointer.save("checkpoint_0000001", model, trainer_state={"step": 1})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    checkpointer.save("checkpoint_0000003", model, trainer_state={"step": 3})
+except OSError as error:
+    print(error)
+print(checkpointer.newest_first() == [before])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files there")
+def test_a_full_disk_is_named_where_checkpoints_are_in_parts(tmp_path):
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    said, whole = done.stdout.splitlines()
+    assert "checkpoint_0000003.parts: could not be written" in said
+    assert "It needs about 1.2 MB" in said
+    assert whole == "True"
+    (parts,) = tmp_path.glob("checkpoint_*.parts")
+    assert read_checkpoint(parts).model["weight"].shape == (1000, 300)

@@ -78,7 +78,7 @@ def harms(path):
     return {
         "posix.system": Call(os.system, f"touch {path}"),
         "builtins.eval": Call(eval, f"open({str(path)!r}, 'w')"),
-        "io.open": Call(open, str(path), "w"),
+        f"{open.__module__}.open": Call(open, str(path), "w"),  # Python 3.13 calls io _io
         "posix.mkdir": Call(os.mkdir, str(path)),
         "builtins.getattr": Call(getattr, "x", "upper"),
         "numpy.save": Call(np.save, str(path), 1),

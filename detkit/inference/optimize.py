@@ -40,7 +40,8 @@ def optimized(model: M, precision: Precision = "fp32", compile: bool = False) ->
         A model in evaluation mode. It can neither be trained, saved nor moved to another device.
 
     Raises:
-        ValueError: an unknown precision, or nothing to compile with.
+        ValueError: an unknown precision.
+        ConfigError: there is nothing to compile with.
     """
     if precision not in _DTYPES:
         raise ValueError(f"precision: expected one of {', '.join(_DTYPES)}, got {precision!r}")

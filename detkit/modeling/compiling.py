@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from detkit.modeling.interfaces import Backbone, BoxHead, MaskHead, Neck, RPNHead
+from detkit.registry import ConfigError
 
 
 def static_parts(model: nn.Module) -> Iterator[nn.Module]:
@@ -29,7 +30,7 @@ def compile_parts(model: nn.Module) -> None:
         model: a meta-architecture, on its device.
 
     Raises:
-        ValueError: the compiler that torch calls is not there.
+        ConfigError: the compiler that torch calls is not there.
     """
     _look_for_a_compiler({parameter.device.type for parameter in model.parameters()})
     for part in static_parts(model):
@@ -38,6 +39,6 @@ def compile_parts(model: nn.Module) -> None:
 
 def _look_for_a_compiler(devices: set[str]) -> None:
     if "cpu" in devices and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
-        raise ValueError("compile: on the CPU torch.compile needs a C++ compiler; install g++, or go without compile")
+        raise ConfigError("compile: on the CPU torch.compile needs a C++ compiler; install g++, or go without compile")
     if "cuda" in devices and importlib.util.find_spec("triton") is None:
-        raise ValueError("compile: on a GPU torch.compile needs triton; pip install triton, or go without compile")
+        raise ConfigError("compile: on a GPU torch.compile needs triton; pip install triton, or go without compile")

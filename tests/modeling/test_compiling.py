@@ -75,7 +75,7 @@ def test_a_compiled_training_is_the_same_training(compiled, tmp_path):
 
 def test_without_a_compiler_it_is_refused_before_anything_is_compiled(compiled, monkeypatch):
     monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
-    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler; install g\+\+"):
+    with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler; install g\+\+"):
         compile_parts(small_model())
     assert not compiled
 

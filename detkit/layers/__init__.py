@@ -4,7 +4,7 @@ from detkit.layers.conv import ConvNorm, c2_msra_fill, c2_xavier_fill
 from detkit.layers.crop_and_resize import crop_and_resize
 from detkit.layers.deform_conv import DeformConvNorm
 from detkit.layers.iou import columns_at_once, pairwise_iou
-from detkit.layers.nms import nms_by_group
+from detkit.layers.nms import nms_by_group, nms_keep
 from detkit.layers.norm import FrozenBatchNorm2d, NormName, freeze, frozen_copy, make_norm, replace_modules
 from detkit.layers.paste import paste_in_windows, paste_masks
 from detkit.layers.roi_align import roi_align
@@ -28,6 +28,7 @@ __all__ = [
     "frozen_copy",
     "make_norm",
     "nms_by_group",
+    "nms_keep",
     "pairwise_iou",
     "paste_in_windows",
     "paste_masks",

@@ -11,6 +11,7 @@ from detkit.layers.roi_align import roi_align
 from detkit.layers.same_pad import SamePad2d, same_pad
 from detkit.layers.shape_spec import ShapeSpec
 from detkit.layers.sync_norm import SyncBatchNorm
+from detkit.layers.waits import waits_for
 
 __all__ = [
     "ConvNorm",
@@ -35,4 +36,5 @@ __all__ = [
     "replace_modules",
     "roi_align",
     "same_pad",
+    "waits_for",
 ]

@@ -1,7 +1,7 @@
 """Building blocks that know nothing of detection roles."""
 
 from detkit.layers.conv import ConvNorm, c2_msra_fill, c2_xavier_fill
-from detkit.layers.crop_and_resize import crop_and_resize
+from detkit.layers.crop_and_resize import crop_and_resize, crop_and_resize_levels
 from detkit.layers.deform_conv import DeformConvNorm
 from detkit.layers.iou import columns_at_once, pairwise_iou
 from detkit.layers.nms import nms_by_group, nms_keep
@@ -25,6 +25,7 @@ __all__ = [
     "c2_xavier_fill",
     "columns_at_once",
     "crop_and_resize",
+    "crop_and_resize_levels",
     "freeze",
     "frozen_copy",
     "make_norm",

@@ -1,5 +1,8 @@
 """Crop and resize: one bilinear sample a bin, as TensorFlow's operator of that name takes it."""
 
+from collections.abc import Sequence
+from itertools import accumulate
+
 import torch
 from torch import Tensor
 
@@ -23,19 +26,59 @@ def crop_and_resize(features: Tensor, boxes: Tensor, image_index: Tensor, size: 
     Raises:
         ValueError: a size below 1.
     """
+    index, (height, width) = image_index.long(), features.shape[-2:]
+    heights, widths = torch.full_like(index, height), torch.full_like(index, width)
+    return _crops(_rows(features), boxes, index * (height * width), heights, widths, size)
+
+
+def crop_and_resize_levels(
+    maps: Sequence[Tensor], boxes: Tensor, image_index: Tensor, level: Tensor, size: int
+) -> Tensor:
+    """``crop_and_resize`` of each box from a map of its own, for all boxes together.
+
+    The maps' pixels become the rows of one table, so nobody has to ask how many boxes each map has.
+
+    Args:
+        maps: each ``(N, C, H, W)``, of any H and W.
+        boxes: ``(R, 4)`` xyxy, in 0..1 of the box's map.
+        image_index: ``(R,)`` integer: which of the N images each box is cut from.
+        level: ``(R,)`` int64: which of the maps.
+        size: S.
+
+    Returns:
+        ``(R, C, S, S)``, of the maps' type (float32 where that is no floating point).
+
+    Raises:
+        ValueError: a size below 1.
+    """
+
+    def of_box(numbers: Sequence[int]) -> Tensor:
+        return torch.cat([level.new_full((1,), n) for n in numbers])[level]  # filled there: a copy makes the host wait
+
+    rows = [_rows(features) for features in maps]
+    heights, widths = (of_box([features.shape[i] for features in maps]) for i in (-2, -1))
+    start = of_box([0, *accumulate(len(r) for r in rows[:-1])])
+    return _crops(torch.cat(rows), boxes, start + image_index.long() * heights * widths, heights, widths, size)
+
+
+def _rows(features: Tensor) -> Tensor:
+    """``(N * H * W, C)``, a pixel a row: a view where the map is channels-last."""
+    return features.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _crops(pixels: Tensor, boxes: Tensor, first: Tensor, heights: Tensor, widths: Tensor, size: int) -> Tensor:
+    """``(R, C, S, S)`` samples from a table with a pixel a row; ``first``: the row where each box's map begins."""
     if size < 1:
         raise ValueError(f"crop_and_resize: expected a size of at least 1, got {size}")
-    num, channels, height, width = features.shape
     boxes = boxes.detach().float()
-    top, bottom, down, inside_y = _samples(boxes[:, 1], boxes[:, 3], size, height)
-    left, right, across, inside_x = _samples(boxes[:, 0], boxes[:, 2], size, width)
-    first = (image_index.long() * height)[:, None]
-    top, bottom = ((first + y)[:, :, None] * width for y in (top, bottom))
-    pixels = features.permute(0, 2, 3, 1).reshape(num * height * width, channels)  # a view where it is channels-last
+    top, bottom, down, inside_y = _samples(boxes[:, 1], boxes[:, 3], size, heights)
+    left, right, across, inside_x = _samples(boxes[:, 0], boxes[:, 2], size, widths)
+    top, bottom = ((first[:, None] + y * widths[:, None])[:, :, None] for y in (top, bottom))
 
     def corner(y: Tensor, x: Tensor) -> Tensor:
         """``(R, S, S, C)`` values where rows, which begin at pixels ``y`` (R, S, 1), meet columns ``x`` (R, S)."""
-        values = pixels.index_select(0, (y + x[:, None, :]).reshape(-1)).reshape(len(boxes), size, size, channels)
+        at = (y + x[:, None, :]).reshape(-1)
+        values = pixels.index_select(0, at).reshape(len(boxes), size, size, pixels.shape[1])
         return values if values.is_floating_point() else values.float()
 
     upper_left, upper_right = corner(top, left), corner(top, right)
@@ -48,14 +91,16 @@ def crop_and_resize(features: Tensor, boxes: Tensor, image_index: Tensor, size: 
     return value.masked_fill(~inside, 0).permute(0, 3, 1, 2)
 
 
-def _samples(low: Tensor, high: Tensor, count: int, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _samples(low: Tensor, high: Tensor, count: int, size: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of one axis, each ``(R, count)``: the pixels before and after a sample, its way between them, is it inside."""
+    last = size - 1
     if count == 1:
-        at = (0.5 * (low + high) * (size - 1))[:, None]
+        at = (0.5 * (low + high) * last)[:, None]
     else:
-        step = (high - low) * (size - 1) / (count - 1)
-        at = (low * (size - 1))[:, None] + torch.arange(count, device=low.device) * step[:, None]
-    inside = (at >= 0) & (at <= size - 1)
-    before = at.floor()
-    after = at.ceil().long().clamp(0, size - 1)
-    return before.long().clamp(0, size - 1), after, at - before, inside
+        step = (high - low) * last / (count - 1)
+        at = (low * last)[:, None] + torch.arange(count, device=low.device) * step[:, None]
+    last = last[:, None]
+    inside = (at >= 0) & (at <= last)
+    before, after = at.floor(), at.ceil()
+    low_pixel, high_pixel = (pixel.long().clamp(min=0).minimum(last) for pixel in (before, after))
+    return low_pixel, high_pixel, at - before, inside

@@ -191,6 +191,7 @@ class Stages:
         """What a training step would sample of its proposals."""
         proposals, _ = self.model.proposal_generator.loss(self.images, self.features, [target])
         (sampled,) = self.model.roi_heads.sample(proposals, [target])
+        sampled = sampled[sampled.classes >= 0]  # without fillers
         count = int((sampled.classes < len(self.names)).sum())
         drawn = [draw_regions(self.canvas, sampled, self.names, foreground=kind) for kind in (True, False)]
         return side_by_side(drawn, [f"foreground regions: {count}", f"background regions: {len(sampled) - count}"])

@@ -3,6 +3,7 @@
 from detkit.layers.conv import ConvNorm, c2_msra_fill, c2_xavier_fill
 from detkit.layers.crop_and_resize import crop_and_resize, crop_and_resize_levels
 from detkit.layers.deform_conv import DeformConvNorm
+from detkit.layers.host_copy import HostCopy, to_device
 from detkit.layers.iou import columns_at_once, pairwise_iou
 from detkit.layers.nms import nms_by_group, nms_keep
 from detkit.layers.norm import FrozenBatchNorm2d, NormName, freeze, frozen_copy, make_norm, replace_modules
@@ -17,6 +18,7 @@ __all__ = [
     "ConvNorm",
     "DeformConvNorm",
     "FrozenBatchNorm2d",
+    "HostCopy",
     "NormName",
     "SamePad2d",
     "ShapeSpec",
@@ -37,5 +39,6 @@ __all__ = [
     "replace_modules",
     "roi_align",
     "same_pad",
+    "to_device",
     "waits_for",
 ]

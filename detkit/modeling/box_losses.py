@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
@@ -27,15 +28,13 @@ class SmoothL1BoxLoss(BoxLoss):
         super().__init__()
         self.beta, self.weight, self.mean_over = beta, weight, mean_over
 
-    def forward(
-        self, box_coder: BoxCoder, deltas: Tensor, reference: Tensor, gt_boxes: Tensor, num_samples: int
-    ) -> Tensor:
+    def forward(self, box_coder: BoxCoder, deltas: Tensor, reference: Tensor, gt_boxes: Tensor) -> Tensor:
         """See ``BoxLoss.forward``."""
         target = box_coder.encode(reference, gt_boxes)
-        total = F.smooth_l1_loss(deltas.float(), target, beta=self.beta, reduction="sum")
-        return self.weight * total / (num_samples if self.mean_over == "samples" else max(deltas.numel(), 1))
+        of_delta = F.smooth_l1_loss(deltas.float(), target, beta=self.beta, reduction="none")
+        return self.weight * (of_delta.sum(dim=1) if self.mean_over == "samples" else of_delta.mean(dim=1))
 
-    def count(self, num_foreground: int, num_samples: int) -> int:
+    def count(self, num_foreground: Tensor, num_samples: Tensor) -> Tensor:
         """See ``BoxLoss.count``."""
         return num_samples if self.mean_over == "samples" else num_foreground
 
@@ -54,13 +53,40 @@ class GIoUBoxLoss(BoxLoss):
         super().__init__()
         self.weight, self.mean_over = weight, mean_over
 
-    def forward(
-        self, box_coder: BoxCoder, deltas: Tensor, reference: Tensor, gt_boxes: Tensor, num_samples: int
-    ) -> Tensor:
+    def forward(self, box_coder: BoxCoder, deltas: Tensor, reference: Tensor, gt_boxes: Tensor) -> Tensor:
         """See ``BoxLoss.forward``."""
-        total = generalized_box_iou_loss(box_coder.decode(reference, deltas), gt_boxes, reduction="sum")
-        return self.weight * total / (num_samples if self.mean_over == "samples" else max(len(deltas), 1))
+        return self.weight * generalized_box_iou_loss(box_coder.decode(reference, deltas), gt_boxes)
 
-    def count(self, num_foreground: int, num_samples: int) -> int:
+    def count(self, num_foreground: Tensor, num_samples: Tensor) -> Tensor:
         """See ``BoxLoss.count``."""
         return num_samples if self.mean_over == "samples" else num_foreground
+
+
+def foreground_box_loss(
+    loss: BoxLoss,
+    box_coder: BoxCoder,
+    deltas: Tensor,
+    reference: Tensor,
+    gt_boxes: Tensor,
+    foreground: Tensor,
+    num_samples: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The loss of the foreground among N boxes, without picking it out: its number is the data's, and asking for it
+    would make the host wait for a GPU.
+
+    Args:
+        loss: of a box.
+        box_coder: turns deltas into boxes and back.
+        deltas, reference, gt_boxes: ``(N, 4)`` each, see ``BoxLoss.forward``; of other rows they may be anything.
+        foreground: ``(N,)`` bool.
+        num_samples: 0-d, how many anchors or proposals were sampled, background included.
+
+    Returns:
+        The loss, 0-d, and what it was divided by where that is not 0, 0-d.
+    """
+    rows = foreground[:, None]
+    somewhere = torch.arange(4, device=deltas.device).ge(2) * 100.0  # a box with a size: no row may become NaN
+    reference, gt_boxes = (torch.where(rows, torch.as_tensor(of), somewhere) for of in (reference, gt_boxes))
+    each = loss(box_coder, deltas.masked_fill(~rows, 0.0), reference, gt_boxes)
+    count = loss.count(foreground.sum(), num_samples).float()
+    return each.masked_fill(~foreground, 0.0).sum() / count.clamp(min=1), count

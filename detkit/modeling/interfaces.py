@@ -3,6 +3,11 @@
 Wiring (what stands before ``*``) is passed by the parent; options (after ``*``) come from the config.
 Letters: N images, C channels, H x W pixels, s stride, A anchors a location, R regions over all images, K classes.
 Classes are 0..K-1, background is K, ignore is -1. Boxes are xyxy in absolute pixels of the padded batch.
+
+Fillers: on a GPU the host computes ahead, until it asks how many rows something has. So that it need not, what is
+selected or sampled in training has a fixed number of rows there, and the last ones may be fillers, which stand for
+nothing. They only go to parts whose ``takes_fillers`` is true: one that writes its own ``loss`` says so anew, and one
+that does not never meets them.
 """
 
 from collections.abc import Sequence
@@ -144,27 +149,32 @@ class BoxLoss(nn.Module):
     def __init__(self) -> None:
         super().__init__()
 
-    def forward(
-        self, box_coder: BoxCoder, deltas: Tensor, reference: Tensor, gt_boxes: Tensor, num_samples: int
-    ) -> Tensor:
-        """The loss of N foreground boxes, normalised, 0-d.
+    def forward(self, box_coder: BoxCoder, deltas: Tensor, reference: Tensor, gt_boxes: Tensor) -> Tensor:
+        """``(N,)``: the loss of each of N boxes, which the caller adds up and divides by ``count``.
 
         Args:
             box_coder: turns deltas into boxes and back.
             deltas: ``(N, 4)`` predicted.
             reference: ``(N, 4)`` anchors or proposals that the deltas move.
             gt_boxes: ``(N, 4)`` where they should end.
-            num_samples: how many anchors or proposals the loss is a mean over, background included, at least 1.
         """
         raise NotImplementedError
 
-    def count(self, num_foreground: int, num_samples: int) -> int:
-        """What ``forward`` divides by for N boxes, up to a constant factor and not clamped; see ``Losses.counts``."""
+    def count(self, num_foreground: Tensor, num_samples: Tensor) -> Tensor:
+        """What the sum over the foreground is divided by where it is not 0, see ``Losses.counts``.
+
+        Args:
+            num_foreground: 0-d, how many boxes the sum is over.
+            num_samples: 0-d, how many anchors or proposals were sampled, background included.
+        """
         return num_samples
 
 
 class ProposalGenerator(nn.Module):
-    """Features to class-agnostic proposals: one ``Instances(boxes, objectness)`` an image, best first."""
+    """Features to class-agnostic proposals: one ``Instances(boxes, objectness)`` an image, best first.
+
+    Proposals for training may end in fillers (see above) on a GPU: of objectness minus infinity.
+    """
 
     def __init__(self, input_shape: dict[str, ShapeSpec]):
         super().__init__()
@@ -192,10 +202,19 @@ class RoIPooler(nn.Module):
 
 
 class BoxHead(nn.Module):
-    """Classifies and refines proposals. Owns its pooler."""
+    """Classifies and refines proposals. Owns its pooler.
+
+    Attributes:
+        takes_fillers: in ``loss``, samples of class -1 count for nothing.
+    """
+
+    takes_fillers: bool = False
 
     def __init__(self, input_shape: dict[str, ShapeSpec], num_classes: int):
         super().__init__()
+
+    def __init_subclass__(cls) -> None:
+        _says_it_anew(cls, "loss")
 
     def loss(self, features: Features, proposals: list[Instances]) -> Losses:
         """``proposals`` are sampled: ``boxes``, ``classes`` (K is background), ``gt_boxes``."""
@@ -237,10 +256,19 @@ class KeypointHead(nn.Module):
 
 
 class RoIHeads(nn.Module):
-    """Everything that happens to a region: sampling, then each head."""
+    """Everything that happens to a region: sampling, then each head.
+
+    Attributes:
+        takes_fillers: in ``loss``, proposals of objectness minus infinity count for nothing.
+    """
+
+    takes_fillers: bool = False
 
     def __init__(self, input_shape: dict[str, ShapeSpec], num_classes: int):
         super().__init__()
+
+    def __init_subclass__(cls) -> None:
+        _says_it_anew(cls, "loss", "sample")
 
     def loss(self, features: Features, proposals: list[Instances], targets: list[Instances]) -> Losses:
         """Samples proposals against the targets and sums up the heads' losses."""
@@ -281,6 +309,12 @@ class MaskPaster:
             ``(N, height, width)`` bool; ``BoxMasks`` spare laying them out.
         """
         raise NotImplementedError
+
+
+def _says_it_anew(cls: type, *methods: str) -> None:
+    """Fillers are not for a class that writes one of these methods itself, unless it says so itself."""
+    if "takes_fillers" not in vars(cls) and any(name in vars(cls) for name in methods):
+        cls.takes_fillers = False  # type: ignore[attr-defined]
 
 
 META_ARCHS: Registry[MetaArch] = Registry("meta-architecture", MetaArch)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from detkit.layers import columns_at_once, pairwise_iou
+from detkit.layers import columns_at_once, pairwise_iou, waits
 from detkit.structures import Boxes, Instances
 
 
@@ -90,13 +90,18 @@ class Matcher:
         """
         if not self.low_quality_ties:
             for number, (of_part, place) in enumerate(zip(labels, places)):
-                of_part[place[tops.argmax(dim=0) == number]] = 1  # argmax is the first part of equally good ones
+                best_here = tops.argmax(dim=0) == number  # argmax is the first part of equally good ones
+                marked = torch.zeros_like(of_part).scatter_reduce_(0, place, best_here.to(of_part.dtype), "amax")
+                of_part.masked_fill_(marked == 1, 1)
             return
         top = tops.amax(dim=0)
         for of_part, part, of_box in zip(labels, parts, tops):
-            rows = torch.nonzero(of_box == top).squeeze(1)  # few have their best here, so little is done twice
-            if len(rows):
-                of_part[(pairwise_iou(truth[rows], part) == top[rows, None]).any(dim=0)] = 1
+            rows: slice | Tensor = slice(None)
+            if not waits.waits_for(part.device):
+                rows = torch.nonzero(of_box == top).squeeze(1)  # few have their best here, so little is done twice
+                if not len(rows):
+                    continue
+            of_part.masked_fill_((pairwise_iou(truth[rows], part) == top[rows, None]).any(dim=0), 1)
 
     def __call__(self, iou: Tensor) -> tuple[Tensor, Tensor]:
         """Matches candidates by their IoUs with the ground truth.
@@ -114,7 +119,7 @@ class Matcher:
         best, matches = iou.max(dim=0)
         labels = self._labels(best, matches)
         if self.allow_low_quality and not self.low_quality_ties:
-            labels[iou.argmax(dim=1)] = 1
+            labels.index_fill_(0, iou.argmax(dim=1), 1)
         elif self.allow_low_quality:
             best_of_box = iou.max(dim=1, keepdim=True).values
             labels.masked_fill_((iou == best_of_box).any(dim=0), 1)

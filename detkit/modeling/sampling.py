@@ -1,21 +1,20 @@
 """Balanced sampling of foreground and background."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 
 def sample_balanced(
-    labels: Sequence[Tensor], num: int, positive_fraction: float, background: int, *, fill: bool = True
-) -> list[tuple[Tensor, Tensor]]:
-    """Draws up to ``num`` entries an image, at most ``positive_fraction`` of them foreground.
+    labels: Tensor, num: int, positive_fraction: float, background: int, *, fill: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Draws up to ``num`` of the A entries of each of N images, at most ``positive_fraction`` of them foreground.
 
-    With too little background the sample is smaller than ``num``. The images' entries are looked through together, so
-    that the host waits for a GPU three times a batch.
+    The result is as large as the largest sample may be, so that nobody has to wait for a GPU to say how many entries
+    were found; where too few were, the last places are empty. Every entry gets a random number, and those of the
+    highest are drawn.
 
     Args:
-        labels: an image: ``(N,)``: ``background``, -1 (never drawn), anything else is foreground.
+        labels: ``(N, A)``: ``background``, -1 (never drawn), anything else is foreground.
         num: size of an image's sample.
         positive_fraction: the largest share of foreground.
         background: the label of background.
@@ -23,29 +22,27 @@ def sample_balanced(
             and without foreground none (matterport).
 
     Returns:
-        An image: indices of the drawn foreground and background.
+        ``(N, S)`` indices of entries, with S the smaller of ``num`` and A: foreground, background, empty places; and
+        ``(N, S)`` bool: the place is not empty. Foreground is within the first ``most_foreground`` places.
     """
-    if not labels:
-        return []
-    counts = torch.stack([torch.stack([(of == -1).sum(), (of == background).sum()]) for of in labels]).tolist()
-    negatives = [num_negative for _, num_negative in counts]
-    positives = [len(of) - sum(numbers) for of, numbers in zip(labels, counts)]
-    every, start = torch.cat(list(labels)), 0
-    positive = torch.nonzero((every != -1) & (every != background)).squeeze(1).split(positives)
-    negative = torch.nonzero(every == background).squeeze(1).split(negatives)
-    drawn = []
-    for of, foreground, rest in zip(labels, positive, negative):
-        num_positive = min(len(foreground), int(num * positive_fraction))
-        wanted = num - num_positive
-        if not fill:
-            wanted = min(wanted, int(num_positive * (1 / positive_fraction) - num_positive))
-        num_negative = min(len(rest), wanted)
-        drawn.append((_draw(foreground, num_positive) - start, _draw(rest, num_negative) - start))
-        start += len(of)
-    return drawn
+    size = min(num, labels.shape[1])
+    most = most_foreground(size, num, positive_fraction)
+    chance = torch.rand(labels.shape, device=labels.device)  # 0..1, without 1
+    is_background = labels == background
+    foreground, chosen = chance.masked_fill((labels == -1) | is_background, -1.0).topk(most, dim=1)
+    # Foreground that is drawn goes before all background, foreground that is not is no longer in question.
+    rank = chance.masked_fill(~is_background, -1.0)
+    rank.scatter_(1, chosen, torch.where(foreground >= 0, foreground + 1.0, rank.gather(1, chosen)))
+    rank, index = rank.topk(size, dim=1)
+    drawn = rank >= 0
+    if not fill:
+        found = (foreground >= 0).sum(dim=1, keepdim=True)
+        exact = torch.float32 if labels.device.type == "mps" else torch.float64  # the references count in doubles
+        wanted = (found.to(exact) * (1 / positive_fraction) - found).floor()
+        drawn &= torch.arange(size, device=labels.device) < found + wanted
+    return index, drawn
 
 
-def _draw(indices: Tensor, num: int) -> Tensor:
-    if num == len(indices):
-        return indices
-    return indices[torch.randperm(len(indices), device=indices.device)[:num]]
+def most_foreground(size: int, num: int, positive_fraction: float) -> int:
+    """How many of the first ``size`` places of a sample of ``num`` can be foreground."""
+    return min(size, int(num * positive_fraction))

@@ -18,6 +18,7 @@ class Boxes(Tensor):
     """
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    _host_copy: Tensor | None = None
 
     def __new__(cls, data: "Tensor | Sequence[Any]") -> "Boxes":
         tensor = torch.as_tensor(data, dtype=torch.float32)
@@ -43,6 +44,16 @@ class Boxes(Tensor):
         """As ``Tensor.to``; boxes stay float32."""
         return Boxes(self.tensor.to(*args, **kwargs))
 
+    def with_host_copy(self, copy: Tensor) -> "Boxes":
+        """The same boxes, with their numbers on the host beside them, for ``on_host``."""
+        boxes = Boxes(self.tensor)
+        boxes._host_copy = copy
+        return boxes
+
+    def on_host(self) -> Tensor:
+        """``(N, 4)`` on the host. A GPU is only asked (and waited for) where there is no copy yet."""
+        return self.tensor.detach().cpu() if self._host_copy is None else self._host_copy
+
     def area(self) -> Tensor:
         """``(N,)`` areas in square pixels."""
         return (self[:, 2] - self[:, 0]) * (self[:, 3] - self[:, 1])
@@ -64,7 +75,8 @@ class Boxes(Tensor):
 
     def scale(self, scale_y: float, scale_x: float) -> "Boxes":
         """The boxes in an image that was resized by these factors."""
-        return Boxes(self.tensor * self.tensor.new_tensor([scale_x, scale_y, scale_x, scale_y]))
+        factors = [self.tensor.new_full((1,), scale) for scale in (scale_x, scale_y)]  # on the device: no copy
+        return Boxes(self.tensor * torch.cat(factors).repeat(2))
 
     @staticmethod
     def cat(parts: "Sequence[Boxes]") -> "Boxes":

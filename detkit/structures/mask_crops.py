@@ -30,7 +30,8 @@ def crop_maps(maps: Tensor, boxes: Tensor, size: int, method: CropMethod, sampli
     height, width = maps.shape[1:]
     index = torch.arange(len(maps), device=maps.device)
     if method == "crop_and_resize":
-        parts = boxes / boxes.new_tensor([width, height, width, height])  # not by size - 1: as the seed has it
+        sides = [boxes.new_full((1,), side) for side in (width, height)]  # filled on the device: nothing is copied
+        parts = boxes / torch.cat(sides).repeat(2)  # not by size - 1: as the seed has it
         return crop_and_resize(maps[:, None], parts, index, size)[:, 0]
     rois = torch.cat([index[:, None].to(boxes), boxes], 1)
     values, aligned = maps[:, None].float(), method == "roi_align"

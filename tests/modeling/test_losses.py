@@ -10,7 +10,7 @@ from torchvision.models.detection import roi_heads as torchvision_heads
 from torchvision.ops import box_iou, generalized_box_iou_loss
 
 from detkit.modeling.box_coder import BoxCoder
-from detkit.modeling.box_losses import GIoUBoxLoss, SmoothL1BoxLoss
+from detkit.modeling.box_losses import GIoUBoxLoss, SmoothL1BoxLoss, foreground_box_loss
 from detkit.modeling.proposals.rpn import RPN
 from detkit.structures import Boxes, Instances
 
@@ -53,11 +53,43 @@ def test_giou_equals_torchvision_and_smooth_l1_equals_torch():
     coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
     a = torch.tensor([[0.0, 0, 20, 10], [5, 5, 30, 40]])
     b, deltas = a + 3, torch.randn(2, 4)
-    giou = GIoUBoxLoss(weight=2.0)(coder, deltas, a, b, 2)
-    torch.testing.assert_close(giou, generalized_box_iou_loss(coder.decode(a, deltas), b, reduction="sum"))
+    giou = GIoUBoxLoss(weight=2.0)(coder, deltas, a, b)
+    torch.testing.assert_close(giou, 2 * generalized_box_iou_loss(coder.decode(a, deltas), b))
     for beta in (0.0, 0.5):
-        wanted = F.smooth_l1_loss(deltas, coder.encode(a, b), beta=beta, reduction="sum")
-        torch.testing.assert_close(SmoothL1BoxLoss(beta=beta)(coder, deltas, a, b, 2), wanted / 2)
+        wanted = F.smooth_l1_loss(deltas, coder.encode(a, b), beta=beta, reduction="none")
+        torch.testing.assert_close(SmoothL1BoxLoss(beta=beta)(coder, deltas, a, b), wanted.sum(1))
+        a_mean = SmoothL1BoxLoss(beta=beta, mean_over="foreground")(coder, deltas, a, b)
+        torch.testing.assert_close(a_mean, wanted.mean(1))
+
+
+@pytest.mark.parametrize("mean_over", ["samples", "foreground"])
+@pytest.mark.parametrize("box_loss", [SmoothL1BoxLoss, GIoUBoxLoss])
+def test_rows_that_are_no_foreground_change_nothing_whatever_they_hold(box_loss, mean_over):
+    coder, loss = BoxCoder(), box_loss(mean_over=mean_over)
+    a = torch.tensor([[0.0, 0, 20, 10], [5, 5, 30, 40]])
+    samples = torch.tensor(7)
+
+    def value_and_gradient(deltas, reference, gt_boxes, foreground):
+        deltas = deltas.clone().requires_grad_()
+        value, count = foreground_box_loss(loss, coder, deltas, reference, gt_boxes, foreground, samples)
+        value.backward()
+        assert torch.isfinite(deltas.grad).all()
+        return value.detach(), count, deltas.grad
+
+    deltas = torch.randn(2, 4)
+    alone, count, slope = value_and_gradient(deltas, a, a + 3, torch.tensor([True, True]))
+    assert count == (7 if mean_over == "samples" else 2)
+    assert alone > 0
+    for rest in (torch.zeros(1, 4), torch.full((1, 4), torch.nan), -a[:1]):
+        rows = torch.tensor([True, False, True])
+        deltas_of_rest = torch.full((1, 4), 1e9)
+        mixed = [torch.cat([x[:1], other, x[1:]]) for x, other in ((deltas, deltas_of_rest), (a, rest), (a + 3, rest))]
+        value, count_of_mixed, slope_of_mixed = value_and_gradient(*mixed, rows)
+        torch.testing.assert_close((value, count_of_mixed, slope_of_mixed[rows]), (alone, count, slope))
+        assert not slope_of_mixed[1].any()
+    none, count, slope = value_and_gradient(deltas, a, a + 3, torch.tensor([False, False]))
+    assert none == 0
+    assert not slope.any()
 
 
 def test_rpn_losses_by_hand():

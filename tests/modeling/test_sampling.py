@@ -2,12 +2,26 @@
 
 import torch
 
-from detkit.modeling.sampling import sample_balanced
+from detkit.modeling.sampling import most_foreground, sample_balanced
+
+
+def draw(labels, num, share, background, fill=True):
+    """The drawn foreground and background of one image."""
+    index, drawn = sample_balanced(labels[None], num, share, background, fill=fill)
+    kinds = labels[index[0]]
+    assert index.shape == drawn.shape == (1, min(num, len(labels)))
+    assert drawn[0].sort(descending=True, stable=True).values.equal(drawn[0])  # empty places come last
+    chosen, kinds = index[0][drawn[0]], kinds[drawn[0]]
+    assert (kinds != -1).all()
+    positive, negative = chosen[kinds != background], chosen[kinds == background]
+    assert chosen.equal(torch.cat([positive, negative]))  # foreground comes first
+    assert len(positive) <= most_foreground(index.shape[1], num, share)
+    return positive, negative
 
 
 def test_share_of_foreground_is_bounded_and_background_fills_up():
     labels = torch.tensor([0] * 50 + [3] * 50 + [7] * 100 + [-1] * 100)
-    ((positive, negative),) = sample_balanced([labels], 64, 0.25, background=7)
+    positive, negative = draw(labels, 64, 0.25, background=7)
     assert (len(positive), len(negative)) == (16, 48)
     assert set(labels[positive].tolist()) <= {0, 3}
     assert set(labels[negative].tolist()) == {7}
@@ -16,13 +30,13 @@ def test_share_of_foreground_is_bounded_and_background_fills_up():
 
 def test_little_foreground_is_filled_with_background():
     labels = torch.tensor([1] * 2 + [0] * 100)
-    ((positive, negative),) = sample_balanced([labels], 64, 0.5, background=0)
+    positive, negative = draw(labels, 64, 0.5, background=0)
     assert (len(positive), len(negative)) == (2, 62)
 
 
 def test_little_background_makes_a_smaller_sample():
     labels = torch.tensor([1] * 100 + [0] * 3)
-    ((positive, negative),) = sample_balanced([labels], 64, 0.5, background=0)
+    positive, negative = draw(labels, 64, 0.5, background=0)
     assert (len(positive), len(negative)) == (32, 3)
 
 
@@ -30,30 +44,45 @@ def test_every_candidate_can_be_drawn():
     labels = torch.tensor([1] * 10 + [0] * 10)
     drawn = set()
     for _ in range(60):
-        ((positive, negative),) = sample_balanced([labels], 6, 0.5, background=0)
+        positive, negative = draw(labels, 6, 0.5, background=0)
         drawn |= set(positive.tolist()) | set(negative.tolist())
     assert drawn == set(range(20))
 
 
 def test_without_filling_background_keeps_its_proportion_to_the_foreground():
     labels = torch.tensor([1] * 20 + [0] * 500)
-    ((positive, negative),) = sample_balanced([labels], 200, 0.33, background=0, fill=False)
+    positive, negative = draw(labels, 200, 0.33, background=0, fill=False)
     assert (len(positive), len(negative)) == (20, 40)
-    ((positive, negative),) = sample_balanced([labels[20:]], 200, 0.33, background=0, fill=False)
+    positive, negative = draw(labels[20:], 200, 0.33, background=0, fill=False)
     assert (len(positive), len(negative)) == (0, 0)
-    ((positive, negative),) = sample_balanced(
-        [torch.tensor([1] * 300 + [0] * 500)], 200, 0.33, background=0, fill=False
-    )
+    positive, negative = draw(torch.tensor([1] * 300 + [0] * 500), 200, 0.33, background=0, fill=False)
     assert (len(positive), len(negative)) == (66, 134)
 
 
-def test_images_are_sampled_as_if_each_were_alone():
-    images = [torch.tensor([1] * 40 + [0] * 50 + [-1] * 9), torch.tensor([0] * 5), torch.tensor([-1, 1, 2, 0] * 30)]
-    torch.manual_seed(0)
-    alone = [sample_balanced([labels], 32, 0.5, background=0)[0] for labels in images]
-    torch.manual_seed(0)
-    together = sample_balanced(images, 32, 0.5, background=0)
-    assert [[part.tolist() for part in pair] for pair in together] == [
-        [part.tolist() for part in pair] for pair in alone
-    ]
-    assert sample_balanced([], 32, 0.5, background=0) == []
+def test_every_number_of_foreground_gets_the_background_that_doubles_count():
+    for number in range(80):
+        positive, negative = draw(torch.tensor([1] * number + [0] * 500), 200, 0.33, background=0, fill=False)
+        assert len(positive) == min(number, 66)
+        assert len(negative) == int(len(positive) * (1 / 0.33) - len(positive))
+
+
+def test_images_are_sampled_apart():
+    """The batch is drawn from at once; each image keeps the shares that it would have alone."""
+    images = [[1] * 40 + [0] * 50 + [-1] * 30, [0] * 5 + [-1] * 115, [-1, 1, 2, 0] * 30, [-1] * 120]
+    labels = torch.tensor(images)
+    index, drawn = sample_balanced(labels, 32, 0.5, background=0)
+    found = labels.gather(1, index).masked_fill(~drawn, -1)
+    assert (found > 0).sum(1).tolist() == [16, 0, 16, 0]
+    assert (found == 0).sum(1).tolist() == [16, 5, 16, 0]
+    assert all(len(set(rows[taken].tolist())) == taken.sum() for rows, taken in zip(index, drawn))
+    for shape in ((0, 9), (3, 0)):
+        index, drawn = sample_balanced(torch.zeros(shape), 32, 0.5, background=0)
+        assert index.shape == drawn.shape == (shape[0], shape[1])
+
+
+def test_each_entry_is_as_likely_as_the_next():
+    labels = torch.tensor([[1] * 6 + [0] * 12]).expand(4000, -1)
+    index, drawn = sample_balanced(labels, 6, 0.5, background=0)
+    assert drawn.all()
+    share = torch.bincount(index.flatten(), minlength=18) / len(labels)
+    torch.testing.assert_close(share, torch.tensor([3 / 6] * 6 + [3 / 12] * 12), atol=0.04, rtol=0)

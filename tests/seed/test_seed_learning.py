@@ -115,8 +115,8 @@ def test_losses(small, monkeypatch):
     rng, target = np.random.default_rng(2), target_of([[0.0, 0, 100, 100], [300, 0, 380, 90]], [0, 2])
     anchors = torch.cat([torch.tensor([[5.0, 5, 90, 110], [290, 5, 370, 70]]), scattered(30, 400, 500, 30)])
     labels = torch.tensor([1, 1] + [0] * 20 + [-1] * 10)
-    drawn = (torch.arange(2), torch.arange(2, 22), torch.tensor([0, 1] + [0] * 30))
-    monkeypatch.setattr(rpn, "_sample", lambda anchors, targets: [drawn for _ in targets])
+    matched = labels.repeat(2, 1), torch.tensor([0, 1] + [0] * 30).repeat(2, 1)
+    monkeypatch.setattr(rpn, "_match", lambda anchors, targets: matched)
     pairs, deltas = torch.randn(2, 32, 2), torch.randn(2, 32, 4)
     found = rpn._losses(Boxes(anchors), pairs[..., 1] - pairs[..., 0], deltas, [target, target]).terms
     scored = F.cross_entropy(pairs.flatten(0, 1), labels.repeat(2).clamp(min=0), reduction="none")

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detkit.config import Recipe
-from detkit.layers import ShapeSpec
+from detkit.layers import ShapeSpec, waits
 from detkit.modeling.interfaces import (
     META_ARCHS,
     Backbone,
@@ -21,6 +21,7 @@ from detkit.modeling.interfaces import (
 )
 from detkit.modeling.mask_pasters import GridSampleMaskPaster
 from detkit.modeling.postprocess import to_original_size
+from detkit.modeling.proposals import without_fillers
 from detkit.structures import Boxes, ImageInfo, ImageList, Instances, Losses, Sample
 
 
@@ -103,6 +104,8 @@ class GeneralizedRCNN(MetaArch):
         images, targets = self._prepare(samples, training=True)
         features = self.features(images)
         proposals, losses = self.proposal_generator.loss(images, features, targets)
+        if not self.roi_heads.takes_fillers and waits.waits_for(images.tensor.device):
+            proposals = without_fillers(proposals)
         return losses | self.roi_heads.loss(features, proposals, targets)
 
     @torch.no_grad()

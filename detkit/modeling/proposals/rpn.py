@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detkit.config import Recipe
-from detkit.layers import ShapeSpec
+from detkit.layers import ShapeSpec, waits
 from detkit.modeling.box_coder import BoxCoder
-from detkit.modeling.box_losses import SmoothL1BoxLoss
+from detkit.modeling.box_losses import SmoothL1BoxLoss, foreground_box_loss
 from detkit.modeling.interfaces import (
     PROPOSAL_GENERATORS,
     AnchorGenerator,
@@ -21,8 +21,8 @@ from detkit.modeling.interfaces import (
     RPNHead,
 )
 from detkit.modeling.matcher import Matcher
-from detkit.modeling.proposals.selection import ProposalSelection
-from detkit.modeling.sampling import sample_balanced
+from detkit.modeling.proposals.selection import ProposalSelection, without_fillers
+from detkit.modeling.sampling import most_foreground, sample_balanced
 from detkit.structures import Boxes, ImageList, Instances, Losses
 
 
@@ -86,6 +86,8 @@ class RPN(ProposalGenerator):
         """See ``ProposalGenerator.loss``."""
         anchors, logits, deltas = self._predict(images, features)
         proposals = self.selection(anchors, logits, deltas, images, self.box_coder, training=True)
+        if not waits.waits_for(images.tensor.device):
+            proposals = without_fillers(proposals)
         return proposals, self._losses(Boxes.cat(anchors), torch.cat(logits, 1), torch.cat(deltas, 1), targets)
 
     def predict(self, images: ImageList, features: Features) -> list[Instances]:
@@ -104,47 +106,60 @@ class RPN(ProposalGenerator):
     @torch.no_grad()
     def label(self, anchors: Boxes, targets: Sequence[Instances]) -> list[tuple[Tensor, Tensor]]:
         """An image: ``(HWA,)`` sampled labels (1 foreground, 0 background, -1 not sampled) and matched indices."""
-        labelled = []
-        for positive, negative, matches in self._sample(anchors, targets):
-            labels = torch.full_like(matches, -1)
-            labels[positive], labels[negative] = 1, 0
-            labelled.append((labels, matches))
-        return labelled
+        labels, matches = self._match(anchors, targets)
+        index, drawn = self._sample(labels)
+        found = labels.gather(1, index).masked_fill(~drawn, -1)
+        return list(zip(torch.full_like(labels, -1).scatter(1, index, found), matches))
 
     @torch.no_grad()
-    def _sample(self, anchors: Boxes, targets: Sequence[Instances]) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """An image: the sampled foreground and background, in the anchors' order, and ``(HWA,)`` matched indices."""
+    def _match(self, anchors: Boxes, targets: Sequence[Instances]) -> tuple[Tensor, Tensor]:
+        """Labels and matched indices ``(N, HWA)``."""
         matched = [self.matcher.match(anchors, target) for target in targets]
-        drawn = sample_balanced(
-            [labels for _, labels in matched], self.batch_size_per_image, self.positive_fraction, background=0
-        )
-        return [(p.sort().values, n.sort().values, matches) for (p, n), (matches, _) in zip(drawn, matched)]
+        return torch.stack([labels for _, labels in matched]), torch.stack([matches for matches, _ in matched])
+
+    def _sample(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices and whether there is something ``(N, S)``, see ``sample_balanced``."""
+        return sample_balanced(labels, self.batch_size_per_image, self.positive_fraction, background=0)
 
     def _losses(self, anchors: Boxes, logits: Tensor, deltas: Tensor, targets: list[Instances]) -> Losses:
-        sampled = self._sample(anchors, targets)
-        foreground, background = [p for p, _, _ in sampled], [n for _, n, _ in sampled]
-        positive = torch.cat([rows + i * len(anchors) for i, rows in enumerate(foreground)])
-        negative = torch.cat([rows + i * len(anchors) for i, rows in enumerate(background)])
-        rows, order = torch.cat([positive, negative]).sort()
-        wanted = (order < len(positive)).float()
-        objectness = F.binary_cross_entropy_with_logits(logits.flatten()[rows].float(), wanted, reduction="sum")
-        count = len(rows) if self.mean_over == "samples" else self.batch_size_per_image * len(targets)
-        gt_boxes = [t.boxes.tensor[matches[of_image]] for t, (of_image, _, matches) in zip(targets, sampled)]
-        reference = torch.cat([anchors.tensor[of_image] for of_image in foreground])
-        boxes = self.box_loss(
-            self.box_coder, deltas.flatten(0, 1)[positive], reference, torch.cat(gt_boxes), max(count, 1)
+        labels, matches = self._match(anchors, targets)
+        index, drawn = self._sample(labels)
+        foreground = drawn & (labels.gather(1, index) == 1)
+        errors = F.binary_cross_entropy_with_logits(
+            logits.gather(1, index).float(), foreground.float(), reduction="none"
         )
+        found = drawn.sum()
+        batch = torch.full_like(found, self.batch_size_per_image * len(targets))
+        count = (found if self.mean_over == "samples" else batch).float()
+        # Foreground comes first: what stands behind the most that there can be needs no box.
+        most = most_foreground(index.shape[1], self.batch_size_per_image, self.positive_fraction)
+        first = index[:, :most]
+        boxes, box_count = foreground_box_loss(
+            self.box_loss,
+            self.box_coder,
+            deltas.gather(1, first[..., None].expand(-1, -1, 4)).flatten(0, 1),
+            anchors.tensor[first.flatten()],
+            torch.cat([true_boxes(t, of[rows]) for t, of, rows in zip(targets, matches, first)]),
+            foreground[:, :most].flatten(),
+            count,
+        )
+        positive = foreground.sum()
         return Losses(
-            terms={"loss_rpn_cls": objectness / max(count, 1), "loss_rpn_loc": boxes},
+            terms={
+                "loss_rpn_cls": errors.masked_fill(~drawn, 0.0).sum() / count.clamp(min=1),
+                "loss_rpn_loc": boxes,
+            },
             metrics={
-                "rpn/num_foreground": logits.new_full((), len(positive) / len(targets), dtype=torch.float32),
-                "rpn/num_background": logits.new_full((), len(negative) / len(targets), dtype=torch.float32),
+                "rpn/num_foreground": positive.float() / len(targets),
+                "rpn/num_background": (found - positive).float() / len(targets),
             },
-            counts={
-                "loss_rpn_cls": logits.new_full((), count, dtype=torch.float32),
-                "loss_rpn_loc": logits.new_full((), self.box_loss.count(len(reference), count), dtype=torch.float32),
-            },
+            counts={"loss_rpn_cls": count, "loss_rpn_loc": box_count},
         )
+
+
+def true_boxes(target: Instances, rows: Tensor) -> Tensor:
+    """``(S, 4)`` boxes of the target's rows; zeros where it has none."""
+    return target.boxes.tensor[rows] if len(target) else target.boxes.tensor.new_zeros((len(rows), 4))
 
 
 def choose_features(

@@ -1,12 +1,13 @@
 """From scored anchors to proposals."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from detkit.layers import nms_by_group
+from detkit.layers import nms_keep
 from detkit.modeling.box_coder import BoxCoder
 from detkit.structures import Boxes, ImageList, Instances
 
@@ -77,7 +78,8 @@ class ProposalSelection:
             training: which of the two limits hold.
 
         Returns:
-            An ``Instances(boxes, objectness)`` an image, best first.
+            An ``Instances(boxes, objectness)`` an image, best first; in training as many for every image, the last
+            ones fillers (see ``detkit.modeling.interfaces``).
         """
         before = self.pre_nms_topk_train if training else self.pre_nms_topk_test
         level_of = [torch.full((len(a),), i, device=a.device) for i, a in enumerate(anchors)]
@@ -109,20 +111,29 @@ class ProposalSelection:
         canvas, numbers = (0, 0, width, height), range(len(boxes))
         windows = [images.window(i) if self.rules.clip == "image" else canvas for i in numbers]
         clipped = torch.stack([Boxes(of_image).clip_to(window).tensor for of_image, window in zip(boxes, windows)])
-        keep = torch.isfinite(boxes).all(dim=2) & torch.isfinite(scores)
+        candidates = torch.isfinite(boxes).all(dim=2) & torch.isfinite(scores)
         if self.score_thresh > 0:
-            keep &= scores.sigmoid() >= self.score_thresh
+            candidates &= scores.sigmoid() >= self.score_thresh
         if self.min_size is not None:
-            keep &= Boxes(clipped.flatten(0, 1)).nonempty(self.min_size).reshape(keep.shape)
-        rows = torch.nonzero(keep.flatten()).squeeze(1).split(keep.sum(1).tolist())
-        clipped, scores, levels = clipped.flatten(0, 1), scores.flatten(), levels.flatten()
+            candidates &= Boxes(clipped.flatten(0, 1)).nonempty(self.min_size).reshape(candidates.shape)
+        rank = scores.sigmoid() if self.rules.nms_by == "probability" else scores
+        keep = nms_keep(clipped, rank, levels if self.rules.nms == "level" else None, candidates, self.nms_thresh)
+        # As many rows for every image: the best that were kept, then fillers.
         after = self.post_nms_topk_train if training else self.post_nms_topk_test
-        proposals = []
-        for i, kept in enumerate(rows):
-            candidates, logits = Boxes(clipped[kept]), scores[kept]
-            rank = logits.sigmoid() if self.rules.nms_by == "probability" else logits
-            groups = levels[kept] if self.rules.nms == "level" else None
-            best = nms_by_group(candidates, rank, groups, self.nms_thresh)[:after]
-            fields = {"boxes": candidates[best], "objectness": logits[best]}
-            proposals.append(Instances(images.image_sizes[i], info=images.info(i), **fields))
-        return proposals
+        best = rank.masked_fill(~keep, -torch.inf).sort(dim=1, descending=True, stable=True).indices[:, :after]
+        kept = keep.gather(1, best)
+        chosen = clipped.gather(1, best[..., None].expand(-1, -1, 4)).masked_fill(~kept[..., None], 0.0)
+        objectness = scores.gather(1, best).masked_fill(~kept, -torch.inf)
+        proposals = [
+            Instances(size, info=images.info(i), boxes=Boxes(of_image), objectness=logits)
+            for i, (size, of_image, logits) in enumerate(zip(images.image_sizes, chosen, objectness))
+        ]
+        return proposals if training else without_fillers(proposals)
+
+
+def without_fillers(proposals: Sequence[Instances]) -> list[Instances]:
+    """The proposals alone. The host waits for a GPU, once a batch."""
+    if not proposals:
+        return []
+    numbers = torch.stack([(of_image.objectness != -torch.inf).sum() for of_image in proposals]).tolist()
+    return [of_image[:number] for of_image, number in zip(proposals, numbers)]

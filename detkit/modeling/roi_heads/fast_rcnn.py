@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from detkit.layers import nms_by_group
 from detkit.modeling.box_coder import BoxCoder
+from detkit.modeling.box_losses import foreground_box_loss
 from detkit.modeling.interfaces import BoxHead, BoxLoss, Features
 from detkit.structures import Boxes, ClassRows, Instances, Losses
 
@@ -38,6 +39,7 @@ class FastRCNNHead(BoxHead):
     part in the loss of its samples: it counts as impossible there, and gets no gradient.
     """
 
+    takes_fillers = True
     num_classes: int
     class_agnostic: bool
     cls_score: nn.Linear
@@ -81,20 +83,26 @@ class FastRCNNHead(BoxHead):
         """See ``BoxHead.loss``. Terms ``loss_cls`` and ``loss_box_reg``."""
         logits, deltas = self(features, [p.boxes for p in proposals])
         classes = torch.cat([p.classes for p in proposals])
-        positive = torch.nonzero(classes < self.num_classes).squeeze(1)
+        counted = classes >= 0
+        foreground = counted & (classes < self.num_classes)
         deltas = deltas.unflatten(1, (-1, 4))
-        chosen = deltas[positive, 0 if self.class_agnostic else classes[positive]]
-        reference = Boxes.cat([p.boxes for p in proposals]).tensor[positive]
-        gt_boxes = Boxes.cat([p.gt_boxes for p in proposals]).tensor[positive]
-        count = len(classes)
+        column = torch.zeros_like(classes) if self.class_agnostic else classes.clamp(0, self.num_classes - 1)
+        count = counted.sum().float()
+        loss_box, box_count = foreground_box_loss(
+            self.box_loss,
+            self.box_coder,
+            deltas.gather(1, column[:, None, None].expand(-1, 1, 4)).squeeze(1),
+            Boxes.cat([p.boxes for p in proposals]).tensor,
+            Boxes.cat([p.gt_boxes for p in proposals]).tensor,
+            foreground,
+            count,
+        )
         # A mean over nothing is not a number, and one empty batch must not end the training.
-        loss_cls = F.cross_entropy(self._of_active(logits.float(), proposals), classes, reduction="sum") / max(count, 1)
-        loss_box = self.box_loss(self.box_coder, chosen, reference, gt_boxes, max(count, 1))
-        counts = {"loss_cls": count, "loss_box_reg": self.box_loss.count(len(positive), count)}
+        errors = F.cross_entropy(self._of_active(logits.float(), proposals), classes, reduction="sum", ignore_index=-1)
         return Losses(
-            {"loss_cls": loss_cls, "loss_box_reg": loss_box},
+            {"loss_cls": errors / count.clamp(min=1), "loss_box_reg": loss_box},
             self._accuracy(logits, classes),
-            {name: logits.new_full((), value, dtype=torch.float32) for name, value in counts.items()},
+            {"loss_cls": count, "loss_box_reg": box_count},
         )
 
     def _of_active(self, logits: Tensor, proposals: Sequence[Instances]) -> Tensor:
@@ -111,10 +119,10 @@ class FastRCNNHead(BoxHead):
 
     @torch.no_grad()
     def _accuracy(self, logits: Tensor, classes: Tensor) -> dict[str, Tensor]:
-        right = (logits.argmax(dim=1) == classes).float()
-        foreground = (classes < self.num_classes).float()
+        right, counted = (logits.argmax(dim=1) == classes).float(), classes >= 0
+        foreground = (counted & (classes < self.num_classes)).float()
         return {
-            "box_head/accuracy": right.sum() / max(len(classes), 1),
+            "box_head/accuracy": right.sum() / counted.sum().clamp(min=1),
             "box_head/foreground_accuracy": (right * foreground).sum() / foreground.sum().clamp(min=1),
         }
 

@@ -33,6 +33,8 @@ class Res5RoIHeads(StandardRoIHeads):
         append_ground_truth: ground-truth boxes join the proposals in training.
     """
 
+    takes_fillers = True
+
     def __init__(
         self,
         input_shape: dict[str, ShapeSpec],
@@ -79,12 +81,14 @@ class Res5RoIHeads(StandardRoIHeads):
     def loss(self, features: Features, proposals: list[Instances], targets: list[Instances]) -> Losses:
         """See ``RoIHeads.loss``."""
         sampled = self.sample(proposals, targets)
+        on_host = None if self.mask_head is None else self.to_host(sampled)
         regions = self._regions(features, [s.boxes for s in sampled])
         losses = self.box_head.loss(regions, sampled)
         if self.mask_head is not None:
-            rows = torch.nonzero(torch.cat([s.classes for s in sampled]) < self.num_classes).squeeze(1)
-            foreground = self.foreground(sampled, targets)
-            losses = losses | self.mask_head.loss({"res5": regions["res5"][rows]}, foreground)
+            foreground = self.foreground(sampled, targets, on_host)
+            of_images = regions["res5"].split([len(s) for s in sampled])
+            first = torch.cat([rows[: len(chosen)] for rows, chosen in zip(of_images, foreground)])
+            losses = losses | self.mask_head.loss({"res5": first}, foreground)
         return losses | Losses(metrics=self.counts(sampled))
 
     def predict(self, features: Features, proposals: list[Instances]) -> list[Instances]:

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from detkit.config import Recipe
-from detkit.layers import ShapeSpec
+from detkit.layers import HostCopy, ShapeSpec, waits
 from detkit.modeling.interfaces import ROI_HEADS, BoxHead, Features, KeypointHead, MaskHead, RoIHeads
 from detkit.modeling.matcher import Matcher
-from detkit.modeling.proposals.rpn import choose_features
+from detkit.modeling.proposals.rpn import choose_features, true_boxes
 from detkit.modeling.sampling import sample_balanced
-from detkit.structures import Boxes, Instances, Losses
+from detkit.structures import Boxes, Instances, Losses, PolygonMasks
 
 
 @ROI_HEADS.register()
@@ -36,6 +37,8 @@ class StandardRoIHeads(RoIHeads):
     Raises:
         ValueError: an unknown feature, or a share that is not above 0 and at most 1.
     """
+
+    takes_fillers = True
 
     def __init__(
         self,
@@ -72,9 +75,11 @@ class StandardRoIHeads(RoIHeads):
     def loss(self, features: Features, proposals: list[Instances], targets: list[Instances]) -> Losses:
         """See ``RoIHeads.loss``."""
         sampled = self.sample(proposals, targets)
+        # Asked for before the box head's work is queued, so that the wait is not for that.
+        on_host = self.to_host(sampled) if self.instance_heads else None
         losses = self.box_head.loss(features, sampled)
         if self.instance_heads:
-            foreground = self.foreground(sampled, targets)
+            foreground = self.foreground(sampled, targets, on_host)
             for head in self.instance_heads:
                 losses = losses | head.loss(features, foreground)
         return losses | Losses(metrics=self.counts(sampled))
@@ -93,52 +98,88 @@ class StandardRoIHeads(RoIHeads):
         Returns:
             An image: ``Instances`` with ``boxes``, ``classes`` (``num_classes`` is background), ``gt_index`` (the row
             of the target that each was matched to) and ``gt_boxes``, foreground first. Without ground truth
-            ``gt_boxes`` are zeros.
+            ``gt_boxes`` are zeros. On a GPU the last may be fillers, of class -1, if the box head takes them.
         """
-        candidates = [p.boxes for p in proposals]
-        if self.append_ground_truth:
-            candidates = [Boxes.cat([boxes, t.boxes]) for boxes, t in zip(candidates, targets)]
-        matched = [self._label(boxes, target) for boxes, target in zip(candidates, targets)]
-        drawn = sample_balanced(
-            [classes for _, classes in matched],
+        if not targets:
+            return []
+        labelled = [self._label(of_image, target) for of_image, target in zip(proposals, targets)]
+        boxes, matches, classes = (
+            pad_sequence(list(parts), batch_first=True, padding_value=padding)
+            for parts, padding in zip(zip(*labelled), (0.0, 0, -1))
+        )
+        index, drawn = sample_balanced(
+            classes,
             self.batch_size_per_image,
             self.positive_fraction,
             background=self.num_classes,
             fill=self.fill_background,
         )
-        sampled = []
-        for target, boxes, (matches, classes), (positive, negative) in zip(targets, candidates, matched, drawn):
-            rows = torch.cat([positive, negative])
-            index = matches[rows]
-            gt_boxes = target.boxes[index] if len(target) else Boxes(boxes.new_zeros((len(rows), 4)))
-            fields = {"boxes": boxes[rows], "classes": classes[rows], "gt_index": index, "gt_boxes": gt_boxes}
-            sampled.append(Instances(target.image_size, info=target.info, **fields))
-        return sampled
+        boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4))
+        matches, classes = matches.gather(1, index), classes.gather(1, index).masked_fill(~drawn, -1)
+        sampled = [
+            Instances(
+                target.image_size,
+                info=target.info,
+                boxes=Boxes(of_boxes),
+                classes=of_classes,
+                gt_index=rows,
+                gt_boxes=Boxes(true_boxes(target, rows)),
+            )
+            for target, of_boxes, of_classes, rows in zip(targets, boxes, classes, matches)
+        ]
+        if self.box_head.takes_fillers and waits.waits_for(boxes.device):
+            return sampled
+        return [of_image[:number] for of_image, number in zip(sampled, drawn.sum(dim=1).tolist())]
 
-    def _label(self, boxes: Boxes, target: Instances) -> tuple[Tensor, Tensor]:
-        """``(R,)`` matched rows of the target, and classes: ``num_classes`` is background, -1 is ignored."""
+    def _label(self, proposals: Instances, target: Instances) -> tuple[Tensor, Tensor, Tensor]:
+        """``(R, 4)`` candidates, ``(R,)`` their matched rows of the target, and classes: ``num_classes`` is background,
+        -1 is ignored."""
+        boxes = proposals.boxes
+        if self.append_ground_truth:
+            boxes = Boxes.cat([boxes, target.boxes])
         matches, labels = self.matcher.match(boxes, target)
         classes = torch.full_like(matches, self.num_classes)
         if len(target):
             classes = torch.where(labels == 1, target.classes[matches], classes)
-        return matches, classes.masked_fill(labels == -1, -1)
+        classes = classes.masked_fill(labels == -1, -1)
+        if "objectness" in proposals:
+            classes[: len(proposals)].masked_fill_(proposals.objectness == -torch.inf, -1)
+        return boxes.tensor, matches, classes
 
-    def foreground(self, sampled: Sequence[Instances], targets: Sequence[Instances]) -> list[Instances]:
+    def to_host(self, sampled: Sequence[Instances]) -> HostCopy:
+        """Sends to the host what ``foreground`` needs there; meanwhile the device may go on."""
+        return HostCopy([part for s in sampled for part in (s.classes, s.gt_index, s.boxes.tensor)])
+
+    def foreground(
+        self, sampled: Sequence[Instances], targets: Sequence[Instances], on_host: HostCopy | None = None
+    ) -> list[Instances]:
         """The foreground of each image's sample, with all fields of its ground truth: masks are copied for these alone.
 
         Args:
             sampled: of ``sample``, so foreground comes first.
             targets: what it was matched to.
+            on_host: of ``to_host``; None: asked for now.
         """
-        numbers = torch.stack([(s.classes < self.num_classes).sum() for s in sampled]).tolist()
+        copies = (on_host or self.to_host(sampled)).wait()
         chosen = []
-        for target, of_image in zip(targets, (s[:number] for s, number in zip(sampled, numbers))):
-            rest = {k: v[of_image.gt_index] for k, v in target.fields.items() if k not in ("boxes", "classes")}
-            chosen.append(of_image.with_fields(**{f"gt_{k}": v for k, v in rest.items()}))
+        for i, (of_image, target) in enumerate(zip(sampled, targets)):
+            classes, rows, boxes = copies[3 * i : 3 * i + 3]
+            number = int(((classes >= 0) & (classes < self.num_classes)).sum())
+            of_image, rows = of_image[:number], rows[:number]
+            fields = {
+                f"gt_{name}": field[rows if isinstance(field, PolygonMasks) else of_image.gt_index]
+                for name, field in target.fields.items()
+                if name not in ("boxes", "classes")
+            }
+            known = of_image.boxes.with_host_copy(boxes[:number])
+            chosen.append(of_image.with_fields(boxes=known, **fields))
         return chosen
 
     def counts(self, sampled: list[Instances]) -> dict[str, Tensor]:
         """Metrics: foreground and background an image."""
-        foreground = torch.stack([(s.classes < self.num_classes).sum() for s in sampled]).float().mean()
-        every = foreground.new_full((), sum(len(s) for s in sampled) / len(sampled))
-        return {"roi_heads/num_foreground": foreground, "roi_heads/num_background": every - foreground}
+        classes = torch.cat([of_image.classes for of_image in sampled])
+        foreground = ((classes >= 0) & (classes < self.num_classes)).sum().float() / len(sampled)
+        return {
+            "roi_heads/num_foreground": foreground,
+            "roi_heads/num_background": (classes == self.num_classes).sum().float() / len(sampled),
+        }

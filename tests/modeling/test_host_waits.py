@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from detkit.data import Mapper, Shapes
+from detkit.engine import Trainer
+from detkit.engine.forensics import recorder
 from detkit.experiment import load_experiment
 from detkit.layers import HostCopy, roi_align, waits
 from detkit.modeling.proposals import selection
@@ -76,7 +78,7 @@ class Calls(TorchFunctionMode):
 
 @pytest.fixture
 def waited(monkeypatch):
-    """A function: model, samples -> what a step waits for, and how often."""
+    """A function: what to do -> what it waits for, and how often."""
     counting = []
 
     def send(self, tensors):
@@ -105,11 +107,11 @@ def waited(monkeypatch):
     for name in ("roi_align_bags", "roi_align_matmul"):
         monkeypatch.setattr(module, name, uncounted(getattr(module, name)))
 
-    def count(model, samples):
+    def count(function, *args):
         seen = Counter()
         with Operators(seen) as operators, Calls(seen) as calls:
             counting.append((seen, operators, calls))
-            model(samples).total().backward()
+            function(*args)
         counting.pop()
         return seen
 
@@ -123,13 +125,17 @@ def samples():
     return [mapper(0, i) for i in range(4)]
 
 
+def step(model, samples):
+    model(samples).total().backward()
+
+
 def build(config="quick_start/mask_rcnn_shapes.yaml", *overrides):
     return load_experiment(ROOT / config, overrides).build_model_for(("circle", "square", "triangle")).train()
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_no_wait_in_a_step_but_for_a_copy_that_was_asked_for_earlier(waited, samples, batch_size):
-    assert waited(build(), samples[:batch_size]) == {"copies to the host": 1}
+    assert waited(step, build(), samples[:batch_size]) == {"copies to the host": 1}
 
 
 @pytest.mark.parametrize("masks", ["bitmap", "polygon", "mini"])
@@ -137,7 +143,7 @@ def test_no_wait_in_a_step_but_for_a_copy_that_was_asked_for_earlier(waited, sam
 def test_whatever_true_masks_are_made_of(waited, samples, masks, method):
     mapper = Mapper(Shapes(num_images=4, image_size=(64, 96)), mask_format=masks)
     model = build("quick_start/mask_rcnn_shapes.yaml", f"model.roi_heads.mask_head.targets.method={method}")
-    seen = waited(model, [mapper(0, i) for i in range(2)])
+    seen = waited(step, model, [mapper(0, i) for i in range(2)])
     assert seen == {"copies to the host": 1}
 
 
@@ -151,7 +157,21 @@ def test_whatever_true_masks_are_made_of(waited, samples, masks, method):
     ],
 )
 def test_the_models_of_the_references_too(waited, samples, config):
-    assert waited(build(*config), samples[:2]) == {"copies to the host": 1}
+    assert waited(step, build(*config), samples[:2]) == {"copies to the host": 1}
+
+
+def test_the_trainers_whole_step(monkeypatch, waited, samples):
+    """Passes, clipping and update; what the hooks and the log do has periods of its own."""
+    model = build()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
+    batches = iter([samples[:2]])
+    trainer = Trainer(model, optimizer, lambda step, steps: 1.0, batches, 10, clip_grad_norm=1.0)
+    monkeypatch.setattr(recorder, "rng_state", dict)  # of the host's generators
+    trainer.recorder.at_once = False  # as on a GPU, where losses are looked at together
+    trainer.model.train()
+    before = model.roi_heads.box_head.cls_score.weight.detach().clone()
+    assert waited(trainer._run, batches) == {"copies to the host": 1}
+    assert not before.equal(model.roi_heads.box_head.cls_score.weight)
 
 
 def test_a_count_can_fail(waited, samples):
@@ -165,7 +185,7 @@ def test_a_count_can_fail(waited, samples):
         return loss(features, proposals)
 
     head.loss = asks
-    seen = waited(model, samples[:1])
+    seen = waited(step, model, samples[:1])
     assert seen["nonzero"] == 1
     assert seen["item"] == 1
 
@@ -173,10 +193,10 @@ def test_a_count_can_fail(waited, samples):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
 def test_cuda_itself_sees_no_wait(samples):
     model = build().cuda()
-    model(samples).total().backward()  # kernels are made and tried
+    step(model, samples)  # kernels are made and tried
     torch.cuda.set_sync_debug_mode("error")
     try:
         pinned = [s.pin_memory() for s in samples]
-        model(pinned).total().backward()
+        step(model, pinned)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -1,9 +1,15 @@
 """NMS by group: against torchvision's batched_nms. NMS of a batch as a mask: against NMS by group, image by image."""
 
+import logging
+import subprocess
+import sys
+
 import pytest
 import torch
-from torchvision.ops import batched_nms, nms
+from overlapping import batch
+from torchvision.ops import batched_nms, box_iou, nms
 
+from detkit.layers import nms as nms_file
 from detkit.layers import nms_by_group, nms_keep
 
 
@@ -22,18 +28,6 @@ def test_equals_torchvision():
 
 def test_no_boxes():
     assert nms_by_group(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long(), 0.5).shape == (0,)
-
-
-def batch(images: int, each: int, seed: int = 0):
-    """Boxes that overlap, tied scores, 3 groups, and about a fifth of the rows no candidates but NaN."""
-    generator = torch.Generator().manual_seed(seed)
-    corner = torch.rand(images, each, 2, generator=generator) * 60
-    boxes = torch.cat([corner, corner + 10 + torch.rand(images, each, 2, generator=generator) * 40], dim=2)
-    scores = (torch.rand(images, each, generator=generator) * 20).round() / 20
-    groups = torch.randint(0, 3, (images, each), generator=generator)
-    candidates = torch.rand(images, each, generator=generator) < 0.8
-    boxes[~candidates], scores[~candidates] = float("nan"), float("nan")
-    return boxes, scores, groups, candidates
 
 
 @pytest.mark.parametrize("grouped", [True, False])
@@ -77,3 +71,113 @@ def test_an_empty_batch(images, each, grouped):
     kept = nms_keep(torch.zeros(images, each, 4), torch.zeros(images, each), groups, candidates, 0.5)
     assert kept.shape == (images, each)
     assert kept.dtype == torch.bool
+
+
+@pytest.fixture
+def use_as_kernel(monkeypatch):
+    """Has ``nms_keep`` find a function of the test's as the kernel of the CPU."""
+
+    def use(function):
+        monkeypatch.setattr(nms_file, "_kernel", lambda device: function)
+        nms_file._checked_kernel.cache_clear()
+
+    yield use
+    nms_file._checked_kernel.cache_clear()
+
+
+def keeps_by_loop(boxes, scores, groups, candidates, iou_thresh):
+    """The greedy rule, box by box."""
+    keep = torch.zeros_like(candidates)
+    for image in range(len(boxes)):
+        left = [row for row in scores[image].sort(descending=True, stable=True).indices if candidates[image, row]]
+        while left:
+            best, *left = left
+            keep[image, best] = True
+            if left:
+                rows = torch.stack(left)
+                drop = box_iou(boxes[image, best][None], boxes[image, rows])[0] > iou_thresh
+                if groups is not None:
+                    drop &= groups[image, rows] == groups[image, best]
+                left = [row for row, dropped in zip(left, drop.tolist()) if not dropped]
+    return keep
+
+
+def test_a_kernel_that_keeps_the_right_boxes_is_used(use_as_kernel, caplog):
+    calls = []
+
+    def right(boxes, *others):
+        calls.append(boxes.shape)
+        return keeps_by_loop(boxes, *others)
+
+    use_as_kernel(right)
+    for _ in range(2):
+        nms_keep(*batch(2, 50), 0.5)
+    assert [shape[1] for shape in calls] == [1019, 1019, 50, 50], "checked once, with groups and without"
+    nms_keep(*batch(1, 1025), 0.5)
+    assert [shape[1] for shape in calls[4:]] == [2043, 2043, 1025], "another size is another kernel"
+    assert not caplog.records
+
+
+def one_too_many(boxes, scores, groups, candidates, iou_thresh):
+    keep = nms_file._keep_image_by_image(boxes, scores, groups, candidates, iou_thresh)
+    dropped = (candidates & ~keep).nonzero()
+    keep[tuple(dropped[-1])] = True
+    return keep
+
+
+def blind_to_groups(boxes, scores, groups, candidates, iou_thresh):
+    return nms_file._keep_image_by_image(boxes, scores, None, candidates, iou_thresh)
+
+
+def last_of_equals_first(boxes, scores, groups, candidates, iou_thresh):
+    turned = [None if part is None else part.flip(1) for part in (boxes, scores, groups, candidates)]
+    return nms_file._keep_image_by_image(*turned, iou_thresh).flip(1)
+
+
+def does_not_compile(*_):
+    raise RuntimeError("ptxas: no such machine")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "word"),
+    [
+        (one_too_many, "keeps other boxes"),
+        (blind_to_groups, "keeps other boxes"),
+        (last_of_equals_first, "keeps other boxes"),
+        (does_not_compile, "RuntimeError: ptxas: no such machine"),
+    ],
+)
+def test_a_kernel_that_fails_is_left_with_one_warning(kernel, word, use_as_kernel, caplog):
+    use_as_kernel(kernel)
+    arguments = batch(2, 100)
+    with caplog.at_level(logging.WARNING):
+        found = [nms_keep(*arguments, 0.5) for _ in range(3)]
+    expected = nms_file._keep_image_by_image(*arguments, 0.5)
+    assert all(torch.equal(kept, expected) for kept in found)
+    (record,) = caplog.records
+    assert record.name == "detkit.layers.nms"
+    assert word in record.getMessage()
+    assert "torchvision's operator" in record.getMessage()
+
+
+def test_more_boxes_than_the_kernel_is_for(use_as_kernel, caplog):
+    use_as_kernel(does_not_compile)
+    candidates = torch.zeros(1, nms_file.MAX_BOXES + 1, dtype=torch.bool)
+    candidates[0, 7] = True
+    shape = candidates.shape
+    assert torch.equal(nms_keep(torch.zeros(*shape, 4), torch.zeros(shape), None, candidates, 0.5), candidates)
+    assert not caplog.records
+
+
+def test_without_triton():
+    code = """
+import sys
+sys.modules["triton"] = None
+import torch
+from detkit.layers import nms_keep
+every = torch.ones(1, 2, dtype=torch.bool)
+kept = nms_keep(torch.zeros(1, 2, 4), torch.zeros(1, 2), None, every, 0.5)
+print(kept.tolist(), "detkit.layers.nms_kernel" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "[[True, True]] False", done.stderr

@@ -131,7 +131,7 @@ def nms_keep_on_device(
     images, num_boxes = candidates.shape
     if not keep.numel():
         return keep.bool()
-    order = scores.masked_fill(~candidates, -torch.inf).sort(dim=1, descending=True, stable=True).indices
+    order = scores.sort(dim=1, descending=True, stable=True).indices  # where the others come in it does not matter
     boxes, ranked = boxes.contiguous(), candidates.gather(1, order).to(torch.uint8)
     group = order if groups is None else groups.long().contiguous()  # where there are none, it is not read
     num_words, padded = triton.cdiv(num_boxes, 32), padded_words(num_boxes)

@@ -38,7 +38,7 @@ every = torch.ones(1, 96, dtype=torch.bool)
 assert kernel(apart, torch.rand(1, 96), None, every, 0.5).all()
 same = torch.zeros(1, 96, 4) + torch.tensor([0.0, 0, 10, 10])  # all fall but one
 assert kernel(same, torch.zeros(1, 96), None, every, 0.5)[0].nonzero()[:, 0].tolist() == [0]
-lowest = torch.full((1, 96), -torch.inf)  # as low as those who take no part are ranked
+lowest = torch.full((1, 96), -torch.inf)
 every[0, ::2] = False
 assert kernel(same, lowest, None, every, 0.5)[0].nonzero()[:, 0].tolist() == [1]
 

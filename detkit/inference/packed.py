@@ -6,6 +6,7 @@ The operators are those that torch's compiler calls on the CPU. Used directly th
 import torch
 from torch import Tensor, nn
 
+from detkit.inference.winograd import RowWinograd
 from detkit.layers import ConvNorm
 from detkit.modeling.backbones.residual import ResidualBlock
 
@@ -51,13 +52,16 @@ class PackedConv(nn.Module):
         activation = conv.activation if isinstance(conv, ConvNorm) else None
         self.attr = "relu" if isinstance(activation, nn.ReLU) else "none"
         self.activation = None if self.attr == "relu" else activation
+        self.by_rows = RowWinograd(conv) if dtype == torch.float32 and RowWinograd.takes(conv) else None
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` -> ``(N, C', H', W')``."""
         x = _channels_last(x, self.dtype)
-        y = _OPS._convolution_pointwise(
-            x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups, self.attr, [], ""
-        )
+        if self.by_rows is not None and self.by_rows.pays_for(x):
+            y = self.by_rows(x, relu=self.attr == "relu")
+        else:
+            where = (self.padding, self.stride, self.dilation, self.groups)
+            y = _OPS._convolution_pointwise(x, self.weight, self.bias, *where, self.attr, [], "")
         return y if self.activation is None else self.activation(y)
 
     def added_to(self, x: Tensor, other: Tensor) -> Tensor:

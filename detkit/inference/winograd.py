@@ -1,0 +1,126 @@
+"""3 x 3 convolutions of large maps in half the multiplications."""
+
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+TAPS, SPAN, OUTPUTS = 3, 6, 4
+"""F(4, 3): four neighbouring outputs of a filter of three taps, from six inputs by six products instead of twelve."""
+FILTER = (
+    (1 / 4, 0.0, 0.0),
+    (-1 / 6, -1 / 6, -1 / 6),
+    (-1 / 6, 1 / 6, -1 / 6),
+    (1 / 24, 1 / 12, 1 / 6),
+    (1 / 24, -1 / 12, 1 / 6),
+    (0.0, 0.0, 1.0),
+)
+"""G of the paper: filter taps to the six factors."""
+COLUMNS_AT_ONCE = 400
+"""Groups of outputs worked on together: what is made of them stays in the cache, and fills a matrix product."""
+MIN_CHANNELS, MIN_PIXELS = 128, 4096
+"""From so many channels, in and out, and pixels of a map on it saves more than the transforms cost (oneDNN, two cores
+with AVX-512: a quarter of the time of a large map of 256 channels, nothing of one of 50 x 50)."""
+
+
+class RowWinograd:
+    """A 3 x 3 convolution, stride 1 and padding 1, by Winograd's algorithm along the rows.
+
+    Lavin and Gray 2016, "Fast algorithms for convolutional neural networks", in one dimension: F(4, 3) along a row, and
+    a plain sum over the filter's three rows. That halves the multiplications. The two-dimensional forms save more of
+    them, but write a map several times over for it, and round more; rounding here is no more than a direct
+    convolution's.
+
+    Args:
+        conv: one that ``takes`` says yes to.
+    """
+
+    def __init__(self, conv: nn.Conv2d):
+        self.weight: Tensor | None = conv.weight.detach()
+        self.bias = None if conv.bias is None else conv.bias.detach()
+
+    @staticmethod
+    def takes(conv: nn.Conv2d) -> bool:
+        """Whether it can do what this does, and is wide enough for it to pay."""
+        shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
+        wide = min(conv.in_channels, conv.out_channels) >= MIN_CHANNELS
+        return shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and wide
+
+    @staticmethod
+    def pays_for(x: Tensor) -> bool:
+        """Whether a map is large enough."""
+        return x.shape[-2] * x.shape[-1] >= MIN_PIXELS
+
+    @functools.cached_property
+    def factors(self) -> Tensor:
+        """``(3, 6, C, K)``; made when a map is large enough for the first time, in double precision."""
+        assert self.weight is not None, "it is only needed once"
+        taps = self.weight.double()
+        self.weight = None
+        return torch.einsum("ft,kcyt->yfck", taps.new_tensor(FILTER), taps).float().contiguous()
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, relu: bool) -> Tensor:
+        """``(N, C, H, W)`` float32 -> ``(N, K, H, W)`` in channels-last layout, with ReLU if asked for."""
+        images, channels, height, width = x.shape
+        groups, out_channels = -(-width // OUTPUTS), self.factors.shape[-1]
+        rows = min(height, max(4, COLUMNS_AT_ONCE // groups))
+        result = x.new_empty((images, height, groups * OUTPUTS, out_channels))
+        padded = x.new_zeros((rows + 2, groups * OUTPUTS + 2, channels))
+        terms = x.new_empty((SPAN, rows + 2, groups, channels))
+        scratch = x.new_empty((2, rows + 2, groups, channels))
+        products = x.new_empty((SPAN, rows, groups, out_channels))
+        sums = x.new_empty((4, rows, groups, out_channels))
+        for image, target in zip(x.permute(0, 2, 3, 1), result):
+            for top in range(0, height, rows):
+                n = min(rows, height - top)
+                band, of_band, made = padded[: n + 2], terms[:, : n + 2], products[:, :n]
+                _rows_around(image, top, band[:, 1 : width + 1])
+                inputs = [band[:, i : i + OUTPUTS * (groups - 1) + 1 : OUTPUTS] for i in range(SPAN)]
+                _input_terms(inputs, of_band, *scratch[:, : n + 2])
+                into = made.reshape(SPAN, n * groups, out_channels)
+                for row, factors in enumerate(self.factors):
+                    seen = of_band[:, row : row + n].reshape(SPAN, n * groups, channels)
+                    torch.baddbmm(into, seen, factors, beta=min(row, 1), out=into)
+                if self.bias is not None:
+                    made[1] += self.bias  # which reaches all four outputs
+                band = target[top : top + n]
+                _outputs(made, band.view(n, groups, OUTPUTS, out_channels).unbind(2), *sums[:, :n])
+                if relu:
+                    band.relu_()
+        return result[:, :, :width].permute(0, 3, 1, 2)
+
+
+def _rows_around(image: Tensor, top: int, band: Tensor) -> None:
+    """Rows ``top - 1`` and on of an image (H, W, C) into a band; zeros where there are none."""
+    first, last = max(top - 1, 0), min(top - 1 + len(band), len(image))
+    band[first - top + 1 : last - top + 1] = image[first:last]
+    band[: first - top + 1] = 0.0
+    band[last - top + 1 :] = 0.0
+
+
+def _input_terms(x: Sequence[Tensor], out: Tensor, a: Tensor, b: Tensor) -> None:
+    """The paper's B^T: six inputs to six terms."""
+    torch.add(x[4], x[2], alpha=-5, out=out[0]).add_(x[0], alpha=4)
+    torch.add(x[4], x[2], alpha=-4, out=a)
+    torch.add(x[3], x[1], alpha=-4, out=b)
+    torch.add(a, b, out=out[1])
+    torch.sub(a, b, out=out[2])
+    torch.sub(x[4], x[2], out=a)
+    torch.sub(x[3], x[1], out=b)
+    torch.add(a, b, alpha=2, out=out[3])
+    torch.add(a, b, alpha=-2, out=out[4])
+    torch.add(x[5], x[3], alpha=-5, out=out[5]).add_(x[1], alpha=4)
+
+
+def _outputs(m: Tensor, out: Sequence[Tensor], a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> None:
+    """The paper's A^T: six products to four outputs."""
+    torch.add(m[1], m[2], out=a)
+    torch.sub(m[1], m[2], out=b)
+    torch.add(m[3], m[4], out=c)
+    torch.sub(m[3], m[4], out=d)
+    torch.add(a, c, out=out[0]).add_(m[0])
+    torch.add(b, d, alpha=2, out=out[1])
+    torch.add(a, c, alpha=4, out=out[2])
+    torch.add(b, d, alpha=8, out=out[3]).add_(m[5])

@@ -28,7 +28,8 @@ def optimized(model: M, precision: Precision = "fp32", compile: bool = False) ->
     """A copy of the model that predicts faster.
 
     Maps are channels-last and batch norms folded into convolutions. On the CPU weights are packed for oneDNN, and a
-    convolution takes the ReLU and the sum that follow it along. What comes out is the same to rounding.
+    convolution takes the ReLU and the sum that follow it along; in fp32, uncompiled, wide convolutions of large maps
+    are computed by Winograd's algorithm. What comes out is the same to rounding.
 
     Args:
         model: a meta-architecture, on its device. It stays as it is; the copy shares nothing with it.
@@ -52,7 +53,8 @@ def optimized(model: M, precision: Precision = "fp32", compile: bool = False) ->
     fast.to(memory_format=torch.channels_last)
     on_cpu = all(p.device.type == "cpu" for p in fast.parameters())
     if on_cpu and can_pack(dtype):
-        fast = pack(fast, dtype)  # type: ignore[assignment]
+        # The compiler would have to unroll the bands of a map, anew for every size of an image.
+        fast = pack(fast, dtype, winograd=dtype == torch.float32 and not compile)  # type: ignore[assignment]
     if dtype != torch.float32:
         _lower(fast, dtype)
     if compile:

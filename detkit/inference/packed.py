@@ -37,9 +37,10 @@ class PackedConv(nn.Module):
     Args:
         conv: its norm has been folded.
         dtype: of the weights and of what comes out.
+        winograd: whether large maps may go by ``RowWinograd``; for float32.
     """
 
-    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype):
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype, winograd: bool = False):
         super().__init__()
         self.stride, self.padding, self.dilation = list(conv.stride), list(conv.padding), list(conv.dilation)
         self.groups, self.dtype = conv.groups, dtype
@@ -52,7 +53,7 @@ class PackedConv(nn.Module):
         activation = conv.activation if isinstance(conv, ConvNorm) else None
         self.attr = "relu" if isinstance(activation, nn.ReLU) else "none"
         self.activation = None if self.attr == "relu" else activation
-        self.by_rows = RowWinograd(conv) if dtype == torch.float32 and RowWinograd.takes(conv) else None
+        self.by_rows = RowWinograd(conv) if winograd and RowWinograd.takes(conv) else None
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` -> ``(N, C', H', W')``."""
@@ -107,12 +108,14 @@ class PackedResidual(nn.Module):
         return self.block.last.added_to(self.block.inner(x), shortcut)  # type: ignore[operator]
 
 
-def pack(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Packs every layer in it that can be, in place, and gives what takes its place."""
+def pack(module: nn.Module, dtype: torch.dtype, winograd: bool = False) -> nn.Module:
+    """Packs every layer in it that can be, in place, and gives what takes its place; see ``PackedConv``."""
     if is_packable(module):
-        return PackedLinear(module, dtype) if isinstance(module, nn.Linear) else PackedConv(module, dtype)  # type: ignore[arg-type]
+        if isinstance(module, nn.Linear):
+            return PackedLinear(module, dtype)
+        return PackedConv(module, dtype, winograd)  # type: ignore[arg-type]
     for name, child in module.named_children():
-        setattr(module, name, pack(child, dtype))
+        setattr(module, name, pack(child, dtype, winograd))
     last: nn.Module | None = module.last if isinstance(module, ResidualBlock) else None
     return PackedResidual(module) if isinstance(last, PackedConv) else module  # type: ignore[arg-type]
 

@@ -1,6 +1,5 @@
 """3 x 3 convolutions of large maps in half the multiplications."""
 
-import functools
 from collections.abc import Sequence
 
 import torch
@@ -29,15 +28,16 @@ class RowWinograd:
 
     Lavin and Gray 2016, "Fast algorithms for convolutional neural networks", in one dimension: F(4, 3) along a row, and
     a plain sum over the filter's three rows. That halves the multiplications. The two-dimensional forms save more of
-    them, but write a map several times over for it, and round more; rounding here is no more than a direct
-    convolution's.
+    them, but write a map several times over for it, and round more; here rounding is of the size of a direct
+    convolution's, a few millionths.
 
     Args:
         conv: one that ``takes`` says yes to.
     """
 
     def __init__(self, conv: nn.Conv2d):
-        self.weight: Tensor | None = conv.weight.detach()
+        self._weight: Tensor | None = conv.weight.detach()
+        self._factors: Tensor | None = None
         self.bias = None if conv.bias is None else conv.bias.detach()
 
     @staticmethod
@@ -52,13 +52,16 @@ class RowWinograd:
         """Whether a map is large enough."""
         return x.shape[-2] * x.shape[-1] >= MIN_PIXELS
 
-    @functools.cached_property
+    @property
     def factors(self) -> Tensor:
-        """``(3, 6, C, K)``; made when a map is large enough for the first time, in double precision."""
-        assert self.weight is not None, "it is only needed once"
-        taps = self.weight.double()
-        self.weight = None
-        return torch.einsum("ft,kcyt->yfck", taps.new_tensor(FILTER), taps).float().contiguous()
+        """``(3, 6, C, K)``; made, in double precision, when a map is large enough for the first time."""
+        weight, factors = self._weight, self._factors  # in this order: another thread may be making them, and sets
+        if factors is None:  # them before it drops the weight
+            assert weight is not None, "the weight is there until the factors are"
+            filters = weight.new_tensor(FILTER, dtype=torch.float64)
+            factors = torch.einsum("ft,kcyt->yfck", filters, weight.double()).float().contiguous()
+            self._factors, self._weight = factors, None
+        return factors
 
     @torch.no_grad()
     def __call__(self, x: Tensor, relu: bool) -> Tensor:

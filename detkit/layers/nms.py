@@ -90,6 +90,8 @@ def _checked_kernel(device: torch.device, num_boxes: int) -> _Keep | None:
         if kernel is None or _agrees(kernel, device, num_boxes - 5):  # the last word of 32 is not full
             return kernel
         found = "keeps other boxes than torchvision's operator"
+    except torch.OutOfMemoryError:
+        raise  # of this moment, and not the kernel's fault
     except Exception as error:  # whatever a compiler or a driver comes up with: there is a way on
         found = f"cannot be used: {type(error).__name__}: {error}"
     _log.warning(

@@ -11,6 +11,7 @@ that does not never meets them.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -205,7 +206,8 @@ class BoxHead(nn.Module):
     """Classifies and refines proposals. Owns its pooler.
 
     Attributes:
-        takes_fillers: in ``loss``, samples of class -1 count for nothing.
+        takes_fillers: in ``loss``, samples of class -1 count for nothing, and change nothing for the others. (Where a
+            batch norm would count them, nobody is given any.)
     """
 
     takes_fillers: bool = False
@@ -213,7 +215,8 @@ class BoxHead(nn.Module):
     def __init__(self, input_shape: dict[str, ShapeSpec], num_classes: int):
         super().__init__()
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
         _says_it_anew(cls, "loss")
 
     def loss(self, features: Features, proposals: list[Instances]) -> Losses:
@@ -267,8 +270,9 @@ class RoIHeads(nn.Module):
     def __init__(self, input_shape: dict[str, ShapeSpec], num_classes: int):
         super().__init__()
 
-    def __init_subclass__(cls) -> None:
-        _says_it_anew(cls, "loss", "sample")
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        _says_it_anew(cls, "loss", "sample", "counts")
 
     def loss(self, features: Features, proposals: list[Instances], targets: list[Instances]) -> Losses:
         """Samples proposals against the targets and sums up the heads' losses."""
@@ -312,8 +316,10 @@ class MaskPaster:
 
 
 def _says_it_anew(cls: type, *methods: str) -> None:
-    """Fillers are not for a class that writes one of these methods itself, unless it says so itself."""
-    if "takes_fillers" not in vars(cls) and any(name in vars(cls) for name in methods):
+    """Fillers are not for a class that writes one of these methods, or inherits it from one that does not speak of
+    fillers: a mixin, say."""
+    nearest = next(base for base in cls.__mro__ if {"takes_fillers", *methods} & vars(base).keys())
+    if "takes_fillers" not in vars(nearest):
         cls.takes_fillers = False  # type: ignore[attr-defined]
 
 

@@ -45,7 +45,7 @@ class Boxes(Tensor):
         return Boxes(self.tensor.to(*args, **kwargs))
 
     def with_host_copy(self, copy: Tensor) -> "Boxes":
-        """The same boxes, with their numbers on the host beside them, for ``on_host``."""
+        """The same boxes, with their numbers on the host beside them, for ``on_host``. Neither is to be edited."""
         boxes = Boxes(self.tensor)
         boxes._host_copy = copy
         return boxes

@@ -5,6 +5,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from detkit.structures.boxes import Boxes
 from detkit.structures.image_info import ImageInfo, Window
 from detkit.structures.instances import Instances
 
@@ -19,10 +20,13 @@ class Sample:
         image_id: the dataset's id of the image.
         file_name: where the image came from, for messages.
         target: the ground truth in the pixels of ``image``: ``boxes``, ``classes``, ``masks`` where the data has
-            them, ``crowd`` where crowds are kept, ``annotation_ids`` for messages; None at prediction.
+            them, ``crowd`` where crowds are kept and still among the rows, ``annotation_ids`` for messages; None at
+            prediction.
         window: ``(x1, y1, x2, y2)``: the part of ``image`` that holds the picture, where an augmentation padded it;
             None: all of it.
         active_classes: ``(K,)`` bool: the classes that the image's dataset labels; None: all.
+        crowds: boxes around the crowds that ``with_crowds_apart`` took out of the target; None: there was nothing to
+            take.
     """
 
     image: Tensor
@@ -32,26 +36,44 @@ class Sample:
     target: Instances | None = None
     window: Window | None = None
     active_classes: Tensor | None = None
+    crowds: Boxes | None = None
 
     @property
     def info(self) -> ImageInfo:
-        """Window and active classes, as they travel on with the image's instances."""
-        return ImageInfo(self.window, self.active_classes)
+        """Window, active classes and crowds, as they travel on with the image's instances."""
+        return ImageInfo(self.window, self.active_classes, self.crowds)
+
+    def with_crowds_apart(self) -> "Sample":
+        """Crowds are no objects: without them among the rows of the target, their boxes in ``info``.
+
+        ``to`` and ``pin_memory`` do this first: on a GPU the host would have to wait to learn how many there are.
+        """
+        if self.target is None or "crowd" not in self.target:
+            return self
+        crowd = self.target.crowd
+        objects = self.target[~crowd].without("crowd")
+        return dataclasses.replace(self, target=objects, crowds=Boxes(self.target.boxes[crowd]))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Sample":
-        """The sample on ``device``."""
+        """The sample on ``device``, its crowds apart."""
+        apart = self.with_crowds_apart()
+        info = apart.info.to(device, non_blocking)
         return dataclasses.replace(
-            self,
+            apart,
             image=self.image.to(device, non_blocking=non_blocking),
-            target=None if self.target is None else self.target.to(device, non_blocking),
-            active_classes=self.info.to(device, non_blocking).active_classes,
+            target=None if apart.target is None else apart.target.to(device, non_blocking),
+            active_classes=info.active_classes,
+            crowds=info.crowds,
         )
 
     def pin_memory(self) -> "Sample":
-        """The sample in page-locked memory (called by torch's DataLoader)."""
+        """The sample in page-locked memory (called by torch's DataLoader), its crowds apart."""
+        apart = self.with_crowds_apart()
+        info = apart.info.pin_memory()
         return dataclasses.replace(
-            self,
+            apart,
             image=self.image.pin_memory(),
-            target=None if self.target is None else self.target.pin_memory(),
-            active_classes=self.info.pin_memory().active_classes,
+            target=None if apart.target is None else apart.target.pin_memory(),
+            active_classes=info.active_classes,
+            crowds=info.crowds,
         )

@@ -96,7 +96,20 @@ class KnowingHead(FastRCNNConvFCHead):
 class OwnLossRoIHeads(StandardRoIHeads):
     def loss(self, features, proposals, targets):
         assert all(torch.isfinite(p.objectness).all() for p in proposals)
+        assert all((sampled.classes >= 0).all() for sampled in self.sample(proposals, targets))
         return super().loss(features, proposals, targets)
+
+
+class Mixin:
+    """A loss that comes from beside."""
+
+    def loss(self, features, proposals):
+        assert all((p.classes >= 0).all() for p in proposals)
+        return FastRCNNConvFCHead.loss(self, features, proposals)
+
+
+class MixedHead(Mixin, FastRCNNConvFCHead):
+    pass
 
 
 class OtherScoreHead(FastRCNNConvFCHead):
@@ -111,12 +124,15 @@ def test_who_writes_a_loss_says_anew_that_it_takes_them(monkeypatch):
     assert StandardRoIHeads.takes_fillers
     assert OtherScoreHead.takes_fillers
     assert not OwnLossHead.takes_fillers
+    assert not MixedHead.takes_fillers
+    assert not type("Heir", (MixedHead,), {}).takes_fillers
     assert not OwnLossRoIHeads.takes_fillers
     assert not interfaces.BoxHead.takes_fillers
     on_a_gpu(monkeypatch)
     samples = [sample(num=1), sample(num=3, seed=1)]
     for head_class, heads_class in (
         (OwnLossHead, StandardRoIHeads),
+        (MixedHead, StandardRoIHeads),
         (FastRCNNConvFCHead, OwnLossRoIHeads),
         (KnowingHead, StandardRoIHeads),
     ):
@@ -139,3 +155,29 @@ def test_fillers_are_not_sampled():
     assert [(s.classes == heads.num_classes).sum() for s in (some, every)] == [2, 4]
     assert without_fillers([filled])[0].objectness.tolist() == [0, 0]
     assert without_fillers([]) == []
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_batch_norm_counts_no_fillers(monkeypatch, frozen):
+    """Its statistics are those of the samples; one that computes none lets fillers pass."""
+    model = everything_is_sampled(small_model())
+    head = model.roi_heads.box_head
+    head.convs = torch.nn.Sequential(torch.nn.BatchNorm2d(head.pooler.output_shape.channels))
+    model.train()
+    head.convs.train(not frozen)
+    samples = [sample(num=0), sample(num=3, seed=1)]
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    plain, gradients = step(model, samples)
+    statistics = head.convs[0].running_var.clone()
+    model.load_state_dict(state)
+    on_a_gpu(monkeypatch)
+    assert model.roi_heads.may_have_fillers == frozen
+    filled, gradients_of_filled = step(model, samples)
+    torch.testing.assert_close(filled.terms, plain.terms)
+    torch.testing.assert_close(gradients_of_filled, gradients)
+    torch.testing.assert_close(head.convs[0].running_var, statistics)
+
+
+def test_proposals_without_objectness_have_no_fillers():
+    boxes = Instances((64, 96), boxes=Boxes([[0.0, 0, 9, 9]]))
+    assert without_fillers([boxes]) == [boxes]

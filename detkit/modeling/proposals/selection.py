@@ -132,8 +132,8 @@ class ProposalSelection:
 
 
 def without_fillers(proposals: Sequence[Instances]) -> list[Instances]:
-    """The proposals alone. The host waits for a GPU, once a batch."""
-    if not proposals:
-        return []
+    """The proposals alone; those without ``objectness`` have no fillers. The host waits for a GPU, once a batch."""
+    if not all("objectness" in of_image for of_image in proposals) or not proposals:
+        return list(proposals)
     numbers = torch.stack([(of_image.objectness != -torch.inf).sum() for of_image in proposals]).tolist()
     return [of_image[:number] for of_image, number in zip(proposals, numbers)]

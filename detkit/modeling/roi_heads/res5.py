@@ -75,6 +75,11 @@ class Res5RoIHeads(StandardRoIHeads):
         )
         self.pooler, self.res5 = region_pooler, stage
 
+    @property
+    def region_parts(self) -> list[nn.Module]:
+        """See ``StandardRoIHeads.region_parts``."""
+        return [self.res5, self.box_head]
+
     def _regions(self, features: Features, boxes: list[Boxes]) -> Features:
         return {"res5": self.res5(self.pooler(features, boxes))}
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.rnn import pad_sequence
 
 from detkit.config import Recipe
@@ -68,6 +69,17 @@ class StandardRoIHeads(RoIHeads):
         self.fill_background, self.append_ground_truth = fill_background, append_ground_truth
 
     @property
+    def region_parts(self) -> list[nn.Module]:
+        """What all samples go through together."""
+        return [self.box_head]
+
+    @property
+    def may_have_fillers(self) -> bool:
+        """Whether these heads and the box head take fillers, and no batch norm would count them."""
+        norms = [part for parts in self.region_parts for part in parts.modules() if isinstance(part, _BatchNorm)]
+        return self.takes_fillers and self.box_head.takes_fillers and not any(norm.training for norm in norms)
+
+    @property
     def instance_heads(self) -> list[MaskHead | KeypointHead]:
         """The heads that work on foreground in training and on detections in prediction."""
         return [head for head in (self.mask_head, self.keypoint_head) if head is not None]
@@ -98,7 +110,7 @@ class StandardRoIHeads(RoIHeads):
         Returns:
             An image: ``Instances`` with ``boxes``, ``classes`` (``num_classes`` is background), ``gt_index`` (the row
             of the target that each was matched to) and ``gt_boxes``, foreground first. Without ground truth
-            ``gt_boxes`` are zeros. On a GPU the last may be fillers, of class -1, if the box head takes them.
+            ``gt_boxes`` are zeros. On a GPU the last may be fillers, of class -1, where ``may_have_fillers``.
         """
         if not targets:
             return []
@@ -127,7 +139,7 @@ class StandardRoIHeads(RoIHeads):
             )
             for target, of_boxes, of_classes, rows in zip(targets, boxes, classes, matches)
         ]
-        if self.box_head.takes_fillers and waits.waits_for(boxes.device):
+        if self.may_have_fillers and waits.waits_for(boxes.device):
             return sampled
         return [of_image[:number] for of_image, number in zip(sampled, drawn.sum(dim=1).tolist())]
 

@@ -3,21 +3,17 @@
 Wiring (what stands before ``*``) is passed by the parent; options (after ``*``) come from the config.
 Letters: N images, C channels, H x W pixels, s stride, A anchors a location, R regions over all images, K classes.
 Classes are 0..K-1, background is K, ignore is -1. Boxes are xyxy in absolute pixels of the padded batch.
-
-Fillers: on a GPU the host computes ahead, until it asks how many rows something has. So that it need not, what is
-selected or sampled in training has a fixed number of rows there, and the last ones may be fillers, which stand for
-nothing. They only go to parts whose ``takes_fillers`` is true: one that writes its own ``loss`` says so anew, and one
-that does not never meets them.
+Fillers, rows that stand for nothing, go to parts that say they take them: see ``detkit.modeling.fillers``.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from detkit.layers import ShapeSpec
 from detkit.modeling.box_coder import BoxCoder
+from detkit.modeling.fillers import MayTakeFillers
 from detkit.registry import Registry
 from detkit.structures import Boxes, ImageList, Instances, Losses, Sample
 
@@ -162,26 +158,19 @@ class BoxLoss(nn.Module):
         raise NotImplementedError
 
     def count(self, num_foreground: Tensor, num_samples: Tensor) -> Tensor:
-        """What the sum over the foreground is divided by where it is not 0, see ``Losses.counts``.
-
-        Args:
-            num_foreground: 0-d, how many boxes the sum is over.
-            num_samples: 0-d, how many anchors or proposals were sampled, background included.
-        """
+        """What the sum over the foreground is divided by where that is not 0, see ``Losses.counts``; 0-d each.
+        ``num_samples`` anchors or proposals were sampled, background included."""
         return num_samples
 
 
 class ProposalGenerator(nn.Module):
-    """Features to class-agnostic proposals: one ``Instances(boxes, objectness)`` an image, best first.
-
-    Proposals for training may end in fillers (see above) on a GPU: of objectness minus infinity.
-    """
+    """Features to class-agnostic proposals: one ``Instances(boxes, objectness)`` an image, best first."""
 
     def __init__(self, input_shape: dict[str, ShapeSpec]):
         super().__init__()
 
     def loss(self, images: ImageList, features: Features, targets: list[Instances]) -> tuple[list[Instances], Losses]:
-        """Proposals (detached) and losses."""
+        """Proposals (detached; the last may be fillers, of objectness minus infinity) and losses."""
         raise NotImplementedError
 
     def predict(self, images: ImageList, features: Features) -> list[Instances]:
@@ -202,22 +191,11 @@ class RoIPooler(nn.Module):
         raise NotImplementedError
 
 
-class BoxHead(nn.Module):
-    """Classifies and refines proposals. Owns its pooler.
-
-    Attributes:
-        takes_fillers: in ``loss``, samples of class -1 count for nothing, and change nothing for the others. (Where a
-            batch norm would count them, nobody is given any.)
-    """
-
-    takes_fillers: bool = False
+class BoxHead(MayTakeFillers):
+    """Classifies and refines proposals. Owns its pooler. Its fillers are samples of class -1."""
 
     def __init__(self, input_shape: dict[str, ShapeSpec], num_classes: int):
         super().__init__()
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        _says_it_anew(cls, "loss")
 
     def loss(self, features: Features, proposals: list[Instances]) -> Losses:
         """``proposals`` are sampled: ``boxes``, ``classes`` (K is background), ``gt_boxes``."""
@@ -258,21 +236,11 @@ class KeypointHead(nn.Module):
         raise NotImplementedError
 
 
-class RoIHeads(nn.Module):
-    """Everything that happens to a region: sampling, then each head.
-
-    Attributes:
-        takes_fillers: in ``loss``, proposals of objectness minus infinity count for nothing.
-    """
-
-    takes_fillers: bool = False
+class RoIHeads(MayTakeFillers):
+    """Everything that happens to a region: sampling, then each head. Its fillers are of objectness minus infinity."""
 
     def __init__(self, input_shape: dict[str, ShapeSpec], num_classes: int):
         super().__init__()
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        _says_it_anew(cls, "loss", "sample", "counts")
 
     def loss(self, features: Features, proposals: list[Instances], targets: list[Instances]) -> Losses:
         """Samples proposals against the targets and sums up the heads' losses."""
@@ -313,14 +281,6 @@ class MaskPaster:
             ``(N, height, width)`` bool; ``BoxMasks`` spare laying them out.
         """
         raise NotImplementedError
-
-
-def _says_it_anew(cls: type, *methods: str) -> None:
-    """Fillers are not for a class that writes one of these methods, or inherits it from one that does not speak of
-    fillers: a mixin, say."""
-    nearest = next(base for base in cls.__mro__ if {"takes_fillers", *methods} & vars(base).keys())
-    if "takes_fillers" not in vars(nearest):
-        cls.takes_fillers = False  # type: ignore[attr-defined]
 
 
 META_ARCHS: Registry[MetaArch] = Registry("meta-architecture", MetaArch)

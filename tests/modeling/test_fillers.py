@@ -8,7 +8,7 @@ from small import sample, small_model
 
 from detkit.layers import waits
 from detkit.modeling import interfaces
-from detkit.modeling.proposals import without_fillers
+from detkit.modeling.fillers import without_fillers
 from detkit.modeling.roi_heads import FastRCNNConvFCHead, StandardRoIHeads
 from detkit.structures import Boxes, Instances
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from detkit.config import Recipe
 from detkit.layers import ShapeSpec
+from detkit.modeling.fillers import without_fillers
 from detkit.modeling.interfaces import (
     META_ARCHS,
     Backbone,
@@ -21,7 +22,6 @@ from detkit.modeling.interfaces import (
 )
 from detkit.modeling.mask_pasters import GridSampleMaskPaster
 from detkit.modeling.postprocess import to_original_size
-from detkit.modeling.proposals import without_fillers
 from detkit.structures import ImageList, Instances, Losses, Sample
 
 

@@ -2,6 +2,6 @@
 
 from detkit.modeling.proposals.rpn import RPN
 from detkit.modeling.proposals.rpn_heads import ConvRPNHead, SoftmaxRPNHead
-from detkit.modeling.proposals.selection import ProposalSelection, SelectionRules, without_fillers
+from detkit.modeling.proposals.selection import ProposalSelection, SelectionRules
 
-__all__ = ["RPN", "ConvRPNHead", "ProposalSelection", "SelectionRules", "SoftmaxRPNHead", "without_fillers"]
+__all__ = ["RPN", "ConvRPNHead", "ProposalSelection", "SelectionRules", "SoftmaxRPNHead"]

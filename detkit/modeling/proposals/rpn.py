@@ -12,6 +12,7 @@ from detkit.config import Recipe
 from detkit.layers import ShapeSpec, waits
 from detkit.modeling.box_coder import BoxCoder
 from detkit.modeling.box_losses import SmoothL1BoxLoss, foreground_box_loss
+from detkit.modeling.fillers import without_fillers
 from detkit.modeling.interfaces import (
     PROPOSAL_GENERATORS,
     AnchorGenerator,
@@ -21,7 +22,7 @@ from detkit.modeling.interfaces import (
     RPNHead,
 )
 from detkit.modeling.matcher import Matcher
-from detkit.modeling.proposals.selection import ProposalSelection, without_fillers
+from detkit.modeling.proposals.selection import ProposalSelection
 from detkit.modeling.sampling import most_foreground, sample_balanced
 from detkit.structures import Boxes, ImageList, Instances, Losses
 

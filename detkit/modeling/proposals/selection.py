@@ -1,7 +1,6 @@
 """From scored anchors to proposals."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from detkit.layers import nms_keep
 from detkit.modeling.box_coder import BoxCoder
+from detkit.modeling.fillers import without_fillers
 from detkit.structures import Boxes, ImageList, Instances
 
 
@@ -79,7 +79,7 @@ class ProposalSelection:
 
         Returns:
             An ``Instances(boxes, objectness)`` an image, best first; in training as many for every image, the last
-            ones fillers (see ``detkit.modeling.interfaces``).
+            ones fillers (see ``detkit.modeling.fillers``).
         """
         before = self.pre_nms_topk_train if training else self.pre_nms_topk_test
         level_of = [torch.full((len(a),), i, device=a.device) for i, a in enumerate(anchors)]
@@ -129,11 +129,3 @@ class ProposalSelection:
             for i, (size, of_image, logits) in enumerate(zip(images.image_sizes, chosen, objectness))
         ]
         return proposals if training else without_fillers(proposals)
-
-
-def without_fillers(proposals: Sequence[Instances]) -> list[Instances]:
-    """The proposals alone; those without ``objectness`` have no fillers. The host waits for a GPU, once a batch."""
-    if not all("objectness" in of_image for of_image in proposals) or not proposals:
-        return list(proposals)
-    numbers = torch.stack([(of_image.objectness != -torch.inf).sum() for of_image in proposals]).tolist()
-    return [of_image[:number] for of_image, number in zip(proposals, numbers)]

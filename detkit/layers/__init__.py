@@ -5,7 +5,7 @@ from detkit.layers.crop_and_resize import crop_and_resize, crop_and_resize_level
 from detkit.layers.deform_conv import DeformConvNorm
 from detkit.layers.host_copy import HostCopy, to_device
 from detkit.layers.iou import columns_at_once, pairwise_iou
-from detkit.layers.nms import nms_by_group, nms_keep
+from detkit.layers.nms import nms_best, nms_by_group, nms_keep
 from detkit.layers.norm import FrozenBatchNorm2d, NormName, freeze, frozen_copy, make_norm, replace_modules
 from detkit.layers.paste import paste_in_windows, paste_masks
 from detkit.layers.roi_align import roi_align
@@ -31,6 +31,7 @@ __all__ = [
     "freeze",
     "frozen_copy",
     "make_norm",
+    "nms_best",
     "nms_by_group",
     "nms_keep",
     "pairwise_iou",

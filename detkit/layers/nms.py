@@ -57,9 +57,45 @@ def nms_keep(boxes: Tensor, scores: Tensor, groups: Tensor | None, candidates: T
         ``(N, M)`` bool, the candidates that are kept.
     """
     boxes, scores = torch.as_tensor(boxes).as_subclass(Tensor).float(), scores.float()
-    num_boxes = 1 << max(10, (boxes.shape[1] - 1).bit_length())  # the kernel is compiled for a power of 2
-    keep = _checked_kernel(boxes.device, num_boxes) or _keep_image_by_image
+    keep = _kernel_for(boxes) or _keep_image_by_image
     return keep(boxes, scores, groups, candidates, iou_thresh)
+
+
+@torch.no_grad()
+def nms_best(
+    boxes: Tensor, scores: Tensor, groups: Tensor | None, candidates: Tensor, iou_thresh: float, num: int
+) -> tuple[Tensor, Tensor]:
+    """The best of what :func:`nms_keep` keeps, as many rows for every image. It waits for a GPU where that does.
+
+    Args:
+        boxes, scores, groups, candidates, iou_thresh: see :func:`nms_keep`.
+        num: how many of an image.
+
+    Returns:
+        ``(N, S)`` indices, best first, with S the smaller of ``num`` and M, and ``(N, S)`` bool: whether there is one;
+        those that there are stand first. Equal scores are in the order of torchvision's operator where that is used,
+        which decides who is cut off, and else in their own.
+    """
+    boxes, scores = torch.as_tensor(boxes).as_subclass(Tensor).float(), scores.float()
+    kernel = _kernel_for(boxes)
+    if kernel is not None:
+        keep = kernel(boxes, scores, groups, candidates, iou_thresh)
+        index = scores.masked_fill(~keep, -torch.inf).sort(dim=1, descending=True, stable=True).indices[:, :num]
+        return index, keep.gather(1, index)
+    shape = len(candidates), min(num, candidates.shape[1])
+    index, found = candidates.new_zeros(shape, dtype=torch.int64), candidates.new_zeros(shape)
+    for image, chosen in enumerate(candidates):
+        best = _best_of_image(
+            boxes[image], scores[image], None if groups is None else groups[image], chosen, iou_thresh
+        )
+        best = best[:num]
+        index[image, : len(best)], found[image, : len(best)] = best, True
+    return index, found
+
+
+def _kernel_for(boxes: Tensor) -> _Keep | None:
+    num_boxes = 1 << max(10, (boxes.shape[1] - 1).bit_length())  # the kernel is compiled for a power of 2
+    return _checked_kernel(boxes.device, num_boxes)
 
 
 def _keep_image_by_image(
@@ -67,10 +103,17 @@ def _keep_image_by_image(
 ) -> Tensor:
     keep = torch.zeros_like(candidates)
     for image, chosen in enumerate(candidates):
-        rows = chosen.nonzero()[:, 0]
-        group = None if groups is None else groups[image, rows]
-        keep[image, rows[nms_by_group(boxes[image, rows], scores[image, rows], group, iou_thresh)]] = True
+        group = None if groups is None else groups[image]
+        keep[image, _best_of_image(boxes[image], scores[image], group, chosen, iou_thresh)] = True
     return keep
+
+
+def _best_of_image(
+    boxes: Tensor, scores: Tensor, groups: Tensor | None, candidates: Tensor, iou_thresh: float
+) -> Tensor:
+    """Indices of the kept, best first."""
+    rows = candidates.nonzero()[:, 0]
+    return rows[nms_by_group(boxes[rows], scores[rows], None if groups is None else groups[rows], iou_thresh)]
 
 
 def _kernel(device: torch.device) -> _Keep | None:

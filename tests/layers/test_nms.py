@@ -10,7 +10,7 @@ from overlapping import batch
 from torchvision.ops import batched_nms, box_iou, nms
 
 from detkit.layers import nms as nms_file
-from detkit.layers import nms_by_group, nms_keep
+from detkit.layers import nms_best, nms_by_group, nms_keep
 
 
 def test_equals_torchvision():
@@ -181,3 +181,22 @@ print(kept.tolist(), "detkit.layers.nms_kernel" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.stdout.strip() == "[[True, True]] False", done.stderr
+
+
+@pytest.mark.parametrize("num", [0, 3, 40, 500])
+@pytest.mark.parametrize("grouped", [True, False])
+def test_the_best_are_in_the_operators_order_equal_scores_too(num, grouped):
+    corner = torch.rand(3, 200, 2) * 100
+    boxes = torch.cat([corner, corner + 5 + torch.rand(3, 200, 2) * 50], dim=2)
+    scores = torch.randint(0, 9, (3, 200)) / 9
+    groups = torch.randint(0, 3, (3, 200)) if grouped else None
+    candidates = torch.rand(3, 200) < torch.tensor([[0.9], [0.3], [0.0]])
+    index, found = nms_best(boxes, scores, groups, candidates, 0.3, num)
+    assert index.shape == found.shape == (3, min(num, 200))
+    for i, rows in enumerate(candidates):
+        rows = rows.nonzero()[:, 0]
+        of_image = None if groups is None else groups[i, rows]
+        wanted = rows[nms_by_group(boxes[i, rows], scores[i, rows], of_image, 0.3)][:num]
+        assert index[i, found[i]].equal(wanted)
+        assert found[i].sum() == len(wanted)
+        assert found[i, : len(wanted)].all()

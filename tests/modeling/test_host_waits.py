@@ -104,7 +104,7 @@ def waited(monkeypatch):
     monkeypatch.setattr(HostCopy, "__init__", send)
     monkeypatch.setattr(HostCopy, "wait", lambda self: self._copies)
     # These have kernels of their own for a GPU (tests/layers), which return what has a fixed size.
-    monkeypatch.setattr(selection, "nms_keep", uncounted(selection.nms_keep))
+    monkeypatch.setattr(selection, "nms_best", uncounted(selection.nms_best))
     module = __import__(roi_align.__module__, fromlist=["_"])
     for name in ("roi_align_bags", "roi_align_matmul"):
         monkeypatch.setattr(module, name, uncounted(getattr(module, name)))
@@ -201,6 +201,7 @@ def test_the_trainers_whole_step(monkeypatch, waited, samples):
     batches = iter([samples[:2]])
     trainer = Trainer(model, optimizer, lambda step, steps: 1.0, batches, 10, clip_grad_norm=1.0)
     monkeypatch.setattr(recorder, "rng_state", dict)  # of the host's generators
+    trainer._described = True  # the first batch, which is told of where the log is open
     trainer.recorder.at_once = False  # as on a GPU, where losses are looked at together
     trainer.model.train()
     before = model.roi_heads.box_head.cls_score.weight.detach().clone()

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from detkit.layers import nms_keep
+from detkit.layers import nms_best
 from detkit.modeling.box_coder import BoxCoder
 from detkit.modeling.fillers import without_fillers
 from detkit.structures import Boxes, ImageList, Instances
@@ -117,11 +117,10 @@ class ProposalSelection:
         if self.min_size is not None:
             candidates &= Boxes(clipped.flatten(0, 1)).nonempty(self.min_size).reshape(candidates.shape)
         rank = scores.sigmoid() if self.rules.nms_by == "probability" else scores
-        keep = nms_keep(clipped, rank, levels if self.rules.nms == "level" else None, candidates, self.nms_thresh)
-        # As many rows for every image: the best that were kept, then fillers.
+        groups = levels if self.rules.nms == "level" else None
         after = self.post_nms_topk_train if training else self.post_nms_topk_test
-        best = rank.masked_fill(~keep, -torch.inf).sort(dim=1, descending=True, stable=True).indices[:, :after]
-        kept = keep.gather(1, best)
+        # As many rows for every image: the best that were kept, then fillers.
+        best, kept = nms_best(clipped, rank, groups, candidates, self.nms_thresh, after)
         chosen = clipped.gather(1, best[..., None].expand(-1, -1, 4)).masked_fill(~kept[..., None], 0.0)
         objectness = scores.gather(1, best).masked_fill(~kept, -torch.inf)
         proposals = [

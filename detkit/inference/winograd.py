@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-TAPS, SPAN, OUTPUTS = 3, 6, 4
+SPAN, OUTPUTS = 6, 4
 """F(4, 3): four neighbouring outputs of a filter of three taps, from six inputs by six products instead of twelve."""
 FILTER = (
     (1 / 4, 0.0, 0.0),

@@ -5,14 +5,14 @@ from detkit.layers.crop_and_resize import crop_and_resize, crop_and_resize_level
 from detkit.layers.deform_conv import DeformConvNorm
 from detkit.layers.host_copy import HostCopy, to_device
 from detkit.layers.iou import columns_at_once, pairwise_iou
-from detkit.layers.nms import nms_best, nms_by_group, nms_keep
+from detkit.layers.nms import nms_best, nms_by_group
 from detkit.layers.norm import FrozenBatchNorm2d, NormName, freeze, frozen_copy, make_norm, replace_modules
 from detkit.layers.paste import paste_in_windows, paste_masks
 from detkit.layers.roi_align import roi_align
 from detkit.layers.same_pad import SamePad2d, same_pad
 from detkit.layers.shape_spec import ShapeSpec
 from detkit.layers.sync_norm import SyncBatchNorm
-from detkit.layers.waits import waits_for
+from detkit.layers.waits import filled, waits_for
 
 __all__ = [
     "ConvNorm",
@@ -28,12 +28,12 @@ __all__ = [
     "columns_at_once",
     "crop_and_resize",
     "crop_and_resize_levels",
+    "filled",
     "freeze",
     "frozen_copy",
     "make_norm",
     "nms_best",
     "nms_by_group",
-    "nms_keep",
     "pairwise_iou",
     "paste_in_windows",
     "paste_masks",

@@ -6,6 +6,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from detkit.layers.waits import filled
+
 
 def crop_and_resize(features: Tensor, boxes: Tensor, image_index: Tensor, size: int) -> Tensor:
     """Bilinear samples on an S x S grid whose corner samples are the box's corners (TensorFlow's ``crop_and_resize``).
@@ -51,13 +53,9 @@ def crop_and_resize_levels(
     Raises:
         ValueError: a size below 1.
     """
-
-    def of_box(numbers: Sequence[int]) -> Tensor:
-        return torch.cat([level.new_full((1,), n) for n in numbers])[level]  # filled there: a copy makes the host wait
-
     rows = [_rows(features) for features in maps]
-    heights, widths = (of_box([features.shape[i] for features in maps]) for i in (-2, -1))
-    start = of_box([0, *accumulate(len(r) for r in rows[:-1])])
+    heights, widths = (filled([features.shape[i] for features in maps], level)[level] for i in (-2, -1))
+    start = filled([0, *accumulate(len(r) for r in rows[:-1])], level)[level]
     return _crops(torch.cat(rows), boxes, start + image_index.long() * heights * widths, heights, widths, size)
 
 

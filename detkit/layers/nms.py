@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 _Keep = Callable[[Tensor, Tensor, Tensor | None, Tensor, float], Tensor]
 
 MAX_BOXES = 32768
-"""Boxes an image for which :func:`nms_keep` has a kernel: the bits of all their pairs take 128 MiB."""
+"""Boxes an image for which :func:`nms_best` has a kernel: the bits of all their pairs take 128 MiB."""
 
 
 def nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor | None, iou_thresh: float) -> Tensor:
@@ -37,38 +37,23 @@ def nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor | None, iou_thres
 
 
 @torch.no_grad()
-def nms_keep(boxes: Tensor, scores: Tensor, groups: Tensor | None, candidates: Tensor, iou_thresh: float) -> Tensor:
-    """Greedy NMS of a whole batch, as a mask: of each image what :func:`nms_by_group` keeps of its candidates.
-
-    A mask has its shape whatever is found. So on a GPU with triton nothing waits for the device, where torchvision's
-    operator, which returns as many rows as it kept, waits for each image. The first call for a device (and for each
-    doubling of M) does wait: it compares the kernel with torchvision's operator on made-up boxes, and where they differ
-    or the kernel cannot be compiled, that operator is used, with a warning. It is also used without triton, off the
-    GPU, and beyond ``MAX_BOXES`` boxes an image.
-
-    Args:
-        boxes: ``(N, M, 4)`` xyxy, M boxes of each of N images.
-        scores: ``(N, M)``. Of equal ones the box that stands first is the better.
-        groups: ``(N, M)`` integer; None: all boxes of an image are one group.
-        candidates: ``(N, M)`` bool; the others take no part and may hold anything, NaN too.
-        iou_thresh: a box that overlaps a better one of its group by more than this is dropped.
-
-    Returns:
-        ``(N, M)`` bool, the candidates that are kept.
-    """
-    boxes, scores = torch.as_tensor(boxes).as_subclass(Tensor).float(), scores.float()
-    keep = _kernel_for(boxes) or _keep_image_by_image
-    return keep(boxes, scores, groups, candidates, iou_thresh)
-
-
-@torch.no_grad()
 def nms_best(
     boxes: Tensor, scores: Tensor, groups: Tensor | None, candidates: Tensor, iou_thresh: float, num: int
 ) -> tuple[Tensor, Tensor]:
-    """The best of what :func:`nms_keep` keeps, as many rows for every image. It waits for a GPU where that does.
+    """Greedy NMS of a whole batch: of each image the best that :func:`nms_by_group` keeps of its candidates.
+
+    The result has its shape whatever is found. So on a GPU with triton nothing waits for the device, where
+    torchvision's operator, which returns as many rows as it kept, waits for each image. The first call for a device
+    (and for each doubling of M) does wait: it compares the kernel with torchvision's operator on made-up boxes, and
+    where they differ or the kernel cannot be compiled, that operator is used, with a warning. It is also used without
+    triton, off the GPU, and beyond ``MAX_BOXES`` boxes an image.
 
     Args:
-        boxes, scores, groups, candidates, iou_thresh: see :func:`nms_keep`.
+        boxes: ``(N, M, 4)`` xyxy, M boxes of each of N images.
+        scores: ``(N, M)``. Of equal ones the box that stands first suppresses the other.
+        groups: ``(N, M)`` integer; None: all boxes of an image are one group.
+        candidates: ``(N, M)`` bool; the others take no part and may hold anything, NaN too.
+        iou_thresh: a box that overlaps a better one of its group by more than this is dropped.
         num: how many of an image.
 
     Returns:
@@ -85,10 +70,8 @@ def nms_best(
     shape = len(candidates), min(num, candidates.shape[1])
     index, found = candidates.new_zeros(shape, dtype=torch.int64), candidates.new_zeros(shape)
     for image, chosen in enumerate(candidates):
-        best = _best_of_image(
-            boxes[image], scores[image], None if groups is None else groups[image], chosen, iou_thresh
-        )
-        best = best[:num]
+        group = None if groups is None else groups[image]
+        best = _best_of_image(boxes[image], scores[image], group, chosen, iou_thresh)[:num]
         index[image, : len(best)], found[image, : len(best)] = best, True
     return index, found
 

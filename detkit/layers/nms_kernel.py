@@ -112,7 +112,8 @@ def num_warps(words: int) -> int:
 def nms_keep_on_device(
     boxes: Tensor, scores: Tensor, groups: Tensor | None, candidates: Tensor, iou_thresh: float
 ) -> Tensor:
-    """:func:`detkit.layers.nms_keep`, all of it on the device of the boxes; no shape depends on what is found.
+    """What :func:`detkit.layers.nms_best` chooses from, all of it on the device of the boxes; no shape depends on what
+    is found.
 
     The bits of all pairs are the idea of the usual GPU operators; the greedy rule is that of Neubeck and Van Gool 2006,
     "Efficient Non-Maximum Suppression". Arithmetic is float32, each operation rounded by itself.
@@ -125,7 +126,7 @@ def nms_keep_on_device(
         iou_thresh: a box that overlaps a better one of its group by more than this is dropped.
 
     Returns:
-        ``(N, M)`` bool.
+        ``(N, M)`` bool: the candidates that are kept.
     """
     keep = torch.zeros(candidates.shape, dtype=torch.uint8, device=boxes.device)
     images, num_boxes = candidates.shape

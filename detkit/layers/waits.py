@@ -1,6 +1,9 @@
 """Where the host waits for its device, and so where code without such waits is worth more memory or work."""
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 
 def waits_for(device: torch.device) -> bool:
@@ -11,3 +14,11 @@ def waits_for(device: torch.device) -> bool:
     that never asks is faster though it does more; on the CPU nobody is ahead, and the least work is the fastest.
     """
     return device.type != "cpu"
+
+
+def filled(numbers: Sequence[float], like: Tensor) -> Tensor:
+    """``(n,)`` numbers of the host on the device and of the type of ``like``, filled there one by one.
+
+    ``torch.tensor`` and ``new_tensor`` copy them over, and the host waits until a GPU has them.
+    """
+    return torch.cat([like.new_full((1,), number) for number in numbers])

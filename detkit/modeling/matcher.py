@@ -130,3 +130,8 @@ class Matcher:
         labels = torch.full_like(matches, -1, dtype=torch.int8)
         labels.masked_fill_(best < self.background_thresh, 0)
         return labels.masked_fill_(best >= self.foreground_thresh, 1)
+
+
+def true_boxes(target: Instances, rows: Tensor) -> Tensor:
+    """``(S, 4)`` boxes of the target's rows; zeros where it has none."""
+    return target.boxes.tensor[rows] if len(target) else target.boxes.tensor.new_zeros((len(rows), 4))

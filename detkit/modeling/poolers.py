@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from detkit.layers import ShapeSpec, crop_and_resize, crop_and_resize_levels, roi_align, waits
+from detkit.layers import ShapeSpec, crop_and_resize, crop_and_resize_levels, filled, roi_align, waits
 from detkit.modeling.interfaces import ROI_POOLERS, Features, RoIPooler
 from detkit.structures import Boxes
 
@@ -264,7 +264,7 @@ class RegionFeatures(RoIPooler):
 def _canvas(feature: Tensor, rois: Tensor, stride: int) -> Tensor:
     """``(4,)``: width, height, width, height of a map in input pixels, without a copy that the host would wait for."""
     height, width = feature.shape[-2:]
-    return torch.cat([rois.new_full((1,), side * stride) for side in (width, height)]).repeat(2)
+    return filled([width * stride, height * stride], rois).repeat(2)
 
 
 def _in_graph(result: Tensor, unused: Sequence[Tensor]) -> Tensor:

@@ -46,3 +46,8 @@ def sample_balanced(
 def most_foreground(size: int, num: int, positive_fraction: float) -> int:
     """How many of the first ``size`` places of a sample of ``num`` can be foreground."""
     return min(size, int(num * positive_fraction))
+
+
+def is_foreground(classes: Tensor, num_classes: int) -> Tensor:
+    """Bool: a class, and neither background (``num_classes``) nor a filler or ignored (-1)."""
+    return (classes >= 0) & (classes < num_classes)

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detkit.layers import filled
+
 
 class Boxes(Tensor):
     """``(N, 4)`` float32 boxes ``(x1, y1, x2, y2)`` in absolute pixels, half-open: width = x2 - x1.
@@ -75,8 +77,7 @@ class Boxes(Tensor):
 
     def scale(self, scale_y: float, scale_x: float) -> "Boxes":
         """The boxes in an image that was resized by these factors."""
-        factors = [self.tensor.new_full((1,), scale) for scale in (scale_x, scale_y)]  # on the device: no copy
-        return Boxes(self.tensor * torch.cat(factors).repeat(2))
+        return Boxes(self.tensor * filled([scale_x, scale_y], self.tensor).repeat(2))
 
     @staticmethod
     def cat(parts: "Sequence[Boxes]") -> "Boxes":

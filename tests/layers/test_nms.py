@@ -6,11 +6,11 @@ import sys
 
 import pytest
 import torch
-from overlapping import batch
+from overlapping import batch, nms_keep
 from torchvision.ops import batched_nms, box_iou, nms
 
 from detkit.layers import nms as nms_file
-from detkit.layers import nms_best, nms_by_group, nms_keep
+from detkit.layers import nms_best, nms_by_group
 
 
 def test_equals_torchvision():
@@ -75,7 +75,7 @@ def test_an_empty_batch(images, each, grouped):
 
 @pytest.fixture
 def use_as_kernel(monkeypatch):
-    """Has ``nms_keep`` find a function of the test's as the kernel of the CPU."""
+    """Has ``nms_best`` find a function of the test's as the kernel of the CPU."""
 
     def use(function):
         monkeypatch.setattr(nms_file, "_kernel", lambda device: function)
@@ -174,10 +174,10 @@ def test_without_triton():
 import sys
 sys.modules["triton"] = None
 import torch
-from detkit.layers import nms_keep
+from detkit.layers import nms_best
 every = torch.ones(1, 2, dtype=torch.bool)
-kept = nms_keep(torch.zeros(1, 2, 4), torch.zeros(1, 2), None, every, 0.5)
-print(kept.tolist(), "detkit.layers.nms_kernel" in sys.modules)
+index, found = nms_best(torch.zeros(1, 2, 4), torch.zeros(1, 2), None, every, 0.5, 2)
+print(found.tolist(), "detkit.layers.nms_kernel" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.stdout.strip() == "[[True, True]] False", done.stderr

@@ -6,9 +6,7 @@ import sys
 
 import pytest
 import torch
-from overlapping import batch
-
-from detkit.layers import nms_keep
+from overlapping import batch, nms_keep
 
 triton = pytest.importorskip("triton", reason="triton, which comes with torch for CUDA on Linux, is not installed")
 VERSION = tuple(int(part) for part in triton.__version__.split(".")[:2])
@@ -16,7 +14,7 @@ VERSION = tuple(int(part) for part in triton.__version__.split(".")[:2])
 INTERPRETED = """
 import torch
 from detkit.layers import nms, nms_kernel
-from overlapping import batch
+from overlapping import batch, nms_keep
 
 kernel, cpu = nms_kernel.nms_keep_on_device, torch.device("cpu")
 for seed, (images, each) in enumerate([(2, 300), (3, 33), (1, 1), (2, 64), (1, 130), (2, 31)]):

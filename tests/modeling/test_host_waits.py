@@ -6,6 +6,7 @@ waited for. What was sent to the host ahead of its use (``HostCopy``) may be loo
 """
 
 import dataclasses
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def waited(monkeypatch):
     monkeypatch.setattr(HostCopy, "wait", lambda self: self._copies)
     # These have kernels of their own for a GPU (tests/layers), which return what has a fixed size.
     monkeypatch.setattr(selection, "nms_best", uncounted(selection.nms_best))
-    module = __import__(roi_align.__module__, fromlist=["_"])
+    module = sys.modules[roi_align.__module__]
     for name in ("roi_align_bags", "roi_align_matmul"):
         monkeypatch.setattr(module, name, uncounted(getattr(module, name)))
 

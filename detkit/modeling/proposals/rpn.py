@@ -21,7 +21,7 @@ from detkit.modeling.interfaces import (
     ProposalGenerator,
     RPNHead,
 )
-from detkit.modeling.matcher import Matcher
+from detkit.modeling.matcher import Matcher, true_boxes
 from detkit.modeling.proposals.selection import ProposalSelection
 from detkit.modeling.sampling import most_foreground, sample_balanced
 from detkit.structures import Boxes, ImageList, Instances, Losses
@@ -156,11 +156,6 @@ class RPN(ProposalGenerator):
             },
             counts={"loss_rpn_cls": count, "loss_rpn_loc": box_count},
         )
-
-
-def true_boxes(target: Instances, rows: Tensor) -> Tensor:
-    """``(S, 4)`` boxes of the target's rows; zeros where it has none."""
-    return target.boxes.tensor[rows] if len(target) else target.boxes.tensor.new_zeros((len(rows), 4))
 
 
 def choose_features(

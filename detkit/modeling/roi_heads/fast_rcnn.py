@@ -11,6 +11,7 @@ from detkit.layers import nms_by_group
 from detkit.modeling.box_coder import BoxCoder
 from detkit.modeling.box_losses import foreground_box_loss
 from detkit.modeling.interfaces import BoxHead, BoxLoss, Features
+from detkit.modeling.sampling import is_foreground
 from detkit.structures import Boxes, ClassRows, Instances, Losses
 
 
@@ -84,7 +85,7 @@ class FastRCNNHead(BoxHead):
         logits, deltas = self(features, [p.boxes for p in proposals])
         classes = torch.cat([p.classes for p in proposals])
         counted = classes >= 0
-        foreground = counted & (classes < self.num_classes)
+        foreground = is_foreground(classes, self.num_classes)
         deltas = deltas.unflatten(1, (-1, 4))
         column = torch.zeros_like(classes) if self.class_agnostic else classes.clamp(0, self.num_classes - 1)
         count = counted.sum().float()
@@ -120,7 +121,7 @@ class FastRCNNHead(BoxHead):
     @torch.no_grad()
     def _accuracy(self, logits: Tensor, classes: Tensor) -> dict[str, Tensor]:
         right, counted = (logits.argmax(dim=1) == classes).float(), classes >= 0
-        foreground = (counted & (classes < self.num_classes)).float()
+        foreground = is_foreground(classes, self.num_classes).float()
         return {
             "box_head/accuracy": right.sum() / counted.sum().clamp(min=1),
             "box_head/foreground_accuracy": (right * foreground).sum() / foreground.sum().clamp(min=1),

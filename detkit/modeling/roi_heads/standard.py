@@ -10,9 +10,9 @@ from torch.nn.utils.rnn import pad_sequence
 from detkit.config import Recipe
 from detkit.layers import HostCopy, ShapeSpec, waits
 from detkit.modeling.interfaces import ROI_HEADS, BoxHead, Features, KeypointHead, MaskHead, RoIHeads
-from detkit.modeling.matcher import Matcher
-from detkit.modeling.proposals.rpn import choose_features, true_boxes
-from detkit.modeling.sampling import sample_balanced
+from detkit.modeling.matcher import Matcher, true_boxes
+from detkit.modeling.proposals.rpn import choose_features
+from detkit.modeling.sampling import is_foreground, sample_balanced
 from detkit.structures import Boxes, Instances, Losses, PolygonMasks
 
 
@@ -176,7 +176,7 @@ class StandardRoIHeads(RoIHeads):
         chosen = []
         for i, (of_image, target) in enumerate(zip(sampled, targets)):
             classes, rows, boxes = copies[3 * i : 3 * i + 3]
-            number = int(((classes >= 0) & (classes < self.num_classes)).sum())
+            number = int(is_foreground(classes, self.num_classes).sum())
             of_image, rows = of_image[:number], rows[:number]
             fields = {
                 f"gt_{name}": field[rows if isinstance(field, PolygonMasks) else of_image.gt_index]
@@ -190,7 +190,7 @@ class StandardRoIHeads(RoIHeads):
     def counts(self, sampled: list[Instances]) -> dict[str, Tensor]:
         """Metrics: foreground and background an image."""
         classes = torch.cat([of_image.classes for of_image in sampled])
-        foreground = ((classes >= 0) & (classes < self.num_classes)).sum().float() / len(sampled)
+        foreground = is_foreground(classes, self.num_classes).sum().float() / len(sampled)
         return {
             "roi_heads/num_foreground": foreground,
             "roi_heads/num_background": (classes == self.num_classes).sum().float() / len(sampled),

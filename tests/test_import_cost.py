@@ -1,25 +1,23 @@
-"""``import detkit`` is cheap, and the heavy optional libraries are loaded only where they are used."""
+"""``import detkit`` loads next to nothing, and the heavy optional libraries are loaded only where they are used."""
 
 import subprocess
 import sys
 
-PROBE = "import time, torch, torchvision; start = time.process_time(); import {}; print(time.process_time() - start)"
 HEAVY = ("matplotlib", "av", "tensorboard", "faster_coco_eval", "pandas", "scipy", "wandb")
 
 
-def seconds(module: str) -> float:
-    """The processor time that ``import module`` adds to torch's and torchvision's, which load does not change."""
-    command = [sys.executable, "-W", "ignore", "-c", PROBE.format(module)]
-    return float(subprocess.check_output(command, text=True))
+def run(code: str) -> str:
+    """What a fresh interpreter prints."""
+    return subprocess.check_output([sys.executable, "-W", "ignore", "-c", code], text=True).strip()
 
 
-def test_importing_detkit_costs_less_than_a_third_of_a_second():
-    assert seconds("detkit") < 0.3
+def test_importing_detkit_loads_neither_torch_nor_a_package_of_its_own():
+    loaded = "sorted(m for m in sys.modules if m.startswith('detkit.') or m in ('torch', 'numpy', 'omegaconf'))"
+    assert run(f"import sys, detkit; print({loaded})") == "[]"
 
 
 def test_heavy_libraries_are_not_loaded_by_importing_everything():
     """Nor those that torchvision does not load itself, as its older versions do PyAV."""
     loaded = f"{{m for m in {HEAVY} if m in sys.modules}}"
     code = f"import sys, torch, torchvision; theirs = {loaded}; import detkit.experiment, detkit.predictor"
-    command = [sys.executable, "-W", "ignore", "-c", f"{code}; print(sorted({loaded} - theirs))"]
-    assert subprocess.check_output(command, text=True).strip() == "[]"
+    assert run(f"{code}; print(sorted({loaded} - theirs))") == "[]"

@@ -1,10 +1,9 @@
-"""Slow: whole trainings that must reach a figure. What the README and the configs promise."""
+"""Slow: whole trainings that must reach the AP that the README and the configs promise."""
 
 import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,41 +13,40 @@ pytestmark = pytest.mark.slow
 
 
 def train(config: Path, output: Path, *overrides: str, **environment: str) -> dict:
-    """Runs ``tools/train_net.py`` as a user would; its figures, and ``seconds`` for all of it."""
+    """Runs ``tools/train_net.py`` as a user would; the AP of boxes and masks."""
     command = [sys.executable, "tools/train_net.py", "--config-file", str(config), f"train.output_dir={output}"]
-    start = time.perf_counter()
     done = subprocess.run([*command, *overrides], cwd=ROOT, env={**os.environ, **environment}, check=False)
     assert done.returncode == 0
     results = json.loads((output / "evaluation.json").read_text())
-    figures = {"box": results["box"]["AP"], "mask": results["mask"]["AP"], "seconds": time.perf_counter() - start}
-    print(f"{config.name}: {figures}")
-    return figures
+    ap = {"box": results["box"]["AP"], "mask": results["mask"]["AP"]}
+    print(f"{config.name}: {ap}")
+    return ap
 
 
 def test_quick_start(tmp_path):
-    figures = train(ROOT / "configs/quick_start/mask_rcnn_shapes.yaml", tmp_path)
-    assert figures["box"] >= 0.60
-    assert figures["mask"] >= 0.60
+    ap = train(ROOT / "configs/quick_start/mask_rcnn_shapes.yaml", tmp_path)
+    assert ap["box"] >= 0.67
+    assert ap["mask"] >= 0.63
 
 
 def test_matterport_preset_on_shapes(tmp_path):
-    figures = train(ROOT / "configs/matterport/mask_rcnn_R_50_FPN_shapes.yaml", tmp_path)
-    assert figures["box"] >= 0.50
-    assert figures["mask"] >= 0.50
+    ap = train(ROOT / "configs/matterport/mask_rcnn_R_50_FPN_shapes.yaml", tmp_path)
+    assert ap["box"] >= 0.57
+    assert ap["mask"] >= 0.52
 
 
 def test_nuclei_from_scratch(tmp_path, shared_data):
     config = ROOT / "configs/nuclei/mask_rcnn_R_18_FPN.yaml"
-    figures = train(config, tmp_path, DETKIT_DATASETS=str(shared_data))
-    assert figures["box"] >= 0.43
-    assert figures["mask"] >= 0.40
+    ap = train(config, tmp_path, DETKIT_DATASETS=str(shared_data))
+    assert ap["box"] >= 0.50
+    assert ap["mask"] >= 0.51
 
 
 def test_balloon_from_imagenet_weights(tmp_path, shared_data):
     config = ROOT / "configs/balloon/mask_rcnn_mobilenet_v2_FPN.yaml"
-    figures = train(config, tmp_path, DETKIT_DATASETS=str(shared_data))
-    assert figures["box"] >= 0.30
-    assert figures["mask"] >= 0.32
+    ap = train(config, tmp_path, DETKIT_DATASETS=str(shared_data))
+    assert ap["box"] >= 0.38
+    assert ap["mask"] >= 0.36
 
 
 def test_eight_photographs_of_coco_can_be_learned_by_heart(tmp_path, shared_data):
@@ -67,5 +65,5 @@ def test_eight_photographs_of_coco_can_be_learned_by_heart(tmp_path, shared_data
     dataset = f"{{name: CocoInstances, json_file: {json_file}, image_root: {root / 'val2017'}}}"
     config = ROOT / "configs/coco/mask_rcnn_mobilenet_v2_FPN_overfit.yaml"
     datasets = [f"data.train_dataset={dataset}", f"data.test_dataset={dataset}"]
-    figures = train(config, tmp_path / "run", *datasets, DETKIT_DATASETS=str(shared_data))
-    assert figures["mask"] >= 0.50
+    ap = train(config, tmp_path / "run", *datasets, DETKIT_DATASETS=str(shared_data))
+    assert ap["mask"] >= 0.50

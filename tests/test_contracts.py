@@ -128,7 +128,7 @@ def test_box_loss(cls):
     each.sum().backward()
     assert wrong.grad.abs().sum() > 0
     assert loss(coder, right[:0], reference[:0], gt[:0]).shape == (0,)
-    assert loss.count(torch.tensor(2), torch.tensor(9)) in (2, 9)
+    assert loss.normaliser(torch.tensor(2), torch.tensor(9)) in (2, 9)
 
 
 @pytest.mark.parametrize("cls", registered("proposal generator"), ids=names)

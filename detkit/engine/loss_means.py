@@ -24,7 +24,7 @@ def counts_of(losses: Losses, num_images: int) -> Counts:
     """The counts of one batch, its images among them. A batch of none counts as one."""
     device = next(iter(losses.terms.values())).device
     images = torch.full((), max(num_images, 1), dtype=_precise(device), device=device)
-    return {IMAGES: images, **{name: count.detach().to(images.dtype) for name, count in losses.counts.items()}}
+    return {IMAGES: images, **{name: count.detach().to(images.dtype) for name, count in losses.normalisers.items()}}
 
 
 class StepMean:
@@ -71,9 +71,9 @@ class StepMean:
 def weighed(losses: Losses, factors: Mapping[str, Tensor] | float) -> Losses:
     """``losses`` with each term times its factor; a term without one of its own takes that of the images."""
     if isinstance(factors, float):
-        return Losses({n: v * factors for n, v in losses.terms.items()}, losses.metrics, losses.counts)
+        return Losses({n: v * factors for n, v in losses.terms.items()}, losses.metrics, losses.normalisers)
     terms = {n: v * factors.get(n, factors[IMAGES]).to(v.dtype) for n, v in losses.terms.items()}
-    return Losses(terms, losses.metrics, losses.counts)
+    return Losses(terms, losses.metrics, losses.normalisers)
 
 
 def summed(every: Sequence[Losses]) -> Losses:

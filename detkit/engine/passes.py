@@ -79,7 +79,7 @@ class Passes:
         if self.loss_mean == "batch" or (len(batches) == 1 and distributed.world_size() == 1):
             return [1.0 / len(batches)] * len(batches)
         own = counts_of(first, len(batches[0]))
-        every = [own, *(self._counted(batches[1:], recorder) if first.counts else _images_alone(own, batches[1:]))]
+        every = [own, *(self._counted(batches[1:], recorder) if first.normalisers else _images_alone(own, batches[1:]))]
         return self._mean.factors(every)
 
     @torch.no_grad()

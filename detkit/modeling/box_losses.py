@@ -34,8 +34,8 @@ class SmoothL1BoxLoss(BoxLoss):
         of_delta = F.smooth_l1_loss(deltas.float(), target, beta=self.beta, reduction="none")
         return self.weight * (of_delta.sum(dim=1) if self.mean_over == "samples" else of_delta.mean(dim=1))
 
-    def count(self, num_foreground: Tensor, num_samples: Tensor) -> Tensor:
-        """See ``BoxLoss.count``."""
+    def normaliser(self, num_foreground: Tensor, num_samples: Tensor) -> Tensor:
+        """See ``BoxLoss.normaliser``."""
         return num_samples if self.mean_over == "samples" else num_foreground
 
 
@@ -57,8 +57,8 @@ class GIoUBoxLoss(BoxLoss):
         """See ``BoxLoss.forward``."""
         return self.weight * generalized_box_iou_loss(box_coder.decode(reference, deltas), gt_boxes)
 
-    def count(self, num_foreground: Tensor, num_samples: Tensor) -> Tensor:
-        """See ``BoxLoss.count``."""
+    def normaliser(self, num_foreground: Tensor, num_samples: Tensor) -> Tensor:
+        """See ``BoxLoss.normaliser``."""
         return num_samples if self.mean_over == "samples" else num_foreground
 
 
@@ -88,5 +88,5 @@ def foreground_box_loss(
     somewhere = torch.arange(4, device=deltas.device).ge(2) * 100.0  # a box with a size: no row may become NaN
     reference, gt_boxes = (torch.where(rows, torch.as_tensor(of), somewhere) for of in (reference, gt_boxes))
     each = loss(box_coder, deltas.masked_fill(~rows, 0.0), reference, gt_boxes)
-    count = loss.count(foreground.sum(), num_samples).float()
+    count = loss.normaliser(foreground.sum(), num_samples).float()
     return each.masked_fill(~foreground, 0.0).sum() / count.clamp(min=1), count

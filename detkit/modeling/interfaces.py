@@ -147,7 +147,7 @@ class BoxLoss(nn.Module):
         super().__init__()
 
     def forward(self, box_coder: BoxCoder, deltas: Tensor, reference: Tensor, gt_boxes: Tensor) -> Tensor:
-        """``(N,)``: the loss of each of N boxes, which the caller adds up and divides by ``count``.
+        """``(N,)``: the loss of each of N boxes, which the caller adds up and divides by ``normaliser``.
 
         Args:
             box_coder: turns deltas into boxes and back.
@@ -157,8 +157,8 @@ class BoxLoss(nn.Module):
         """
         raise NotImplementedError
 
-    def count(self, num_foreground: Tensor, num_samples: Tensor) -> Tensor:
-        """What the sum over the foreground is divided by where that is not 0, see ``Losses.counts``; 0-d each.
+    def normaliser(self, num_foreground: Tensor, num_samples: Tensor) -> Tensor:
+        """What the sum over the foreground is divided by where that is not 0, see ``Losses.normalisers``; 0-d each.
         ``num_samples`` anchors or proposals were sampled, background included."""
         return num_samples
 

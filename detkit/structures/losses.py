@@ -8,36 +8,40 @@ from torch import Tensor
 
 @dataclasses.dataclass(frozen=True)
 class Losses:
-    """Loss terms and figures worth watching.
+    """Loss terms, and metrics worth watching.
 
     Args:
         terms: name -> differentiable 0-d tensor, already weighted; the trainer minimises their sum.
         metrics: name -> detached 0-d tensor, logged later without waiting for the device.
-        counts: name of a term -> detached 0-d tensor: how many things (samples, objects) the term is a mean over. The
-            term is their sum divided by ``max(count, 1)``, so that means over several batches can be put together to
-            the mean over all of them. A term that has no count is a mean over the batch's images; a term has one in
-            every batch or in none. A constant factor on all counts of a term means nothing.
+        normalisers: name of a term -> detached 0-d tensor: the number of things (samples, objects) that the term is a
+            mean over. The term is their sum divided by ``max(normaliser, 1)``, so that the means of several batches
+            combine to the mean over all of them. A term without a normaliser is a mean over the batch's images; a term
+            has one in every batch or in none. A constant factor on all normalisers of a term means nothing.
 
     Raises:
-        ValueError: a count of a term that is not there.
+        ValueError: a normaliser of a term that is not there.
     """
 
     terms: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     metrics: dict[str, Tensor] = dataclasses.field(default_factory=dict)
-    counts: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    normalisers: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        unknown = sorted(self.counts.keys() - self.terms.keys())
+        unknown = sorted(self.normalisers.keys() - self.terms.keys())
         if unknown:
-            raise ValueError(f"counts for {unknown}, but the loss terms are {sorted(self.terms)}")
+            raise ValueError(f"normalisers for {unknown}, but the loss terms are {sorted(self.terms)}")
 
     def total(self) -> Tensor:
         """The sum of the terms, 0-d."""
         return torch.stack(list(self.terms.values())).sum()
 
     def __or__(self, other: "Losses") -> "Losses":
-        """Both sets of terms, metrics and counts. Raises ValueError where a name stands in both."""
+        """Both sets of terms, metrics and normalisers. Raises ValueError where a name stands in both."""
         twice = (self.terms.keys() & other.terms.keys()) | (self.metrics.keys() & other.metrics.keys())
         if twice:
             raise ValueError(f"two components report {sorted(twice)}; a loss or metric name is used once")
-        return Losses({**self.terms, **other.terms}, {**self.metrics, **other.metrics}, {**self.counts, **other.counts})
+        return Losses(
+            {**self.terms, **other.terms},
+            {**self.metrics, **other.metrics},
+            {**self.normalisers, **other.normalisers},
+        )

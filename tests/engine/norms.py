@@ -23,7 +23,7 @@ class Normed(nn.Module):
         bright = images[:, 0] > 0.5
         count = bright.sum()
         loss = (out.square().sum(dim=1) * bright).sum() / count.clamp(min=1)
-        return Losses({"loss_bright": loss, "loss_all": out.abs().mean()}, counts={"loss_bright": count.float()})
+        return Losses({"loss_bright": loss, "loss_all": out.abs().mean()}, normalisers={"loss_bright": count.float()})
 
 
 def batch(number, size=2):

@@ -108,7 +108,7 @@ def test_two_processes_are_as_one(tmp_path, in_double):
     assert_same(torch.load(tmp_path / "accumulated_batch.pth"), quarters)
 
 
-def test_looking_ahead_for_the_counts_changes_nothing():
+def test_looking_ahead_for_the_normalisers_changes_nothing():
     """The pass before sees the batch that is learned from, draws included, and leaves norms and generators alone."""
 
     def after(loss_mean):
@@ -118,7 +118,8 @@ def test_looking_ahead_for_the_counts_changes_nothing():
 
         def forward(samples):
             losses = inner(samples)
-            seen.append((samples[0].image_id, losses.total().item(), {n: int(v) for n, v in losses.counts.items()}))
+            normalisers = {name: int(value) for name, value in losses.normalisers.items()}
+            seen.append((samples[0].image_id, losses.total().item(), normalisers))
             return losses
 
         model.forward = forward
@@ -130,13 +131,13 @@ def test_looking_ahead_for_the_counts_changes_nothing():
     ahead, buffers, state = after("step")
     torch.manual_seed(3)
     plain, wanted, wanted_state = after("batch")
-    assert plain == [ahead[0], *ahead[4:]], "the first batch's counts need no pass of their own"
+    assert plain == [ahead[0], *ahead[4:]], "the first batch's normalisers need no pass of their own"
     assert ahead[1:4] == ahead[4:]
     assert all(torch.equal(buffers[name], wanted[name]) for name in wanted)
     assert torch.equal(state, wanted_state)
 
 
-def test_a_head_without_counts_is_a_mean_over_images():
+def test_a_head_without_normalisers_is_a_mean_over_images():
     class Plain(nn.Module):
         def __init__(self):
             super().__init__()
@@ -168,6 +169,6 @@ def test_one_batch_of_one_process_is_left_as_it_is():
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
-def test_a_count_belongs_to_a_term():
-    with pytest.raises(ValueError, match=r"counts for .*loss_b"):
-        Losses({"loss_a": torch.zeros(())}, counts={"loss_b": torch.ones(())})
+def test_a_normaliser_belongs_to_a_term():
+    with pytest.raises(ValueError, match=r"normalisers for .*loss_b"):
+        Losses({"loss_a": torch.zeros(())}, normalisers={"loss_b": torch.ones(())})

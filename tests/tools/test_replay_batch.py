@@ -45,7 +45,7 @@ class PoisonedMaskHead(ConvUpsampleMaskHead):
         if not any((p.gt_annotation_ids == self.victim).any() for p in proposals if len(p)):
             return losses
         spoil = Spoil.apply if self.where == "gradient" else lambda loss: loss * float("nan")
-        return Losses({"loss_mask": spoil(losses.terms["loss_mask"])}, losses.metrics, losses.counts)
+        return Losses({"loss_mask": spoil(losses.terms["loss_mask"])}, losses.metrics, losses.normalisers)
 """
 SMALL = [
     "data.train_dataset.num_images=8",

@@ -154,7 +154,7 @@ class RPN(ProposalGenerator):
                 "rpn/num_foreground": positive.float() / len(targets),
                 "rpn/num_background": (found - positive).float() / len(targets),
             },
-            counts={"loss_rpn_cls": count, "loss_rpn_loc": box_count},
+            normalisers={"loss_rpn_cls": count, "loss_rpn_loc": box_count},
         )
 
 

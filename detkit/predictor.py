@@ -1,4 +1,4 @@
-"""Predictor: a trained model as a function from images to instances."""
+"""Predictor: a trained model as a function from images to predictions."""
 
 import dataclasses
 import functools
@@ -19,10 +19,10 @@ from detkit.evaluation import coco_results
 from detkit.experiment import Experiment, load_experiment
 from detkit.inference import Precision, optimized
 from detkit.registry import DataError
-from detkit.structures import Instances, Sample
+from detkit.structures import Prediction, Sample
 from detkit.visualization import (
     ImageLike,
-    draw_instances,
+    draw_prediction,
     free_path,
     image_files,
     to_array,
@@ -35,10 +35,11 @@ T = TypeVar("T")
 
 
 class Predictor:
-    """Finds instances in images, and gives them in the pixels of these images, on the CPU.
+    """Predicts what is on images, in the pixels of these images, on the CPU.
 
-    ``predictor(image)`` gives ``Instances`` with ``boxes``, ``scores``, ``classes`` and, from a model with masks,
-    ``masks``, best first; ``predictor([image, ...])`` a list of them. ``class_names[c]`` is the name of class c.
+    ``predictor(image)`` gives a ``Prediction``, whose ``instances`` have ``boxes``, ``scores``, ``classes`` and, from a
+    model with masks, ``masks``, best first; ``predictor([image, ...])`` gives a list of them. ``class_names[c]`` is the
+    name of class c.
 
     Args:
         model: a meta-architecture with its weights; it is moved to ``device`` and set to evaluation mode.
@@ -174,7 +175,7 @@ class Predictor:
         return functools.partial(cls, model, augmentations=augmentations)
 
     def __call__(self, images: "ImageLike | Sequence[ImageLike]") -> Any:
-        """``Instances`` of one image, or a list of them for a list (or tuple) of images.
+        """The ``Prediction`` of one image, or a list of them for a list (or tuple) of images.
 
         Raises:
             ValueError: an image of another type or shape; the message says what is expected.
@@ -184,14 +185,14 @@ class Predictor:
             return list(self.stream(images))
         return next(self.stream([images]))  # type: ignore[list-item]
 
-    def stream(self, images: Iterable[ImageLike]) -> Iterator[Instances]:
-        """``Instances`` of each image in turn; only one batch is held at a time. Raises as the call does."""
+    def stream(self, images: Iterable[ImageLike]) -> Iterator[Prediction]:
+        """The ``Prediction`` of each image in turn; only one batch is held at a time. Raises as the call does."""
         for batch in _batches(images, self.batch_size):
             yield from self._predict([self.sample(image) for image in batch])
 
     def predict_folder(
         self, folder: str | Path, *, recursive: bool = False, skip_unreadable: bool = False
-    ) -> Iterator[tuple[Path, Instances]]:
+    ) -> Iterator[tuple[Path, Prediction]]:
         """Every image file of a folder, in the order of their names.
 
         Args:
@@ -206,36 +207,36 @@ class Predictor:
 
     def predict_files(
         self, files: Iterable[Path], *, skip_unreadable: bool = False
-    ) -> Iterator[tuple[Path, Instances]]:
+    ) -> Iterator[tuple[Path, Prediction]]:
         """Every one of these image files, in their order; otherwise as ``predict_folder``."""
         for batch in _batches(self._readable(files, skip_unreadable), self.batch_size):
             yield from zip([path for path, _ in batch], self._predict([sample for _, sample in batch]))
 
-    def predict_video(self, path: str | Path) -> Iterator[tuple[int, np.ndarray, Instances]]:
-        """Number (from 0), RGB array (H, W, 3) and instances of each frame, in order.
+    def predict_video(self, path: str | Path) -> Iterator[tuple[int, np.ndarray, Prediction]]:
+        """Number (from 0), RGB array (H, W, 3) and prediction of each frame, in order.
 
         Raises:
             DataError: the file cannot be read as a video.
             ImportError: PyAV is missing; the message says how to install it.
         """
         for batch in _batches(enumerate(video_frames(path)), self.batch_size):
-            outputs = self._predict([self.sample(frame) for _, frame in batch])
-            for (number, frame), output in zip(batch, outputs):
-                yield number, frame, output
+            predictions = self._predict([self.sample(frame) for _, frame in batch])
+            for (number, frame), prediction in zip(batch, predictions):
+                yield number, frame, prediction
 
-    def draw(self, image: ImageLike, instances: Instances, *, score_thresh: float = 0.5) -> np.ndarray:
-        """The image with its instances of at least ``score_thresh``, as ``(H', W', 3)`` uint8."""
-        return draw_instances(to_array(image), instances, self.class_names, score_thresh=score_thresh)
+    def draw(self, image: ImageLike, prediction: Prediction, *, score_thresh: float = 0.5) -> np.ndarray:
+        """The image with its prediction, instances from ``score_thresh`` on, as ``(H', W', 3)`` uint8."""
+        return draw_prediction(to_array(image), prediction, self.class_names, score_thresh=score_thresh)
 
     def write_pictures(
         self,
         images: Sequence[ImageLike],
-        outputs: Sequence[Instances],
+        predictions: Sequence[Prediction],
         folder: str | Path,
         *,
         score_thresh: float = 0.5,
     ) -> list[Path]:
-        """Draws each image with its instances into ``folder``; returns the files.
+        """Draws each image with its prediction into ``folder``; returns the files.
 
         They are named after the images' files, or else by number, no two alike and none as one of the images.
         """
@@ -243,23 +244,24 @@ class Predictor:
         files = [Path(image) for image in images if isinstance(image, str | Path)]
         there = Path(folder).resolve()
         given = [Path(folder) / file.name for file in files if file.resolve().parent == there]
-        for number, (image, output) in enumerate(zip(images, outputs, strict=True)):
+        for number, (image, prediction) in enumerate(zip(images, predictions, strict=True)):
             stem = Path(image).stem if isinstance(image, str | Path) else f"{number:06d}"
             path = free_path(Path(folder) / f"{stem}.png", [*given, *written])
-            written.append(write_picture(self.draw(image, output, score_thresh=score_thresh), path))
+            written.append(write_picture(self.draw(image, prediction, score_thresh=score_thresh), path))
         return written
 
     def to_coco_results(
-        self, outputs: Sequence[Instances], image_ids: Sequence[int | str] | None = None
+        self, predictions: Sequence[Prediction], image_ids: Sequence[int | str] | None = None
     ) -> list[dict[str, Any]]:
-        """The outputs as COCO results, ready for JSON; ``category_id`` is class index + 1.
+        """The predictions' instances as COCO results, ready for JSON; ``category_id`` is class index + 1.
 
         Args:
-            outputs: one for each image.
+            predictions: one for each image.
             image_ids: what stands in ``image_id``; None numbers the images from 1.
         """
-        ids = range(1, len(outputs) + 1) if image_ids is None else image_ids
-        return [row for output, image_id in zip(outputs, ids, strict=True) for row in coco_results(output, image_id)]
+        ids = range(1, len(predictions) + 1) if image_ids is None else image_ids
+        pairs = [(p.instances, image_id) for p, image_id in zip(predictions, ids, strict=True)]
+        return [row for found, image_id in pairs if found is not None for row in coco_results(image_id, found)]
 
     def _readable(self, files: Iterable[Path], skip_unreadable: bool) -> Iterator[tuple[Path, Sample]]:
         for path in files:
@@ -282,8 +284,8 @@ class Predictor:
         return dataclasses.replace(to_sample(record), target=None)
 
     @torch.no_grad()
-    def _predict(self, samples: list[Sample]) -> list[Instances]:
-        return [output.to("cpu") for output in self.model(samples)]
+    def _predict(self, samples: list[Sample]) -> list[Prediction]:
+        return [prediction.to("cpu") for prediction in self.model(samples)]
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

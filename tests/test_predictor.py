@@ -14,7 +14,7 @@ from detkit.data import Augmentation, Resize
 from detkit.experiment import load_experiment
 from detkit.predictor import Predictor
 from detkit.registry import ConfigError, DataError
-from detkit.structures import BitMasks, Boxes, Instances, Sample
+from detkit.structures import BitMasks, Boxes, Instances, Prediction, Sample
 
 ROOT_CONFIG = "configs/quick_start/mask_rcnn_shapes.yaml"
 
@@ -38,12 +38,14 @@ class Brightest(nn.Module):
     def one(self, sample):
         h, w = sample.original_size
         red = sample.image[0].float().mean() / 255
-        return Instances(
-            (h, w),
-            boxes=Boxes([[0, 0, w, h]]),
-            scores=red[None],
-            classes=torch.zeros(1).long(),
-            masks=BitMasks(torch.ones(1, h, w)),
+        return Prediction(
+            Instances(
+                (h, w),
+                boxes=Boxes([[0, 0, w, h]]),
+                scores=red[None],
+                classes=torch.zeros(1).long(),
+                masks=BitMasks(torch.ones(1, h, w)),
+            )
         )
 
 
@@ -54,17 +56,17 @@ def picture(red=255, h=20, w=30):
 
 
 def score(predictor, image):
-    return predictor(image).scores.item()
+    return predictor(image).instances.scores.item()
 
 
-def test_one_image_gives_instances_and_a_list_gives_a_list():
+def test_one_image_gives_a_prediction_and_a_list_gives_a_list():
     predictor = Predictor(Brightest().train())
     one = predictor(picture())
-    assert isinstance(one, Instances)
-    assert one.image_size == (20, 30)
-    assert one.scores.item() == pytest.approx(1.0)
+    assert isinstance(one, Prediction)
+    assert one.instances.image_size == (20, 30)
+    assert one.instances.scores.item() == pytest.approx(1.0)
     many = predictor([picture(), picture(0)])
-    assert [m.scores.item() for m in many] == pytest.approx([1.0, 0.0])
+    assert [m.instances.scores.item() for m in many] == pytest.approx([1.0, 0.0])
     assert predictor([]) == []
     assert predictor.class_names == ("thing", "other")
 
@@ -73,8 +75,8 @@ def test_lists_run_in_batches_and_in_order():
     model = Brightest()
     outputs = Predictor(model, batch_size=2)([picture(51 * i, h=10 + i) for i in range(5)])
     assert [len(call) for call in model.calls] == [2, 2, 1]
-    assert [o.scores.item() for o in outputs] == pytest.approx([i / 5 for i in range(5)])
-    assert [o.image_size[0] for o in outputs] == [10, 11, 12, 13, 14]
+    assert [o.instances.scores.item() for o in outputs] == pytest.approx([i / 5 for i in range(5)])
+    assert [o.instances.image_size[0] for o in outputs] == [10, 11, 12, 13, 14]
 
 
 def test_every_kind_of_image_is_the_same_image(tmp_path):
@@ -89,7 +91,7 @@ def test_every_kind_of_image_is_the_same_image(tmp_path):
     ]  # fmt: skip
     for kind in kinds:
         assert score(predictor, kind) == pytest.approx(0.4)
-        assert predictor(kind).image_size == (20, 30)
+        assert predictor(kind).instances.image_size == (20, 30)
 
 
 def test_grayscale_becomes_three_channels():
@@ -127,7 +129,7 @@ def test_files_that_are_missing_or_broken_are_named(tmp_path):
 
 def test_augmentations_change_what_the_model_sees_and_not_the_pixels_of_the_output():
     model = Brightest()
-    out = Predictor(model, augmentations=[Resize(size=(8, 10))])(picture())
+    out = Predictor(model, augmentations=[Resize(size=(8, 10))])(picture()).instances
     assert model.calls == [[(3, 8, 10)]]
     assert out.image_size == (20, 30)
     assert out.boxes.tolist() == [[0, 0, 30, 20]]
@@ -163,7 +165,7 @@ def test_folders(folder):
     predictor = Predictor(Brightest(), batch_size=2)
     found = list(predictor.predict_folder(folder))
     assert [p.name for p, _ in found] == ["a.PNG", "b.jpg"]
-    assert found[0][1].scores.item() == pytest.approx(1.0)
+    assert found[0][1].instances.scores.item() == pytest.approx(1.0)
     assert [p.name for p, _ in predictor.predict_folder(folder, recursive=True)] == ["a.PNG", "b.jpg", "c.png"]
     (folder / "aa.png").write_text("broken")
     with pytest.raises(DataError, match=r"aa\.png"):
@@ -187,7 +189,7 @@ def test_videos_frame_by_frame(tmp_path):
     found = list(Predictor(model, batch_size=2).predict_video(tmp_path / "clip.mp4"))
     assert [number for number, _, _ in found] == [0, 1, 2]
     assert all(frame.shape == (64, 96, 3) for _, frame, _ in found)
-    assert [o.scores.item() for _, _, o in found] == pytest.approx([0, 0.4, 0.8], abs=0.05)
+    assert [o.instances.scores.item() for _, _, o in found] == pytest.approx([0, 0.4, 0.8], abs=0.05)
     assert [len(call) for call in model.calls] == [2, 1]
 
 
@@ -245,6 +247,7 @@ def run(tmp_path_factory, pytestconfig):
 
 
 def same(a, b):
+    a, b = a.instances, b.instances
     return torch.equal(a.boxes.tensor, b.boxes.tensor) and torch.equal(a.masks.tensor, b.masks.tensor)
 
 
@@ -255,8 +258,8 @@ def test_from_run_is_the_model_of_the_run(run):
     folder, _, model = run
     predictor = Predictor.from_run(folder)
     out = predictor(IMAGE)
-    assert out.image_size == (90, 120)
-    assert out.masks.shape == (3, 90, 120)
+    assert out.instances.image_size == (90, 120)
+    assert out.instances.masks.shape == (3, 90, 120)
     assert predictor.class_names == model.class_names
     resized = predictor.sample(IMAGE).image
     assert resized.shape[1:] == (64, 85)
@@ -270,7 +273,7 @@ def test_config_and_weights_or_weights_alone_are_the_same_model(run):
     assert same(Predictor.from_config(folder / "config.yaml", folder / "model_final.pth")(IMAGE), expected)
     assert same(Predictor.from_weights(folder / "model_final.pth")(IMAGE), expected)
     fewer = Predictor.from_weights(folder / "model_final.pth", ["model.roi_heads.box_head.max_detections=1"])
-    assert len(fewer(IMAGE)) == 1
+    assert len(fewer(IMAGE).instances) == 1
 
 
 def test_a_run_without_final_weights_gives_its_newest_checkpoint(run, tmp_path, caplog):
@@ -321,7 +324,7 @@ def test_precision_takes_a_faster_copy_and_leaves_the_model():
     predictor = Predictor(model, device="cpu", precision="bf16")
     assert predictor.model is not model
     assert predictor.class_names == ("a", "b", "c")
-    assert isinstance(predictor(picture(h=64, w=64)), Instances)
+    assert isinstance(predictor(picture(h=64, w=64)), Prediction)
     assert all(p.dtype == torch.float32 for p in model.parameters())
     assert Predictor(model, device="cpu").model is model
     with pytest.raises(ValueError, match="expected one of fp32, bf16"):

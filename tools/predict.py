@@ -72,10 +72,9 @@ if __name__ == "__main__":
 from tqdm import tqdm
 
 from detkit import command_line
-from detkit.evaluation import coco_results
 from detkit.predictor import Predictor
 from detkit.registry import DataError
-from detkit.structures import Instances
+from detkit.structures import Prediction
 from detkit.utils.paths import atomic_write
 from detkit.visualization import VIDEO_SUFFIXES, VideoWriter, free_path, image_files, video_info, write_picture
 
@@ -110,18 +109,19 @@ class Output:
         self.written: list[Path] = []
         self.images = self.instances = 0
 
-    def collect(self, instances: Instances, source: dict[str, Any]) -> Instances:
-        """Numbers the image from 1, notes its results, and returns the instances that score enough."""
-        kept = instances[instances.scores >= self.args.score_thresh]
+    def collect(self, prediction: Prediction, source: dict[str, Any]) -> Prediction:
+        """Numbers the image from 1, notes its results, and returns the prediction's instances that score enough."""
+        kept = prediction.above(self.args.score_thresh)
         self.images += 1
-        self.instances += len(kept)
+        self.instances += 0 if kept.instances is None else len(kept.instances)
         if self.args.json is not None:
-            self.results += [{**row, **source} for row in coco_results(kept, self.images)]
+            rows = self.predictor.to_coco_results([kept], [self.images])
+            self.results += [{**row, **source} for row in rows]
         return kept
 
-    def image(self, path: Path, instances: Instances) -> None:
+    def image(self, path: Path, prediction: Prediction) -> None:
         """One image file."""
-        kept = self.collect(instances, {"file_name": str(path)})
+        kept = self.collect(prediction, {"file_name": str(path)})
         if self.args.output is not None:
             picture = self.predictor.draw(path, kept, score_thresh=0.0)
             self.written.append(write_picture(picture, self._target(f"{path.stem}.png")))
@@ -131,7 +131,7 @@ class Output:
         total, rate = video_info(path)
         frames = tqdm(self.predictor.predict_video(path), path.name, total or None, unit="frame", dynamic_ncols=True)
         pictures = (
-            (number, self._frame(path, number, frame, instances)) for number, frame, instances in frames
+            (number, self._frame(path, number, frame, prediction)) for number, frame, prediction in frames
         )  # drawn one by one, as they are written
         if self.args.output is None:
             for _ in pictures:
@@ -155,8 +155,8 @@ class Output:
             raise DataError(f"--output {self.args.output}: would overwrite the input {target}; take another folder")
         return target
 
-    def _frame(self, path: Path, number: int, frame: Any, instances: Instances) -> Any:
-        kept = self.collect(instances, {"file_name": str(path), "frame": number})
+    def _frame(self, path: Path, number: int, frame: Any, prediction: Prediction) -> Any:
+        kept = self.collect(prediction, {"file_name": str(path), "frame": number})
         return None if self.args.output is None else self.predictor.draw(frame, kept, score_thresh=0.0)
 
 
@@ -179,9 +179,9 @@ def predict(args: argparse.Namespace) -> int:
     images, videos = split_inputs(args)
     predictor = load(args)
     output = Output(predictor, args, [*images, *videos])
-    pairs: Iterator[tuple[Path, Instances]] = predictor.predict_files(images, skip_unreadable=args.skip_unreadable)
-    for path, instances in tqdm(pairs, "images", len(images), disable=not images, unit="image", dynamic_ncols=True):
-        output.image(path, instances)
+    pairs: Iterator[tuple[Path, Prediction]] = predictor.predict_files(images, skip_unreadable=args.skip_unreadable)
+    for path, prediction in tqdm(pairs, "images", len(images), disable=not images, unit="image", dynamic_ncols=True):
+        output.image(path, prediction)
     for path in videos:
         output.video(path)
     print(f"{output.instances} instances with score >= {args.score_thresh:g} in {output.images} images")

@@ -53,7 +53,9 @@ def run(options: InferOptions) -> Report:
         rows.append(Row.of(m, baseline, **{"to limit": 1000 * m.median / limit_ms}))
     facts |= {f"first run {name}, s": seconds for name, seconds in first.items()}
     with torch.inference_mode():
-        outputs = {name: model(samples) for name, model in models.items()}
+        outputs = {
+            name: [p.instances for p in model(samples) if p.instances is not None] for name, model in models.items()
+        }
         if len(outputs) == 2:
             facts |= agreement(outputs["fp32"], outputs["bf16"])
         facts["detections an image"] = sum(len(found["boxes"]) for found in pair.theirs(theirs)) / options.batch

@@ -11,7 +11,7 @@ from detkit.evaluation.coco_report import coco_report
 from detkit.evaluation.coco_results import Detections
 from detkit.evaluation.interfaces import EVALUATORS, Evaluator
 from detkit.registry import DataError
-from detkit.structures import Instances, Sample
+from detkit.structures import Instances, Prediction, Sample
 from detkit.utils.collector import no_collection
 from detkit.utils.distributed import gather_object, is_main
 
@@ -55,16 +55,16 @@ class CocoEvaluator(Evaluator):
         self._predictions: dict[int | str, Detections] = {}
         self._predicted_masks = False
 
-    def update(self, samples: list[Sample], outputs: list[Instances]) -> None:
+    def update(self, samples: list[Sample], predictions: list[Prediction]) -> None:
         """Takes the predictions of one batch, in original pixels; masks are kept as RLE.
 
         Raises:
-            ValueError: a sample without an id, a prediction of a class that the dataset does not have, or one
-                without masks where ``tasks`` asks for masks.
+            ValueError: a sample without an id, a prediction without instances, of a class that the dataset does not
+                have, or without masks where ``tasks`` asks for masks.
             DataError: a sample whose id is not one of the dataset's.
         """
         truth = self._ground_truth()
-        for sample, instances in zip(samples, outputs, strict=True):
+        for sample, prediction in zip(samples, predictions, strict=True):
             image_id = sample.image_id
             if image_id is None:
                 raise ValueError(f"{sample.file_name or 'a sample'}: evaluation needs an image_id")
@@ -72,8 +72,7 @@ class CocoEvaluator(Evaluator):
                 raise DataError(f"image {image_id!r} ({sample.file_name}) is not in the dataset that is evaluated")
             if image_id in self._predictions:
                 continue
-            instances = instances.to("cpu")
-            self._check(instances)
+            instances = self._checked(prediction.instances)
             if self.tasks == ("box",):
                 instances = instances.without("masks")
             self._predicted_masks |= "masks" in instances
@@ -125,7 +124,10 @@ class CocoEvaluator(Evaluator):
             self._truth = GroundTruth(self.dataset.coco(), self.dataset.class_names)
         return self._truth
 
-    def _check(self, instances: Instances) -> None:
+    def _checked(self, instances: Instances | None) -> Instances:
+        """The instances on the CPU, if they can be evaluated."""
+        if instances is None:
+            raise ValueError("the model predicts no instances, so there is nothing for CocoEvaluator to evaluate")
         num_classes = len(self.dataset.class_names)
         if len(instances) and int(instances.classes.max()) >= num_classes:
             raise ValueError(
@@ -134,6 +136,7 @@ class CocoEvaluator(Evaluator):
             )
         if self.tasks is not None and "mask" in self.tasks and "masks" not in instances:
             raise ValueError("tasks asks for mask AP, but the model predicts no masks; set tasks: [box]")
+        return instances.to("cpu")
 
     def _tasks(self, truth: GroundTruth, results: list[dict[str, Any]]) -> tuple[Task, ...]:
         if self.tasks is not None:

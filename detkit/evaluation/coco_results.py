@@ -48,12 +48,12 @@ class Detections:
         return rows
 
 
-def coco_results(instances: Instances, image_id: int | str) -> list[dict[str, Any]]:
+def coco_results(image_id: int | str, instances: Instances) -> list[dict[str, Any]]:
     """The detections of one image as JSON-ready COCO results.
 
     Args:
-        instances: ``boxes``, ``scores``, ``classes`` and, where there are any, ``masks``, in the pixels of the file.
         image_id: what stands in ``image_id`` of every row.
+        instances: ``boxes``, ``scores``, ``classes`` and, where there are any, ``masks``, in the pixels of the file.
 
     Returns:
         One dict a detection, in the order of the instances: ``image_id``, ``category_id`` (class index + 1),

@@ -10,23 +10,23 @@ import torch
 from torch import nn
 
 from detkit.evaluation.interfaces import Evaluator
-from detkit.structures import Instances, Sample
+from detkit.structures import Prediction, Sample
 from detkit.utils.distributed import all_gather_object, is_main, rank, share_buffers
 from detkit.utils.progress import watched
 from detkit.utils.sharding import gathered
 
 logger = logging.getLogger(__name__)
 
-Pair = tuple[Sample, Instances]
-"""What a model was given, and what it made of it."""
+Pair = tuple[Sample, Prediction]
+"""What a model was given, and what it predicted."""
 
-OnBatch = Callable[[list[Sample], list[Instances]], None]
+OnBatch = Callable[[list[Sample], list[Prediction]], None]
 
 
 class FirstPredictions:
     """Keeps the first predictions of an evaluation, for pictures. Pass it to ``evaluate`` as ``on_batch``.
 
-    Every evaluation begins anew, so after several the predictions are those of the last. They are of the same images
+    Every evaluation starts empty, so after several the predictions are those of the last. They are of the same images
     each time, because a test set is gone through in order.
 
     Args:
@@ -47,10 +47,10 @@ class FirstPredictions:
         self.pairs = []
         self.evaluations += 1
 
-    def __call__(self, samples: list[Sample], outputs: list[Instances]) -> None:
+    def __call__(self, samples: list[Sample], predictions: list[Prediction]) -> None:
         """Keeps what there is room for."""
-        for sample, output in list(zip(samples, outputs))[: self.num - len(self.pairs)]:
-            self.pairs.append((sample.to("cpu"), output.to("cpu")))
+        for sample, prediction in list(zip(samples, predictions))[: self.num - len(self.pairs)]:
+            self.pairs.append((sample.to("cpu"), prediction.to("cpu")))
 
     def gathered(self) -> list[Pair]:
         """The first ``num`` pairs of the whole test set, on all ranks; all must call it.
@@ -80,14 +80,14 @@ def evaluate(
         batches: the test set, once.
         evaluators: are reset first.
         progress: progress with the time left, on rank 0: a bar in a terminal, else log lines.
-        on_batch: called with every batch's samples and outputs, e.g. a ``FirstPredictions``.
+        on_batch: called with every batch's samples and predictions, e.g. a ``FirstPredictions``.
 
     Returns:
         On rank 0 the evaluators' results in one dict, and ``timing``: ``images``, ``seconds`` (of the loop, data
         loading included), ``model_seconds`` and ``images_per_second``. {} on other ranks.
 
     Raises:
-        ValueError: two evaluators give results of the same name, or the model gave another number of outputs.
+        ValueError: two evaluators give results of the same name, or the model gave another number of predictions.
     """
     share_buffers(model)
     for evaluator in evaluators:
@@ -98,16 +98,16 @@ def evaluate(
     with _evaluating(model), gathered(model), torch.inference_mode():
         for samples in watched(batches, "evaluation", show=progress and is_main(), unit="batch"):
             before = time.perf_counter()
-            outputs = model(samples)
-            _wait(outputs)
+            predictions = model(samples)
+            _synchronise(model)
             model_seconds += time.perf_counter() - before
-            if len(outputs) != len(samples):
-                raise ValueError(f"the model gave {len(outputs)} outputs for {len(samples)} images")
+            if len(predictions) != len(samples):
+                raise ValueError(f"the model gave {len(predictions)} predictions for {len(samples)} images")
             images += len(samples)
             for evaluator in evaluators:
-                evaluator.update(samples, outputs)
+                evaluator.update(samples, predictions)
             if on_batch is not None:
-                on_batch(samples, outputs)
+                on_batch(samples, predictions)
     seconds = time.perf_counter() - start
     if not images:
         logger.warning("evaluation saw no image: the test set's loader gave nothing")
@@ -139,9 +139,9 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _wait(outputs: Sequence[Instances]) -> None:
-    """Waits for an asynchronous device, so that the time measured is the time taken."""
-    for device in {v.device for o in outputs for v in o.fields.values() if isinstance(v, torch.Tensor)}:
+def _synchronise(model: nn.Module) -> None:
+    """Waits until the model's GPU, if it is on one, has finished, so that the time measured is the time taken."""
+    for device in {parameter.device for parameter in model.parameters()}:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from detkit.data.interfaces import Dataset
 from detkit.registry import Registry
-from detkit.structures import Instances, Sample
+from detkit.structures import Prediction, Sample
 
 
 class Evaluator:
@@ -21,8 +21,8 @@ class Evaluator:
         """Forgets what ``update`` collected."""
         raise NotImplementedError
 
-    def update(self, samples: list[Sample], outputs: list[Instances]) -> None:
-        """Takes the predictions of one batch, in original pixels."""
+    def update(self, samples: list[Sample], predictions: list[Prediction]) -> None:
+        """Takes the predictions of one batch, in original pixels, and of each the parts that it needs."""
         raise NotImplementedError
 
     def compute(self) -> dict[str, Any]:

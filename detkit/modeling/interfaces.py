@@ -15,7 +15,7 @@ from detkit.layers import ShapeSpec
 from detkit.modeling.box_coder import BoxCoder
 from detkit.modeling.fillers import MayTakeFillers
 from detkit.registry import Registry
-from detkit.structures import Boxes, ImageList, Instances, Losses, Sample
+from detkit.structures import Boxes, ImageList, Instances, Losses, Prediction, Sample
 
 Features = dict[str, Tensor]
 """Feature maps by name, each (N, C, H/s, W/s), ordered from the finest to the coarsest."""
@@ -39,16 +39,16 @@ class MetaArch(nn.Module):
         self.num_classes = num_classes
         self.class_names: tuple[str, ...] | None = None
 
-    def forward(self, samples: list[Sample]) -> "Losses | list[Instances]":
-        """``Losses`` in training mode, one ``Instances`` an image (in original pixels) in evaluation mode."""
+    def forward(self, samples: list[Sample]) -> "Losses | list[Prediction]":
+        """``Losses`` in training mode, one ``Prediction`` an image in evaluation mode."""
         return self.loss(samples) if self.training else self.predict(samples)
 
     def loss(self, samples: list[Sample]) -> Losses:
         """The losses of a batch with targets."""
         raise NotImplementedError
 
-    def predict(self, samples: list[Sample]) -> list[Instances]:
-        """The detections of each image, in the pixels of ``sample.original_size``."""
+    def predict(self, samples: list[Sample]) -> list[Prediction]:
+        """What the model says of each image, in the pixels of ``sample.original_size``."""
         raise NotImplementedError
 
 

@@ -10,6 +10,7 @@ from detkit.structures.losses import Losses
 from detkit.structures.masks import BitMasks, CropMethod, Masks, PolygonMasks
 from detkit.structures.mini_masks import MiniMasks
 from detkit.structures.plain import from_plain, to_plain
+from detkit.structures.prediction import Panoptic, Prediction, Segment
 from detkit.structures.sample import Sample
 
 __all__ = [
@@ -24,8 +25,11 @@ __all__ = [
     "Losses",
     "Masks",
     "MiniMasks",
+    "Panoptic",
     "PolygonMasks",
+    "Prediction",
     "Sample",
+    "Segment",
     "from_plain",
     "to_plain",
 ]

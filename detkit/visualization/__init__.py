@@ -2,7 +2,7 @@
 
 from detkit.visualization.colors import palette
 from detkit.visualization.curves import plot_curves, read_metrics
-from detkit.visualization.draw import draw_instances
+from detkit.visualization.draw import draw_instances, draw_prediction
 from detkit.visualization.inputs import ImageLike, image_files, to_array
 from detkit.visualization.pictures import file_stem, free_path, prediction_picture, side_by_side, write_picture
 from detkit.visualization.predictions import draw_predictions, write_prediction_pictures
@@ -23,6 +23,7 @@ __all__ = [
     "draw_anchors",
     "draw_boxes",
     "draw_instances",
+    "draw_prediction",
     "draw_predictions",
     "draw_proposals",
     "draw_regions",

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from detkit.structures import Instances
+from detkit.structures import Instances, Prediction
 from detkit.visualization.colors import palette
 from detkit.visualization.inputs import ImageLike, to_array
 from detkit.visualization.labels import font_size, write_labels
@@ -72,6 +72,22 @@ def draw_instances(
     texts = _texts(instances, classes, class_names)
     write_labels(pen, canvas.size, boxes, texts, colors, font_size(side, num))
     return np.asarray(canvas)
+
+
+def draw_prediction(
+    image: ImageLike,
+    prediction: Prediction,
+    class_names: Sequence[str] = (),
+    *,
+    score_thresh: float = 0.0,
+    color_by: ColorBy = "auto",
+    min_side: int = MIN_SIDE,
+) -> np.ndarray:
+    """A picture of an image with what a model said of it; otherwise as ``draw_instances``."""
+    if prediction.instances is None:
+        return np.asarray(enlarged(image, min_side)).copy()
+    options: dict[str, Any] = {"score_thresh": score_thresh, "color_by": color_by, "min_side": min_side}
+    return draw_instances(image, prediction.instances, class_names, **options)
 
 
 def enlarged(image: ImageLike, min_side: int = MIN_SIDE) -> Image.Image:

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from detkit.structures import Boxes, Instances, Sample
-from detkit.visualization.draw import MIN_SIDE, draw_instances
+from detkit.structures import Boxes, Instances, Prediction, Sample
+from detkit.visualization.draw import MIN_SIDE, draw_instances, draw_prediction
 from detkit.visualization.labels import load_font
 
 
@@ -59,7 +59,7 @@ def _lines(title: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
 
 def prediction_picture(
     sample: Sample,
-    output: Instances,
+    prediction: Prediction,
     class_names: Sequence[str],
     *,
     score_thresh: float = 0.5,
@@ -71,15 +71,15 @@ def prediction_picture(
 
     Args:
         sample: what the model was given.
-        output: what it made of it, in the pixels of the original image.
+        prediction: what it predicted, in the pixels of the original image.
         class_names: the K names.
         score_thresh: predictions below this score are not drawn.
         min_side: as in ``draw_instances``.
     """
     image, target = without_padding(sample)
-    right = draw_instances(image, output, class_names, score_thresh=score_thresh, min_side=min_side)
-    drawn = int((output.scores >= score_thresh).sum())
-    title = f"prediction: {drawn} with score ≥ {score_thresh:g}"
+    right = draw_prediction(image, prediction, class_names, score_thresh=score_thresh, min_side=min_side)
+    found = prediction.above(score_thresh).instances
+    title = "prediction" if found is None else f"prediction: {len(found)} with score ≥ {score_thresh:g}"
     if target is None:
         return side_by_side([right], [title])
     left = draw_instances(image, target, class_names, min_side=min_side)

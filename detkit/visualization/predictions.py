@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from detkit.structures import Instances, Sample
+from detkit.structures import Prediction, Sample
 from detkit.utils.distributed import is_main
 from detkit.utils.progress import watched
 from detkit.visualization.pictures import file_stem, prediction_picture, write_picture
 
 
 def draw_predictions(
-    pairs: Sequence[tuple[Sample, Instances]], class_names: Sequence[str], *, score_thresh: float = 0.5
+    pairs: Sequence[tuple[Sample, Prediction]], class_names: Sequence[str], *, score_thresh: float = 0.5
 ) -> dict[str, np.ndarray]:
     """Ground truth beside prediction for each pair, with its progress shown; named by the image id.
 
@@ -25,13 +25,13 @@ def draw_predictions(
         ``{name: (H, W, 3) uint8}``; a name holds letters, digits and ``_.-`` only.
     """
     return {
-        file_stem(sample.image_id): prediction_picture(sample, output, class_names, score_thresh=score_thresh)
-        for sample, output in watched(pairs, "pictures", show=is_main())
+        file_stem(sample.image_id): prediction_picture(sample, prediction, class_names, score_thresh=score_thresh)
+        for sample, prediction in watched(pairs, "pictures", show=is_main())
     }
 
 
 def write_prediction_pictures(
-    pairs: Sequence[tuple[Sample, Instances]],
+    pairs: Sequence[tuple[Sample, Prediction]],
     class_names: Sequence[str],
     folder: str | Path,
     *,

@@ -11,7 +11,7 @@ from detkit.data.samplers import inference_batches
 from detkit.engine import EvalHook, PredictionPictures, TensorBoardWriter
 from detkit.engine.hooks.pictures import step_folders, thin_out
 from detkit.evaluation import FirstPredictions, evaluate
-from detkit.structures import Boxes, Instances, Sample
+from detkit.structures import Boxes, Instances, Prediction, Sample
 
 NUM = 2
 
@@ -35,13 +35,14 @@ class Detector(torch.nn.Module):
     def forward(self, samples):
         self.calls += 1
         one = {"boxes": Boxes(torch.tensor([[0.0, 0, 2, 2]])), "classes": torch.tensor([0])}
-        return [Instances((4, 4), scores=torch.tensor([self.calls / 100]), **one) for _ in samples]
+        scores = torch.tensor([self.calls / 100])
+        return [Prediction(Instances((4, 4), scores=scores, **one)) for _ in samples]
 
 
 def draw(pairs):
     return {
-        f"image_{sample.image_id}": np.full((6, 8, 3), round(output.scores.item() * 100), dtype=np.uint8)
-        for sample, output in pairs
+        f"image_{sample.image_id}": np.full((6, 8, 3), round(prediction.instances.scores.item() * 100), dtype=np.uint8)
+        for sample, prediction in pairs
     }
 
 

@@ -10,7 +10,7 @@ from processes import in_processes
 
 from detkit.evaluation import EVALUATORS, CocoEvaluator
 from detkit.registry import DataError
-from detkit.structures import BitMasks, Boxes, Instances, Sample
+from detkit.structures import BitMasks, Boxes, Instances, Prediction, Sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -38,8 +38,9 @@ def to_pairs(coco, results):
 
 def filled(dataset, samples, outputs, **options):
     evaluator = CocoEvaluator(dataset, **options)
+    predictions = [Prediction(instances) for instances in outputs]
     for i in range(0, len(samples), 4):
-        evaluator.update(samples[i : i + 4], outputs[i : i + 4])
+        evaluator.update(samples[i : i + 4], predictions[i : i + 4])
     return evaluator
 
 
@@ -178,11 +179,13 @@ def test_wrong_samples_and_predictions_are_named(squares):
     dataset, samples, outputs = squares
     evaluator = CocoEvaluator(dataset)
     with pytest.raises(DataError, match="77"):
-        evaluator.update([Sample(samples[0].image, (60, 80), 77)], outputs[:1])
+        evaluator.update([Sample(samples[0].image, (60, 80), 77)], [Prediction(outputs[0])])
     with pytest.raises(ValueError, match="image_id"):
-        evaluator.update([Sample(samples[0].image, (60, 80))], outputs[:1])
+        evaluator.update([Sample(samples[0].image, (60, 80))], [Prediction(outputs[0])])
     with pytest.raises(ValueError, match="class 2, but the dataset has 2 classes"):
-        evaluator.update(samples[:1], [outputs[0].with_fields(classes=torch.tensor([2]))])
+        evaluator.update(samples[:1], [Prediction(outputs[0].with_fields(classes=torch.tensor([2])))])
+    with pytest.raises(ValueError, match="no instances"):
+        evaluator.update(samples[:1], [Prediction(semantic=torch.zeros(60, 80).long())])
     with pytest.raises(ValueError, match="max_detections"):
         CocoEvaluator(dataset, max_detections=0)
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from detkit.data.interfaces import Dataset
 from detkit.evaluation import Evaluator, FirstPredictions, evaluate
-from detkit.structures import Boxes, Instances, Sample
+from detkit.structures import Boxes, Instances, Prediction, Sample
 
 
 class Detector(nn.Module):
@@ -21,10 +21,8 @@ class Detector(nn.Module):
     def forward(self, samples):
         self.calls.append((self.training, torch.is_grad_enabled(), len(samples)))
         value = self.weight * torch.ones(1)
-        return [
-            Instances(s.original_size, boxes=Boxes([[0, 0, 1, 1]]), scores=value, classes=torch.zeros(1).long())
-            for s in samples
-        ]
+        fields = {"boxes": Boxes([[0, 0, 1, 1]]), "scores": value, "classes": torch.zeros(1).long()}
+        return [Prediction(Instances(s.original_size, **fields)) for s in samples]
 
 
 class Collector(Evaluator):
@@ -35,8 +33,8 @@ class Collector(Evaluator):
     def reset(self):
         self.ids = []
 
-    def update(self, samples, outputs):
-        assert len(samples) == len(outputs)
+    def update(self, samples, predictions):
+        assert len(samples) == len(predictions)
         self.ids += [s.image_id for s in samples]
 
     def compute(self):
@@ -84,7 +82,7 @@ def test_first_predictions_are_kept_without_a_second_pass():
     model, kept = Detector(), FirstPredictions(3)
     evaluate(model, batches(2, 2, 2), [], progress=False, on_batch=kept)
     assert [s.image_id for s, _ in kept.pairs] == [0, 1, 2]
-    assert all(len(o) == 1 for _, o in kept.pairs)
+    assert all(len(prediction.instances) == 1 for _, prediction in kept.pairs)
     assert len(model.calls) == 3
     evaluate(model, batches(1, 1), [], progress=False, on_batch=kept)
     assert [s.image_id for s, _ in kept.pairs] == [0, 1]

@@ -15,7 +15,7 @@ from detkit.utils import distributed
 SIZES = (("1", "1"), ("2", "1"), ("3", "2"), ("4", "3"), ("5", "2"), ("6", "1"), ("7", "2"))  # images, batch size
 
 
-def note(seen: list[int], samples, outputs) -> None:
+def note(seen: list[int], samples, predictions) -> None:
     seen.extend(sample.image_id for sample in samples)
 
 

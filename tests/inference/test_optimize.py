@@ -22,6 +22,10 @@ def samples(*seeds, height=64, width=96):
     return [sample(height, width, seed=seed) for seed in seeds]
 
 
+def instances_of(model, batch):
+    return [prediction.instances for prediction in model(batch)]
+
+
 @pytest.fixture(scope="module")
 def model():
     """Trained until it knows two images by heart, so that what it finds is no accident."""
@@ -38,7 +42,7 @@ def model():
 def test_fp32_finds_the_same(model):
     before = copy.deepcopy(model.state_dict())
     batch = samples(0, 1) + samples(2, height=50, width=77)
-    expected, found = model(batch), optimized(model)(batch)
+    expected, found = instances_of(model, batch), instances_of(optimized(model), batch)
     assert sum(map(len, expected)) >= 5
     for a, b in zip(expected, found):
         assert torch.equal(a.classes, b.classes)
@@ -51,7 +55,7 @@ def test_fp32_finds_the_same(model):
 
 def test_bf16_finds_nearly_the_same(model):
     batch = samples(0, 1)
-    figures = agreement(model(batch), optimized(model, "bf16")(batch))
+    figures = agreement(instances_of(model, batch), instances_of(optimized(model, "bf16"), batch))
     assert figures["matched"] == 1
     assert figures["box IoU"] >= 0.98
     assert figures["mask IoU"] >= 0.98
@@ -70,7 +74,7 @@ def test_training_goes_on_beside_the_copy(model):
 def test_no_image_and_no_detection(model):
     strict = copy.deepcopy(model)
     strict.roi_heads.box_head.score_thresh = 0.9999
-    (found,) = optimized(strict, "bf16")(samples(7))
+    (found,) = instances_of(optimized(strict, "bf16"), samples(7))
     assert len(found) == 0
     assert found.masks.shape == (0, 64, 96)
 
@@ -148,7 +152,7 @@ def test_after_two_shapes_other_sizes_compile_nothing_anew(model, monkeypatch):
     counters = torch._dynamo.utils.counters["stats"]
     start = counters["unique_graphs"]
     batch = samples(0, height=192, width=224)  # no side of a map is 1 or a number of channels, which torch would note
-    figures = agreement(lenient(batch), fast(batch))
+    figures = agreement(instances_of(lenient, batch), instances_of(fast, batch))
     assert figures["matched"] > 0.98
     assert figures["box IoU"] > 0.999
     fast(samples(0, height=320, width=224))

@@ -21,7 +21,7 @@ def losses_and_gradients(precision):
     assert all(p.grad.dtype == torch.float32 for p in model.parameters())
     assert all(term.dtype == torch.float32 for term in losses.terms.values())
     with torch.inference_mode(), autocast(CPU, precision):
-        found = model.eval()(SAMPLES)
+        found = [prediction.instances for prediction in model.eval()(SAMPLES)]
     assert all(f.boxes.dtype == torch.float32 for f in found)
     assert all(f.scores.dtype == torch.float32 for f in found)
     return losses.terms, torch.cat([p.grad.flatten() for p in model.parameters()])

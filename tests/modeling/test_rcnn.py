@@ -15,12 +15,12 @@ from detkit.modeling.roi_heads import DetectionRules
 from detkit.structures import BitMasks, Boxes, ImageInfo, ImageList, Instances, Losses, Sample
 
 
-def test_training_gives_losses_and_evaluation_gives_instances_in_original_pixels():
+def test_training_gives_losses_and_evaluation_gives_predictions_in_original_pixels():
     model = small_model(score_thresh=0.0)
     assert isinstance(model([sample(), sample(seed=1)]), Losses)
     image = sample().image
     outputs = model.eval()([Sample(image=image, original_size=(128, 192)), Sample(image=image, original_size=(64, 96))])
-    large, small = outputs
+    large, small = (output.instances for output in outputs)
     assert (large.image_size, small.image_size) == ((128, 192), (64, 96))
     assert len(large) > 0
     assert isinstance(large.boxes, Boxes)
@@ -36,17 +36,17 @@ def test_training_gives_losses_and_evaluation_gives_instances_in_original_pixels
 def test_without_mask_head_it_is_faster_rcnn():
     model = small_model(mask=False)
     assert "loss_mask" not in model([sample()]).terms
-    assert "masks" not in model.eval()([sample()])[0]
+    assert "masks" not in model.eval()([sample()])[0].instances
 
 
 def test_limits_hold():
-    out = small_model(score_thresh=0.0, max_detections=7).eval()([sample()])[0]
+    out = small_model(score_thresh=0.0, max_detections=7).eval()([sample()])[0].instances
     assert len(out) == 7
-    out = small_model(score_thresh=0.0, nms_thresh=0.3).eval()([sample()])[0]
+    out = small_model(score_thresh=0.0, nms_thresh=0.3).eval()([sample()])[0].instances
     for k in range(3):
         b = out.boxes[out.classes == k]
         assert (box_iou(b, b).fill_diagonal_(0) <= 0.3 + 1e-4).all()
-    assert len(small_model(score_thresh=0.999).eval()([sample()])[0]) == 0
+    assert len(small_model(score_thresh=0.999).eval()([sample()])[0].instances) == 0
 
 
 def test_preprocessing_normalises_pads_and_turns_channels():
@@ -68,6 +68,7 @@ def test_batching_changes_nothing():
     model = small_model(score_thresh=0.0).eval()
     a, b = sample(64, 96, seed=5), sample(64, 96, seed=6)
     for alone, together in zip([model([a])[0], model([b])[0]], model([a, b])):
+        alone, together = alone.instances, together.instances
         torch.testing.assert_close(alone.boxes.tensor, together.boxes.tensor, atol=1e-3, rtol=0)
         torch.testing.assert_close(alone.scores, together.scores)
 

@@ -176,7 +176,8 @@ def compare(model, weights, case, samples):
         for own, (boxes, scores) in zip(found, wanted, strict=True):
             pair((own.boxes.tensor, own.objectness), (boxes, scores), score=1e-4)
         told = oracle.detections(weights, m, theirs, wanted, sizes, [s.original_size for s in samples])
-        for own, (boxes, scores, classes, masks) in zip(model(samples), told, strict=True):
+        outputs = [prediction.instances for prediction in model(samples)]
+        for own, (boxes, scores, classes, masks) in zip(outputs, told, strict=True):
             assert len(boxes) >= 10, "nothing is compared"
             assert classes.unique().numel() > 3
             order = pair((own.boxes.tensor, own.scores, own.classes), (boxes, scores, classes))

@@ -182,7 +182,7 @@ def test_prediction(setup):
     assert (detections.boxes.tensor[:, :2] >= torch.tensor(window[:2])).all()
     assert (detections.boxes.tensor[:, 2:] <= torch.tensor(window[2:])).all()
 
-    final = model([setup.sample])[0]
+    final = model([setup.sample])[0].instances
     in_file = boxes[:, XYXY] - torch.tensor(window[:2] * 2)
     ratio = torch.tensor([s / (b - a) for s, a, b in zip(setup.case.size[::-1], window[:2], window[2:])] * 2)
     solid = ((in_file[:, 2:] - in_file[:, :2]) > 0).all(1)
@@ -259,5 +259,5 @@ def test_a_batch_is_its_images(setup):
     model = setup.model.eval()
     both = model([setup.sample, turned])
     for together, alone in zip(both, (model([setup.sample])[0], model([turned])[0])):
-        mine, single = ((x.boxes.tensor, x.scores, x.classes) for x in (together, alone))
+        mine, single = ((x.boxes.tensor, x.scores, x.classes) for x in (together.instances, alone.instances))
         pair(mine, single)

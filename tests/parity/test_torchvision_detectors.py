@@ -131,7 +131,7 @@ def predict(model, images, *, theirs):
                 masks = f["masks"][:, 0] >= 0.5 if "masks" in f else None
                 found.append(((f["boxes"], f["scores"], f["labels"] - 1), masks))
         else:
-            for f in model([sample(i) for i in images]):
+            for f in (prediction.instances for prediction in model([sample(i) for i in images])):
                 masks = f.masks.tensor if "masks" in f else None
                 found.append(((f.boxes.tensor, f.scores, f.classes), masks))
     return found

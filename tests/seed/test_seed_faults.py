@@ -24,8 +24,9 @@ def finding(small):
 def test_batches_of_any_size(finding, sample):
     """Batch size 1 only: images of a batch do not see each other, and each learns from its own objects."""
     one, two = sample(seed=1), sample(seed=2, boxes=((60, 70, 90, 120),), classes=(1,))
-    alone = [finding.predict([image])[0] for image in (one, two)]
-    for apart, together in zip(alone, finding.predict([one, two]), strict=True):
+    alone = [finding.predict([image])[0].instances for image in (one, two)]
+    together_in_a_batch = [prediction.instances for prediction in finding.predict([one, two])]
+    for apart, together in zip(alone, together_in_a_batch, strict=True):
         assert len(apart) > 3
         assert torch.equal(together.classes, apart.classes)
         assert torch.allclose(together.boxes.tensor, apart.boxes.tensor, atol=1)  # they are rounded
@@ -48,7 +49,7 @@ def test_rectangular_images(height, width, finding, sample):
     """SamePad2d with height and width swapped: a picture and its transpose are no squares."""
     features = finding.features(finding.preprocess([sample(height, width, boxes=((5, 5, 50, 60),), classes=(1,))]))
     assert [tuple(f.shape[2:]) for f in features.values()] == [(height >> n, width >> n) for n in range(2, 7)]
-    (found,) = finding.predict([sample(height, width, boxes=(), classes=())])
+    found = finding.predict([sample(height, width, boxes=(), classes=())])[0].instances
     assert found.image_size == (height, width)
     assert len(found) > 0
     assert (found.boxes.tensor[:, 2] <= width).all()

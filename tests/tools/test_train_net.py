@@ -60,7 +60,7 @@ def test_a_run_leaves_what_it_promises(finished_run):
 def test_the_run_can_be_used(finished_run):
     predictor = Predictor.from_run(finished_run)
     image = load_experiment(finished_run / "config.yaml").data.test_dataset()[0].image
-    one, (first, second) = predictor(image), predictor([image, image[:64]])
+    one, first, second = (prediction.instances for prediction in [predictor(image), *predictor([image, image[:64]])])
     assert one.image_size == image.shape[:2] == first.image_size
     assert second.image_size == (64, image.shape[1])
     torch.testing.assert_close(one.boxes.tensor, first.boxes.tensor, atol=1e-3, rtol=0)

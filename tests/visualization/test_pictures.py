@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from detkit.structures import BitMasks, Boxes, Instances, Sample
+from detkit.structures import BitMasks, Boxes, Instances, Prediction, Sample
 from detkit.visualization import file_stem, prediction_picture, side_by_side, write_picture, write_prediction_pictures
 from detkit.visualization.pictures import without_padding
 
@@ -32,9 +32,10 @@ def test_prediction_picture_with_and_without_target():
         (80, 100), boxes=Boxes([[10, 10, 50, 50]]), scores=torch.tensor([0.9]), classes=torch.tensor([0])
     )
     image = torch.full((3, 40, 50), 90, dtype=torch.uint8)
-    alone = prediction_picture(Sample(image, (80, 100)), output, ["x"], min_side=0)
+    prediction = Prediction(output)
+    alone = prediction_picture(Sample(image, (80, 100)), prediction, ["x"], min_side=0)
     target = Instances((40, 50), boxes=Boxes([[5, 5, 25, 25]]), classes=torch.tensor([0]))
-    both = prediction_picture(Sample(image, (80, 100), target=target), output, ["x"], min_side=0)
+    both = prediction_picture(Sample(image, (80, 100), target=target), prediction, ["x"], min_side=0)
     assert alone.shape[1] == 50
     assert both.shape[1] > 100
     # target and output say the same box, in the pixels of the image and of the file
@@ -46,7 +47,10 @@ def test_prediction_picture_with_and_without_target():
 def test_a_file_for_each_prediction(tmp_path):
     output = Instances((8, 8), boxes=Boxes([]), scores=torch.zeros(0), classes=torch.zeros(0).long())
     image = torch.zeros(3, 8, 8, dtype=torch.uint8)
-    pairs = [(Sample(image, (8, 8), 4, "a/b c.jpg"), output), (Sample(image, (8, 8), "x/7"), output)]
+    pairs = [
+        (Sample(image, (8, 8), 4, "a/b c.jpg"), Prediction(output)),
+        (Sample(image, (8, 8), "x/7"), Prediction(output)),
+    ]
     files = write_prediction_pictures(pairs, ["x"], tmp_path / "predictions")
     assert [f.name for f in files] == ["4.png", "x_7.png"]
     assert all(f.is_file() for f in files)
@@ -92,7 +96,7 @@ def test_padding_is_left_out_of_predictions():
     assert shifted.masks.numpy().sum() == 400
     output = Instances((30, 40), boxes=Boxes([[5, 5, 15, 15]]), scores=torch.tensor([0.9]), classes=torch.tensor([0]))
     plain = Sample(image, (30, 40), target=target.without("masks"), window=(10, 20, 90, 80))
-    both = prediction_picture(plain, output, ["x"], min_side=0)
+    both = prediction_picture(plain, Prediction(output), ["x"], min_side=0)
     header = both.shape[0] - 60
     left, right = both[header:, :80], both[header:, -80:]
     assert both.shape[1] < 170

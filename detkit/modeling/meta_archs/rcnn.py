@@ -22,7 +22,7 @@ from detkit.modeling.interfaces import (
 )
 from detkit.modeling.mask_pasters import GridSampleMaskPaster
 from detkit.modeling.postprocess import to_original_size
-from detkit.structures import ImageList, Instances, Losses, Sample
+from detkit.structures import ImageList, Instances, Losses, Prediction, Sample
 
 
 @META_ARCHS.register()
@@ -109,14 +109,15 @@ class GeneralizedRCNN(MetaArch):
         return losses | self.roi_heads.loss(features, proposals, targets)
 
     @torch.no_grad()
-    def predict(self, samples: list[Sample]) -> list[Instances]:
+    def predict(self, samples: list[Sample]) -> list[Prediction]:
         """See ``MetaArch.predict``."""
         images = self.preprocess(samples)
         features = self.features(images)
         proposals = self.proposal_generator.predict(images, features)
         instances = self.roi_heads.predict(features, proposals)
         return [
-            to_original_size(i, s.original_size, self.mask_paster, self.mask_thresh) for i, s in zip(instances, samples)
+            Prediction(to_original_size(i, s.original_size, self.mask_paster, self.mask_thresh))
+            for i, s in zip(instances, samples)
         ]
 
     def features(self, images: ImageList) -> Features:

@@ -1,0 +1,69 @@
+"""Prediction: what a model says of one image."""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from detkit.structures.instances import Instances
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """A segment of a panoptic map.
+
+    Args:
+        id: its number in the map, above 0.
+        class_index: its class.
+        is_thing: whether it is one object; otherwise it is all that the image has of a class such as sky.
+        score: 0 to 1; None where the model gives none.
+    """
+
+    id: int
+    class_index: int
+    is_thing: bool
+    score: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Panoptic:
+    """A panoptic segmentation: each pixel belongs to one segment or to none.
+
+    Args:
+        ids: ``(H, W)`` int64, the id of each pixel's segment; 0 for none.
+        segments: the segments of the map.
+    """
+
+    ids: Tensor
+    segments: tuple[Segment, ...] = ()
+
+    def to(self, device: torch.device | str) -> "Panoptic":
+        """The same on ``device``."""
+        return Panoptic(self.ids.to(device), self.segments)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a model says of one image, at the image's original size. What a model does not give is None.
+
+    Args:
+        instances: the objects, best first: ``boxes``, ``scores``, ``classes``, and ``masks``, ``keypoints`` or fields
+            of a user's own where the model has heads for them.
+        semantic: ``(H, W)`` int64, the class of each pixel.
+        panoptic: a segment for each pixel.
+    """
+
+    instances: Instances | None = None
+    semantic: Tensor | None = None
+    panoptic: Panoptic | None = None
+
+    def to(self, device: torch.device | str) -> "Prediction":
+        """The same on ``device``."""
+        parts = (self.instances, self.semantic, self.panoptic)
+        return Prediction(*(None if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
+
+    def above(self, score_thresh: float) -> "Prediction":
+        """The same with only those instances that score at least ``score_thresh``."""
+        if self.instances is None or "scores" not in self.instances:
+            return self
+        return dataclasses.replace(self, instances=self.instances[self.instances.scores >= score_thresh])

@@ -1,5 +1,6 @@
 """One registry per role: a name -> class table whose entries implement one interface."""
 
+import dataclasses
 import difflib
 import inspect
 from collections.abc import Iterable
@@ -38,12 +39,34 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return near if near and nearness(near) >= 0.55 else None
 
 
+@dataclasses.dataclass(frozen=True)
+class Removed:
+    """An option that a class does not have any more, as a value of its ``renamed_options``.
+
+    Args:
+        fix: what to write instead, for the error message.
+        default: what it was where nobody set it. A config that says just this loads without the option: those that
+            a run or a checkpoint saved have every default written out.
+        subclass: the registered class that has the option today. A node that sets the option becomes one of it.
+    """
+
+    fix: str = ""
+    default: Any = inspect.Parameter.empty
+    subclass: str | None = None
+
+
 class Registry(_Registry, Generic[T]):
     """``name -> class`` for one role.
 
     A class is checked when it registers: it implements the role's interface, takes the role's wiring (the
     parameters before ``*``), hides no options behind ``**kwargs`` and annotates every option, because the
     annotations are the schema of its config node.
+
+    What a class and its options were called before, the class itself says, so that old configs load:
+    ``renamed_from: ClassVar[tuple[str, ...]]`` has the earlier names of the class, ``renamed_options:
+    ClassVar[Mapping[str, str | Removed]]`` the earlier options. ``{"score_thresh": "detection.score_thresh"}`` moves
+    the value to that path below the node; ``"!why, and what to write"`` or a ``Removed`` refuses it. A dataclass of
+    nested options may have ``renamed_options`` too.
 
     Args:
         role: the role in words, as error messages say it, e.g. ``"mask head"``.
@@ -56,6 +79,7 @@ class Registry(_Registry, Generic[T]):
     def __init__(self, role: str, base: type[T]):
         super().__init__(role)
         self.role, self.base = role, base
+        self.renamed: dict[str, str] = {}  # a class's earlier name -> its name
         Registry.of[base] = self
 
     def _do_register(self, name: str, obj: Any) -> None:
@@ -74,6 +98,7 @@ class Registry(_Registry, Generic[T]):
             other = super().get(name)
             raise KeyError(f"{self.role} '{name}' is already registered by {other.__module__}; choose another name")
         super()._do_register(name, obj)
+        self.renamed.update(dict.fromkeys(obj.__dict__.get("renamed_from", ()), name))
 
     def get(self, name: str) -> type[T]:
         """The class registered as ``name``. Raises ConfigError, with the nearest name, if there is none."""
@@ -89,6 +114,7 @@ class Registry(_Registry, Generic[T]):
         """Takes out the classes of ``module``, so that a module whose import failed can be imported again."""
         for name in [name for name, obj in self if obj.__module__ == module]:
             del self._obj_map[name]
+            self.renamed = {old: new for old, new in self.renamed.items() if new != name}
 
     def names(self) -> list[str]:
         """The registered names, sorted."""
@@ -106,6 +132,13 @@ def wiring(cls: type) -> tuple[str, ...]:
     """What the parent supplies: the parameters of ``cls.__init__`` before the star."""
     params = inspect.signature(cls).parameters.values()
     return tuple(p.name for p in params if p.kind is p.POSITIONAL_OR_KEYWORD)
+
+
+def renamed_options(cls: type) -> dict[str, "str | Removed"]:
+    """Earlier option -> where it stands today, of ``cls`` and its bases, without those that are options of ``cls``."""
+    said = {key: to for base in reversed(cls.__mro__) for key, to in vars(base).get("renamed_options", {}).items()}
+    texts = {key: Removed(to[1:]) if isinstance(to, str) and to.startswith("!") else to for key, to in said.items()}
+    return {key: to for key, to in texts.items() if key not in options(cls)}
 
 
 def role_of(cls: type) -> "Registry[Any] | None":

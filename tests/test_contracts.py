@@ -13,12 +13,14 @@ import detkit.doctor
 import detkit.engine
 import detkit.experiment
 from detkit.checkpoint import as_checkpoint
-from detkit.config import parse
+from detkit.config import Recipe, parse
+from detkit.config.schema import is_group, registry_for, schema
 from detkit.data.interfaces import Record
+from detkit.experiment import Experiment
 from detkit.layers import ShapeSpec
 from detkit.modeling.box_coder import BoxCoder
 from detkit.modeling.poolers import RoIAlignPooler
-from detkit.registry import Registry, options, wiring
+from detkit.registry import Registry, Removed, options, role_of, wiring
 from detkit.structures import BitMasks, Boxes, Instances, Losses
 
 ALL = [(registry.role, name) for registry in Registry.of.values() for name in registry.names()]
@@ -64,6 +66,38 @@ def test_schema_wiring_and_words(role, name):
     assert not missing, "every option is explained under Args:"
     if all(p.default is not p.empty for p in options(cls).values()):
         assert parse({"name": name}, registry.base).cls is cls
+
+
+def classes_at(want: object) -> set[type]:
+    """The classes of which an object of the annotation ``want`` may be."""
+    found = {want} if is_group(want) else set()
+    if isinstance(want, type) and registry_for(want) is not None:
+        found |= {want, *(cls for _, cls in registry_for(want) if issubclass(cls, want))}
+    elif typing.get_origin(want) is Recipe and registry_for(typing.get_args(want)[0]) is None:
+        found |= {*typing.get_args(want)}
+    return found.union(*(classes_at(arm) for arm in typing.get_args(want)))
+
+
+def with_nested(*classes: type) -> set[type]:
+    """``classes`` and all that stand in their signatures."""
+    found: set[type] = set()
+    while classes:
+        found |= {*classes}
+        wants = [option.want for cls in classes for option in schema(cls).options.values()]
+        classes = tuple({cls for want in wants for cls in classes_at(want)} - found)
+    return found
+
+
+@pytest.mark.parametrize("cls", sorted(with_nested(Experiment), key=names), ids=names)
+def test_every_earlier_option_leads_to_one_of_today(cls):
+    for old, path in schema(cls).renamed.items():
+        classes = {cls}
+        for key in path.split(".") if isinstance(path, str) else ():
+            wants = [schema(c).options[key].want for c in classes if key in schema(c).options]
+            assert wants, f"{old}: there is no {path}"
+            classes = {c for want in wants for c in classes_at(want)}
+        if isinstance(path, Removed) and path.subclass is not None:
+            assert old in schema(role_of(cls).get(path.subclass)).options
 
 
 BACKBONES = {"TorchvisionBackbone": {"model": "mobilenet_v3_small"}, "ResNet": {"depth": 18}, "ResNeXt": {"depth": 50}}

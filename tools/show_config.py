@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _answer(args: argparse.Namespace) -> str:
-    config = load_config(args.config_file, args.overrides) if args.config_file else None
+    config = load_config(args.config_file, args.overrides, Experiment) if args.config_file else None
     if args.list:
         return roles_text()
     if args.options and (config is None or _is_class_name(args.options)):

@@ -9,7 +9,8 @@ from typing import Any
 
 from detkit.config.carry import sort_options
 from detkit.config.interpolate import resolve
-from detkit.config.merge import Renamed, apply_override, find, locate, merge, read_override
+from detkit.config.merge import Override, Renamed, apply_override, find, locate, merge, read_override
+from detkit.config.migrate import Migration
 from detkit.config.near_file import nearest_file
 from detkit.config.user_file import import_user_code
 from detkit.config.yaml_file import SUFFIXES, Entry, display, read_yaml, wrap
@@ -35,43 +36,86 @@ class Config:
     sources: dict[str, str]
 
 
-def load_config(path: str | os.PathLike[str] | Mapping[str, Any], overrides: Iterable[str] = ()) -> Config:
+def load_config(
+    path: str | os.PathLike[str] | Mapping[str, Any], overrides: Iterable[str] = (), root: Any = None
+) -> Config:
     """Reads ``path`` over its ``_base_`` files, lays ``overrides`` over it and imports what it lists.
 
     Args:
         path: a YAML file; or a tree that was read before (the config in a checkpoint).
         overrides: ``key.path=value`` texts; values are YAML. One that changes only the ``name`` of a node keeps the
             old node's options that the new class has too.
+        root: the class of the config's root. With it, each file and override is migrated before it is merged, with a
+            warning for each option and class that has another name today.
 
     Raises ConfigError with the file, or the key path, and what to do about it.
     """
     if isinstance(path, Mapping):
-        tree, file = wrap(dict(path), "the given tree"), None
-        imports = _own_imports(tree, None)
+        tree = wrap(dict(path), "the given tree")
+        layers, file = _Layers(_without(tree, "imports", "_base_"), [], _own_imports(tree, None)), None
     else:
         file = Path(path).expanduser()
-        tree, imports = _read(file, ())
-    renamed: list[Renamed] = []
-    for override in [read_override(text) for text in overrides]:
+        layers = _read(file, ())
+    parsed = [read_override(text) for text in overrides]
+    imports = layers.all_imports()
+    for override in parsed:
         if override.keys == ("imports",):
             imports += _own_imports(Entry({"imports": override.value}, override.value.source), Path.cwd())
-            continue
-        tree, change = apply_override(tree, override)
-        renamed += [change] if change else []
-    tree = _without(tree, "imports", "_base_")
     imports = list({entry.value: entry for entry in imports}.values())
     for entry in imports:
         import_user_code(entry.value, entry.source)
+    migration = Migration(Any if root is None else root)
+    tree = layers.merged(migration)
+    tree, renamed = _lay_over(tree, [o for o in parsed if o.keys[0] != "imports"], migration)
     tree, plain = _fit_renamed(tree, renamed)
+    for note in migration.notes:
+        logger.warning("%s", note)
     return Config(plain, [entry.value for entry in imports], file, dict(tree.walk()))
 
 
-def _read(path: Path, above: tuple[Path, ...]) -> tuple[Entry, list[Entry]]:
-    """The tree of ``path`` laid over its bases, and the imports of all of them, bases first."""
+@dataclasses.dataclass(frozen=True)
+class _Layers:
+    """A file's own tree, the files that it lies over, and the user code that it lists."""
+
+    own: Entry
+    bases: "list[_Layers]"
+    imports: list[Entry]
+
+    def all_imports(self) -> list[Entry]:
+        """The imports of the bases, then the file's own."""
+        return [entry for base in self.bases for entry in base.all_imports()] + self.imports
+
+    def merged(self, migration: Migration) -> Entry:
+        """The file over its bases, each migrated before it is merged."""
+        tree = Entry({}, self.own.source)
+        for base in self.bases:
+            whole = base.merged(migration)
+            tree = merge(tree, migration.layer(whole, tree))
+        return merge(tree, migration.layer(self.own, tree))
+
+
+def _lay_over(tree: Entry, overrides: list[Override], migration: Migration) -> tuple[Entry, list[Renamed]]:
+    """The overrides over ``tree``, and the nodes whose name they changed."""
+    renamed: list[Renamed] = []
+    written: dict[tuple[str | int, ...], Override] = {}
+    for old in overrides:
+        override = migration.override(old, tree)
+        other = written.setdefault(override.keys, old)
+        if other.keys != old.keys:
+            raise ConfigError(
+                f"overrides '{other.text}' and '{old.text}' set the same option, which is "
+                f"'{override.path}' now. Keep one"
+            )
+        tree, change = apply_override(tree, override)
+        renamed += [change] if change else []
+    return tree, renamed
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> _Layers:
+    """The file ``path`` and its bases, unmerged."""
     own = read_yaml(path)
     above = (*above, path.resolve())
-    tree = Entry({}, own.source)
-    imports: list[Entry] = []
+    bases = []
     for base in _bases(own):
         file = path.parent / Path(base.value).expanduser()
         if not file.is_file():
@@ -85,10 +129,8 @@ def _read(path: Path, above: tuple[Path, ...]) -> tuple[Entry, list[Entry]]:
         if file.resolve() in above:
             chain = " -> ".join(display(p) for p in (*above[above.index(file.resolve()) :], file))
             raise ConfigError(f"{base.source}: _base_ goes round in a circle: {chain}")
-        below, more = _read(file, above)
-        tree, imports = merge(tree, below), imports + more
-    imports = imports + _own_imports(own, path.parent)
-    return merge(tree, _without(own, "imports", "_base_")), imports
+        bases.append(_read(file, above))
+    return _Layers(_without(own, "imports", "_base_"), bases, _own_imports(own, path.parent))
 
 
 def _bases(tree: Entry) -> list[Entry]:

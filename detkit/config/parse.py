@@ -5,12 +5,14 @@ The whole tree is checked, and as many mistakes as can be found are reported tog
 
 import copy
 import dataclasses
+import logging
 import types
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from detkit.config.describe import usage
 from detkit.config.merge import merge
+from detkit.config.migrate import migrate
 from detkit.config.recipe import Now, Recipe, make
 from detkit.config.scalar import Mismatch, convert, shown
 from detkit.config.schema import MISSING, Schema, is_dict, is_group, is_list, is_node, registry_for, schema, words
@@ -18,6 +20,7 @@ from detkit.config.write import plain
 from detkit.config.yaml_file import wrap
 from detkit.registry import ConfigError, DataError, Registry, did_you_mean, role_of
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 _MOST = 10
 _NOTHING: Recipe[Any] = Recipe(object)
@@ -42,6 +45,9 @@ def parse(
 
     The recipe's ``kwargs`` hold every option, defaults included. Raises ConfigError.
     """
+    node, notes = migrate(node, role, path, MISSING if default is None else default)
+    for note in notes:
+        logger.warning("%s", note)
     check = _Check(sources or {})
     recipe = check.node(node, role, path, MISSING if default is None else default)
     check.finish()
@@ -94,6 +100,8 @@ class _Check:
 
     def node(self, node: Any, role: Any, path: str, default: Any = MISSING, owner: type | None = None) -> Recipe[Any]:
         """A mapping as a recipe of ``role``, laid over ``default`` where that is a recipe or a group."""
+        if isinstance(node, str) and registry_for(role) is not None:
+            node = {"name": node}  # for short
         basis = default.cls if isinstance(default, Recipe) else type(default)
         if isinstance(node, Mapping) and issubclass(basis, role) and (isinstance(default, Recipe) or is_group(basis)):
             node = merge(wrap(plain(default), ""), wrap(dict(node), "")).plain()
@@ -150,8 +158,6 @@ class _Check:
         if value is None:
             return f"expected {what}, got null; this part is not optional"
         hint = ""
-        if registry is not None and isinstance(value, str):
-            hint = f"; write {{name: {value}}}" if value in registry else did_you_mean(value, registry.names())
         if isinstance(value, list | tuple):
             hint = "; a list cannot stand here (remove the '-')"
         return f"expected {what}, got {shown(value)}{hint}"

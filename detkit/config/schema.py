@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from detkit.config.recipe import Recipe
 from detkit.config.yaml_file import display
-from detkit.registry import ConfigError, Registry, options, role_of, wiring
+from detkit.registry import ConfigError, Registry, Removed, options, renamed_options, role_of, wiring
 
 MISSING: Any = inspect.Parameter.empty
 """The default of an option that has none."""
@@ -36,11 +36,13 @@ class Schema:
 
     Args:
         options: option name -> Option, in the order of the signature.
-        wiring: the names that whoever builds the class passes.
+        wiring: the names of the runtime arguments, which the builder of the class passes.
+        renamed: earlier option -> the path of today, or why there is none.
     """
 
     options: dict[str, Option]
     wiring: tuple[str, ...]
+    renamed: dict[str, str | Removed]
 
 
 _known: dict[type, Schema] = {}
@@ -68,7 +70,7 @@ def _read(cls: type) -> Schema:
     for name, parameter in options(cls).items():
         default = factories[name]() if name in factories else parameter.default
         found[name] = Option(name, hints.get(name, Any), default)
-    return Schema(found, () if group else wiring(cls))
+    return Schema(found, () if group else wiring(cls), renamed_options(cls))
 
 
 def is_group(cls: Any) -> bool:

@@ -137,7 +137,7 @@ def load_experiment(path: str | Path | Mapping[str, Any], overrides: Sequence[st
     Raises:
         ConfigError: the first thing that is wrong, with its path, what was expected and the way out.
     """
-    config = load_config(path, overrides)
+    config = load_config(path, overrides, Experiment)
     recipe = parse(config.tree, Experiment, sources=config.sources)
     experiment = recipe()
     experiment.tree = {**({"imports": config.imports} if config.imports else {}), **complete(recipe)}

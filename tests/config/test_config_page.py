@@ -59,6 +59,6 @@ def test_messages_of_the_page_are_the_real_ones(folder, override, message):
 def test_the_page_has_what_these_tests_look_for():
     kinds = [kind for kind, _ in BLOCKS]
     assert len(ROWS) == 11
-    assert kinds.count("python") == 2
+    assert kinds.count("python") == 3
     assert len(commands()) == 6
     assert os.path.exists(ROOT / "docs" / "extending.md")

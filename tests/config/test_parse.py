@@ -179,7 +179,7 @@ def test_a_default_factory_is_called(house):
         (machine(part={"name": "PlainPort"}), "model.part: no part named 'PlainPort'. Did you mean 'PlainPart'?"),
         (machine(part={"width": 3}), "model.part: a part node needs a 'name'. Registered: FancyPart, NeedyPart"),
         (machine(part={"name": 3}), "model.part: a part node has a wrong name: expected a word, got 3 (int)"),
-        (machine(part="PlainPart"), "model.part: expected a part node: a mapping with a 'name', got 'PlainPart' (str)"),
+        (machine(part="PlainPort"), "model.part: no part named 'PlainPort'. Did you mean 'PlainPart'?"),
         (machine(part=[{"name": "PlainPart"}]), "model.part: expected a part node"),
         (machine(part=3), "model.part: expected a part node: a mapping with a 'name', got 3 (int)"),
         (machine(spare=None), "model.spare: expected a part node: a mapping with a 'name', got null"),

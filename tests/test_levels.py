@@ -29,7 +29,6 @@ LEVELS = {
     "run": 7,
     "launch": 7,
     "command_line": 7,
-    "benchmark": 8,
 }
 NOT_FOR = {"engine": {"modeling", "data"}, "config": {"utils"}}
 """What a room does without, although it lies below."""

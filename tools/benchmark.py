@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Measure detkit against torchvision: in turn in one process, on the same inputs and weights.
 
-Each contestant runs once a round. The table gives medians, and as ratio the median over the rounds of a run's time over
+Each candidate runs once a round. The table gives medians, and as ratio the median over the rounds of a run's time over
 the baseline's of the same round, so that other work on the machine meets both.
 
 examples:
   inference on the CPU, with two threads
     OMP_NUM_THREADS=2 python tools/benchmark.py infer
 
-  a training step on a GPU; figures as JSON
+  a training step on a GPU; numbers as JSON
     python tools/benchmark.py train --device cuda --batch 8 --json train.json
 """
 
@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from detkit.benchmark.options import BENCHMARKS, Options
+from benchmarks.options import BENCHMARKS, Options
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -28,7 +28,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     for name, options in BENCHMARKS.items():
         command = commands.add_parser(name, help=options.__doc__, description=options.__doc__)
         options.add_to(command)
-        command.add_argument("--json", type=Path, metavar="FILE", help="where the figures go, too")
+        command.add_argument("--json", type=Path, metavar="FILE", help="where the numbers go, too")
     args = parser.parse_args(argv)
     try:
         args.options = BENCHMARKS[args.benchmark].of(args)
@@ -44,12 +44,12 @@ from detkit import command_line
 
 
 def benchmark(options: Options, json: Path | None) -> int:
-    """Runs one benchmark, and writes its figures to the file ``json``, too."""
+    """Runs one benchmark, and writes its numbers to the file ``json``, too."""
     report = options.run()
     print(report.table())
     if json is not None:
         report.write(json)
-        print(f"\nfigures: {json}")
+        print(f"\nnumbers: {json}")
     return 0
 
 

@@ -8,7 +8,7 @@ import torch
 from small import sample, small_model
 from torch import nn
 
-from detkit.benchmark.agreement import agreement
+from benchmarks.agreement import agreement
 from detkit.inference import optimized
 from detkit.inference.folding import fold_norms
 from detkit.inference.packed import PackedConv, PackedLinear, PackedResidual, can_pack

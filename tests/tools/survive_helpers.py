@@ -16,7 +16,6 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
 import train_net  # noqa: E402
-
 from detkit import command_line  # noqa: E402
 from detkit.checkpoint import checkpointer  # noqa: E402
 from detkit.engine import trainer  # noqa: E402

@@ -1,4 +1,4 @@
-"""tools/benchmark.py in its smallest settings: every benchmark runs and leaves its figures."""
+"""tools/benchmark.py in its smallest settings: every benchmark runs and leaves its numbers."""
 
 import importlib.util
 import json
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from detkit.benchmark.limit import matrix_product
-from detkit.benchmark.options import BENCHMARKS
-from detkit.benchmark.timing import Contestant, measure
+from benchmarks.limit import matrix_product
+from benchmarks.options import BENCHMARKS
+from benchmarks.timing import Candidate, measure
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,25 +26,25 @@ def tool():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["infer", "train"])
-def test_a_model_benchmark_writes_its_figures(tool, tmp_path, capsys, command):
-    path = tmp_path / "figures.json"
+def test_a_model_benchmark_writes_its_numbers(tool, tmp_path, capsys, command):
+    path = tmp_path / "numbers.json"
     options = ["--size", "64", "--batch", "1", "--rounds", "1", "--warmup", "1", "--json", str(path)]
     assert tool.main([command, *options]) == 0
-    figures = json.loads(path.read_text())
-    assert figures["rows"][0]["name"] == "torchvision fp32"
-    assert figures["rows"][0]["ratio"] == 1
-    assert len(figures["rows"]) > 1
-    assert all(row["milliseconds"] > 0 for row in figures["rows"])
-    assert figures["settings"]["size"] == 64
-    assert "torch " in figures["machine"]["versions"]
+    numbers = json.loads(path.read_text())
+    assert numbers["rows"][0]["name"] == "torchvision fp32"
+    assert numbers["rows"][0]["ratio"] == 1
+    assert len(numbers["rows"]) > 1
+    assert all(row["milliseconds"] > 0 for row in numbers["rows"])
+    assert numbers["settings"]["size"] == 64
+    assert "torch " in numbers["machine"]["versions"]
     assert "detkit fp32" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     "command", [["data", "--images", "2"], ["paste", "--masks", "3"], ["eval", "--images", "3", "--detections", "9"]]
 )
-def test_a_benchmark_of_the_rest_writes_its_figures(tool, tmp_path, command):
-    path = tmp_path / "figures.json"
+def test_a_benchmark_of_the_rest_writes_its_numbers(tool, tmp_path, command):
+    path = tmp_path / "numbers.json"
     assert tool.main([*command, "--rounds", "1", "--warmup", "1", "--json", str(path)]) == 0
     rows = json.loads(path.read_text())["rows"]
     assert len(rows) > 1
@@ -53,11 +53,11 @@ def test_a_benchmark_of_the_rest_writes_its_figures(tool, tmp_path, command):
 
 def test_rounds_alternate_their_order_and_prepare_comes_before_each_run():
     calls = []
-    contestants = [
-        Contestant(name, lambda n=name: calls.append(n), prepare=lambda n=name: calls.append(n + "?"), memory=False)
+    candidates = [
+        Candidate(name, lambda n=name: calls.append(n), prepare=lambda n=name: calls.append(n + "?"), memory=False)
         for name in "ab"
     ]
-    measured = measure(contestants, rounds=2, warmup=1)
+    measured = measure(candidates, rounds=2, warmup=1)
     assert calls == ["a?", "a", "b?", "b", "a?", "a", "b?", "b", "b?", "b", "a?", "a"]
     assert [len(m.seconds) for m in measured] == [2, 2]
     assert measured[0].ratio_to(measured[0]) == 1
@@ -67,7 +67,7 @@ def test_peak_memory_is_what_a_run_adds():
     def needs(mib):
         return lambda: torch.ones(mib * 2**20 // 4).sum()
 
-    small, large = measure([Contestant("small", needs(8)), Contestant("large", needs(256))], rounds=1)
+    small, large = measure([Candidate("small", needs(8)), Candidate("large", needs(256))], rounds=1)
     if large.peak_memory is None:
         pytest.skip("the system keeps no record of its peak memory")
     assert 240 * 2**20 < large.peak_memory < 300 * 2**20
@@ -78,7 +78,7 @@ BURN = "import time\nwhile time.process_time() < 0.3: pass"
 
 
 def test_processor_time_is_also_that_of_processes_that_were_waited_for():
-    (measured,) = measure([Contestant("child", lambda: subprocess.run([sys.executable, "-c", BURN]))], rounds=1)
+    (measured,) = measure([Candidate("child", lambda: subprocess.run([sys.executable, "-c", BURN]))], rounds=1)
     if sys.platform == "win32":
         pytest.skip("the system tells of this process alone")
     assert measured.processor_seconds[0] >= 0.3
@@ -116,6 +116,6 @@ def test_a_matrix_product_has_a_rate():
     assert measured.rate == pytest.approx(2 * 64**3 / measured.seconds[0])
 
 
-def test_contestants_need_names_of_their_own():
+def test_candidates_need_names_of_their_own():
     with pytest.raises(ValueError, match="different names"):
-        measure([Contestant("a", int), Contestant("a", int)], rounds=1)
+        measure([Candidate("a", int), Candidate("a", int)], rounds=1)

@@ -13,8 +13,9 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
 HEAVY = ("torch", "torchvision", "numpy", "matplotlib", "fvcore", "iopath", "omegaconf", "PIL", "pycocotools")
 RUN = """
-import runpy, sys
+import os, runpy, sys
 sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
 try:
     runpy.run_path(sys.argv[0], run_name="__main__")
 except SystemExit as end:

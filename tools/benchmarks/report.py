@@ -14,7 +14,7 @@ import torchvision
 from tabulate import tabulate
 
 import detkit
-from detkit.benchmark.timing import Measurement, mebibytes
+from benchmarks.timing import Measurement, mebibytes
 from detkit.utils.environment import cpu_name
 from detkit.utils.paths import atomic_write
 
@@ -30,7 +30,7 @@ class Row:
         processor: the median of the processor's time, of all threads and of child processes together, in milliseconds.
         ratio: to the baseline's time in the same round, the median over the rounds; 1 is the baseline's.
         peak_mib: memory that a run needs beyond what was held before; None: not measured.
-        figures: further figures by name.
+        metrics: further metrics by name.
     """
 
     name: str
@@ -39,10 +39,10 @@ class Row:
     processor: float
     ratio: float
     peak_mib: float | None = None
-    figures: dict[str, Any] = dataclasses.field(default_factory=dict)
+    metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, measured: Measurement, baseline: Measurement, **figures: Any) -> "Row":
+    def of(cls, measured: Measurement, baseline: Measurement, **metrics: Any) -> "Row":
         """The line of a measurement."""
         return cls(
             measured.name,
@@ -51,7 +51,7 @@ class Row:
             1000 * statistics.median(measured.processor_seconds),
             measured.ratio_to(baseline),
             mebibytes(measured.peak_memory),
-            figures,
+            metrics,
         )
 
 
@@ -61,8 +61,8 @@ class Report:
 
     Args:
         title: what was measured, in a line.
-        rows: one for each contestant, the baseline first.
-        facts: figures of the whole, by name.
+        rows: one for each candidate, the baseline first.
+        facts: numbers of the whole, by name.
         settings: the options it ran with.
     """
 
@@ -73,7 +73,7 @@ class Report:
 
     def table(self) -> str:
         """For the console."""
-        names = list(dict.fromkeys(name for row in self.rows for name in row.figures))
+        names = list(dict.fromkeys(name for row in self.rows for name in row.metrics))
         head = ["", "median ms", "fastest ms", "processor ms", "ratio", "peak MiB", *names]
         lines = [
             [
@@ -83,7 +83,7 @@ class Report:
                 f"{row.processor:.1f}",
                 f"{row.ratio:.3f}",
                 "" if row.peak_mib is None else f"{row.peak_mib:.0f}",
-                *(_shown(row.figures.get(name)) for name in names),
+                *(_shown(row.metrics.get(name)) for name in names),
             ]
             for row in self.rows
         ]

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from detkit.benchmark.agreement import agreement
-from detkit.benchmark.limit import count_flops, matrix_product
-from detkit.benchmark.models import as_samples, images_of, make_pair
-from detkit.benchmark.options import InferOptions
-from detkit.benchmark.report import Report, Row
-from detkit.benchmark.timing import Contestant, measure
+from benchmarks.agreement import agreement
+from benchmarks.limit import count_flops, matrix_product
+from benchmarks.models import as_samples, images_of, make_pair
+from benchmarks.options import InferOptions
+from benchmarks.report import Report, Row
+from benchmarks.timing import Candidate, measure
 from detkit.building import torch_device
 from detkit.inference import optimized
 
@@ -32,23 +32,23 @@ def run(options: InferOptions) -> Report:
     pair.to(device)
     theirs = [(image.float() / 255).to(device) for image in images]
     samples = [sample.to(device) for sample in as_samples(images)]
-    contestants = [Contestant("torchvision fp32", _without_gradients(lambda: pair.theirs(theirs)))]
+    candidates = [Candidate("torchvision fp32", _without_gradients(lambda: pair.theirs(theirs)))]
     models, first = {}, {}
     for precision in dict.fromkeys(options.precision):
         model = models[precision] = optimized(pair.ours, precision, options.compile)
         start = time.perf_counter()
         _without_gradients(model)(samples)
         first[precision] = time.perf_counter() - start
-        contestants.append(Contestant(f"detkit {precision}", _without_gradients(partial(model, samples))))
+        candidates.append(Candidate(f"detkit {precision}", _without_gradients(partial(model, samples))))
     limits = {name: matrix_product(_DTYPES[name], device) for name in models}
-    measured = measure([*contestants, *limits.values()], rounds=options.rounds, warmup=options.warmup, device=device)
+    measured = measure([*candidates, *limits.values()], rounds=options.rounds, warmup=options.warmup, device=device)
     by_name = {m.name: m for m in measured}
     baseline = measured[0]
     rows, facts = [Row.of(baseline, baseline)], {"GFLOP": flops / 1e9}
     for name, limit in limits.items():
         rate = by_name[limit.name].rate or 1.0
         facts |= {f"matrix product {name}, GFLOP/s": rate / 1e9, f"limit {name}, ms": 1000 * flops / rate}
-    for m in measured[1 : len(contestants)]:
+    for m in measured[1 : len(candidates)]:
         limit_ms = facts[f"limit {m.name.split()[-1]}, ms"]
         rows.append(Row.of(m, baseline, **{"to limit": 1000 * m.median / limit_ms}))
     facts |= {f"first run {name}, s": seconds for name, seconds in first.items()}

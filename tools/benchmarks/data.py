@@ -12,10 +12,10 @@ from PIL import Image
 from torchvision import datasets
 from torchvision.transforms import v2
 
-from detkit.benchmark.coco_sized import opened
-from detkit.benchmark.options import DataOptions
-from detkit.benchmark.report import Report, Row
-from detkit.benchmark.timing import Contestant, measure
+from benchmarks.coco_sized import opened
+from benchmarks.options import DataOptions
+from benchmarks.report import Report, Row
+from benchmarks.timing import Candidate, measure
 from detkit.data import CocoInstances, Mapper, RandomFlip, ResizeShortestEdge
 
 SHORT_EDGES = tuple(range(640, 801, 32))
@@ -80,11 +80,11 @@ def run(options: DataOptions) -> Report:
             mapper = Mapper(dataset, [ResizeShortestEdge(short_edge=SHORT_EDGES, max_size=MAX_SIZE), RandomFlip()])
             names = sorted((dataset.image_path(i), i) for i in range(len(dataset)))
             chosen = [i for _, i in names][: options.images]
-            contestants = [
-                Contestant("torchvision v2", reference(json_file, image_root, options.images)),
-                Contestant("detkit", lambda: [mapper(0, i).image.shape for i in chosen]),
+            candidates = [
+                Candidate("torchvision v2", reference(json_file, image_root, options.images)),
+                Candidate("detkit", lambda: [mapper(0, i).image.shape for i in chosen]),
             ]
-            measured = measure(contestants, rounds=options.rounds, warmup=options.warmup)
+            measured = measure(candidates, rounds=options.rounds, warmup=options.warmup)
     finally:
         torch.set_num_threads(threads)
     facts: dict[str, Any] = opened() if options.coco_sized else {}

@@ -1,4 +1,4 @@
-"""box and mask AP by the COCO protocol, from predictions on to the figures"""
+"""box and mask AP by the COCO protocol, from predictions on to the metrics"""
 
 import contextlib
 import copy
@@ -10,9 +10,9 @@ import pycocotools.mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detkit.benchmark.options import EvalOptions
-from detkit.benchmark.report import Report, Row
-from detkit.benchmark.timing import Contestant, measure
+from benchmarks.options import EvalOptions
+from benchmarks.report import Report, Row
+from benchmarks.timing import Candidate, measure
 from detkit.evaluation.coco_metrics import GroundTruth, coco_metrics
 
 SIZE = (480, 640)
@@ -50,10 +50,10 @@ def made_up(images: int, detections: int) -> tuple[dict[str, Any], list[dict[str
             crowd = int(rng.random() < 0.02)
             base = {"id": len(annotations) + 1, "image_id": image, "category_id": category, "iscrowd": crowd}
             annotations.append({**base, **pool[shape]})
-        drawn, guesses = rng.integers(0, len(pool), detections), rng.integers(1, CLASSES + 1, detections)
-        drawn[:OBJECTS], guesses[:OBJECTS] = chosen[:detections], classes[:detections]
+        picked, guesses = rng.integers(0, len(pool), detections), rng.integers(1, CLASSES + 1, detections)
+        picked[:OBJECTS], guesses[:OBJECTS] = chosen[:detections], classes[:detections]
         scores = rng.random(detections).round(3)
-        for shape, category, score in zip(drawn.tolist(), guesses.tolist(), scores.tolist()):
+        for shape, category, score in zip(picked.tolist(), guesses.tolist(), scores.tolist()):
             found = {key: pool[shape][key] for key in ("bbox", "segmentation")}
             results.append({"image_id": image, "category_id": category, "score": score, **found})
     coco = {
@@ -65,11 +65,11 @@ def made_up(images: int, detections: int) -> tuple[dict[str, Any], list[dict[str
 
 
 class Theirs:
-    """pycocotools, from results to its twelve figures."""
+    """pycocotools, from results to its twelve numbers."""
 
     def __init__(self, coco: dict[str, Any], results: list[dict[str, Any]]):
         self.coco, self.given = coco, results
-        self.figures: dict[str, dict[str, float]] = {}
+        self.metrics: dict[str, dict[str, float]] = {}
 
     def prepare(self) -> None:
         """Fresh copies: it writes into what it is given."""
@@ -88,7 +88,7 @@ class Theirs:
                 evaluation.evaluate()
                 evaluation.accumulate()
                 evaluation.summarize()
-            self.figures[task] = dict(zip(STATS, evaluation.stats.tolist()))
+            self.metrics[task] = dict(zip(STATS, evaluation.stats.tolist()))
 
 
 def _without(key: str, row: dict[str, Any]) -> dict[str, Any]:
@@ -96,23 +96,23 @@ def _without(key: str, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(options: EvalOptions) -> Report:
-    """Measures. The baseline is pycocotools; the figures must be equal."""
+    """Measures. The baseline is pycocotools; the numbers must be equal."""
     coco, results = made_up(options.images, options.detections)
     truth = GroundTruth(coco, [category["name"] for category in coco["categories"]])
     theirs, ours = Theirs(coco, results), dict[str, dict[str, Any]]()
 
     def evaluate() -> None:
-        """Our figures of both tasks, into ``ours``."""
+        """Our numbers of both tasks, into ``ours``."""
         for task in ("box", "mask"):
             ours[task] = coco_metrics(truth, results, task, 100, True)
 
-    contestants = [
-        Contestant("pycocotools", theirs.run, theirs.prepare, memory=False),
-        Contestant("detkit", evaluate, memory=False),
+    candidates = [
+        Candidate("pycocotools", theirs.run, theirs.prepare, memory=False),
+        Candidate("detkit", evaluate, memory=False),
     ]
-    measured = measure(contestants, rounds=options.rounds, warmup=options.warmup)
-    apart = [abs(ours[task][name] - value) for task in KINDS for name, value in theirs.figures[task].items()]
-    assert max(apart) < 1e-12, "the same figures"
-    facts = {f"{task} AP": ours[task]["AP"] for task in KINDS} | {"largest difference of a figure": max(apart)}
+    measured = measure(candidates, rounds=options.rounds, warmup=options.warmup)
+    apart = [abs(ours[task][name] - value) for task in KINDS for name, value in theirs.metrics[task].items()]
+    assert max(apart) < 1e-12, "the same numbers"
+    facts = {f"{task} AP": ours[task]["AP"] for task in KINDS} | {"largest difference of a metric": max(apart)}
     title = f"COCO evaluation of boxes and masks, {options.images} images with {options.detections} detections each"
     return Report(title, [Row.of(m, measured[0]) for m in measured], facts, options.plain())

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from detkit.benchmark.options import PasteOptions
-from detkit.benchmark.report import Report, Row
-from detkit.benchmark.timing import Contestant, measure
+from benchmarks.options import PasteOptions
+from benchmarks.report import Report, Row
+from benchmarks.timing import Candidate, measure
 from detkit.modeling.interfaces import MaskPaster
 from detkit.modeling.mask_pasters import ExpandedBoxMaskPaster, GridSampleMaskPaster, ResizeMaskPaster
 from detkit.structures import BitMasks, Boxes, BoxMasks
@@ -64,13 +64,13 @@ def run(options: PasteOptions) -> Report:
         """As ours, by torchvision and pycocotools."""
         return BitMasks(paste_masks_in_image(probs[:, None], boxes.tensor, SIZE)[:, 0] >= 0.5).rle()
 
-    contestants = [Contestant("torchvision + pycocotools", theirs)]
+    candidates = [Candidate("torchvision + pycocotools", theirs)]
     for paster in (ExpandedBoxMaskPaster(), GridSampleMaskPaster(), ResizeMaskPaster()):
-        contestants.append(Contestant(f"detkit {type(paster).__name__}", _encoded(paster, probs, boxes)))
+        candidates.append(Candidate(f"detkit {type(paster).__name__}", _encoded(paster, probs, boxes)))
         whole = BitMasks(paster(probs, boxes, SIZE, 0.5))
-        assert contestants[-1].run() == whole.rle(), "pycocotools encodes the whole masks otherwise"
-    assert contestants[1].run() == contestants[0].run(), "the same masks, and the same encoding"
-    measured = measure(contestants, rounds=options.rounds, warmup=options.warmup)
+        assert candidates[-1].run() == whole.rle(), "pycocotools encodes the whole masks otherwise"
+    assert candidates[1].run() == candidates[0].run(), "the same masks, and the same encoding"
+    measured = measure(candidates, rounds=options.rounds, warmup=options.warmup)
     facts = {"megapixels in boxes": float(boxes.area().sum()) / 1e6, "megapixels of the image": SIZE[0] * SIZE[1] / 1e6}
     title = (
         f"pasting and encoding {options.masks} masks, {SIZE[1]} x {SIZE[0]}, {options.boxes} boxes; the RLE are equal"

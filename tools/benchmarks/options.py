@@ -82,7 +82,7 @@ class Options:
         return {name: str(value) if isinstance(value, Path) else value for name, value in vars(self).items()}
 
     def run(self) -> Any:
-        """Measures; imports what that needs. Returns a ``detkit.benchmark.report.Report``."""
+        """Measures; imports what that needs. Returns a ``benchmarks.report.Report``."""
         return importlib.import_module(self.body).run(self)
 
 
@@ -100,7 +100,7 @@ class ModelOptions(Options):
 class InferOptions(ModelOptions):
     """inference of Mask R-CNN R-50-FPN: from the image to pasted masks"""
 
-    body = "detkit.benchmark.infer"
+    body = "benchmarks.infer"
     precision: tuple[Literal["fp32", "bf16"], ...] = option(
         ("fp32", "bf16"), "of detkit's model; torchvision's is always fp32", choices=("fp32", "bf16"), several=True
     )
@@ -111,7 +111,7 @@ class InferOptions(ModelOptions):
 class TrainOptions(ModelOptions):
     """one training step of Mask R-CNN R-50-FPN: forward, backward, update (SGD with momentum)"""
 
-    body = "detkit.benchmark.train"
+    body = "benchmarks.train"
     size: int = option(640, "the shorter side in pixels", type=positive)
     batch: int = option(2, "images at a time", type=positive)
     precision: tuple[Literal["fp32", "bf16"], ...] = option(
@@ -127,7 +127,7 @@ class TrainOptions(ModelOptions):
 class DataOptions(Options):
     """loading: from files to augmented training samples, in one process; and opening a set of COCO's size"""
 
-    body = "detkit.benchmark.data"
+    body = "benchmarks.data"
     json_file: Path | None = option(None, "a COCO file (default: a made-up set)", type=Path, metavar="FILE")
     image_root: Path | None = option(None, "its images (with --json-file)", type=Path, metavar="DIR")
     images: int = option(40, "images a run", type=positive)
@@ -144,7 +144,7 @@ class DataOptions(Options):
 class PasteOptions(Options):
     """pasting masks into a 1920 x 1080 image and encoding them as RLE"""
 
-    body = "detkit.benchmark.paste"
+    body = "benchmarks.paste"
     masks: int = option(100, "masks of the image", type=positive)
     boxes: str = option(
         "coco",
@@ -155,9 +155,9 @@ class PasteOptions(Options):
 
 @dataclasses.dataclass(frozen=True)
 class EvalOptions(Options):
-    """box and mask AP by the COCO protocol, from predictions on to the figures"""
+    """box and mask AP by the COCO protocol, from predictions on to the metrics"""
 
-    body = "detkit.benchmark.evaluate"
+    body = "benchmarks.evaluate"
     images: int = option(500, "images, COCO's test set has 5000", type=positive)
     detections: int = option(100, "detections an image", type=positive)
 
@@ -166,7 +166,7 @@ class EvalOptions(Options):
 class ImportOptions(Options):
     """start: a fresh interpreter until the model's code is there, and loading weights into a model"""
 
-    body = "detkit.benchmark.importing"
+    body = "benchmarks.importing"
 
 
 BENCHMARKS: dict[str, type[Options]] = {

@@ -6,10 +6,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from detkit.benchmark.models import as_samples, images_of, make_pair
-from detkit.benchmark.options import TrainOptions
-from detkit.benchmark.report import Report, Row
-from detkit.benchmark.timing import Contestant, measure
+from benchmarks.models import as_samples, images_of, make_pair
+from benchmarks.options import TrainOptions
+from benchmarks.report import Report, Row
+from benchmarks.timing import Candidate, measure
 from detkit.building import torch_device
 from detkit.engine.precision import Precision, autocast
 from detkit.modeling.compiling import compile_parts
@@ -93,10 +93,10 @@ def run(options: TrainOptions) -> Report:
         with autocast(device, precision):
             return ours(samples).total()
 
-    contestants = [Contestant("torchvision fp32", step_of(theirs, sgd, their_loss))]
+    candidates = [Candidate("torchvision fp32", step_of(theirs, sgd, their_loss))]
     optimizer = SGD(ours, 1.0, lr=1e-6)
     for precision in dict.fromkeys(options.precision):
-        contestants.append(Contestant(f"detkit {precision}", step_of(ours, optimizer, partial(our_loss, precision))))
-    measured = measure(contestants, rounds=options.rounds, warmup=options.warmup, device=device)
+        candidates.append(Candidate(f"detkit {precision}", step_of(ours, optimizer, partial(our_loss, precision))))
+    measured = measure(candidates, rounds=options.rounds, warmup=options.warmup, device=device)
     title = f"training step, Mask R-CNN R-50-FPN, {options.size} pixels, batch {options.batch}, {device}"
     return Report(title, [Row.of(m, measured[0]) for m in measured], {}, options.plain())

@@ -1,4 +1,4 @@
-"""Interleaved timing: each round runs every contestant once, so that a change of the machine's load meets all of them.
+"""Interleaved timing: each round runs every candidate once, so that a change of the machine's load meets all of them.
 
 Peak memory is measured after the timing, in runs of their own.
 """
@@ -23,14 +23,14 @@ _MIB = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
-class Contestant:
+class Candidate:
     """Something that is timed.
 
     Args:
         name: what the table calls it.
         run: does the work once.
         prepare: is called before each run, outside the measured time; None for nothing.
-        flops: floating-point operations of a run, for contestants that measure the machine; None: unknown.
+        flops: floating-point operations of a run, for candidates that measure the machine; None: unknown.
         memory: whether its peak memory is of interest.
     """
 
@@ -43,15 +43,15 @@ class Contestant:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """The runs of one contestant.
+    """The runs of one candidate.
 
     Args:
-        name: the contestant's.
+        name: the candidate's.
         seconds: of each run, in order.
         processor_seconds: of each run, the time of all threads together, of the process and of those that it started
             and waited for (on Windows without these), which other work on the machine touches less.
         peak_memory: bytes that a run needed beyond what was held before it; None: not measured.
-        flops: see ``Contestant``.
+        flops: see ``Candidate``.
     """
 
     name: str
@@ -76,49 +76,49 @@ class Measurement:
 
 
 def measure(
-    contestants: Sequence[Contestant], *, rounds: int, warmup: int = 1, device: torch.device | str = "cpu"
+    candidates: Sequence[Candidate], *, rounds: int, warmup: int = 1, device: torch.device | str = "cpu"
 ) -> list[Measurement]:
-    """Times the contestants in turn.
+    """Times the candidates in turn.
 
     Every second round goes through them backwards, so that none always follows the same other.
 
     Args:
-        contestants: with names of their own.
+        candidates: with names of their own.
         rounds: measured runs of each.
         warmup: runs of each before that.
-        device: where the work is done, to wait for it.
+        device: where the work is done; it is synchronised before each clock reading.
 
     Raises:
-        ValueError: no round, or two contestants of one name.
+        ValueError: no round, or two candidates of one name.
     """
-    names = [c.name for c in contestants]
+    names = [c.name for c in candidates]
     if rounds < 1 or len(set(names)) < len(names):
         raise ValueError(f"measure: expected at least 1 round and different names, got {rounds} and {names}")
     device = torch.device(device)
-    for contestant in contestants:
+    for candidate in candidates:
         for _ in range(warmup):
-            _timed(contestant, device)
+            _timed(candidate, device)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for number in range(rounds):
-        for contestant in contestants if number % 2 == 0 else reversed(contestants):
-            times[contestant.name].append(_timed(contestant, device))
-    return [_measurement(c, times[c.name], device) for c in contestants]
+        for candidate in candidates if number % 2 == 0 else reversed(candidates):
+            times[candidate.name].append(_timed(candidate, device))
+    return [_measurement(c, times[c.name], device) for c in candidates]
 
 
-def _measurement(contestant: Contestant, times: Sequence[tuple[float, float]], device: torch.device) -> Measurement:
-    peak = peak_memory(contestant, device) if contestant.memory else None
+def _measurement(candidate: Candidate, times: Sequence[tuple[float, float]], device: torch.device) -> Measurement:
+    peak = peak_memory(candidate, device) if candidate.memory else None
     seconds, processor = tuple(t for t, _ in times), tuple(p for _, p in times)
-    return Measurement(contestant.name, seconds, processor, peak, contestant.flops)
+    return Measurement(candidate.name, seconds, processor, peak, candidate.flops)
 
 
-def _timed(contestant: Contestant, device: torch.device) -> tuple[float, float]:
+def _timed(candidate: Candidate, device: torch.device) -> tuple[float, float]:
     """Seconds by the clock, and of the processor."""
-    if contestant.prepare is not None:
-        contestant.prepare()
-    _wait(device)
+    if candidate.prepare is not None:
+        candidate.prepare()
+    _synchronise(device)
     start, processor = time.perf_counter(), _processor_time()
-    contestant.run()
-    _wait(device)
+    candidate.run()
+    _synchronise(device)
     return time.perf_counter() - start, _processor_time() - processor
 
 
@@ -130,33 +130,33 @@ def _processor_time() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def _wait(device: torch.device) -> None:
+def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def peak_memory(contestant: Contestant, device: torch.device) -> int | None:
+def peak_memory(candidate: Candidate, device: torch.device) -> int | None:
     """Bytes that one run needs at its height beyond what was held before it.
 
     On a GPU what torch's allocator gave out; on the CPU the process' resident memory, by Linux' own record of its
     height. None where there is no such record.
     """
-    if contestant.prepare is not None:
-        contestant.prepare()
+    if candidate.prepare is not None:
+        candidate.prepare()
     gc.collect()
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        contestant.run()
-        _wait(device)
+        candidate.run()
+        _synchronise(device)
         return torch.cuda.max_memory_allocated(device) - before
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed before is no part of this run's need
-        Path("/proc/self/clear_refs").write_text("5")  # the record begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # the record starts again
     except (OSError, AttributeError):
         return None
     before = _resident("VmRSS")
-    contestant.run()
+    candidate.run()
     return _resident("VmHWM") - before
 
 

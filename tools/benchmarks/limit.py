@@ -8,19 +8,19 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
-from detkit.benchmark.timing import Contestant
+from benchmarks.timing import Candidate
 
 _PRODUCTS = ("conv", "addmm", "linear", "matmul", "bmm", "mm")
 """Operators that multiply and add; fvcore counts each such pair as one."""
 
 
-def matrix_product(dtype: torch.dtype, device: torch.device, size: int = 2048) -> Contestant:
+def matrix_product(dtype: torch.dtype, device: torch.device, size: int = 2048) -> Candidate:
     """A product of two square matrices, whose rate is the limit of everything that is made of products."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(size, size, generator=generator).to(device, dtype) for _ in range(2))
     out = torch.empty_like(a)
     name = str(dtype).removeprefix("torch.")
-    return Contestant(f"matrix product {name}", lambda: torch.mm(a, b, out=out), flops=2.0 * size**3, memory=False)
+    return Candidate(f"matrix product {name}", lambda: torch.mm(a, b, out=out), flops=2.0 * size**3, memory=False)
 
 
 class _Flat(nn.Module):

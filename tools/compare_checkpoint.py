@@ -100,7 +100,7 @@ from detkit.comparison import (
     num_classes_of,
     published_norm_eps,
     read_fixture,
-    read_pictures,
+    read_images,
     spread,
 )
 from detkit.data import Record
@@ -124,7 +124,7 @@ def build(exp: Experiment, checkpoint: Checkpoint, num_classes: int) -> MetaArch
 
 
 def with_torchvision(args: argparse.Namespace) -> Report:
-    """The certificate against one of torchvision's models."""
+    """The parity report against one of torchvision's models."""
     name = args.reference.removeprefix(PREFIX)
     if name not in TORCHVISION_MODELS:
         raise ConfigError(f"--reference: there is no {PREFIX}{name}; there are {', '.join(TORCHVISION_MODELS)}")
@@ -138,8 +138,8 @@ def with_torchvision(args: argparse.Namespace) -> Report:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(args.seed)
             reference = build_torchvision(name, 90, settings)
-        picture = torch.from_numpy(read_pictures(args.images[:1])[0].image).permute(2, 0, 1)
-        spread(reference, picture.float() / 255, args.seed)
+        first_image = torch.from_numpy(read_images(args.images[:1])[0].image).permute(2, 0, 1)
+        spread(reference, first_image.float() / 255, args.seed)
         checkpoint = as_checkpoint(reference.state_dict(), f"random weights (seed {args.seed})")
         num_classes = 90
     else:
@@ -150,7 +150,7 @@ def with_torchvision(args: argparse.Namespace) -> Report:
     config = args.config_file or checkpoint.config or CONFIGS / "torchvision" / f"{TORCHVISION_MODELS[name]}.yaml"
     exp = load_experiment(config, [*settings.overrides(), *args.set])
     model = build(exp, checkpoint, num_classes)
-    records = read_pictures(args.images, args.annotations, model.class_names)
+    records = read_images(args.images, args.annotations, model.class_names)
     batches = [records[i : i + args.batch_size] for i in range(0, len(records), args.batch_size)]
     bar: tqdm[list[Record]] = tqdm(
         batches, "batches", unit="batch", disable=len(batches) == 1, dynamic_ncols=True, leave=False
@@ -162,7 +162,7 @@ def with_torchvision(args: argparse.Namespace) -> Report:
 
 
 def with_fixture(args: argparse.Namespace) -> Report:
-    """The certificate against a fixture."""
+    """The parity report against a fixture."""
     fixture = read_fixture(args.reference)
     exp = load_experiment(args.config_file or CONFIGS / fixture.config_file, [*fixture.overrides(), *args.set])
     if args.weights == "fixture":
@@ -170,7 +170,7 @@ def with_fixture(args: argparse.Namespace) -> Report:
     else:
         checkpoint = read_checkpoint(args.weights)
     model = build(exp, checkpoint, fixture.num_classes)
-    record = read_pictures(args.images, args.annotations)[0]
+    record = read_images(args.images, args.annotations)[0]
     augmentations = [recipe() for recipe in exp.data.test_augmentations]
     return compare_with_fixture(model, fixture, record, augmentations=augmentations)
 

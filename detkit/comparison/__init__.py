@@ -1,7 +1,7 @@
-"""Certificates: detkit's model against the reference that its weights come from, stage by stage."""
+"""Parity reports: detkit's model against the reference that its weights come from, stage by stage."""
 
 from detkit.comparison.fixtures import Fixture, read_fixture
-from detkit.comparison.pictures import read_pictures
+from detkit.comparison.images import read_images
 from detkit.comparison.report import Difference, Report, Row
 from detkit.comparison.torchvision_reference import (
     TORCHVISION_MODELS,
@@ -29,7 +29,7 @@ __all__ = [
     "num_classes_of",
     "published_norm_eps",
     "read_fixture",
-    "read_pictures",
+    "read_images",
     "spread",
     "weights_by_name",
 ]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from torch import Tensor
 from detkit.comparison.weights import weights_by_name
 from detkit.registry import DataError
 
-Kind = Literal["Detectron2", "the seed"]
+Kind = Literal["Detectron2", "pytorch-mask-rcnn"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Fixture:
         """What the reference had set otherwise than the config."""
         if self.kind == "Detectron2":
             return [*DETECTRON2_SETTINGS, f"{_BOX}.max_detections={max(len(self.tensor('scores')), 1)}"]
-        return _seed_overrides(self.meta["config"])
+        return _matterport_overrides(self.meta["config"])
 
 
 _BOX = "model.roi_heads.box_head"
@@ -78,7 +77,7 @@ sampling takes everything."""
 
 
 def read_fixture(path: str | Path) -> Fixture:
-    """A fixture of Detectron2 or of the seed.
+    """A fixture of Detectron2 or of pytorch-mask-rcnn.
 
     Raises:
         DataError: a file is missing, cannot be read, or is no fixture.
@@ -95,11 +94,11 @@ def read_fixture(path: str | Path) -> Fixture:
     if {"state_dict", "reference"} <= keys:
         return Fixture(path, "Detectron2", meta, content)
     if {"state_dict", "config"} <= keys:
-        return Fixture(path, "the seed", meta, content)
-    raise DataError(f"{path}: is no fixture: it has neither 'reference' (Detectron2) nor 'config' (the seed)")
+        return Fixture(path, "pytorch-mask-rcnn", meta, content)
+    raise DataError(f"{path}: is no fixture: it has neither 'reference' (Detectron2) nor 'config' (pytorch-mask-rcnn)")
 
 
-_SEED_OPTIONS = {
+_MATTERPORT_OPTIONS = {
     "RPN_NMS_THRESHOLD": "model.proposal_generator.selection.nms_thresh",
     "POST_NMS_ROIS_INFERENCE": "model.proposal_generator.selection.post_nms_topk_test",
     "MEAN_PIXEL": "model.pixel_mean",
@@ -109,17 +108,17 @@ _SEED_OPTIONS = {
     "DETECTION_NMS_THRESHOLD": f"{_BOX}.nms_thresh",
     "DETECTION_MAX_INSTANCES": f"{_BOX}.max_detections",
 }
-"""The seed's name of a setting -> detkit's option."""
+"""pytorch-mask-rcnn's name of a setting -> detkit's option."""
 
 
-def _seed_overrides(config: Mapping[str, Any]) -> list[str]:
-    values: dict[str, Any] = {option: config[name] for name, option in _SEED_OPTIONS.items() if name in config}
+def _matterport_overrides(config: Mapping[str, Any]) -> list[str]:
+    values: dict[str, Any] = {option: config[name] for name, option in _MATTERPORT_OPTIONS.items() if name in config}
     if config.get("RPN_ANCHOR_STRIDE", 1) != 1:  # else every head will do
         values["model.proposal_generator.head.anchor_stride"] = config["RPN_ANCHOR_STRIDE"]
     anchors = "model.proposal_generator.anchor_generator"
     if "RPN_ANCHOR_SCALES" in config:
         values[f"{anchors}.sizes"] = [[scale] for scale in config["RPN_ANCHOR_SCALES"]]
-    if "RPN_ANCHOR_RATIOS" in config:  # the seed's are width / height
+    if "RPN_ANCHOR_RATIOS" in config:  # pytorch-mask-rcnn's are width / height
         values[f"{anchors}.aspect_ratios"] = [1 / ratio for ratio in config["RPN_ANCHOR_RATIOS"]]
     for name, coder in (("RPN_BBOX_STD_DEV", "model.proposal_generator"), ("BBOX_STD_DEV", _BOX)):
         if name in config:  # of dy, dx, dh, dw
@@ -130,14 +129,3 @@ def _seed_overrides(config: Mapping[str, Any]) -> list[str]:
         sizes = f"min_size: {config.get('IMAGE_MIN_DIM') or 0}, max_size: {config['IMAGE_MAX_DIM']}"
         values["data.test_augmentations"] = f"[{{name: ResizeAndPad, mode: {mode}, {sizes}}}]"
     return [f"{option}={value}" for option, value in values.items()]
-
-
-def strided(features: Tensor) -> Tensor:
-    """The part of a map that fixtures keep."""
-    return features[0, :8, ::7, ::7]
-
-
-def level_of(name: str) -> str | None:
-    """The map that an array of a fixture is a part of; None for other arrays."""
-    found = re.fullmatch(r"feature_(\w+)", name)
-    return found[1] if found else None

@@ -48,7 +48,7 @@ def _finite(value: Tensor) -> float:
 def match(ours: Instances, theirs: Instances, pixels: float = PIXELS, score: float = SCORE) -> Tensor:
     """For each of ``theirs`` the row of its counterpart in ``ours``, or -1.
 
-    Boxes are compared as sets, because among equal scores the order is chance. Two are counterparts if their classes
+    Boxes are compared as sets, because among equal scores the order is arbitrary. Two are counterparts if their classes
     (where both have them) are equal and box and score lie within ``REACH`` times the tolerance; of several the nearest
     is taken, and each only once.
 

@@ -1,4 +1,4 @@
-"""The certificate: rows of differences, their verdict, and how they are shown."""
+"""The parity report: rows of differences, their verdict, and how they are shown."""
 
 import dataclasses
 import math
@@ -49,7 +49,7 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One stage of the certificate.
+    """One stage of the parity report.
 
     Args:
         stage: its name.
@@ -87,7 +87,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A certificate. ``str(report)`` is its table with the verdict below.
+    """A parity report. ``str(report)`` is its table with the verdict below.
 
     Args:
         reference: what detkit was compared with.

@@ -1,13 +1,14 @@
 """The stages of detkit's two-stage detectors, each to be run on its own."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from detkit.comparison.hooks import recorded, replaced
 from detkit.modeling.interfaces import BoxHead, Features
 from detkit.modeling.meta_archs import GeneralizedRCNN
 from detkit.modeling.postprocess import to_original_size
@@ -16,7 +17,7 @@ from detkit.registry import ConfigError
 from detkit.structures import Boxes, ImageList, Instances, Sample
 
 EVERYTHING = 10**7
-"""As a batch size: sampling takes all there is, so chance has no part in the losses."""
+"""As a batch size: sampling takes all there is, so randomness has no part in the losses."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Stages:
     @torch.no_grad()
     def masks(self, features: Features, detections: list[Instances]) -> list[Instances]:
         """These detections with the ``mask_probs`` that the mask head gives them."""
-        with _replaced(self._box_head, "predict", lambda *_: detections):
+        with replaced(self._box_head, "predict", lambda *_: detections):
             return self.model.roi_heads.predict(features, detections)
 
     def outputs(self, detections: Instances, original_size: tuple[int, int]) -> Instances:
@@ -129,10 +130,10 @@ class Stages:
 
     @contextmanager
     def sampling_everything(self) -> Iterator[None]:
-        """Within, no anchor and no proposal is left out of the losses by chance."""
+        """Within, no anchor and no proposal is left out of the losses at random."""
         with ExitStack() as stack:
             for part in (self.model.proposal_generator, self.model.roi_heads):
-                stack.enter_context(_replaced(part, "batch_size_per_image", EVERYTHING))
+                stack.enter_context(replaced(part, "batch_size_per_image", EVERYTHING))
             yield
 
     @property
@@ -146,35 +147,12 @@ class Stages:
 @contextmanager
 def _seen(module: nn.Module, instead: Any = None) -> Iterator[list[Any]]:
     """A list that collects what ``module`` gives; its caller gets ``instead``, where that is not None."""
-    outputs: list[Any] = []
-
-    def hook(_: nn.Module, __: Any, output: Any) -> Any:
-        """Notes what the module gave."""
-        outputs.append(output)
-        return instead
-
-    handle = module.register_forward_hook(hook)
-    try:
-        yield outputs
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _replaced(thing: Any, name: str, value: "Callable[..., Any] | int") -> Iterator[None]:
-    """Within, an attribute of this object has another value; afterwards it is as it was."""
-    own = vars(thing).get(name, _MISSING)
-    vars(thing)[name] = value
-    try:
-        yield
-    finally:
-        if own is _MISSING:
-            del vars(thing)[name]
-        else:
-            vars(thing)[name] = own
-
-
-_MISSING = object()
+    with recorded({"": module}) as outputs:
+        handle = module.register_forward_hook(lambda _, __, ___: instead)
+        try:
+            yield outputs[""]
+        finally:
+            handle.remove()
 
 
 def _numbers(terms: dict[str, Tensor]) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """torchvision's detectors, and what each of their stages gives, in detkit's words."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torchvision.models import detection
 
 from detkit.checkpoint import Checkpoint, export_state
 from detkit.checkpoint.formats import import_foreign
+from detkit.comparison.hooks import recorded, replaced
 from detkit.comparison.stages import EVERYTHING
 from detkit.registry import ConfigError, DataError
 from detkit.structures import BitMasks, Boxes, ImageList, Instances
@@ -175,9 +176,13 @@ def trace(reference: nn.Module, images: Sequence[Tensor], targets: Sequence[Inst
         images: ``(3, H, W)`` in 0..1.
         targets: ``boxes``, ``classes`` and bitmaps ``masks``, in pixels of the images.
     """
-    seen: dict[str, Any] = {}
-    with _watching(reference, seen), _training(reference, targets is not None):
-        result = reference(list(images), None if targets is None else [_their_target(t) for t in targets])
+    with recorded({name: reference.get_submodule(name) for name in STAGES}) as recordings:
+        if targets is None:
+            result = reference(list(images))
+        else:
+            with _training(reference):
+                result = reference(list(images), [_their_target(t) for t in targets])
+    seen = {name: outputs[0] for name, outputs in recordings.items()}
     batch, moved = seen["transform"]
     sizes = [(int(h), int(w)) for h, w in batch.image_sizes]
     logits, deltas = seen["roi_heads.box_predictor"]
@@ -209,13 +214,13 @@ def _candidates(heads: Any, seen: Mapping[str, Any], sizes: Sequence[tuple[int, 
     logits, deltas = seen["roi_heads.box_predictor"]
     proposals = seen["rpn"][0]
     counts = [len(p) for p in proposals]
-    every = zip(heads.box_coder.decode(deltas, proposals).split(counts), logits.softmax(1).split(counts), sizes)
-    found = []
-    for boxes, probs, size in every:
+    decoded, probs_per_image = heads.box_coder.decode(deltas, proposals).split(counts), logits.softmax(1).split(counts)
+    candidates = []
+    for boxes, probs, size in zip(decoded, probs_per_image, sizes):
         rows, labels = torch.nonzero(probs[:, 1:] > 0.99 * heads.score_thresh, as_tuple=True)
         chosen = Boxes(boxes[rows, labels + 1]).clip(size)
-        found.append(Instances(size, boxes=chosen, scores=probs[rows, labels + 1], classes=labels))
-    return found
+        candidates.append(Instances(size, boxes=chosen, scores=probs[rows, labels + 1], classes=labels))
+    return candidates
 
 
 def _their_target(target: Instances) -> dict[str, Tensor]:
@@ -228,44 +233,15 @@ def _our_target(target: Mapping[str, Tensor], size: tuple[int, int]) -> Instance
     return instances.with_fields(masks=BitMasks(target["masks"])) if "masks" in target else instances
 
 
-@contextmanager
-def _watching(reference: nn.Module, seen: dict[str, Any]) -> Iterator[None]:
-    """What the stages give, by name; copied where torchvision goes on to change it."""
-
-    def keep(name: str) -> Callable[..., None]:
-        """A hook that notes what a stage gives, by this name."""
-
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            """Notes one output."""
-            seen[name] = output
-            if name == "roi_heads":  # the transform puts the boxes in the image's pixels in place
-                seen[name] = [dict(found) for found in output[0]], output[1]
-
-        return hook
-
-    names = ("transform", "backbone", "rpn", "roi_heads.box_predictor", "roi_heads")
-    handles = [reference.get_submodule(name).register_forward_hook(keep(name)) for name in names]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+STAGES = ("transform", "backbone", "rpn", "roi_heads.box_predictor", "roi_heads")
 
 
 @contextmanager
-def _training(reference: nn.Module, on: bool) -> Iterator[None]:
-    """Losses instead of detections, where ``on``; norms and all else stay in evaluation mode."""
-    parts = [reference.get_submodule(name) for name in ("", "transform", "rpn", "roi_heads")] if on else []
-    samplers: list[Any] = [part.fg_bg_sampler for part in parts[2:]]  # type: ignore[misc]
-    before = [sampler.batch_size_per_image for sampler in samplers]
-    for part in parts:
-        part.training = True
-    for sampler in samplers:
-        sampler.batch_size_per_image = EVERYTHING
-    try:
+def _training(reference: nn.Module) -> Iterator[None]:
+    """Losses of all anchors and proposals instead of detections; norms and all else stay in evaluation mode."""
+    with ExitStack() as stack:
+        for part in map(reference.get_submodule, ("", "transform", "rpn", "roi_heads")):
+            stack.enter_context(replaced(part, "training", True))
+            if hasattr(part, "fg_bg_sampler"):
+                stack.enter_context(replaced(part.fg_bg_sampler, "batch_size_per_image", EVERYTHING))
         yield
-    finally:
-        for part in parts:
-            part.training = False
-        for sampler, size in zip(samplers, before):
-            sampler.batch_size_per_image = size

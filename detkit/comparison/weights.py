@@ -2,11 +2,12 @@
 
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from detkit.comparison.hooks import recorded
 
 
 def weights_by_name(shapes: Mapping[str, Sequence[int]], gains: Sequence[tuple[str, float]] = ()) -> dict[str, Tensor]:
@@ -55,7 +56,7 @@ SPREAD = (
 def spread(reference: nn.Module, image: Tensor, seed: int) -> None:
     """Makes an untrained torchvision detector decide: statistics for its norms, and last layers that spread out.
 
-    A network as it is initialised gives every region nearly the same scores, and which of equals is kept is chance.
+    A network as it is initialised gives every region nearly the same scores, and which of equals is kept is arbitrary.
     Here norms get random weights and the statistics of this image, so that what they give depends on it, and each last
     layer is scaled and shifted so that, on this image, every one of its channels has mean 0 and all together have the
     standard deviation in ``SPREAD``.
@@ -80,28 +81,12 @@ def spread(reference: nn.Module, image: Tensor, seed: int) -> None:
         norm.eval()
     modules = dict(reference.named_modules())
     for stage in SPREAD:
-        layers = {modules[name]: deviation for name, deviation in stage.items() if name in modules}
-        outputs = _outputs(reference, image, layers) if layers else {}  # Faster R-CNN has no masks
-        for layer, deviation in layers.items():
-            values = torch.cat([o.transpose(0, 1).flatten(1) for o in outputs[layer]], dim=1)  # (channels, places)
+        layers = {name: modules[name] for name in stage if name in modules}  # Faster R-CNN has no masks
+        with recorded(layers) as outputs:
+            reference([image])
+        for name, layer in layers.items():
+            values = torch.cat([o.transpose(0, 1).flatten(1) for o in outputs[name]], dim=1)  # (channels, places)
             mean = values.mean(dim=1)
-            factor = deviation / float((values - mean[:, None]).std().clamp(min=1e-12))
+            factor = stage[name] / float((values - mean[:, None]).std().clamp(min=1e-12))
             layer.weight.mul_(factor)  # type: ignore[union-attr, operator]
             layer.bias.sub_(mean).mul_(factor)  # type: ignore[union-attr, operator]
-
-
-def _outputs(reference: nn.Module, image: Tensor, layers: Iterable[nn.Module]) -> dict[nn.Module, list[Tensor]]:
-    """What each of these layers gives, call by call, when the reference looks at the image."""
-    outputs: dict[nn.Module, list[Tensor]] = {layer: [] for layer in layers}
-
-    def hook(layer: nn.Module, _: Any, output: Tensor) -> None:
-        """Notes what a layer gave."""
-        outputs[layer].append(output)
-
-    handles = [layer.register_forward_hook(hook) for layer in outputs]
-    try:
-        reference([image])
-    finally:
-        for handle in handles:
-            handle.remove()
-    return outputs

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from detkit.comparison.images import as_sample, with_made_up_objects
 from detkit.comparison.measure import (
     MASK,
     PIXELS,
@@ -19,10 +20,9 @@ from detkit.comparison.measure import (
     paired,
     relative,
 )
-from detkit.comparison.pictures import as_sample, with_made_up_objects
 from detkit.comparison.report import Difference, Report, Rows
 from detkit.comparison.stages import Stages
-from detkit.comparison.ties import Suppression
+from detkit.comparison.tie_breaking import TieBreaking
 from detkit.comparison.torchvision_reference import Trace, trace
 from detkit.data import Augmentation, Record
 from detkit.modeling.interfaces import Features
@@ -40,7 +40,7 @@ def compare_with_torchvision(
     seed: int = 0,
     notes: Sequence[str] = (),
 ) -> Report:
-    """The certificate of a model that is to be one of torchvision's.
+    """The parity report of a model that is to be one of torchvision's.
 
     Both sides see the same images. Every stage is compared twice: as it comes out of a whole run, and when detkit's
     gets the input that torchvision's had. For the losses both sides use all anchors and proposals, and their norms use
@@ -70,7 +70,7 @@ def compare_with_torchvision(
         ]
         samples = [as_sample(record, augmentations, bitmaps=True) for record in records]
         _check_classes(records, stages.model.num_classes)
-        _Batch(stages, samples, theirs, rows, Suppression.of(reference)).compare()
+        _Batch(stages, samples, theirs, rows, TieBreaking.of(reference)).compare()
         targets = [as_sample(record, (), bitmaps=True).target for record in records]
         in_training = trace(
             reference, pixels, [t if stages.has_masks else t.without("masks") for t in targets if t is not None]
@@ -82,7 +82,7 @@ def compare_with_torchvision(
 class _Batch:
     """One batch: what both sides make of it, and the rows of it but for the losses."""
 
-    def __init__(self, stages: Stages, samples: list[Sample], theirs: Trace, rows: Rows, rules: Suppression):
+    def __init__(self, stages: Stages, samples: list[Sample], theirs: Trace, rows: Rows, rules: TieBreaking):
         self.stages, self.samples, self.theirs, self.rows, self.rules = stages, samples, theirs, rows, rules
         self.images = stages.images(samples)
         self.features = stages.features(self.images)

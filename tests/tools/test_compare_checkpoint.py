@@ -13,7 +13,7 @@ from detkit.checkpoint import Checkpointer, load_weights
 from detkit.comparison import build_torchvision, published_norm_eps, read_fixture, spread, weights_by_name
 from detkit.comparison.measure import box_difference, mask_difference
 from detkit.comparison.report import Difference, Report, Row
-from detkit.comparison.ties import Suppression
+from detkit.comparison.tie_breaking import TieBreaking
 from detkit.data import Shapes
 from detkit.experiment import load_experiment
 from detkit.modeling.mask_pasters import GridSampleMaskPaster
@@ -33,8 +33,8 @@ def tool(pytestconfig):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
     shapes = Shapes(num_images=2, image_size=(120, 160), seed=3)
     for index in range(2):
         Image.fromarray(shapes[index].image[: 120 - 20 * index]).save(folder / f"{index}.png")
@@ -42,11 +42,11 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory, pictures):
+def weights(tmp_path_factory, images):
     """torchvision's small model with five classes, and its file."""
     torch.manual_seed(0)
     reference = build_torchvision(SMALL, 5)
-    image = torch.from_numpy(np.array(Image.open(pictures[0]))).permute(2, 0, 1) / 255
+    image = torch.from_numpy(np.array(Image.open(images[0]))).permute(2, 0, 1) / 255
     spread(reference, image, 0)
     path = tmp_path_factory.mktemp("weights") / "theirs.pth"
     torch.save(reference.state_dict(), path)
@@ -75,8 +75,8 @@ def wrong(rows):
     return [stage for stage, row in rows.items() if row["verdict"] == "DIFFERS"]
 
 
-def test_the_same_weights_give_the_same_at_every_stage(compare, weights, pictures):
-    said, rows = compare(f"torchvision:{SMALL}", weights, *pictures, "--batch-size", 2)
+def test_the_same_weights_give_the_same_at_every_stage(compare, weights, images):
+    said, rows = compare(f"torchvision:{SMALL}", weights, *images, "--batch-size", 2)
     assert "the same as torchvision's" in said
     assert list(rows) == [
         *("input", "features p5", "features p5_2", "features p6", "proposals", "class scores", "box deltas", "boxes"),
@@ -100,15 +100,15 @@ def test_the_same_weights_give_the_same_at_every_stage(compare, weights, picture
         (f"{BOX}.nms_thresh=0.3", ["boxes"]),
     ],
 )
-def test_what_is_wrong_is_named_and_what_follows_inherits(compare, weights, pictures, change, stages):
-    said, rows = compare(f"torchvision:{SMALL}", weights, pictures[0], "--set", change, code=1)
+def test_what_is_wrong_is_named_and_what_follows_inherits(compare, weights, images, change, stages):
+    said, rows = compare(f"torchvision:{SMALL}", weights, images[0], "--set", change, code=1)
     assert wrong(rows) == stages
     assert f"the first stage that computes something else is {stages[0]}" in said
     assert rows["boxes"]["verdict"] in ("DIFFERS", "inherits")
 
 
-def test_a_wrong_mask_paster_is_named_with_random_weights_and_settings_of_both_sides(compare, pictures):
-    argv = ("random", pictures[0], "--short-edge", 64, "--max-size", 96, "--seed", 2)
+def test_a_wrong_mask_paster_is_named_with_random_weights_and_settings_of_both_sides(compare, images):
+    argv = ("random", images[0], "--short-edge", 64, "--max-size", 96, "--seed", 2)
     change = ("--set", "model.mask_paster.name=GridSampleMaskPaster")
     _, rows = compare("torchvision:maskrcnn_resnet50_fpn", *argv, *change, code=1)
     assert wrong(rows) == ["masks"]
@@ -116,23 +116,23 @@ def test_a_wrong_mask_paster_is_named_with_random_weights_and_settings_of_both_s
     assert "loss_mask" in rows
 
 
-def test_a_checkpoint_of_detkit_brings_its_config(compare, weights, pictures, pytestconfig, tmp_path):
+def test_a_checkpoint_of_detkit_brings_its_config(compare, weights, images, pytestconfig, tmp_path):
     config = pytestconfig.rootpath / "configs/torchvision/faster_rcnn_mobilenet_v3_large_320_FPN.yaml"
     right, broken = load_experiment(config), load_experiment(config, [f"{BOX}.pooler.sampling_ratio=1"])
     model = right.build_model(5)
     load_weights(model, weights)
     for name, exp in (("right", right), ("broken", broken)):
         Checkpointer(tmp_path).save(name, model, config=exp.tree)
-    _, rows = compare(f"torchvision:{SMALL}", tmp_path / "right.pth", pictures[1])
+    _, rows = compare(f"torchvision:{SMALL}", tmp_path / "right.pth", images[1])
     assert rows["loss_cls"]["verdict"] == "ok"
-    _, rows = compare(f"torchvision:{SMALL}", tmp_path / "broken.pth", pictures[1], code=1)
+    _, rows = compare(f"torchvision:{SMALL}", tmp_path / "broken.pth", images[1], code=1)
     assert "class scores" in wrong(rows)
 
 
-def test_real_annotations(compare, weights, pictures, tmp_path):
+def test_real_annotations(compare, weights, images, tmp_path):
     boxes = [[10, 10, 60, 50], [70.5, 40.25, 50, 60]]
     content = {
-        "images": [{"id": 7, "file_name": pictures[0].name, "height": 120, "width": 160}],
+        "images": [{"id": 7, "file_name": images[0].name, "height": 120, "width": 160}],
         "categories": [{"id": 3, "name": "a"}, {"id": 9, "name": "b"}],
         "annotations": [
             {"id": i, "image_id": 7, "category_id": (3, 9)[i], "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
@@ -141,18 +141,18 @@ def test_real_annotations(compare, weights, pictures, tmp_path):
     }
     path = tmp_path / "instances.json"
     path.write_text(json.dumps(content))
-    argv = (f"torchvision:{SMALL}", weights, pictures[0])
+    argv = (f"torchvision:{SMALL}", weights, images[0])
     _, real = compare(*argv, "--annotations", path)
     assert real["loss_cls"]["verdict"] == "ok"
-    said, _ = compare(*argv, pictures[1], "--annotations", path, code=2)
+    said, _ = compare(*argv, images[1], "--annotations", path, code=2)
     assert "lists no image named 1.png" in said
 
 
-def test_mistakes_have_a_message(compare, weights, pictures, tmp_path):
+def test_mistakes_have_a_message(compare, weights, images, tmp_path):
     torch.save({"a.weight": torch.zeros(2)}, tmp_path / "foreign.pth")
     (tmp_path / "no.json").write_text("{}")
     np.savez(tmp_path / "no.npz", a=np.zeros(1))
-    image = pictures[0]
+    image = images[0]
     for argv, words in (
         (("torchvision:maskrcnn", weights, image), "there is no torchvision:maskrcnn"),
         ((f"torchvision:{SMALL}", tmp_path / "gone.pth", image), "there is no such file"),
@@ -186,13 +186,13 @@ def test_a_tie_is_excused_and_an_error_that_looks_like_one_is_not():
     one, other, far = [0.0, 0, 10, 10], [0.0, 0, 10, 12], [50.0, 50, 60, 60]
     every = instances([one, other, far], [0.5, 0.500001, 0.4])
     ours, theirs = every[[0, 2]], every[[1, 2]]
-    rules = Suppression(nms_thresh=0.5, limit=10)
+    rules = TieBreaking(nms_thresh=0.5, limit=10)
     assert rules.differences(ours, theirs, every)[1].within(0.01)
     assert not rules.differences(ours, theirs, every[1:])[1].within(0.01), "the reference did not compute ours"
     worse = instances([one, other, far], [0.5, 0.6, 0.4])
     assert not rules.differences(worse[[0, 2]], worse[[1, 2]], worse)[1].within(0.01), "the better should win"
-    assert not Suppression(0.99, 10).differences(ours, theirs, every)[1].within(0.01), "they do not overlap enough"
-    assert Suppression(0.5, 1).differences(every[[0]], every[[1]], every)[1].tied == 2
+    assert not TieBreaking(0.99, 10).differences(ours, theirs, every)[1].within(0.01), "they do not overlap enough"
+    assert TieBreaking(0.5, 1).differences(every[[0]], every[[1]], every)[1].tied == 2
 
 
 def test_pixels_at_the_threshold_are_undecided():
@@ -243,7 +243,7 @@ def test_fixtures_of_the_references(compare, shared_data, name, tmp_path):
     argv = [tmp_path / "weights.pth", coco / "val2017" / "000000229997.jpg"]
     if fixture.kind == "Detectron2":
         argv += ["--annotations", coco / "annotations" / "instances_val2017.json"]
-    # How many threads add up decides about the seed's last digit: a row may inherit a little, none may differ.
+    # The number of threads decides about the last digit of pytorch-mask-rcnn: a row may inherit a little, none may differ.
     _, rows = compare(str(path), *argv, code=None)
     assert not wrong(rows)
     assert {"features p2", "proposals", "class scores", "boxes", "masks", "mask areas"} <= set(rows)

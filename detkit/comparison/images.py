@@ -12,7 +12,7 @@ from detkit.registry import DataError
 from detkit.structures import BitMasks, Instances, Sample
 
 
-def read_pictures(
+def read_images(
     files: Sequence[str | Path], annotations: str | Path | None = None, class_names: Sequence[str] | None = None
 ) -> list[Record]:
     """Images, with their annotations where a file has them.

@@ -1,4 +1,4 @@
-"""Which of several equals is kept is chance; here is what that excuses, and what not."""
+"""Which of several equals is kept is arbitrary: what that excuses, and what not."""
 
 import dataclasses
 from typing import Any
@@ -13,7 +13,7 @@ from detkit.structures import Instances
 
 
 @dataclasses.dataclass(frozen=True)
-class Suppression:
+class TieBreaking:
     """How a reference chooses detections from candidates.
 
     Args:
@@ -25,21 +25,21 @@ class Suppression:
     limit: int
 
     @classmethod
-    def of(cls, reference: Any) -> "Suppression":
+    def of(cls, reference: Any) -> "TieBreaking":
         """Of one of torchvision's models."""
         return cls(reference.roi_heads.nms_thresh, reference.roi_heads.detections_per_img)
 
     def differences(self, ours: Instances, theirs: Instances, candidates: Instances) -> tuple[Difference, Difference]:
-        """Of the scores and of the boxes of detections; see ``match`` and ``count_ties``."""
+        """Of the scores and of the boxes of detections; see ``match`` and ``count_tied``."""
         found = match(ours, theirs)
         a, b, unmatched, total = paired(ours, theirs, found)
-        tied = count_ties(ours, theirs, found, candidates, self) if unmatched else 0
+        tied = count_tied(ours, theirs, found, candidates, self) if unmatched else 0
         both = ((a.scores, b.scores), (a.boxes.tensor, b.boxes.tensor))
         scores, boxes = (Difference(absolute(x, y).largest, unmatched, total, tied) for x, y in both)
         return scores, boxes
 
 
-def count_ties(ours: Instances, theirs: Instances, found: Tensor, candidates: Instances, rules: Suppression) -> int:
+def count_tied(ours: Instances, theirs: Instances, found: Tensor, candidates: Instances, rules: TieBreaking) -> int:
     """How many detections without a counterpart are ties.
 
     Of two overlapping boxes of a class whose scores agree to the tolerance, rounding decides which suppresses the

@@ -74,7 +74,7 @@ class Predictor:
             self.model = optimized(self.model, precision or "fp32", compile)
         self.class_names: tuple[str, ...] = tuple(names or ())
         self.augmentations, self.batch_size = tuple(augmentations), batch_size
-        self._channels = len(getattr(model, "pixel_mean", ())) or 3
+        self._channels = getattr(getattr(model, "preprocess", None), "num_channels", 3)
 
     @classmethod
     def from_run(

@@ -21,7 +21,7 @@ from detkit.layers import ShapeSpec
 from detkit.modeling.box_coder import BoxCoder
 from detkit.modeling.poolers import RoIAlignPooler
 from detkit.registry import Registry, Removed, options, role_of, wiring
-from detkit.structures import BitMasks, Boxes, Instances, Losses
+from detkit.structures import BitMasks, Boxes, Instances, Losses, Prediction
 
 ALL = [(registry.role, name) for registry in Registry.of.values() for name in registry.names()]
 PYRAMID = {f"p{i}": ShapeSpec(16, 2**i) for i in (2, 3, 4, 5)}
@@ -364,8 +364,8 @@ def test_evaluator(cls):
     mapper = detkit.data.Mapper(dataset, (), seed=0, mask_format="bitmap", train=False)
     for batch in detkit.data.test_loader(dataset, mapper, 2, 0, 0, 1):
         truth = [s.target for s in batch]
-        outputs = [t.with_fields(scores=torch.ones(len(t))) for t in truth]
-        evaluator.update(batch, outputs)
+        found = [t.with_fields(scores=torch.ones(len(t))) for t in truth]
+        evaluator.update(batch, [Prediction(instances) for instances in found])
     results = evaluator.compute()
     assert results["box"]["AP"] == pytest.approx(1)
     assert results["mask"]["AP"] == pytest.approx(1)
@@ -453,7 +453,7 @@ def test_every_role_of_detkit_has_a_case():
         "RoI heads": "roi_heads",
         "learning-rate schedule": "schedule",
     }
-    covered_elsewhere = {"meta-architecture"}  # tests/modeling/test_rcnn.py
+    covered_elsewhere = {"meta-architecture", "preprocessing"}  # tests/modeling/test_rcnn.py, test_preprocess.py
     missing = {r for r in roles - covered_elsewhere if aliases.get(r, r.replace(" ", "_")) not in cases}
     assert not missing
 

@@ -73,7 +73,6 @@ from detkit.visualization import (
     draw_regions,
     draw_window,
     file_stem,
-    network_input,
     prediction_picture,
     side_by_side,
     write_picture,
@@ -112,19 +111,6 @@ def samples_of(exp: Experiment, predictor: Predictor, args: argparse.Namespace) 
             return
 
 
-def target_of(sample: Sample, images: ImageList) -> Instances | None:
-    """The objects' boxes and classes in the pixels that the model works in, on its device; crowds are none."""
-    if sample.target is None:
-        return None
-    target, (height, width) = sample.target, images.image_sizes[0]
-    if "crowd" in target:
-        target = target[~target.crowd]
-    scale_y, scale_x = height / target.image_size[0], width / target.image_size[1]
-    boxes = Boxes(target.boxes).scale(scale_y, scale_x)
-    small = Instances((height, width), info=images.info(0), boxes=boxes, classes=target.classes)
-    return small.to(images.tensor.device)
-
-
 class Stages:
     """Pictures of what a model does with one sample.
 
@@ -138,10 +124,11 @@ class Stages:
         model: Any = predictor.model
         self.model, self.sample, self.args, self.names = model, sample, args, predictor.class_names
         self.images: ImageList = model.preprocess([sample])
+        self.target: Instances | None = None
+        if sample.target is not None:
+            self.images, (self.target,) = model.preprocess.with_targets([sample])
         self.features = model.features(self.images)
-        self.target = target_of(sample, self.images)
-        mean, std = model.get_buffer("pixel_mean"), model.get_buffer("pixel_std")
-        self.canvas = network_input(self.images.tensor[0], mean, std, model.channel_order)
+        self.image = model.preprocess.pixels(self.images.tensor[0])
 
     def pictures(self) -> Iterator[tuple[str, np.ndarray]]:
         """A name and a picture a stage."""
@@ -159,7 +146,7 @@ class Stages:
         """The padded batch of one image."""
         window, (height, width) = self.images.window(0), self.images.canvas_size
         title = f"input: {width} x {height}, the picture in it at {', '.join(map(str, window))}"
-        return side_by_side([draw_window(self.canvas, window)], [title])
+        return side_by_side([draw_window(self.image, window)], [title])
 
     def anchors(self, target: Instances) -> np.ndarray:
         """All kinds of anchors after matching and sampling."""
@@ -169,7 +156,7 @@ class Stages:
         ((labels, matches),) = generator.label(anchors, [target])
         drawn, titles = [], []
         for kind, label in (("positive", 1), ("negative", 0), ("neutral", -1)):
-            drawn.append(draw_anchors(self.canvas, anchors, labels, matches, target, kind=kind))  # type: ignore[arg-type]
+            drawn.append(draw_anchors(self.image, anchors, labels, matches, target, kind=kind))  # type: ignore[arg-type]
             titles.append(f"{kind} anchors: {int((labels == label).sum())}")
         titles[0] += f", objects: {len(target)}"
         return side_by_side(drawn, titles)
@@ -183,7 +170,7 @@ class Stages:
             lenient.selection = dataclasses.replace(generator.selection, nms_thresh=1.0)
             stages = {"before NMS": lenient, **stages}
         found = [stage.predict(self.images, self.features)[0] for stage in stages.values()]
-        drawn = [draw_proposals(self.canvas, proposals, most=top) for proposals in found]
+        drawn = [draw_proposals(self.image, proposals, most=top) for proposals in found]
         titles = [f"best {min(top, len(p))} of {len(p)} proposals {name}" for name, p in zip(stages, found)]
         return side_by_side(drawn, titles)
 
@@ -193,7 +180,7 @@ class Stages:
         (sampled,) = self.model.roi_heads.sample(proposals, [target])
         sampled = sampled[sampled.classes >= 0]  # without fillers
         count = int((sampled.classes < len(self.names)).sum())
-        drawn = [draw_regions(self.canvas, sampled, self.names, foreground=kind) for kind in (True, False)]
+        drawn = [draw_regions(self.image, sampled, self.names, foreground=kind) for kind in (True, False)]
         return side_by_side(drawn, [f"foreground regions: {count}", f"background regions: {len(sampled) - count}"])
 
 

@@ -101,7 +101,7 @@ def read_fixture(path: str | Path) -> Fixture:
 _MATTERPORT_OPTIONS = {
     "RPN_NMS_THRESHOLD": "model.proposal_generator.selection.nms_thresh",
     "POST_NMS_ROIS_INFERENCE": "model.proposal_generator.selection.post_nms_topk_test",
-    "MEAN_PIXEL": "model.pixel_mean",
+    "MEAN_PIXEL": "model.preprocess.pixel_mean",
     "POOL_SIZE": f"{_BOX}.pooler.output_size",
     "MASK_POOL_SIZE": "model.roi_heads.mask_head.pooler.output_size",
     "DETECTION_MIN_CONFIDENCE": f"{_BOX}.score_thresh",

@@ -64,7 +64,7 @@ class Stages:
     @torch.no_grad()
     def features(self, images: ImageList) -> Features:
         """The maps that proposals and regions are taken from."""
-        tensor = images.tensor.contiguous(memory_format=self.model.memory_format)
+        tensor = images.tensor.contiguous(memory_format=self.model.preprocess.memory_format)
         return self.model.features(dataclasses.replace(images, tensor=tensor))
 
     @torch.no_grad()

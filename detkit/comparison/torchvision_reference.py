@@ -60,8 +60,8 @@ class Settings:
     def overrides(self) -> list[str]:
         """For detkit's config."""
         values = {
-            "model.resize.short_edge": None if self.short_edge is None else [self.short_edge],
-            "model.resize.max_size": self.max_size,
+            "model.preprocess.resize.short_edge": None if self.short_edge is None else [self.short_edge],
+            "model.preprocess.resize.max_size": self.max_size,
             "model.roi_heads.box_head.score_thresh": self.score_thresh,
             "model.backbone.norm_eps": self.norm_eps,
         }

@@ -81,7 +81,7 @@ def _black(contents: Contents, index: int, rows: np.ndarray) -> Record:
 def _resized(model: torch.nn.Module | None, record: Record) -> tuple[np.ndarray, tuple[int, int]]:
     """The record's boxes and its size after the model's own resizing."""
     size = (record.image.shape[0], record.image.shape[1])
-    resize = getattr(model, "resize", None)
+    resize = getattr(getattr(model, "preprocess", None), "resize", None)
     if resize is None:
         return record.boxes, size
     target = Instances(size, boxes=Boxes(torch.from_numpy(np.ascontiguousarray(record.boxes))))

@@ -72,12 +72,12 @@ class PixelsFit(Check):
     def __call__(self, patient: Patient) -> Iterable[Finding]:
         """A finding for each option that differs, where the checkpoint has detkit's config."""
         assert patient.checkpoint is not None
-        theirs: Mapping[str, Any] = (patient.checkpoint.config or {}).get("model") or {}
-        ours = patient.experiment.tree["model"]
+        theirs, ours = _preprocess(patient.checkpoint.config or {}), _preprocess(patient.experiment.tree)
         for name in PIXELS:
             if name in theirs and name in ours and _plain(ours[name]) != _plain(theirs[name]):
                 what = f"is {ours[name]}; {patient.checkpoint.source} was trained with {theirs[name]}"
-                yield Finding("warning", f"model.{name}", what, f"set model.{name} to the checkpoint's")
+                path = f"model.preprocess.{name}"
+                yield Finding("warning", path, what, f"set {path} to the checkpoint's")
 
 
 @CHECKS.register()
@@ -102,10 +102,18 @@ class FrozenNoise(Check):
 
 
 def _channel_order(patient: Patient, framework: str) -> Iterable[Finding]:
-    wanted, ours = FOREIGN_ORDER.get(framework), patient.experiment.tree["model"].get("channel_order")
+    wanted, ours = FOREIGN_ORDER.get(framework), _preprocess(patient.experiment.tree).get("channel_order")
     if wanted is not None and ours is not None and ours != wanted:
         what = f"is {ours}, but weights of {framework} are trained on {wanted}"
-        yield Finding("warning", "model.channel_order", what, f"set it to {wanted}, with pixel_mean in that order")
+        yield Finding(
+            "warning", "model.preprocess.channel_order", what, f"set it to {wanted}, with pixel_mean in that order"
+        )
+
+
+def _preprocess(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options of ``model.preprocess``; a config of before has them in ``model`` itself."""
+    model = tree.get("model") or {}
+    return {**model, **(model.get("preprocess") or {})}
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ from detkit.inference.folding import fold_norms
 from detkit.inference.packed import can_pack, pack
 from detkit.layers import DeformConvNorm, FrozenBatchNorm2d
 from detkit.modeling.compiling import compile_parts
-from detkit.modeling.interfaces import MetaArch
+from detkit.modeling.preprocess import Preprocess
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -48,8 +48,9 @@ def optimized(model: M, precision: Precision = "fp32", compile: bool = False) ->
         raise ValueError(f"precision: expected one of {', '.join(_DTYPES)}, got {precision!r}")
     dtype, fast = _DTYPES[precision], copy.deepcopy(model).eval().requires_grad_(False)
     fold_norms(fast)
-    if isinstance(fast, MetaArch):
-        fast.memory_format = torch.channels_last
+    for part in fast.modules():
+        if isinstance(part, Preprocess):
+            part.memory_format = torch.channels_last
     fast.to(memory_format=torch.channels_last)
     on_cpu = all(p.device.type == "cpu" for p in fast.parameters())
     if on_cpu and can_pack(dtype):

@@ -31,6 +31,7 @@ from detkit.modeling.interfaces import (
     MetaArch,
 )
 from detkit.modeling.matcher import Matcher
+from detkit.modeling.preprocess import PREPROCESSES, Preprocess
 
 __all__ = [
     "ANCHOR_GENERATORS",
@@ -43,6 +44,7 @@ __all__ = [
     "MASK_PASTERS",
     "META_ARCHS",
     "NECKS",
+    "PREPROCESSES",
     "PROPOSAL_GENERATORS",
     "ROI_HEADS",
     "ROI_POOLERS",
@@ -51,6 +53,7 @@ __all__ = [
     "GridAnchorGenerator",
     "Matcher",
     "MetaArch",
+    "Preprocess",
     "backbones",
     "box_losses",
     "input_resize",

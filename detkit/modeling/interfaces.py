@@ -8,7 +8,6 @@ Fillers, rows that stand for nothing, go to parts that say they take them: see `
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from detkit.layers import ShapeSpec
@@ -27,10 +26,7 @@ class MetaArch(nn.Module):
     Attributes:
         num_classes: K.
         class_names: K names where they are known (set by whoever loads or trains the model), else None.
-        memory_format: how batches of images lie in memory.
     """
-
-    memory_format: torch.memory_format = torch.contiguous_format
 
     def __init__(self, num_classes: int):
         super().__init__()
@@ -73,6 +69,11 @@ class Backbone(nn.Module):
         """Images are padded so that both sides are multiples of this."""
         return max(spec.stride for spec in self.output_shape.values())
 
+    @property
+    def square_size(self) -> int | None:
+        """Images are padded to a square of this side, for a network that takes one size alone; None for any size."""
+        return None
+
     def layers(self) -> list[list[str]]:
         """Names of submodules and parameters by depth, from the image on; what none covers is in the first layer.
         The default: each child with parameters is a layer, in the order in which they were made."""
@@ -80,9 +81,11 @@ class Backbone(nn.Module):
 
 
 class Neck(nn.Module):
-    """Feature maps to feature maps. ``output_shape`` names them, finest first."""
+    """Feature maps to feature maps. ``output_shape`` names them, finest first; see ``Backbone`` for the sizes."""
 
     output_shape: dict[str, ShapeSpec]
+    size_divisibility: int = 1
+    square_size: int | None = None
 
     def __init__(self, input_shape: dict[str, ShapeSpec]):
         super().__init__()

@@ -12,7 +12,6 @@ from detkit.visualization.stages import (
     draw_proposals,
     draw_regions,
     draw_window,
-    network_input,
 )
 from detkit.visualization.video import VIDEO_SUFFIXES, VideoWriter, video_frames, video_info
 
@@ -31,7 +30,6 @@ __all__ = [
     "file_stem",
     "free_path",
     "image_files",
-    "network_input",
     "palette",
     "plot_curves",
     "prediction_picture",

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
+from torch import Tensor
 
 from detkit.structures import Instances, Prediction
 from detkit.visualization.colors import palette
@@ -92,6 +93,10 @@ def draw_prediction(
 
 def enlarged(image: ImageLike, min_side: int = MIN_SIDE) -> Image.Image:
     """The image as a picture whose longer side has at least ``min_side`` pixels."""
+    if (
+        isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] not in (1, 3, 4)
+    ):  # of other channels, the first
+        image = image[:3] if image.shape[0] > 4 else image[:1]
     canvas = Image.fromarray(to_array(image))
     scale = min_side / max(canvas.size)
     if scale > 1:

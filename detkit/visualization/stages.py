@@ -59,24 +59,6 @@ def draw_boxes(
     return np.asarray(canvas).copy()
 
 
-def network_input(image: Tensor, mean: Tensor, std: Tensor, order: Literal["RGB", "BGR"] = "RGB") -> np.ndarray:
-    """A normalised image as the network sees it, padding included, back in colours.
-
-    Args:
-        image: ``(C, H, W)``; of more than three channels the first three are shown, of fewer the first.
-        mean: C values that were subtracted.
-        std: C values that were divided by.
-        order: of the channels.
-
-    Returns:
-        ``(H, W, 3)`` uint8 RGB; what lies outside 0..255 is cut off.
-    """
-    pixels = image.detach().cpu().float() * std.detach().cpu().reshape(-1, 1, 1) + mean.detach().cpu().reshape(-1, 1, 1)
-    pixels = pixels.round().clamp(0, 255).to(torch.uint8)
-    pixels = pixels[:3] if len(pixels) >= 3 else pixels[:1].expand(3, -1, -1)
-    return np.ascontiguousarray((pixels.flip(0) if order == "BGR" else pixels).permute(1, 2, 0).numpy())
-
-
 def draw_window(image: ImageLike, window: Sequence[int], *, min_side: int = MIN_SIDE) -> np.ndarray:
     """The image with its window ``(x1, y1, x2, y2)``, the part that is no padding, outlined in yellow."""
     return draw_boxes(image, torch.tensor([list(window)]), _YELLOW, width=2, min_side=min_side)

@@ -153,7 +153,7 @@ def test_what_old_files_have_besides_is_explained_and_no_fault():
     assert report.complete
     assert len(report.unused) == 8
     assert "not used proposal_generator.anchor_generator.cell_anchors.0, " in str(report)
-    assert "model.pixel_mean" in str(report)
+    assert "model.preprocess.pixel_mean" in str(report)
 
 
 def test_a_cascade_is_read_as_far_as_it_is_understood():

@@ -56,7 +56,10 @@ def test_objects_out_of_reach_are_named_with_sizes_that_would_reach_them(files):
 
 def test_sizes_are_those_after_augmentations_and_the_models_own_resizing(files):
     half = "data.train_augmentations=[{name: Resize, size: [32, 32]}]"
-    for options, factor in (([half], 0.5), (["model.resize={name: BilinearInputResize, short_edge: [128]}"], 2)):
+    for options, factor in (
+        ([half], 0.5),
+        (["model.preprocess.resize={name: BilinearInputResize, short_edge: [128]}"], 2),
+    ):
         patient = Patient(files.experiment("data.train_augmentations=[]", *options)).examine_files()
         found = input_boxes(patient, patient.train, 100)
         np.testing.assert_allclose(found.boxes, patient.train.objects.boxes[found.rows] * factor, rtol=1e-6)
@@ -75,7 +78,7 @@ def test_without_low_quality_matches_the_upper_threshold_counts(files):
 
 def test_looking_draws_nothing_from_the_global_generators(files):
     patient = Patient(
-        files.experiment("model.resize={name: BilinearInputResize, short_edge: [96, 128]}")
+        files.experiment("model.preprocess.resize={name: BilinearInputResize, short_edge: [96, 128]}")
     ).examine_files()
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
     examine(patient)

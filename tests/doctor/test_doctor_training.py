@@ -123,9 +123,12 @@ def test_weights_of_other_classes_and_of_another_architecture(files, checkpoint)
 
 
 def test_pixels_that_mean_something_else_to_the_weights(files, checkpoint):
-    overrides = ["model.channel_order=BGR", "model.pixel_std=[1.0, 1.0, 1.0]"]
+    overrides = ["model.preprocess.channel_order=BGR", "model.preprocess.pixel_std=[1.0, 1.0, 1.0]"]
     findings = files.findings(*overrides, model=True, weights=str(checkpoint))
-    assert found(findings, "PixelsFit") == [("warning", "model.pixel_std"), ("warning", "model.channel_order")]
+    assert found(findings, "PixelsFit") == [
+        ("warning", "model.preprocess.pixel_std"),
+        ("warning", "model.preprocess.channel_order"),
+    ]
 
 
 def test_layers_frozen_at_random_values(files, checkpoint):
@@ -172,9 +175,9 @@ def test_weights_of_another_framework_want_its_order_of_channels(files):
     torch.save(export_state(model.state_dict(), "detectron2"), files.folder / "d2.pth")
     weights = str(files.folder / "d2.pth")
     found_in_rgb = files.findings(model=True, weights=weights)
-    assert ("warning", "model.channel_order") in found(found_in_rgb, "WeightsFit")
-    found_in_bgr = files.findings("model.channel_order=BGR", model=True, weights=weights)
-    assert ("warning", "model.channel_order") not in found(found_in_bgr, "WeightsFit")
+    assert ("warning", "model.preprocess.channel_order") in found(found_in_rgb, "WeightsFit")
+    found_in_bgr = files.findings("model.preprocess.channel_order=BGR", model=True, weights=weights)
+    assert ("warning", "model.preprocess.channel_order") not in found(found_in_bgr, "WeightsFit")
 
 
 def test_a_check_that_fails_leaves_the_others_alone(files, monkeypatch):

@@ -170,7 +170,7 @@ def test_whatever_true_masks_are_made_of(waited, masks, method):
 @pytest.mark.parametrize(
     "config",
     [
-        ("torchvision/mask_rcnn_R_50_FPN.yaml", "model.resize.short_edge=[64]"),
+        ("torchvision/mask_rcnn_R_50_FPN.yaml", "model.preprocess.resize.short_edge=[64]"),
         ("coco/mask_rcnn_R_50_FPN_1x.yaml",),
         ("coco/mask_rcnn_R_50_C4_1x.yaml", "model.roi_heads.batch_size_per_image=16"),
         ("matterport/mask_rcnn_R_50_FPN_shapes.yaml", "model.roi_heads.box_head.norm=FrozenBN"),

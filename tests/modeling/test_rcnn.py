@@ -1,4 +1,4 @@
-"""The whole model: contract of ``forward``, preprocessing, prediction, proposals."""
+"""The whole model: contract of ``forward``, prediction, proposals."""
 
 import dataclasses
 
@@ -47,21 +47,6 @@ def test_limits_hold():
         b = out.boxes[out.classes == k]
         assert (box_iou(b, b).fill_diagonal_(0) <= 0.3 + 1e-4).all()
     assert len(small_model(score_thresh=0.999).eval()([sample()])[0].instances) == 0
-
-
-def test_preprocessing_normalises_pads_and_turns_channels():
-    model = small_model()
-    a, b = sample(60, 90), sample(33, 64)
-    images = model.preprocess([a, b])
-    assert images.tensor.shape == (2, 3, 64, 96)
-    assert images.image_sizes == [(60, 90), (33, 64)]
-    wanted = (a.image.float() - model.pixel_mean) / model.pixel_std
-    torch.testing.assert_close(images.tensor[0, :, :60, :90], wanted)
-    assert not images.tensor[1, :, 33:].any()
-    assert images.tensor.is_contiguous(memory_format=torch.channels_last)
-    model.channel_order = "BGR"
-    turned = (a.image.flip(0).float() - model.pixel_mean) / model.pixel_std
-    torch.testing.assert_close(model.preprocess([a]).tensor[0, :, :60, :90], turned)
 
 
 def test_batching_changes_nothing():
@@ -173,7 +158,7 @@ def test_crowds_are_no_targets_and_nothing_on_them_is_background():
     one = sample(num=3)
     crowd = torch.tensor([False, True, False])
     flagged = dataclasses.replace(one, target=one.target.with_fields(crowd=crowd))
-    _, targets = model._prepare([flagged], training=True)
+    _, targets = model.preprocess.with_targets([flagged])
     assert len(targets[0]) == 2
     assert targets[0].info.crowds.tolist() == one.target.boxes[1:2].tolist()
     anchors = Boxes.cat([one.target.boxes[1:2], one.target.boxes[:1]])

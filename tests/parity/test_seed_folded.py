@@ -18,8 +18,8 @@ PREDICTION = (
 
 COCO = (
     *PREDICTION,
-    "model.pixel_mean=[123.7, 116.8, 103.9]",
-    "model.channel_order=RGB",
+    "model.preprocess.pixel_mean=[123.7, 116.8, 103.9]",
+    "model.preprocess.channel_order=RGB",
     "model.backbone.stem_pool=same",
     "model.proposal_generator.head.conv_dims=[512]",
     "model.proposal_generator.anchor_generator.aspect_ratios=[2.0, 1.0, 0.5]",

@@ -56,7 +56,7 @@ class Settings:
 
     def ours(self, name):
         """detkit's overrides."""
-        chosen = [f"model.resize.short_edge=[{self.short}]", f"model.resize.max_size={self.long}"]
+        chosen = [f"model.preprocess.resize.short_edge=[{self.short}]", f"model.preprocess.resize.max_size={self.long}"]
         few = [f"model.proposal_generator.selection.post_nms_topk_{k}={n}" for k, n in (("train", 100), ("test", 60))]
         return ([] if "320" in name else chosen) + (few if self.few else [])
 

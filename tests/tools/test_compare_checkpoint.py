@@ -96,7 +96,7 @@ def test_the_same_weights_give_the_same_at_every_stage(compare, weights, images)
             ["proposals", "loss_rpn_cls", "loss_rpn_loc"],
         ),
         ("model.backbone.norm_eps=0.01", ["features p5", "features p5_2", "features p6"]),
-        ("model.pixel_mean=[0.4,0.4,0.4]", ["input"]),
+        ("model.preprocess.pixel_mean=[0.4,0.4,0.4]", ["input"]),
         (f"{BOX}.nms_thresh=0.3", ["boxes"]),
     ],
 )

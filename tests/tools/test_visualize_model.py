@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 
 import numpy as np
@@ -75,18 +76,17 @@ def test_weights_are_those_of_the_file_and_the_target_is_where_the_model_sees_it
     for name, value in stages.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], value), name
     assert again.class_names == names
-    assert stages.canvas.shape == (192, 192, 3)
+    assert stages.image.shape == (3, 192, 192)
     assert stages.images.window(0) != (0, 0, 192, 192)
     x1, y1, x2, y2 = stages.images.window(0)
-    shown = stages.canvas.astype(int)
-    plain = stages.sample.image.permute(1, 2, 0).numpy().astype(int)
-    assert np.abs(shown - plain).max() <= 1
+    assert (stages.image.int() - stages.sample.image.int()).abs().max() <= 1
     boxes = stages.target.boxes.tensor
     assert (boxes >= torch.tensor([x1, y1, x1, y1])).all()
     assert (boxes <= torch.tensor([x2, y2, x2, y2])).all()
     crowd = Instances((192, 192), boxes=stages.sample.target.boxes, crowd=torch.ones(len(boxes), dtype=torch.bool))
     crowd = crowd.with_fields(classes=stages.sample.target.classes)
-    assert len(tool.target_of(tool.dataclasses.replace(stages.sample, target=crowd), stages.images)) == 0
+    flagged = dataclasses.replace(stages.sample, target=crowd)
+    assert len(tool.Stages(tool.Predictor(stages.model), flagged, args).target) == 0
 
 
 @torch.no_grad()

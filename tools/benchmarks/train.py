@@ -70,7 +70,7 @@ def run(options: TrainOptions) -> Report:
     """Measures. The baseline is torchvision's model in fp32."""
     device = torch_device(options.device)
     images = images_of(options.image, options.batch)
-    pair = make_pair(options.size, images[0], overrides=["model.channels_last=true"]).to(device)
+    pair = make_pair(options.size, images[0], overrides=["model.preprocess.channels_last=true"]).to(device)
     theirs, ours = pair.theirs, pair.ours
     samples = []
     for number, sample in enumerate(as_samples(images)):

@@ -63,7 +63,7 @@ _RULES: Rules = to_ours(
 )
 
 _UNUSED: Rules = (
-    (r"pixel_(mean|std)", "the config has it: model.pixel_mean, model.pixel_std"),
+    (r"pixel_(mean|std)", "the config has it: model.preprocess.pixel_mean and pixel_std"),
     (r"(proposal_generator\.)?anchor_generator\.cell_anchors\..*", "anchors: the config describes them"),
     (
         r"(backbone\.)?(bottom_up\.)?((stem\.)?fc|linear)\.(weight|bias)",

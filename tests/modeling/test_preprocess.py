@@ -1,0 +1,114 @@
+"""Preprocessing: what a model makes of samples before its backbone, and what sizes its parts ask for."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from small import sample, small_model
+
+from detkit.experiment import load_experiment
+from detkit.modeling import Preprocess
+from detkit.modeling.input_resize import BilinearInputResize
+from detkit.modeling.necks import FPN
+from detkit.structures import Sample
+
+C4 = "configs/coco/mask_rcnn_R_50_C4_1x.yaml"
+
+
+def empty(height, width, channels=3):
+    return Sample(torch.zeros(channels, height, width, dtype=torch.uint8), (height, width), 8, "a.png")
+
+
+def test_images_are_normalised_and_padded_with_zeros():
+    preprocess = Preprocess(size_divisibility=32)
+    a, b = sample(60, 90), sample(33, 64)
+    images = preprocess([a, b])
+    assert images.tensor.shape == (2, 3, 64, 96)
+    assert images.image_sizes == [(60, 90), (33, 64)]
+    wanted = (a.image.float() - preprocess.pixel_mean) / preprocess.pixel_std
+    torch.testing.assert_close(images.tensor[0, :, :60, :90], wanted)
+    assert not images.tensor[1, :, 33:].any()
+    assert images.tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+@pytest.mark.parametrize(
+    ("scale", "precision"), [(1.0, "single"), (255.0, "single"), (1.0, "double")], ids=["bytes", "0..1", "double"]
+)
+def test_pixels_undo_the_normalisation(order, scale, precision):
+    preprocess = Preprocess(
+        pixel_mean=(0.4, 0.5, 0.6),
+        pixel_std=(0.2, 0.3, 1.0),
+        pixel_scale=scale,
+        pixel_precision=precision,
+        channel_order=order,
+    )
+    image = sample().image
+    batch = preprocess([Sample(image, (64, 96))]).tensor
+    assert batch.dtype == torch.float32
+    assert torch.equal(preprocess.pixels(batch[0]), image)
+    assert preprocess.pixels(torch.full((3, 2, 2), 9999.0)).max() == 255
+
+
+def test_channels_are_turned_before_the_mean_is_subtracted():
+    options = {"pixel_mean": (1.0, 2.0, 3.0), "pixel_std": (1.0, 1.0, 1.0)}
+    one = sample()
+    turned = Sample(one.image.flip(0), one.original_size)
+    assert torch.equal(
+        Preprocess(**options, channel_order="BGR")([one]).tensor,
+        Preprocess(**options, channel_order="RGB")([turned]).tensor,
+    )
+
+
+def test_sides_are_multiples_of_what_backbone_and_neck_ask_for():
+    model = load_experiment(C4).build_model(3)
+    assert model.neck is None
+    assert model.preprocess([empty(33, 50)]).tensor.shape[2:] == (48, 64)
+    given = load_experiment(C4, ["model.preprocess.size_divisibility=1"]).build_model(3)
+    assert given.preprocess([empty(33, 50)]).tensor.shape[2:] == (33, 50)
+    assert small_model().preprocess([empty(33, 50)]).tensor.shape[2:] == (64, 64)
+    neck = partial(FPN, out_channels=16)(small_model().backbone.output_shape)
+    neck.size_divisibility = 8
+    preprocess, backbone = Preprocess(), small_model().backbone
+    preprocess.pad_for(backbone, neck)
+    assert preprocess([empty(33, 50)]).tensor.shape[2:] == (64, 64)
+    neck.size_divisibility = 24
+    preprocess.pad_for(backbone, neck)
+    height, width = preprocess([empty(33, 50)]).tensor.shape[2:]
+    assert height == width == math.lcm(32, 24)
+
+
+def test_a_square_is_padded_to_where_a_part_asks_for_one():
+    neck = partial(FPN, out_channels=16)(small_model().backbone.output_shape)
+    neck.square_size = 128
+    preprocess = Preprocess()
+    preprocess.pad_for(small_model().backbone, neck)
+    images = preprocess([empty(33, 50), empty(128, 20)])
+    assert images.tensor.shape[2:] == (128, 128)
+    with pytest.raises(ValueError, match="squares of 128"):
+        preprocess([empty(33, 129)])
+
+
+def test_targets_are_in_the_pixels_of_the_batch():
+    one = sample(64, 96)
+    preprocess = Preprocess(resize=partial(BilinearInputResize, short_edge=(128,)))
+    images, (target,) = preprocess.with_targets([one])
+    assert images.image_sizes == [(128, 192)] == [target.image_size]
+    torch.testing.assert_close(target.boxes.tensor, one.target.boxes.tensor * 2)
+    assert torch.equal(preprocess([one]).tensor, images.tensor)
+
+
+def test_wrong_samples_and_options_are_named():
+    with pytest.raises(ValueError, match=r"image 8 a\.png has 1 channels, the model expects 3"):
+        Preprocess()([empty(8, 8, channels=1)])
+    with pytest.raises(ValueError, match=r"needs targets, and image 8 a\.png"):
+        Preprocess().with_targets([empty(8, 8)])
+    for options, words in (
+        ({"pixel_mean": (1.0,)}, "1 values of pixel_mean"),
+        ({"pixel_mean": (1.0,), "pixel_std": (1.0,), "channel_order": "BGR"}, "BGR"),
+        ({"pixel_scale": 0.0}, "pixel_scale"),
+        ({"size_divisibility": 0}, "size_divisibility"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Preprocess(**options)

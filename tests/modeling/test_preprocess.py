@@ -112,3 +112,14 @@ def test_wrong_samples_and_options_are_named():
     ):
         with pytest.raises(ValueError, match=words):
             Preprocess(**options)
+
+
+def test_options_that_stood_in_the_model_are_moved(caplog):
+    old = load_experiment(C4, ["model.pixel_std=[2.0, 3.0, 4.0]", "model.channels_last=true"])
+    assert (
+        old.tree
+        == load_experiment(
+            C4, ["model.preprocess.pixel_std=[2.0, 3.0, 4.0]", "model.preprocess.channels_last=true"]
+        ).tree
+    )
+    assert "'model.preprocess.pixel_std'" in caplog.text

@@ -58,9 +58,9 @@ class Removed:
 class Registry(_Registry, Generic[T]):
     """``name -> class`` for one role.
 
-    A class is checked when it registers: it implements the role's interface, takes the role's wiring (the
-    parameters before ``*``), hides no options behind ``**kwargs`` and annotates every option, because the
-    annotations are the schema of its config node.
+    A class is checked when it registers: it implements the role's interface, takes the role's runtime arguments (the
+    parameters before ``*``, or wiring: what its owner knows, such as shapes), hides no options behind ``**kwargs``
+    and annotates every option, because the annotations are the schema of its config node.
 
     What a class and its options were called before, the class itself says, so that old configs load:
     ``renamed_from: ClassVar[tuple[str, ...]]`` has the earlier names of the class, ``renamed_options:
@@ -87,8 +87,9 @@ class Registry(_Registry, Generic[T]):
             raise TypeError(f"{name} is registered as a {self.role} but is not a {self.base.__name__}")
         if name != obj.__name__:
             raise TypeError(f"{obj.__name__} registers as '{name}'; the registered name is the class name")
-        if wiring(obj) != wiring(self.base):
-            raise TypeError(f"{name}.__init__ takes {wiring(obj)} before '*'; a {self.role} takes {wiring(self.base)}")
+        given, wanted = runtime_arguments(obj), runtime_arguments(self.base)
+        if given != wanted:
+            raise TypeError(f"{name}.__init__ takes {given} before '*'; a {self.role} takes {wanted}")
         for p in inspect.signature(obj).parameters.values():
             if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
                 raise TypeError(f"{name}.__init__: '{p}' hides options from the schema; name them")
@@ -124,12 +125,12 @@ class Registry(_Registry, Generic[T]):
 def options(cls: type) -> dict[str, inspect.Parameter]:
     """What a config may set: the keyword-only parameters of ``cls.__init__`` (all of a dataclass's fields)."""
     params = inspect.signature(cls).parameters.values()
-    group = cls not in Registry.of and hasattr(cls, "__dataclass_fields__") and not _is_component(cls)
-    return {p.name: p for p in params if p.kind is p.KEYWORD_ONLY or group}
+    nested = hasattr(cls, "__dataclass_fields__") and role_of(cls) is None
+    return {p.name: p for p in params if p.kind is p.KEYWORD_ONLY or nested}
 
 
-def wiring(cls: type) -> tuple[str, ...]:
-    """What the parent supplies: the parameters of ``cls.__init__`` before the star."""
+def runtime_arguments(cls: type) -> tuple[str, ...]:
+    """What the owner passes and no config may set: the parameters of ``cls.__init__`` before the star."""
     params = inspect.signature(cls).parameters.values()
     return tuple(p.name for p in params if p.kind is p.POSITIONAL_OR_KEYWORD)
 
@@ -142,9 +143,5 @@ def renamed_options(cls: type) -> dict[str, "str | Removed"]:
 
 
 def role_of(cls: type) -> "Registry[Any] | None":
-    """The registry of the role that ``cls`` implements, or None for a group (a plain dataclass)."""
+    """The registry of the role that ``cls`` implements, or None for nested options (a plain dataclass)."""
     return next((Registry.of[base] for base in cls.__mro__ if base in Registry.of), None)
-
-
-def _is_component(cls: type) -> bool:
-    return role_of(cls) is not None

@@ -14,13 +14,13 @@ import detkit.engine
 import detkit.experiment
 from detkit.checkpoint import as_checkpoint
 from detkit.config import Recipe, parse
-from detkit.config.schema import is_group, registry_for, schema
+from detkit.config.schema import is_nested, registry_for, schema
 from detkit.data.interfaces import Record
 from detkit.experiment import Experiment
 from detkit.layers import ShapeSpec
 from detkit.modeling.box_coder import BoxCoder
 from detkit.modeling.poolers import RoIAlignPooler
-from detkit.registry import Registry, Removed, options, role_of, wiring
+from detkit.registry import Registry, Removed, options, role_of, runtime_arguments
 from detkit.structures import BitMasks, Boxes, Instances, Losses, Prediction
 
 ALL = [(registry.role, name) for registry in Registry.of.values() for name in registry.names()]
@@ -58,7 +58,7 @@ def test_schema_wiring_and_words(role, name):
     registry = next(r for r in Registry.of.values() if r.role == role)
     cls = registry.get(name)
     assert cls.__name__ == name
-    assert wiring(cls) == wiring(registry.base)
+    assert runtime_arguments(cls) == runtime_arguments(registry.base)
     hints = typing.get_type_hints(cls.__init__)
     assert set(options(cls)) <= set(hints), "every option is annotated, with a type that is importable"
     doc = inspect.getdoc(cls) or ""
@@ -70,7 +70,7 @@ def test_schema_wiring_and_words(role, name):
 
 def classes_at(want: object) -> set[type]:
     """The classes of which an object of the annotation ``want`` may be."""
-    found = {want} if is_group(want) else set()
+    found = {want} if is_nested(want) else set()
     if isinstance(want, type) and registry_for(want) is not None:
         found |= {want, *(cls for _, cls in registry_for(want) if issubclass(cls, want))}
     elif typing.get_origin(want) is Recipe and registry_for(typing.get_args(want)[0]) is None:

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from detkit.registry import ConfigError, Registry, did_you_mean, options, role_of, wiring
+from detkit.registry import ConfigError, Registry, did_you_mean, options, role_of, runtime_arguments
 
 
 class Base:
@@ -121,7 +121,7 @@ def test_options_are_what_stands_behind_the_star_and_wiring_what_stands_before(b
             pass
 
     assert list(options(Split)) == ["size", "kind"]
-    assert wiring(Split) == ("shape",)
+    assert runtime_arguments(Split) == ("shape",)
 
 
 def test_every_field_of_a_group_is_an_option():

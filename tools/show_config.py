@@ -40,9 +40,9 @@ if __name__ == "__main__":
     parse_arguments(None)  # so --help and mistakes are answered at once: what is imported from here on takes seconds
 
 from detkit import command_line
-from detkit.config import Config, Recipe, complete, describe, load_config, parse, to_yaml
+from detkit.config import Config, Recipe, complete, describe, load_config, parse, to_yaml, usage
 from detkit.config.describe import summary
-from detkit.config.lookup import explain, find_classes, find_spot, roles_in
+from detkit.config.lookup import explain, find_classes, find_location, roles_in
 from detkit.config.schema import place, schema, words
 from detkit.experiment import Experiment
 from detkit.registry import Registry, role_of
@@ -76,13 +76,13 @@ def _is_class_name(text: str) -> bool:
 
 
 def roles_text(only: str | None = None) -> str:
-    """Every role (or the one called ``only``) with its wiring, and the classes registered for it."""
+    """Every role (or the one called ``only``) with its runtime arguments, and the classes registered for it."""
     blocks = []
     for base, registry in Registry.of.items():
         if only not in (None, base.__name__):
             continue
-        wiring = f"; wiring: {', '.join(schema(base).wiring)}" if schema(base).wiring else ""
-        lines = [f"{registry.role} ({base.__name__}{wiring})"]
+        runtime = f"; runtime arguments: {', '.join(schema(base).runtime)}" if schema(base).runtime else ""
+        lines = [f"{registry.role} ({base.__name__}{runtime})"]
         names = registry.names()
         lines += [f"  {name:<26} {summary(registry.get(name))}".rstrip() for name in names] or ["  (none)"]
         blocks.append("\n".join(lines))
@@ -90,43 +90,43 @@ def roles_text(only: str | None = None) -> str:
 
 
 def class_text(cls: type) -> str:
-    """What ``cls`` is, its options with types, defaults and words, and its wiring."""
+    """What ``cls`` is, its options with types, defaults and words, and its runtime arguments."""
     registry = role_of(cls)
-    lines = [f"{cls.__name__} ({registry.role if registry else 'group'}), {place(cls)}"]
-    lines += [f"  {summary(cls)}"] if summary(cls) else []
-    for row in describe(cls):
-        lines.append(f"    {row.name}: {row.type}" + (" (required)" if row.default is None else f" = {row.default}"))
-        lines += [f"        {row.words}"] if row.words else []
-    if not schema(cls).options:
-        lines.append("    no options")
-    if schema(cls).wiring:
-        lines.append(f"  wiring, supplied by its owner: {', '.join(schema(cls).wiring)}")
+    lines = [
+        f"{cls.__name__} ({registry.role if registry else 'nested options'})",
+        *[f"  {summary(cls)}"] * bool(summary(cls)),
+    ]
+    lines.append(usage(cls, explain=True))
+    if schema(cls).runtime:
+        lines.append(f"  runtime arguments, passed by its owner: {', '.join(schema(cls).runtime)}")
     return "\n".join(lines)
 
 
 def path_text(recipe: Recipe[Any], config: Config, path: str) -> str:
     """The options of the node at ``path``; for a single value, what it may be and what it is."""
-    spot = find_spot(recipe, path)
+    location = find_location(recipe, path)
     lines = []
-    if isinstance(spot.value, Recipe):
-        lines.append(class_text(spot.value.cls))
-    if spot.option is not None and spot.owner is not None:
+    if isinstance(location.value, Recipe):
+        lines.append(class_text(location.value.cls))
+    if location.option is not None and location.owner is not None:
         if not lines:
-            row = next(row for row in describe(spot.owner) if row.name == spot.option.name)
+            row = next(row for row in describe(location.owner) if row.name == location.option.name)
             given = " (required)" if row.default is None else f" = {row.default}"
-            lines.append(f"{path}: {row.type}{given}, an option of {spot.owner.__name__} ({place(spot.owner)})")
+            lines.append(f"{path}: {row.type}{given}, an option of {location.owner.__name__} ({place(location.owner)})")
             lines += [f"    {row.words}"] if row.words else []
             lines.append(why_text(recipe, config, path))
-        for registry in roles_in(spot.option.want):
-            lines.append(f"{path} takes {words(spot.option.want)}; registered: {', '.join(registry.names()) or 'none'}")
+        for registry in roles_in(location.option.want):
+            lines.append(
+                f"{path} takes {words(location.option.want)}; registered: {', '.join(registry.names()) or 'none'}"
+            )
     return "\n".join(lines or [why_text(recipe, config, path)])
 
 
 def why_text(recipe: Recipe[Any], config: Config, path: str) -> str:
     """One line a value at or below ``path``: what it is and where that was said."""
-    origins = explain(recipe, config.sources, path)
-    width = max((len(f"{origin.path}: {origin.value}") for origin in origins), default=0)
-    lines = [f"{f'{o.path}: {o.value}':<{min(width, 70)}}  {o.source}" for o in origins]
+    values = explain(recipe, config.sources, path)
+    width = max((len(f"{value.path}: {value.value}") for value in values), default=0)
+    lines = [f"{f'{v.path}: {v.value}':<{min(width, 70)}}  {v.source}" for v in values]
     return "\n".join(lines or [f"{path}: []  {config.sources.get(path, 'a default')}"])
 
 

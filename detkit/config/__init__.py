@@ -1,10 +1,9 @@
 """From YAML to checked recipes. No torch here."""
 
 from detkit.config.describe import OptionRow, describe, usage
-from detkit.config.find import parts_of
 from detkit.config.load import Config, load_config
 from detkit.config.parse import build, parse
-from detkit.config.recipe import Recipe
+from detkit.config.recipe import Recipe, parts_of
 from detkit.config.write import complete, to_yaml
 from detkit.registry import ConfigError, DataError
 

@@ -4,17 +4,19 @@ import dataclasses
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from detkit.config.carry import sort_options
 from detkit.config.interpolate import resolve
-from detkit.config.merge import Override, Renamed, apply_override, find, locate, merge, read_override
+from detkit.config.merge import Override, changed, find, locate, merge, read_override
 from detkit.config.migrate import Migration
 from detkit.config.near_file import nearest_file
+from detkit.config.parse import fits
+from detkit.config.schema import schema
 from detkit.config.user_file import import_user_code
 from detkit.config.yaml_file import SUFFIXES, Entry, display, read_yaml, wrap
-from detkit.registry import ConfigError
+from detkit.registry import ConfigError, Registry
 
 logger = logging.getLogger(__name__)
 
@@ -65,12 +67,10 @@ def load_config(
     for entry in imports:
         import_user_code(entry.value, entry.source)
     migration = Migration(Any if root is None else root)
-    tree = layers.merged(migration)
-    tree, renamed = _lay_over(tree, [o for o in parsed if o.keys[0] != "imports"], migration)
-    tree, plain = _fit_renamed(tree, renamed)
+    tree = _laid_over(layers.merged(migration), [o for o in parsed if o.keys[0] != "imports"], migration)
     for note in migration.notes:
         logger.warning("%s", note)
-    return Config(plain, [entry.value for entry in imports], file, dict(tree.walk()))
+    return Config(resolve(tree), [entry.value for entry in imports], file, dict(tree.walk()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,21 +94,61 @@ class _Layers:
         return merge(tree, migration.layer(self.own, tree))
 
 
-def _lay_over(tree: Entry, overrides: list[Override], migration: Migration) -> tuple[Entry, list[Renamed]]:
-    """The overrides over ``tree``, and the nodes whose name they changed."""
-    renamed: list[Renamed] = []
+def _laid_over(tree: Entry, overrides: list[Override], migration: Migration) -> Entry:
+    """``tree`` with the overrides laid over it, each migrated before."""
     written: dict[tuple[str | int, ...], Override] = {}
-    for old in overrides:
-        override = migration.override(old, tree)
-        other = written.setdefault(override.keys, old)
-        if other.keys != old.keys:
+    for given in overrides:
+        override = migration.override(given, tree)
+        other = written.setdefault(override.keys, given)
+        if other.keys != given.keys:
             raise ConfigError(
-                f"overrides '{other.text}' and '{old.text}' set the same option, which is "
-                f"'{override.path}' now. Keep one"
+                f"{override.path}: overrides '{other.text}' and '{given.text}' both set this; keep one (an option has "
+                "another name today)"
             )
-        tree, change = apply_override(tree, override)
-        renamed += [change] if change else []
-    return tree, renamed
+        old = find(tree, override.keys)
+        tree = changed(tree, override, partial(merge, over=override.value), len(override.keys))
+        if override.keys[-1] == "name" and old is not None and old.value not in (None, override.value.value):
+            tree = _without_misfits(tree, override, str(old.value))
+    return tree
+
+
+def _without_misfits(tree: Entry, override: Override, old_name: str) -> Entry:
+    """``tree`` without the options of a node, which had the class ``old_name``, that its new class has no use for.
+
+    An option stays if the new class has one of that name and, where the two classes declare it differently, the value
+    fits the new declaration; and if an override set it.
+    """
+    registries = [registry for registry in Registry.of.values() if override.value.value in registry]
+    registries = [registry for registry in registries if old_name in registry] or registries
+    node: Any = resolve(tree)
+    for key in override.keys[:-1]:
+        node = node[locate(node, key)]
+    keys = [key for key in node if key != "name" and registries]  # an unknown name is an error of its own
+    new = [schema(registry.get(node["name"])).options for registry in registries]
+    old = [schema(registry.get(old_name)).options for registry in registries if old_name in registry]
+
+    def usable(key: str) -> bool:
+        """Whether the new class has this option, for this value."""
+        same = [known[key].want for known in old if key in known]
+        return any(key in known and (known[key].want in same or fits(node[key], known[key].want)) for known in new)
+
+    def change(entry: Entry) -> Entry:
+        """The node without them; what is kept says so in its source."""
+        kept = dict(entry.value)
+        for key in keys:
+            if any(source.startswith("override '") for _, source in kept[key].walk("x")):
+                continue
+            if usable(key):
+                kept[key] = dataclasses.replace(
+                    kept[key], source=f"{kept[key].source} (kept by override '{override.text}')"
+                )
+            else:
+                del kept[key]
+        dropped, same = sorted(set(entry.value) - set(kept)), sorted(set(kept) - {"name"})
+        logger.info("override '%s': kept %s, dropped %s", override.text, same or "nothing", dropped or "nothing")
+        return dataclasses.replace(entry, value=kept)
+
+    return changed(tree, override, change, len(override.keys) - 1)
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> _Layers:
@@ -164,37 +204,3 @@ def _own_imports(tree: Entry, folder: Path | None) -> list[Entry]:
 
 def _without(tree: Entry, *keys: str) -> Entry:
     return dataclasses.replace(tree, value={k: v for k, v in tree.value.items() if k not in keys})
-
-
-def _fit_renamed(tree: Entry, renamed: list[Renamed]) -> tuple[Entry, dict[str, Any]]:
-    """The tree, and its resolved plain form, without the options that a renamed node's new class has no use for."""
-    plain = resolve(tree)
-    for change in renamed:
-        node = find(tree, change.keys)
-        if node is None or not isinstance(node.value, dict):
-            continue  # a later override removed the node
-        explicit = {key for key, entry in node.value.items() if _from_override(entry)}
-        resolved: Any = plain
-        for key in change.keys:
-            resolved = resolved[locate(resolved, key)]
-        dropped, kept = sort_options(resolved, change.old, explicit)
-        note = f" (kept by override '{change.override}')"
-        tree = _fit(tree, change.keys, dropped, dict.fromkeys(kept, note))
-        plain = resolve(tree)
-        logger.info("override '%s': kept %s, dropped %s", change.override, kept or "nothing", dropped or "nothing")
-    return tree, plain
-
-
-def _from_override(entry: Entry) -> bool:
-    return any(source.startswith("override '") for _, source in entry.walk("x"))
-
-
-def _fit(tree: Entry, keys: tuple[str | int, ...], dropped: list[str], notes: dict[str, str]) -> Entry:
-    if not keys:
-        kept = {key: entry for key, entry in tree.value.items() if key not in dropped}
-        noted = {k: dataclasses.replace(e, source=e.source + notes.get(k, "")) for k, e in kept.items()}
-        return dataclasses.replace(tree, value=noted)
-    at = locate(tree.value, keys[0])
-    copy = list(tree.value) if isinstance(tree.value, list) else dict(tree.value)
-    copy[at] = _fit(copy[at], keys[1:], dropped, notes)
-    return dataclasses.replace(tree, value=copy)

@@ -6,14 +6,14 @@ from typing import Any, get_args
 
 from detkit.config.describe import usage
 from detkit.config.merge import join, split
-from detkit.config.recipe import Now, Recipe
-from detkit.config.schema import MISSING, Option, is_group, place, registry_for, schema
+from detkit.config.recipe import Eager, Recipe
+from detkit.config.schema import MISSING, Option, is_nested, place, registry_for, schema
 from detkit.config.write import flow, plain
 from detkit.registry import ConfigError, Registry, did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
-class Spot:
+class Location:
     """What stands at a path of a recipe.
 
     Args:
@@ -30,7 +30,7 @@ class Spot:
 
 
 @dataclasses.dataclass(frozen=True)
-class Origin:
+class Provenance:
     """One value and where it comes from.
 
     Args:
@@ -44,9 +44,9 @@ class Origin:
     source: str
 
 
-def find_spot(recipe: Recipe[Any], path: str) -> Spot:
+def find_location(recipe: Recipe[Any], path: str) -> Location:
     """What stands at ``path`` below ``recipe``. Raises ConfigError, with the nearest key, if there is no such path."""
-    spot = Spot("", recipe, None, None)
+    spot = Location("", recipe, None, None)
     for key in split(path) if path else ():
         value, where = spot.value, spot.path or "config"
         number = int(key) if str(key).isdecimal() else None
@@ -57,11 +57,11 @@ def find_spot(recipe: Recipe[Any], path: str) -> Spot:
             if key not in known:
                 near = did_you_mean(str(key), known)
                 raise ConfigError(f"{where}: {value.cls.__name__} has no option '{key}'.{near}\n{usage(value.cls)}")
-            spot = Spot(below, _unwrapped(value.kwargs[str(key)]), known[str(key)], value.cls)
+            spot = Location(below, _unwrapped(value.kwargs[str(key)]), known[str(key)], value.cls)
         elif isinstance(value, list | tuple) and number is not None and number < len(value):
-            spot = Spot(below, _unwrapped(value[number]), None, spot.owner)
+            spot = Location(below, _unwrapped(value[number]), None, spot.owner)
         elif isinstance(value, Mapping) and key in value:
-            spot = Spot(below, _unwrapped(value[key]), None, spot.owner)
+            spot = Location(below, _unwrapped(value[key]), None, spot.owner)
         else:
             raise ConfigError(f"{where}: nothing stands below it at '{key}'; it is {flow(plain(value))}")
     return spot
@@ -88,17 +88,17 @@ def find_classes(name: str, root: type) -> list[type]:
     return sorted(known[name], key=place)
 
 
-def explain(recipe: Recipe[Any], sources: Mapping[str, str], path: str) -> list[Origin]:
+def explain(recipe: Recipe[Any], sources: Mapping[str, str], path: str) -> list[Provenance]:
     """Every value at and below ``path``, with its source. Raises ConfigError where there is no such path."""
     node = path[:-5] if path.endswith(".name") else None
-    if node is None or not isinstance(find_spot(recipe, node).value, Recipe):
-        path = find_spot(recipe, path).path
+    if node is None or not isinstance(find_location(recipe, node).value, Recipe):
+        path = find_location(recipe, path).path
     below = (f"{path}.", f"{path}[") if path else ("",)
     origins = _origins(recipe, "", recipe.cls, sources)
     return [origin for origin in origins if origin.path == path or origin.path.startswith(below)]
 
 
-def _origins(value: Any, path: str, blame: type, sources: Mapping[str, str]) -> Iterator[Origin]:
+def _origins(value: Any, path: str, blame: type, sources: Mapping[str, str]) -> Iterator[Provenance]:
     """``blame`` is the class whose default ``value`` is, if no file and no override set it."""
 
     def source(key: str) -> str:
@@ -107,9 +107,9 @@ def _origins(value: Any, path: str, blame: type, sources: Mapping[str, str]) -> 
 
     value = _unwrapped(value)
     if isinstance(value, Recipe):
-        if not is_group(value.cls):
+        if not is_nested(value.cls):
             key = f"{path}.name" if path else "name"
-            yield Origin(key, value.cls.__name__, source(key))
+            yield Provenance(key, value.cls.__name__, source(key))
         for name, option in schema(value.cls).options.items():
             item, below = value.kwargs[name], f"{path}.{name}" if path else name
             usual = option.default is not MISSING and plain(option.default) == plain(item)
@@ -119,7 +119,7 @@ def _origins(value: Any, path: str, blame: type, sources: Mapping[str, str]) -> 
         for i, item in enumerate(value):
             yield from _origins(item, f"{path}[{i}]", blame, sources)
     else:
-        yield Origin(path, flow(plain(value)), source(path))
+        yield Provenance(path, flow(plain(value)), source(path))
 
 
 def _has_parts(value: Any) -> bool:
@@ -129,7 +129,7 @@ def _has_parts(value: Any) -> bool:
 
 
 def _unwrapped(value: Any) -> Any:
-    return value.recipe if isinstance(value, Now) else value
+    return value.recipe if isinstance(value, Eager) else value
 
 
 def _groups(classes: set[type]) -> set[type]:
@@ -139,7 +139,7 @@ def _groups(classes: set[type]) -> set[type]:
     while waiting:
         want = waiting.pop()
         waiting += get_args(want)
-        if is_group(want) and want not in found:
+        if is_nested(want) and want not in found:
             found.add(want)
             waiting += [option.want for option in schema(want).options.values()]
     return found

@@ -1,7 +1,8 @@
-"""The laws of merging: files over their bases, command-line overrides over files."""
+"""The rules of merging: files over their bases, command-line overrides over files."""
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any
 
 from detkit.config.yaml_file import Entry, parse_yaml
@@ -47,21 +48,6 @@ class Override:
         return join(self.keys)
 
 
-@dataclasses.dataclass(frozen=True)
-class Renamed:
-    """A node whose ``name``, and nothing else, an override changed: its old options await a look at the new class.
-
-    Args:
-        keys: the path of the node.
-        old: the name before.
-        override: the override's text.
-    """
-
-    keys: tuple[str | int, ...]
-    old: str
-    override: str
-
-
 def join(keys: tuple[str | int, ...]) -> str:
     """``("a", 0, "b")`` -> ``"a[0].b"``."""
     text = ""
@@ -93,15 +79,6 @@ def read_override(text: str) -> Override:
     return Override(split(key), parse_yaml(value, f"override '{text}'", lines=False), text)
 
 
-def apply_override(tree: Entry, override: Override) -> tuple[Entry, Renamed | None]:
-    """``override`` laid over ``tree``, and what it renamed, if it did."""
-    old = find(tree, override.keys)
-    tree = _put(tree, override, 0)
-    if override.keys[-1] == "name" and old is not None and old.value not in (None, override.value.value):
-        return tree, Renamed(override.keys[:-1], str(old.value), override.text)
-    return tree, None
-
-
 def find(tree: Entry, keys: tuple[str | int, ...]) -> Entry | None:
     """What stands at ``keys``; None if nothing does."""
     for key in keys:
@@ -122,9 +99,10 @@ def locate(value: Any, key: str | int) -> Any:
     return None
 
 
-def _put(tree: Entry, override: Override, depth: int) -> Entry:
-    if depth == len(override.keys):
-        return merge(tree, override.value)
+def changed(tree: Entry, override: Override, change: Callable[[Entry], Entry], levels: int, depth: int = 0) -> Entry:
+    """``tree`` with the entry at the first ``levels`` keys of ``override``, made where it is missing, changed."""
+    if depth == levels:
+        return change(tree)
     key, where = override.keys[depth], join(override.keys[:depth])
     value = {} if tree.value is None else tree.value
     at = locate(value, key)
@@ -132,12 +110,12 @@ def _put(tree: Entry, override: Override, depth: int) -> Entry:
         if at is None:
             known = f"[0] to [{len(value) - 1}]" if value else "none, it is empty"
             raise ConfigError(f"{where}: override '{override.text}' asks for item {key!r} of a list; it has {known}")
-        return dataclasses.replace(tree, value=[*value[:at], _put(value[at], override, depth + 1), *value[at + 1 :]])
+        item = changed(value[at], override, change, levels, depth + 1)
+        return dataclasses.replace(tree, value=[*value[:at], item, *value[at + 1 :]])
     if not isinstance(value, dict) or isinstance(key, int):
         what = "a mapping" if isinstance(value, dict) else repr(value)
         need = "a list" if isinstance(key, int) else "a mapping"
         raise ConfigError(f"{where or 'config'}: override '{override.text}' needs {need} here, but it is {what}")
-    empty = Entry(None, override.value.source)
     key = key if at is None else at
-    child = _put(value.get(key, empty), override, depth + 1)
-    return dataclasses.replace(tree, value={**value, key: child}, source=tree.source)
+    child = changed(value.get(key, Entry(None, override.value.source)), override, change, levels, depth + 1)
+    return dataclasses.replace(tree, value={**value, key: child})

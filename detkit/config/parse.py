@@ -13,9 +13,9 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from detkit.config.describe import usage
 from detkit.config.merge import merge
 from detkit.config.migrate import migrate
-from detkit.config.recipe import Now, Recipe, make
+from detkit.config.recipe import Eager, Recipe, make
 from detkit.config.scalar import Mismatch, convert, shown
-from detkit.config.schema import MISSING, Schema, is_dict, is_group, is_list, is_node, registry_for, schema, words
+from detkit.config.schema import MISSING, Schema, is_dict, is_list, is_nested, is_node, registry_for, schema, words
 from detkit.config.write import plain
 from detkit.config.yaml_file import wrap
 from detkit.registry import ConfigError, DataError, Registry, did_you_mean, role_of
@@ -37,10 +37,10 @@ def parse(
     """``node`` and everything under it, checked against signatures, as a recipe. Builds nothing.
 
     Args:
-        node: plain data: ``{name: Class, option: value, ...}``, or without ``name`` for a group.
-        role: the interface that the node's class must implement, or a dataclass (a group; the root of a config).
+        node: plain data: ``{name: Class, option: value, ...}``, or without ``name`` for nested options.
+        role: the interface that the node's class must implement, or a dataclass (nested options; the root of a config).
         path: the dotted path of the node, for messages.
-        default: a Recipe (or an instance of a group) over which the node is laid.
+        default: a Recipe (or an object of nested options) over which the node is laid.
         sources: dotted path -> where it was written, for messages.
 
     The recipe's ``kwargs`` hold every option, defaults included. Raises ConfigError.
@@ -54,9 +54,9 @@ def parse(
     return recipe
 
 
-def build(node: Any, role: type[T], *wiring: Any) -> T:
-    """Checks ``node`` and everything under it, then makes the object from it and its wiring."""
-    return parse(node, role)(*wiring)
+def build(node: Any, role: type[T], *runtime: Any) -> T:
+    """Checks ``node`` and everything under it, then makes the object from it and its runtime arguments."""
+    return parse(node, role)(*runtime)
 
 
 def fits(value: Any, want: Any) -> bool:
@@ -80,9 +80,9 @@ class _Check:
         self.problems: list[_Problem] = []
 
     def fail(self, path: str, message: str, detail: str = "", at: str = "") -> None:
-        """Notes a problem of ``path``; ``at`` is the key to blame, where it is another."""
+        """Notes a problem of ``path``; ``at`` is the key that is wrong, where it is another."""
         source = self.sources.get(at or path) or self.sources.get(path)
-        if not (path and message.startswith((f"{path}:", f"{path}."))):  # a group may name its place itself
+        if not (path and message.startswith((f"{path}:", f"{path}."))):  # a check of nested options may name it
             message = f"{path or 'config'}: {message}"
         self.problems.append(_Problem(message + (f"  [{source}]" if source else ""), detail))
 
@@ -99,11 +99,11 @@ class _Check:
         raise ConfigError("\n".join(lines))
 
     def node(self, node: Any, role: Any, path: str, default: Any = MISSING, owner: type | None = None) -> Recipe[Any]:
-        """A mapping as a recipe of ``role``, laid over ``default`` where that is a recipe or a group."""
+        """A mapping as a recipe of ``role``, laid over ``default`` where that is a recipe or nested options."""
         if isinstance(node, str) and registry_for(role) is not None:
             node = {"name": node}  # for short
         basis = default.cls if isinstance(default, Recipe) else type(default)
-        if isinstance(node, Mapping) and issubclass(basis, role) and (isinstance(default, Recipe) or is_group(basis)):
+        if isinstance(node, Mapping) and issubclass(basis, role) and (isinstance(default, Recipe) or is_nested(basis)):
             node = merge(wrap(plain(default), ""), wrap(dict(node), "")).plain()
         if not isinstance(node, Mapping):
             self.fail(path, self._not_a_node(node, role))
@@ -111,7 +111,7 @@ class _Check:
         cls = self._class_of(node, role, path)
         if cls is None:
             return _NOTHING
-        given = {key: value for key, value in node.items() if key != "name" or is_group(cls)}
+        given = {key: value for key, value in node.items() if key != "name" or is_nested(cls)}
         known, before = schema(cls), len(self.problems)
         self._check_keys(given, known, cls, path, owner)
         kwargs = {}
@@ -122,8 +122,8 @@ class _Check:
             elif option.default is not MISSING:
                 kwargs[name] = self._default(option.default, option.want, below, cls)
         recipe: Recipe[Any] = Recipe(cls, kwargs)
-        if is_group(cls) and len(self.problems) == before:
-            self._try_group(recipe, path)
+        if is_nested(cls) and len(self.problems) == before:
+            self._try_nested(recipe, path)
         elif len(self.problems) == before:
             self._try_options(recipe, path)
         return recipe
@@ -140,7 +140,7 @@ class _Check:
             return self._union(value, want, path, default, owner)
         if is_node(want):
             recipe = self.node(value, args[0] if origin is Recipe else want, path, default, owner)
-            return recipe if origin is Recipe else Now(recipe)
+            return recipe if origin is Recipe else Eager(recipe)
         if want is Any or want is object:
             return copy.deepcopy(value)
         if is_list(want):
@@ -154,7 +154,7 @@ class _Check:
 
     def _not_a_node(self, value: Any, role: Any) -> str:
         registry = registry_for(role)
-        what = f"a {words(role)}: a mapping" + (" with a 'name'" if registry else "")
+        what = f"a {words(role)}: a mapping with a 'name'" if registry else f"{words(role)}: a mapping"
         if value is None:
             return f"expected {what}, got null; this part is not optional"
         hint = ""
@@ -187,9 +187,9 @@ class _Check:
         for key in given:
             if key in known.options:
                 continue
-            if key in known.wiring:
+            if key in known.runtime:
                 who = owner.__name__ if owner else "its builder"
-                message = f"'{key}' is wiring of {cls.__name__}: {who} supplies it, so no config sets it. Remove it."
+                message = f"'{key}' is a runtime argument of {cls.__name__}: {who} passes it. Remove it from the config"
             else:
                 message = f"{cls.__name__} has no option '{key}'.{did_you_mean(key, known.options)}"
             self.fail(path, message, usage(cls), at=f"{path}.{key}" if path else str(key))
@@ -198,7 +198,7 @@ class _Check:
             self.fail(path, f"{cls.__name__} needs '{name}' ({words(known.options[name].want)})", usage(cls))
 
     def _default(self, default: Any, want: Any, path: str, owner: type) -> Any:
-        """A default goes the way of a written value, so that the complete config loads to an equal recipe."""
+        """A default is checked like a written value, so that the complete config loads to an equal recipe."""
         before = len(self.problems)
         value = self.value(plain(default), want, path, MISSING, owner)
         for i in range(before, len(self.problems)):
@@ -206,17 +206,17 @@ class _Check:
             self.problems[i] = _Problem(note, self.problems[i].detail)
         return value
 
-    def _try_group(self, recipe: Recipe[Any], path: str) -> None:
-        """Makes a group once, so that the checks of its ``__post_init__`` speak before anything is built."""
+    def _try_nested(self, recipe: Recipe[Any], path: str) -> None:
+        """Makes nested options once, so that the checks of its ``__post_init__`` speak before anything is built."""
         if _holds_component(recipe):
             return
         try:
             recipe()
         except DataError:
             raise
-        except ConfigError as error:  # a group that looks at several parts says itself which one is wrong
-            part, _, words_of_it = str(error).partition(": ")
-            self.fail(part, words_of_it)
+        except ConfigError as error:  # a check of several parts says itself which one is wrong
+            part, _, problem = str(error).partition(": ")
+            self.fail(part, problem)
         except ValueError as error:
             self.fail(path, str(error))
 
@@ -228,9 +228,9 @@ class _Check:
         try:
             check({name: make(value) for name, value in recipe.kwargs.items()})
         except ValueError as error:
-            option, _, words_of_it = str(error).partition(": ")
+            option, _, problem = str(error).partition(": ")
             if option in recipe.kwargs:
-                self.fail(f"{path}.{option}", words_of_it)
+                self.fail(f"{path}.{option}", problem)
             else:
                 self.fail(path, str(error))
 
@@ -286,11 +286,11 @@ class _Check:
 
 
 def _holds_component(value: Any) -> bool:
-    """Whether making the group ``value`` would build a component (what ``Now`` promises)."""
-    if isinstance(value, Now):
+    """Whether making the nested options ``value`` would build a component (what ``Eager`` promises)."""
+    if isinstance(value, Eager):
         return role_of(value.recipe.cls) is not None or _holds_component(value.recipe)
     if isinstance(value, Recipe):
-        return is_group(value.cls) and any(_holds_component(item) for item in value.kwargs.values())
+        return is_nested(value.cls) and any(_holds_component(item) for item in value.kwargs.values())
     if isinstance(value, Mapping):
         return any(_holds_component(item) for item in value.values())
     return isinstance(value, list | tuple) and any(_holds_component(item) for item in value)

@@ -1,6 +1,7 @@
 """Recipe: a checked promise of an object, handed to whoever knows the shapes that it needs."""
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -8,34 +9,64 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Recipe(Generic[T]):
-    """A class with its options bound. Calling it with the wiring arguments makes a new object each time.
+    """A class with its options bound. Calling it with the runtime arguments makes a new object each time.
 
     Args:
         cls: the class to make.
         kwargs: its options, already checked and in plain Python. A value that is a ``Recipe`` is handed over
-            unbuilt; one that is a ``Now`` is built first, because its owner asked for the object itself.
+            unbuilt; one that is an ``Eager`` is built first, because its owner asked for the object itself.
     """
 
     cls: type[T]
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def __call__(self, *wiring: Any) -> T:
-        return self.cls(*wiring, **{key: make(value) for key, value in self.kwargs.items()})
+    def __call__(self, *runtime: Any) -> T:
+        return self.cls(*runtime, **{key: make(value) for key, value in self.kwargs.items()})
 
 
 @dataclasses.dataclass(frozen=True)
-class Now:
+class Eager:
     """A recipe whose owner's annotation asks for the object, not for the recipe."""
 
     recipe: Recipe[Any]
 
 
 def make(value: Any) -> Any:
-    """``value`` with what its owner's annotations ask for built: its ``Now``s."""
-    if isinstance(value, Now):
+    """``value`` with what its owner's annotations ask for built: every ``Eager``."""
+    if isinstance(value, Eager):
         return value.recipe()
     if isinstance(value, list | tuple):
         return type(value)(make(v) for v in value)
     if isinstance(value, dict):
         return {k: make(v) for k, v in value.items()}
     return value
+
+
+def parts_of(value: Any, kind: type, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every part of a class, or of one derived from it, however deep, for rules that span several parts of a config.
+
+    Args:
+        value: a recipe, or any option's value.
+        kind: the class.
+        path: the dotted path of ``value`` in the config.
+
+    Yields:
+        The path of each part, and its options: those that are written and the defaults.
+    """
+    if isinstance(value, Eager):
+        value = value.recipe
+    if isinstance(value, Recipe):
+        if issubclass(value.cls, kind):
+            yield path, value.kwargs
+        children = {f"{path}.{name}": child for name, child in value.kwargs.items()}
+    elif isinstance(value, kind) and dataclasses.is_dataclass(value):
+        yield path, {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return
+    elif isinstance(value, Mapping):
+        children = {f"{path}.{name}": child for name, child in value.items()}
+    elif isinstance(value, list | tuple):
+        children = {f"{path}[{number}]": child for number, child in enumerate(value)}
+    else:
+        return
+    for inner, child in children.items():
+        yield from parts_of(child, kind, inner)

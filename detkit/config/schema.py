@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from detkit.config.recipe import Recipe
 from detkit.config.yaml_file import display
-from detkit.registry import ConfigError, Registry, Removed, options, renamed_options, role_of, wiring
+from detkit.registry import ConfigError, Registry, Removed, options, renamed_options, role_of, runtime_arguments
 
 MISSING: Any = inspect.Parameter.empty
 """The default of an option that has none."""
@@ -32,16 +32,16 @@ class Option:
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
-    """The options and the wiring of a class.
+    """What a class takes.
 
     Args:
         options: option name -> Option, in the order of the signature.
-        wiring: the names of the runtime arguments, which the builder of the class passes.
+        runtime: the names of its runtime arguments.
         renamed: earlier option -> the path of today, or why there is none.
     """
 
     options: dict[str, Option]
-    wiring: tuple[str, ...]
+    runtime: tuple[str, ...]
     renamed: dict[str, str | Removed]
 
 
@@ -56,7 +56,6 @@ def schema(cls: type) -> Schema:
 
 
 def _read(cls: type) -> Schema:
-    group = is_group(cls)
     try:
         hints = get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__, include_extras=True)  # type: ignore[misc]
     except (NameError, AttributeError) as error:
@@ -70,11 +69,11 @@ def _read(cls: type) -> Schema:
     for name, parameter in options(cls).items():
         default = factories[name]() if name in factories else parameter.default
         found[name] = Option(name, hints.get(name, Any), default)
-    return Schema(found, () if group else wiring(cls), renamed_options(cls))
+    return Schema(found, () if is_nested(cls) else runtime_arguments(cls), renamed_options(cls))
 
 
-def is_group(cls: Any) -> bool:
-    """Whether ``cls`` is a group of options: a dataclass that plays no role."""
+def is_nested(cls: Any) -> bool:
+    """Whether ``cls`` is a class of nested options: a dataclass that plays no role."""
     return isinstance(cls, type) and dataclasses.is_dataclass(cls) and role_of(cls) is None and cls is not Recipe
 
 
@@ -84,8 +83,8 @@ def registry_for(role: Any) -> "Registry[Any] | None":
 
 
 def is_node(want: Any) -> bool:
-    """Whether a value of annotation ``want`` is written as a node or a group: a mapping that becomes an object."""
-    return get_origin(want) is Recipe or is_group(want) or registry_for(want) is not None
+    """Whether a value of annotation ``want`` is written as a node or as nested options: a mapping, made an object."""
+    return get_origin(want) is Recipe or is_nested(want) or registry_for(want) is not None
 
 
 _lines: dict[type, int] = {}
@@ -126,9 +125,15 @@ def words(want: Any) -> str:
     registry = registry_for(want)
     if registry is not None:
         return f"{registry.role} node"
-    if is_group(want):
-        return f"{want.__name__} group"
+    if is_nested(want):
+        return f"{want.__name__} options"
     return getattr(want, "__name__", str(want))
+
+
+def leaves(want: Any) -> list[Any]:
+    """What the annotation ``want`` is made of: the classes in its unions, lists, mappings' values and recipes."""
+    args = () if get_origin(want) is Literal else get_args(want)[1:] if is_dict(want) else get_args(want)
+    return [leaf for arg in args for leaf in leaves(arg)] if args else [want]
 
 
 def is_list(want: Any) -> bool:

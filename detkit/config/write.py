@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from detkit.config.recipe import Now, Recipe
-from detkit.config.schema import is_group, schema
+from detkit.config.recipe import Eager, Recipe
+from detkit.config.schema import is_nested, schema
 from detkit.registry import role_of
 
 _Base: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -21,7 +21,7 @@ def complete(recipe: Recipe[Any]) -> dict[str, Any]:
 
     Raises TypeError for a default that no YAML can say (a mistake in the class).
     """
-    node: dict[str, Any] = {} if is_group(recipe.cls) else {"name": recipe.cls.__name__}
+    node: dict[str, Any] = {} if is_nested(recipe.cls) else {"name": recipe.cls.__name__}
     for name, option in schema(recipe.cls).options.items():
         if name in recipe.kwargs:
             node[name] = plain(recipe.kwargs[name])
@@ -32,11 +32,11 @@ def complete(recipe: Recipe[Any]) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """``value`` (an option's value or default) as plain data."""
-    if isinstance(value, Now):
+    if isinstance(value, Eager):
         return complete(value.recipe)
     if isinstance(value, Recipe):
         return complete(value)
-    if is_group(type(value)):
+    if is_nested(type(value)):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from detkit.config import Recipe
-from detkit.config.recipe import Now
+from detkit.config.recipe import Eager
 from detkit.data import CocoInstances, ConcatDataset, Dataset, ObjectTable
 from detkit.data.datasets.coco_json import CocoFile
 from detkit.data.faults import Report
@@ -87,8 +87,8 @@ def collecting(value: Any, report: Report) -> Any:
 
     Nothing is left of annotations with faults, so what is built can be looked at further. Images are not checked.
     """
-    if isinstance(value, Now):
-        return Now(collecting(value.recipe, report))
+    if isinstance(value, Eager):
+        return Eager(collecting(value.recipe, report))
     if isinstance(value, list | tuple):
         return type(value)(collecting(v, report) for v in value)
     if not isinstance(value, Recipe):

@@ -1,4 +1,4 @@
-"""A small house of stub roles and components, so that the laws are tested without a model."""
+"""A small house of stub roles and components, so that the rules are tested without a model."""
 
 import dataclasses
 import textwrap

@@ -6,7 +6,7 @@ import pytest
 
 from detkit.config import ConfigError, OptionRow, describe, load_config, parse, usage
 from detkit.config.describe import argument_words, summary
-from detkit.config.lookup import explain, find_classes, find_spot, roles_in
+from detkit.config.lookup import explain, find_classes, find_location, roles_in
 from detkit.config.schema import schema
 
 
@@ -31,13 +31,13 @@ def test_words_may_run_over_lines_stand_for_two_names_and_be_inherited(house):
     assert words == {"low": "the bounds, both inclusive.", "high": "the bounds, both inclusive."}
 
 
-def test_types_are_told_as_they_are_written(house):
+def test_types_are_shown_as_they_are_written(house):
     types = {row.name: row.type for row in describe(house.Machine)}
     assert types == {
         "part": "part node | null",
         "spare": "part node",
         "extra": "[part node, ...]",
-        "matching": "Matching group",
+        "matching": "Matching options",
         "rate": "float",
     }
 
@@ -56,14 +56,14 @@ def question(house, write, *overrides):
 
 def test_a_path_leads_to_the_class_or_value_and_its_option(house, write):
     recipe, _ = question(house, write)
-    assert find_spot(recipe, "").value is recipe
-    assert find_spot(recipe, "model.part").value.cls is house.PlainPart
-    assert find_spot(recipe, "model.extra[0]").value.cls is house.PlainPart
-    assert find_spot(recipe, "model.extra.0.width").value == 8
-    assert find_spot(recipe, "model.matching.limits").value.cls is house.Limits
-    spot = find_spot(recipe, "model.part.width")
+    assert find_location(recipe, "").value is recipe
+    assert find_location(recipe, "model.part").value.cls is house.PlainPart
+    assert find_location(recipe, "model.extra[0]").value.cls is house.PlainPart
+    assert find_location(recipe, "model.extra.0.width").value == 8
+    assert find_location(recipe, "model.matching.limits").value.cls is house.Limits
+    spot = find_location(recipe, "model.part.width")
     assert (spot.value, spot.owner, spot.option) == (3, house.PlainPart, schema(house.PlainPart).options["width"])
-    assert roles_in(find_spot(recipe, "model.part").option.want) == [house.parts]
+    assert roles_in(find_location(recipe, "model.part").option.want) == [house.parts]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_path_leads_to_the_class_or_value_and_its_option(house, write):
 )
 def test_a_path_that_leads_nowhere_is_told(house, write, path, words):
     with pytest.raises(ConfigError) as caught:
-        find_spot(question(house, write)[0], path)
+        find_location(question(house, write)[0], path)
     assert words in str(caught.value)
 
 

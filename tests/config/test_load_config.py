@@ -150,7 +150,7 @@ def test_a_path_at_which_there_is_none_names_the_nearest_file(write, tmp_path, m
         assert message.endswith(f"Did you mean '../{meant}'?")
 
 
-def test_a_file_is_not_told_to_lie_over_itself(write):
+def test_a_file_is_not_suggested_as_its_own_base(write):
     assert "Did you mean" not in error_of(write("c.yaml", "_base_: cc.yaml"))
 
 

@@ -173,7 +173,7 @@ def test_a_name_in_an_override_may_be_the_earlier_one(load):
         ("tool: {name: Saw, oil: [1]}", (), ["tool.oil", "oil is gone"]),
         ("tool: Saw", ("tool.colour=red",), ["tool.colour: Saw has no option", "paint it yourself"]),
         ("tool: Saw", ("tool.teeth=3",), ["tool.teeth", "name: FineSaw"]),
-        ("tool: Saw", ("tool.speed=3", "tool.cut.speed=4"), ["'tool.speed=3'", "'tool.cut.speed=4'", "same option"]),
+        ("tool: Saw", ("tool.speed=3", "tool.cut.speed=4"), ["'tool.speed=3'", "'tool.cut.speed=4'", "keep one"]),
     ],
 )
 def test_conflicts_and_removed_options_are_errors_that_say_what_to_write(load, text, overrides, words):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Optional, Union
 import pytest
 
 from detkit.config import ConfigError, Recipe, build, complete, load_config, parse, to_yaml
-from detkit.config.recipe import Now
+from detkit.config.recipe import Eager
 
 
 def take(want: Any, value: Any) -> Any:
@@ -140,7 +140,7 @@ def test_a_role_annotation_is_built_with_its_owner(house):
 
     node = {"name": "Owner", "bare": {"name": "Made"}, "more": [{"name": "Made", "size": 5}]}
     recipe = parse(node, house.Whole)
-    assert isinstance(recipe.kwargs["bare"], Now)
+    assert isinstance(recipe.kwargs["bare"], Eager)
     owner = recipe(1)
     assert isinstance(owner.bare, Made)
     assert (owner.bare.size, owner.more[0].size, owner.maybe) == (2, 5, None)
@@ -183,22 +183,22 @@ def test_a_default_factory_is_called(house):
         (machine(part=[{"name": "PlainPart"}]), "model.part: expected a part node"),
         (machine(part=3), "model.part: expected a part node: a mapping with a 'name', got 3 (int)"),
         (machine(spare=None), "model.spare: expected a part node: a mapping with a 'name', got null"),
-        (machine(matching=3), "model.matching: expected a Matching group: a mapping, got 3 (int)"),
+        (machine(matching=3), "model.matching: expected Matching options: a mapping, got 3 (int)"),
         (machine(extra={"name": "PlainPart"}), "model.extra: expected a list [part node, ...]"),
         (machine(extra=[{"name": "PlainPart", "width": "x"}]), "model.extra[0].width: expected int, got 'x' (str)"),
         (machine(part={"name": "NeedyPart"}), "model.part: NeedyPart needs 'model' (str)"),
-        (machine(num_classes=3), "model: 'num_classes' is wiring of Machine: Root supplies it"),
+        (machine(num_classes=3), "model: 'num_classes' is a runtime argument of Machine: Root passes it"),
         (
             machine(part={"name": "PlainPart", "in_channels": 3}),
-            "model.part: 'in_channels' is wiring of PlainPart: Machine",
+            "model.part: 'in_channels' is a runtime argument of PlainPart: Machine",
         ),
         (machine(matching={"limits": {"low": 20}}), "model.matching.limits: low 20.0 is above high 9.0"),
         ({**machine(), "limits": {"low": 2}}, "limits: low 2.0 is above high 1.0"),
         ({}, "config: Root needs 'model' (whole node)"),
-        ([1], "config: expected a Root group: a mapping, got [1] (list)"),
+        ([1], "config: expected Root options: a mapping, got [1] (list)"),
     ],
 )
-def test_a_mistake_is_told_with_path_value_expectation_and_way_out(house, tree, first):
+def test_a_mistake_names_path_value_expectation_and_fix(house, tree, first):
     assert mistakes(house, tree).startswith(first)
 
 
@@ -210,7 +210,7 @@ def test_the_options_of_the_class_follow_the_mistake(house):
     assert "model: str  (required)" in mistakes(house, machine(part={"name": "NeedyPart"}))
 
 
-def test_all_mistakes_are_found_at_once_and_the_first_is_told_in_full(house):
+def test_all_mistakes_are_found_at_once_and_the_first_is_reported_in_full(house):
     tree = machine(part={"name": "PlainPart", "width": "x"}, rate="fast", extra=[{"name": "No"}])
     message = mistakes(house, {**tree, "steps": 1.5})
     assert message.startswith("model.part.width: ")
@@ -286,7 +286,7 @@ def test_a_role_may_be_narrowed_to_a_class(house):
         parse({"name": "FancyPart"}, house.PlainPart)
 
 
-def test_a_union_of_nodes_tells_what_each_would_say(house):
+def test_a_union_of_nodes_shows_the_mistake_of_each(house):
     @dataclasses.dataclass
     class Owner:
         what: Recipe[house.Part] | Recipe[house.Whole]

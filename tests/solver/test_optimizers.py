@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from detkit.registry import wiring
+from detkit.registry import runtime_arguments
 from detkit.solver import OPTIMIZERS, SGD, AdamW
 
 
@@ -84,7 +84,7 @@ def test_steps_as_torchs_own(ours, torchs):
 def test_the_registered_signature_is_the_schema():
     for name in ("SGD", "AdamW"):
         cls = OPTIMIZERS.get(name)
-        assert wiring(cls) == ("model", "lr_scale")
+        assert runtime_arguments(cls) == ("model", "lr_scale")
         assert typing.get_type_hints(cls.__init__)
         assert "lr" in inspect.signature(cls).parameters
 

@@ -243,7 +243,7 @@ def test_fixtures_of_the_references(compare, shared_data, name, tmp_path):
     argv = [tmp_path / "weights.pth", coco / "val2017" / "000000229997.jpg"]
     if fixture.kind == "Detectron2":
         argv += ["--annotations", coco / "annotations" / "instances_val2017.json"]
-    # The number of threads decides about the last digit of pytorch-mask-rcnn: a row may inherit a little, none may differ.
+    # The number of threads decides about pytorch-mask-rcnn's last digit: a row may inherit a little, none may differ.
     _, rows = compare(str(path), *argv, code=None)
     assert not wrong(rows)
     assert {"features p2", "proposals", "class scores", "boxes", "masks", "mask areas"} <= set(rows)

@@ -73,22 +73,42 @@ def test_the_list_has_what_the_config_imports(show, tmp_path):
         MASK_HEADS.forget(MASK_HEADS.get("ListedMaskHead").__module__)
 
 
-def test_options_of_a_class_a_group_and_a_role(show):
+def test_options_of_a_class_of_nested_options_and_of_a_role(show):
     text = show("--options", "ConvUpsampleMaskHead")
     assert "num_conv: int = 4" in text
-    assert "wiring, supplied by its owner: input_shape, num_classes" in text
+    assert "runtime arguments, passed by its owner: input_shape, num_classes" in text
     assert "batch_size: int = 16" in show("--options", "DataConfig")
     assert "ConvUpsampleMaskHead" in show("--options", "MaskHead")
 
 
 def test_options_of_a_path(show):
     text = show("--config-file", CONFIG, "--options", "model.roi_heads.mask_head")
-    assert text.startswith("ConvUpsampleMaskHead (mask head), ")
+    assert text.startswith("ConvUpsampleMaskHead (mask head)\n")
     assert "model.roi_heads.mask_head takes mask head node | null; registered: ConvUpsampleMaskHead" in text
     removed = show("--config-file", CONFIG, "--options", "model.roi_heads.mask_head", "model.roi_heads.mask_head=null")
     assert "an option of StandardRoIHeads" in removed
     assert "registered: ConvUpsampleMaskHead" in removed
     assert "model.neck.out_channels: int = 256" in show("--config-file", CONFIG, "--options", "model.neck.out_channels")
+
+
+def test_a_config_with_names_of_before_is_shown_with_those_of_today(show, tmp_path):
+    (tmp_path / "renamed_head.py").write_text(
+        "from detkit.modeling.interfaces import MASK_HEADS, MaskHead\n"
+        "@MASK_HEADS.register()\nclass RenamedMaskHead(MaskHead):\n"
+        '    """Does nothing.\n\n    Args:\n        strength: how much.\n    """\n'
+        '    renamed_from = ("EarlierMaskHead",)\n    renamed_options = {"force": "strength"}\n'
+        "    def __init__(self, input_shape: dict, num_classes: int, *, strength: float = 0.5): pass\n"
+    )
+    path = tmp_path / "c.yaml"
+    node = "{name: EarlierMaskHead, force: 0.25}"
+    path.write_text(f"_base_: {CONFIG}\nimports: [renamed_head.py]\nmodel: {{roi_heads: {{mask_head: {node}}}}}\n")
+    try:
+        tree = yaml.safe_load(show("--config-file", path))
+        assert tree["model"]["roi_heads"]["mask_head"] == {"name": "RenamedMaskHead", "strength": 0.25}
+        why = show("--config-file", path, "--why", "model.roi_heads.mask_head")
+        assert why.count("c.yaml:3") == 2
+    finally:
+        MASK_HEADS.forget(MASK_HEADS.get("RenamedMaskHead").__module__)
 
 
 def test_why_names_file_override_and_default(show):

@@ -54,7 +54,7 @@ def matched(num: int = 2) -> Instances:
 
 
 @pytest.mark.parametrize(("role", "name"), ALL)
-def test_schema_wiring_and_words(role, name):
+def test_schema_runtime_arguments_and_docstring(role, name):
     registry = next(r for r in Registry.of.values() if r.role == role)
     cls = registry.get(name)
     assert cls.__name__ == name

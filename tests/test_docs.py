@@ -17,7 +17,7 @@ PAGES = [
     "troubleshooting",
     "distributed",
     "performance",
-    "seed",
+    "reference_implementation",
     "design",
     "performance_data",
 ]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from seed_overrides import SHAPES, SMALL
+from reference_overrides import SHAPES, SMALL
 
 from detkit.experiment import load_experiment
 from detkit.structures import BitMasks, Boxes, Instances, Sample

@@ -1,10 +1,10 @@
-"""What the seed does wrong and detkit must not. (``tests/test_seed_parts.py`` says where each fault is looked at.)"""
+"""What the reference does wrong and detkit must not; ``tests/test_reference_parts.py`` says where each is tested."""
 
 import dataclasses
 
 import numpy as np
 import pytest
-import seed_oracles as oracles
+import reference_oracles as oracles
 import torch
 from torch import nn
 

@@ -1,11 +1,11 @@
-"""Rows of the seed's table: what the network learns from, and how. Each test is named after its row."""
+"""Rows of the reference's table: what the network learns from, and how. Each test is named after its row."""
 
 import dataclasses
 import itertools
 
 import numpy as np
 import pytest
-import seed_oracles as oracles
+import reference_oracles as oracles
 import torch
 from torch.nn import functional as F
 

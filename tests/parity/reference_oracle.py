@@ -1,7 +1,7 @@
-"""The seed's Mask R-CNN, written down a second time: functions over a state dict with the seed's names.
+"""The reference implementation, written down a second time: functions over a state dict with its names.
 
-Nothing of detkit is used. One image at a time, as the seed does it; boxes are (y1, x1, y2, x2), in shares of the canvas
-where a name says ``norm`` and in its pixels elsewhere; class 0 is the background.
+Nothing of detkit is used. One image at a time, as the reference does it; boxes are (y1, x1, y2, x2), in shares of the
+padded image where a name says ``norm`` and in its pixels elsewhere; class 0 is the background.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ MEAN = torch.tensor([123.7, 116.8, 103.9])[:, None, None]
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The seed's config, in its words."""
+    """The reference implementation's config, in its words."""
 
     depth: int = 50
     rpn_anchor_stride: int = 1

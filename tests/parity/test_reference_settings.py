@@ -1,4 +1,4 @@
-"""The seed's network in other sizes, paddings and anchor strides, against an oracle, and with crowds."""
+"""The reference's network in other sizes, paddings and anchor strides, against an oracle, and with crowds."""
 
 import dataclasses
 import re
@@ -6,10 +6,10 @@ import zlib
 
 import numpy as np
 import pytest
-import seed_oracle as oracle
+import reference_oracle as oracle
 import torch
 from parity_helpers import assert_losses, build, empty_record, pair, relative
-from seed_oracle import Config
+from reference_oracle import Config
 
 from detkit.checkpoint import load_weights
 from detkit.data import to_sample
@@ -103,7 +103,7 @@ class Setup:
 
 @pytest.fixture(params=MARKED, scope="module")
 def setup(request):
-    """Weights with the seed's names, detkit's model that read them, and the image in its canvas."""
+    """Weights with the reference implementation's names, detkit's model that read them, and the image in its canvas."""
     case = CASES[request.param]
     generator = torch.Generator().manual_seed(3)
     coarse = torch.rand(1, 3, 9, 11, generator=generator) * 255
@@ -254,7 +254,7 @@ def test_losses_and_what_counts(setup, crowds):
 
 
 def test_a_batch_is_its_images(setup):
-    """The seed takes one image at a time; more at once change nothing."""
+    """The reference implementation takes one image at a time; more at once change nothing."""
     turned = dataclasses.replace(setup.sample, image=setup.sample.image.flip(2))
     model = setup.model.eval()
     both = model([setup.sample, turned])

@@ -1,4 +1,4 @@
-"""Rows of the seed's table: what goes in, what comes out, and what one sees of it. Each test is named after its row."""
+"""Rows of the reference implementation's table: inputs, outputs and pictures. Each test is named after its row."""
 
 import dataclasses
 import importlib.util
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import seed_oracles as oracles
+import reference_oracles as oracles
 import torch
-from seed_overrides import SHAPES, SMALL
+from reference_overrides import SHAPES, SMALL
 from torch import nn
 
 from detkit.checkpoint import load_weights, read_checkpoint
@@ -257,11 +257,11 @@ def test_evaluation(preset, small, shared_data, tmp_path):
 
 @pytest.mark.slow
 def test_evaluation_of_the_converted_weights(preset):
-    """evaluation: 0.347 box AP and 0.296 mask AP on COCO minival, where the seed's weights are at hand."""
-    weights, data = os.environ.get("DETKIT_SEED_WEIGHTS", ""), Path(os.environ.get("DETKIT_DATASETS", "datasets"))
+    """evaluation: 0.347 box AP and 0.296 mask AP on COCO minival, where the reference's weights are at hand."""
+    weights, data = os.environ.get("DETKIT_REFERENCE_WEIGHTS", ""), Path(os.environ.get("DETKIT_DATASETS", "datasets"))
     if not Path(weights).is_file() or not (data / "coco/annotations/instances_minival2014.json").is_file():
         pytest.skip(
-            "set DETKIT_SEED_WEIGHTS to mask_rcnn_coco.pth; it needs coco/ with minival2014 in $DETKIT_DATASETS"
+            "set DETKIT_REFERENCE_WEIGHTS to mask_rcnn_coco.pth; it needs coco/ with minival2014 in $DETKIT_DATASETS"
         )
     dataset = f"{{name: CocoInstances, json_file: {data}/coco/annotations/instances_minival2014.json"
     exp = preset(f"data.test_dataset={dataset}, image_root: {data}/coco/val2014}}", depth=101)

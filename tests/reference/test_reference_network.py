@@ -1,10 +1,10 @@
-"""Rows of the seed's table: the network. Each test is named after its row."""
+"""Rows of the reference implementation's table: the network. Each test is named after its row."""
 
 import math
 
 import numpy as np
 import pytest
-import seed_oracles as oracles
+import reference_oracles as oracles
 import torch
 from torch import nn
 from torch.nn import functional as F

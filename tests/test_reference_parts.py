@@ -1,7 +1,7 @@
-"""Every part of the seed has a test that bears its name, and a line on the docs' page about it.
+"""Every part of the reference implementation has a test that bears its name, and a line on the docs' page about it.
 
-The seed is the Mask R-CNN that this project started from: pytorch-mask-rcnn after matterport. Its parts are tested in
-``tests/seed``, on what ``configs/matterport`` builds.
+The reference implementation is the Mask R-CNN that this project started from: pytorch-mask-rcnn after matterport. Its
+parts are tested in ``tests/reference``, on what ``configs/matterport`` builds.
 """
 
 import ast
@@ -35,7 +35,7 @@ ROWS = {
     "evaluation": "evaluation",
     "visualize": "visualize",
 }
-"""A part of the seed -> its test, without ``test_``."""
+"""A part of the reference implementation -> its test, without ``test_``."""
 
 FAULTS = {
     "batch size 1 only": "batches_of_any_size",
@@ -50,14 +50,14 @@ FAULTS = {
     "gradients summed, not averaged": "training_averages",
     "flips applied to validation": "input_modes_and_flips",
 }
-"""A fault of the seed that is not to be copied -> the test that would see it."""
+"""A fault of the reference implementation that is not to be copied -> the test that would see it."""
 
 
 @pytest.fixture(scope="module")
-def tests_of_the_seed():
-    """Name of each test in ``tests/seed`` -> its docstring."""
+def tests_of_the_reference():
+    """Name of each test in ``tests/reference`` -> its docstring."""
     found = {}
-    for path in (ROOT / "tests/seed").glob("test_*.py"):
+    for path in (ROOT / "tests/reference").glob("test_*.py"):
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 assert any(isinstance(inner, ast.Assert) for inner in ast.walk(node)), node.name
@@ -66,19 +66,21 @@ def tests_of_the_seed():
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_every_row_has_a_test_and_a_line_in_the_docs(row, tests_of_the_seed):
-    assert tests_of_the_seed[ROWS[row]].startswith(f"{row}: ")
-    assert re.search(rf"^\| {re.escape(row)} \|", (ROOT / "docs/seed.md").read_text(), flags=re.MULTILINE)
+def test_every_row_has_a_test_and_a_line_in_the_docs(row, tests_of_the_reference):
+    assert tests_of_the_reference[ROWS[row]].startswith(f"{row}: ")
+    assert re.search(
+        rf"^\| {re.escape(row)} \|", (ROOT / "docs/reference_implementation.md").read_text(), flags=re.MULTILINE
+    )
 
 
-def test_every_fault_has_a_test(tests_of_the_seed):
-    assert set(FAULTS.values()) <= set(tests_of_the_seed)
+def test_every_fault_has_a_test(tests_of_the_reference):
+    assert set(FAULTS.values()) <= set(tests_of_the_reference)
 
 
 def test_no_row_and_no_fault_is_forgotten(shared_data):
     page = shared_data.parent / "reference/seed.md"
     if not page.is_file():
-        pytest.skip(f"no description of the seed at {page}")
+        pytest.skip(f"no description of the reference implementation at {page}")
     text = page.read_text()
     table = text[text.index("|---") :].split("\n\n")[0]
     assert re.findall(r"^\| (.+?) \|", table, flags=re.MULTILINE) == list(ROWS)

@@ -1,4 +1,4 @@
-"""The seed's weights folded into ordinary layers: what of the seed is no weight must be said, and is said here."""
+"""The weights of the reference implementation folded into ordinary layers, with the options that are no weights."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ COCO = (
     "model.roi_heads.mask_head.pooler={name: CropAndResizePooler, output_size: 14}",
     "model.mask_paster={name: ResizeMaskPaster}",
 )
-"""What makes the ordinary R-101 FPN of COCO predict as the seed: no layer of the seed's own."""
+"""What makes the ordinary R-101 FPN of COCO predict as the reference: no layer of the reference's own."""
 
 MATTERPORT = (
     "model.proposal_generator.head={name: ConvRPNHead, conv_dims: [512]}",
@@ -46,7 +46,7 @@ MATTERPORT = (
     "model.backbone.norm_eps=1.0e-5",
     *PREDICTION,
 )
-"""The seed's own config with ordinary layers in the place of the seed's."""
+"""The reference implementation's own config with ordinary layers in the place of the reference implementation's."""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def reference(shared_data, two_threads):
         pytest.param("matterport/mask_rcnn_R_101_FPN.yaml", MATTERPORT, id="matterport", marks=pytest.mark.slow),
     ],
 )
-def test_folded_weights_predict_as_the_seed(reference, shared_data, config, overrides):
+def test_folded_weights_predict_as_the_reference(reference, shared_data, config, overrides):
     model = build(config, overrides)
     report = load_weights(model, reference.state)
     assert report.exact, report

@@ -1,4 +1,4 @@
-"""The seed's Mask R-CNN (pytorch-mask-rcnn, ResNet-101) on a real image: what it computed, and what detkit computes."""
+"""The reference implementation (pytorch-mask-rcnn, ResNet-101) on a real image, and detkit on the same."""
 
 import numpy as np
 import pytest
@@ -21,8 +21,8 @@ def reference(shared_data, two_threads):
 
 @pytest.fixture(scope="module")
 def path(reference, tmp_path_factory):
-    """The seed's own file: a state dict."""
-    path = tmp_path_factory.mktemp("seed") / "mask_rcnn_coco.pth"
+    """The reference implementation's own file: a state dict."""
+    path = tmp_path_factory.mktemp("reference") / "mask_rcnn_coco.pth"
     torch.save(reference.state, path)
     return path
 
@@ -63,7 +63,7 @@ def detections(model, computed):
 
 
 @pytest.fixture(scope="module")
-def proposals_of_the_seed(reference):
+def reference_proposals(reference):
     side = reference.meta["config"]["IMAGE_MAX_DIM"]
     return torch.from_numpy(reference.arrays["proposals_yxyx_normalized"])[:, XYXY] * side
 
@@ -97,17 +97,17 @@ def test_anchors_and_rpn(reference, model, computed):
     assert relative(moves[:, XYXY], arrays["rpn_deltas_sample"]) < 1e-4
 
 
-def test_proposals(computed, proposals_of_the_seed):
-    """Many anchors are certain here, to the last bit of a float: which of those stay is what the seed leaves open."""
-    found, theirs = computed[2].boxes.tensor, proposals_of_the_seed
+def test_proposals(computed, reference_proposals):
+    """Many anchors are certain here, to the last bit of a float: which of those stay the reference leaves open."""
+    found, theirs = computed[2].boxes.tensor, reference_proposals
     assert len(found) == len(theirs) == 1000
     same = ((found[:, None] - theirs[None]).abs().amax(2) <= 0.01).any(1)
     assert same.float().mean() >= 0.999
 
 
-def test_box_head_on_the_seeds_proposals(reference, model, computed, proposals_of_the_seed):
+def test_box_head_on_the_seeds_proposals(reference, model, computed, reference_proposals):
     with torch.no_grad():
-        logits, deltas = model.roi_heads.box_head(computed[1], [Boxes(proposals_of_the_seed)])
+        logits, deltas = model.roi_heads.box_head(computed[1], [Boxes(reference_proposals)])
     probs, theirs = logits.softmax(1)[::50], torch.from_numpy(reference.arrays["class_probs_sample"])
     assert (probs[:, :-1] - theirs[:, 1:]).abs().max() < 1e-5
     assert (probs[:, -1] - theirs[:, 0]).abs().max() < 1e-5

@@ -284,10 +284,9 @@ def record(height: int = 60, width: int = 80) -> Record:
     masks = torch.zeros(2, height, width, dtype=torch.bool)
     masks[:, :60, :64] = t.masks[:, :height, :64]
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    ids = np.arange(2)
-    return Record(
-        image, 7, "seven.png", (height, width), np.array(t.boxes), ids.astype(np.int64), ids < 0, BitMasks(masks), ids
-    )
+    ids = torch.arange(2)
+    fields = {"classes": ids, "crowd": ids < 0, "annotation_ids": ids, "masks": BitMasks(masks)}
+    return Record(image, 7, "seven.png", (height, width), Instances((height, width), boxes=t.boxes, **fields))
 
 
 AUGMENTATIONS = {
@@ -305,13 +304,13 @@ def test_augmentation(cls):
     for seed in range(8):
         after = cls()(before, np.random.default_rng(seed))
         again = cls()(before, np.random.default_rng(seed))
-        assert np.array_equal(after.image, again.image), "all chance comes from rng"
+        assert np.array_equal(after.image, again.image), "all randomness comes from rng"
         assert after.image.dtype == np.uint8
-        assert after.masks.image_size == after.image.shape[:2]
-        assert len(after.masks) == len(after.boxes) == len(after.classes) == len(after.crowd)
+        assert after.objects.masks.image_size == after.objects.image_size == after.size
         assert after.original_size == (60, 80)
-        tight = np.asarray(after.masks.boxes())
-        assert np.abs(tight - after.boxes).max(initial=0) <= 1.5, "boxes and masks stay in register"
+        if len(after.objects):
+            tight = after.objects.masks.boxes() - after.objects.boxes
+            assert tight.abs().max() <= 1.5, "boxes and masks stay in register"
     assert np.array_equal(before.image, kept), "the argument is left as it was"
 
 
@@ -385,17 +384,17 @@ def test_dataset(cls, request):
     assert one.image.dtype == np.uint8
     assert one.image.shape == (*dataset.image_size(0), 3)
     assert one.original_size == dataset.image_size(0)
-    assert one.boxes.dtype == np.float32
-    assert len(one.boxes) == len(one.classes) == len(one.crowd) == len(one.annotation_ids) == len(one.masks)
-    assert (one.classes < len(dataset.class_names)).all()
+    assert one.objects.boxes.dtype == torch.float32
+    assert {"boxes", "classes", "crowd", "annotation_ids"} <= one.objects.fields.keys()
+    assert (one.objects.classes < len(dataset.class_names)).all()
     assert one.active_classes is None or one.active_classes.shape == (len(dataset.class_names),)
-    assert one.window is None
+    assert one.valid_region is None
     coco = dataset.coco()
     assert [c["name"] for c in coco["categories"]] == list(dataset.class_names)
     assert [c["id"] for c in coco["categories"]] == list(range(1, len(dataset.class_names) + 1))
     assert len(coco["images"]) == len(dataset)
     of_one = [a for a in coco["annotations"] if a["image_id"] == one.image_id]
-    assert [a["category_id"] - 1 for a in of_one] == one.classes.tolist()
+    assert [a["category_id"] - 1 for a in of_one] == one.objects.classes.tolist()
     assert str(len(dataset)) in dataset.summary()
 
 

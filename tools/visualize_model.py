@@ -144,7 +144,7 @@ class Stages:
 
     def input(self) -> np.ndarray:
         """The padded batch of one image."""
-        window, (height, width) = self.images.window(0), self.images.canvas_size
+        window, (height, width) = self.images.valid_region(0), self.images.padded_size
         title = f"input: {width} x {height}, the picture in it at {', '.join(map(str, window))}"
         return side_by_side([draw_window(self.image, window)], [title])
 
@@ -152,7 +152,7 @@ class Stages:
         """All kinds of anchors after matching and sampling."""
         generator = self.model.proposal_generator
         objectness, _ = generator.head([self.features[name] for name in generator.in_features])
-        anchors = Boxes.cat(generator.anchor_generator(objectness, self.images.canvas_size))
+        anchors = Boxes.cat(generator.anchor_generator(objectness, self.images.padded_size))
         ((labels, matches),) = generator.label(anchors, [target])
         drawn, titles = [], []
         for kind, label in (("positive", 1), ("negative", 0), ("neutral", -1)):

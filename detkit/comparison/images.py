@@ -9,7 +9,7 @@ import torch
 
 from detkit.data import Augmentation, CocoInstances, Record, bare_record, read_image, to_sample
 from detkit.registry import DataError
-from detkit.structures import BitMasks, Instances, Sample
+from detkit.structures import BitMasks, Boxes, Instances, Sample
 
 
 def read_images(
@@ -42,14 +42,14 @@ class _Listed:
         self.index = {name: index for index, name in enumerate(names)}
         theirs = list(self.dataset.class_names)
         ours = list(class_names or ())
-        self.classes = np.array([ours.index(n) for n in theirs] if set(theirs) <= set(ours) else range(len(theirs)))
+        self.classes = torch.tensor([ours.index(n) for n in theirs] if set(theirs) <= set(ours) else range(len(theirs)))
 
     def record(self, path: Path) -> Record:
         """The image with its objects."""
         if path.name not in self.index:
             raise DataError(f"{self.dataset.json_file}: lists no image named {path.name}")
         record = self.dataset[self.index[path.name]]
-        return dataclasses.replace(record, classes=self.classes[record.classes].astype(np.int64))
+        return record.with_objects(record.objects.with_fields(classes=self.classes[record.objects.classes]))
 
 
 def _bare(file: Path) -> Record:
@@ -75,18 +75,19 @@ def with_made_up_objects(record: Record, found: Instances, num_classes: int, see
     boxes = np.concatenate([found.boxes.numpy()[:5], drawn]).round().clip(0, (width, height, width, height))
     classes = np.concatenate([found.classes.numpy()[:5], rng.integers(0, num_classes, len(drawn))])
     large = (boxes[:, 2:] - boxes[:, :2] >= 4).all(1)
-    boxes, classes = boxes[large].astype(np.float32), classes[large].astype(np.int64)
+    boxes, classes = boxes[large], classes[large]
     masks = torch.zeros((len(boxes), height, width), dtype=torch.bool)
     for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int)):
         mask[y1:y2, x1:x2] = True
-    return dataclasses.replace(
-        record,
-        boxes=boxes,
-        classes=classes,
-        crowd=np.zeros(len(boxes), bool),
+    objects = Instances(
+        (height, width),
+        boxes=Boxes(torch.from_numpy(boxes)),
+        classes=torch.from_numpy(classes),
+        crowd=torch.zeros(len(boxes), dtype=torch.bool),
+        annotation_ids=torch.arange(len(boxes)),
         masks=BitMasks(masks),
-        annotation_ids=np.arange(len(boxes)),
     )
+    return record.with_objects(objects)
 
 
 def as_sample(record: Record, augmentations: Sequence[Augmentation], *, bitmaps: bool) -> Sample:

@@ -79,7 +79,7 @@ class Stages:
         if not isinstance(rpn, RPN):
             raise ConfigError(f"model.proposal_generator: {type(rpn).__name__} has no anchors to compare")
         objectness, deltas = rpn.head([features[name] for name in rpn.in_features])
-        anchors = rpn.anchor_generator(objectness, images.canvas_size)
+        anchors = rpn.anchor_generator(objectness, images.padded_size)
         logits = [o[0].permute(1, 2, 0).flatten() for o in objectness]
         moves = [d[0].permute(1, 2, 0).reshape(-1, 4) for d in deltas]  # channels: anchor, then dx, dy, dw, dh
         return Boxes.cat(anchors).tensor, torch.cat(logits), torch.cat(moves)

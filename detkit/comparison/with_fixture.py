@@ -149,13 +149,11 @@ def _with_targets_of(fixture: Fixture, record: Record, augmentations: Sequence[A
     """The image with the annotations that the reference's losses were computed for, in its order."""
     wanted = fixture.meta["reference"].get("annotation_ids")
     if wanted is not None:
-        rows = {int(number): row for row, number in enumerate(record.annotation_ids)}
+        rows = {number: row for row, number in enumerate(record.objects.annotation_ids.tolist())}
         missing = [number for number in wanted if number not in rows]
         if missing:
             raise DataError(f"{record.file_name}: has no annotation {missing[0]}, which the fixture's losses need")
-        keep = np.zeros(len(record.boxes), bool)
-        keep[[rows[number] for number in wanted]] = True
-        record = record.select(keep)
+        record = record.select(sorted(rows[number] for number in wanted))
     return as_sample(record, augmentations, bitmaps=False)
 
 
@@ -172,7 +170,7 @@ def _of_numbers(ours: float, theirs: float) -> Difference:
 def _matterport(
     stages: Stages, fixture: Fixture, sample: Sample, images: ImageList, features: Features, rows: Rows
 ) -> None:
-    model, (height, width) = stages.model, images.canvas_size
+    model, (height, width) = stages.model, images.padded_size
     inside, info = images.image_sizes[0], images.info(0)
     _matterport_rpn(stages, fixture, images, features, rows)
     proposals = stages.proposals(images, features)

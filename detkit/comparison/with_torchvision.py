@@ -181,8 +181,9 @@ def _named(theirs: Sequence[Tensor], ours: Features) -> Features:
 
 def _check_classes(records: Sequence[Record], num_classes: int) -> None:
     for record in records:
-        if len(record.classes) and record.classes.max() >= num_classes:
+        classes = record.objects.classes
+        if len(classes) and classes.max() >= num_classes:
             raise DataError(
-                f"{record.file_name}: has an object of class {record.classes.max()} (from 0), and the model has "
+                f"{record.file_name}: has an object of class {classes.max()} (from 0), and the model has "
                 f"{num_classes} classes"
             )

@@ -41,7 +41,7 @@ class Progress:
     def __str__(self) -> str:
         if self.record is None:
             return f"dataset index {self.index}"
-        ids = self.record.annotation_ids.tolist()
+        ids = self.record.objects.annotation_ids.tolist()
         shown = ", ".join(map(str, ids[:_MOST_IDS])) + (f", ... {len(ids)} in all" if len(ids) > _MOST_IDS else "")
         return (
             f"{self.record.file_name or self.record.image_id} (dataset index {self.index}, annotations {shown or '-'})"
@@ -50,10 +50,10 @@ class Progress:
 
 @contextlib.contextmanager
 def naming_the_sample(progress: Progress) -> Iterator[None]:
-    """Errors in this context, but a DataError, which names the file itself, become a ``SampleError``."""
+    """Errors in this context become a ``SampleError``; a DataError names the file itself and stays."""
     try:
         yield
-    except DataError:
+    except (DataError, SampleError):
         raise
     except Exception as error:
         what = str(error).strip() or "no message"

@@ -1,31 +1,31 @@
 """The roles of the data: Dataset, Augmentation, Sampler, and the Record that passes between them."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import Sampler as TorchSampler
 
 from detkit.registry import Registry
-from detkit.structures import Masks
+from detkit.structures import Boxes, Instances, Masks, Region, Transform
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One image with its annotations, before and between augmentations. A letters: annotations of the image.
+    """One image with its annotations, before and between augmentations.
 
     Args:
         image: ``(H, W, C)`` uint8, RGB.
         image_id: the dataset's id of the image.
         file_name: where the image came from, for messages.
         original_size: ``(height, width)`` in the file.
-        boxes: ``(A, 4)`` float32 xyxy pixels of ``image``.
-        classes: ``(A,)`` int64, 0..K-1.
-        crowd: ``(A,)`` bool: a region of many objects; no target, but what lies on it is no mistake either.
-        masks: A masks in the pixels of ``image``, or None where the dataset has boxes only.
-        annotation_ids: ``(A,)`` int64, for messages.
-        window: ``(x1, y1, x2, y2)``: the part of ``image`` that holds the picture, where an augmentation padded it;
+        objects: the A annotations in the pixels of ``image``: ``boxes``, ``classes`` (0..K-1), ``crowd`` (a region of
+            many objects; no target, but what lies on it is no mistake either), ``annotation_ids`` for messages,
+            ``masks`` or ``keypoints`` where the dataset has them, and any field of a user's own.
+        maps: one value a pixel, each ``(H, W)``, by name, e.g. the class or the depth.
+        valid_region: ``(x1, y1, x2, y2)``: the part of ``image`` that is no padding, where an augmentation padded it;
             None: all of it.
         active_classes: ``(K,)`` bool: the classes that the image's dataset labels, where some of the K come from
             another dataset; None: all.
@@ -35,25 +35,70 @@ class Record:
     image_id: int | str
     file_name: str
     original_size: tuple[int, int]
-    boxes: np.ndarray
-    classes: np.ndarray
-    crowd: np.ndarray
-    masks: Masks | None
-    annotation_ids: np.ndarray
-    window: tuple[int, int, int, int] | None = None
+    objects: Instances
+    maps: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    valid_region: Region | None = None
     active_classes: np.ndarray | None = None
 
-    def select(self, keep: np.ndarray) -> "Record":
-        """The record with only the annotations where ``keep`` (A bools) is true."""
-        rows = np.flatnonzero(keep)
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(height, width)`` of the image as it is now."""
+        return self.image.shape[0], self.image.shape[1]
+
+    def select(self, keep: Any) -> "Record":
+        """The record with only some of the annotations: A bools, or their numbers."""
+        return self.with_objects(self.objects[torch.as_tensor(keep)])
+
+    def with_objects(self, objects: Instances) -> "Record":
+        """The record with other annotations, in the pixels of the same image."""
+        return dataclasses.replace(self, objects=objects)
+
+    def with_visible(self, masks: Masks) -> "Record":
+        """The record with masks that have lost parts to something in front of them, a mask for each annotation.
+
+        The boxes of those that have changed become those of their masks; where nothing is visible, the annotation goes.
+        """
+        objects = self.objects.with_fields(masks=masks)
+        changed = (self.objects.masks.areas() != masks.areas())[:, None]
+        boxes = Boxes(torch.where(changed, masks.boxes().tensor, objects.boxes.tensor))
+        return self.with_objects(objects.with_fields(boxes=boxes)[boxes.nonempty()])
+
+    def apply(self, transform: Transform, image: np.ndarray | None = None) -> "Record":
+        """The record after a geometric transform of its image, maps and annotations.
+
+        Where the transform cuts, boxes become those of the visible masks (without masks they are cut), and annotations
+        of which nothing is visible are dropped. A box of which nothing was cut stays as it was annotated. Maps are
+        padded with -1, the largest number of an unsigned type, or NaN.
+
+        Args:
+            transform: takes an image of the record's size.
+            image: the image after the transform, where it has been made already.
+        """
+        record = self
+        for step in transform.steps:
+            record = record if step.is_identity else record._after(step, image)
+        return record if image is None else dataclasses.replace(record, image=image)
+
+    def _after(self, step: Transform, image: np.ndarray | None) -> "Record":
+        objects, cuts = self.objects.transform(step), step.cuts
+        if "boxes" in objects and "masks" in objects and (cuts or not step.keeps_boxes):
+            stays = (self.objects.boxes.outlines(step).tensor == objects.boxes.tensor).all(1) & step.keeps_boxes
+            boxes = torch.where(stays[:, None], objects.boxes.tensor, objects.masks.boxes().tensor)
+            objects = objects.with_fields(boxes=Boxes(boxes))
         return dataclasses.replace(
             self,
-            boxes=self.boxes[rows],
-            classes=self.classes[rows],
-            crowd=self.crowd[rows],
-            masks=None if self.masks is None else self.masks[rows],
-            annotation_ids=self.annotation_ids[rows],
+            image=step.image(self.image) if image is None else self.image,
+            objects=objects[objects.nonempty()] if cuts else objects,
+            maps={name: step.label_map(values, _unknown(values.dtype)) for name, values in self.maps.items()},
+            valid_region=step.region(self.valid_region),
         )
+
+
+def _unknown(dtype: np.dtype) -> float:
+    """What stands in a map for a pixel that nothing is known of."""
+    if dtype.kind == "f":
+        return float("nan")
+    return np.iinfo(dtype).max if dtype.kind == "u" else -1 if dtype.kind == "i" else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,14 +182,33 @@ class Dataset:
 
 
 class Augmentation:
-    """A random change of a record that keeps image, boxes, masks and window in register."""
+    """A random change of a record that keeps image, maps and annotations in register.
+
+    One that only moves things gives its ``transform``; any other overrides ``__call__``.
+
+    Attributes:
+        num_others: how many other images it needs besides its own.
+    """
+
+    num_others: int = 0
 
     def __init__(self) -> None:
         super().__init__()
 
-    def __call__(self, record: Record, rng: np.random.Generator) -> Record:
-        """The changed record. All chance comes from ``rng``."""
+    def transform(self, record: Record, rng: np.random.Generator) -> Transform:
+        """What happens to the geometry of this record. All randomness comes from ``rng``."""
         raise NotImplementedError
+
+    def __call__(self, record: Record, rng: np.random.Generator, others: Sequence[Record] = ()) -> Record:
+        """The changed record. All randomness comes from ``rng``.
+
+        Args:
+            record: is not edited.
+            rng: the sample's own generator.
+            others: ``num_others`` records of other images, after the augmentations before this one. Each is read and
+                augmented when it is asked for.
+        """
+        return record.apply(self.transform(record, rng))
 
 
 class Sampler(TorchSampler[list[tuple[int, int]]]):

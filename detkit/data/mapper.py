@@ -21,7 +21,7 @@ MIN_SIDE = 1e-5
 class Mapper:
     """``(epoch, index)`` -> ``Sample``.
 
-    All chance in a sample comes from (seed, epoch, index), so it is the same whichever process makes it, and in a run
+    All randomness in a sample comes from (seed, epoch, index), so it is the same whichever process makes it, and in a run
     that was resumed.
 
     Args:
@@ -58,16 +58,58 @@ class Mapper:
         """
         progress = Progress(index, type(self.dataset).__name__)
         with naming_the_sample(progress):
-            record = self.dataset[index]
-            check_finite(record)
-            if self.train and not self.keep_crowd:
-                record = record.select(~record.crowd)
             rng = np.random.default_rng((self.seed, epoch, index))
-            for number, augmentation in enumerate(self.augmentations):
-                progress.at(f"augmentation {number} ({type(augmentation).__name__})", record)
-                record = augmentation(record, rng)
+            record = self._record(progress, index, rng, len(self.augmentations))
             progress.at("making a sample", record)
             return to_sample(record, self.mask_format, mini_mask_size=self.mini_mask_size, keep_crowd=self.keep_crowd)
+
+    def record(self, index: int, rng: np.random.Generator, num_augmentations: int) -> Record:
+        """The image ``index`` after the first ``num_augmentations`` augmentations. Raises as a call does."""
+        progress = Progress(index, type(self.dataset).__name__)
+        with naming_the_sample(progress):
+            return self._record(progress, index, rng, num_augmentations)
+
+    def _record(self, progress: Progress, index: int, rng: np.random.Generator, num_augmentations: int) -> Record:
+        record = self.dataset[index]
+        check_finite(record)
+        if self.train and not self.keep_crowd:
+            record = record.select(~record.objects.crowd)
+        for number, augmentation in enumerate(self.augmentations[:num_augmentations]):
+            progress.at(f"augmentation {number} ({type(augmentation).__name__})", record)
+            if augmentation.num_others:
+                record = augmentation(record, rng, OtherRecords(self, index, number, augmentation.num_others, rng))
+            else:
+                record = augmentation(record, rng)
+        return record
+
+
+class OtherRecords(Sequence[Record]):
+    """Records of other images for an augmentation of several, each made when it is asked for.
+
+    They depend on the state of ``rng`` alone, not on which of them are asked for, nor in which order.
+
+    Args:
+        mapper: makes them.
+        index: the image that they are not, unless the dataset has no other.
+        num_augmentations: how many of the mapper's augmentations they go through.
+        num: how many there are.
+        rng: the sample's generator.
+    """
+
+    def __init__(self, mapper: Mapper, index: int, num_augmentations: int, num: int, rng: np.random.Generator):
+        self.mapper, self.index, self.num_augmentations = mapper, index, num_augmentations
+        self.seeds = rng.integers(2**63, size=num).tolist()
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
+        rng = np.random.default_rng(self.seeds[number])
+        images = len(self.mapper.dataset)
+        index = (self.index + int(rng.integers(1, images))) % images if images > 1 else 0
+        return self.mapper.record(index, rng, self.num_augmentations)
 
 
 def check_finite(record: Record) -> None:
@@ -75,34 +117,28 @@ def check_finite(record: Record) -> None:
 
     Nothing would be seen of one later: it has no area, and goes the way of objects that a crop has cut away.
     """
-    wrong = ~np.isfinite(record.boxes).all(axis=1)
+    objects = record.objects
+    wrong = ~objects.boxes.tensor.isfinite().all(1)
     if wrong.any():
-        _refuse(record, wrong, f"the box {record.boxes[wrong][0].tolist()}")
-    objects = record.masks.polygons if isinstance(record.masks, PolygonMasks) else []
-    points = [polygon for polygons in objects for polygon in polygons]
+        _refuse(record, wrong, f"the box {objects.boxes[wrong][0].tolist()}")
+    shapes = objects.masks.polygons if "masks" in objects and isinstance(objects.masks, PolygonMasks) else []
+    points = [polygon for polygons in shapes for polygon in polygons]
     if points and not np.isfinite(np.concatenate(points)).all():
-        finite = [all(np.isfinite(polygon).all() for polygon in polygons) for polygons in objects]
-        _refuse(record, ~np.array(finite), "a polygon")
+        finite = [all(np.isfinite(polygon).all() for polygon in polygons) for polygons in shapes]
+        _refuse(record, ~torch.tensor(finite), "a polygon")
 
 
-def _refuse(record: Record, wrong: np.ndarray, what: str) -> None:
-    place = f"{record.file_name or record.image_id}: annotation {record.annotation_ids[wrong][0]}"
+def _refuse(record: Record, wrong: torch.Tensor, what: str) -> None:
+    place = f"{record.file_name or record.image_id}: annotation {record.objects.annotation_ids[wrong][0]}"
     raise DataError(f"{place} has {what} with a number that is not finite; correct it in the data")
 
 
 def bare_record(image: np.ndarray, file_name: str = "") -> Record:
-    """The record of an ``(H, W, C)`` uint8 image that nothing is known of."""
-    return Record(
-        image=image,
-        image_id=0,
-        file_name=file_name,
-        original_size=(image.shape[0], image.shape[1]),
-        boxes=np.zeros((0, 4), np.float32),
-        classes=np.zeros(0, np.int64),
-        crowd=np.zeros(0, bool),
-        masks=None,
-        annotation_ids=np.zeros(0, np.int64),
-    )
+    """The record of an ``(H, W, C)`` uint8 image without annotations."""
+    size = (image.shape[0], image.shape[1])
+    numbers = torch.zeros(0, dtype=torch.int64)
+    objects = Instances(size, boxes=Boxes([]), classes=numbers, crowd=numbers.bool(), annotation_ids=numbers)
+    return Record(image=image, image_id=0, file_name=file_name, original_size=size, objects=objects)
 
 
 def to_sample(
@@ -110,8 +146,9 @@ def to_sample(
 ) -> Sample:
     """The record as a sample, with a target in the pixels of the image.
 
-    The target holds every annotation but the crowds and those of which the augmentations have left nothing: no box, or
-    no pixel of the mask. With ``keep_crowd`` it holds the crowds too, and a field ``crowd`` that says which they are.
+    The target holds every annotation, with all its fields, but the crowds and those of which the augmentations have
+    left nothing: no box, or no pixel of the mask. With ``keep_crowd`` it holds the crowds too, and a field ``crowd``
+    that says which they are.
 
     Args:
         record: after its augmentations.
@@ -119,27 +156,23 @@ def to_sample(
         mini_mask_size: side of the bitmaps of format ``mini``.
         keep_crowd: whether crowds stay.
     """
-    targets = record.select(~record.crowd) if record.crowd.any() and not keep_crowd else record
-    height, width = record.image.shape[:2]
-    fields: dict[str, Any] = {
-        "boxes": Boxes(torch.from_numpy(np.ascontiguousarray(targets.boxes, dtype=np.float32))),
-        "classes": torch.from_numpy(np.ascontiguousarray(targets.classes, dtype=np.int64)),
-        "annotation_ids": torch.from_numpy(np.ascontiguousarray(targets.annotation_ids, dtype=np.int64)),
-    }
-    if keep_crowd:
-        fields["crowd"] = torch.from_numpy(np.ascontiguousarray(targets.crowd, dtype=bool))
-    keep = fields["boxes"].nonempty(MIN_SIDE)
-    if targets.masks is not None:
-        masks = targets.masks.bitmaps() if mask_format == "bitmap" else targets.masks
-        keep &= masks.areas() > 0
-        fields["masks"] = MiniMasks.of(masks, mini_mask_size) if mask_format == "mini" else masks
+    objects = record.objects
+    if not keep_crowd:
+        objects = (objects[~objects.crowd] if objects.crowd.any() else objects).without("crowd")
+    keep = objects.boxes.nonempty(MIN_SIDE)
+    if "masks" in objects:
+        masks = objects.masks.bitmaps() if mask_format == "bitmap" else objects.masks
+        keep &= masks.nonempty()
+        objects = objects.with_fields(masks=MiniMasks.of(masks, mini_mask_size) if mask_format == "mini" else masks)
     active = None if record.active_classes is None else torch.from_numpy(np.array(record.active_classes, dtype=bool))
+    info = ImageInfo(record.valid_region, active)
     return Sample(
         image=torch.from_numpy(np.array(record.image.transpose(2, 0, 1), order="C")),
         original_size=record.original_size,
         image_id=record.image_id,
         file_name=record.file_name,
-        target=Instances((height, width), info=ImageInfo(record.window, active), **fields)[keep],
-        window=record.window,
+        target=Instances(record.size, info=info, **objects.fields)[keep],
+        maps={name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in record.maps.items()},
+        valid_region=record.valid_region,
         active_classes=active,
     )

@@ -53,7 +53,7 @@ def input_boxes(patient: Patient, contents: Contents, most: int) -> InputBoxes:
             found, canvas = _resized(patient.model, record)
             boxes.append(found)
             canvases.append(np.tile(canvas, (len(found), 1)))
-            rows.append(record.annotation_ids)
+            rows.append(record.objects.annotation_ids.numpy())
     if not rows:
         return InputBoxes(np.zeros((0, 4)), np.ones((0, 2)), np.zeros(0, np.int64), len(chosen))
     joined = np.concatenate(boxes).astype(np.float64)
@@ -70,20 +70,22 @@ def _black(contents: Contents, index: int, rows: np.ndarray) -> Record:
         image_id=index,
         file_name=contents.image(index),
         original_size=(height, width),
-        boxes=table.boxes[rows].copy(),
-        classes=table.classes[rows].copy(),
-        crowd=table.crowd[rows].copy(),
-        masks=None,
-        annotation_ids=rows,
+        objects=Instances(
+            (height, width),
+            boxes=Boxes(torch.from_numpy(table.boxes[rows].copy())),
+            classes=torch.from_numpy(table.classes[rows].copy()),
+            crowd=torch.from_numpy(table.crowd[rows].copy()),
+            annotation_ids=torch.from_numpy(rows),
+        ),
     )
 
 
 def _resized(model: torch.nn.Module | None, record: Record) -> tuple[np.ndarray, tuple[int, int]]:
     """The record's boxes and its size after the model's own resizing."""
-    size = (record.image.shape[0], record.image.shape[1])
+    boxes, size = record.objects.boxes, record.size
     resize = getattr(getattr(model, "preprocess", None), "resize", None)
     if resize is None:
-        return record.boxes, size
-    target = Instances(size, boxes=Boxes(torch.from_numpy(np.ascontiguousarray(record.boxes))))
+        return boxes.numpy(), size
+    target = Instances(size, boxes=boxes)
     _, target = resize(torch.empty(3, *size, device="meta"), target, training=True)
     return target.boxes.tensor.numpy(), target.image_size

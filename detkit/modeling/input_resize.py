@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detkit.modeling.interfaces import INPUT_RESIZES, InputResize
-from detkit.structures import BitMasks, Instances
+from detkit.structures import BitMasks, Instances, Resize
 
 
 @INPUT_RESIZES.register()
@@ -46,10 +46,10 @@ def _resize_target(target: Instances, size: tuple[int, int]) -> Instances:
     height, width = target.image_size
     scale_y, scale_x = size[0] / height, size[1] / width
     info = target.info
-    if info.window is not None:
-        x1, y1, x2, y2 = info.window
-        window = (round(x1 * scale_x), round(y1 * scale_y), round(x2 * scale_x), round(y2 * scale_y))
-        info = dataclasses.replace(info, window=window)
+    if info.valid_region is not None:
+        x1, y1, x2, y2 = info.valid_region
+        region = (round(x1 * scale_x), round(y1 * scale_y), round(x2 * scale_x), round(y2 * scale_y))
+        info = dataclasses.replace(info, valid_region=region)
     if info.crowds is not None:
         info = dataclasses.replace(info, crowds=info.crowds.scale(scale_y, scale_x))
     fields = dict(target.fields)
@@ -59,5 +59,5 @@ def _resize_target(target: Instances, size: tuple[int, int]) -> Instances:
     if isinstance(masks, BitMasks):
         fields["masks"] = BitMasks(F.interpolate(masks.tensor[:, None].float(), size=size)[:, 0] > 0.5)
     elif masks is not None:
-        fields["masks"] = masks.resize(size)
+        fields["masks"] = masks.transform(Resize(masks.image_size, size))
     return Instances(size, info=info, **fields)

@@ -11,7 +11,7 @@ def to_original_size(
 
     Args:
         instances: detections in the pixels of the augmented image: ``boxes`` and, where a mask head ran,
-            ``mask_probs`` (N, M, M). The original image lies in their ``window``.
+            ``mask_probs`` (N, M, M). The original image lies in their ``valid_region``.
         original_size: ``(height, width)`` of the image in its file.
         paster: mask probabilities to masks.
         mask_thresh: probability from which a pixel belongs to the object.
@@ -20,7 +20,7 @@ def to_original_size(
         New ``Instances`` in original pixels, without the boxes that are empty there; ``mask_probs`` has become
         ``masks`` (N, height, width) bool.
     """
-    x1, y1, x2, y2 = instances.window
+    x1, y1, x2, y2 = instances.valid_region
     boxes = instances.boxes.tensor - instances.boxes.tensor.new_tensor([x1, y1, x1, y1])
     scaled = Boxes(boxes).scale(original_size[0] / (y2 - y1), original_size[1] / (x2 - x1)).clip(original_size)
     moved = Instances(original_size, **{**instances.fields, "boxes": scaled})[scaled.nonempty()]

@@ -12,13 +12,17 @@ from detkit.structures.mini_masks import MiniMasks
 from detkit.structures.plain import from_plain, to_plain
 from detkit.structures.prediction import Panoptic, Prediction, Segment
 from detkit.structures.sample import Sample
+from detkit.structures.transforms import Compose, CropAndPad, Flip, ProjectiveTransform, Region, Resize, Transform
 
 __all__ = [
     "BitMasks",
     "BoxMasks",
     "Boxes",
     "ClassRows",
+    "Compose",
+    "CropAndPad",
     "CropMethod",
+    "Flip",
     "ImageInfo",
     "ImageList",
     "Instances",
@@ -28,8 +32,12 @@ __all__ = [
     "Panoptic",
     "PolygonMasks",
     "Prediction",
+    "ProjectiveTransform",
+    "Region",
+    "Resize",
     "Sample",
     "Segment",
+    "Transform",
     "from_plain",
     "to_plain",
 ]

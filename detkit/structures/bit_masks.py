@@ -1,7 +1,7 @@
 """BitMasks: masks as an (N, H, W) bool tensor."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pycocotools.mask as coco_mask
@@ -11,6 +11,7 @@ from torch import Tensor
 from detkit.structures.boxes import Boxes
 from detkit.structures.mask_crops import CropMethod, check_pairs, crop_maps, to_bits
 from detkit.structures.rle import checked_rle
+from detkit.structures.transforms import Transform
 
 CHUNK_PIXELS = 2**25
 """Pixels that are held as float32 at a time (128 MiB)."""
@@ -84,27 +85,13 @@ class BitMasks(Tensor):
         encoded = [coco_mask.encode(np.asfortranarray(m)) for m in self.tensor.cpu().numpy().view(np.uint8)]
         return [{"size": [int(n) for n in r["size"]], "counts": r["counts"].decode("ascii")} for r in encoded]
 
-    def resize(self, size: tuple[int, int]) -> "BitMasks":  # type: ignore[override]
-        """In an image resized to ``(height, width)``: the pixel nearest to each new pixel's centre."""
-        (h, w), (height, width) = self.image_size, size
-        if (h, w) == (height, width):
-            return self
-        rows = ((torch.arange(height, device=self.device) + 0.5) * (h / height)).long().clamp_(max=h - 1)
-        columns = ((torch.arange(width, device=self.device) + 0.5) * (w / width)).long().clamp_(max=w - 1)
-        return BitMasks(self.tensor[:, rows][:, :, columns])
+    def transform(self, transform: Transform) -> "BitMasks":
+        """The masks where the transform takes them: of each new pixel's centre the nearest pixel."""
+        return BitMasks(transform.label_map(self.tensor))
 
-    def flip(self, direction: Literal["horizontal", "vertical"] = "horizontal") -> "BitMasks":  # type: ignore[override]
-        """Mirrored left to right, or top to bottom."""
-        return BitMasks(self.tensor.flip(2 if direction == "horizontal" else 1))
-
-    def crop(self, x: int, y: int, height: int, width: int) -> "BitMasks":
-        """In the window whose corner is (x, y); beyond the image there is no object."""
-        h, w = self.image_size
-        out = self.tensor.new_zeros((len(self), height, width))
-        x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + width, w), min(y + height, h)
-        if x1 < x2 and y1 < y2:
-            out[:, y1 - y : y2 - y, x1 - x : x2 - x] = self.tensor[:, y1:y2, x1:x2]
-        return BitMasks(out)
+    def nonempty(self) -> Tensor:
+        """``(N,)`` bool: some pixel is the object's."""
+        return self.tensor.flatten(1).any(1)
 
     def crop_and_resize(self, boxes: Boxes, size: int, method: CropMethod = "roi_align", binary: bool = True) -> Tensor:
         """``(N, size, size)`` on the boxes' device: mask i inside box i, resampled.

@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_map
 
 from detkit.structures.bit_masks import BitMasks
 from detkit.structures.boxes import Boxes
-from detkit.structures.image_info import Window
 from detkit.structures.runs import Runs
+from detkit.structures.transforms import Region
 
 
 class BoxMasks(BitMasks):
@@ -46,7 +46,7 @@ class BoxMasks(BitMasks):
 
     @staticmethod
     def of(
-        bitmaps: Sequence[Tensor], windows: Sequence[Window], image_size: tuple[int, int], device: torch.device
+        bitmaps: Sequence[Tensor], windows: Sequence[Region], image_size: tuple[int, int], device: torch.device
     ) -> "BoxMasks":
         """From N bitmaps ``(h, w)`` bool on ``device`` and the windows ``(x1, y1, x2, y2)`` that they fill."""
         bits = torch.empty(sum(bitmap.numel() for bitmap in bitmaps), dtype=torch.bool, device=device)

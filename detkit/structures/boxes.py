@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from detkit.layers import filled
+from detkit.structures.transforms import Transform
 
 
 class Boxes(Tensor):
@@ -68,12 +69,27 @@ class Boxes(Tensor):
         """The boxes cut to an image of ``(height, width)``."""
         return self.clip_to((0, 0, image_size[1], image_size[0]))
 
-    def clip_to(self, window: tuple[float, float, float, float]) -> "Boxes":
-        """The boxes cut to a window ``(x1, y1, x2, y2)``; what lies outside becomes a line or point on its rim."""
-        left, top, right, bottom = window
+    def clip_to(self, region: tuple[float, float, float, float]) -> "Boxes":
+        """The boxes cut to a region ``(x1, y1, x2, y2)``; what lies outside becomes a line or point on its rim."""
+        left, top, right, bottom = region
         x1, y1, x2, y2 = self.tensor.unbind(1)
         columns, rows = (x.clamp(left, right) for x in (x1, x2)), (y.clamp(top, bottom) for y in (y1, y2))
         return Boxes(torch.stack([side for pair in zip(columns, rows) for side in pair], 1))
+
+    def transform(self, transform: Transform) -> "Boxes":
+        """The boxes around where theirs go, cut to what is visible where the transform cuts."""
+        boxes = self
+        for step in transform.steps:
+            boxes = boxes.outlines(step)
+            if step.cuts:
+                height, width = step.output_size
+                boxes = boxes.clip_to(step.region() or (0, 0, width, height))
+        return boxes
+
+    def outlines(self, transform: Transform) -> "Boxes":
+        """As ``transform``, but whole, even where that is outside of the image."""
+        points = transform.rim(self.tensor)
+        return Boxes(torch.cat([points.amin(1), points.amax(1)], 1))
 
     def scale(self, scale_y: float, scale_x: float) -> "Boxes":
         """The boxes in an image that was resized by these factors."""

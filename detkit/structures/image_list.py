@@ -4,7 +4,8 @@ import dataclasses
 
 from torch import Tensor
 
-from detkit.structures.image_info import ImageInfo, Window
+from detkit.structures.image_info import ImageInfo
+from detkit.structures.transforms import Region
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,7 @@ class ImageList:
     infos: list[ImageInfo] | None = None
 
     @property
-    def canvas_size(self) -> tuple[int, int]:
+    def padded_size(self) -> tuple[int, int]:
         """``(H, W)`` of the batch, padding included."""
         return self.tensor.shape[-2], self.tensor.shape[-1]
 
@@ -30,9 +31,9 @@ class ImageList:
         """What else is known of an image."""
         return ImageInfo() if self.infos is None else self.infos[index]
 
-    def window(self, index: int) -> Window:
-        """``(x1, y1, x2, y2)``: the part of an image that holds the picture; the whole image where none is known."""
-        return self.info(index).window_in(self.image_sizes[index])
+    def valid_region(self, index: int) -> Region:
+        """``(x1, y1, x2, y2)``: the part of an image that is no padding; the whole image where none is known."""
+        return self.info(index).valid_region_in(self.image_sizes[index])
 
     def __len__(self) -> int:
         return len(self.image_sizes)

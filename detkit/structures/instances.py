@@ -1,17 +1,24 @@
 """Instances: the objects of one image, as fields of equal length."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from detkit.structures.image_info import ImageInfo, Window
+from detkit.structures.image_info import ImageInfo
+from detkit.structures.transforms import Region, Transform
 
 WHOLE_IMAGE = ImageInfo()
 
 
 class Instances:
     """N objects of one image. Every field has N rows; a field is read as an attribute.
+
+    A field is a tensor, or anything with ``len`` and rows by an index tensor, a bool mask or a slice. It may have
+    ``transform(transform)``, which gives the field after a geometric ``Transform``, ``nonempty()``, ``(N,)`` bool, of
+    which rows something is left, ``to(device)`` and a static ``cat(parts)``. A plain tensor stays as it is.
 
     Fields that the project itself uses: ``boxes`` (Boxes, (N, 4)), ``classes`` ((N,) int64), ``scores`` ((N,)),
     ``masks`` (BitMasks, PolygonMasks or MiniMasks), ``objectness`` ((N,) logits, proposals only), ``gt_boxes`` and
@@ -42,9 +49,9 @@ class Instances:
         return self._fields
 
     @property
-    def window(self) -> Window:
-        """``(x1, y1, x2, y2)`` of the picture in its padded image; the whole image where nothing else is known."""
-        return self.info.window_in(self.image_size)
+    def valid_region(self) -> Region:
+        """``(x1, y1, x2, y2)``: the part of the image that is no padding; the whole image where none is known."""
+        return self.info.valid_region_in(self.image_size)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name in ("_fields", "info"):  # copying and pickling probe for these before __init__
@@ -77,9 +84,29 @@ class Instances:
         """A new ``Instances`` without these fields."""
         return Instances(self.image_size, info=self.info, **{k: v for k, v in self._fields.items() if k not in names})
 
+    def transform(self, transform: Transform) -> "Instances":
+        """The objects where the transform takes them: every field that has ``transform`` applies it to itself."""
+        moved = {
+            name: field.transform(transform) if hasattr(field, "transform") else field
+            for name, field in self._fields.items()
+        }
+        info = dataclasses.replace(self.info, valid_region=transform.region(self.info.valid_region))
+        if info.crowds is not None:
+            info = dataclasses.replace(info, crowds=info.crowds.transform(transform))
+        return Instances(transform.output_size, info=info, **moved)
+
+    def nonempty(self) -> Tensor:
+        """``(N,)`` bool: the box has an area. Without boxes: something is left of any field that has ``nonempty``."""
+        fields = [self.boxes] if "boxes" in self else [f for f in self._fields.values() if hasattr(f, "nonempty")]
+        if not fields:
+            return torch.ones(len(self), dtype=torch.bool)
+        return torch.stack([field.nonempty() for field in fields]).any(0)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Instances":
         """A new ``Instances`` on ``device``."""
-        moved = {k: v.to(device, non_blocking=non_blocking) for k, v in self._fields.items()}
+        moved = {
+            k: v.to(device, non_blocking=non_blocking) if hasattr(v, "to") else v for k, v in self._fields.items()
+        }
         return Instances(self.image_size, info=self.info.to(device, non_blocking), **moved)
 
     def pin_memory(self) -> "Instances":

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from detkit.layers import crop_and_resize, filled
+from detkit.layers import crop_and_resize
 
 CropMethod = Literal["roi_align", "roi_align_unaligned", "crop_and_resize"]
 """roi_align: RoIAlign with pixel centres at half-integers (Detectron2). roi_align_unaligned: its first version with
@@ -30,7 +30,7 @@ def crop_maps(maps: Tensor, boxes: Tensor, size: int, method: CropMethod, sampli
     height, width = maps.shape[1:]
     index = torch.arange(len(maps), device=maps.device)
     if method == "crop_and_resize":
-        parts = boxes / filled([width, height], boxes).repeat(2)  # not by size - 1: as the seed has it
+        parts = boxes / boxes.new_tensor([width, height] * 2)  # not by size - 1: as the seed has it
         return crop_and_resize(maps[:, None], parts, index, size)[:, 0]
     rois = torch.cat([index[:, None].to(boxes), boxes], 1)
     values, aligned = maps[:, None].float(), method == "roi_align"

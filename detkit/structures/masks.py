@@ -1,6 +1,6 @@
 """Masks: the shapes of N objects, as bitmaps, as polygons or as small bitmaps inside their boxes."""
 
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -8,6 +8,7 @@ from detkit.structures.bit_masks import BitMasks
 from detkit.structures.boxes import Boxes
 from detkit.structures.mask_crops import CropMethod
 from detkit.structures.polygon_masks import PolygonMasks
+from detkit.structures.transforms import Transform
 
 __all__ = ["BitMasks", "CropMethod", "Masks", "PolygonMasks"]
 
@@ -40,14 +41,11 @@ class Masks(Protocol):
     def rle(self) -> list[dict[str, Any]]:
         """COCO compressed RLE, counts as str."""
 
-    def resize(self, size: tuple[int, int]) -> "Masks":
-        """In an image resized to ``(height, width)``."""
+    def transform(self, transform: Transform) -> "Masks":
+        """The masks where the transform takes them; beyond the image there is no object."""
 
-    def flip(self, direction: Literal["horizontal", "vertical"] = "horizontal") -> "Masks":
-        """Mirrored left to right, or top to bottom."""
-
-    def crop(self, x: int, y: int, height: int, width: int) -> "Masks":
-        """In the window whose corner is (x, y); it may reach over the image (padding)."""
+    def nonempty(self) -> Tensor:
+        """``(N,)`` bool: something of the mask is there."""
 
     def crop_and_resize(self, boxes: Boxes, size: int, method: CropMethod = "roi_align", binary: bool = True) -> Tensor:
         """``(N, size, size)`` on the boxes' device: mask i inside box i, resampled by ``method`` (mask targets).

@@ -1,7 +1,7 @@
 """MiniMasks: masks as small bitmaps, each inside its own box."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pycocotools.mask as coco_mask
@@ -13,6 +13,7 @@ from detkit.structures.bit_masks import BitMasks
 from detkit.structures.boxes import Boxes
 from detkit.structures.mask_crops import CropMethod, check_pairs, crop_maps, to_bits
 from detkit.structures.masks import Masks
+from detkit.structures.transforms import CropAndPad, Transform
 
 
 class MiniMasks:
@@ -115,32 +116,39 @@ class MiniMasks:
             out.append({"size": list(self.image_size), "counts": coco_mask.encode(whole)["counts"].decode("ascii")})
         return out
 
-    def resize(self, size: tuple[int, int]) -> "MiniMasks":
-        """In an image resized to ``(height, width)``."""
-        (h, w), (height, width) = self.image_size, size
-        return MiniMasks(self.tensor, self.windows.scale(height / h, width / w), (height, width))
+    def transform(self, transform: Transform) -> "MiniMasks":
+        """The masks where the transform takes them; what it cuts or turns is made small again, in its new box."""
+        masks = self
+        for step in transform.steps:
+            masks = masks._after(step)
+        return masks
 
-    def flip(self, direction: Literal["horizontal", "vertical"] = "horizontal") -> "MiniMasks":
-        """Mirrored left to right, or top to bottom."""
-        height, width = self.image_size
-        x1, y1, x2, y2 = self.windows.tensor.unbind(1)
-        horizontal = direction == "horizontal"
-        mirrored = (width - x2, y1, width - x1, y2) if horizontal else (x1, height - y2, x2, height - y1)
-        windows = torch.where((x2 > x1)[:, None], torch.stack(mirrored, 1), self.windows.tensor)
-        return MiniMasks(self.tensor.flip(2 if horizontal else 1), Boxes(windows), self.image_size)
+    def nonempty(self) -> Tensor:
+        """``(N,)`` bool: some cell is the object's."""
+        return self.tensor.flatten(1).any(1) & self.windows.nonempty()
 
-    def crop(self, x: int, y: int, height: int, width: int) -> "MiniMasks":
-        """In the window whose corner is (x, y); what it cuts through is made small anew, in its smaller box."""
-        h, w = self.image_size
-        seen = (max(x, 0), max(y, 0), min(x + width, w), min(y + height, h))
-        moved = Boxes(self.windows.tensor - self.windows.tensor.new_tensor([x, y, x, y]))
-        tensor, windows = self.tensor.clone(), moved.tensor
-        for i, box in enumerate(self.windows.round().tolist()):
-            if box[0] < seen[0] or box[1] < seen[1] or box[2] > seen[2] or box[3] > seen[3]:
-                cut = MiniMasks.of(self[i : i + 1].bitmaps().crop(x, y, height, width), self.size)
-                tensor[i], windows[i] = cut.tensor[0], cut.windows.tensor[0]
-        windows[~self.windows.nonempty()] = 0
-        return MiniMasks(tensor, Boxes(windows), (height, width))
+    def _after(self, step: Transform) -> "MiniMasks":
+        present, moved = self.windows.nonempty(), self.windows.outlines(step)
+        windows = torch.where(present[:, None], moved.tensor, 0.0)
+        if not step.keeps_boxes or step.matrix is None or step.matrix[0, 0] == 0:
+            again = torch.ones(len(self), dtype=torch.bool)
+            tensor = self.tensor.clone()
+        else:
+            mirrored = [axis for axis, sign in ((2, step.matrix[0, 0]), (1, step.matrix[1, 1])) if sign < 0]
+            tensor = self.tensor.flip(mirrored) if mirrored else self.tensor.clone()
+            again = self._cut_by(step)
+        for i in torch.nonzero(again).flatten().tolist():
+            cut = MiniMasks.of(self[i : i + 1].bitmaps().transform(step), self.size)
+            tensor[i], windows[i] = cut.tensor[0], cut.windows.tensor[0] if present[i] else 0.0
+        return MiniMasks(tensor, Boxes(windows), step.output_size)
+
+    def _cut_by(self, step: Transform) -> Tensor:
+        """``(N,)`` bool: which masks a crop cuts through, or has cut away."""
+        if not isinstance(step, CropAndPad):
+            return torch.zeros(len(self), dtype=torch.bool)
+        x1, y1, x2, y2 = self.windows.tensor.round().unbind(1)
+        left, top, right, bottom = step.visible
+        return (x1 < left) | (y1 < top) | (x2 > right) | (y2 > bottom)
 
     def crop_and_resize(self, boxes: Boxes, size: int, method: CropMethod = "roi_align", binary: bool = True) -> Tensor:
         """``(N, size, size)`` on the boxes' device: mask i inside box i, resampled in the mini-mask's own cells.

@@ -43,6 +43,8 @@ def to_plain(value: Any) -> Any:
         return {_KIND: "ndarray", "tensor": torch.from_numpy(np.array(value))}
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, Mapping):
+        return {name: to_plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
         return type(value)([to_plain(part) for part in value])
     if value is None or isinstance(value, bool | int | float | str):

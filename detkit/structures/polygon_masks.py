@@ -1,7 +1,7 @@
 """PolygonMasks: masks as lists of polygons."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pycocotools.mask as coco_mask
@@ -12,6 +12,7 @@ from detkit.layers import to_device
 from detkit.structures.bit_masks import BitMasks
 from detkit.structures.boxes import Boxes
 from detkit.structures.mask_crops import CropMethod, check_pairs
+from detkit.structures.transforms import CropAndPad, Region, Transform
 
 Polygons = list[np.ndarray]
 """The polygons of one object, each (P, 2) float64 points (x, y)."""
@@ -90,24 +91,28 @@ class PolygonMasks:
         encoded = [_encode(polygons, height, width) for polygons in self.polygons]
         return [{"size": [height, width], "counts": r["counts"].decode("ascii")} for r in encoded]
 
-    def resize(self, size: tuple[int, int]) -> "PolygonMasks":
-        """In an image resized to ``(height, width)``."""
-        factor = np.array([size[1] / self.image_size[1], size[0] / self.image_size[0]])
-        return self._of([[p * factor for p in polygons] for polygons in self.polygons], (int(size[0]), int(size[1])))
+    def transform(self, transform: Transform) -> "PolygonMasks":
+        """The objects where the transform takes them, cut to what is visible there."""
+        masks = self
+        for step in transform.steps:
+            masks = masks._after(step)
+        return masks
 
-    def flip(self, direction: Literal["horizontal", "vertical"] = "horizontal") -> "PolygonMasks":
-        """Mirrored left to right, or top to bottom."""
-        height, width = self.image_size
-        sign, shift = ((-1, 1), (width, 0)) if direction == "horizontal" else ((1, -1), (0, height))
-        return self._of([[p * np.array(sign) + np.array(shift) for p in polygons] for polygons in self.polygons])
+    def nonempty(self) -> Tensor:
+        """``(N,)`` bool: the polygons have an area."""
+        return self.areas() > 0
 
-    def crop(self, x: int, y: int, height: int, width: int) -> "PolygonMasks":
-        """In the window whose corner is (x, y): cut to what lies in both the window and the image."""
-        h, w = self.image_size
-        window = (max(x, 0), max(y, 0), min(x + width, w), min(y + height, h))
-        corner = np.array([x, y])
-        cut = [[clip_polygon(p, window) for p in polygons] for polygons in self.polygons]
-        return self._of([[p - corner for p in polygons if len(p)] for polygons in cut], (height, width))
+    def _after(self, step: Transform) -> "PolygonMasks":
+        polygons = self.polygons
+        if isinstance(step, CropAndPad):
+            polygons = _clipped(polygons, step.visible)
+        points = [p for parts in polygons for p in parts]
+        moved = step.coords(np.concatenate(points)) if points else np.zeros((0, 2))
+        pieces = iter(np.split(moved, np.cumsum([len(p) for p in points])[:-1]))
+        polygons = [[next(pieces) for _ in parts] for parts in polygons]
+        if step.cuts and not isinstance(step, CropAndPad):
+            polygons = _clipped(polygons, (0, 0, step.output_size[1], step.output_size[0]))
+        return self._of(polygons, step.output_size)
 
     def crop_and_resize(self, boxes: Boxes, size: int, method: CropMethod = "roi_align", binary: bool = True) -> Tensor:
         """``(N, size, size)`` on the boxes' device: object i inside box i, resampled.
@@ -145,6 +150,11 @@ class PolygonMasks:
         if len(sizes) != 1:
             raise ValueError(f"PolygonMasks.cat: expected masks of one image size, got {sorted(sizes) or 'nothing'}")
         return parts[0]._of([polygons for part in parts for polygons in part.polygons])
+
+
+def _clipped(polygons: list[Polygons], region: Region) -> list[Polygons]:
+    cut = [[clip_polygon(p, region) for p in parts] for parts in polygons]
+    return [[p for p in parts if len(p)] for parts in cut]
 
 
 def clip_polygon(points: np.ndarray, window: tuple[float, float, float, float]) -> np.ndarray:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from detkit.structures.boxes import Boxes
-from detkit.structures.image_info import ImageInfo, Window
+from detkit.structures.image_info import ImageInfo
 from detkit.structures.instances import Instances
+from detkit.structures.transforms import Region
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Sample:
         target: the ground truth in the pixels of ``image``: ``boxes``, ``classes``, ``masks`` where the data has
             them, ``crowd`` where crowds are kept and still among the rows, ``annotation_ids`` for messages; None at
             prediction.
-        window: ``(x1, y1, x2, y2)``: the part of ``image`` that holds the picture, where an augmentation padded it;
+        maps: values a pixel of ``image``, each ``(H, W)``, by name; none at prediction.
+        valid_region: ``(x1, y1, x2, y2)``: the part of ``image`` that is no padding, where an augmentation padded it;
             None: all of it.
         active_classes: ``(K,)`` bool: the classes that the image's dataset labels; None: all.
         crowds: boxes around the crowds that ``with_crowds_apart`` took out of the target; None: there was nothing to
@@ -34,14 +36,15 @@ class Sample:
     image_id: int | str | None = None
     file_name: str = ""
     target: Instances | None = None
-    window: Window | None = None
+    maps: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    valid_region: Region | None = None
     active_classes: Tensor | None = None
     crowds: Boxes | None = None
 
     @property
     def info(self) -> ImageInfo:
-        """Window, active classes and crowds, as they travel on with the image's instances."""
-        return ImageInfo(self.window, self.active_classes, self.crowds)
+        """Valid region, active classes and crowds, as they travel on with the image's instances."""
+        return ImageInfo(self.valid_region, self.active_classes, self.crowds)
 
     def with_crowds_apart(self) -> "Sample":
         """Crowds are no objects: without them among the rows of the target, their boxes in ``info``.
@@ -62,6 +65,7 @@ class Sample:
             apart,
             image=self.image.to(device, non_blocking=non_blocking),
             target=None if apart.target is None else apart.target.to(device, non_blocking),
+            maps={name: values.to(device, non_blocking=non_blocking) for name, values in self.maps.items()},
             active_classes=info.active_classes,
             crowds=info.crowds,
         )
@@ -74,6 +78,7 @@ class Sample:
             apart,
             image=self.image.pin_memory(),
             target=None if apart.target is None else apart.target.pin_memory(),
+            maps={name: values.pin_memory() for name, values in self.maps.items()},
             active_classes=info.active_classes,
             crowds=info.crowds,
         )

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from detkit.structures import Boxes, Instances, Prediction, Sample
+from detkit.structures import CropAndPad, Instances, Prediction, Sample
 from detkit.visualization.draw import MIN_SIDE, draw_instances, draw_prediction
 from detkit.visualization.labels import load_font
 
@@ -67,7 +67,7 @@ def prediction_picture(
 ) -> np.ndarray:
     """Ground truth and prediction side by side, on the image as the model saw it; without a target, one picture.
 
-    Padding within the image, outside its window, is not shown.
+    Padding within the image, outside its valid region, is not shown.
 
     Args:
         sample: what the model was given.
@@ -87,16 +87,12 @@ def prediction_picture(
 
 
 def without_padding(sample: Sample) -> tuple[Tensor, Instances | None]:
-    """The part of the sample's image that holds the picture, ``(C, H, W)``, and the target in its pixels."""
-    x1, y1, x2, y2 = sample.info.window_in((sample.image.shape[-2], sample.image.shape[-1]))
+    """The part of the sample's image that is no padding, ``(C, H, W)``, and the target in its pixels."""
+    x1, y1, x2, y2 = sample.info.valid_region_in((sample.image.shape[-2], sample.image.shape[-1]))
     image, target, size = sample.image[:, y1:y2, x1:x2], sample.target, (y2 - y1, x2 - x1)
     if target is None or size == tuple(sample.image.shape[-2:]):
         return image, target
-    fields = dict(target.fields)
-    fields["boxes"] = Boxes(target.boxes.tensor - target.boxes.tensor.new_tensor([x1, y1, x1, y1]))
-    if "masks" in fields:
-        fields["masks"] = fields["masks"].crop(x1, y1, *size)
-    return image, Instances(size, **fields)
+    return image, target.transform(CropAndPad(target.image_size, x1, y1, *size))
 
 
 def write_picture(picture: np.ndarray, path: str | Path) -> Path:

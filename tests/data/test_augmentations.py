@@ -16,9 +16,8 @@ from detkit.data import (
     ResizeScale,
     ResizeShortestEdge,
 )
-from detkit.data.augmentations.crop import crop_record
 from detkit.data.augmentations.resize import shortest_edge_size
-from detkit.structures import BitMasks, PolygonMasks
+from detkit.structures import BitMasks, CropAndPad, Instances, PolygonMasks
 
 H, W = 90, 120
 
@@ -53,17 +52,20 @@ def record(kind, seed=0):
     bitmaps = masks.bitmaps()
     image = rng.integers(0, 40, (H, W, 3), np.uint8)
     image[:, :, 0] = np.where(bitmaps[0].numpy(), 255, 0)
-    return Record(
-        image=image,
-        image_id=1,
-        file_name="a.png",
-        original_size=(H, W),
-        boxes=(masks if kind == "polygons" else bitmaps).boxes().numpy(),
-        classes=np.arange(4),
-        crowd=np.zeros(4, bool),
-        masks={"polygons": masks, "bitmaps": bitmaps, "none": None}[kind],
-        annotation_ids=np.arange(10, 14),
+    objects = Instances(
+        (H, W),
+        boxes=(masks if kind == "polygons" else bitmaps).boxes(),
+        classes=torch.arange(4),
+        crowd=torch.zeros(4, dtype=torch.bool),
+        annotation_ids=torch.arange(10, 14),
     )
+    if kind != "none":
+        objects = objects.with_fields(masks=masks if kind == "polygons" else bitmaps)
+    return Record(image, 1, "a.png", (H, W), objects)
+
+
+def crop(before, x, y, height, width, fill=0):
+    return before.apply(CropAndPad(before.size, x, y, height, width, fill))
 
 
 def iou(a, b):
@@ -76,9 +78,11 @@ def test_augmenting_commutes_with_rasterising(augment, seed):
     a = augment(record("polygons", seed), np.random.default_rng(seed))
     b = augment(record("bitmaps", seed), np.random.default_rng(seed))
     assert (a.image == b.image).all()
-    assert a.masks.image_size == b.masks.image_size == a.image.shape[:2]
+    a, b = a.objects, b.objects
+    assert isinstance(a.masks, PolygonMasks), "polygons stay polygons"
+    assert a.masks.image_size == b.masks.image_size == a.image_size == b.image_size
     shared = np.intersect1d(a.annotation_ids, b.annotation_ids)
-    assert len(shared) >= len(a.annotation_ids) - 1  # a sliver may be left of one form only
+    assert len(shared) >= len(a) - 1  # a sliver may be left of one form only
     first, second = a.masks.bitmaps().numpy(), b.masks.numpy()
     for i in shared:
         one, two = first[a.annotation_ids == i][0], second[b.annotation_ids == i][0]
@@ -90,39 +94,37 @@ def test_augmenting_commutes_with_rasterising(augment, seed):
 def test_image_boxes_and_masks_stay_in_register(augment, kind):
     out = augment(record(kind), np.random.default_rng(1))
     height, width = out.image.shape[:2]
-    bitmaps = out.masks.bitmaps()
-    if out.annotation_ids[0] == 10:
+    objects = out.objects
+    bitmaps = objects.masks.bitmaps()
+    if objects.annotation_ids[0] == 10:
         assert iou(bitmaps[0].numpy(), out.image[:, :, 0] >= 200) > 0.8
-    assert np.abs(bitmaps.boxes().numpy() - out.boxes).max() <= 1.6  # a pixel of rasterising, enlarged
-    assert (out.boxes >= 0).all()
-    assert (out.boxes <= [width, height, width, height]).all()
-    assert out.boxes.dtype == np.float32
+    assert (bitmaps.boxes().tensor - objects.boxes.tensor).abs().max() <= 1.6  # a pixel of rasterising, enlarged
+    assert torch.equal(objects.boxes.clip((height, width)).tensor, objects.boxes.tensor)
     assert out.image.dtype == np.uint8
-    assert len(out.classes) == len(out.masks) == len(out.boxes) == len(out.crowd)
 
 
 @pytest.mark.parametrize("augment", [*GEOMETRIC, ColorJitter()], ids=lambda a: type(a).__name__)
-def test_window_and_active_classes_travel(augment):
-    """The second channel shows where the picture lies; the rest is padding."""
-    window, active = (20, 10, 100, 77), np.array([True, False, True, True])
+def test_valid_region_and_active_classes_travel(augment):
+    """The second channel shows the valid region; the rest is padding."""
+    region, active = (20, 10, 100, 77), np.array([True, False, True, True])
     image = record("none").image
     image[:, :, 1] = 0
     image[10:77, 20:100, 1] = 255
-    before = dataclasses.replace(record("polygons"), image=image, window=window, active_classes=active)
+    before = dataclasses.replace(record("polygons"), image=image, valid_region=region, active_classes=active)
     for seed in range(4):
         out = augment(before, np.random.default_rng(seed))
         assert out.active_classes is active
-        assert all(isinstance(side, int) for side in out.window)
+        assert all(isinstance(side, int) for side in out.valid_region)
         shown = BitMasks(out.image[None, :, :, 1] > 140).boxes()[0]
-        assert (shown - torch.tensor(out.window)).abs().max() <= 1, "to the pixel, up to the resize's rounding"
+        assert (shown - torch.tensor(out.valid_region)).abs().max() <= 1, "to the pixel, up to the resize's rounding"
     plain = augment(record("polygons"), np.random.default_rng(0))
     height, width = plain.image.shape[:2]
-    if plain.window is not None:
-        assert plain.window != (0, 0, width, height), "where nothing is padded, there is no window"
+    if plain.valid_region is not None:
+        assert plain.valid_region != (0, 0, width, height), "where nothing is padded, all of it is valid"
 
 
 @pytest.mark.parametrize("augment", [*GEOMETRIC, ColorJitter(hue=0.1)], ids=lambda a: type(a).__name__)
-def test_all_chance_comes_from_the_generator(augment):
+def test_all_randomness_comes_from_the_generator(augment):
     before = record("polygons")
     torch.manual_seed(1)
     first = augment(before, np.random.default_rng(5))
@@ -130,9 +132,9 @@ def test_all_chance_comes_from_the_generator(augment):
     np.random.seed(2)
     second = augment(record("polygons"), np.random.default_rng(5))
     assert (first.image == second.image).all()
-    assert (first.boxes == second.boxes).all()
+    assert torch.equal(first.objects.boxes.tensor, second.objects.boxes.tensor)
     assert (before.image == record("polygons").image).all()  # the argument is not edited
-    assert (before.boxes == record("polygons").boxes).all()
+    assert torch.equal(before.objects.boxes.tensor, record("polygons").objects.boxes.tensor)
 
 
 @pytest.mark.parametrize("direction", ["horizontal", "vertical"])
@@ -142,11 +144,11 @@ def test_flip_is_exact_and_its_own_inverse(direction):
     once = flip(before, rng)
     axis = 1 if direction == "horizontal" else 0
     assert (once.image == np.flip(before.image, axis)).all()
-    assert (once.masks.numpy() == np.flip(before.masks.numpy(), axis + 1)).all()
-    assert (once.boxes == once.masks.boxes().numpy()).all()
+    assert (once.objects.masks.numpy() == np.flip(before.objects.masks.numpy(), axis + 1)).all()
+    assert torch.equal(once.objects.boxes.tensor, once.objects.masks.boxes().tensor)
     twice = flip(once, rng)
     assert (twice.image == before.image).all()
-    assert (twice.boxes == before.boxes).all()
+    assert torch.equal(twice.objects.boxes.tensor, before.objects.boxes.tensor)
     assert RandomFlip(prob=0.0)(before, rng) is before
 
 
@@ -184,40 +186,41 @@ def test_large_scale_jitter_gives_one_size_with_padding():
         for step in (ResizeScale(min_scale=0.1, max_scale=2.0, target_size=(96, 96)), FixedSizeCrop(size=(96, 96))):
             out = step(out, rng)
         assert out.image.shape == (96, 96, 3)
-        assert out.masks.image_size == (96, 96)
+        assert out.objects.masks.image_size == (96, 96)
     small = ResizeScale(min_scale=0.5, max_scale=0.5, target_size=(96, 96))(record("polygons"), rng)
     assert small.image.shape == (36, 48, 3)
     padded = FixedSizeCrop(size=(96, 96), pad_value=7)(small, rng)
     assert (padded.image[36:] == 7).all()
     assert (padded.image[:, 48:] == 7).all()
-    assert (padded.boxes == small.boxes).all()
-    assert padded.window == (0, 0, 48, 36)
-    assert RandomFlip(prob=1.0)(padded, rng).window == (48, 0, 96, 36)
-    assert crop_record(padded, 50, 0, 20, 20).window == (0, 0, 0, 20), "without any of the picture the window is empty"
+    assert torch.equal(padded.objects.boxes.tensor, small.objects.boxes.tensor)
+    assert padded.valid_region == (0, 0, 48, 36)
+    assert RandomFlip(prob=1.0)(padded, rng).valid_region == (48, 0, 96, 36)
+    assert crop(padded, 50, 0, 20, 20).valid_region == (0, 0, 0, 20), "where all is padding, the valid region is empty"
 
 
 def test_crop_drops_what_is_not_visible_and_shrinks_to_what_is():
     before = record("bitmaps")
-    before.masks.tensor[:] = False
-    before.masks.tensor[0, 10:30, 10:50] = True
-    before.masks.tensor[0, 30:60, 10:20] = True  # an L; the window below sees its foot only
-    before.masks.tensor[1, 70:80, 70:80] = True
-    before = dataclasses.replace(before, boxes=before.masks.boxes().numpy()).select(np.array([1, 1, 0, 0], bool))
-    out = crop_record(before, 0, 40, 30, 60)
-    assert out.annotation_ids.tolist() == [10]
-    assert out.boxes.tolist() == [[10, 0, 20, 20]]
-    without = crop_record(dataclasses.replace(before, masks=None), 0, 40, 30, 60)
-    assert without.boxes.tolist() == [[10, 0, 50, 20]]
+    masks = torch.zeros(4, H, W, dtype=torch.bool)
+    masks[0, 10:30, 10:50] = True
+    masks[0, 30:60, 10:20] = True  # an L; the crop below sees its foot only
+    masks[1, 70:80, 70:80] = True
+    objects = before.objects.with_fields(masks=BitMasks(masks), boxes=BitMasks(masks).boxes())
+    before = before.with_objects(objects).select(np.array([1, 1, 0, 0], bool))
+    out = crop(before, 0, 40, 30, 60)
+    assert out.objects.annotation_ids.tolist() == [10]
+    assert out.objects.boxes.tolist() == [[10, 0, 20, 20]]
+    without = crop(before.with_objects(before.objects.without("masks")), 0, 40, 30, 60)
+    assert without.objects.boxes.tolist() == [[10, 0, 50, 20]]
 
 
 def test_crop_beyond_the_image_pads():
     before = record("polygons")
-    out = crop_record(before, -10, -20, H + 40, W + 30, 9)
+    out = crop(before, -10, -20, H + 40, W + 30, 9)
     assert out.image.shape == (H + 40, W + 30, 3)
     assert (out.image[20 : 20 + H, 10 : 10 + W] == before.image).all()
     assert (out.image[:20] == 9).all()
-    assert np.allclose(out.boxes, before.boxes + [10, 20, 10, 20])
-    assert len(crop_record(before, 500, 500, 20, 20).boxes) == 0
+    assert np.allclose(out.objects.boxes, before.objects.boxes + torch.tensor([10, 20, 10, 20]))
+    assert len(crop(before, 500, 500, 20, 20).objects) == 0
 
 
 def test_random_crop_sizes():
@@ -230,8 +233,8 @@ def test_random_crop_sizes():
     }
     rng = np.random.default_rng(0)
     for kind, found in sizes.items():
-        crop = RandomCrop(size=options[kind], kind=kind)
-        found.update(crop(record("none"), rng).image.shape[:2] for _ in range(30))
+        augment = RandomCrop(size=options[kind], kind=kind)
+        found.update(augment(record("none"), rng).image.shape[:2] for _ in range(30))
     assert sizes["relative"] == {(45, 30)}
     assert sizes["absolute"] == {(H, 30)}
     assert len(sizes["relative_range"]) > 10
@@ -245,8 +248,7 @@ def test_color_jitter_changes_colours_only():
     out = ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.2)(before, np.random.default_rng(0))
     assert out.image.shape == before.image.shape
     assert (out.image != before.image).any()
-    assert out.boxes is before.boxes
-    assert out.masks is before.masks
+    assert out.objects is before.objects
     nothing = ColorJitter(brightness=0, contrast=0, saturation=0)(before, np.random.default_rng(0))
     assert (nothing.image == before.image).all()
     assert ColorJitter(prob=0.0)(before, np.random.default_rng(0)) is before
@@ -256,8 +258,8 @@ def test_empty_images_pass_through_everything():
     empty = record("polygons").select(np.zeros(4, bool))
     for augment in [*GEOMETRIC, ColorJitter()]:
         out = augment(empty, np.random.default_rng(0))
-        assert out.boxes.shape == (0, 4)
-        assert len(out.masks) == 0
+        assert out.objects.boxes.shape == (0, 4)
+        assert len(out.objects.masks) == 0
 
 
 @pytest.mark.parametrize(

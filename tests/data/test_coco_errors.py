@@ -153,12 +153,12 @@ def test_annotation_without_mask_among_others_names_the_way_out(read, content):
     content["annotations"].append({**TWIN, "id": 6, "segmentation": []})
     with pytest.raises(DataError, match=r"annotation 6 has no segmentation.*invalid_masks: drop.*box"):
         read(content)
-    assert len(read(content, invalid_masks="box")[0].masks) == 2
+    assert len(read(content, invalid_masks="box")[0].objects.masks) == 2
 
 
 def test_box_without_area_by_option(read, content):
     content["annotations"].append({**TWIN, "id": 6, "bbox": [3, 3, 0, 5]})
-    assert read(content)[0].annotation_ids.tolist() == [5]
+    assert read(content)[0].objects.annotation_ids.tolist() == [5]
     with pytest.raises(DataError, match=r"annotation 6: its bbox \[3.0, 3.0, 0.0, 5.0\].*1\.png.*invalid_boxes: drop"):
         read(content, invalid_boxes="error")
 

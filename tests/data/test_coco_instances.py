@@ -66,7 +66,7 @@ def make(tmp_path):
 def test_classes_are_numbered_in_the_order_of_category_ids(make, content):
     dataset = make(content)
     assert dataset.class_names == ("dog", "cat", "cow")
-    assert [r.classes.tolist() for r in dataset] == [[2, 0, 1], [1], []]
+    assert [r.objects.classes.tolist() for r in dataset] == [[2, 0, 1], [1], []]
 
 
 def test_record_holds_what_the_file_says(make, content, tmp_path):
@@ -77,15 +77,15 @@ def test_record_holds_what_the_file_says(make, content, tmp_path):
     assert record.image.shape == (H, W, 3)
     assert record.image.dtype == np.uint8
     assert (record.image == 4).all()
-    assert record.boxes.tolist() == [[20, 10, 40, 30], [20, 10, 40, 30], [10, 10, 30, 30]]
-    assert record.boxes.dtype == np.float32
-    assert record.crowd.tolist() == [False, True, False]
-    assert record.annotation_ids.tolist() == [12, 13, 14]
+    assert record.objects.boxes.tolist() == [[20, 10, 40, 30], [20, 10, 40, 30], [10, 10, 30, 30]]
+    assert record.objects.boxes.dtype == torch.float32
+    assert record.objects.crowd.tolist() == [False, True, False]
+    assert record.objects.annotation_ids.tolist() == [12, 13, 14]
 
 
 def test_masks_of_every_form_equal_pycocotools(make, content, disc):
     dataset = make(content)
-    mixed, polygons, empty = (dataset[i].masks for i in range(3))
+    mixed, polygons, empty = (dataset[i].objects.masks for i in range(3))
     assert isinstance(polygons, PolygonMasks)
     assert isinstance(mixed, BitMasks)
     assert len(empty) == 0
@@ -109,9 +109,9 @@ def test_coco_form_reads_back_to_the_same_dataset(make, content):
     assert truth["annotations"][2]["segmentation"] == content["annotations"][3]["segmentation"]
     again = make(truth)
     for a, b in zip(dataset, again):
-        assert a.boxes.tolist() == b.boxes.tolist()
-        assert a.classes.tolist() == b.classes.tolist()
-        assert torch.equal(a.masks.bitmaps().tensor, b.masks.bitmaps().tensor)
+        assert a.objects.boxes.tolist() == b.objects.boxes.tolist()
+        assert a.objects.classes.tolist() == b.objects.classes.tolist()
+        assert torch.equal(a.objects.masks.bitmaps().tensor, b.objects.masks.bitmaps().tensor)
 
 
 def test_empty_images_are_kept_or_dropped_and_counted(make, content):
@@ -127,14 +127,14 @@ def test_empty_images_are_kept_or_dropped_and_counted(make, content):
 
 def test_crowds_are_kept_or_dropped(make, content):
     dataset = make(content, keep_crowd=False)
-    assert dataset[0].annotation_ids.tolist() == [12, 14]
+    assert dataset[0].objects.annotation_ids.tolist() == [12, 14]
     assert "1 crowds left out" in dataset.summary()
 
 
 def test_class_names_select_and_order(make, content):
     dataset = make(content, class_names=("cow", "cat"))
     assert dataset.class_names == ("cow", "cat")
-    assert [r.classes.tolist() for r in dataset] == [[0, 1], [1], []]
+    assert [r.objects.classes.tolist() for r in dataset] == [[0, 1], [1], []]
     assert "1 objects of other classes left out" in dataset.summary()
     assert [c["name"] for c in dataset.coco()["categories"]] == ["cow", "cat"]
 
@@ -143,8 +143,8 @@ def test_boxes_without_area_are_dropped_and_counted_and_long_ones_cut(make, cont
     boxes = [(5, 5, 0, 10), (5, 5, 10, -2), (W + 5, 5, 10, 10), (50, 30, 20, 20.5), (0, 0, W + 0.2, H)]
     content["annotations"] += [annotation(20 + i, 9, box=b, segmentation=[TRIANGLE]) for i, b in enumerate(boxes)]
     dataset = make(content)
-    assert dataset[2].annotation_ids.tolist() == [23, 24]
-    assert dataset[2].boxes.tolist() == [[50, 30, W, H], [0, 0, W, H]]
+    assert dataset[2].objects.annotation_ids.tolist() == [23, 24]
+    assert dataset[2].objects.boxes.tolist() == [[50, 30, W, H], [0, 0, W, H]]
     assert "3 boxes without area in their image left out" in dataset.summary()
     assert "1 boxes that reached over their image cut" in dataset.summary()
     assert dataset.coco()["annotations"][-2]["bbox"] == [50, 30, 20, 20.5]  # the file's own, for evaluation
@@ -155,7 +155,7 @@ def test_file_without_segmentations_gives_boxes_only(make, content):
         entry["segmentation"] = []
     del content["annotations"][0]["segmentation"], content["annotations"][0]["area"]
     dataset = make(content)
-    assert all(record.masks is None for record in dataset)
+    assert all("masks" not in record.objects for record in dataset)
     assert "segmentation" not in dataset.coco()["annotations"][0]
     assert dataset.coco()["annotations"][-1]["area"] == 400
     assert "boxes only" in dataset.summary()
@@ -165,17 +165,17 @@ def test_missing_mask_is_dropped_or_becomes_the_box(make, content):
     content["annotations"][0]["segmentation"] = []
     content["annotations"][3]["segmentation"] = [[1, 1, 2, 2]]
     dropped, boxes = make(content, invalid_masks="drop"), make(content, invalid_masks="box")
-    assert [r.annotation_ids.tolist() for r in dropped] == [[12, 13], [], []]
+    assert [r.objects.annotation_ids.tolist() for r in dropped] == [[12, 13], [], []]
     assert "2 objects without a mask left out" in dropped.summary()
-    assert boxes[1].masks.bitmaps().boxes().tolist() == [[10, 10, 30, 30]]
-    assert boxes[1].masks.areas().tolist() == [400]
+    assert boxes[1].objects.masks.bitmaps().boxes().tolist() == [[10, 10, 30, 30]]
+    assert boxes[1].objects.masks.areas().tolist() == [400]
     assert "2 objects without a mask given their box as one" in boxes.summary()
 
 
 def test_polygon_of_two_points_beside_a_good_one_is_dropped_alone(make, content):
     content["annotations"][0]["segmentation"].append([1, 1, 2, 2])
     dataset = make(content, invalid_masks="drop")
-    assert len(dataset[1].masks[0]) == 1
+    assert len(dataset[1].objects.masks[0]) == 1
     assert "1 polygons of fewer than 3 points left out" in dataset.summary()
 
 
@@ -213,9 +213,9 @@ def test_index_beyond_the_end(make, content):
 
 def test_editing_a_record_does_not_edit_the_dataset(make, content):
     dataset = make(content)
-    before = copy.deepcopy(dataset[0].boxes)
-    dataset[0].boxes[:] = 0
-    assert (dataset[0].boxes == before).all()
+    before = copy.deepcopy(dataset[0].objects.boxes)
+    dataset[0].objects.boxes[:] = 0
+    assert (dataset[0].objects.boxes == before).all()
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,8 @@ def test_real_data(shared_data, name, split, folder, images, objects, crowds):
     for i in range(0, images, max(1, images // 6)):
         record = dataset[i]
         assert record.image.shape == (*record.original_size, 3)
-        for found, index, crowd in zip(record.masks.bitmaps().numpy(), record.annotation_ids, record.crowd):
+        objects = record.objects
+        for found, index, crowd in zip(objects.masks.bitmaps().numpy(), objects.annotation_ids.tolist(), objects.crowd):
             if crowd:
                 continue  # among polygons its box stands in for it
             segmentation = original[int(index)]["segmentation"]

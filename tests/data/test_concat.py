@@ -44,11 +44,11 @@ def test_images_follow_one_another_and_classes_are_joined_by_name(both):
     for index, (dataset, inner) in enumerate([(first, 0), (first, 1), (first, 2), (second, 0), (second, 1)]):
         record, own = both[index], dataset[inner]
         assert (record.image == own.image).all()
-        assert (record.boxes == own.boxes).all()
+        assert (record.objects.boxes == own.objects.boxes).all()
         assert both.image_size(index) == record.original_size == own.original_size
-        names = [both.class_names[c] for c in record.classes]
-        assert names == [dataset.class_names[c] for c in own.classes]
-    assert both[4].classes.tolist() == [5, 3]
+        names = [both.class_names[c] for c in record.objects.classes]
+        assert names == [dataset.class_names[c] for c in own.objects.classes]
+    assert both[4].objects.classes.tolist() == [5, 3]
     with pytest.raises(IndexError):
         both[5]
     with pytest.raises(IndexError):
@@ -84,10 +84,10 @@ def test_ids_are_unique_and_the_coco_form_is_the_same_truth(both, animals):
         for record in map(dataset.__getitem__, range(len(dataset))):
             assert sizes[record.image_id] == record.original_size
             own = [a for a in coco["annotations"] if a["image_id"] == record.image_id]
-            assert [a["category_id"] - 1 for a in own] == record.classes.tolist()
-            assert [a["id"] for a in own] == record.annotation_ids.tolist()
+            assert [a["category_id"] - 1 for a in own] == record.objects.classes.tolist()
+            assert [a["id"] for a in own] == record.objects.annotation_ids.tolist()
             boxes = np.array([a["bbox"] for a in own]).reshape(-1, 4)
-            assert np.allclose(boxes[:, :2] + boxes[:, 2:], record.boxes[:, 2:])
+            assert np.allclose(boxes[:, :2] + boxes[:, 2:], record.objects.boxes[:, 2:])
         json.dumps(coco)
     assert both[3].image_id == "1-1"
     assert both.datasets[1].coco()["images"][0]["id"] == 1, "the datasets themselves are left as they are"

@@ -18,7 +18,7 @@ from detkit.data import (
 )
 from detkit.data import test_loader as make_test_loader
 from detkit.registry import DataError
-from detkit.structures import BitMasks, MiniMasks, PolygonMasks, Sample
+from detkit.structures import BitMasks, Boxes, MiniMasks, PolygonMasks, Sample
 
 
 @pytest.fixture(scope="module")
@@ -61,30 +61,30 @@ def test_sample_is_what_the_model_takes(dataset):
     assert sample.target.image_size == (60, 80)
     assert sample.target.classes.dtype == torch.int64
     assert sample.target.masks.image_size == (60, 80)
-    assert len(sample.target) == len(dataset[2].classes) > 0
+    assert len(sample.target) == len(dataset[2].objects) > 0
 
 
 def test_image_is_the_records_image(dataset):
     sample = Mapper(dataset, train=False)(0, 1)
     assert (sample.image.permute(1, 2, 0).numpy() == dataset[1].image).all()
-    assert (sample.target.boxes.numpy() == dataset[1].boxes).all()
-    assert torch.equal(sample.target.masks.tensor, dataset[1].masks.tensor)
+    assert torch.equal(sample.target.boxes.tensor, dataset[1].objects.boxes.tensor)
+    assert torch.equal(sample.target.masks.tensor, dataset[1].objects.masks.tensor)
 
 
 def test_crowds_are_no_targets(dataset):
     class Crowded(Shapes):
         def __getitem__(self, index):
             record = super().__getitem__(index)
-            record.crowd[0] = True
+            record.objects.crowd[0] = True
             return record
 
     crowded = Crowded(num_images=3, image_size=(48, 64))
     for train in (True, False):
         sample = Mapper(crowded, train=train)(0, 0)
-        assert sample.target.classes.tolist() == dataset[0].classes[1:].tolist()
+        assert sample.target.classes.tolist() == dataset[0].objects.classes[1:].tolist()
         assert "crowd" not in sample.target
         kept = Mapper(crowded, [RandomFlip(prob=1.0)], train=train, keep_crowd=True)(0, 0).target
-        assert kept.classes.tolist() == dataset[0].classes.tolist()
+        assert kept.classes.tolist() == dataset[0].objects.classes.tolist()
         assert kept.crowd.dtype == torch.bool
         assert kept.crowd.tolist() == [True] + [False] * (len(kept) - 1)
 
@@ -94,9 +94,8 @@ def test_mask_format(dataset):
         def __getitem__(self, index):
             record = super().__getitem__(index)
             square = [np.array([5.0, 5, 20, 5, 20, 20, 5, 20])]
-            record = record.select(np.arange(len(record.classes)) < 1)
-            object.__setattr__(record, "masks", PolygonMasks([square], (48, 64)))
-            return record
+            objects = record.objects[:1].with_fields(masks=PolygonMasks([square], (48, 64)))
+            return record.with_objects(objects)
 
     polygons = Polygons(num_images=1, image_size=(48, 64))
     assert isinstance(Mapper(polygons)(0, 0).target.masks, PolygonMasks)
@@ -118,13 +117,14 @@ def test_numbers_that_are_not_finite_are_an_error_of_the_data(what, value, worke
             record = super().__getitem__(index).select(np.arange(2) < 2)
             shapes = [np.array([5.0, 5, 20, 5, 20, 20]), np.array([5.0, 5, 20, 5, value, 20])]
             if what == "box":
-                record.boxes[1, 2] = value
+                record.objects.boxes.tensor[1, 2] = value
                 return record
-            return dataclasses.replace(record, masks=PolygonMasks([shapes[:1], shapes], (48, 64)))
+            masks = PolygonMasks([shapes[:1], shapes], (48, 64))
+            return record.with_objects(record.objects.with_fields(masks=masks))
 
     wrong = Wrong(num_images=2, image_size=(48, 64), min_objects=2, max_objects=2)
     record = wrong[0]
-    words = f"{record.file_name}: annotation {record.annotation_ids[1]} has .* with a number that is not finite"
+    words = f"{record.file_name}: annotation {record.objects.annotation_ids[1]} has .* with a number that is not finite"
     with pytest.raises(DataError, match=words):
         next(iter(make_test_loader(wrong, Mapper(wrong, [RandomFlip()]), 1, workers)))
 
@@ -133,9 +133,8 @@ def test_object_too_thin_for_its_mini_mask_stays_a_target(dataset):
     class Line(Shapes):
         def __getitem__(self, index):
             record = super().__getitem__(index)
-            record = record.select(np.arange(len(record.boxes)) < 1)
-            record.boxes[0] = 0, 0, 48, 48
-            return dataclasses.replace(record, masks=BitMasks(torch.eye(48, 64)[None]))
+            fields = {"boxes": Boxes([[0, 0, 48, 48]]), "masks": BitMasks(torch.eye(48, 64)[None])}
+            return record.with_objects(record.objects[:1].with_fields(**fields))
 
     line = Line(num_images=1, image_size=(48, 64))
     target = Mapper(line, mask_format="mini", mini_mask_size=4)(0, 0).target
@@ -143,7 +142,7 @@ def test_object_too_thin_for_its_mini_mask_stays_a_target(dataset):
     assert not target.masks.tensor.any()
 
 
-def test_window_and_active_classes_reach_the_sample(dataset):
+def test_valid_region_and_active_classes_reach_the_sample(dataset):
     class Partly(Shapes):
         def __getitem__(self, index):
             return dataclasses.replace(super().__getitem__(index), active_classes=np.array([1, 1, 0, 0, 1], bool))
@@ -152,16 +151,16 @@ def test_window_and_active_classes_reach_the_sample(dataset):
     mapper = Mapper(partly, [ResizeAndPad(min_size=0, max_size=128)])
     for sample in next(iter(make_test_loader(partly, mapper, 2, num_workers=1))):
         assert sample.image.shape == (3, 128, 128)
-        assert sample.window == sample.target.window == (32, 40, 96, 88)
+        assert sample.valid_region == sample.target.valid_region == (32, 40, 96, 88)
         for active in (sample.active_classes, sample.target.info.active_classes):
             assert active.tolist() == [True, True, False, False, True]
     plain = Mapper(dataset)(0, 0)
-    assert plain.window is None
+    assert plain.valid_region is None
     assert plain.active_classes is None
-    assert plain.target.window == (0, 0, 64, 48)
+    assert plain.target.valid_region == (0, 0, 64, 48)
 
 
-def test_chance_depends_on_seed_epoch_and_index_alone(dataset):
+def test_randomness_depends_on_seed_epoch_and_index_alone(dataset):
     mapper = Mapper(dataset, steps(), seed=1)
     assert same(mapper(2, 4), mapper(2, 4))
     assert same(mapper(2, 4), Mapper(dataset, steps(), seed=1)(2, 4))

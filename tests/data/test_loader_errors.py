@@ -52,7 +52,7 @@ def shapes():
 def test_an_augmentation_that_fails_names_itself_the_file_and_the_annotations(shapes, workers):
     with pytest.raises(SampleError) as error:
         read_all(shapes, workers, Faulty())
-    ids = ", ".join(map(str, shapes[3].annotation_ids.tolist()))
+    ids = ", ".join(map(str, shapes[3].objects.annotation_ids.tolist()))
     assert str(error.value) == (
         f"shapes_0_000003 (dataset index 3, annotations {ids}): augmentation 0 (Faulty) failed with"
         " ZeroDivisionError: division by zero"

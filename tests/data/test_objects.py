@@ -51,8 +51,8 @@ def test_flat_annotations_are_those_of_the_records(kind, coco_recipe):
     assert np.isnan(plain.extents).all()
     for index in range(len(dataset)):
         record, rows = dataset[index], table.images == index
-        np.testing.assert_array_equal(record.annotation_ids, table.ids[rows])
-        np.testing.assert_array_equal(record.boxes, table.boxes[rows])
+        np.testing.assert_array_equal(record.objects.annotation_ids, table.ids[rows])
+        np.testing.assert_array_equal(record.objects.boxes, table.boxes[rows])
         assert dataset.image_path(index) in (None, record.file_name)
-        own = record.masks.boxes().numpy()[~record.crowd]  # a crowd's mask in the record is its box
-        np.testing.assert_allclose(table.extents[rows][~record.crowd], own, atol=1e-4)
+        own = record.objects.masks.boxes().numpy()[~record.objects.crowd]  # a crowd's mask in the record is its box
+        np.testing.assert_allclose(table.extents[rows][~record.objects.crowd], own, atol=1e-4)

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+import torch
 
 from detkit.data import Record, ResizeAndPad, read_image
-from detkit.structures import BitMasks
+from detkit.structures import BitMasks, Boxes, Instances
 
 
 def record(height, width, image=None):
@@ -10,8 +11,9 @@ def record(height, width, image=None):
     masks = np.zeros((1, height, width), bool)
     masks[0, height // 4 : height // 2, width // 4 : width // 2] = True
     bitmaps = BitMasks(masks)
-    boxes = bitmaps.boxes().numpy()
-    return Record(image, 1, "", (height, width), boxes, np.zeros(1, np.int64), np.zeros(1, bool), bitmaps, np.arange(1))
+    zero = torch.zeros(1, dtype=torch.int64)
+    fields = {"classes": zero, "crowd": zero.bool(), "annotation_ids": zero, "masks": bitmaps}
+    return Record(image, 1, "", (height, width), Instances((height, width), boxes=bitmaps.boxes(), **fields))
 
 
 def pad(height, width, **options):
@@ -19,7 +21,7 @@ def pad(height, width, **options):
 
 
 @pytest.mark.parametrize(
-    ("size", "options", "canvas", "window"),
+    ("size", "options", "padded", "region"),
     [
         # 800 / 427 would make the width 1199: the longer side decides
         ((427, 640), {}, (1024, 1024), (0, 170, 1024, 853)),
@@ -40,18 +42,18 @@ def pad(height, width, **options):
         ((128, 192), {"mode": "pad64", "min_size": 64, "min_scale": 2}, (256, 384), (0, 0, 384, 256)),
     ],
 )
-def test_sizes_and_windows(size, options, canvas, window):
+def test_sizes_and_valid_regions(size, options, padded, region):
     out = pad(*size, **options)
-    assert out.image.shape == (*canvas, 3)
-    assert out.window == window
+    assert out.image.shape == (*padded, 3)
+    assert out.valid_region == region
     assert out.original_size == size
-    assert out.masks.image_size == canvas
-    x1, y1, x2, y2 = window
+    assert out.objects.masks.image_size == padded
+    x1, y1, x2, y2 = region
     assert (out.image[y1:y2, x1:x2] == 200).all()
     assert out.image.sum(dtype=np.int64) == 200 * 3 * (y2 - y1) * (x2 - x1), "the padding is 0"
-    scaled = record(*size).boxes * ([(x2 - x1) / size[1], (y2 - y1) / size[0]] * 2)
-    assert np.allclose(out.boxes, scaled + [x1, y1, x1, y1], atol=1e-3)
-    assert np.abs(out.masks.boxes().numpy() - out.boxes).max() <= 1
+    scaled = record(*size).objects.boxes.numpy() * ([(x2 - x1) / size[1], (y2 - y1) / size[0]] * 2)
+    assert np.allclose(out.objects.boxes, scaled + [x1, y1, x1, y1], atol=1e-3)
+    assert (out.objects.masks.boxes() - out.objects.boxes).abs().max() <= 1
 
 
 def test_mode_none_changes_nothing():
@@ -67,9 +69,10 @@ def test_pad_value():
 
 def test_nothing_is_dropped_and_boxes_stay_as_annotated():
     before = record(90, 120)
-    before.boxes[0] = 100.25, 80.5, 120.0, 90.0  # other than its mask, and on the rim
+    boxes = Boxes([[100.25, 80.5, 120.0, 90.0]])  # other than its mask, and on the rim
+    before = before.with_objects(before.objects.with_fields(boxes=boxes))
     out = ResizeAndPad(min_size=0, max_size=128)(before, np.random.default_rng(0))
-    assert out.boxes.tolist() == [[104.25, 99.5, 124, 109]]
+    assert out.objects.boxes.tolist() == [[104.25, 99.5, 124, 109]]
 
 
 @pytest.mark.parametrize(
@@ -95,6 +98,6 @@ def test_input_of_the_reference(shared_data):
     image = read_image(str(shared_data / "coco_mini/val2017/000000229997.jpg"))
     out = ResizeAndPad(min_size=448, max_size=640)(record(*image.shape[:2], image), np.random.default_rng(0))
     y1, x1, y2, x2 = expected["window"].tolist()
-    assert out.window == (x1, y1, x2, y2)
+    assert out.valid_region == (x1, y1, x2, y2)
     pixels = out.image.astype(np.float32) - np.array([123.7, 116.8, 103.9], np.float32)
     assert np.abs(pixels.transpose(2, 0, 1)[:, ::37, ::41] - expected["input_sample"]).max() < 1e-4

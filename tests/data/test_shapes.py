@@ -17,32 +17,32 @@ def test_image_depends_on_seed_and_index_alone(shapes):
     for i in range(5):
         a, b, c = shapes[i], again[i], other[i]
         assert (a.image == b.image).all()
-        assert (a.boxes == b.boxes).all()
-        assert (a.masks.numpy() == b.masks.numpy()).all()
+        assert (a.objects.boxes == b.objects.boxes).all()
+        assert (a.objects.masks.numpy() == b.objects.masks.numpy()).all()
         assert (a.image != c.image).any()
 
 
 def test_masks_are_visible_parts_with_tight_boxes(shapes):
     for i in range(len(shapes)):
         record = shapes[i]
-        masks = record.masks.numpy()
-        assert masks.shape == (len(record.classes), 128, 128)
+        masks = record.objects.masks.numpy()
+        assert masks.shape == (len(record.objects.classes), 128, 128)
         assert masks.sum(0).max(initial=0) <= 1  # a pixel shows one object
-        assert (record.masks.boxes().numpy() == record.boxes).all()
+        assert (record.objects.masks.boxes().numpy() == record.objects.boxes).all()
         assert (masks.sum((1, 2)) >= 40).all()
 
 
 def test_it_is_a_task(shapes):
     records = [shapes[i] for i in range(len(shapes))]
-    classes = np.concatenate([r.classes for r in records])
-    sides = np.concatenate([(r.boxes[:, 2:] - r.boxes[:, :2]).max(1) for r in records])
+    classes = np.concatenate([r.objects.classes for r in records])
+    sides = np.concatenate([(r.objects.boxes[:, 2:] - r.objects.boxes[:, :2]).amax(1) for r in records])
     assert set(classes) == set(range(len(shapes.class_names)))
     assert np.bincount(classes).min() > 10
     assert sides.min() < 20
     assert sides.max() > 60
-    assert min(len(r.classes) for r in records) >= 1
-    assert max(len(r.classes) for r in records) >= 5
-    boxes = [r.boxes for r in records]
+    assert min(len(r.objects.classes) for r in records) >= 1
+    assert max(len(r.objects.classes) for r in records) >= 5
+    boxes = [r.objects.boxes for r in records]
     touching = sum(_overlaps(b) for b in boxes)
     assert touching > 10
 
@@ -61,7 +61,7 @@ def test_outlines_have_the_areas_of_their_shapes():
     largest = dict.fromkeys(expected, 0.0)
     for i in range(len(dataset)):
         record = dataset[i]
-        for index, mask in zip(record.classes, record.masks.numpy()):
+        for index, mask in zip(record.objects.classes.tolist(), record.objects.masks.numpy()):
             name = dataset.class_names[index]
             largest[name] = max(largest[name], mask.sum() / 24**2)
     assert largest == pytest.approx(expected, rel=0.03)
@@ -73,9 +73,9 @@ def test_sizes_and_counts_follow_the_options():
     for i in range(20):
         record = dataset[i]
         assert record.image.shape == (64, 96, 3)
-        assert 1 <= len(record.classes) <= 2  # one may hide the other
-        assert (record.boxes[:, 2:] - record.boxes[:, :2]).max() <= 0.3 * 64 + 1
-    assert all(len(r.classes) == 0 for r in Shapes(num_images=3, min_objects=0, max_objects=0))
+        assert 1 <= len(record.objects.classes) <= 2  # one may hide the other
+        assert (record.objects.boxes[:, 2:] - record.objects.boxes[:, :2]).max() <= 0.3 * 64 + 1
+    assert all(len(r.objects.classes) == 0 for r in Shapes(num_images=3, min_objects=0, max_objects=0))
 
 
 def test_coco_form_is_the_same_truth(shapes):
@@ -84,8 +84,8 @@ def test_coco_form_is_the_same_truth(shapes):
     assert len({a["id"] for a in truth["annotations"]}) == len(truth["annotations"])
     record = shapes[7]
     entries = [a for a in truth["annotations"] if a["image_id"] == record.image_id]
-    assert [a["category_id"] - 1 for a in entries] == record.classes.tolist()
-    for entry, mask, box in zip(entries, record.masks.numpy(), record.boxes):
+    assert [a["category_id"] - 1 for a in entries] == record.objects.classes.tolist()
+    for entry, mask, box in zip(entries, record.objects.masks.numpy(), record.objects.boxes):
         assert (coco_mask.decode(entry["segmentation"]).astype(bool) == mask).all()
         assert entry["area"] == mask.sum()
         x, y, w, h = entry["bbox"]
@@ -101,7 +101,7 @@ def test_editing_a_record_does_not_edit_the_dataset(shapes):
 
 
 def test_summary_counts(shapes):
-    total = sum(len(shapes[i].classes) for i in range(60))
+    total = sum(len(shapes[i].objects.classes) for i in range(60))
     assert f"60 images of 128 x 128, {total} objects" in shapes.summary()
     assert all(name in shapes.summary() for name in shapes.class_names)
 

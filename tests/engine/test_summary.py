@@ -21,7 +21,7 @@ def sample():
         classes=torch.tensor([7, 2]),
         masks=BitMasks(masks),
     )
-    return Sample(image, (8, 12), image_id=3, file_name="a.png", target=target, window=(0, 0, 6, 3))
+    return Sample(image, (8, 12), image_id=3, file_name="a.png", target=target, valid_region=(0, 0, 6, 3))
 
 
 def test_shape_type_and_figures():
@@ -59,7 +59,7 @@ def test_a_batch_has_a_row_an_array():
         assert rows[f"{number} target.boxes"][-3:-1] == ["0", "5.5"]
         assert rows[f"{number} target.classes"][-3:] == ["2", "7", "4.5"]
         assert "bool" in rows[f"{number} target.masks"]
-        assert "(0, 0, 6, 3)" in " ".join(rows[f"{number} window"])
+        assert "(0, 0, 6, 3)" in " ".join(rows[f"{number} valid_region"])
         assert "a.png" in rows[f"{number} file_name"]
 
 

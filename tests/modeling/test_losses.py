@@ -100,7 +100,7 @@ def test_rpn_losses_by_hand():
     images = model.preprocess(samples)
     features = model.features(images)
     _, losses = rpn.loss(images, features, [s.target for s in samples])
-    anchors = Boxes.cat(rpn.anchor_generator(list(features.values()), images.canvas_size))
+    anchors = Boxes.cat(rpn.anchor_generator(list(features.values()), images.padded_size))
     objectness, deltas = rpn.head(list(features.values()))
     logits = torch.cat([o.permute(0, 2, 3, 1).reshape(2, -1) for o in objectness], dim=1)
     deltas = torch.cat([d.reshape(2, 3, 4, *d.shape[2:]).permute(0, 3, 4, 1, 2).reshape(2, -1, 4) for d in deltas], 1)

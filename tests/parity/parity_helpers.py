@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from detkit.data import Record
+from detkit.data import Record, bare_record
 from detkit.experiment import load_experiment
 from detkit.structures import Boxes, Instances, PolygonMasks, Sample
 
@@ -53,8 +53,7 @@ def sample(image, target=None):
 
 def empty_record(image):
     """The pixels as augmentations take them, without annotations."""
-    boxes, classes = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
-    return Record(image, 1, "", image.shape[:2], boxes, classes, classes.astype(bool), None, classes)
+    return bare_record(image)
 
 
 def coco_target(shared_data, image_size, *, file_name=IMAGE, annotation_ids=None):

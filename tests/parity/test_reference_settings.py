@@ -130,10 +130,10 @@ def setup(request):
 
 def test_canvas_and_window(setup):
     assert setup.canvas == setup.case.canvas
-    if setup.sample.window is None:
+    if setup.sample.valid_region is None:
         assert setup.case.size == setup.case.canvas
         return
-    x1, y1, x2, y2 = setup.sample.window
+    x1, y1, x2, y2 = setup.sample.valid_region
     height, width = setup.canvas
     assert (y1, x1) == ((height - (y2 - y1)) // 2, (width - (x2 - x1)) // 2), "not in the middle"
     padding = torch.ones(setup.canvas, dtype=torch.bool)
@@ -146,7 +146,7 @@ def test_canvas_and_window(setup):
 def test_prediction(setup):
     w, config, model, canvas = setup.weights, setup.case.config, setup.model.eval(), setup.canvas
     images = model.preprocess([setup.sample])
-    assert images.canvas_size == canvas
+    assert images.padded_size == canvas
     ours, theirs = model.features(images), oracle.features(w, config, setup.sample.image)
     assert set(ours) == set(theirs)
     for name, value in theirs.items():
@@ -168,7 +168,7 @@ def test_prediction(setup):
     assert (found.boxes.tensor <= torch.tensor([canvas[1], canvas[0]] * 2)).all()
 
     scores, moves = oracle.classifier(w, theirs, wanted, canvas)
-    window = setup.sample.info.window_in(canvas)
+    window = setup.sample.info.valid_region_in(canvas)
     boxes, classes, scores = oracle.refine_detections(
         config, wanted, scores.softmax(1), moves, np.array(window)[XYXY].tolist(), canvas
     )

@@ -15,7 +15,7 @@ from reference_overrides import SHAPES, SMALL
 from torch import nn
 
 from detkit.checkpoint import load_weights, read_checkpoint
-from detkit.data import Dataset, Record
+from detkit.data import Dataset, Record, bare_record
 from detkit.data.datasets.concat import ConcatDataset
 from detkit.data.mapper import Mapper
 from detkit.engine import ProgressBar, Trainer
@@ -63,7 +63,7 @@ def test_proposal_layer(small):
     few = dataclasses.replace(selection, pre_nms_topk_test=800)
     rng = torch.Generator().manual_seed(3)
     canvas, window = (400, 500), (0, 50, 500, 350)
-    images = ImageList(torch.zeros(1, 3, *canvas), [canvas], [ImageInfo(window=window)])
+    images = ImageList(torch.zeros(1, 3, *canvas), [canvas], [ImageInfo(valid_region=window)])
     counts = [3000, 1000, 300]
     corners = [torch.rand(n, 2, generator=rng) * torch.tensor([480.0, 380]) for n in counts]
     anchors = [torch.cat([c, c + 24 + 40 * torch.rand(len(c), 2, generator=rng)], 1) for c in corners]
@@ -104,7 +104,7 @@ def test_detection_layer(thresh, most, small, monkeypatch):
     logits[:2], deltas[:2] = torch.tensor([[9.0, 0, 0, 0], [0, 0, 9, 0]]), 0  # one place, two classes
     rows[:2] = torch.tensor([100.5, 101.5, 140.4, 141.6])
     monkeypatch.setattr(head, "forward", lambda features, boxes: (logits, deltas))
-    regions = Instances((300, 400), info=ImageInfo(window=window), boxes=Boxes(rows))
+    regions = Instances((300, 400), info=ImageInfo(valid_region=window), boxes=Boxes(rows))
     (found,) = head.predict({}, [regions])
     probs = logits.softmax(1).numpy()
     boxes, scores, classes = [], [], []
@@ -140,8 +140,7 @@ def test_input(size, inside, preset, small):
     """input: longest 1024, shortest scaled up to 800, centred padding to a square; less the mean, padding too."""
     exp, (height, width) = preset(), inside
     pixels = np.full((*size, 3), (10, 20, 250), np.uint8)
-    nothing = np.zeros(0, np.int64)
-    record = Record(pixels, 1, "", size, np.zeros((0, 4), np.float32), nothing, nothing.astype(bool), None, nothing)
+    record = bare_record(pixels)
 
     class One(Dataset):
         class_names = ("a", "b", "c")
@@ -154,9 +153,9 @@ def test_input(size, inside, preset, small):
 
     taken = Mapper(One(), [recipe() for recipe in exp.data.test_augmentations], train=False)(0, 0)
     x, y = (1024 - width) // 2, (1024 - height) // 2
-    assert taken.window == (x, y, x + width, y + height)
+    assert taken.valid_region == (x, y, x + width, y + height)
     images = small.preprocess([taken])
-    assert (images.tensor.shape, images.window(0)) == ((1, 3, 1024, 1024), taken.window)
+    assert (images.tensor.shape, images.valid_region(0)) == ((1, 3, 1024, 1024), taken.valid_region)
     expected = np.broadcast_to(-MEAN[:, None, None], (3, 1024, 1024)).copy()
     expected[:, y : y + height, x : x + width] += np.array([10, 20, 250], np.float32)[:, None, None]
     assert np.allclose(images.tensor[0], expected, atol=1e-4)
@@ -193,10 +192,10 @@ class Labelled(Dataset):
         return 1
 
     def __getitem__(self, index):
-        one, image = np.zeros(1, np.int64), np.full((60, 100, 3), 128, np.uint8)
-        return Record(
-            image, 17, "grey.png", (60, 100), np.float32([[10, 10, 50, 50]]), one, one.astype(bool), None, one
-        )
+        one, image = torch.zeros(1, dtype=torch.int64), np.full((60, 100, 3), 128, np.uint8)
+        boxes = Boxes([[10, 10, 50, 50]])
+        objects = Instances((60, 100), boxes=boxes, classes=one, crowd=one.bool(), annotation_ids=one)
+        return Record(image, 17, "grey.png", (60, 100), objects)
 
 
 def test_image_meta(preset, small, monkeypatch):
@@ -207,7 +206,7 @@ def test_image_meta(preset, small, monkeypatch):
     samples = [Mapper(both, augmentations)(0, index) for index in (0, 1)]
     assert [s.image_id for s in samples] == ["0-17", "1-17"]
     assert {s.original_size for s in samples} == {(60, 100)}
-    assert {s.window for s in samples} == {(0, 25, 128, 102)}
+    assert {s.valid_region for s in samples} == {(0, 25, 128, 102)}
     assert [s.active_classes.tolist() for s in samples] == [[True, True, False], [False, True, True]]
     head, logits = small.roi_heads.box_head, torch.randn(4, 4, requires_grad=True)
     monkeypatch.setattr(head, "forward", lambda features, boxes: (logits, torch.zeros(4, 12)))

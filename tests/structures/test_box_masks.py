@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from detkit.structures import BitMasks, Boxes, BoxMasks, Instances, Masks
+from detkit.structures import BitMasks, Boxes, BoxMasks, CropAndPad, Flip, Instances, Masks, Resize
 from detkit.structures.rle import compress_counts, rle_counts
 
 SIZE = (23, 31)
@@ -88,9 +88,8 @@ def test_it_is_a_bool_tensor_for_whoever_takes_one():
     assert torch.equal(torch.stack(list(masks)), whole.tensor)
     assert torch.equal(masks[0], whole[0])
     assert torch.equal(masks[:, 2:9, 3], whole[:, 2:9, 3])
-    assert torch.equal(masks.flip().tensor, whole.flip().tensor)
-    assert torch.equal(masks.resize((40, 20)).tensor, whole.resize((40, 20)).tensor)
-    assert torch.equal(masks.crop(-3, 4, 30, 20).tensor, whole.crop(-3, 4, 30, 20).tensor)
+    for transform in (Flip(SIZE), Resize(SIZE, (40, 20)), CropAndPad(SIZE, -3, 4, 30, 20)):
+        assert torch.equal(masks.transform(transform).tensor, whole.transform(transform).tensor)
     boxes = Boxes(torch.tensor([[2.0, 1, 20, 17]]).repeat(8, 1))
     assert torch.equal(masks.crop_and_resize(boxes, 7), whole.crop_and_resize(boxes, 7))
     assert torch.equal(BitMasks(masks).tensor, whole.tensor)
@@ -131,7 +130,7 @@ def test_they_travel_as_windows():
         assert torch.equal(again.tensor, whole.tensor)
     assert torch.equal(BoxMasks.cat([masks[:3], whole[3:]]).tensor, whole.tensor)
     with pytest.raises(ValueError, match="one image size"):
-        BoxMasks.cat([masks, masks.resize((3, 3))])
+        BoxMasks.cat([masks, masks.transform(Resize(SIZE, (3, 3)))])
 
 
 def test_what_was_edited_counts():

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import pickle
 
 import numpy as np
@@ -144,26 +145,27 @@ def test_what_is_known_of_an_image_travels_with_its_instances():
         pickle.loads(pickle.dumps(instances)),
     ]
     for other in made:
-        assert other.window == (2, 1, 18, 9)
+        assert other.valid_region == (2, 1, 18, 9)
         assert other.info.active_classes.tolist() == [True, False]
-    assert make().window == (0, 0, 20, 10)
+    assert make().valid_region == (0, 0, 20, 10)
     assert make().info.active_classes is None
     assert "info" not in instances.fields
 
 
-def test_samples_and_batches_know_their_windows():
-    sample = Sample(torch.zeros(3, 4, 4, dtype=torch.uint8), (4, 4), window=(0, 1, 4, 3), active_classes=torch.ones(3))
+def test_samples_and_batches_know_their_valid_regions():
+    sample = Sample(torch.zeros(3, 4, 4, dtype=torch.uint8), (4, 4), valid_region=(0, 1, 4, 3))
+    sample = dataclasses.replace(sample, active_classes=torch.ones(3))
     moved = sample.to("cpu")
-    assert moved.window == moved.info.window == (0, 1, 4, 3)
+    assert moved.valid_region == moved.info.valid_region == (0, 1, 4, 3)
     assert torch.equal(moved.info.active_classes, torch.ones(3))
     images = ImageList(torch.zeros(2, 3, 32, 64), [(30, 40), (32, 64)], [sample.info, ImageInfo()])
-    assert images.canvas_size == (32, 64)
-    assert images.window(0) == (0, 1, 4, 3)
-    assert images.window(1) == (0, 0, 64, 32)
-    assert ImageList(images.tensor, images.image_sizes).window(0) == (0, 0, 40, 30)
+    assert images.padded_size == (32, 64)
+    assert images.valid_region(0) == (0, 1, 4, 3)
+    assert images.valid_region(1) == (0, 0, 64, 32)
+    assert ImageList(images.tensor, images.image_sizes).valid_region(0) == (0, 0, 40, 30)
 
 
-def test_boxes_clip_to_a_window():
+def test_boxes_clip_to_a_region():
     boxes = Boxes([[0, 0, 10, 10], [6, 5, 7, 30], [20, 0, 30, 3]])
     assert boxes.clip_to((2, 3, 8, 9)).tolist() == [[2, 3, 8, 9], [6, 5, 7, 9], [8, 3, 8, 3]]
     assert torch.equal(boxes.clip_to((0, 0, 8, 9)).tensor, boxes.clip((9, 8)).tensor)

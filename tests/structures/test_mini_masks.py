@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from detkit.layers import crop_and_resize
-from detkit.structures import BitMasks, Boxes, Instances, Masks, MiniMasks, PolygonMasks
+from detkit.structures import BitMasks, Boxes, CropAndPad, Flip, Instances, Masks, MiniMasks, PolygonMasks, Resize
 
 H, W = 200, 240
 
@@ -87,7 +87,7 @@ def test_regions_are_taken_in_the_mini_masks_own_coordinates():
 
 @pytest.mark.parametrize("method", ["roi_align", "roi_align_unaligned", "crop_and_resize"])
 def test_nothing_lies_beyond_a_mini_masks_box(method):
-    mini = MiniMasks.of(BitMasks(torch.ones(1, 10, 10))).crop(-50, -50, 200, 200)
+    mini = MiniMasks.of(BitMasks(torch.ones(1, 10, 10))).transform(CropAndPad((10, 10), -50, -50, 200, 200))
     far = mini.crop_and_resize(Boxes([[100, 100, 150, 150]]), 28, method, binary=False)
     assert not far.any()
     around = mini.crop_and_resize(Boxes([[35, 35, 75, 75]]), 28, method)
@@ -99,32 +99,34 @@ def test_nothing_lies_beyond_a_mini_masks_box(method):
 @pytest.mark.parametrize("direction", ["horizontal", "vertical"])
 def test_flip(direction):
     whole, mini = discs(), MiniMasks.of(discs())
-    assert close(mini.flip(direction), whole.flip(direction), 0.97)
-    again = mini.flip(direction).flip(direction)
+    flip = Flip((H, W), direction)
+    assert close(mini.transform(flip), whole.transform(flip), 0.97)
+    again = mini.transform(flip).transform(flip)
     assert torch.equal(again.tensor, mini.tensor)
     assert torch.equal(again.windows.tensor, mini.windows.tensor)
 
 
 @pytest.mark.parametrize("size", [(100, 120), (333, 251), (H, W)])
 def test_resize(size):
-    mini = MiniMasks.of(discs()).resize(size)
+    resize = Resize((H, W), size)
+    mini = MiniMasks.of(discs()).transform(resize)
     assert mini.image_size == size
-    assert close(mini, discs().resize(size))
+    assert close(mini, discs().transform(resize))
 
 
-@pytest.mark.parametrize("window", [(30, 20, 100, 150), (-40, -30, 300, 340), (-20, 100, 200, 90), (400, 0, 9, 9)])
-def test_crop(window):
-    mini, whole = MiniMasks.of(discs()).crop(*window), discs().crop(*window)
+@pytest.mark.parametrize("place", [(30, 20, 100, 150), (-40, -30, 300, 340), (-20, 100, 200, 90), (400, 0, 9, 9)])
+def test_crop(place):
+    crop = CropAndPad((H, W), *place)
+    mini, whole = MiniMasks.of(discs()).transform(crop), discs().transform(crop)
     assert mini.image_size == whole.image_size
     assert close(mini, whole)
     assert (mini.boxes().tensor - whole.boxes().tensor).abs().max() <= 3
-    x, y = window[:2]
-    back, cut = mini.crop(-x, -y, H, W), whole.crop(-x, -y, H, W)
+    back, cut = mini.transform(crop.inverse()), whole.transform(crop.inverse())
     assert close(back, cut), "what was cut off does not come back"
 
 
-def test_figures_are_those_of_its_bitmaps():
-    for mini in (MiniMasks.of(discs()), MiniMasks.of(discs()).resize((77, 310)), MiniMasks.of(discs())[:0]):
+def test_boxes_areas_and_rle_are_those_of_its_bitmaps():
+    for mini in (MiniMasks.of(discs()), MiniMasks.of(discs()).transform(Resize((H, W), (77, 310))), MiniMasks.of(discs())[:0]):
         bitmaps = mini.bitmaps()
         assert torch.equal(mini.boxes().tensor, bitmaps.boxes().tensor)
         assert torch.equal(mini.areas(), bitmaps.areas())

@@ -48,11 +48,12 @@ def test_a_sample_comes_back_bit_for_bit(masks):
     info = ImageInfo((0, 0, 9, 11), torch.tensor([True, False]), Boxes([[1.0, 1, 2, 2]]))
     fields = {"boxes": Boxes(boxes), "classes": torch.arange(num), "annotation_ids": torch.arange(num) + 2**40}
     whole = torch.arange(2 * 360, dtype=torch.int32).to(torch.uint8).reshape(2, 3, 12, 10)
-    sample = Sample(
-        whole[1], (24, 20), np.int64(7), "a.png", Instances((12, 10), info=info, masks=masks, **fields), (0, 0, 9, 11)
-    )
+    target = Instances((12, 10), info=info, masks=masks, **fields)
+    maps = {"depth": torch.tensor([[float("nan"), -0.0]])}
+    sample = Sample(whole[1], (24, 20), np.int64(7), "a.png", target, maps, (0, 0, 9, 11))
     back = through_a_file(sample)
-    assert (back.original_size, back.image_id, back.file_name, back.window) == ((24, 20), 7, "a.png", (0, 0, 9, 11))
+    assert bits(back.maps["depth"]) == bits(maps["depth"])
+    assert (back.original_size, back.image_id, back.file_name, back.valid_region) == ((24, 20), 7, "a.png", (0, 0, 9, 11))
     assert torch.equal(back.image, sample.image)
     assert back.image.untyped_storage().nbytes() == 360, "a view does not bring what it is a view of"
     assert back.active_classes is None
@@ -60,7 +61,7 @@ def test_a_sample_comes_back_bit_for_bit(masks):
     for name, value in fields.items():
         assert type(back.target.fields[name]) is type(value)
         assert bits(torch.as_tensor(back.target.fields[name])) == bits(torch.as_tensor(value))
-    assert back.target.info.window == info.window
+    assert back.target.info.valid_region == info.valid_region
     assert torch.equal(back.target.info.active_classes, info.active_classes)
     assert type(back.target.info.crowds) is Boxes
     assert type(back.target.masks) is type(masks)

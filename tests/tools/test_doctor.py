@@ -160,12 +160,13 @@ def out_of_reach(exp) -> set[int]:
     steps = [recipe() for recipe in exp.data.train_augmentations]
     for index in range(len(exp.data.train_set)):
         record = exp.data.train_set[index]
-        record = record.select(~record.crowd)
+        record = record.select(~record.objects.crowd)
         for step in steps:
             record = step(record, np.random.default_rng((exp.train.seed, 0, index)))
         canvas = [-(-side // 32) * 32 for side in record.image.shape[:2]]
         maps = [torch.zeros(1, 1, *(-(-side // stride) for side in canvas)) for stride in strides]
         anchors = torch.cat([boxes.tensor for boxes in generator(maps, tuple(canvas))])
-        best = box_iou(torch.from_numpy(record.boxes), anchors).amax(1).numpy() if len(record.boxes) else np.zeros(0)
-        lost |= set(record.annotation_ids[best < 0.3].tolist())
+        boxes = record.objects.boxes.tensor
+        best = box_iou(boxes, anchors).amax(1) if len(boxes) else torch.zeros(0)
+        lost |= set(record.objects.annotation_ids[best < 0.3].tolist())
     return lost

@@ -77,8 +77,8 @@ def test_weights_are_those_of_the_file_and_the_target_is_where_the_model_sees_it
         assert torch.equal(again.model.state_dict()[name], value), name
     assert again.class_names == names
     assert stages.image.shape == (3, 192, 192)
-    assert stages.images.window(0) != (0, 0, 192, 192)
-    x1, y1, x2, y2 = stages.images.window(0)
+    assert stages.images.valid_region(0) != (0, 0, 192, 192)
+    x1, y1, x2, y2 = stages.images.valid_region(0)
     assert (stages.image.int() - stages.sample.image.int()).abs().max() <= 1
     boxes = stages.target.boxes.tensor
     assert (boxes >= torch.tensor([x1, y1, x1, y1])).all()

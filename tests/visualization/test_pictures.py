@@ -86,7 +86,7 @@ def test_padding_is_left_out_of_predictions():
     masks = torch.zeros(1, 100, 100, dtype=torch.bool)
     masks[0, 30:50, 20:40] = True
     target = Instances((100, 100), boxes=Boxes([[20, 30, 40, 50]]), classes=torch.tensor([0]), masks=BitMasks(masks))
-    sample = Sample(image, (30, 40), target=target, window=(10, 20, 90, 80))
+    sample = Sample(image, (30, 40), target=target, valid_region=(10, 20, 90, 80))
     part, shifted = without_padding(sample)
     assert part.shape == (3, 60, 80)
     assert (part == 90).all()
@@ -95,7 +95,7 @@ def test_padding_is_left_out_of_predictions():
     assert shifted.masks.numpy()[0, 10:30, 10:30].all()
     assert shifted.masks.numpy().sum() == 400
     output = Instances((30, 40), boxes=Boxes([[5, 5, 15, 15]]), scores=torch.tensor([0.9]), classes=torch.tensor([0]))
-    plain = Sample(image, (30, 40), target=target.without("masks"), window=(10, 20, 90, 80))
+    plain = Sample(image, (30, 40), target=target.without("masks"), valid_region=(10, 20, 90, 80))
     both = prediction_picture(plain, Prediction(output), ["x"], min_side=0)
     header = both.shape[0] - 60
     left, right = both[header:, :80], both[header:, -80:]

@@ -1,6 +1,7 @@
 """Augmentations that change an image's colours and leave boxes and masks alone."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class ColorJitter(Augmentation):
         self.amounts = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
         self.prob = prob
 
-    def __call__(self, record: Record, rng: np.random.Generator) -> Record:
+    def __call__(self, record: Record, rng: np.random.Generator, others: Sequence[Record] = ()) -> Record:
         from torchvision.transforms.v2 import functional  # heavy, and few configs need it
 
         if rng.random() >= self.prob:

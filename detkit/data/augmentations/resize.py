@@ -1,12 +1,11 @@
 """Augmentations that change an image's scale."""
 
-import dataclasses
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from detkit.data.interfaces import AUGMENTATIONS, Augmentation, Record
+from detkit.structures import Transform, transforms
 
 
 @AUGMENTATIONS.register()
@@ -33,12 +32,12 @@ class ResizeShortestEdge(Augmentation):
             raise ValueError(f"ResizeShortestEdge: expected lengths above 0, got {short_edge} and max_size {max_size}")
         self.short_edge, self.max_size, self.sample = tuple(short_edge), max_size, sample
 
-    def __call__(self, record: Record, rng: np.random.Generator) -> Record:
+    def transform(self, record: Record, rng: np.random.Generator) -> Transform:
         if self.sample == "choice":
             wanted = int(rng.choice(self.short_edge))
         else:
             wanted = int(rng.integers(min(self.short_edge), max(self.short_edge) + 1))
-        return resize_record(record, shortest_edge_size(record.image.shape[:2], wanted, self.max_size))
+        return transforms.Resize(record.size, shortest_edge_size(record.size, wanted, self.max_size))
 
 
 @AUGMENTATIONS.register()
@@ -55,8 +54,8 @@ class Resize(Augmentation):
             raise ValueError(f"Resize.size: expected lengths above 0, got {size}")
         self.size = size
 
-    def __call__(self, record: Record, rng: np.random.Generator) -> Record:
-        return resize_record(record, self.size)
+    def transform(self, record: Record, rng: np.random.Generator) -> Transform:
+        return transforms.Resize(record.size, self.size)
 
 
 @AUGMENTATIONS.register()
@@ -78,11 +77,11 @@ class ResizeScale(Augmentation):
             raise ValueError(f"ResizeScale: min_scale {min_scale}, max_scale {max_scale}, target_size {target_size}")
         self.min_scale, self.max_scale, self.target_size = min_scale, max_scale, target_size
 
-    def __call__(self, record: Record, rng: np.random.Generator) -> Record:
+    def transform(self, record: Record, rng: np.random.Generator) -> Transform:
         factor = rng.uniform(self.min_scale, self.max_scale)
-        height, width = record.image.shape[:2]
+        height, width = record.size
         scale = min(self.target_size[0] * factor / height, self.target_size[1] * factor / width)
-        return resize_record(record, (max(1, round(height * scale)), max(1, round(width * scale))))
+        return transforms.Resize(record.size, (max(1, round(height * scale)), max(1, round(width * scale))))
 
 
 def shortest_edge_size(size: tuple[int, ...], short_edge: int, max_size: int) -> tuple[int, int]:
@@ -94,36 +93,3 @@ def shortest_edge_size(size: tuple[int, ...], short_edge: int, max_size: int) ->
         shrink = max_size / max(sides)
         sides = (sides[0] * shrink, sides[1] * shrink)
     return max(1, int(sides[0] + 0.5)), max(1, int(sides[1] + 0.5))
-
-
-def resize_record(record: Record, size: tuple[int, int]) -> Record:
-    """The record with its image, boxes, masks and window resized to ``(height, width)``."""
-    height, width = record.image.shape[:2]
-    if (height, width) == tuple(size):
-        return record
-    scale_x, scale_y = size[1] / width, size[0] / height
-    factor = np.array([scale_x, scale_y] * 2, np.float32)
-    window = record.window
-    if window is not None:
-        x1, y1, x2, y2 = window
-        window = (round(x1 * scale_x), round(y1 * scale_y), round(x2 * scale_x), round(y2 * scale_y))
-    return dataclasses.replace(
-        record,
-        image=resize_image(record.image, size),
-        boxes=record.boxes * factor,
-        masks=None if record.masks is None else record.masks.resize(size),
-        window=window,
-    )
-
-
-def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """An ``(H, W, C)`` uint8 image resized to ``(height, width)`` with Pillow's bilinear filter.
-
-    The filter widens as the image shrinks (antialiasing), the same pixels as Detectron2's training sees.
-    """
-    target = (size[1], size[0])
-    channels = image.shape[2]
-    if channels == 3:
-        return np.array(Image.fromarray(image).resize(target, Image.Resampling.BILINEAR))
-    planes = [Image.fromarray(image[:, :, c]).resize(target, Image.Resampling.BILINEAR) for c in range(channels)]
-    return np.stack([np.asarray(plane) for plane in planes], 2)

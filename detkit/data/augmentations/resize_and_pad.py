@@ -1,27 +1,27 @@
-"""Resizing into a padded canvas, with the picture in its middle."""
+"""Resizing and padding, with the image in the middle."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
-from detkit.data.augmentations.crop import pad_record
-from detkit.data.augmentations.resize import resize_record
 from detkit.data.interfaces import AUGMENTATIONS, Augmentation, Record
+from detkit.structures import Compose, CropAndPad, Resize, Transform
 
 MULTIPLE = 64
-"""Sides of the canvas divide by it, so that six halvings leave whole numbers."""
+"""Sides of the padded image divide by it, so that six halvings leave whole numbers."""
 
 
 @AUGMENTATIONS.register()
 class ResizeAndPad(Augmentation):
-    """Scales an image up where it is small and centres it in a canvas; the record's ``window`` says where it lies.
+    """Scales an image up where it is small and pads it on all sides; the record's ``valid_region`` says where it lies.
 
     The input of matterport's Mask R-CNN. The aspect ratio is kept; an image is made smaller only to fit the square.
 
     Args:
         min_size: the shorter side is scaled up to this many pixels; it is never scaled down to it. 0: not scaled up.
-        max_size: mode square: the canvas's side, a multiple of 64, which the longer side must fit into, even if the
+        max_size: mode square: the padded image's side, a multiple of 64, which the longer side must fit into, even if the
             shorter one then stays below ``min_size``. The other modes have no limit.
         mode: square: padded to ``max_size`` by ``max_size``; pad64: each side padded to the next multiple of 64
             (``min_size`` must be one); none: the image stays as it is, neither resized nor padded.
@@ -53,23 +53,24 @@ class ResizeAndPad(Augmentation):
         self.min_size, self.max_size, self.mode = min_size, max_size, mode
         self.min_scale, self.pad_value = min_scale, pad_value
 
-    def __call__(self, record: Record, rng: np.random.Generator) -> Record:
+    def transform(self, record: Record, rng: np.random.Generator) -> Transform:
         if self.mode == "none":
-            return record
-        resized = resize_record(record, self._size(record.image.shape[0], record.image.shape[1]))
-        height, width = resized.image.shape[:2]
+            return Resize(record.size, record.size)
+        height, width = size = self._size(*record.size)
         if self.mode == "square":
-            canvas = (self.max_size, self.max_size)
+            padded = (self.max_size, self.max_size)
         else:
-            canvas = (-(-height // MULTIPLE) * MULTIPLE, -(-width // MULTIPLE) * MULTIPLE)
-        if resized.window is None:
-            resized = dataclasses.replace(resized, window=(0, 0, width, height))
-        return pad_record(
-            resized, (canvas[1] - width) // 2, (canvas[0] - height) // 2, *canvas, pad_value=self.pad_value
-        )
+            padded = (-(-height // MULTIPLE) * MULTIPLE, -(-width // MULTIPLE) * MULTIPLE)
+        x, y = -((padded[1] - width) // 2), -((padded[0] - height) // 2)
+        return Compose([Resize(record.size, size), CropAndPad(size, x, y, *padded, self.pad_value)])
+
+    def __call__(self, record: Record, rng: np.random.Generator, others: Sequence[Record] = ()) -> Record:
+        if self.mode != "none" and record.valid_region is None:
+            record = dataclasses.replace(record, valid_region=(0, 0, record.size[1], record.size[0]))
+        return super().__call__(record, rng, others)
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
-        """The ``(height, width)`` of the picture in the canvas."""
+        """The ``(height, width)`` of the image without its padding."""
         scale = max(1.0, self.min_size / min(height, width), self.min_scale)
         if self.mode == "square" and round(max(height, width) * scale) > self.max_size:
             scale = self.max_size / max(height, width)

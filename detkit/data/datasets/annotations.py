@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from detkit.data.flat import Ragged
 from detkit.data.interfaces import ObjectTable, Record
-from detkit.structures import BitMasks, Masks, PolygonMasks
+from detkit.structures import BitMasks, Boxes, Instances, Masks, PolygonMasks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,17 +107,15 @@ class AnnotationTable:
             file_name: where it comes from.
         """
         rows, size = self.rows(image), (pixels.shape[0], pixels.shape[1])
-        return Record(
-            image=pixels,
-            image_id=image_id,
-            file_name=file_name,
-            original_size=size,
-            boxes=self.boxes[rows].copy(),
-            classes=self.classes[rows].copy(),
-            crowd=self.crowd[rows].copy(),
-            masks=self.masks(image, size),
-            annotation_ids=self.ids[rows].copy(),
-        )
+        fields: dict[str, Any] = {
+            "boxes": Boxes(torch.from_numpy(self.boxes[rows].copy())),
+            "classes": torch.from_numpy(self.classes[rows].copy()),
+            "crowd": torch.from_numpy(self.crowd[rows].copy()),
+            "annotation_ids": torch.from_numpy(self.ids[rows].copy()),
+        }
+        if self.has_masks:
+            fields["masks"] = self.masks(image, size)
+        return Record(pixels, image_id, file_name, size, Instances(size, **fields))
 
     def masks(self, image: int, size: tuple[int, int]) -> Masks | None:
         """The masks of an image of ``size`` (height, width): polygons if all of them are, else bitmaps.

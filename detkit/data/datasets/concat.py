@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import torch
 
 from detkit.config import Recipe
 from detkit.data.datasets.annotations import coco_categories
@@ -59,12 +60,12 @@ class ConcatDataset(Dataset):
         record, classes = self.datasets[number][inner], self._classes[number]
         active = np.zeros(len(self.class_names), bool)
         active[classes if record.active_classes is None else classes[record.active_classes]] = True
+        objects = record.objects.with_fields(
+            classes=torch.from_numpy(classes)[record.objects.classes],
+            annotation_ids=self._annotation_id(number, record.objects.annotation_ids),
+        )
         return dataclasses.replace(
-            record,
-            image_id=f"{number}-{record.image_id}",
-            classes=classes[record.classes],
-            annotation_ids=self._annotation_id(number, record.annotation_ids),
-            active_classes=active,
+            record, image_id=f"{number}-{record.image_id}", objects=objects, active_classes=active
         )
 
     def image_size(self, index: int) -> tuple[int, int]:

@@ -102,7 +102,7 @@ class RPN(ProposalGenerator):
         objectness, deltas = self.head(maps)
         logits = [o.permute(0, 2, 3, 1).flatten(1) for o in objectness]
         moves = [d.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3) for d in deltas]
-        return self.anchor_generator(objectness, images.canvas_size), logits, moves
+        return self.anchor_generator(objectness, images.padded_size), logits, moves
 
     @torch.no_grad()
     def label(self, anchors: Boxes, targets: Sequence[Instances]) -> list[tuple[Tensor, Tensor]]:

@@ -107,9 +107,9 @@ class ProposalSelection:
         self, boxes: Tensor, scores: Tensor, levels: Tensor, images: ImageList, training: bool
     ) -> list[Instances]:
         """Of boxes (N, M, 4), scores and levels (N, M)."""
-        height, width = images.canvas_size
+        height, width = images.padded_size
         canvas, numbers = (0, 0, width, height), range(len(boxes))
-        windows = [images.window(i) if self.rules.clip == "image" else canvas for i in numbers]
+        windows = [images.valid_region(i) if self.rules.clip == "image" else canvas for i in numbers]
         clipped = torch.stack([Boxes(of_image).clip_to(window).tensor for of_image, window in zip(boxes, windows)])
         candidates = torch.isfinite(boxes).all(dim=2) & torch.isfinite(scores)
         if self.score_thresh > 0:

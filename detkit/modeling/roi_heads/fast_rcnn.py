@@ -143,7 +143,7 @@ class FastRCNNHead(BoxHead):
             wanted &= F.one_hot(probs.argmax(dim=1), self.num_classes + 1)[:, :-1].bool()
         rows, classes = torch.nonzero(wanted, as_tuple=True)
         boxes = boxes.unflatten(1, (-1, 4))
-        chosen = Boxes(boxes[rows, 0 if self.class_agnostic else classes]).clip_to(proposals.window)
+        chosen = Boxes(boxes[rows, 0 if self.class_agnostic else classes]).clip_to(proposals.valid_region)
         if self.detection.round_boxes:
             chosen = Boxes(chosen.tensor.round())
         scores = probs[rows, classes]

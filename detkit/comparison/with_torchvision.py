@@ -65,7 +65,7 @@ def compare_with_torchvision(
         pixels = [torch.from_numpy(r.image).permute(2, 0, 1).contiguous().float() / 255 for r in records]
         theirs = trace(reference, pixels)
         records = [
-            r if len(r.boxes) else with_made_up_objects(r, found, stages.model.num_classes, seed)
+            r if len(r.objects) else with_made_up_objects(r, found, stages.model.num_classes, seed)
             for r, found in zip(records, theirs.outputs)
         ]
         samples = [as_sample(record, augmentations, bitmaps=True) for record in records]

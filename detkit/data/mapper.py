@@ -21,8 +21,8 @@ MIN_SIDE = 1e-5
 class Mapper:
     """``(epoch, index)`` -> ``Sample``.
 
-    All randomness in a sample comes from (seed, epoch, index), so it is the same whichever process makes it, and in a run
-    that was resumed.
+    All randomness in a sample comes from (seed, epoch, index), so it is the same whichever process makes it, and in a
+    run that was resumed.
 
     Args:
         dataset: where records come from.
@@ -97,7 +97,7 @@ class OtherRecords(Sequence[Record]):
     """
 
     def __init__(self, mapper: Mapper, index: int, num_augmentations: int, num: int, rng: np.random.Generator):
-        self.mapper, self.index, self.num_augmentations = mapper, index, num_augmentations
+        self.mapper, self.own_index, self.num_augmentations = mapper, index, num_augmentations
         self.seeds = rng.integers(2**63, size=num).tolist()
 
     def __len__(self) -> int:
@@ -108,7 +108,7 @@ class OtherRecords(Sequence[Record]):
             return [self[i] for i in range(*number.indices(len(self)))]
         rng = np.random.default_rng(self.seeds[number])
         images = len(self.mapper.dataset)
-        index = (self.index + int(rng.integers(1, images))) % images if images > 1 else 0
+        index = (self.own_index + int(rng.integers(1, images))) % images if images > 1 else 0
         return self.mapper.record(index, rng, self.num_augmentations)
 
 

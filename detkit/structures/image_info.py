@@ -8,6 +8,7 @@ from torch import Tensor
 from detkit.structures.boxes import Boxes
 from detkit.structures.transforms import Region
 
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageInfo:
     """What is known of an image besides its pixels; it travels with the image's instances.

@@ -104,9 +104,7 @@ class Instances:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Instances":
         """A new ``Instances`` on ``device``."""
-        moved = {
-            k: v.to(device, non_blocking=non_blocking) if hasattr(v, "to") else v for k, v in self._fields.items()
-        }
+        moved = {k: v.to(device, non_blocking=non_blocking) if hasattr(v, "to") else v for k, v in self._fields.items()}
         return Instances(self.image_size, info=self.info.to(device, non_blocking), **moved)
 
     def pin_memory(self) -> "Instances":

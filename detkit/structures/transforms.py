@@ -53,7 +53,9 @@ class Transform:
     @property
     def is_identity(self) -> bool:
         """Whether everything stays where it is."""
-        return self.input_size == self.output_size and self.matrix is not None and bool((self.matrix == np.eye(3)).all())
+        return (
+            self.input_size == self.output_size and self.matrix is not None and bool((self.matrix == np.eye(3)).all())
+        )
 
     @property
     def cuts(self) -> bool:
@@ -170,7 +172,9 @@ class Resize(Transform):
         target = (self.output_size[1], self.output_size[0])
         if image.shape[2] == 3:
             return np.array(Image.fromarray(image).resize(target, Image.Resampling.BILINEAR))
-        planes = [Image.fromarray(plane).resize(target, Image.Resampling.BILINEAR) for plane in np.moveaxis(image, 2, 0)]
+        planes = [
+            Image.fromarray(plane).resize(target, Image.Resampling.BILINEAR) for plane in np.moveaxis(image, 2, 0)
+        ]
         return np.stack([np.asarray(plane) for plane in planes], 2)
 
     def label_map(self, labels: ArrayT, fill: float = 0) -> ArrayT:

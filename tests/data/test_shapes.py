@@ -42,7 +42,7 @@ def test_it_is_a_task(shapes):
     assert sides.max() > 60
     assert min(len(r.objects.classes) for r in records) >= 1
     assert max(len(r.objects.classes) for r in records) >= 5
-    boxes = [r.objects.boxes for r in records]
+    boxes = [r.objects.boxes.numpy() for r in records]
     touching = sum(_overlaps(b) for b in boxes)
     assert touching > 10
 

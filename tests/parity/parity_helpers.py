@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from detkit.data import Record, bare_record
+from detkit.data import bare_record
 from detkit.experiment import load_experiment
 from detkit.structures import Boxes, Instances, PolygonMasks, Sample
 

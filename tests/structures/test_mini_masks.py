@@ -126,7 +126,11 @@ def test_crop(place):
 
 
 def test_boxes_areas_and_rle_are_those_of_its_bitmaps():
-    for mini in (MiniMasks.of(discs()), MiniMasks.of(discs()).transform(Resize((H, W), (77, 310))), MiniMasks.of(discs())[:0]):
+    for mini in (
+        MiniMasks.of(discs()),
+        MiniMasks.of(discs()).transform(Resize((H, W), (77, 310))),
+        MiniMasks.of(discs())[:0],
+    ):
         bitmaps = mini.bitmaps()
         assert torch.equal(mini.boxes().tensor, bitmaps.boxes().tensor)
         assert torch.equal(mini.areas(), bitmaps.areas())

@@ -53,7 +53,12 @@ def test_a_sample_comes_back_bit_for_bit(masks):
     sample = Sample(whole[1], (24, 20), np.int64(7), "a.png", target, maps, (0, 0, 9, 11))
     back = through_a_file(sample)
     assert bits(back.maps["depth"]) == bits(maps["depth"])
-    assert (back.original_size, back.image_id, back.file_name, back.valid_region) == ((24, 20), 7, "a.png", (0, 0, 9, 11))
+    assert (back.original_size, back.image_id, back.file_name, back.valid_region) == (
+        (24, 20),
+        7,
+        "a.png",
+        (0, 0, 9, 11),
+    )
     assert torch.equal(back.image, sample.image)
     assert back.image.untyped_storage().nbytes() == 360, "a view does not bring what it is a view of"
     assert back.active_classes is None

@@ -21,8 +21,8 @@ class ResizeAndPad(Augmentation):
 
     Args:
         min_size: the shorter side is scaled up to this many pixels; it is never scaled down to it. 0: not scaled up.
-        max_size: mode square: the padded image's side, a multiple of 64, which the longer side must fit into, even if the
-            shorter one then stays below ``min_size``. The other modes have no limit.
+        max_size: mode square: the padded image's side, a multiple of 64, which the longer side must fit into, even if
+            the shorter one then stays below ``min_size``. The other modes have no limit.
         mode: square: padded to ``max_size`` by ``max_size``; pad64: each side padded to the next multiple of 64
             (``min_size`` must be one); none: the image stays as it is, neither resized nor padded.
         min_scale: modes square and pad64: the image is scaled at least by this factor.

@@ -1,4 +1,4 @@
-"""The house's order: a package imports only from levels below its own."""
+"""The order of the packages: each imports from levels below its own alone, and no files import in a circle."""
 
 import ast
 from collections.abc import Iterator
@@ -31,53 +31,56 @@ LEVELS = {
     "command_line": 7,
 }
 NOT_FOR = {"engine": {"modeling", "data"}, "config": {"utils"}}
-"""What a room does without, although it lies below."""
+"""What a package does without, although it lies below."""
 
 FILES = sorted((ROOT / "detkit").rglob("*.py"))
 
 
-def room_of(file: Path) -> str:
+def package_of(file: Path) -> str:
     """The package or top-level module of ``file``; empty for ``detkit/__init__.py``."""
     first = file.relative_to(ROOT / "detkit").parts[0]
     return "" if first == "__init__.py" else first.removesuffix(".py")
 
 
-def imported(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
-    """``(line, module)`` of every import below ``tree``, wherever it hides; ``package`` is the file's own."""
+def imported(tree: ast.AST, own: str) -> Iterator[tuple[int, str]]:
+    """``(line, module)`` of every import below ``tree``, wherever it hides; ``own`` is the file's package."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = own.split(".")[: len(own.split(".")) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
             yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
 
 
-def rooms_seen(file: Path) -> list[tuple[int, str]]:
-    """``(line, room)`` of every room of detkit that ``file`` imports from."""
-    package = ".".join(file.relative_to(ROOT).parent.parts)
-    found = imported(ast.parse(file.read_text(encoding="utf-8")), package)
+def packages_seen(file: Path) -> list[tuple[int, str]]:
+    """``(line, package)`` of every package of detkit that ``file`` imports from."""
+    found = imported(ast.parse(file.read_text(encoding="utf-8")), ".".join(file.relative_to(ROOT).parent.parts))
     return [(line, name.split(".")[1]) for line, name in found if name.startswith("detkit.")]
 
 
-def arrow_is_wrong(room: str, other: str) -> bool:
-    """Whether a file of ``room`` may not import from ``other``."""
-    if other == room or other not in LEVELS:
-        return False  # its own room; or a name of detkit/__init__.py such as __version__
-    return room == "" or LEVELS[other] >= LEVELS[room] or other in NOT_FOR.get(room, set())
+def arrow_is_wrong(package: str, other: str) -> bool:
+    """Whether a file of ``package`` may not import from ``other``."""
+    if other == package or other not in LEVELS:
+        return False  # its own package; or a name of detkit/__init__.py such as __version__
+    return package == "" or LEVELS[other] >= LEVELS[package] or other in NOT_FOR.get(package, set())
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_no_import_points_upwards(file):
-    room = room_of(file)
-    assert not room or room in LEVELS, f"{room} has no level: give it one here and in the design page"
-    wrong = [f"{file}:{line}: {room} sees {other}" for line, other in rooms_seen(file) if arrow_is_wrong(room, other)]
+    package = package_of(file)
+    assert not package or package in LEVELS, f"{package} has no level: give it one here and in the design page"
+    wrong = [
+        f"{file}:{line}: {package} sees {other}"
+        for line, other in packages_seen(file)
+        if arrow_is_wrong(package, other)
+    ]
     assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_no_import_of_the_project_hides_in_a_function(file):
-    package = ".".join(file.relative_to(ROOT).parent.parts)
+    own = ".".join(file.relative_to(ROOT).parent.parts)
     functions = [
         node
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
@@ -86,20 +89,80 @@ def test_no_import_of_the_project_hides_in_a_function(file):
     hidden = [
         f"{file}:{line}: {name}"
         for function in functions
-        for line, name in imported(function, package)
+        for line, name in imported(function, own)
         if name.startswith("detkit.")
     ]
     assert not hidden, "\n".join(hidden)
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if room_of(f) in ("registry", "config")], ids=lambda file: file.name)
-def test_the_config_room_does_without_torch(file):
+@pytest.mark.parametrize(
+    "file", [f for f in FILES if package_of(f) in ("registry", "config")], ids=lambda file: file.name
+)
+def test_the_config_package_does_without_torch(file):
     names = [name.split(".")[0] for _, name in imported(ast.parse(file.read_text(encoding="utf-8")), "detkit.config")]
     assert not {"torch", "torchvision", "numpy"} & set(names)
 
 
+def module_of(file: Path) -> str:
+    """The dotted name of a file; a package's is that of its ``__init__.py``."""
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def import_graph(sources: dict[str, str]) -> dict[str, set[str]]:
+    """Module -> the modules of ``sources`` that it imports, for typing alone too, from the modules' code."""
+    packages = {module for module in sources for other in sources if other.startswith(f"{module}.")}
+    graph = {}
+    for module, code in sources.items():
+        own = module if module in packages else module.rpartition(".")[0]
+        names = [name for _, name in imported(ast.parse(code), own)]
+        targets = {name if name in sources else name.rpartition(".")[0] for name in names}
+        graph[module] = (targets & set(sources)) - {module}
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """The sets of modules that import one another in a circle."""
+    reach = {module: set(others) for module, others in graph.items()}
+    for middle in graph:
+        for others in reach.values():
+            if middle in others:
+                others |= reach[middle]
+    rings = {
+        tuple(sorted(m for m in reach[module] if module in reach[m])) for module in graph if module in reach[module]
+    }
+    return [list(ring) for ring in sorted(rings)]
+
+
+def test_no_files_import_each_other_in_a_circle():
+    sources = {module_of(file): file.read_text(encoding="utf-8") for file in FILES}
+    graph = import_graph(sources)
+    found = [ring for ring in circles(graph) if not set(ring) <= UNDER_WAY]
+    lines = [f"{module} -> {sorted(graph[module] & set(ring))}" for ring in found for module in ring]
+    assert not lines, "\n".join(lines)
+
+
+UNDER_WAY = {
+    *("detkit.doctor.interfaces", "detkit.doctor.patient"),
+    *("detkit.engine.interfaces", "detkit.engine.trainer", "detkit.engine.training_state"),
+}
+
+
 @pytest.mark.parametrize(
-    ("room", "code", "wrong"),
+    ("sources", "expected"),
+    [
+        ({"p": "", "p.a": "from p import b", "p.b": "from p.a import x"}, [["p.a", "p.b"]]),
+        ({"p": "from p.a import x", "p.a": "from p import x"}, [["p", "p.a"]]),
+        ({"p": "", "p.a": "if TYPE_CHECKING:\n from .b import x", "p.b": "import p.c", "p.c": "def f():\n import p.a"},
+         [["p.a", "p.b", "p.c"]]),
+        ({"p": "from p.a import x", "p.a": "from p.b import y", "p.b": "import torch", "p.c": "import p"}, []),
+    ],
+)  # fmt: skip
+def test_circles_are_seen_in_every_form(sources, expected):
+    assert circles(import_graph(sources)) == expected
+
+
+@pytest.mark.parametrize(
+    ("package", "code", "wrong"),
     [
         ("structures", "from detkit.modeling import anchors", True),
         ("structures", "def f():\n    import detkit.data.loader", True),
@@ -113,7 +176,7 @@ def test_the_config_room_does_without_torch(file):
         ("structures", "import torch", False),
     ],
 )
-def test_the_walk_sees_arrows_in_every_form(room, code, wrong):
-    names = [name for _, name in imported(ast.parse(code), f"detkit.{room}")]
-    found = any(arrow_is_wrong(room, name.split(".")[1]) for name in names if name.startswith("detkit."))
+def test_the_walk_sees_arrows_in_every_form(package, code, wrong):
+    names = [name for _, name in imported(ast.parse(code), f"detkit.{package}")]
+    found = any(arrow_is_wrong(package, name.split(".")[1]) for name in names if name.startswith("detkit."))
     assert found is wrong

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compare runs in one picture: losses, average precision, learning rate, or any other figure of metrics.jsonl.
+"""Compare runs in one picture: losses, average precision, learning rate, or any other metric of metrics.jsonl.
 
 Runs that are still training can be drawn too.
 
@@ -23,7 +23,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run, or its metrics.jsonl")
-    parser.add_argument("--metric", nargs="+", default=[], metavar="NAME", help="figures to draw; * is anything")
+    parser.add_argument("--metric", nargs="+", default=[], metavar="NAME", help="metrics to draw; * is anything")
     parser.add_argument("--output", default="metrics.png", metavar="FILE", help="the picture (default: %(default)s)")
     parser.add_argument(
         "--smooth",
@@ -42,14 +42,14 @@ if __name__ == "__main__":
     parse_arguments(None)  # so --help and mistakes are answered at once: what is imported from here on takes seconds
 
 from detkit import command_line
-from detkit.visualization.compare_runs import chosen_figures, plot_runs, read_runs
+from detkit.visualization.compare_runs import matching_metrics, plot_runs, read_runs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the tool; 0 when it went well."""
     args = parse_arguments(argv)
     runs = read_runs(args.runs)
-    names = chosen_figures(runs, args.metric)
+    names = matching_metrics(runs, args.metric)
     out = plot_runs(runs, names, args.output, smooth_share=args.smooth)
     print(f"{out}: {', '.join(names)} of {', '.join(runs)}")
     return 0

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Show what a two-stage detector does with an image, stage by stage, as pictures.
 
-For each image a folder with: 1_input.png (what the network sees, with the window that is no padding), 2_anchors.png
+For each image a folder with: 1_input.png (what the network sees, with the part that is no padding), 2_anchors.png
 (anchors matched to the ground truth), 3_proposals.png (the best by objectness, before and after suppression),
 4_regions.png (the regions that training would sample, with their classes), 5_detections.png. Anchors and regions need
 ground truth, so an image of your own has none of these two.
@@ -68,15 +68,13 @@ from detkit.predictor import Predictor
 from detkit.registry import ConfigError
 from detkit.structures import Boxes, ImageList, Instances, Sample
 from detkit.visualization import (
-    draw_anchors,
-    draw_proposals,
-    draw_regions,
-    draw_window,
+    Drawing,
     file_stem,
     prediction_picture,
     side_by_side,
     write_picture,
 )
+from detkit.visualization.stages import ANCHOR_LABELS, YELLOW, draw_anchors, draw_proposals, draw_regions
 
 
 def load(exp: Experiment, weights: str | None) -> Predictor:
@@ -144,9 +142,11 @@ class Stages:
 
     def input(self) -> np.ndarray:
         """The padded batch of one image."""
-        window, (height, width) = self.images.valid_region(0), self.images.padded_size
-        title = f"input: {width} x {height}, the picture in it at {', '.join(map(str, window))}"
-        return side_by_side([draw_window(self.image, window)], [title])
+        region, (height, width) = self.images.valid_region(0), self.images.padded_size
+        title = f"input: {width} x {height}, valid region {', '.join(map(str, region))}"
+        drawing = Drawing(self.image)
+        drawing.boxes(np.array([region]), YELLOW, 2 * drawing.line)
+        return side_by_side([drawing.array()], [title])
 
     def anchors(self, target: Instances) -> np.ndarray:
         """All kinds of anchors after matching and sampling."""
@@ -155,8 +155,10 @@ class Stages:
         anchors = Boxes.cat(generator.anchor_generator(objectness, self.images.padded_size))
         ((labels, matches),) = generator.label(anchors, [target])
         drawn, titles = [], []
-        for kind, label in (("positive", 1), ("negative", 0), ("neutral", -1)):
-            drawn.append(draw_anchors(self.image, anchors, labels, matches, target, kind=kind))  # type: ignore[arg-type]
+        for kind, label in ANCHOR_LABELS.items():
+            drawing = Drawing(self.image)
+            draw_anchors(drawing, anchors, labels, matches, target, kind=kind)
+            drawn.append(drawing.array())
             titles.append(f"{kind} anchors: {int((labels == label).sum())}")
         titles[0] += f", objects: {len(target)}"
         return side_by_side(drawn, titles)
@@ -170,9 +172,11 @@ class Stages:
             lenient.selection = dataclasses.replace(generator.selection, nms_thresh=1.0)
             stages = {"before NMS": lenient, **stages}
         found = [stage.predict(self.images, self.features)[0] for stage in stages.values()]
-        drawn = [draw_proposals(self.image, proposals, most=top) for proposals in found]
+        drawings = [Drawing(self.image) for _ in found]
+        for drawing, proposals in zip(drawings, found):
+            draw_proposals(drawing, proposals, most=top)
         titles = [f"best {min(top, len(p))} of {len(p)} proposals {name}" for name, p in zip(stages, found)]
-        return side_by_side(drawn, titles)
+        return side_by_side([drawing.array() for drawing in drawings], titles)
 
     def regions(self, target: Instances) -> np.ndarray:
         """What a training step would sample of its proposals."""
@@ -180,8 +184,13 @@ class Stages:
         (sampled,) = self.model.roi_heads.sample(proposals, [target])
         sampled = sampled[sampled.classes >= 0]  # without fillers
         count = int((sampled.classes < len(self.names)).sum())
-        drawn = [draw_regions(self.image, sampled, self.names, foreground=kind) for kind in (True, False)]
-        return side_by_side(drawn, [f"foreground regions: {count}", f"background regions: {len(sampled) - count}"])
+        front, back = Drawing(self.image), Drawing(self.image)
+        draw_regions(front, sampled, self.names)
+        draw_regions(back, sampled, self.names, foreground=False)
+        return side_by_side(
+            [front.array(), back.array()],
+            [f"foreground regions: {count}", f"background regions: {len(sampled) - count}"],
+        )
 
 
 @torch.no_grad()

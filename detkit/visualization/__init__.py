@@ -3,30 +3,27 @@
 from detkit.visualization.colors import palette
 from detkit.visualization.curves import plot_curves, read_metrics
 from detkit.visualization.draw import draw_instances, draw_prediction
+from detkit.visualization.drawing import Drawing
 from detkit.visualization.inputs import ImageLike, image_files, to_array
-from detkit.visualization.pictures import file_stem, free_path, prediction_picture, side_by_side, write_picture
-from detkit.visualization.predictions import draw_predictions, write_prediction_pictures
-from detkit.visualization.stages import (
-    draw_anchors,
-    draw_boxes,
-    draw_proposals,
-    draw_regions,
-    draw_window,
+from detkit.visualization.pictures import (
+    draw_predictions,
+    file_stem,
+    free_path,
+    prediction_picture,
+    side_by_side,
+    write_picture,
+    write_prediction_pictures,
 )
 from detkit.visualization.video import VIDEO_SUFFIXES, VideoWriter, video_frames, video_info
 
 __all__ = [
     "VIDEO_SUFFIXES",
+    "Drawing",
     "ImageLike",
     "VideoWriter",
-    "draw_anchors",
-    "draw_boxes",
     "draw_instances",
     "draw_prediction",
     "draw_predictions",
-    "draw_proposals",
-    "draw_regions",
-    "draw_window",
     "file_stem",
     "free_path",
     "image_files",

@@ -1,4 +1,4 @@
-"""Several runs in one picture: a panel a figure, a colour a run."""
+"""Several runs in one picture: a panel a metric, a colour a run."""
 
 import difflib
 import fnmatch
@@ -10,7 +10,7 @@ from typing import Any
 
 from detkit.registry import DataError
 from detkit.visualization.colors import LINE_COLORS
-from detkit.visualization.curves import Series, limit_spikes, read_metrics, smooth
+from detkit.visualization.curves import LOSS, PRECISION, RATE, Line, Series, draw_lines, new_figure, read_metrics, save
 
 STYLES = ("-", "--", "-.", ":")
 DEFAULT = ("total_loss", "loss*", "*/AP", "lr")
@@ -20,22 +20,22 @@ UNITS = {
     "eta_seconds": "seconds",
     "max_rss_mb": "MB",
     "max_memory_mb": "MB",
-    "lr": "learning rate",
-    "AP": "average precision, 0 to 1",
+    "lr": RATE,
+    "AP": PRECISION,
     "AR": "average recall, 0 to 1",
-    "loss": "loss",
+    "loss": LOSS,
 }
-"""The end or the beginning of a figure's name -> what its axis says."""
+"""The end or the beginning of a metric's name -> what its axis says."""
 
 
 def read_runs(runs: Sequence[str | Path]) -> dict[str, Series]:
-    """The figures of runs, which may still be writing, each under a short name.
+    """The metrics of runs, which may still be writing, each under a short name.
 
     Args:
         runs: folders of runs, or their ``metrics.jsonl``.
 
     Raises:
-        DataError: there is no such file, or it has no figures yet, or a run is given twice.
+        DataError: there is no such file, or it has no metrics yet, or a run is given twice.
     """
     files = [Path(run) / "metrics.jsonl" if Path(run).is_dir() else Path(run) for run in runs]
     series = {}
@@ -47,7 +47,7 @@ def read_runs(runs: Sequence[str | Path]) -> dict[str, Series]:
         except ValueError as error:
             raise DataError(str(error)) from error
         if not series[name]:
-            raise DataError(f"{file}: no figures yet; a run writes its first after train.log_period steps")
+            raise DataError(f"{file}: no metrics yet; a run writes its first after train.log_period steps")
     return series
 
 
@@ -68,11 +68,11 @@ def short_names(files: Sequence[Path]) -> list[str]:
     return names
 
 
-def chosen_figures(runs: Mapping[str, Series], patterns: Sequence[str]) -> list[str]:
-    """The names of figures that match the patterns (``*`` is anything), in the patterns' order.
+def matching_metrics(runs: Mapping[str, Series], patterns: Sequence[str]) -> list[str]:
+    """The names of metrics that match the patterns (``*`` is anything), in the patterns' order.
 
     Raises:
-        DataError: a pattern matches no figure of any run; says which there are.
+        DataError: a pattern matches no metric of any run; says which there are.
     """
     names = sorted({name for series in runs.values() for name in series}, key=lambda n: (n.count("/"), n))
     found: dict[str, None] = {}
@@ -81,7 +81,7 @@ def chosen_figures(runs: Mapping[str, Series], patterns: Sequence[str]) -> list[
         if not matched and patterns:
             near = difflib.get_close_matches(pattern, names, 1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise DataError(f"no run has a figure '{pattern}'.{hint} There are: {', '.join(names)}")
+            raise DataError(f"no run has a metric '{pattern}'.{hint} There are: {', '.join(names)}")
         found.update(dict.fromkeys(matched))
     if not found:
         raise DataError(f"none of {', '.join(DEFAULT)} is there; there are: {', '.join(names)}")
@@ -91,11 +91,11 @@ def chosen_figures(runs: Mapping[str, Series], patterns: Sequence[str]) -> list[
 def plot_runs(
     runs: Mapping[str, Series], names: Sequence[str], out_png: str | Path, *, smooth_share: float = 0.05
 ) -> Path:
-    """Draws figures of several runs, a panel each, and writes the picture.
+    """Draws metrics of several runs, a panel each, and writes the picture.
 
     Args:
-        runs: short name -> figures.
-        names: of the figures, e.g. ``chosen_figures``'.
+        runs: short name -> metrics.
+        names: of the metrics, e.g. those of ``matching_metrics``.
         out_png: its folder is made.
         smooth_share: lines are running means over this part of a run, over the faint values themselves; 0 for none.
             Learning rates and what an evaluation gave are never smoothed.
@@ -103,72 +103,55 @@ def plot_runs(
     Raises:
         ValueError: ``smooth_share`` is not in [0, 1).
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     if not 0 <= smooth_share < 1:
         raise ValueError(f"smooth: expected a part of the run, at least 0 and below 1, got {smooth_share}")
     columns = min(3, len(names)) if len(names) != 4 else 2
     rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(max(5.6 * columns, 7.0), 3.6 * rows + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(max(5.6 * columns, 7.0), 3.6 * rows + 0.4)
     for number, name in enumerate(names, 1):
         _panel(figure.add_subplot(rows, columns, number), name, runs, smooth_share)
     handles = [Line2D([], [], **_look(number)) for number in range(len(runs))]
     per_row = max(1, int(figure.get_figwidth() * 11 / (max(map(len, runs)) + 6)))
     figure.legend(handles, list(runs), loc="outside upper center", ncols=min(len(runs), per_row), frameon=False)
-    out = Path(out_png)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=130)
-    return out
+    return save(figure, out_png)
 
 
 def _panel(axes: Any, name: str, runs: Mapping[str, Series], smooth_share: float) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    exact = axis_label(name) in (UNITS["lr"], UNITS["AP"], UNITS["AR"])
-    drawn = {}
-    for number, (run, series) in enumerate(runs.items()):
+    exact = axis_label(name) in (RATE, PRECISION, UNITS["AR"])
+    lines = []
+    for number, series in enumerate(runs.values()):
         steps, values = series.get(name, ([], []))
-        if exact:
-            values = [math.nan if value < 0 else value for value in values]  # -1: nothing to measure
         if not steps:
             continue
-        drawn[run] = (steps, values)
+        if exact:
+            values = [math.nan if value < 0 else value for value in values]  # -1: nothing to measure
         look = _look(number)
         if name == "lr":  # runs often share it: under the last one the earlier ones are wider, and so stay visible
             look["linewidth"] += 2.0 * min(len(runs) - 1 - number, 3)
-        mark = "o" if len(steps) <= 25 and name != "lr" else None
-        lines = values if exact or not smooth_share else smooth(values, smooth_share)
-        if lines != values and len(values) > 20:
-            axes.plot(steps, values, color=look["color"], linewidth=0.7, alpha=0.25)
-        axes.plot(steps, lines, marker=mark, markersize=3.5, **look)
-    if all(math.isnan(value) for _, values in drawn.values() for value in values):
-        axes.text(0.5, 0.5, "nothing was measured", ha="center", va="center", transform=axes.transAxes)
+        elif len(steps) <= 25:
+            look |= {"marker": "o", "markersize": 3.5}
+        lines.append(Line(steps, values, 0.0 if exact else smooth_share, look))
+    draw_lines(axes, lines, axis_label(name))
     axes.set_title(name, fontsize=11)
-    axes.set_xlabel("iteration")
-    axes.set_ylabel(axis_label(name))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    if axis_label(name) == UNITS["loss"]:
-        limit_spikes(axes, drawn)
-    axes.set_xlim(left=0)
-    if all(value >= 0 for _, values in drawn.values() for value in values if not math.isnan(value)):
+    measured = [value for line in lines for value in line.values if not math.isnan(value)]
+    if not measured:
+        axes.text(0.5, 0.5, "nothing was measured", ha="center", va="center", transform=axes.transAxes)
+    if all(value >= 0 for value in measured):
         axes.set_ylim(bottom=0)
 
 
 def axis_label(name: str) -> str:
-    """What a figure is measured in; empty where that is not known."""
+    """What a metric is measured in; empty where that is not known."""
     last = name.rsplit("/", 1)[-1]
     for key, unit in UNITS.items():
         if last == key or last.startswith((f"{key}_", key) if key in ("AP", "AR", "loss") else f"{key}/"):
             return unit
-    return UNITS["loss"] if last.endswith("_loss") else ""
+    return LOSS if last.endswith("_loss") else ""
 
 
 def _look(number: int) -> dict[str, Any]:
-    """Of the line of a run."""
+    """How the lines of a run are drawn."""
     style = STYLES[number // len(LINE_COLORS) % len(STYLES)]
     return {"color": LINE_COLORS[number % len(LINE_COLORS)], "linestyle": style, "linewidth": 1.7}

@@ -1,9 +1,10 @@
 """Training curves from a run's metrics.jsonl."""
 
+import dataclasses
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,22 @@ logger = logging.getLogger(__name__)
 
 Series = dict[str, tuple[list[float], list[float]]]
 """name -> iterations and values"""
+LOSS, RATE, PRECISION = "loss", "learning rate", "average precision, 0 to 1"
+"""What axes say of these metrics."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """Values over iterations; ``smooth_share`` as in ``smooth``, 0 for none, ``look`` matplotlib's options."""
+
+    steps: Sequence[float]
+    values: Sequence[float]
+    smooth_share: float
+    look: dict[str, Any]
 
 
 def read_metrics(path: str | Path) -> Series:
-    """Every figure of a ``metrics.jsonl`` over the iterations.
+    """Reads every metric of a ``metrics.jsonl`` over the iterations.
 
     A line is a JSON object with ``iteration`` and numbers. Where a run was resumed, lines of iterations that were
     done again replace the older ones. Values that are not finite are kept as NaN; a last line that was cut off (a run
@@ -48,7 +61,7 @@ def read_metrics(path: str | Path) -> Series:
 
 
 def plot_curves(metrics_file: str | Path, out_png: str | Path) -> Path:
-    """Draws losses, learning rate and evaluation figures of a run over its iterations.
+    """Draws losses, learning rate and average precision of a run over its iterations.
 
     Args:
         metrics_file: the run's ``metrics.jsonl``.
@@ -57,81 +70,65 @@ def plot_curves(metrics_file: str | Path, out_png: str | Path) -> Path:
     Returns:
         ``out_png``.
     """
+    series = read_metrics(metrics_file)
+    losses = sorted(
+        (n for n in series if "loss" in n.rsplit("/", 1)[-1]), key=lambda n: (n != "total_loss", "/" in n, n)
+    )
+    rates = [n for n in series if n == "lr" or n.startswith("lr/")]
+    precisions = [n for n in series if n.rsplit("/", 1)[-1] in ("AP", "AP50", "AP75") and n.count("/") == 1]
+    panels = {LOSS: _loss_lines(series, losses), RATE: _lines(series, rates), PRECISION: _ap_lines(series, precisions)}
+    present = {title: lines for title, lines in panels.items() if lines}
+    figure = new_figure(6.4 * max(1, len(present)), 4.4)
+    for number, (title, lines) in enumerate(present.items(), 1):
+        axes = figure.add_subplot(1, len(present), number)
+        draw_lines(axes, lines, title)
+        axes.set_title(title.partition(",")[0])
+        axes.set_ylim(bottom=0)
+        if title != RATE or len(lines) > 1:
+            axes.legend(fontsize=8, frameon=False, loc="best")
+    if not present:
+        logger.warning("%s: no losses, learning rates or average precision to draw", metrics_file)
+        figure.text(0.5, 0.5, "nothing to draw yet", ha="center")
+    return save(figure, out_png)
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure of matplotlib, in inches, apart from its global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    series = read_metrics(metrics_file)
-    losses = {n: s for n, s in series.items() if "loss" in n.rsplit("/", 1)[-1]}
-    rates = {n: s for n, s in series.items() if n == "lr" or n.startswith("lr/")}
-    aps = {n: s for n, s in series.items() if n.rsplit("/", 1)[-1] in ("AP", "AP50", "AP75") and n.count("/") == 1}
-    panels = [p for p in (("loss", losses), ("learning rate", rates), ("average precision", aps)) if p[1]]
-    figure = Figure(figsize=(6.4 * max(1, len(panels)), 4.4), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    for i, (title, curves) in enumerate(panels, 1):
-        axes = figure.add_subplot(1, len(panels), i)
-        _panel(axes, title, curves)
-    if not panels:
-        logger.warning("%s: no losses, learning rates or evaluation figures to draw", metrics_file)
-        figure.text(0.5, 0.5, "nothing to draw yet", ha="center")
-    out = Path(out_png)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=130)
-    return out
+    return figure
 
 
-def _panel(axes: Any, title: str, curves: Series) -> None:
+def save(figure: Any, path: str | Path) -> Path:
+    """Writes a figure; its folder is made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    return path
+
+
+def draw_lines(axes: Any, lines: Sequence[Line], label: str) -> None:
+    """Draws lines over their iterations, smoothed ones over their faint values; ``label`` is what the axis says."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_prop_cycle(color=LINE_COLORS)
-    if title == "average precision":
-        _precision_curves(axes, curves)
-    for name in sorted(curves, key=lambda n: (n != "total_loss", "/" in n, n)):
-        steps, values = curves[name]
-        if title == "loss":
-            _loss_curve(axes, name, steps, values)
-        elif title == "learning rate":
-            axes.plot(steps, values, linewidth=1.8, label=name, marker="o" if len(steps) == 1 else None)
-    axes.set_title(title)
+    for line in lines:
+        values = smooth(line.values, line.smooth_share) if line.smooth_share else list(line.values)
+        mark = "o" if len(values) == 1 else line.look.get("marker")
+        (drawn,) = axes.plot(line.steps, values, **{**line.look, "marker": mark})
+        if line.smooth_share and len(values) > 20:
+            axes.plot(line.steps, line.values, linewidth=0.7, alpha=0.25, color=drawn.get_color())
     axes.set_xlabel("iteration")
-    axes.set_ylabel("0 to 1" if title == "average precision" else title)
+    axes.set_ylabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    if title != "learning rate" or len(curves) > 1:
-        axes.legend(fontsize=8, frameon=False, loc="best")
-    if title == "loss":
-        limit_spikes(axes, curves)
+    if label == LOSS and lines:
+        _limit_spikes(axes, np.concatenate([np.asarray(line.values, np.float64) for line in lines]))
     axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
-
-
-def _precision_curves(axes: Any, curves: Series) -> None:
-    """A colour a task; AP itself is solid and ends in its figure, AP50 is dashed and AP75 dotted."""
-    colors: dict[str, str] = {}
-    for name in sorted(curves):
-        task, _, figure = name.partition("/")
-        color = colors.setdefault(task, LINE_COLORS[len(colors) % len(LINE_COLORS)])
-        known = [(s, v) for s, v in zip(*curves[name]) if v >= 0]  # -1: there was nothing to measure
-        style = {"AP": "-", "AP50": "--"}.get(figure, ":")
-        width = 2.0 if figure == "AP" else 1.3
-        xs, ys = [s for s, _ in known], [v for _, v in known]
-        axes.plot(xs, ys, style, marker="o", markersize=2 * width, linewidth=width, color=color, label=name)
-        if known and figure == "AP":
-            side = -11 if task == "mask" else 5  # mask AP is mostly the lower one
-            axes.annotate(
-                f"{ys[-1]:.3f}", known[-1], textcoords="offset points", xytext=(-8, side), fontsize=9, color=color
-            )
-
-
-def _loss_curve(axes: Any, name: str, steps: list[float], values: list[float]) -> None:
-    """A smoothed line over the faint raw one; the total stands out."""
-    total = name == "total_loss"
-    color = "black" if total else None
-    (line,) = axes.plot(steps, smooth(values), linewidth=2.2 if total else 1.4, color=color, label=name)
-    if len(values) > 20:
-        axes.plot(steps, values, linewidth=0.7, alpha=0.25, color=line.get_color())
-    elif len(values) == 1:
-        axes.plot(steps, values, "o", markersize=4, color=line.get_color())
 
 
 def smooth(values: Iterable[float], share: float = 0.05) -> list[float]:
@@ -141,15 +138,39 @@ def smooth(values: Iterable[float], share: float = 0.05) -> list[float]:
     out = []
     for i in range(len(array)):
         reach = min(half, i, len(array) - 1 - i)  # symmetric, so the ends are not pulled
-        window = array[i - reach : i + reach + 1]
-        known = window[~np.isnan(window)]
+        near = array[i - reach : i + reach + 1]
+        known = near[~np.isnan(near)]
         out.append(float(known.mean()) if known.size else math.nan)
     return out
 
 
-def limit_spikes(axes: Any, curves: Mapping[str, tuple[list[float], list[float]]]) -> None:
+def _lines(series: Series, names: Sequence[str]) -> list[Line]:
+    return [Line(*series[name], 0.0, {"linewidth": 1.8, "label": name}) for name in names]
+
+
+def _loss_lines(series: Series, names: Sequence[str]) -> list[Line]:
+    """The total stands out."""
+    total, other = {"linewidth": 2.2, "color": "black"}, {"linewidth": 1.4}
+    return [Line(*series[n], 0.05, {**(total if n == "total_loss" else other), "label": n}) for n in names]
+
+
+def _ap_lines(series: Series, names: Sequence[str]) -> list[Line]:
+    """A colour a task; AP itself is solid and its label has its last value, AP50 is dashed and AP75 dotted."""
+    colors: dict[str, str] = {}
+    lines = []
+    for name in sorted(names):
+        task, _, metric = name.partition("/")
+        color = colors.setdefault(task, LINE_COLORS[len(colors) % len(LINE_COLORS)])
+        known = [(s, v) for s, v in zip(*series[name]) if v >= 0]  # -1: there was nothing to measure
+        style, width = {"AP": "-", "AP50": "--"}.get(metric, ":"), 2.0 if metric == "AP" else 1.3
+        label = f"{name}  {known[-1][1]:.3f}" if known and metric == "AP" else name
+        look = {"linestyle": style, "linewidth": width, "marker": "o", "markersize": 2 * width, "color": color}
+        lines.append(Line([s for s, _ in known], [v for _, v in known], 0.0, {**look, "label": label}))
+    return lines
+
+
+def _limit_spikes(axes: Any, values: np.ndarray) -> None:
     """Cuts off the first, high losses where they would flatten everything after them."""
-    values = np.concatenate([np.asarray(v, np.float64) for _, v in curves.values()])
     values = values[~np.isnan(values)]
     if values.size >= 50 and values.max() > 3 * (high := float(np.percentile(values, 98.5))) > 0:
         axes.set_ylim(top=1.5 * high)

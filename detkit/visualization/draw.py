@@ -1,21 +1,18 @@
-"""Instances drawn on images: masks, boxes and labels, for ground truth and for predictions."""
+"""Ground truth and predictions drawn on images: every field of instances that can be drawn, and maps of pixels."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
-from torch import Tensor
 
-from detkit.structures import Instances, Prediction
+from detkit.structures import Boxes, Instances, Panoptic, Prediction
 from detkit.visualization.colors import palette
-from detkit.visualization.inputs import ImageLike, to_array
-from detkit.visualization.labels import font_size, write_labels
+from detkit.visualization.drawing import MIN_SIDE, Drawing
+from detkit.visualization.inputs import ImageLike
 
 ColorBy = Literal["auto", "class", "instance"]
-MIN_SIDE = 640  # smaller images are enlarged, or their labels could not be read
-_FILL = 0.42
+_SEEN = 0.05
+"""Keypoints of less visibility or score are not drawn."""
 
 
 def draw_instances(
@@ -25,20 +22,23 @@ def draw_instances(
     *,
     score_thresh: float = 0.0,
     color_by: ColorBy = "auto",
+    skeleton: Sequence[tuple[int, int]] = (),
     min_side: int = MIN_SIDE,
 ) -> np.ndarray:
-    """A picture of an image with its instances.
+    """An image with its instances.
 
-    Masks are translucent with a contour; labels give the class and, for predictions, the score. A label that would
-    lie on another one is moved, and left out where there is no room.
+    Masks are translucent with a contour; keypoints are joined by the skeleton's edges; a field of another type is
+    drawn by its own method ``draw``, if it has one (see ``Drawing``). Labels give the class and, for predictions, the
+    score.
 
     Args:
-        image: ``(H, W, 3)`` or ``(H, W)`` uint8 array, ``(3, H, W)`` uint8 tensor, PIL image, or a file; RGB.
-        instances: ``boxes`` and, where there are any, ``classes``, ``scores``, ``masks``. They may be in other pixels
-            than ``image`` (``image_size``): they are scaled to it.
+        image: as ``Drawing`` takes it.
+        instances: ``boxes`` and, where there are any, ``classes``, ``scores``, ``masks``, ``keypoints`` and others.
+            They may be in other pixels than ``image`` (``image_size``): they are scaled to it.
         class_names: the K names; without them labels give class numbers.
         score_thresh: predictions below this score are not drawn.
         color_by: what has a colour of its own; ``auto``: the class where there are several, else the instance.
+        skeleton: pairs of keypoints that are joined.
         min_side: an image whose longer side is shorter is enlarged to it.
 
     Returns:
@@ -48,31 +48,9 @@ def draw_instances(
         ValueError: the image has another type or shape.
         DataError: a file that cannot be read.
     """
-    canvas = enlarged(image, min_side)
-    if "scores" in instances:
-        instances = instances[instances.scores >= score_thresh]
-    if not len(instances):
-        return np.asarray(canvas).copy()
-    if "scores" in instances:
-        instances = instances[instances.scores.argsort(descending=True)]
-    num = len(instances)
-    classes = instances.classes.tolist() if "classes" in instances else [0] * num
-    by_class = color_by == "class" or (color_by == "auto" and len(class_names) != 1)
-    table = palette(max([num, *(c + 1 for c in classes)]))
-    colors = table[classes] if by_class else table[:num]
-
-    side, line = math.sqrt(canvas.width * canvas.height), line_width(canvas)
-    if "masks" in instances:
-        canvas = _paint_masks(canvas, instances.masks, colors, line)
-    scale = np.array([canvas.width / instances.image_size[1], canvas.height / instances.image_size[0]] * 2)
-    boxes = instances.boxes.tensor.cpu().numpy() * scale
-    pen = ImageDraw.Draw(canvas)
-    thin = max(1, line - 1) if "masks" in instances else line
-    for box, color in zip(boxes[::-1], colors[::-1]):
-        rectangle(pen, box, tuple(color.tolist()), thin)
-    texts = _texts(instances, classes, class_names)
-    write_labels(pen, canvas.size, boxes, texts, colors, font_size(side, num))
-    return np.asarray(canvas)
+    prediction = Prediction(instances)
+    options: dict[str, Any] = {"color_by": color_by, "skeleton": skeleton, "min_side": min_side}
+    return draw_prediction(image, prediction, class_names, score_thresh=score_thresh, **options)
 
 
 def draw_prediction(
@@ -82,76 +60,97 @@ def draw_prediction(
     *,
     score_thresh: float = 0.0,
     color_by: ColorBy = "auto",
+    skeleton: Sequence[tuple[int, int]] = (),
     min_side: int = MIN_SIDE,
 ) -> np.ndarray:
-    """A picture of an image with what a model said of it; otherwise as ``draw_instances``."""
-    if prediction.instances is None:
-        return np.asarray(enlarged(image, min_side)).copy()
-    options: dict[str, Any] = {"score_thresh": score_thresh, "color_by": color_by, "min_side": min_side}
-    return draw_instances(image, prediction.instances, class_names, **options)
+    """An image with a prediction: its panoptic map, or else its instances on its semantic map.
+
+    Otherwise as ``draw_instances``.
+    """
+    instances = prediction.above(score_thresh).instances
+    drawing = Drawing(image, None if instances is None else instances.image_size, min_side)
+    if prediction.panoptic is not None:
+        _draw_panoptic(drawing, prediction.panoptic, class_names)
+        return drawing.array()
+    if prediction.semantic is not None:
+        _draw_semantic(drawing, prediction.semantic.cpu().numpy(), class_names)
+    if instances is not None and len(instances):
+        _draw_instances(drawing, instances, class_names, color_by, skeleton)
+    return drawing.array()
 
 
-def enlarged(image: ImageLike, min_side: int = MIN_SIDE) -> Image.Image:
-    """The image as a picture whose longer side has at least ``min_side`` pixels."""
-    if (
-        isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] not in (1, 3, 4)
-    ):  # of other channels, the first
-        image = image[:3] if image.shape[0] > 4 else image[:1]
-    canvas = Image.fromarray(to_array(image))
-    scale = min_side / max(canvas.size)
-    if scale > 1:
-        canvas = canvas.resize((round(canvas.width * scale), round(canvas.height * scale)), Image.Resampling.BICUBIC)
-    return canvas
+def _draw_instances(
+    drawing: Drawing,
+    instances: Instances,
+    class_names: Sequence[str],
+    color_by: ColorBy,
+    skeleton: Sequence[tuple[int, int]],
+) -> None:
+    if "scores" in instances:
+        instances = instances[instances.scores.argsort(descending=True)]
+    num = len(instances)
+    classes = instances.classes.tolist() if "classes" in instances else [0] * num
+    by_class = color_by == "class" or (color_by == "auto" and len(class_names) != 1)
+    table = palette(max([num, *(c + 1 for c in classes)]))
+    colors = table[classes] if by_class else table[:num]
+    fields = instances.to("cpu").fields
+    masks = [field for field in fields.values() if hasattr(field, "bitmaps")]
+    for field in masks:
+        drawing.masks(field.bitmaps().tensor.numpy(), colors)
+    for name, field in fields.items():
+        if hasattr(field, "draw"):
+            field.draw(drawing, colors)
+        elif isinstance(field, Boxes):
+            drawing.boxes(field.tensor.numpy(), colors, max(1, drawing.line - 1) if masks else None)
+        elif name == "keypoints":
+            _draw_keypoints(drawing, np.asarray(field), colors, skeleton or getattr(field, "skeleton", ()))
+    if "boxes" in fields:
+        drawing.labels(fields["boxes"].tensor.numpy(), _texts(instances, classes, class_names), colors)
 
 
-def line_width(canvas: Image.Image) -> int:
-    """How many pixels wide a line is, in proportion to the picture."""
-    return max(1, round(math.sqrt(canvas.width * canvas.height) / 350))
+def _draw_keypoints(
+    drawing: Drawing, keypoints: np.ndarray, colors: np.ndarray, skeleton: Sequence[tuple[int, int]]
+) -> None:
+    """``(N, P, 3)`` x, y and visibility or score."""
+    for points, color in zip(keypoints, colors):
+        seen = points[:, 2] > _SEEN
+        edges = [(a, b) for a, b in skeleton if seen[a] and seen[b]]
+        drawing.lines(np.array([[*points[a, :2], *points[b, :2]] for a, b in edges]).reshape(-1, 4), tuple(color))
+        drawing.points(points[seen, :2], tuple(color))
 
 
-def _paint_masks(canvas: Image.Image, masks: Any, colors: np.ndarray, line: int) -> Image.Image:
-    """Fills and outlines the masks, the largest first, so that small ones lie on top."""
-    pixels = np.asarray(canvas).astype(np.float32)
-    bitmaps = masks.bitmaps().tensor.cpu().numpy()
-    sizes = bitmaps.reshape(len(bitmaps), -1).sum(1)
-    for i in np.argsort(-sizes, kind="stable").tolist():
-        shape = _enlarged_mask(bitmaps[i], canvas.size)
-        bounds = shape.getbbox()
-        if bounds is None:
-            continue
-        x1, y1, x2, y2 = bounds
-        grown = (max(x1 - line, 0), max(y1 - line, 0), min(x2 + line, canvas.width), min(y2 + line, canvas.height))
-        part = shape.crop(grown)
-        inside = np.asarray(part) > 0
-        edge = inside & (np.asarray(part.filter(ImageFilter.MinFilter(2 * line + 1))) == 0)
-        view = pixels[grown[1] : grown[3], grown[0] : grown[2]]
-        color = colors[i].astype(np.float32)
-        view[inside] = (1 - _FILL) * view[inside] + _FILL * color
-        view[edge] = 0.15 * view[edge] + 0.85 * color
-    return Image.fromarray(pixels.round().astype(np.uint8))
+def _draw_semantic(drawing: Drawing, classes: np.ndarray, class_names: Sequence[str]) -> None:
+    """``(H, W)`` classes; pixels of no class are below 0, or at or above the number of names."""
+    limit = len(class_names) or int(classes.max(initial=-1)) + 1
+    present = [c for c in np.unique(classes).tolist() if 0 <= c < limit]
+    texts = [class_names[c] if class_names else str(c) for c in present]
+    _draw_regions(drawing, [classes == c for c in present], texts, palette(limit)[present])
 
 
-def _enlarged_mask(bitmap: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """The mask (0 or 255) in a picture of ``(width, height)``, its steps rounded off."""
-    shape = Image.fromarray(bitmap.astype(np.uint8) * 255)
-    scale = size[0] / shape.width
-    if shape.size != size:
-        shape = shape.resize(size, Image.Resampling.BILINEAR)
-        if scale > 2:
-            shape = shape.filter(ImageFilter.GaussianBlur(0.5 * scale))
-        shape = shape.point([0] * 128 + [255] * 128)
-    return shape
+def _draw_panoptic(drawing: Drawing, panoptic: Panoptic, class_names: Sequence[str]) -> None:
+    ids, segments = panoptic.ids.cpu().numpy(), panoptic.segments
+    texts = [_name(segment.class_index, class_names) for segment in segments]
+    texts = [text if s.score is None else f"{text} {s.score:.2f}" for text, s in zip(texts, segments)]
+    _draw_regions(drawing, [ids == segment.id for segment in segments], texts, palette(len(segments)))
 
 
-def rectangle(pen: ImageDraw.ImageDraw, box: np.ndarray, color: tuple[int, ...], width: int) -> None:
-    """The outline of a box ``(4,)`` xyxy, inside its half-open bounds."""
-    x1, y1, x2, y2 = (round(v) for v in box.tolist())
-    pen.rectangle((x1, y1, max(x2 - 1, x1), max(y2 - 1, y1)), outline=color, width=width)
+def _draw_regions(drawing: Drawing, bitmaps: list[np.ndarray], texts: list[str], colors: np.ndarray) -> None:
+    """Masks of whole images with a label at the middle one of each mask's pixels."""
+    if not bitmaps:
+        return
+    drawing.masks(np.stack(bitmaps), colors)
+    rows_columns = [np.nonzero(bitmap) for bitmap in bitmaps]
+    middles = [(x[len(x) // 2], y[len(y) // 2]) if len(x) else (0, 0) for y, x in rows_columns]
+    drawing.labels(np.tile(middles, 2), [t if len(x) else "" for t, (_, x) in zip(texts, rows_columns)], colors)
+
+
+def _name(index: int, class_names: Sequence[str]) -> str:
+    return class_names[index] if 0 <= index < len(class_names) else str(index)
 
 
 def _texts(instances: Instances, classes: list[int], class_names: Sequence[str]) -> list[str]:
     """Class and score; the name is left out where there is only one class."""
-    names = [class_names[c] if 0 <= c < len(class_names) else str(c) for c in classes]
+    names = [_name(c, class_names) for c in classes]
     if "scores" not in instances:
         return names if "classes" in instances and len(class_names) != 1 else [""] * len(classes)
     scores = [f"{score:.2f}" for score in instances.scores.tolist()]

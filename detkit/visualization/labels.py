@@ -5,31 +5,32 @@ from PIL import ImageDraw, ImageFont
 
 from detkit.visualization.colors import text_color
 
-Spot = tuple[int, int, int, int]
+Place = tuple[int, int, int, int]
 """Where a label stands: x1, y1, x2, y2, half-open, in whole pixels."""
 
 
 def font_size(side: float, num: int) -> int:
-    """In proportion to the picture, and smaller where there is a crowd.
-
-    Args:
-        side: root of the picture's area.
-        num: how many labels there are.
-    """
+    """The size for ``num`` labels on an image of area ``side`` squared: smaller where there are many."""
     size = side / 42 * (1.0 if num <= 15 else 0.85 if num <= 40 else 0.7)
     return max(10, min(round(size), 48))
 
 
-def load_font(size: int) -> ImageFont.FreeTypeFont:
-    """A sans-serif with a wide choice of scripts (DejaVu, which comes with matplotlib)."""
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def load_font(size: int) -> Font:
+    """A sans-serif with a wide choice of scripts (DejaVu, which comes with matplotlib), or else Pillow's own."""
     import matplotlib
 
-    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+    try:
+        return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+    except OSError:
+        return ImageFont.load_default(size)
 
 
 def write_labels(
     pen: ImageDraw.ImageDraw,
-    canvas_size: tuple[int, int],
+    image_size: tuple[int, int],
     boxes: np.ndarray,
     texts: list[str],
     colors: np.ndarray,
@@ -37,35 +38,31 @@ def write_labels(
 ) -> None:
     """Labels at the boxes' corners, the best first; each goes to the first place that is free."""
     font = load_font(size)
-    placed: list[Spot] = []
+    taken: list[Place] = []
     for box, text, color in zip(boxes, texts, colors):
         if not text:
             continue
         width, height = round(font.getlength(text) + size * 0.5), round(size * 1.3)
-        spot = free_spot(box, width, height, canvas_size, placed)
-        if spot is None:
+        place = free_place(box, width, height, image_size, taken)
+        if place is None:
             continue
-        placed.append(spot)
-        pen.rectangle((spot[0], spot[1], spot[2] - 1, spot[3] - 1), fill=tuple(color.tolist()))
-        middle = (spot[0] + size * 0.25, (spot[1] + spot[3]) / 2)
+        taken.append(place)
+        pen.rectangle((place[0], place[1], place[2] - 1, place[3] - 1), fill=tuple(color.tolist()))
+        middle = (place[0] + size * 0.25, (place[1] + place[3]) / 2)
         pen.text(middle, text, fill=text_color(color), font=font, anchor="lm")
 
 
-def free_spot(
-    box: np.ndarray,
-    width: int,
-    height: int,
-    canvas_size: tuple[int, int],
-    placed: list[Spot],
-) -> Spot | None:
-    """Above the box, inside its top, below it, at its right corner: the first that is free and in the picture."""
+def free_place(
+    box: np.ndarray, width: int, height: int, image_size: tuple[int, int], taken: list[Place]
+) -> Place | None:
+    """Above the box, inside its top, below it, at its right corner: the first that is free and in the image."""
     x1, y1, x2, y2 = (round(v) for v in box.tolist())
     corners = [(x1, y1 - height), (x1, y1), (x1, y2), (x2 - width, y1 - height), (x2 - width, y2 - height)]
     for x, y in corners:
-        x = min(max(x, 0), canvas_size[0] - width)
-        if y < 0 or y + height > canvas_size[1]:
+        x = min(max(x, 0), image_size[0] - width)
+        if y < 0 or y + height > image_size[1]:
             continue
-        spot = (x, y, x + width, y + height)
-        if not any(spot[0] < p[2] and p[0] < spot[2] and spot[1] < p[3] and p[1] < spot[3] for p in placed):
-            return spot
+        place = (x, y, x + width, y + height)
+        if not any(place[0] < p[2] and p[0] < place[2] and place[1] < p[3] and p[1] < place[3] for p in taken):
+            return place
     return None

@@ -1,17 +1,21 @@
-"""Pictures put together from drawn images, and files of them."""
+"""Pictures of predictions beside the ground truth, and files of them."""
 
 import itertools
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from detkit.structures import CropAndPad, Instances, Prediction, Sample
-from detkit.visualization.draw import MIN_SIDE, draw_instances, draw_prediction
-from detkit.visualization.labels import load_font
+from detkit.utils.distributed import is_main
+from detkit.utils.progress import watched
+from detkit.visualization.draw import draw_instances, draw_prediction
+from detkit.visualization.drawing import MIN_SIDE
+from detkit.visualization.labels import Font, load_font
 
 
 def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndarray:
@@ -43,7 +47,7 @@ def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str]) -> np.nd
     return np.asarray(sheet)
 
 
-def _lines(title: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+def _lines(title: str, font: Font, width: int) -> list[str]:
     """The title in lines of at most ``width`` pixels; a word that is wider loses its end."""
     lines = [""]
     for word in title.split():
@@ -63,36 +67,73 @@ def prediction_picture(
     class_names: Sequence[str],
     *,
     score_thresh: float = 0.5,
+    skeleton: Sequence[tuple[int, int]] = (),
     min_side: int = MIN_SIDE,
 ) -> np.ndarray:
     """Ground truth and prediction side by side, on the image as the model saw it; without a target, one picture.
 
-    Padding within the image, outside its valid region, is not shown.
+    Padding, outside of the image's valid region, is not shown.
 
     Args:
         sample: what the model was given.
         prediction: what it predicted, in the pixels of the original image.
         class_names: the K names.
         score_thresh: predictions below this score are not drawn.
+        skeleton: pairs of keypoints that are joined.
         min_side: as in ``draw_instances``.
     """
     image, target = without_padding(sample)
-    right = draw_prediction(image, prediction, class_names, score_thresh=score_thresh, min_side=min_side)
+    options: dict[str, Any] = {"skeleton": skeleton, "min_side": min_side}
+    right = draw_prediction(image, prediction, class_names, score_thresh=score_thresh, **options)
     found = prediction.above(score_thresh).instances
     title = "prediction" if found is None else f"prediction: {len(found)} with score ≥ {score_thresh:g}"
     if target is None:
         return side_by_side([right], [title])
-    left = draw_instances(image, target, class_names, min_side=min_side)
+    left = draw_instances(image, target, class_names, **options)
     return side_by_side([left, right], [f"ground truth: {len(target)}", title])
 
 
 def without_padding(sample: Sample) -> tuple[Tensor, Instances | None]:
-    """The part of the sample's image that is no padding, ``(C, H, W)``, and the target in its pixels."""
+    """The valid region of the sample's image, ``(C, H, W)``, and the target in its pixels."""
     x1, y1, x2, y2 = sample.info.valid_region_in((sample.image.shape[-2], sample.image.shape[-1]))
     image, target, size = sample.image[:, y1:y2, x1:x2], sample.target, (y2 - y1, x2 - x1)
     if target is None or size == tuple(sample.image.shape[-2:]):
         return image, target
     return image, target.transform(CropAndPad(target.image_size, x1, y1, *size))
+
+
+def draw_predictions(
+    pairs: Sequence[tuple[Sample, Prediction]],
+    class_names: Sequence[str],
+    *,
+    score_thresh: float = 0.5,
+    skeleton: Sequence[tuple[int, int]] = (),
+) -> dict[str, np.ndarray]:
+    """The ``prediction_picture`` of each pair, with progress shown; named by the image id.
+
+    Args:
+        pairs: samples and predictions, e.g. those that ``FirstPredictions`` kept.
+        class_names, score_thresh, skeleton: see ``prediction_picture``.
+
+    Returns:
+        ``{name: (H, W, 3) uint8}``; a name holds letters, digits and ``_.-`` only.
+    """
+    return {
+        file_stem(sample.image_id): prediction_picture(
+            sample, prediction, class_names, score_thresh=score_thresh, skeleton=skeleton
+        )
+        for sample, prediction in watched(pairs, "pictures", show=is_main())
+    }
+
+
+def write_prediction_pictures(
+    pairs: Sequence[tuple[Sample, Prediction]], class_names: Sequence[str], folder: str | Path
+) -> list[Path]:
+    """Writes the pictures of ``draw_predictions`` as ``<folder>/<image id>.png``. Only rank 0 writes."""
+    if not is_main():
+        return []
+    pictures = draw_predictions(pairs, class_names)
+    return [write_picture(picture, Path(folder) / f"{name}.png") for name, picture in pictures.items()]
 
 
 def write_picture(picture: np.ndarray, path: str | Path) -> Path:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from detkit.registry import DataError
 from detkit.visualization.colors import LINE_COLORS
-from detkit.visualization.compare_runs import axis_label, chosen_figures, plot_runs, read_runs, short_names
+from detkit.visualization.compare_runs import axis_label, matching_metrics, plot_runs, read_runs, short_names
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -66,7 +66,7 @@ def test_a_run_that_is_still_writing_is_read_up_to_its_last_whole_line(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "no such file"), ("", "no figures yet"), ('{"a": \n{"iteration": 1}\n', "line 1")]
+    ("content", "words"), [(None, "no such file"), ("", "no metrics yet"), ('{"a": \n{"iteration": 1}\n', "line 1")]
 )
 def test_files_that_cannot_be_drawn_are_named(tmp_path, content, words):
     path = tmp_path / "run" / "metrics.jsonl"
@@ -82,16 +82,16 @@ def test_an_unknown_metric_is_answered_with_those_there_are(tmp_path):
     run = str(write_run(tmp_path / "a"))
     with pytest.raises(DataError, match=r"'total_los'. Did you mean 'total_loss'\? There are: lr, .*box/AP"):
         plot_metrics.main([run, "--metric", "total_los"])
-    with pytest.raises(DataError, match=r"no run has a figure 'mask/\*'"):
+    with pytest.raises(DataError, match=r"no run has a metric 'mask/\*'"):
         plot_metrics.main([run, "--metric", "lr", "mask/*"])
 
 
-def test_patterns_choose_figures_in_their_order():
+def test_patterns_choose_metrics_in_their_order():
     runs = {"a": {"lr": ([], []), "box/AP": ([], [])}, "b": {"box/AP50": ([], []), "loss_x": ([], [])}}
-    assert chosen_figures(runs, ["box/*", "lr", "box/AP"]) == ["box/AP", "box/AP50", "lr"]
-    assert chosen_figures(runs, []) == ["loss_x", "box/AP", "lr"]
+    assert matching_metrics(runs, ["box/*", "lr", "box/AP"]) == ["box/AP", "box/AP50", "lr"]
+    assert matching_metrics(runs, []) == ["loss_x", "box/AP", "lr"]
     with pytest.raises(DataError, match="there are: x"):
-        chosen_figures({"a": {"x": ([], [])}}, [])
+        matching_metrics({"a": {"x": ([], [])}}, [])
 
 
 def test_names_are_as_short_as_can_be():

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from detkit.structures import BitMasks, Boxes, Instances
-from detkit.visualization import draw_instances, palette
+from detkit.structures import BitMasks, Boxes, Instances, Panoptic, Prediction, Segment
+from detkit.visualization import draw_instances, draw_prediction, labels, palette
 
 GRAY = 120
 
@@ -20,8 +20,8 @@ def two_squares(size=(100, 160), **more):
     return Instances(size, boxes=masks.boxes(), classes=torch.tensor([0, 1]), masks=masks, **more)
 
 
-def changed(picture, canvas=GRAY):
-    return (picture != canvas).any(2)
+def changed(picture):
+    return (picture != GRAY).any(2)
 
 
 def test_masks_are_filled_inside_and_nothing_is_drawn_far_away():
@@ -117,17 +117,15 @@ def test_none_and_many(num):
 
 
 def test_labels_do_not_lie_on_one_another(monkeypatch):
-    from detkit.visualization import labels
-
     seen = []
-    free_spot = labels.free_spot
-    monkeypatch.setattr(labels, "free_spot", lambda *a: seen.append(free_spot(*a)) or seen[-1])
+    free_place = labels.free_place
+    monkeypatch.setattr(labels, "free_place", lambda *a: seen.append(free_place(*a)) or seen[-1])
     boxes = Boxes([[50, 50, 90, 90]] * 12)
     draw_instances(image(), Instances((100, 160), boxes=boxes, classes=torch.arange(12)), min_side=0)
-    spots = [s for s in seen if s is not None]
-    assert 1 < len(spots) < 12
-    for i, a in enumerate(spots):
-        assert all(a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1] for b in spots[:i])
+    places = [place for place in seen if place is not None]
+    assert 1 < len(places) < 12
+    for i, a in enumerate(places):
+        assert all(a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1] for b in places[:i])
         assert a[0] >= 0
         assert a[1] >= 0
         assert a[2] <= 160
@@ -154,3 +152,69 @@ def test_palette_is_stable_and_neighbours_differ():
     distance = np.abs(colors[:, None] - colors[None]).sum(2) + 999 * np.eye(60, dtype=int)
     assert distance[:20, :20].min() > 50
     assert distance.min() > 0
+
+
+def test_keypoints_are_points_joined_by_the_skeleton():
+    keypoints = torch.tensor([[[20.0, 20, 2], [120, 20, 1], [120, 80, 0]]])
+    instances = Instances((100, 160), boxes=Boxes([[10, 10, 130, 90]]), keypoints=keypoints)
+    bare = draw_instances(image(), instances.without("keypoints"), min_side=0)
+    points = draw_instances(image(), instances, min_side=0)
+    joined = draw_instances(image(), instances, skeleton=[(0, 1), (1, 2)], min_side=0)
+    assert (points != bare)[20, [20, 120]].any(1).all()
+    assert not (points != bare)[80, 120].any()  # it is not visible
+    assert not (points != bare)[20, 70].any()
+    assert (joined != points)[20, 70].any()
+    assert not (joined != points)[50, 120].any()
+    twice = draw_instances(image(200, 320), instances, min_side=0)
+    assert (twice[40, 40] != GRAY).any()
+
+
+class Headings:
+    """A field of a user's own: an angle a row, which is drawn as a line from the middle of the image."""
+
+    def __init__(self, angles):
+        self.angles = torch.as_tensor(angles)
+
+    def __len__(self):
+        return len(self.angles)
+
+    def __getitem__(self, item):
+        return Headings(self.angles[item])
+
+    def draw(self, drawing, colors):
+        tips = torch.stack([80 + 40 * self.angles.cos(), 50 + 40 * self.angles.sin()], 1)
+        drawing.lines(np.concatenate([np.tile([80, 50], (len(self), 1)), tips.numpy()], 1), colors)
+
+
+def test_a_field_of_ones_own_draws_itself_for_the_instances_that_are_drawn():
+    headings = Headings([0.0, np.pi])
+    scores = torch.tensor([0.9, 0.1])
+    instances = Instances((100, 160), boxes=Boxes([[0, 0, 9, 9]] * 2), scores=scores, headings=headings)
+    picture = changed(draw_instances(image(), instances, score_thresh=0.5, min_side=0))
+    assert picture[50, 100]
+    assert not picture[50, 60]
+
+
+def test_a_semantic_map_is_drawn_below_the_instances():
+    semantic = torch.full((100, 160), 255)
+    semantic[60:, :80], semantic[60:, 80:] = 0, 1
+    alone = draw_prediction(image(), Prediction(semantic=semantic), ["sky", "road"], min_side=0)
+    assert not changed(alone)[:40].any()  # pixels of no class
+    assert changed(alone)[61:, :].all()
+    assert (alone[95, 10] != alone[95, 150]).any()
+    box = Instances((100, 160), boxes=Boxes([[10, 10, 50, 50]]), classes=torch.tensor([0]))
+    both = draw_prediction(image(), Prediction(box, semantic), ["sky", "road"], min_side=0)
+    assert changed(both)[10, 12:48].all()
+    assert (both[65:] == alone[65:]).all()
+
+
+def test_a_panoptic_map_is_drawn_by_its_segments_alone():
+    ids = torch.zeros(100, 160, dtype=torch.int64)
+    ids[10:30, 10:60], ids[50:90, 10:60] = 1, 7
+    panoptic = Panoptic(ids, (Segment(1, 0, True, 0.9), Segment(7, 0, True), Segment(9, 1, False)))
+    prediction = Prediction(two_squares(), panoptic=panoptic)
+    picture = draw_prediction(image(), prediction, ["cat", "sky"], min_side=0)
+    assert changed(picture)[10:30, 10:60].all()
+    assert changed(picture)[50:90, 10:60].all()
+    assert (picture[12, 12] != picture[88, 12]).any()
+    assert not changed(picture)[:, 100:].any()

@@ -5,21 +5,16 @@ import pytest
 import torch
 
 from detkit.structures import Boxes, Instances
-from detkit.visualization import (
-    draw_anchors,
-    draw_boxes,
-    draw_proposals,
-    draw_regions,
-    draw_window,
-    palette,
-)
-from detkit.visualization.stages import some_of
+from detkit.visualization import Drawing, palette
+from detkit.visualization.stages import draw_anchors, draw_proposals, draw_regions, some_of
 
 GRAY = 120
 
 
-def image(h=100, w=160):
-    return np.full((h, w, 3), GRAY, np.uint8)
+def drawn(draw, *args, min_side=0, **options):
+    drawing = Drawing(np.full((100, 160, 3), GRAY, np.uint8), min_side=min_side)
+    draw(drawing, *args, **options)
+    return drawing.array()
 
 
 def changed(picture):
@@ -30,51 +25,6 @@ def color_at(picture, x, y):
     return tuple(picture[y, x].tolist())
 
 
-def test_boxes_have_an_outline_in_their_colour_and_the_first_lies_on_top():
-    boxes = torch.tensor([[10.0, 20, 50, 60], [10, 20, 90, 90]])
-    picture = draw_boxes(image(), boxes, np.array([[1, 2, 3], [200, 0, 0]]), min_side=0)
-    assert picture.shape == (100, 160, 3)
-    assert color_at(picture, 10, 40) == (1, 2, 3)
-    assert color_at(picture, 49, 59) == (1, 2, 3)
-    assert color_at(picture, 10, 80) == (200, 0, 0)
-    assert color_at(picture, 89, 89) == (200, 0, 0)
-    assert not changed(picture)[25:55, 15:45].any()
-    assert not changed(picture)[91:, :].any()
-
-
-def test_boxes_are_enlarged_with_the_image_and_may_reach_over_it():
-    boxes = torch.tensor([[-30.0, 50, 200, 300]])
-    picture = draw_boxes(image(), boxes, (255, 0, 0), min_side=320)
-    assert picture.shape == (200, 320, 3)
-    assert changed(picture)[100].all()
-    assert not changed(picture)[:99].any()
-    assert not changed(draw_boxes(image(), torch.zeros(0, 4), (255, 0, 0), min_side=0)).any()
-
-
-def test_labels_are_written():
-    boxes = torch.tensor([[40.0, 40, 90, 90]])
-    plain, labelled = (draw_boxes(image(), boxes, (255, 0, 0), texts, min_side=0) for texts in ((), ("a label",)))
-    assert (plain != labelled)[20:40].any()
-
-
-@pytest.mark.parametrize("channels", [1, 2, 4, 7])
-def test_other_numbers_of_channels_give_a_picture_too(channels):
-    tensor = torch.full((channels, 4, 6), 9, dtype=torch.uint8)
-    shown = draw_boxes(tensor, torch.zeros(0, 4), (255, 0, 0), min_side=0)
-    assert shown.shape == (4, 6, 3)
-    assert (shown == 9).all()
-
-
-def test_a_window_is_outlined():
-    picture = draw_window(image(), (20, 10, 140, 90), min_side=0)
-    inside = changed(picture)
-    assert inside[10, 20:140].all()
-    assert inside[89, 20:140].all()
-    assert inside[10:90, 139].all()
-    assert not inside[:10].any()
-    assert not inside[20:80, 30:130].any()
-
-
 def anchors_and_target():
     anchors = Boxes([[10, 10, 40, 40], [100, 50, 130, 90], [60, 10, 80, 30], [60, 60, 80, 80]])
     labels, matches = torch.tensor([1, 1, 0, -1], dtype=torch.int8), torch.tensor([0, 1, 0, 0])
@@ -83,7 +33,7 @@ def anchors_and_target():
 
 
 def test_positive_anchors_have_the_colour_of_the_object_that_they_were_matched_to():
-    picture = draw_anchors(image(), *anchors_and_target(), kind="positive", min_side=0)
+    picture = drawn(draw_anchors, *anchors_and_target(), kind="positive")
     for number, (x, y, truth_x) in enumerate([(10, 25, 5), (100, 70, 95)]):
         assert color_at(picture, x, y) == color_at(picture, truth_x, y) == tuple(palette(2)[number].tolist())
     assert not changed(picture)[10:80, 60:80].any()  # neither the negative one nor the neutral one
@@ -91,7 +41,7 @@ def test_positive_anchors_have_the_colour_of_the_object_that_they_were_matched_t
 
 @pytest.mark.parametrize(("kind", "x", "other"), [("negative", (60, 20), (60, 70)), ("neutral", (60, 70), (60, 20))])
 def test_other_anchors_are_drawn_alone_and_objects_in_white(kind, x, other):
-    picture = draw_anchors(image(), *anchors_and_target(), kind=kind, min_side=0)
+    picture = drawn(draw_anchors, *anchors_and_target(), kind=kind)
     color = color_at(picture, *x)
     assert color != (GRAY,) * 3
     assert (color[0] > color[2]) == (kind == "negative")  # red, else blue
@@ -102,15 +52,15 @@ def test_other_anchors_are_drawn_alone_and_objects_in_white(kind, x, other):
 
 def test_an_image_without_objects_has_only_negative_anchors():
     anchors, labels, matches, target = anchors_and_target()
-    drawn = [
-        draw_anchors(image(), anchors, torch.zeros_like(labels), matches * 0, target[:0], kind=kind, min_side=0)
+    pictures = [
+        drawn(draw_anchors, anchors, torch.zeros_like(labels), matches * 0, target[:0], kind=kind)
         for kind in ("positive", "negative", "neutral")
     ]
-    assert [bool(changed(picture).any()) for picture in drawn] == [False, True, False]
+    assert [bool(changed(picture).any()) for picture in pictures] == [False, True, False]
 
 
 def test_objects_are_enlarged_with_the_anchors():
-    picture = draw_anchors(image(), *anchors_and_target(), min_side=320)
+    picture = drawn(draw_anchors, *anchors_and_target(), min_side=320)
     assert picture.shape == (200, 320, 3)
     assert color_at(picture, 190, 140) == color_at(picture, 200, 140) == tuple(palette(2)[1].tolist())
 
@@ -118,12 +68,12 @@ def test_objects_are_enlarged_with_the_anchors():
 def test_the_best_proposals_are_drawn_red_before_blue():
     boxes = Boxes([[100, 10, 150, 90], [10, 10, 60, 90], [70, 70, 90, 90]])
     proposals = Instances((100, 160), boxes=boxes, objectness=torch.tensor([-6.0, 6.0, -9.0]))
-    picture = draw_proposals(image(), proposals, most=2, labels=0, min_side=0)
+    picture = drawn(draw_proposals, proposals, most=2, labels=0)
     red, blue = picture[50, 10].astype(int), picture[50, 100].astype(int)
     assert red[0] > red[2] + 50
     assert blue[2] > blue[0] + 50
     assert not changed(picture)[70:90, 70:90].any()
-    labelled = draw_proposals(image(), proposals, most=2, labels=1, min_side=0)
+    labelled = drawn(draw_proposals, proposals, most=2, labels=1)
     assert (labelled != picture)[:, :95].any()
     assert (labelled == picture)[:, 95:].all()
 
@@ -135,9 +85,9 @@ def test_foreground_regions_have_their_class_and_background_is_apart():
         classes=torch.tensor([1, 2, -1]),
     )
     names = ["cat", "dog"]
-    front = draw_regions(image(), sampled, names, min_side=0)
+    front = drawn(draw_regions, sampled, names)
     assert color_at(front, 10, 60) == tuple(palette(2)[1].tolist())
-    back = draw_regions(image(), sampled, names, foreground=False, min_side=0)
+    back = drawn(draw_regions, sampled, names, foreground=False)
     assert color_at(back, 100, 60) != (GRAY,) * 3
     for picture in (front, back):
         assert color_at(picture, 70, 60) == (GRAY,) * 3  # an ignored region

@@ -1,0 +1,123 @@
+"""Drawing: an image with shapes and labels on it. N shapes have N colours."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+from torch import Tensor
+
+from detkit.visualization.inputs import ImageLike, to_array
+from detkit.visualization.labels import font_size, write_labels
+
+MIN_SIDE = 640
+"""Smaller images are enlarged, or their labels could not be read."""
+_OPACITY = 0.42
+
+Colors = np.ndarray | tuple[int, int, int]
+"""``(N, 3)`` uint8 RGB, or one colour for all."""
+
+
+class Drawing:
+    """An image that is drawn on, enlarged where it is small. What is drawn later lies on top.
+
+    A field of instances that has a method ``draw(drawing, colors)``, with the N colours of its rows, draws itself by
+    these methods.
+
+    Args:
+        image: an array, a tensor, a PIL image or a file, as ``to_array`` takes them; of a tensor with other than 1, 3
+            or 4 channels the first ones are shown.
+        size: ``(height, width)`` of the image in whose pixels shapes are given; None: of ``image``.
+        min_side: an image whose longer side is shorter is enlarged to it.
+
+    Attributes:
+        line: how many pixels wide a line is, in proportion to the image.
+    """
+
+    def __init__(self, image: ImageLike, size: tuple[int, int] | None = None, min_side: int = MIN_SIDE):
+        if isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] not in (1, 3, 4):
+            image = image[:3] if image.shape[0] > 4 else image[:1]
+        self._image = Image.fromarray(to_array(image))
+        height, width = size or (self._image.height, self._image.width)
+        scale = min_side / max(self._image.size)
+        if scale > 1:
+            enlarged = (round(self._image.width * scale), round(self._image.height * scale))
+            self._image = self._image.resize(enlarged, Image.Resampling.BICUBIC)
+        self._scale = np.array([self._image.width / width, self._image.height / height])
+        self._side = math.sqrt(self._image.width * self._image.height)
+        self.line = max(1, round(self._side / 350))
+
+    def array(self) -> np.ndarray:
+        """The image as it is now, ``(H', W', 3)`` uint8."""
+        return np.asarray(self._image).copy()
+
+    def masks(self, bitmaps: np.ndarray, colors: Colors) -> None:
+        """Fills and outlines ``(N, H, W)`` bool masks of whole images, the largest first, so that small ones show."""
+        pixels = np.asarray(self._image).astype(np.float32)
+        table, size, line = _table(colors, len(bitmaps)), self._image.size, self.line
+        areas = bitmaps.reshape(len(bitmaps), -1).sum(1)
+        for i in np.argsort(-areas, kind="stable").tolist():
+            shape = _enlarged_mask(bitmaps[i], size)
+            bounds = shape.getbbox()
+            if bounds is None:
+                continue
+            x1, y1, x2, y2 = bounds
+            grown = (max(x1 - line, 0), max(y1 - line, 0), min(x2 + line, size[0]), min(y2 + line, size[1]))
+            part = shape.crop(grown)
+            inside = np.asarray(part) > 0
+            edge = inside & (np.asarray(part.filter(ImageFilter.MinFilter(2 * line + 1))) == 0)
+            view = pixels[grown[1] : grown[3], grown[0] : grown[2]]
+            color = table[i].astype(np.float32)
+            view[inside] = (1 - _OPACITY) * view[inside] + _OPACITY * color
+            view[edge] = 0.15 * view[edge] + 0.85 * color
+        self._image = Image.fromarray(pixels.round().astype(np.uint8))
+
+    def boxes(self, boxes: np.ndarray, colors: Colors, width: int | None = None) -> None:
+        """Outlines ``(N, 4)`` xyxy boxes inside their half-open bounds, the first on top, ``width`` pixels wide."""
+        pen, table = ImageDraw.Draw(self._image), _table(colors, len(boxes))
+        for box, color in zip(self._scaled(boxes)[::-1].tolist(), table[::-1].tolist()):
+            x1, y1, x2, y2 = map(round, box)
+            corners = (x1, y1, max(x2 - 1, x1), max(y2 - 1, y1))
+            pen.rectangle(corners, outline=tuple(color), width=width or self.line)
+
+    def lines(self, ends: np.ndarray, colors: Colors) -> None:
+        """Draws N straight lines from point to point, ``(N, 4)`` x1, y1, x2, y2."""
+        pen = ImageDraw.Draw(self._image)
+        for line, color in zip(self._scaled(ends).tolist(), _table(colors, len(ends)).tolist()):
+            pen.line(line, fill=tuple(color), width=2 * self.line)
+
+    def points(self, points: np.ndarray, colors: Colors) -> None:
+        """Draws discs with a white rim at ``(N, 2)`` points."""
+        pen, radius = ImageDraw.Draw(self._image), 2 * self.line
+        places = np.asarray(points, np.float64).reshape(-1, 2) * self._scale
+        for (x, y), color in zip(places.tolist(), _table(colors, len(places)).tolist()):
+            for r, fill in ((radius + self.line, (255, 255, 255)), (radius, tuple(color))):
+                pen.ellipse((x - r, y - r, x + r, y + r), fill=fill)
+
+    def labels(self, boxes: np.ndarray, texts: Sequence[str], colors: Colors) -> None:
+        """Writes texts at ``(N, 4)`` boxes, the first at the best places; an empty one is none.
+
+        A label that would lie on another one is moved, and left out where there is no place for it.
+        """
+        if any(texts):
+            table, size = _table(colors, len(boxes)), font_size(self._side, sum(map(bool, texts)))
+            write_labels(ImageDraw.Draw(self._image), self._image.size, self._scaled(boxes), list(texts), table, size)
+
+    def _scaled(self, corners: np.ndarray) -> np.ndarray:
+        return np.asarray(corners, np.float64).reshape(-1, 4) * np.tile(self._scale, 2)
+
+
+def _table(colors: Colors, num: int) -> np.ndarray:
+    return np.broadcast_to(np.asarray(colors, np.uint8).reshape(-1, 3), (num, 3))
+
+
+def _enlarged_mask(bitmap: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    """The mask (0 or 255) in an image of ``(width, height)``, its steps rounded off."""
+    shape = Image.fromarray(bitmap.astype(np.uint8) * 255)
+    scale = size[0] / shape.width
+    if shape.size != size:
+        shape = shape.resize(size, Image.Resampling.BILINEAR)
+        if scale > 2:
+            shape = shape.filter(ImageFilter.GaussianBlur(0.5 * scale))
+        shape = shape.point([0] * 128 + [255] * 128)
+    return shape

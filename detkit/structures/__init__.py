@@ -6,6 +6,7 @@ from detkit.structures.class_rows import ClassRows
 from detkit.structures.image_info import ImageInfo
 from detkit.structures.image_list import ImageList
 from detkit.structures.instances import Instances
+from detkit.structures.keypoints import Keypoints
 from detkit.structures.losses import Losses
 from detkit.structures.masks import BitMasks, CropMethod, Masks, PolygonMasks
 from detkit.structures.mini_masks import MiniMasks
@@ -26,6 +27,7 @@ __all__ = [
     "ImageInfo",
     "ImageList",
     "Instances",
+    "Keypoints",
     "Losses",
     "Masks",
     "MiniMasks",

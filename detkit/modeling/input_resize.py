@@ -1,14 +1,14 @@
 """Resizing inside the model."""
 
-import dataclasses
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from detkit.modeling.interfaces import INPUT_RESIZES, InputResize
-from detkit.structures import BitMasks, Instances, Resize
+from detkit.structures import Instances, Resize
 
 
 @INPUT_RESIZES.register()
@@ -39,25 +39,12 @@ class BilinearInputResize(InputResize):
         scale = min(wanted / min(height, width), self.max_size / max(height, width))
         size = (math.floor(height * scale), math.floor(width * scale))
         resized = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
-        return resized, _resize_target(target, size)
+        return resized, target.transform(_NearestBefore((height, width), size))
 
 
-def _resize_target(target: Instances, size: tuple[int, int]) -> Instances:
-    height, width = target.image_size
-    scale_y, scale_x = size[0] / height, size[1] / width
-    info = target.info
-    if info.valid_region is not None:
-        x1, y1, x2, y2 = info.valid_region
-        region = (round(x1 * scale_x), round(y1 * scale_y), round(x2 * scale_x), round(y2 * scale_y))
-        info = dataclasses.replace(info, valid_region=region)
-    if info.crowds is not None:
-        info = dataclasses.replace(info, crowds=info.crowds.scale(scale_y, scale_x))
-    fields = dict(target.fields)
-    if "boxes" in fields:
-        fields["boxes"] = fields["boxes"].scale(scale_y, scale_x)
-    masks = fields.get("masks")
-    if isinstance(masks, BitMasks):
-        fields["masks"] = BitMasks(F.interpolate(masks.tensor[:, None].float(), size=size)[:, 0] > 0.5)
-    elif masks is not None:
-        fields["masks"] = masks.transform(Resize(masks.image_size, size))
-    return Instances(size, info=info, **fields)
+class _NearestBefore(Resize):
+    """A resize whose maps get, for each new pixel, the pixel at or before its upper left corner, as torch does it."""
+
+    def label_map(self, labels: Any, fill: float = 0) -> Any:
+        """See ``Transform.label_map``; of tensors ``(N, H, W)``."""
+        return F.interpolate(labels[:, None].float(), size=self.output_size)[:, 0].to(labels.dtype)

@@ -1,31 +1,37 @@
 """From the network's pixels to the original image's."""
 
+from torch import Tensor
+
 from detkit.modeling.interfaces import MaskPaster
-from detkit.structures import BitMasks, Boxes, Instances
+from detkit.structures import BitMasks, CropAndPad, Instances, Resize
 
 
 def to_original_size(
     instances: Instances, original_size: tuple[int, int], paster: MaskPaster, mask_thresh: float = 0.5
 ) -> Instances:
-    """Moves, scales, clips and pastes.
+    """Takes detections to the original image: every field that has ``transform`` moves itself.
 
     Args:
-        instances: detections in the pixels of the augmented image: ``boxes`` and, where a mask head ran,
-            ``mask_probs`` (N, M, M). The original image lies in their ``valid_region``.
+        instances: detections in the pixels of the augmented image: ``boxes``, ``mask_probs`` (N, M, M) where a mask
+            head ran, and whatever other heads gave. The original image lies in their ``valid_region``.
         original_size: ``(height, width)`` of the image in its file.
         paster: mask probabilities to masks.
         mask_thresh: probability from which a pixel belongs to the object.
 
     Returns:
-        New ``Instances`` in original pixels, without the boxes that are empty there; ``mask_probs`` has become
-        ``masks`` (N, height, width) bool.
+        New ``Instances`` in original pixels, without the rows whose boxes are empty there, the boxes clipped to the
+        image; ``mask_probs`` has become ``masks`` (N, height, width).
     """
     x1, y1, x2, y2 = instances.valid_region
-    boxes = instances.boxes.tensor - instances.boxes.tensor.new_tensor([x1, y1, x1, y1])
-    scaled = Boxes(boxes).scale(original_size[0] / (y2 - y1), original_size[1] / (x2 - x1)).clip(original_size)
-    moved = Instances(original_size, **{**instances.fields, "boxes": scaled})[scaled.nonempty()]
+    size = (y2 - y1, x2 - x1)
+    whole = size == instances.image_size
+    steps = [*(() if whole else (CropAndPad(instances.image_size, x1, y1, *size),)), Resize(size, original_size)]
+    boxes, others = instances.boxes, instances.without("boxes")
+    for step in steps:
+        boxes, others = boxes.outlines(step), others.transform(step)
+    boxes = boxes.clip(original_size)
+    moved = Instances(original_size, boxes=boxes, **others.fields)[boxes.nonempty()]
     if "mask_probs" not in moved:
         return moved
     masks = paster(moved.mask_probs, moved.boxes, original_size, mask_thresh)
-    masks = masks if isinstance(masks, BitMasks) else BitMasks(masks)
-    return moved.without("mask_probs").with_fields(masks=masks)
+    return moved.without("mask_probs").with_fields(masks=BitMasks(masks) if type(masks) is Tensor else masks)

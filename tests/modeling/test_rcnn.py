@@ -181,17 +181,3 @@ def test_sampling_of_regions_labels_by_overlap():
     torch.testing.assert_close(foreground.classes, target.classes[foreground.gt_index])
     heads.append_ground_truth = False
     assert len(heads.sample([proposals], [target])[0]) == 3
-
-
-def test_postprocess_drops_boxes_that_vanish():
-    detections = Instances(
-        (100, 100),
-        boxes=Boxes([[10.0, 10, 50, 50], [100.0, 20, 120, 30]]),
-        scores=torch.tensor([0.9, 0.8]),
-        classes=torch.tensor([0, 1]),
-        mask_probs=torch.ones(2, 28, 28),
-    )
-    out = to_original_size(detections, (50, 200), GridSampleMaskPaster())
-    assert out.boxes.tolist() == [[20, 5, 100, 25]]
-    assert out.masks.sum() == 80 * 20
-    assert "mask_probs" in detections  # the argument is left as it was

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from detkit.modeling.interfaces import MaskPaster
-from detkit.structures import BitMasks, CropAndPad, Instances, Resize
+from detkit.structures import BitMasks, CropAndPad, Instances, Keypoints, Resize
 
 
 def to_original_size(
@@ -27,6 +27,8 @@ def to_original_size(
     whole = size == instances.image_size
     steps = [*(() if whole else (CropAndPad(instances.image_size, x1, y1, *size),)), Resize(size, original_size)]
     boxes, others = instances.boxes, instances.without("boxes")
+    if isinstance(others.fields.get("keypoints"), Tensor):
+        others = others.with_fields(keypoints=Keypoints(others.keypoints))
     for step in steps:
         boxes, others = boxes.outlines(step), others.transform(step)
     boxes = boxes.clip(original_size)

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from detkit.structures import Boxes, Instances, Panoptic, Prediction
+from detkit.structures import Boxes, Instances, Keypoints, Panoptic, Prediction
 from detkit.visualization.colors import palette
 from detkit.visualization.drawing import MIN_SIDE, Drawing
 from detkit.visualization.inputs import ImageLike
@@ -97,13 +97,13 @@ def _draw_instances(
     masks = [field for field in fields.values() if hasattr(field, "bitmaps")]
     for field in masks:
         drawing.masks(field.bitmaps().tensor.numpy(), colors)
-    for name, field in fields.items():
+    for field in fields.values():
         if hasattr(field, "draw"):
             field.draw(drawing, colors)
         elif isinstance(field, Boxes):
             drawing.boxes(field.tensor.numpy(), colors, max(1, drawing.line - 1) if masks else None)
-        elif name == "keypoints":
-            _draw_keypoints(drawing, np.asarray(field), colors, skeleton or getattr(field, "skeleton", ()))
+        elif isinstance(field, Keypoints):
+            _draw_keypoints(drawing, field.numpy(), colors, skeleton)
     if "boxes" in fields:
         drawing.labels(fields["boxes"].tensor.numpy(), _texts(instances, classes, class_names), colors)
 

@@ -67,7 +67,9 @@ def test_boxes_are_moved_scaled_and_clipped_to_the_last_bit(size):
 
 def test_keypoints_come_back_in_the_original_image():
     detections = Instances((100, 100), boxes=Boxes([[10, 10, 50, 50]]), keypoints=torch.tensor([[[40.0, 20.0, 0.9]]]))
-    assert torch.as_tensor(original(detections, (200, 200)).keypoints.tolist())[0, 0].tolist() == pytest.approx([80, 40, 0.9])
+    assert torch.as_tensor(original(detections, (200, 200)).keypoints.tolist())[0, 0].tolist() == pytest.approx(
+        [80, 40, 0.9]
+    )
 
 
 def test_a_field_of_ones_own_comes_back_at_the_original_size():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from detkit.structures import BitMasks, Boxes, Instances, Panoptic, Prediction, Segment
+from detkit.structures import BitMasks, Boxes, Instances, Keypoints, Panoptic, Prediction, Segment
 from detkit.visualization import draw_instances, draw_prediction, labels, palette
 
 GRAY = 120
@@ -155,7 +155,7 @@ def test_palette_is_stable_and_neighbours_differ():
 
 
 def test_keypoints_are_points_joined_by_the_skeleton():
-    keypoints = torch.tensor([[[20.0, 20, 2], [120, 20, 1], [120, 80, 0]]])
+    keypoints = Keypoints([[[20, 20, 2], [120, 20, 1], [120, 80, 0]]])
     instances = Instances((100, 160), boxes=Boxes([[10, 10, 130, 90]]), keypoints=keypoints)
     bare = draw_instances(image(), instances.without("keypoints"), min_side=0)
     points = draw_instances(image(), instances, min_side=0)

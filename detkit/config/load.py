@@ -3,19 +3,20 @@
 import dataclasses
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from detkit.config.interpolate import resolve
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 from detkit.config.merge import Override, changed, find, locate, merge, read_override
 from detkit.config.migrate import Migration
-from detkit.config.near_file import nearest_file
 from detkit.config.parse import fits
 from detkit.config.schema import schema
 from detkit.config.user_file import import_user_code
-from detkit.config.yaml_file import SUFFIXES, Entry, display, read_yaml, wrap
+from detkit.config.yaml_file import SUFFIXES, Entry, display, nearest_file, read_yaml, wrap
 from detkit.registry import ConfigError, Registry
 
 logger = logging.getLogger(__name__)
@@ -52,46 +53,62 @@ def load_config(
 
     Raises ConfigError with the file, or the key path, and what to do about it.
     """
+    migration = Migration(Any if root is None else root)
     if isinstance(path, Mapping):
-        tree = wrap(dict(path), "the given tree")
-        layers, file = _Layers(_without(tree, "imports", "_base_"), [], _own_imports(tree, None)), None
+        given, file = wrap(dict(path), "the given tree"), None
+        imports = _own_imports(given, None)
+        merged: _Merged = partial(_migrated, _without(given, "imports", "_base_"), [], migration)
     else:
         file = Path(path).expanduser()
-        layers = _read(file, ())
+        merged, imports = _read(file, (), migration)
     parsed = [read_override(text) for text in overrides]
-    imports = layers.all_imports()
     for override in parsed:
         if override.keys == ("imports",):
             imports += _own_imports(Entry({"imports": override.value}, override.value.source), Path.cwd())
     imports = list({entry.value: entry for entry in imports}.values())
     for entry in imports:
         import_user_code(entry.value, entry.source)
-    migration = Migration(Any if root is None else root)
-    tree = _laid_over(layers.merged(migration), [o for o in parsed if o.keys[0] != "imports"], migration)
-    for note in migration.notes:
-        logger.warning("%s", note)
-    return Config(resolve(tree), [entry.value for entry in imports], file, dict(tree.walk()))
+    tree = _laid_over(merged(), [o for o in parsed if o.keys[0] != "imports"], migration)
+    migration.warn()
+    return Config(_resolved(tree), [entry.value for entry in imports], file, dict(tree.walk()))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Layers:
-    """A file's own tree, the files that it lies over, and the user code that it lists."""
+_Merged = Callable[[], Entry]
+"""Makes a tree, once the user code is imported that its classes may come from."""
 
-    own: Entry
-    bases: "list[_Layers]"
-    imports: list[Entry]
 
-    def all_imports(self) -> list[Entry]:
-        """The imports of the bases, then the file's own."""
-        return [entry for base in self.bases for entry in base.all_imports()] + self.imports
+def _migrated(own: Entry, bases: list[_Merged], migration: Migration) -> Entry:
+    """``own`` over its bases, each migrated before it is merged."""
+    tree = Entry({}, own.source)
+    for merged in [*bases, lambda: own]:
+        tree = merge(tree, migration.layer(merged(), tree))
+    return tree
 
-    def merged(self, migration: Migration) -> Entry:
-        """The file over its bases, each migrated before it is merged."""
-        tree = Entry({}, self.own.source)
-        for base in self.bases:
-            whole = base.merged(migration)
-            tree = merge(tree, migration.layer(whole, tree))
-        return merge(tree, migration.layer(self.own, tree))
+
+def _read(path: Path, above: tuple[Path, ...], migration: Migration) -> tuple[_Merged, list[Entry]]:
+    """The file ``path`` over its bases, and the imports of all of them, bases first."""
+    own = read_yaml(path)
+    above = (*above, path.resolve())
+    bases: list[_Merged] = []
+    imports: list[Entry] = []
+    for base in _bases(own):
+        file = path.parent / Path(base.value).expanduser()
+        if not file.is_file():
+            near = nearest_file(file, *SUFFIXES)
+            meant = "" if near is None else f" Did you mean '{os.path.relpath(near, path.parent)}'?"
+            if near is not None and near.resolve() in above:
+                meant = ""  # no file is its own base
+            raise ConfigError(
+                f"{base.source}: _base_ '{base.value}' does not exist (it would be {display(file)}).{meant}"
+            )
+        if file.resolve() in above:
+            chain = " -> ".join(display(p) for p in (*above[above.index(file.resolve()) :], file))
+            raise ConfigError(f"{base.source}: _base_ goes round in a circle: {chain}")
+        merged, more = _read(file, above, migration)
+        bases.append(merged)
+        imports += more
+    imports += _own_imports(own, path.parent)
+    return partial(_migrated, _without(own, "imports", "_base_"), bases, migration), imports
 
 
 def _laid_over(tree: Entry, overrides: list[Override], migration: Migration) -> Entry:
@@ -119,58 +136,30 @@ def _without_misfits(tree: Entry, override: Override, old_name: str) -> Entry:
     fits the new declaration; and if an override set it.
     """
     registries = [registry for registry in Registry.of.values() if override.value.value in registry]
-    registries = [registry for registry in registries if old_name in registry] or registries
-    node: Any = resolve(tree)
+    if not registries:
+        return tree  # an unknown name is an error of its own
+    registry = next((registry for registry in registries if old_name in registry), registries[0])
+    new = schema(registry.get(override.value.value)).options
+    old = schema(registry.get(old_name)).options if old_name in registry else {}
+    node: Any = _resolved(tree)
     for key in override.keys[:-1]:
         node = node[locate(node, key)]
-    keys = [key for key in node if key != "name" and registries]  # an unknown name is an error of its own
-    new = [schema(registry.get(node["name"])).options for registry in registries]
-    old = [schema(registry.get(old_name)).options for registry in registries if old_name in registry]
-
-    def usable(key: str) -> bool:
-        """Whether the new class has this option, for this value."""
-        same = [known[key].want for known in old if key in known]
-        return any(key in known and (known[key].want in same or fits(node[key], known[key].want)) for known in new)
 
     def change(entry: Entry) -> Entry:
         """The node without them; what is kept says so in its source."""
-        kept = dict(entry.value)
-        for key in keys:
-            if any(source.startswith("override '") for _, source in kept[key].walk("x")):
-                continue
-            if usable(key):
-                kept[key] = dataclasses.replace(
-                    kept[key], source=f"{kept[key].source} (kept by override '{override.text}')"
-                )
+        kept, dropped = {}, []
+        for key, option in entry.value.items():
+            if key == "name" or any(source.startswith("override '") for _, source in option.walk("x")):
+                kept[key] = option
+            elif key in new and ((key in old and old[key].want == new[key].want) or fits(node[key], new[key].want)):
+                note = f" (kept by override '{override.text}')"
+                kept[key] = dataclasses.replace(option, source=option.source + note)
             else:
-                del kept[key]
-        dropped, same = sorted(set(entry.value) - set(kept)), sorted(set(kept) - {"name"})
-        logger.info("override '%s': kept %s, dropped %s", override.text, same or "nothing", dropped or "nothing")
+                dropped.append(key)
+        logger.info("override '%s': dropped %s", override.text, dropped or "nothing")
         return dataclasses.replace(entry, value=kept)
 
     return changed(tree, override, change, len(override.keys) - 1)
-
-
-def _read(path: Path, above: tuple[Path, ...]) -> _Layers:
-    """The file ``path`` and its bases, unmerged."""
-    own = read_yaml(path)
-    above = (*above, path.resolve())
-    bases = []
-    for base in _bases(own):
-        file = path.parent / Path(base.value).expanduser()
-        if not file.is_file():
-            near = nearest_file(file, *SUFFIXES)
-            meant = "" if near is None else f" Did you mean '{os.path.relpath(near, path.parent)}'?"
-            if near is not None and near.resolve() in above:
-                meant = ""  # no file is its own base
-            raise ConfigError(
-                f"{base.source}: _base_ '{base.value}' does not exist (it would be {display(file)}).{meant}"
-            )
-        if file.resolve() in above:
-            chain = " -> ".join(display(p) for p in (*above[above.index(file.resolve()) :], file))
-            raise ConfigError(f"{base.source}: _base_ goes round in a circle: {chain}")
-        bases.append(_read(file, above))
-    return _Layers(_without(own, "imports", "_base_"), bases, _own_imports(own, path.parent))
 
 
 def _bases(tree: Entry) -> list[Entry]:
@@ -204,3 +193,17 @@ def _own_imports(tree: Entry, folder: Path | None) -> list[Entry]:
 
 def _without(tree: Entry, *keys: str) -> Entry:
     return dataclasses.replace(tree, value={k: v for k, v in tree.value.items() if k not in keys})
+
+
+def _resolved(tree: Entry) -> Any:
+    """``tree`` as plain data, interpolations resolved. Raises ConfigError with the key path and the place."""
+    plain = tree.plain()
+    if "${" not in str(plain):
+        return plain
+    try:
+        return OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
+    except OmegaConfBaseException as error:
+        path = error.full_key or ""
+        source = dict(tree.walk()).get(path)
+        problem = str(error).splitlines()[0] + (f"  [{source}]" if source else "")
+        raise ConfigError(f"{path or 'config'}: the interpolation cannot be resolved: {problem}") from None

@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from typing import Any
 
 from detkit.config.describe import usage
-from detkit.config.merge import join, split
+from detkit.config.merge import join, locate, split
 from detkit.config.recipe import Eager, Recipe
-from detkit.config.schema import MISSING, Option, is_nested, place, registry_for, schema
+from detkit.config.schema import MISSING, Option, is_nested, leaves, place, registry_for, schema
 from detkit.config.write import flow, plain
 from detkit.registry import ConfigError, Registry, did_you_mean
 
@@ -18,7 +18,7 @@ class Location:
 
     Args:
         path: the path.
-        value: the value; a Recipe where a node or a group stands.
+        value: the value; a Recipe where a node or nested options stand.
         option: the option that holds it; None for the root and for the items of a list.
         owner: the class that has the option.
     """
@@ -46,46 +46,43 @@ class Provenance:
 
 def find_location(recipe: Recipe[Any], path: str) -> Location:
     """What stands at ``path`` below ``recipe``. Raises ConfigError, with the nearest key, if there is no such path."""
-    spot = Location("", recipe, None, None)
+    location, keys = Location("", recipe, None, None), tuple[Any, ...]()
     for key in split(path) if path else ():
-        value, where = spot.value, spot.path or "config"
-        number = int(key) if str(key).isdecimal() else None
-        at = number if number is not None and isinstance(value, list | tuple) else key
-        below = join((*(split(spot.path) if spot.path else ()), at))
+        value, where, owner, option = location.value, location.path or "config", location.owner, None
+        children = value.kwargs if isinstance(value, Recipe) else list(value) if isinstance(value, tuple) else value
+        at = locate(children, key)
         if isinstance(value, Recipe):
-            known = schema(value.cls).options
-            if key not in known:
+            owner, known = value.cls, schema(value.cls).options
+            if at is None:
                 near = did_you_mean(str(key), known)
-                raise ConfigError(f"{where}: {value.cls.__name__} has no option '{key}'.{near}\n{usage(value.cls)}")
-            spot = Location(below, _unwrapped(value.kwargs[str(key)]), known[str(key)], value.cls)
-        elif isinstance(value, list | tuple) and number is not None and number < len(value):
-            spot = Location(below, _unwrapped(value[number]), None, spot.owner)
-        elif isinstance(value, Mapping) and key in value:
-            spot = Location(below, _unwrapped(value[key]), None, spot.owner)
-        else:
+                raise ConfigError(f"{where}: {owner.__name__} has no option '{key}'.{near}\n{usage(owner)}")
+            option = known[at]
+        elif at is None:
             raise ConfigError(f"{where}: nothing stands below it at '{key}'; it is {flow(plain(value))}")
-    return spot
+        keys = (*keys, at)
+        location = Location(join(keys), _unwrapped(children[at]), option, owner)
+    return location
 
 
 def roles_in(want: Any) -> list[Registry[Any]]:
     """The registries whose classes may stand where the annotation ``want`` does."""
-    found = [registry_for(want)] + [registry for arm in get_args(want) for registry in roles_in(arm)]
-    return [registry for registry in found if registry is not None]
+    return [registry for registry in map(registry_for, leaves(want)) if registry is not None]
 
 
 def find_classes(name: str, root: type) -> list[type]:
-    """The classes called ``name``: registered ones, and groups in the signatures from ``root`` and from them.
+    """The classes called ``name``: registered ones, and nested options in the signatures from ``root`` and from them.
 
     Raises ConfigError, with the nearest name, if there is none.
     """
-    registered = {registry.get(entry) for registry in Registry.of.values() for entry in registry.names()}
-    known: dict[str, set[type]] = {}
-    for cls in registered | _groups(registered | {root}):
-        known.setdefault(cls.__name__, set()).add(cls)
-    if name not in known:
+    classes = [root, *(cls for registry in Registry.of.values() for _, cls in registry)]
+    for cls in classes:  # the list grows while it is walked
+        wants = [leaf for option in schema(cls).options.values() for leaf in leaves(option.want)]
+        classes += [want for want in wants if is_nested(want) and want not in classes]
+    found = {cls for cls in classes if cls.__name__ == name}
+    if not found:
         hint = "give a class (see --list) or, with --config-file, a path such as model.neck"
-        raise ConfigError(f"there is no class '{name}'.{did_you_mean(name, known)} {hint}")
-    return sorted(known[name], key=place)
+        raise ConfigError(f"there is no class '{name}'.{did_you_mean(name, (c.__name__ for c in classes))} {hint}")
+    return sorted(found, key=place)
 
 
 def explain(recipe: Recipe[Any], sources: Mapping[str, str], path: str) -> list[Provenance]:
@@ -94,52 +91,28 @@ def explain(recipe: Recipe[Any], sources: Mapping[str, str], path: str) -> list[
     if node is None or not isinstance(find_location(recipe, node).value, Recipe):
         path = find_location(recipe, path).path
     below = (f"{path}.", f"{path}[") if path else ("",)
-    origins = _origins(recipe, "", recipe.cls, sources)
-    return [origin for origin in origins if origin.path == path or origin.path.startswith(below)]
+    values = _provenances(recipe, "", recipe.cls, sources)
+    return [value for value in values if value.path == path or value.path.startswith(below)]
 
 
-def _origins(value: Any, path: str, blame: type, sources: Mapping[str, str]) -> Iterator[Provenance]:
-    """``blame`` is the class whose default ``value`` is, if no file and no override set it."""
-
-    def source(key: str) -> str:
-        """Where the value of a key comes from, in words."""
-        return sources.get(key) or f"default of {blame.__name__} ({place(blame)})"
-
-    value = _unwrapped(value)
+def _provenances(value: Any, path: str, owner: type, sources: Mapping[str, str]) -> Iterator[Provenance]:
+    """``owner`` is the class whose default ``value`` is, if no file and no override set it."""
+    value, default = _unwrapped(value), f"default of {owner.__name__} ({place(owner)})"
     if isinstance(value, Recipe):
         if not is_nested(value.cls):
             key = f"{path}.name" if path else "name"
-            yield Provenance(key, value.cls.__name__, source(key))
+            yield Provenance(key, value.cls.__name__, sources.get(key, default))
         for name, option in schema(value.cls).options.items():
             item, below = value.kwargs[name], f"{path}.{name}" if path else name
             usual = option.default is not MISSING and plain(option.default) == plain(item)
             own = below in sources or (usual and (not path or path in sources))
-            yield from _origins(item, below, value.cls if own else blame, sources)
-    elif _has_parts(value):
+            yield from _provenances(item, below, value.cls if own else owner, sources)
+    elif isinstance(value, list | tuple) and any(isinstance(_unwrapped(item), Recipe) for item in value):
         for i, item in enumerate(value):
-            yield from _origins(item, f"{path}[{i}]", blame, sources)
+            yield from _provenances(item, f"{path}[{i}]", owner, sources)
     else:
-        yield Provenance(path, flow(plain(value)), source(path))
-
-
-def _has_parts(value: Any) -> bool:
-    value = _unwrapped(value)
-    parts = value if isinstance(value, list | tuple) else ()
-    return isinstance(value, Recipe) or any(isinstance(_unwrapped(item), Recipe) for item in parts)
+        yield Provenance(path, flow(plain(value)), sources.get(path, default))
 
 
 def _unwrapped(value: Any) -> Any:
     return value.recipe if isinstance(value, Eager) else value
-
-
-def _groups(classes: set[type]) -> set[type]:
-    """The groups in the signatures of ``classes``, and in theirs."""
-    found: set[type] = set()
-    waiting: list[Any] = [option.want for cls in classes for option in schema(cls).options.values()]
-    while waiting:
-        want = waiting.pop()
-        waiting += get_args(want)
-        if is_nested(want) and want not in found:
-            found.add(want)
-            waiting += [option.want for option in schema(want).options.values()]
-    return found

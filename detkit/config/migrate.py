@@ -5,6 +5,7 @@ checkpoint is migrated by itself, before it is laid over others, so that what st
 """
 
 import dataclasses
+import logging
 from typing import Any, get_args
 
 from detkit.config.merge import Override, locate, merge, split
@@ -14,6 +15,7 @@ from detkit.config.write import plain
 from detkit.config.yaml_file import Entry, wrap
 from detkit.registry import ConfigError
 
+logger = logging.getLogger(__name__)
 _MARK = " (the override's own value)"
 
 
@@ -28,6 +30,11 @@ class Migration:
         self.root = root
         self.notes: dict[str, None] = {}
         """What was migrated: a line each, in order, none twice."""
+
+    def warn(self) -> None:
+        """Logs the notes."""
+        for note in self.notes:
+            logger.warning("%s", note)
 
     def layer(self, tree: Entry, below: Entry | None, path: str = "", default: Any = MISSING) -> Entry:
         """One file's ``tree``, which will be laid over the migrated ``below``. Raises ConfigError for a refusal."""
@@ -97,11 +104,12 @@ class Migration:
         self.notes[f"{place}'{old.lstrip('.')}' is '{new.lstrip('.')}' now"] = None
 
 
-def migrate(node: Any, role: Any, path: str, default: Any) -> tuple[Any, list[str]]:
-    """Plain data of ``role`` at ``path`` as it is written today, and a line for each thing that changed."""
+def migrate(node: Any, role: Any, path: str, default: Any) -> Any:
+    """Plain data of ``role`` at ``path`` as it is written today."""
     migration = Migration(role)
     tree = migration.layer(wrap(node, ""), None, path, default)
-    return (tree.plain() if migration.notes else node), list(migration.notes)
+    migration.warn()
+    return tree.plain() if migration.notes else node
 
 
 def _class_of(node: dict[Any, Entry], want: Any, default: Any, below: Entry | None) -> type | None:

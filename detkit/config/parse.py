@@ -5,7 +5,6 @@ The whole tree is checked, and as many mistakes as can be found are reported tog
 
 import copy
 import dataclasses
-import logging
 import types
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -20,7 +19,6 @@ from detkit.config.write import plain
 from detkit.config.yaml_file import wrap
 from detkit.registry import ConfigError, DataError, Registry, did_you_mean, role_of
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
 _MOST = 10
 _NOTHING: Recipe[Any] = Recipe(object)
@@ -45,9 +43,7 @@ def parse(
 
     The recipe's ``kwargs`` hold every option, defaults included. Raises ConfigError.
     """
-    node, notes = migrate(node, role, path, MISSING if default is None else default)
-    for note in notes:
-        logger.warning("%s", note)
+    node = migrate(node, role, path, MISSING if default is None else default)
     check = _Check(sources or {})
     recipe = check.node(node, role, path, MISSING if default is None else default)
     check.finish()
@@ -106,7 +102,10 @@ class _Check:
         if isinstance(node, Mapping) and issubclass(basis, role) and (isinstance(default, Recipe) or is_nested(basis)):
             node = merge(wrap(plain(default), ""), wrap(dict(node), "")).plain()
         if not isinstance(node, Mapping):
-            self.fail(path, self._not_a_node(node, role))
+            what = f"a {words(role)}: a mapping with a 'name'" if registry_for(role) else f"{words(role)}: a mapping"
+            hint = "; this part is not optional" if node is None else ""
+            hint = "; a list cannot stand here (remove the '-')" if isinstance(node, list | tuple) else hint
+            self.fail(path, f"expected {what}, got {shown(node)}{hint}")
             return _NOTHING
         cls = self._class_of(node, role, path)
         if cls is None:
@@ -122,10 +121,8 @@ class _Check:
             elif option.default is not MISSING:
                 kwargs[name] = self._default(option.default, option.want, below, cls)
         recipe: Recipe[Any] = Recipe(cls, kwargs)
-        if is_nested(cls) and len(self.problems) == before:
-            self._try_nested(recipe, path)
-        elif len(self.problems) == before:
-            self._try_options(recipe, path)
+        if len(self.problems) == before:
+            self._try(recipe, path)
         return recipe
 
     def value(
@@ -151,16 +148,6 @@ class _Check:
             return convert(value, want, expected)
         except Mismatch as error:
             self.fail(path, str(error))
-
-    def _not_a_node(self, value: Any, role: Any) -> str:
-        registry = registry_for(role)
-        what = f"a {words(role)}: a mapping with a 'name'" if registry else f"{words(role)}: a mapping"
-        if value is None:
-            return f"expected {what}, got null; this part is not optional"
-        hint = ""
-        if isinstance(value, list | tuple):
-            hint = "; a list cannot stand here (remove the '-')"
-        return f"expected {what}, got {shown(value)}{hint}"
 
     def _class_of(self, node: Mapping[Any, Any], role: Any, path: str) -> type | None:
         registry: Registry[Any] | None = registry_for(role)
@@ -206,31 +193,21 @@ class _Check:
             self.problems[i] = _Problem(note, self.problems[i].detail)
         return value
 
-    def _try_nested(self, recipe: Recipe[Any], path: str) -> None:
-        """Makes nested options once, so that the checks of its ``__post_init__`` speak before anything is built."""
-        if _holds_component(recipe):
+    def _try(self, recipe: Recipe[Any], path: str) -> None:
+        """Makes nested options once, or asks a class's ``check_options``, so that their checks come before building."""
+        nested, check = is_nested(recipe.cls), getattr(recipe.cls, "check_options", None)
+        if not (nested or check) or any(map(_holds_component, recipe.kwargs.values())):
             return
         try:
-            recipe()
+            recipe() if check is None else check({name: make(value) for name, value in recipe.kwargs.items()})
         except DataError:
             raise
-        except ConfigError as error:  # a check of several parts says itself which one is wrong
+        except ValueError as error:
             part, _, problem = str(error).partition(": ")
-            self.fail(part, problem)
-        except ValueError as error:
-            self.fail(path, str(error))
-
-    def _try_options(self, recipe: Recipe[Any], path: str) -> None:
-        """Asks a class that has ``check_options`` what it thinks of its options, before anything is built."""
-        check = getattr(recipe.cls, "check_options", None)
-        if check is None or any(_holds_component(value) for value in recipe.kwargs.values()):
-            return
-        try:
-            check({name: make(value) for name, value in recipe.kwargs.items()})
-        except ValueError as error:
-            option, _, problem = str(error).partition(": ")
-            if option in recipe.kwargs:
-                self.fail(f"{path}.{option}", problem)
+            if part in recipe.kwargs and check is not None:
+                self.fail(f"{path}.{part}", problem)
+            elif isinstance(error, ConfigError):  # a check of several parts says itself which one is wrong
+                self.fail(part, problem)
             else:
                 self.fail(path, str(error))
 

@@ -61,8 +61,12 @@ def test_a_path_leads_to_the_class_or_value_and_its_option(house, write):
     assert find_location(recipe, "model.extra[0]").value.cls is house.PlainPart
     assert find_location(recipe, "model.extra.0.width").value == 8
     assert find_location(recipe, "model.matching.limits").value.cls is house.Limits
-    spot = find_location(recipe, "model.part.width")
-    assert (spot.value, spot.owner, spot.option) == (3, house.PlainPart, schema(house.PlainPart).options["width"])
+    location = find_location(recipe, "model.part.width")
+    assert (location.value, location.owner, location.option) == (
+        3,
+        house.PlainPart,
+        schema(house.PlainPart).options["width"],
+    )
     assert roles_in(find_location(recipe, "model.part").option.want) == [house.parts]
 
 
@@ -76,13 +80,13 @@ def test_a_path_leads_to_the_class_or_value_and_its_option(house, write):
         ("model..x", "not a key path"),
     ],
 )
-def test_a_path_that_leads_nowhere_is_told(house, write, path, words):
+def test_a_path_that_leads_nowhere_is_an_error(house, write, path, words):
     with pytest.raises(ConfigError) as caught:
         find_location(question(house, write)[0], path)
     assert words in str(caught.value)
 
 
-def test_classes_are_found_by_name_groups_too(house):
+def test_classes_are_found_by_name_nested_options_too(house):
     assert find_classes("PlainPart", house.Root) == [house.PlainPart]
     assert find_classes("Limits", house.Root) == [house.Limits]
     with pytest.raises(ConfigError, match=r"there is no class 'Limit'\. Did you mean 'Limits'"):
@@ -93,8 +97,8 @@ def test_why_names_file_override_or_the_class_with_the_default(house, write):
     recipe, sources = question(house, write, "model.part.kind=thick")
 
     def why(path):
-        (origin,) = explain(recipe, sources, path)
-        return origin.value, origin.source
+        (value,) = explain(recipe, sources, path)
+        return value.value, value.source
 
     value, source = why("model.part.width")
     assert value == "3"
@@ -108,9 +112,9 @@ def test_why_names_file_override_or_the_class_with_the_default(house, write):
     assert why("limits.low")[1].startswith("default of Root")
 
 
-def test_why_of_a_node_tells_every_value_below_it(house, write):
+def test_why_of_a_node_lists_every_value_below_it(house, write):
     recipe, sources = question(house, write)
-    paths = [origin.path for origin in explain(recipe, sources, "model.part")]
+    paths = [value.path for value in explain(recipe, sources, "model.part")]
     assert paths == ["model.part.name", "model.part.width", "model.part.kind", "model.part.old"]
-    everything = {origin.path for origin in explain(recipe, sources, "")}
+    everything = {value.path for value in explain(recipe, sources, "")}
     assert {"model.name", "model.extra[0].width", "model.matching.limits.low", "steps", "names"} <= everything

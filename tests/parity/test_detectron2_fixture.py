@@ -42,7 +42,7 @@ def computed(model, shared_data):
     with torch.no_grad():
         images = model.preprocess(batch)
         features = model.features(images)
-        return features, model.proposal_generator.predict(images, features)[0], model(batch)[0]
+        return features, model.proposal_generator.predict(images, features)[0], model(batch)[0].instances
 
 
 def test_features(reference, computed):

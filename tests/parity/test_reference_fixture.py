@@ -131,7 +131,7 @@ def test_small_masks(reference, detections):
 
 
 def test_final_detections(reference, model, batch):
-    found, arrays = model(batch)[0], reference.arrays
+    found, arrays = model(batch)[0].instances, reference.arrays
     ours = (found.boxes.tensor, found.scores, found.classes + 1)
     pair(ours, (arrays["final_boxes_yxyx"][:, XYXY], arrays["final_scores"], arrays["final_class_ids"]), box=1.0)
     areas = found.masks.tensor.sum().item()

@@ -391,10 +391,10 @@ def test_dataset(cls, request):
     assert one.valid_region is None
     coco = dataset.coco()
     assert [c["name"] for c in coco["categories"]] == list(dataset.class_names)
-    assert [c["id"] for c in coco["categories"]] == list(range(1, len(dataset.class_names) + 1))
+    assert [c["id"] for c in coco["categories"]] == list(dataset.category_ids)
     assert len(coco["images"]) == len(dataset)
     of_one = [a for a in coco["annotations"] if a["image_id"] == one.image_id]
-    assert [a["category_id"] - 1 for a in of_one] == one.objects.classes.tolist()
+    assert [a["category_id"] for a in of_one] == [dataset.category_ids[c] for c in one.objects.classes]
     assert str(len(dataset)) in dataset.summary()
 
 
@@ -464,9 +464,9 @@ def healthy():
     datasets = [f"data.{name}_dataset={shapes}{seed}}}" for seed, name in enumerate(("train", "test"))]
     small = ["model.backbone.width=8", "model.neck.out_channels=16", "model.roi_heads.box_head.fc_dims=[16]"]
     config = Path(__file__).resolve().parents[1] / "configs/quick_start/mask_rcnn_shapes.yaml"
-    patient = detkit.doctor.Patient(detkit.experiment.load_experiment(config, [*datasets, *small])).examine_files()
-    patient.checkpoint = as_checkpoint(patient.model.state_dict())
-    return patient
+    context = detkit.doctor.CheckContext(detkit.experiment.load_experiment(config, [*datasets, *small])).load()
+    context.checkpoint = as_checkpoint(context.model.state_dict())
+    return context
 
 
 @pytest.mark.parametrize("cls", registered("check"), ids=names)

@@ -142,7 +142,6 @@ def test_no_files_import_each_other_in_a_circle():
 
 
 UNDER_WAY = {
-    *("detkit.doctor.interfaces", "detkit.doctor.patient"),
     *("detkit.engine.interfaces", "detkit.engine.trainer", "detkit.engine.training_state"),
 }
 

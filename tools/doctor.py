@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Look for what is wrong with data, config and weights together, before anything runs.
 
-Prints a table: how bad it is, where, what, how many, examples by file and annotation id, and the way out. Ends with 0
+Prints a table: how bad it is, where, what, how many, examples by file and annotation id, and what to do. Ends with 0
 where there is nothing but notes, 1 with warnings, 2 with errors.
 
 examples:
@@ -15,7 +15,7 @@ examples:
     python tools/doctor.py --config-file my.yaml --weights model.pth
     python tools/doctor.py --config-file output/run/config.yaml --resume
 
-  objects against anchors as a picture, and all findings with all examples as JSON
+  objects against anchors as an image, and all findings with all examples as JSON
     python tools/doctor.py --config-file my.yaml --histogram anchors.png --json findings.json
 """
 
@@ -46,13 +46,13 @@ if __name__ == "__main__":
     parse_arguments(None)  # so --help and mistakes are answered at once: what is imported from here on takes seconds
 
 from detkit import command_line
-from detkit.doctor import Patient, examine, exit_code, findings_table, write_findings
+from detkit.doctor import CheckContext, exit_code, findings_table, run_checks, write_findings
 from detkit.experiment import load_experiment
 
 
-def look(args: argparse.Namespace) -> int:
-    """Does what the command line asks for."""
-    patient = Patient(
+def check(args: argparse.Namespace) -> int:
+    """Runs the checks that the command line asks for."""
+    context = CheckContext(
         load_experiment(args.config_file, args.overrides),
         quick=args.quick,
         weights=args.weights,
@@ -60,11 +60,11 @@ def look(args: argparse.Namespace) -> int:
         num_processes=args.num_processes,
         bar=sys.stderr.isatty(),
     )
-    patient.histogram = args.histogram
-    patient.examine_files()
-    findings = examine(patient)
+    context.histogram = args.histogram
+    context.load()
+    findings = run_checks(context)
     print(findings_table(findings))
-    if args.histogram and not patient.histogram_drawn:
+    if args.histogram and not context.histogram_drawn:
         print(f"{args.histogram}: not written: objects or a model with anchors are missing", file=sys.stderr)
     if args.json:
         write_findings(findings, args.json)
@@ -74,7 +74,7 @@ def look(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the tool; 0 for nothing but notes, 1 for warnings, 2 for errors or a config that cannot be read."""
     args = parse_arguments(argv)
-    return command_line.run(lambda: look(args))
+    return command_line.run(lambda: check(args))
 
 
 if __name__ == "__main__":

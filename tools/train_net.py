@@ -65,7 +65,7 @@ if __name__ == "__main__":
 from detkit import command_line
 from detkit.building import torch_device
 from detkit.checkpoint import Checkpointer, load_weights, load_whole, read_checkpoint, resume
-from detkit.doctor import examine_at_start
+from detkit.doctor import check_at_start
 from detkit.engine import (
     CheckpointHook,
     EvalHook,
@@ -106,7 +106,7 @@ def train(exp: Experiment, go_on: bool) -> None:
         logger.info("%s", load_weights(model, start))
     warn_of_frozen_noise(exp, model)
     if exp.train.doctor:
-        examine_at_start(exp, model)
+        check_at_start(exp, model)
     if exp.train.compile:
         compile_parts(model)
     pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()

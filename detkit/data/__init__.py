@@ -10,7 +10,7 @@ from detkit.data.augmentations import (
     ResizeScale,
     ResizeShortestEdge,
 )
-from detkit.data.datasets import CocoInstances, ConcatDataset, Shapes
+from detkit.data.datasets import AnnotationTable, CocoInstances, ConcatDataset, KeypointSpec, Shapes, TableDataset
 from detkit.data.images import read_image
 from detkit.data.interfaces import (
     AUGMENTATIONS,
@@ -30,6 +30,7 @@ __all__ = [
     "AUGMENTATIONS",
     "DATASETS",
     "SAMPLERS",
+    "AnnotationTable",
     "AspectRatioSampler",
     "Augmentation",
     "CocoInstances",
@@ -37,6 +38,7 @@ __all__ = [
     "ConcatDataset",
     "Dataset",
     "FixedSizeCrop",
+    "KeypointSpec",
     "Mapper",
     "MaskFormat",
     "ObjectTable",
@@ -50,6 +52,7 @@ __all__ = [
     "Sampler",
     "Shapes",
     "ShuffleSampler",
+    "TableDataset",
     "bare_record",
     "inference_batches",
     "read_image",

@@ -9,7 +9,7 @@ import torch
 import torchvision.io
 from PIL import Image, ImageOps
 
-from detkit.data.faults import Fault
+from detkit.data.issues import Issue
 from detkit.registry import DataError
 
 ORIENTATION = 0x0112
@@ -33,7 +33,7 @@ def read_image(path: str, size: tuple[int, int] | None = None) -> np.ndarray:
             turned as it is meant to be seen.
 
     Raises:
-        DataError: the file is missing, is not an image that can be decoded, or has another size (each a ``Fault`` with
+        DataError: the file is missing, is not an image that can be decoded, or has another size (each an ``Issue`` with
             its kind).
     """
     try:
@@ -96,8 +96,8 @@ def _common_jpeg(image: Image.Image, path: str) -> np.ndarray | None:
 def _rgb(image: Image.Image, path: str) -> np.ndarray:
     image.load()
     if image.mode == "F":
-        words = "pixels are floating-point numbers of unknown range; save it with 8 or 16 bits"
-        raise Fault("unreadable image", path, "", words)
+        what = "pixels are floating-point numbers of unknown range"
+        raise Issue("unreadable image", path, "", what, "save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16 bits; Pillow itself would cut off what is above 255
         gray = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
         return np.repeat(gray.astype(np.uint8)[:, :, None], 3, 2)
@@ -115,19 +115,18 @@ def _ends_well(path: str, kind: str | None) -> bool:
         return mark in file.read()
 
 
-def _unreadable(path: str, error: Any) -> Fault:
+def _unreadable(path: str, error: Any) -> Issue:
     if not os.path.exists(path):
-        words = "there is no such image file; check the dataset's image_root and its file names"
-        return Fault("missing image", path, "", words)
-    reason = str(error) or type(error).__name__
-    words = f"cannot be decoded as an image ({reason}); replace the file or remove its record"
-    return Fault("unreadable image", path, "", words)
+        fix = "check the dataset's image_root and its file names"
+        return Issue("missing image", path, "", "there is no such image file", fix)
+    what = f"cannot be decoded as an image ({str(error) or type(error).__name__})"
+    return Issue("unreadable image", path, "", what, "replace the file or remove its record")
 
 
-def _wrong_size(path: str, found: tuple[int, int], size: tuple[int, int]) -> Fault:
-    words = (
-        f"is {found[1]} x {found[0]} pixels (width x height), its annotations are made for {size[1]} x "
-        f"{size[0]}; boxes and masks would lie in the wrong place. Use the image that was annotated, or correct the "
-        "record's width and height with its annotations"
+def _wrong_size(path: str, found: tuple[int, int], size: tuple[int, int]) -> Issue:
+    what = (
+        f"is {found[1]} x {found[0]} pixels (width x height), its annotations are made for {size[1]} x {size[0]}, so "
+        "that they would lie in the wrong place"
     )
-    return Fault("image of another size", path, "", words)
+    fix = "use the image that was annotated, or correct the record's width and height with its annotations"
+    return Issue("image of another size", path, "", what, fix)

@@ -128,11 +128,21 @@ class ObjectTable:
 class Dataset:
     """A list of images with annotations. Annotations lie in flat arrays, so that loader workers share them.
 
+    Most formats subclass ``TableDataset``, which needs nothing but rows.
+
     Attributes:
         class_names: the K names, in the order of the class indices.
+        category_ids: the K ids of the classes in the source; evaluators and result files use them.
+        keypoint_names: the names of an object's P keypoints; none where the data has no keypoints.
+        keypoint_flip_pairs: pairs of keypoints (0 is the first) that change places in a mirror.
+        skeleton: pairs of keypoints that a drawing joins by a line.
     """
 
     class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    keypoint_names: tuple[str, ...] = ()
+    keypoint_flip_pairs: tuple[tuple[int, int], ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,30 +159,21 @@ class Dataset:
         raise NotImplementedError
 
     def image_path(self, index: int) -> str | None:
-        """The image's file; None for an image that is none."""
+        """The image's file; None for an image that has none."""
         return None
 
+    def image_id(self, index: int) -> int | str:
+        """The source's id of the image, as in its record."""
+        raise NotImplementedError
+
     def objects(self) -> ObjectTable:
-        """All annotations in flat arrays. This default goes through ``coco``, without masks."""
-        content = self.coco()
-        number = {image["id"]: i for i, image in enumerate(content["images"])}
-        entries = sorted(content["annotations"], key=lambda entry: number[entry["image_id"]])
-        corners = np.array([entry["bbox"] for entry in entries], np.float32).reshape(-1, 4)
-        corners[:, 2:] += corners[:, :2]
-        return ObjectTable(
-            images=np.array([number[entry["image_id"]] for entry in entries], np.int64),
-            ids=np.array([entry["id"] for entry in entries], np.int64),
-            classes=np.array([entry["category_id"] - 1 for entry in entries], np.int64),
-            crowd=np.array([bool(entry.get("iscrowd")) for entry in entries], bool),
-            boxes=corners,
-            extents=np.full_like(corners, np.nan),
-        )
+        """All annotations in flat arrays."""
+        raise NotImplementedError
 
     def coco(self) -> dict[str, Any]:
-        """The ground truth in COCO's instances form (images, annotations, categories).
+        """The ground truth in COCO's instances form (images, annotations, categories), with the source's ids.
 
-        ``category_id`` is class index + 1 and ``image_id`` is the record's, so evaluators need not know where the
-        data come from.
+        ``categories`` are in the order of the classes, with ``category_ids``; ``image_id`` is the record's.
         """
         raise NotImplementedError
 

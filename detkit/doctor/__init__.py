@@ -1,22 +1,21 @@
 """The doctor: what is wrong with data, config and weights together, before anything runs."""
 
-from detkit.doctor import anchors, annotation_files, classes, images, machine, objects, resuming, solver, weights
-from detkit.doctor.examination import examine, examine_at_start, exit_code
-from detkit.doctor.interfaces import CHECKS, Check, Finding
-from detkit.doctor.patient import Patient
-from detkit.doctor.report import findings_table, write_findings
+from detkit.doctor import anchors, classes, images, machine, objects, resuming, solver, weights
+from detkit.doctor.context import CheckContext, Finding
+from detkit.doctor.interfaces import CHECKS, Check
+from detkit.doctor.runner import check_at_start, exit_code, findings_table, run_checks, write_findings
 
-ROOMS = (annotation_files, images, objects, classes, anchors, solver, weights, resuming, machine)
+FILES_OF_CHECKS = (images, objects, classes, anchors, solver, weights, resuming, machine)
 """Importing them registers the checks."""
 
 __all__ = [
     "CHECKS",
     "Check",
+    "CheckContext",
     "Finding",
-    "Patient",
-    "examine",
-    "examine_at_start",
+    "check_at_start",
     "exit_code",
     "findings_table",
+    "run_checks",
     "write_findings",
 ]

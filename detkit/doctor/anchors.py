@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from detkit.doctor.contents import some
+from detkit.doctor.context import CheckContext, Finding
 from detkit.doctor.grid import Level, best_iou, grid_of
-from detkit.doctor.histogram import histogram_picture, histogram_text
+from detkit.doctor.histogram import histogram_image, histogram_text
 from detkit.doctor.input_boxes import InputBoxes, input_boxes
-from detkit.doctor.interfaces import CHECKS, Check, Finding
-from detkit.doctor.patient import Patient
+from detkit.doctor.interfaces import CHECKS, Check
+from detkit.doctor.stats import first_thousand
 
 SAMPLE, QUICK_SAMPLE = 1000, 50
 """Images whose objects are looked at."""
@@ -34,34 +34,34 @@ class AnchorsReachObjects(Check):
 
     needs = ("train", "model")
 
-    def __call__(self, patient: Patient) -> Iterable[Finding]:
+    def __call__(self, context: CheckContext) -> Iterable[Finding]:
         """A warning where over 5 % of the objects are out of reach, else a note if any is."""
-        assert patient.train is not None
-        generator: Any = getattr(patient.model, "proposal_generator", None)
+        assert context.train is not None
+        generator: Any = getattr(context.model, "proposal_generator", None)
         matcher = getattr(generator, "matcher", None)
-        objects = input_boxes(patient, patient.train, QUICK_SAMPLE if patient.quick else SAMPLE)
-        levels = grid_of(patient.model, tuple(objects.canvases.max(0).astype(int))) if len(objects.rows) else None
+        objects = input_boxes(context, context.train, QUICK_SAMPLE if context.quick else SAMPLE)
+        levels = grid_of(context.model, tuple(objects.sizes.max(0).astype(int))) if len(objects.rows) else None
         if matcher is None or not levels:
             return
         thresh = matcher.background_thresh if matcher.allow_low_quality else matcher.foreground_thresh
-        reach = best_iou(objects.boxes, objects.canvases, levels)
+        reach = best_iou(objects.boxes, objects.sizes, levels)
         lost = np.flatnonzero(reach < thresh)
-        if patient.histogram:
-            histogram_picture(objects.boxes, reach, levels, thresh, patient.histogram)
-            patient.histogram_drawn = True
+        if context.histogram:
+            histogram_image(objects.boxes, reach, levels, thresh, context.histogram)
+            context.histogram_drawn = True
         if not len(lost):
             return
         share, worst = len(lost) / len(reach), lost[np.argsort(reach[lost], kind="stable")]
         sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
-        words = some(
-            f"{patient.train.annotation(objects.rows[i])}: {sides[i, 0]:.0f} x {sides[i, 1]:.0f}, IoU {reach[i]:.2f}"
+        words = first_thousand(
+            f"{context.train.annotation(objects.rows[i])}: {sides[i, 0]:.0f} x {sides[i, 1]:.0f}, IoU {reach[i]:.2f}"
             for i in worst
         )
         yield Finding(
             "warning" if share > MANY else "note",
             "model.proposal_generator.anchor_generator",
             f"{share:.1%} of {len(reach)} objects (of {objects.images} images) overlap no anchor by {thresh:g}",
-            _suggestion(patient, objects, levels, thresh, share) or "larger images, or other anchor sizes",
+            _suggestion(context, objects, levels, thresh, share) or "larger images, or other anchor sizes",
             words,
             len(lost),
             detail=histogram_text(objects.boxes, reach, levels, thresh),
@@ -69,10 +69,10 @@ class AnchorsReachObjects(Check):
 
 
 def _suggestion(
-    patient: Patient, objects: InputBoxes, levels: Sequence[Level], thresh: float, share: float
+    context: CheckContext, objects: InputBoxes, levels: Sequence[Level], thresh: float, share: float
 ) -> str | None:
     """Sizes that reach more, in the config's words; None where there are none, or where nothing would be gained."""
-    node: Mapping[str, Any] = patient.experiment.tree["model"].get("proposal_generator") or {}
+    node: Mapping[str, Any] = context.experiment.tree["model"].get("proposal_generator") or {}
     given = (node.get("anchor_generator") or {}).get("sizes")
     if not given:
         return None
@@ -84,7 +84,7 @@ def _suggestion(
     if len(per_level) == 1:
         per_level *= len(levels)
     wanted = [Level(_cells(own, ratios), level.step) for own, level in zip(per_level, levels)]
-    better = float((best_iou(objects.boxes, objects.canvases, wanted) < thresh).mean())
+    better = float((best_iou(objects.boxes, objects.sizes, wanted) < thresh).mean())
     if better > 0.9 * share:
         return None
     lists = ", ".join(f"[{', '.join(f'{s:g}' for s in sizes[a:b])}]" for a, b in itertools.pairwise(offsets))

@@ -4,9 +4,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from detkit.doctor.contents import Contents
-from detkit.doctor.interfaces import CHECKS, Check, Finding
-from detkit.doctor.patient import Patient
+from detkit.doctor.context import CheckContext, Finding
+from detkit.doctor.interfaces import CHECKS, Check
 
 FEW = 10
 """Objects; of fewer, little can be learned."""
@@ -26,11 +25,11 @@ class ClassCounts(Check):
 
     needs = ("train",)
 
-    def __call__(self, patient: Patient) -> Iterable[Finding]:
+    def __call__(self, context: CheckContext) -> Iterable[Finding]:
         """Findings on the whole training set, and on classes that the test set lacks but the training set has."""
-        assert patient.train is not None
-        names, counts = patient.train.class_names, _counts(patient.train)
-        source = patient.train.source
+        assert context.train is not None
+        names, counts = context.train.class_names, context.train.count_classes()
+        source = context.train.source
         unused = [name for name, count in zip(names, counts) if count == 0]
         if unused:
             fix = "list the others in class_names, or add images of them"
@@ -45,37 +44,34 @@ class ClassCounts(Check):
             examples = [f"{names[most]}: {counts[most]}", f"{names[least]}: {counts[least]}"]
             what = f"very uneven classes: {counts[most] / counts[least]:.0f} to 1"
             yield Finding("note", source, what, "look at the rare ones' AP by class", examples)
-        if patient.test is not None and patient.test.class_names == names:
-            unused = [n for n, here, there in zip(names, _counts(patient.test), counts) if here == 0 and there > 0]
+        if context.test is not None and context.test.class_names == names:
+            unused = [
+                n for n, here, there in zip(names, context.test.count_classes(), counts) if here == 0 and there > 0
+            ]
             if unused:
                 what = "classes without an object in the test set: they get no AP"
-                yield Finding("note", patient.test.source, what, "none, or choose other test images", unused)
+                yield Finding("note", context.test.source, what, "none, or choose other test images", unused)
 
 
 @CHECKS.register()
 class SameClasses(Check):
     """Training and test sets whose classes differ by name or order.
 
-    A prediction's class is a number, so figures on other classes mean nothing; training refuses to start.
+    A prediction's class is a number, so metrics on other classes mean nothing; training refuses to start.
 
     Fix: give the test set the training set's ``class_names``.
     """
 
     needs = ("train", "test")
 
-    def __call__(self, patient: Patient) -> Iterable[Finding]:
+    def __call__(self, context: CheckContext) -> Iterable[Finding]:
         """A finding where they differ."""
-        assert patient.train is not None
-        assert patient.test is not None
-        ours, theirs = patient.train.class_names, patient.test.class_names
+        assert context.train is not None
+        assert context.test is not None
+        ours, theirs = context.train.class_names, context.test.class_names
         if ours == theirs:
             return
         apart = sorted(set(ours) ^ set(theirs))
         what = "its classes are not those of data.train_dataset" if apart else "its classes are in another order"
         fix = f"set data.test_dataset.class_names to [{', '.join(ours[:8])}{', ...' if len(ours) > 8 else ''}]"
         yield Finding("error", "data.test_dataset", what, fix, apart or [n for n, m in zip(theirs, ours) if n != m])
-
-
-def _counts(contents: Contents) -> np.ndarray:
-    objects = contents.objects
-    return np.bincount(objects.classes[~objects.crowd], minlength=len(contents.class_names))

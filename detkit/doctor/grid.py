@@ -21,8 +21,8 @@ class Level:
     step: tuple[float, float]
 
 
-def grid_of(model: Any, canvas: tuple[int, int]) -> list[Level] | None:
-    """The levels of a detector's anchors on a canvas of ``(height, width)``; None where it has no grid of anchors."""
+def grid_of(model: Any, size: tuple[int, int]) -> list[Level] | None:
+    """The levels of a detector's anchors on an input of ``(height, width)``; None where it has no grid of anchors."""
     proposals: Any = getattr(model, "proposal_generator", None)
     generator = getattr(proposals, "anchor_generator", None)
     names = getattr(proposals, "in_features", None)
@@ -30,9 +30,9 @@ def grid_of(model: Any, canvas: tuple[int, int]) -> list[Level] | None:
         return None
     shapes = (model.backbone if model.neck is None else model.neck).output_shape
     strides = [shapes[name].stride * getattr(proposals.head, "stride", 1) for name in names]
-    maps = [torch.empty(1, 1, *(max(2, -(-side // stride)) for side in canvas)) for stride in strides]
+    maps = [torch.empty(1, 1, *(max(2, -(-side // stride)) for side in size)) for stride in strides]
     levels = []
-    for anchors, count, feature in zip(generator(maps, canvas), generator.num_anchors, maps):
+    for anchors, count, feature in zip(generator(maps, size), generator.num_anchors, maps):
         grid = anchors.tensor.cpu().reshape(*feature.shape[-2:], count, 4).numpy().astype(np.float64)
         step = (float(grid[0, 1, 0, 0] - grid[0, 0, 0, 0]), float(grid[1, 0, 0, 1] - grid[0, 0, 0, 1]))
         levels.append(Level(grid[0, 0], step))
@@ -41,7 +41,7 @@ def grid_of(model: Any, canvas: tuple[int, int]) -> list[Level] | None:
     return levels
 
 
-def best_iou(boxes: np.ndarray, canvases: np.ndarray, levels: Sequence[Level]) -> np.ndarray:
+def best_iou(boxes: np.ndarray, sizes: np.ndarray, levels: Sequence[Level]) -> np.ndarray:
     """``(N,)`` the IoU of each box with the best anchor.
 
     Of boxes of one shape, the one whose centre is nearest in x and in y overlaps most, so only the nearest point of
@@ -49,7 +49,7 @@ def best_iou(boxes: np.ndarray, canvases: np.ndarray, levels: Sequence[Level]) -
 
     Args:
         boxes: ``(N, 4)`` xyxy.
-        canvases: ``(N, 2)`` height and width of the image that each box is in.
+        sizes: ``(N, 2)`` height and width of the image that each box is in.
         levels: the anchors.
     """
     best = np.zeros(len(boxes))
@@ -57,7 +57,7 @@ def best_iou(boxes: np.ndarray, canvases: np.ndarray, levels: Sequence[Level]) -
     sides = boxes[:, 2:] - boxes[:, :2]
     for level in levels:
         step = np.array(level.step)
-        last = np.maximum(np.ceil(canvases[:, ::-1] / step), 1) - 1
+        last = np.maximum(np.ceil(sizes[:, ::-1] / step), 1) - 1
         for cell in level.cells:
             own = cell[2:] - cell[:2]
             point = np.clip(np.round((centres - (cell[:2] + cell[2:]) / 2) / step), 0, last)

@@ -22,7 +22,7 @@ def histogram_text(boxes: np.ndarray, reach: np.ndarray, levels: Sequence[Level]
         levels: the anchors.
         thresh: the IoU below which an object is out of reach.
     """
-    (sizes, ratios), (anchor_sizes, anchor_ratios) = _measures(boxes), _of_anchors(levels)
+    (sizes, ratios), (anchor_sizes, anchor_ratios) = _measures(boxes), _anchor_measures(levels)
     tables = []
     for title, values, own in (
         ("size (root of the area, pixels)", sizes, anchor_sizes),
@@ -42,13 +42,13 @@ def histogram_text(boxes: np.ndarray, reach: np.ndarray, levels: Sequence[Level]
     return "\n\n".join(tables)
 
 
-def histogram_picture(
+def histogram_image(
     boxes: np.ndarray, reach: np.ndarray, levels: Sequence[Level], thresh: float, path: str | os.PathLike[str]
 ) -> None:
     """The same as a PNG; anchors are dashed lines."""
     from matplotlib.figure import Figure  # heavy, and rarely needed
 
-    (sizes, ratios), (anchor_sizes, anchor_ratios) = _measures(boxes), _of_anchors(levels)
+    (sizes, ratios), (anchor_sizes, anchor_ratios) = _measures(boxes), _anchor_measures(levels)
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     lost = reach < thresh
@@ -71,7 +71,7 @@ def _measures(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.sqrt(sides.prod(1)), sides[:, 1] / sides[:, 0]
 
 
-def _of_anchors(levels: Sequence[Level]) -> tuple[list[float], list[float]]:
+def _anchor_measures(levels: Sequence[Level]) -> tuple[list[float], list[float]]:
     """The different sizes and ratios of the anchors, to three digits."""
     sizes, ratios = _measures(np.concatenate([level.cells for level in levels]))
     return sorted({float(f"{v:.3g}") for v in sizes}), sorted({float(f"{v:.3g}") for v in ratios})

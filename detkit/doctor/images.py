@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from PIL import Image
 from tqdm import tqdm
 
-from detkit.data.faults import Fault
 from detkit.data.images import ORIENTATION, read_image
-from detkit.doctor.interfaces import CHECKS, Check, Finding, Severity
-from detkit.doctor.patient import Patient
+from detkit.data.issues import Issue
+from detkit.doctor.context import CheckContext, Finding, Severity
+from detkit.doctor.interfaces import CHECKS, Check
 from detkit.utils.environment import cores
 
 FIXES = {
@@ -33,10 +33,10 @@ class MissingImages(Check):
     Fix: correct the dataset's ``image_root`` or the ``file_name``.
     """
 
-    def __call__(self, patient: Patient) -> Iterable[Finding]:
+    def __call__(self, context: CheckContext) -> Iterable[Finding]:
         """A finding for each dataset that lacks files."""
         listings: dict[str, set[str]] = {}
-        for part in patient.parts:
+        for part in context.parts:
             missing = [path for path in part.paths if path is not None and not _listed(path, listings)]
             if missing:
                 fix = FIXES["missing image"]
@@ -57,14 +57,14 @@ class ImageFiles(Check):
 
     quick = False
 
-    def __call__(self, patient: Patient) -> Iterable[Finding]:
+    def __call__(self, context: CheckContext) -> Iterable[Finding]:
         """A finding for each dataset and kind. Reads every image once, with a bar."""
-        for part in patient.parts:
+        for part in context.parts:
             jobs = [(path, part.dataset.image_size(i)) for i, path in enumerate(part.paths) if path is not None]
             groups = collections.defaultdict(list)
             with ThreadPoolExecutor(cores()) as pool:
                 words = pool.map(_look_at, jobs)
-                for (path, _), kind in zip(jobs, tqdm(words, "images", len(jobs), disable=not patient.bar)):
+                for (path, _), kind in zip(jobs, tqdm(words, "images", len(jobs), disable=not context.bar)):
                     groups[kind].append(path)
             for kind, paths in groups.items():
                 if kind in FIXES and kind != "missing image":
@@ -79,7 +79,7 @@ class ImageFiles(Check):
 class CopiedImages(Check):
     """Images that are there more than once: within a dataset, or in the training and the test set.
 
-    An image that is learned from and tested on makes the figures of the test too good; a copy within a set counts
+    An image that is learned from and tested on makes the test's metrics too good; a copy within a set counts
     twice. Files are the same where they have the same path or the same content; of the same name but with other
     content, they may be.
 
@@ -88,21 +88,21 @@ class CopiedImages(Check):
 
     needs = ("train", "test")
 
-    def __call__(self, patient: Patient) -> Iterable[Finding]:
+    def __call__(self, context: CheckContext) -> Iterable[Finding]:
         """Findings within and between the sets; the quick form compares paths only."""
-        assert patient.train is not None
-        assert patient.test is not None
-        train, test = _indexed(patient.train.paths), _indexed(patient.test.paths)
-        for contents in (patient.train, patient.test):
-            names = collections.Counter(part_path for part_path in contents.paths if part_path is not None)
+        assert context.train is not None
+        assert context.test is not None
+        train, test = _indexed(context.train.paths), _indexed(context.test.paths)
+        for side in (context.train, context.test):
+            names = collections.Counter(part_path for part_path in side.paths if part_path is not None)
             twice = [path for path, count in names.items() if count > 1]
             if twice:
-                yield Finding("warning", contents.source, "files that several records name", "keep one record", twice)
+                yield Finding("warning", side.source, "files that several records name", "keep one record", twice)
         both = [path for real, path in train.items() if real in test]
         if both:
             fix = "leave them out of one of the sets, unless learning by heart is the purpose"
             yield Finding("warning", "data", "images in the training set and in the test set", fix, both)
-        if not patient.quick:
+        if not context.quick:
             yield from _copies(train, test)
 
 
@@ -140,14 +140,14 @@ def _listed(path: str, listings: dict[str, set[str]]) -> bool:
 
 
 def _look_at(job: tuple[str, tuple[int, int]]) -> str:
-    """The kind of an image's fault; empty where there is none."""
+    """The kind of an image's issue; empty where there is none."""
     path, size = job
     try:
         read_image(path, size)
         with Image.open(path) as image:
             tag, stored = image.getexif().get(ORIENTATION, 1), (image.height, image.width)
-    except Fault as fault:
-        return fault.kind
+    except Issue as issue:
+        return issue.kind
     if tag not in range(2, 9):
         return ""
     return TURNED if tag >= 5 and stored[0] != stored[1] else TURNED_IN_DOUBT

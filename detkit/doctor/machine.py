@@ -9,38 +9,38 @@ import torch
 
 from detkit.building import torch_device
 from detkit.config import ConfigError
-from detkit.doctor.interfaces import CHECKS, Check, Finding
-from detkit.doctor.patient import Patient
+from detkit.doctor.context import CheckContext, Finding
+from detkit.doctor.interfaces import CHECKS, Check
 from detkit.utils.environment import cores
 
 
 @CHECKS.register()
 class OutputFolder(Check):
-    """A run's folder that cannot be written, or whose disk has no room for the checkpoints.
+    """A run's folder that cannot be written, or whose disk has no space for the checkpoints.
 
     A checkpoint holds the weights and, of those that learn, what the optimizer knows of each: once more with momentum,
     twice with Adam. ``train.checkpoint_keep`` of them stay, and one more while the next is written.
 
-    Fix: another ``train.output_dir``, or room.
+    Fix: another ``train.output_dir``, or space.
     """
 
-    def __call__(self, patient: Patient) -> Iterable[Finding]:
+    def __call__(self, context: CheckContext) -> Iterable[Finding]:
         """Findings on ``train.output_dir``."""
-        train = patient.experiment.train
+        train = context.experiment.train
         folder = Path(train.output_dir).absolute()
         present = next(path for path in (folder, *folder.parents) if path.exists())
         if not present.is_dir() or not os.access(present, os.W_OK | os.X_OK):
             what = f"{present} is not a folder" if not present.is_dir() else f"{present} cannot be written to"
             yield Finding("error", "train.output_dir", what, "give another train.output_dir")
             return
-        if patient.model is None:
+        if context.model is None:
             return
-        one = checkpoint_bytes(patient.model, patient.experiment.solver.optimizer.cls)
+        one = checkpoint_bytes(context.model, context.experiment.solver.optimizer.cls)
         wanted = one * (train.checkpoint_keep + 2)  # with model_final, and one being written
         free = shutil.disk_usage(present).free
         if free < wanted:
             what = f"{free / 2**30:.1f} GiB are free, the run's checkpoints take about {wanted / 2**30:.1f}"
-            fix = "make room, lower train.checkpoint_keep, or give another train.output_dir"
+            fix = "make space, lower train.checkpoint_keep, or give another train.output_dir"
             yield Finding("error" if free < 2 * one else "warning", "train.output_dir", what, fix)
 
 
@@ -51,9 +51,9 @@ class Device(Check):
     Fix: ``train.device: auto``, or a precision that the device has.
     """
 
-    def __call__(self, patient: Patient) -> Iterable[Finding]:
+    def __call__(self, context: CheckContext) -> Iterable[Finding]:
         """Findings on ``train.device`` and ``train.precision``."""
-        train = patient.experiment.train
+        train = context.experiment.train
         try:
             device = torch_device(train.device)
         except ConfigError:
@@ -74,13 +74,13 @@ class Workers(Check):
     Fix: fewer ``data.num_workers``.
     """
 
-    def __call__(self, patient: Patient) -> Iterable[Finding]:
+    def __call__(self, context: CheckContext) -> Iterable[Finding]:
         """A warning where it is so, over all processes."""
-        workers = patient.experiment.data.num_workers * patient.num_processes
+        workers = context.experiment.data.num_workers * context.num_processes
         available = cores()
         if workers > available:
             what = f"{workers} workers over all processes, and {available} cores"
-            fix = f"set it to {max(1, available // patient.num_processes)} or less"
+            fix = f"set it to {max(1, available // context.num_processes)} or less"
             yield Finding("warning", "data.num_workers", what, fix)
 
 

@@ -4,14 +4,38 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from detkit.doctor.contents import Contents, some
-from detkit.doctor.interfaces import CHECKS, Check, Finding
-from detkit.doctor.patient import Patient
+from detkit.data.issues import Issue
+from detkit.doctor.context import CheckContext, Finding
+from detkit.doctor.interfaces import CHECKS, Check
+from detkit.doctor.stats import DatasetStats, first_thousand
 
 LOOSE_IOU, LOOSE_PIXELS = 0.8, 2.0
 """A box is its mask's where they overlap that much, or no side is further off; tools round boxes to whole pixels."""
 MOSTLY = 0.5
 """A share of images without objects from which on it is worth a note."""
+
+
+@CHECKS.register()
+class Annotations(Check):
+    """Rows of the data that the reader refuses, leaves out or changes.
+
+    A dataset stops at the first error, so a file with many takes many tries. Issues are found by the reader's own
+    rules: categories, images and annotations without the fields they need, ids given twice, unknown categories and
+    images, boxes that are not finite, without area or over the edge, malformed masks and keypoints.
+
+    Fix: correct the entries that are named, or let the dataset's ``invalid_boxes`` and ``invalid_masks`` say what
+    becomes of them.
+    """
+
+    def __call__(self, context: CheckContext) -> Iterable[Finding]:
+        """A finding for each file, kind and severity."""
+        groups: dict[tuple[str, str, str], list[Issue]] = {}
+        for issue in context.issues:
+            groups.setdefault((issue.place, issue.kind, issue.severity), []).append(issue)
+        for (place, kind, _), issues in groups.items():
+            first, examples = issues[0], [f"{issue.entry} ({place})" for issue in issues]
+            fix = first.fix or "give the entry the fields that it needs"
+            yield Finding(first.severity, place, f"{kind}: {first.what}", fix, examples)
 
 
 @CHECKS.register()
@@ -24,16 +48,16 @@ class BoxesFitMasks(Check):
     Fix: compute the boxes from the masks.
     """
 
-    def __call__(self, patient: Patient) -> Iterable[Finding]:
+    def __call__(self, context: CheckContext) -> Iterable[Finding]:
         """A finding for each dataset with such boxes: IoU of box and mask's box below 0.8, a side off by over 2 px."""
-        for part in patient.parts:
+        for part in context.parts:
             table = part.objects
             boxes, extents = table.boxes.astype(np.float64), table.extents.astype(np.float64)
             off = np.abs(boxes - extents).max(1)
             bad = (off > LOOSE_PIXELS) & (_paired_iou(boxes, extents) < LOOSE_IOU) & ~table.crowd
             rows = np.flatnonzero(bad)
             if len(rows):
-                words = some(
+                words = first_thousand(
                     f"{part.annotation(r)}: box {_box(boxes[r])}, mask {_box(extents[r])}" for r in rows.tolist()
                 )
                 fix = "compute the boxes from the masks"
@@ -47,12 +71,12 @@ class IdenticalObjects(Check):
     Fix: remove all but one.
     """
 
-    def __call__(self, patient: Patient) -> Iterable[Finding]:
+    def __call__(self, context: CheckContext) -> Iterable[Finding]:
         """A finding for each dataset with such annotations."""
-        for part in patient.parts:
+        for part in context.parts:
             pairs = _repeated(part)
             if len(pairs):
-                words = some(f"{part.objects.ids[a]} = {part.annotation(b)}" for a, b in pairs)
+                words = first_thousand(f"{part.objects.ids[a]} = {part.annotation(b)}" for a, b in pairs)
                 what = "annotations that repeat another of their image: class, box and extent"
                 yield Finding("warning", part.source, what, "remove all but one", words, len(pairs))
 
@@ -67,20 +91,20 @@ class EmptyImages(Check):
     Fix: ``keep_empty: false`` leaves them out of the training set.
     """
 
-    def __call__(self, patient: Patient) -> Iterable[Finding]:
+    def __call__(self, context: CheckContext) -> Iterable[Finding]:
         """Findings for each dataset; crowds matter in training only."""
-        for part in patient.parts:
+        for part in context.parts:
             objects = part.count_objects()
             crowds = np.bincount(part.objects.images[part.objects.crowd], minlength=len(part))
             rows = np.flatnonzero((objects == 0) & (crowds > 0))
             if len(rows) and part.where.startswith("data.train_dataset"):
-                names = some(part.image(i) for i in rows.tolist())
+                names = first_thousand(part.image(i) for i in rows.tolist())
                 fix = "keep_empty: false leaves them out"
                 yield Finding("warning", part.source, "training images with nothing but crowds", fix, names, len(rows))
             rows = np.flatnonzero((objects == 0) & (crowds == 0))
             if len(rows) > MOSTLY * len(part):
                 names, what = (
-                    some(part.image(i) for i in rows.tolist()),
+                    first_thousand(part.image(i) for i in rows.tolist()),
                     f"most of the {len(part)} images have no annotation",
                 )
                 yield Finding("warning", part.source, what, "look whether annotations were lost", names, len(rows))
@@ -95,30 +119,30 @@ class CrowdedImages(Check):
     Fix: raise the option that is named.
     """
 
-    def __call__(self, patient: Patient) -> Iterable[Finding]:
+    def __call__(self, context: CheckContext) -> Iterable[Finding]:
         """A finding for each limit that a dataset exceeds."""
-        exp = patient.experiment
-        for contents, names in (
-            (patient.train, ("post_nms_topk_train",)),
-            (patient.test, ("post_nms_topk_test", "max_detections")),
+        exp = context.experiment
+        for stats, names in (
+            (context.train, ("post_nms_topk_train",)),
+            (context.test, ("post_nms_topk_test", "max_detections")),
         ):
-            if contents is None:
+            if stats is None:
                 continue
-            counts = contents.count_objects()
+            counts = stats.count_objects()
             most = int(counts.max(initial=0))
             for key in ("model", "evaluators"):
                 for path, name, limit in _options(exp.tree.get(key), key):
                     if name in names and limit < most:
                         rows = np.flatnonzero(counts > limit)
                         rows = rows[np.argsort(-counts[rows], kind="stable")]
-                        words = some(f"{contents.image(i)}: {counts[i]} objects" for i in rows.tolist())
+                        words = first_thousand(f"{stats.image(i)}: {counts[i]} objects" for i in rows.tolist())
                         what = f"images with more objects than {path} allows ({limit})"
                         yield Finding("warning", path, what, f"raise it to {most} or more", words, len(rows))
 
 
-def _repeated(contents: Contents) -> np.ndarray:
+def _repeated(stats: DatasetStats) -> np.ndarray:
     """``(P, 2)`` rows that repeat one another, by the sum of their bits in random units, which is fast to sort."""
-    table = contents.objects
+    table = stats.objects
     shapes = np.concatenate([table.boxes, table.extents], 1).astype(np.float32)
     parts = [table.images, table.classes, table.crowd, *shapes.T.view(np.uint32)]
     units = np.random.default_rng(0).integers(1, 2**63, len(parts), np.uint64) | np.uint64(1)
@@ -126,8 +150,8 @@ def _repeated(contents: Contents) -> np.ndarray:
     for values, unit in zip(parts, units):
         keys += values.astype(np.uint64) * unit
     order = np.argsort(keys, kind="stable")
-    twins = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
-    first, second = order[twins], order[twins + 1]
+    repeated = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
+    first, second = order[repeated], order[repeated + 1]
     same = np.all([values[first] == values[second] for values in parts], 0)
     return np.column_stack([first, second])[same]
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from detkit.doctor.interfaces import CHECKS, Check, Finding
-from detkit.doctor.patient import Patient
+from detkit.doctor.context import CheckContext, Finding
+from detkit.doctor.interfaces import CHECKS, Check
 from detkit.experiment import Experiment
 from detkit.layers import SyncBatchNorm
 
@@ -29,10 +29,10 @@ class LearningRate(Check):
     Fix: leave ``lr_batch_size`` at the number of images that the rate is given for, or scale the rate by hand.
     """
 
-    def __call__(self, patient: Patient) -> Iterable[Finding]:
+    def __call__(self, context: CheckContext) -> Iterable[Finding]:
         """A finding where the rate is outside what the presets and papers use."""
-        rate, images = effective_rate(patient.experiment), patient.experiment.images_per_step
-        optimizer = patient.experiment.solver.optimizer.cls
+        rate, images = effective_rate(context.experiment), context.experiment.images_per_step
+        optimizer = context.experiment.solver.optimizer.cls
         if issubclass(optimizer, torch.optim.SGD):
             usual = SGD_RATE * images
             low, high = (factor * usual for factor in SGD_SPAN)
@@ -42,7 +42,7 @@ class LearningRate(Check):
             return
         if low <= rate <= high:
             return
-        given = patient.experiment.solver.lr_batch_size
+        given = context.experiment.solver.lr_batch_size
         scaled = "taken as it stands (lr_batch_size: null)" if given is None else f"scaled from {given} images"
         what = f"{optimizer.__name__}'s rate is {rate:.3g} for {images} images a step, {scaled}; usual: {usual:.3g}"
         fix = "set lr_batch_size to the images that lr is given for" if given is None else "correct lr or lr_batch_size"
@@ -58,14 +58,14 @@ class Batches(Check):
     Fix: a multiple of the number of processes; frozen norms, group norms or larger batches.
     """
 
-    def __call__(self, patient: Patient) -> Iterable[Finding]:
+    def __call__(self, context: CheckContext) -> Iterable[Finding]:
         """Findings on ``data.batch_size``."""
-        size, processes = patient.experiment.data.batch_size, patient.num_processes
+        size, processes = context.experiment.data.batch_size, context.num_processes
         if size % processes:
             fix = f"take a multiple of {processes}"
             yield Finding("error", "data.batch_size", f"{size} images do not divide over {processes} processes", fix)
-        elif size == processes and patient.model is not None:
-            modules = patient.model.named_modules()
+        elif size == processes and context.model is not None:
+            modules = context.model.named_modules()
             norms = [name for name, module in modules if _learns_from_batch(module, processes)]
             if norms:
                 what = "batch norms that are not frozen see a single image at a time"
@@ -83,12 +83,12 @@ class Schedule(Check):
     Fix: shorter periods, or more steps.
     """
 
-    def __call__(self, patient: Patient) -> Iterable[Finding]:
+    def __call__(self, context: CheckContext) -> Iterable[Finding]:
         """Findings on the schedule and on ``train``."""
-        steps, train = patient.max_iter, patient.experiment.train
+        steps, train = context.max_iter, context.experiment.train
         if steps is None:
             return
-        warmup = patient.experiment.solver.schedule.kwargs.get("warmup_iters", 0)
+        warmup = context.experiment.solver.schedule.kwargs.get("warmup_iters", 0)
         if isinstance(warmup, int) and warmup > steps // 2:
             what = f"the warm-up of {warmup} steps is cut to half of the run's {steps}"
             fix = f"set warmup_iters to {max(1, steps // 20)} or so, or train longer"

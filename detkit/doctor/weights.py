@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from detkit.checkpoint import examine_weights
-from detkit.doctor.interfaces import CHECKS, Check, Finding
-from detkit.doctor.patient import Patient
+from detkit.doctor.context import CheckContext, Finding
+from detkit.doctor.interfaces import CHECKS, Check
 from detkit.registry import DataError
 
 PIXELS = ("pixel_mean", "pixel_std", "pixel_scale", "channel_order")
@@ -25,13 +25,13 @@ class WeightsFit(Check):
     needs = ("model", "checkpoint")
     quick = False
 
-    def __call__(self, patient: Patient) -> Iterable[Finding]:
+    def __call__(self, context: CheckContext) -> Iterable[Finding]:
         """Findings by what ``load_weights`` would do."""
-        assert patient.model is not None
-        assert patient.checkpoint is not None
-        source = patient.checkpoint.source
+        assert context.model is not None
+        assert context.checkpoint is not None
+        source = context.checkpoint.source
         try:
-            report = examine_weights(patient.model, patient.checkpoint)
+            report = examine_weights(context.model, context.checkpoint)
         except DataError as error:
             fix = "give weights of this architecture, or the config that they are of"
             yield Finding("error", source, "nothing in it is the model's", fix, detail=str(error))
@@ -55,27 +55,27 @@ class WeightsFit(Check):
             yield Finding("note", source, what, "look whether names are spelt as in the file", examples)
         for warning in report.warnings:
             yield Finding("warning", source, warning, "rename the classes, if they are the same")
-        yield from _channel_order(patient, report.format)
+        yield from _channel_order(context, report.format)
 
 
 @CHECKS.register()
 class PixelsFit(Check):
     """Pixel mean, deviation, scale or channel order that differ from those that the weights were trained with.
 
-    The first layer then sees other numbers than it knows; nothing fails, but all figures are lower.
+    The first layer then sees other numbers than it knows; nothing fails, but all metrics are lower.
 
     Fix: the values of the checkpoint's config.
     """
 
     needs = ("checkpoint",)
 
-    def __call__(self, patient: Patient) -> Iterable[Finding]:
+    def __call__(self, context: CheckContext) -> Iterable[Finding]:
         """A finding for each option that differs, where the checkpoint has detkit's config."""
-        assert patient.checkpoint is not None
-        theirs, ours = _preprocess(patient.checkpoint.config or {}), _preprocess(patient.experiment.tree)
+        assert context.checkpoint is not None
+        theirs, ours = _preprocess(context.checkpoint.config or {}), _preprocess(context.experiment.tree)
         for name in PIXELS:
             if name in theirs and name in ours and _plain(ours[name]) != _plain(theirs[name]):
-                what = f"is {ours[name]}; {patient.checkpoint.source} was trained with {theirs[name]}"
+                what = f"is {ours[name]}; {context.checkpoint.source} was trained with {theirs[name]}"
                 path = f"model.preprocess.{name}"
                 yield Finding("warning", path, what, f"set {path} to the checkpoint's")
 
@@ -92,17 +92,17 @@ class FrozenNoise(Check):
     needs = ("model",)
     quick = False  # the start of a training says it anyway
 
-    def __call__(self, patient: Patient) -> Iterable[Finding]:
+    def __call__(self, context: CheckContext) -> Iterable[Finding]:
         """A warning where it is so."""
-        assert patient.model is not None
-        frozen = [name for name, p in patient.model.named_parameters() if not p.requires_grad]
-        if frozen and patient.weights is None and not patient.experiment.names_weights:
+        assert context.model is not None
+        frozen = [name for name, p in context.model.named_parameters() if not p.requires_grad]
+        if frozen and context.weights is None and not context.experiment.names_weights:
             fix = "give train.init_weights, or model.backbone.norm=BN model.backbone.freeze_at=0"
             yield Finding("warning", "model", "parameters are frozen at their random start", fix, frozen)
 
 
-def _channel_order(patient: Patient, framework: str) -> Iterable[Finding]:
-    wanted, ours = FOREIGN_ORDER.get(framework), _preprocess(patient.experiment.tree).get("channel_order")
+def _channel_order(context: CheckContext, framework: str) -> Iterable[Finding]:
+    wanted, ours = FOREIGN_ORDER.get(framework), _preprocess(context.experiment.tree).get("channel_order")
     if wanted is not None and ours is not None and ours != wanted:
         what = f"is {ours}, but weights of {framework} are trained on {wanted}"
         yield Finding(

@@ -109,9 +109,10 @@ class CocoEvaluator(Evaluator):
 
     def results(self) -> list[dict[str, Any]]:
         """COCO results, image by image: this process's own; after ``compute``, on rank 0, those of all processes."""
-        image_ids = sorted(self._predictions, key=self._ground_truth().number.__getitem__)
+        truth = self._ground_truth()
+        image_ids, category_ids = sorted(self._predictions, key=truth.number.__getitem__), tuple(truth.class_number)
         with no_collection():
-            return [row for image_id in image_ids for row in self._predictions[image_id].rows(image_id)]
+            return [row for image_id in image_ids for row in self._predictions[image_id].rows(image_id, category_ids)]
 
     def write_results(self, path: str | Path) -> None:
         """Writes ``results()`` as JSON, the form that COCO's evaluation servers and tools take."""

@@ -27,10 +27,11 @@ class GroundTruth:
     """A dataset's ground truth, made ready for the evaluator.
 
     Images and annotations are numbered from 1 in the order of their ids: so ids may be strings, and an annotation
-    whose id is 0 counts as any other (pycocotools takes 0 for "unmatched").
+    whose id is 0 counts as any other (pycocotools takes 0 for "unmatched"). Categories are numbered from 1 in the order
+    of the classes, whatever their ids.
 
     Args:
-        coco: COCO's instances form, as ``Dataset.coco`` gives it; ``category_id`` is class index + 1.
+        coco: COCO's instances form, as ``Dataset.coco`` gives it; its categories are in the order of the classes.
         class_names: the K names.
     """
 
@@ -39,8 +40,9 @@ class GroundTruth:
         ids = sorted((image["id"] for image in coco["images"]), key=lambda i: (isinstance(i, str), i))
         self.number: dict[int | str, int] = {image_id: n for n, image_id in enumerate(ids, 1)}
         self.images = [{"id": self.number[i["id"]], "height": i["height"], "width": i["width"]} for i in coco["images"]]
+        self.class_number: dict[int, int] = {c["id"]: n for n, c in enumerate(coco["categories"], 1)}
         self.annotations = list(coco["annotations"])
-        counts = Counter(a["category_id"] for a in self.annotations if not a.get("iscrowd", 0))
+        counts = Counter(self.class_number[a["category_id"]] for a in self.annotations if not a.get("iscrowd", 0))
         self.instances = {name: counts[k] for k, name in enumerate(self.class_names, 1)}
 
     def without_mask(self) -> list[Any]:
@@ -54,7 +56,7 @@ class GroundTruth:
             {
                 "id": n,
                 "image_id": self.number[a["image_id"]],
-                "category_id": a["category_id"],
+                "category_id": self.class_number[a["category_id"]],
                 "iscrowd": int(a.get("iscrowd", 0)),
                 "area": a.get("area", a["bbox"][2] * a["bbox"][3]),
                 **{key: a[key] for key in keys},
@@ -135,7 +137,7 @@ def _rows(truth: GroundTruth, results: list[dict[str, Any]], task: Task) -> list
         {
             "id": n,
             "image_id": truth.number[r["image_id"]],
-            "category_id": r["category_id"],
+            "category_id": truth.class_number[r["category_id"]],
             "iscrowd": 0,
             "score": r["score"],
             "bbox": r["bbox"],
@@ -170,8 +172,8 @@ def _reasons(truth: GroundTruth, results: list[dict[str, Any]], metrics: dict[st
     if total and not results:
         reasons["AP"] = f"the model predicted nothing on all {len(truth.images)} images"
     classes: dict[str, str] = {}
-    predicted = {r["category_id"] for r in results}
-    crowds = Counter(a["category_id"] for a in truth.annotations if a.get("iscrowd", 0))
+    predicted = {truth.class_number[r["category_id"]] for r in results}
+    crowds = Counter(truth.class_number[a["category_id"]] for a in truth.annotations if a.get("iscrowd", 0))
     for k, (name, value) in enumerate(metrics.get("per_class", {}).items(), 1):
         if value == -1 and crowds[k]:
             classes[name] = "the test set has only crowd regions of this class"

@@ -1,6 +1,7 @@
 """COCO's results form: a list with one dict for each detection, and the same as columns."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,29 +38,38 @@ class Detections:
             [rle["counts"] for rle in instances.masks.rle()] if "masks" in instances else None,
         )
 
-    def rows(self, image_id: int | str) -> list[dict[str, Any]]:
+    def rows(self, image_id: int | str, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """See ``coco_results``."""
         columns = zip(self.boxes.tolist(), self.scores.tolist(), self.classes.tolist())
         rows: list[dict[str, Any]] = [
-            {"image_id": image_id, "category_id": c + 1, "bbox": b, "score": s} for b, s, c in columns
+            {
+                "image_id": image_id,
+                "category_id": c + 1 if category_ids is None else category_ids[c],
+                "bbox": b,
+                "score": s,
+            }
+            for b, s, c in columns
         ]
         for row, counts in zip(rows, self.masks or ()):
             row["segmentation"] = {"size": list(self.image_size), "counts": counts}
         return rows
 
 
-def coco_results(image_id: int | str, instances: Instances) -> list[dict[str, Any]]:
+def coco_results(
+    image_id: int | str, instances: Instances, category_ids: Sequence[int] | None = None
+) -> list[dict[str, Any]]:
     """The detections of one image as JSON-ready COCO results.
 
     Args:
         image_id: what stands in ``image_id`` of every row.
         instances: ``boxes``, ``scores``, ``classes`` and, where there are any, ``masks``, in the pixels of the file.
+        category_ids: the K ids of the classes (``Dataset.category_ids``); None: class index + 1.
 
     Returns:
-        One dict a detection, in the order of the instances: ``image_id``, ``category_id`` (class index + 1),
+        One dict a detection, in the order of the instances: ``image_id``, ``category_id``,
         ``bbox`` (x, y, width, height), ``score`` and, with masks, ``segmentation`` (compressed RLE).
     """
-    return Detections.of(instances).rows(image_id)
+    return Detections.of(instances).rows(image_id, category_ids)
 
 
 def xywh(boxes: Boxes) -> list[list[float]]:

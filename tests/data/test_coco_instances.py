@@ -99,12 +99,12 @@ def test_coco_form_reads_back_to_the_same_dataset(make, content):
     dataset = make(content)
     truth = json.loads(json.dumps(dataset.coco()))
     assert [c["name"] for c in truth["categories"]] == list(dataset.class_names)
-    assert [c["id"] for c in truth["categories"]] == [1, 2, 3]
+    assert [c["id"] for c in truth["categories"]] == list(dataset.category_ids) == [3, 7, 90]
     assert {a["id"]: (a["image_id"], a["area"], a["iscrowd"], a["category_id"]) for a in truth["annotations"]} == {
-        11: (1, 200.0, 0, 2),
-        12: (4, 200.0, 0, 3),
-        13: (4, 200.0, 1, 1),
-        14: (4, 123.5, 0, 2),
+        11: (1, 200.0, 0, 7),
+        12: (4, 200.0, 0, 90),
+        13: (4, 200.0, 1, 3),
+        14: (4, 123.5, 0, 7),
     }
     assert truth["annotations"][2]["segmentation"] == content["annotations"][3]["segmentation"]
     again = make(truth)

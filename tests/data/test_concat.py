@@ -83,13 +83,22 @@ def test_ids_are_unique_and_the_coco_form_is_the_same_truth(both, animals):
         for record in map(dataset.__getitem__, range(len(dataset))):
             assert sizes[record.image_id] == record.original_size
             own = [a for a in coco["annotations"] if a["image_id"] == record.image_id]
-            assert [a["category_id"] - 1 for a in own] == record.objects.classes.tolist()
+            assert [a["category_id"] for a in own] == [dataset.category_ids[c] for c in record.objects.classes]
             assert [a["id"] for a in own] == record.objects.annotation_ids.tolist()
             boxes = np.array([a["bbox"] for a in own]).reshape(-1, 4)
             assert np.allclose(boxes[:, :2] + boxes[:, 2:], record.objects.boxes[:, 2:])
         json.dumps(coco)
     assert both[3].image_id == "1-1"
     assert both.datasets[1].coco()["images"][0]["id"] == 1, "the datasets themselves are left as they are"
+
+
+def test_category_ids_are_kept_where_the_datasets_agree_on_them(both, animals):
+    assert both.category_ids == (1, 2, 3, 4, 5, 9)  # star has the id 4 in both
+    other = Recipe(animals.cls, {**animals.kwargs, "class_names": ("cat",)})
+    assert ConcatDataset(datasets=(other, animals)).category_ids == (9, 4)
+    fish = Recipe(Shapes, {"num_images": 1})
+    dataset = ConcatDataset(datasets=(animals, fish))
+    assert dict(zip(dataset.class_names, dataset.category_ids))["cat"] == 9
 
 
 def test_summary_pickle_and_nothing(both):

@@ -8,7 +8,6 @@ from PIL import Image
 
 from detkit.config import Recipe
 from detkit.data import CocoInstances, ConcatDataset, Shapes
-from detkit.data.interfaces import Dataset
 
 
 @pytest.fixture
@@ -44,16 +43,20 @@ def test_flat_annotations_are_those_of_the_records(kind, coco_recipe):
         "concat": Recipe(ConcatDataset, {"datasets": (coco_recipe, shapes)}),
     }
     dataset = recipes[kind]()
-    table, plain = dataset.objects(), Dataset.objects(dataset)
-    for name in ("images", "ids", "classes", "crowd"):
-        np.testing.assert_array_equal(getattr(table, name), getattr(plain, name), err_msg=name)
-    np.testing.assert_allclose(table.boxes, plain.boxes, atol=1e-4)
-    assert np.isnan(plain.extents).all()
+    table, content = dataset.objects(), dataset.coco()
+    number = {image["id"]: i for i, image in enumerate(content["images"])}
+    assert [number[entry["image_id"]] for entry in content["annotations"]] == table.images.tolist()
+    assert [entry["id"] for entry in content["annotations"]] == table.ids.tolist()
+    assert [entry["category_id"] for entry in content["annotations"]] == np.array(dataset.category_ids)[
+        table.classes
+    ].tolist()
+    assert [bool(entry["iscrowd"]) for entry in content["annotations"]] == table.crowd.tolist()
     for index in range(len(dataset)):
         record, rows = dataset[index], table.images == index
         np.testing.assert_array_equal(record.objects.annotation_ids, table.ids[rows])
         np.testing.assert_array_equal(record.objects.boxes, table.boxes[rows])
         assert dataset.image_path(index) in (None, record.file_name)
+        assert dataset.image_id(index) == record.image_id == content["images"][index]["id"]
         objects = ~record.objects.crowd  # a crowd's mask in the record is its box
         own = record.objects.masks.boxes().tensor[objects]
         np.testing.assert_allclose(table.extents[rows][objects.numpy()], own, atol=1e-4)

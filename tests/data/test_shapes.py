@@ -102,7 +102,8 @@ def test_editing_a_record_does_not_edit_the_dataset(shapes):
 
 def test_summary_counts(shapes):
     total = sum(len(shapes[i].objects.classes) for i in range(60))
-    assert f"60 images of 128 x 128, {total} objects" in shapes.summary()
+    assert f"60 images, {total} objects (masks)" in shapes.summary()
+    assert "128 x 128" in shapes.summary()
     assert all(name in shapes.summary() for name in shapes.class_names)
 
 

@@ -8,7 +8,7 @@ import pycocotools.mask as coco_mask
 import pytest
 from PIL import Image
 
-from detkit.doctor import Patient, examine
+from detkit.doctor import CheckContext, run_checks
 from detkit.experiment import load_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,8 +67,8 @@ class Files:
 
     def findings(self, *overrides: str, model: bool = False, **options):
         """What the doctor finds; without a model unless the test is about it."""
-        patient = Patient(self.experiment(*overrides), **options).read_data()
-        return examine(patient.build() if model else patient)
+        context = CheckContext(self.experiment(*overrides), **options).load_data()
+        return run_checks(context.build_model() if model else context)
 
 
 @pytest.fixture

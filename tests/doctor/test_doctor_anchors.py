@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from detkit.doctor import Patient, examine
+from detkit.doctor import CheckContext, run_checks
 from detkit.doctor.anchors import suggested_sizes
 from detkit.doctor.grid import best_iou, grid_of
 from detkit.doctor.input_boxes import input_boxes
@@ -60,10 +60,10 @@ def test_sizes_are_those_after_augmentations_and_the_models_own_resizing(files):
         ([half], 0.5),
         (["model.preprocess.resize={name: BilinearInputResize, short_edge: [128]}"], 2),
     ):
-        patient = Patient(files.experiment("data.train_augmentations=[]", *options)).examine_files()
-        found = input_boxes(patient, patient.train, 100)
-        np.testing.assert_allclose(found.boxes, patient.train.objects.boxes[found.rows] * factor, rtol=1e-6)
-        assert (found.canvases == 64 * factor).all()
+        context = CheckContext(files.experiment("data.train_augmentations=[]", *options)).load()
+        found = input_boxes(context, context.train, 100)
+        np.testing.assert_allclose(found.boxes, context.train.objects.boxes[found.rows] * factor, rtol=1e-6)
+        assert (found.sizes == 64 * factor).all()
 
 
 def test_without_low_quality_matches_the_upper_threshold_counts(files):
@@ -77,19 +77,19 @@ def test_without_low_quality_matches_the_upper_threshold_counts(files):
 
 
 def test_looking_draws_nothing_from_the_global_generators(files):
-    patient = Patient(
+    context = CheckContext(
         files.experiment("model.preprocess.resize={name: BilinearInputResize, short_edge: [96, 128]}")
-    ).examine_files()
+    ).load()
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    examine(patient)
+    run_checks(context)
     assert torch.equal(torch.get_rng_state(), before)
     assert (np.random.get_state()[1] == numpy_before).all()
 
 
 def test_a_histogram_as_picture(files, tmp_path):
-    patient = Patient(files.experiment())
-    patient.histogram = str(tmp_path / "anchors.png")
-    examine(patient.examine_files())
+    context = CheckContext(files.experiment())
+    context.histogram = str(tmp_path / "anchors.png")
+    run_checks(context.load())
     assert (tmp_path / "anchors.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -97,7 +97,7 @@ def test_a_planted_fault_is_found_and_named(files, case):
     assert [f.severity for f in found] == [severity]
     assert any(example in text for text in found[0].examples)
     assert found[0].fix
-    if found[0].check == "AnnotationFiles":
+    if found[0].check == "Annotations":
         assert found[0].where == f"{files.folder}/train.json"
 
 

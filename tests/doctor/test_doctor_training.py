@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from detkit.checkpoint import Checkpointer, export_state
-from detkit.doctor import CHECKS, Check, Finding, Patient, examine
+from detkit.doctor import CHECKS, Check, CheckContext, Finding, run_checks
 from detkit.doctor.machine import checkpoint_bytes
 from detkit.doctor.solver import LearningRate
 from detkit.experiment import load_experiment
@@ -65,7 +65,7 @@ def test_batch_norms_that_see_one_image(files):
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*/*.yaml")), ids=lambda p: p.stem)
 def test_the_presets_rates_are_usual(path):
     if path.parent.name != "_base_":
-        assert not list(LearningRate()(Patient(load_experiment(path))))
+        assert not list(LearningRate()(CheckContext(load_experiment(path))))
 
 
 def test_a_folder_that_cannot_be_written(files, monkeypatch):
@@ -76,14 +76,14 @@ def test_a_folder_that_cannot_be_written(files, monkeypatch):
 
 
 def test_a_disk_without_room(files, monkeypatch):
-    patient = Patient(files.experiment()).examine_files()
-    one = checkpoint_bytes(patient.model, torch.optim.AdamW)
-    learned = sum(p.numel() * 4 for p in patient.model.parameters() if p.requires_grad)
+    context = CheckContext(files.experiment()).load()
+    one = checkpoint_bytes(context.model, torch.optim.AdamW)
+    learned = sum(p.numel() * 4 for p in context.model.parameters() if p.requires_grad)
     assert one > 3 * learned - 1
     for free, expected in ((one, ["error"]), (3 * one, ["warning"]), (9 * one, [])):
         usage = shutil._ntuple_diskusage(100 * one, 0, free)
         monkeypatch.setattr("detkit.doctor.machine.shutil.disk_usage", lambda path, usage=usage: usage)
-        assert [f.severity for f in examine(patient) if f.check == "OutputFolder"] == expected
+        assert [f.severity for f in run_checks(context) if f.check == "OutputFolder"] == expected
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_a_check_that_fails_leaves_the_others_alone(files, monkeypatch):
     monkeypatch.setattr("detkit.data.CocoInstances.objects", lambda self: 1 / 0)
     files.train["categories"].append({"id": 1, "name": "twice"})
     findings = files.findings(quick=True)
-    assert found(findings, "AnnotationFiles") == [("error", f"{files.folder}/train.json")]
+    assert found(findings, "Annotations") == [("error", f"{files.folder}/train.json")]
     assert ("note", "ClassCounts") in found(findings, "ClassCounts")
     assert "ZeroDivisionError" in next(f.what for f in findings if f.check == "ClassCounts")
 
@@ -193,8 +193,8 @@ def test_a_check_of_ones_own_is_made(files):
     class NeverOnMondays(Check):
         """Nothing in particular."""
 
-        def __call__(self, patient):
-            yield Finding("note", "calendar", f"{len(patient.train)} images", "wait")
+        def __call__(self, context):
+            yield Finding("note", "calendar", f"{len(context.train)} images", "wait")
 
     CHECKS.register()(NeverOnMondays)
     try:

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.ops import box_iou
 
 from detkit.config import ConfigError
-from detkit.doctor import examine_at_start
+from detkit.doctor import check_at_start
 from detkit.experiment import load_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,7 +118,7 @@ def test_errors_of_the_quick_form_stop_a_training_with_the_way_out(tmp_path, hal
     exp = load_experiment(CONFIG, [half.replace("}", ", check_images: 0}"), *SMALL[1:]])
     (tmp_path / "1.jpg").unlink()
     with pytest.raises(ConfigError, match=r"(?s)1\.jpg.*image_root.*train\.doctor=false") as error:
-        examine_at_start(exp, exp.build_model())
+        check_at_start(exp, exp.build_model())
     assert "its classes are not those" in str(error.value)
 
 

@@ -1,7 +1,10 @@
-"""The datasets that come with the package."""
+"""The datasets that come with the package, and what one of one's own is made of."""
 
 from detkit.data.datasets.coco import CocoInstances
 from detkit.data.datasets.concat import ConcatDataset
+from detkit.data.datasets.keypoints import KeypointSpec
 from detkit.data.datasets.shapes import Shapes
+from detkit.data.datasets.table import AnnotationTable
+from detkit.data.datasets.table_dataset import TableDataset
 
-__all__ = ["CocoInstances", "ConcatDataset", "Shapes"]
+__all__ = ["AnnotationTable", "CocoInstances", "ConcatDataset", "KeypointSpec", "Shapes", "TableDataset"]

@@ -1,32 +1,40 @@
 """CocoInstances: any COCO JSON with a folder of images."""
 
-import collections
+import json
 import logging
-import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from detkit.data.datasets.annotations import class_table, coco_categories
-from detkit.data.datasets.coco_annotations import AnnotationReader, InvalidBoxes, InvalidMasks, Policy
-from detkit.data.datasets.coco_json import CocoFile
-from detkit.data.flat import Texts
-from detkit.data.images import check_image, read_image
-from detkit.data.interfaces import DATASETS, Dataset, ObjectTable, Record
+from detkit.data.datasets.coco_categories import read_categories
+from detkit.data.datasets.row_masks import InvalidMasks
+from detkit.data.datasets.row_reader import CHUNK, InvalidBoxes, Policy
+from detkit.data.datasets.rows import ImageRow, Row, row_type
+from detkit.data.datasets.table import AnnotationTable
+from detkit.data.datasets.table_dataset import TableDataset
+from detkit.data.images import check_image
+from detkit.data.interfaces import DATASETS
 from detkit.data.paths import data_path
 from detkit.registry import DataError
 from detkit.utils.collector import no_collection
 
 logger = logging.getLogger(__name__)
+KEYS = ("images", "annotations", "categories")
 
 
 @DATASETS.register()
-class CocoInstances(Dataset):
-    """A COCO instances JSON with a folder of images (Lin et al. 2014; the format of cocodataset.org).
+class CocoInstances(TableDataset):
+    """A COCO JSON with a folder of images (Lin et al. 2014; the format of cocodataset.org): boxes, masks, keypoints.
 
     Masks may be polygons or run-length encodings of either form, mixed as they come; a file without any segmentation
-    gives boxes only. Category ids need not be contiguous: classes are numbered in the order of the ids. The file is
-    checked as it is read, and what is wrong names the file and the annotation.
+    gives boxes only. Keypoints come with the names and the skeleton of their category; the categories that have
+    keypoints must have the same. Category ids need not be contiguous: classes are numbered in the order of the ids.
+    The file is checked as it is read, and what is wrong names the file and the annotation.
+
+    A subclass whose ``field_types`` name more keys of the annotations has these as fields, too.
 
     Args:
         json_file: the annotations.
@@ -38,12 +46,12 @@ class CocoInstances(Dataset):
         invalid_boxes: what happens to a box without area in its image: drop (left out and counted) or error.
         invalid_masks: what happens to an annotation without segmentation where others have one, and to a polygon of
             fewer than 3 points: error, drop (left out and counted) or box (its box becomes its mask, counted).
-        check_images: how many image files, evenly spread, are looked at when the dataset is made (that they are
+        check_images: how many image files, evenly spread, are checked when the dataset is made (that they are
             there, are images, are whole and have the file's size), at about 0.2 ms each; 0 for none.
 
     Raises:
         DataError: a path that does not exist, a file that is not JSON or not COCO, an annotation with an unknown
-            category or image, an id given twice, a malformed shape, an image that fails the check.
+            category or image, an id given twice, a malformed mask or keypoint, an image that fails the check.
     """
 
     def __init__(
@@ -58,95 +66,82 @@ class CocoInstances(Dataset):
         invalid_masks: InvalidMasks = "error",
         check_images: int = 1000,
     ):
-        super().__init__()
-        self.json_file = data_path(json_file, "CocoInstances.json_file", folder=False)
-        self.image_root = data_path(image_root, "CocoInstances.image_root", folder=True)
+        json_file = data_path(json_file, f"{type(self).__name__}.json_file", folder=False)
+        image_root = data_path(image_root, f"{type(self).__name__}.image_root", folder=True)
         with no_collection():
-            file = self._load()
-            self.class_names, classes = file.classes(class_names)
-            images = file.images()
-            reader = AnnotationReader(file, images, classes, Policy(keep_crowd, invalid_boxes, invalid_masks))
-            self._table = reader.read()
-        self._tally: collections.Counter[str] = reader.tally
+            images, rows, entries = read_json(json_file, row_type(self.field_types))
+            categories = read_categories(entries, class_names, json_file, self.report)
+            table = AnnotationTable.from_rows(
+                images,
+                rows,
+                categories.classes,
+                left_out=categories.left_out,
+                keypoints=categories.keypoints,
+                fields=self.field_types,
+                policy=Policy(keep_crowd, invalid_boxes, invalid_masks),
+                place=json_file,
+                report=self.report,
+            )
+        super().__init__(table, json_file, image_root=image_root, keep_empty=keep_empty)
+        if check_images < 0:
+            raise DataError(f"{type(self).__name__}.check_images: expected 0 or more, got {check_images}")
+        for index in np.unique(
+            np.linspace(0, len(self) - 1, min(check_images, len(self))).round().astype(int)
+        ).tolist():
+            check_image(self.image_path(index) or "", self.image_size(index))
+        if self.left_out():
+            logger.warning("%s%s", json_file, self.left_out())
 
-        objects = np.bincount(self._table.image_of()[~self._table.crowd], minlength=len(images))
-        self._images = np.arange(len(images)) if keep_empty else np.flatnonzero(objects)
-        self._tally["images without an object " + ("kept" if keep_empty else "left out")] = int((objects == 0).sum())
-        if len(self._images) == 0:
-            raise file.error(f"of its {len(images)} images none is left{self._left_out()}")
-        ids = [image.id for image in images]
-        self._ids = np.array(ids, np.int64) if isinstance(ids[0], int) else Texts.of(map(str, ids))
-        self._file_names = Texts.of(image.file_name for image in images)
-        self._sizes = np.array([image.size for image in images], np.int64)
-        self._check_images(check_images)
-        if self._left_out():
-            logger.warning("%s%s", self.json_file, self._left_out())
 
-    def _load(self) -> CocoFile:
-        """The file, with a report that stops at the first fault; an examiner's class reports otherwise."""
-        return CocoFile.load(self.json_file)
+class _Parts(msgspec.Struct, gc=False):
+    images: list[ImageRow]
+    annotations: list[msgspec.Raw]
+    categories: list[Any]
 
-    def _check_images(self, count: int) -> None:
-        if count < 0:
-            raise DataError(f"CocoInstances.check_images: expected 0 or more, got {count}")
-        count = min(count, len(self))
-        for index in np.unique(np.linspace(0, len(self) - 1, count).round().astype(int)):
-            check_image(self._path(self._images[index]), self.image_size(int(index)))
 
-    def _path(self, image: int) -> str:
-        return os.path.join(self.image_root, self._file_names[image])
+class JsonRows(Iterable[Any]):
+    """The entries of a JSON list that has been split, not decoded: so a file's objects are never all in memory.
 
-    def _left_out(self) -> str:
-        said = [f"{count} {words}" for words, count in self._tally.items() if count and not words.endswith("kept")]
-        return f": {', '.join(said)}" if said else ""
+    Args:
+        texts: the text of each entry.
+        kind: what they are decoded to; mappings where one is none of that.
+    """
 
-    def _id(self, image: int) -> int | str:
-        return int(self._ids[image]) if isinstance(self._ids, np.ndarray) else self._ids[image]
+    def __init__(self, texts: list[msgspec.Raw], kind: type[Row]):
+        self.texts, self.kind = texts, kind
 
-    def __len__(self) -> int:
-        return len(self._images)
+    def __iter__(self) -> Iterator[Any]:
+        decoder = msgspec.json.Decoder(list[self.kind])  # type: ignore[name-defined]
+        for start in range(0, len(self.texts), CHUNK):
+            text = b"[" + b",".join(map(bytes, self.texts[start : start + CHUNK])) + b"]"
+            rows: list[Any]
+            try:
+                rows = decoder.decode(text)
+            except msgspec.ValidationError:  # an entry that is no mapping, or a number beyond reach such as 1e999
+                rows = json.loads(text)
+            yield from rows
 
-    def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
-        image = int(self._images[index])
-        path = self._path(image)
-        return self._table.record(image, read_image(path, self.image_size(index)), self._id(image), path)
 
-    def image_size(self, index: int) -> tuple[int, int]:
-        """``(height, width)``, as the JSON gives it."""
-        height, width = self._sizes[self._images[index]]
-        return int(height), int(width)
+def read_json(path: str, kind: type[Row]) -> tuple[Iterable[Any], Iterable[Any], list[Any]]:
+    """The images, annotations (as rows of that kind) and categories of a file.
 
-    def image_path(self, index: int) -> str:
-        """The image's file."""
-        return self._path(int(self._images[index]))
-
-    def objects(self) -> ObjectTable:
-        """All annotations in flat arrays."""
-        return self._table.objects(self._images, self._sizes)
-
-    def coco(self) -> dict[str, Any]:
-        """The ground truth in COCO's form; boxes, areas and shapes as the file gives them."""
-        images, annotations = [], []
-        for image in self._images.tolist():
-            size = (int(self._sizes[image][0]), int(self._sizes[image][1]))
-            names = {"file_name": self._file_names[image], "height": size[0], "width": size[1]}
-            images.append({"id": self._id(image), **names})
-            annotations += self._table.coco_entries(image, self._id(image), size)
-        categories = coco_categories(self.class_names)
-        return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
-
-    def summary(self) -> str:
-        """Images, objects of each class, what was left out or changed and why."""
-        kept = np.isin(self._table.image_of(), self._images)
-        crowd = self._table.crowd & kept
-        counts = np.bincount(self._table.classes[kept & ~crowd], minlength=len(self.class_names))
-        shapes = "masks" if self._table.has_masks else "boxes only"
-        lines = [
-            f"CocoInstances {self.json_file}",
-            f"{len(self)} images, {counts.sum()} objects ({shapes}), {crowd.sum()} crowds",
-            *(f"{count} {words}" for words, count in self._tally.items() if count),
-            class_table(self.class_names, counts),
-        ]
-        return "\n".join(lines)
+    Raises:
+        DataError: the file is not JSON, or has not the three lists.
+    """
+    try:
+        text = Path(path).read_bytes()
+        try:
+            parts = msgspec.json.decode(text, type=_Parts)
+            return parts.images, JsonRows(parts.annotations, kind), parts.categories
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # Python's json takes more, such as NaN
+            content = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: is not JSON ({error}); expected a COCO instances file") from None
+    missing = [key for key in KEYS if not isinstance(content, Mapping) or not isinstance(content.get(key), list)]
+    if missing:
+        keys = ", ".join(map(repr, content)) if isinstance(content, Mapping) else ""
+        raise DataError(
+            f"{path}: is not a COCO instances file: it has {f'keys {keys}' if keys else 'no keys'}, but no list "
+            f"under {', '.join(map(repr, missing))}"
+        )
+    return tuple(content[key] for key in KEYS)  # type: ignore[return-value]

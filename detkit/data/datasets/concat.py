@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from detkit.config import Recipe
-from detkit.data.datasets.annotations import coco_categories
 from detkit.data.flat import offsets
 from detkit.data.interfaces import DATASETS, Dataset, ObjectTable, Record
+from detkit.structures import Keypoints
 
 
 @DATASETS.register()
@@ -22,13 +22,16 @@ class ConcatDataset(Dataset):
     it: a detection of a class that an image's dataset does not label counts as wrong.)
 
     Ids stay unique: image 17 of the second dataset has the id ``"1-17"`` (datasets count from 0), and of D datasets,
-    annotation a of number d has the id ``a * D + d``, in the records and in ``coco()`` alike.
+    annotation a of number d has the id ``a * D + d``, in the records and in ``coco()`` alike. Categories keep the ids
+    of their datasets if these agree on them, else they are numbered from 1.
+
+    Keypoints must be the same wherever there are any; the objects of the other datasets have none that is labelled.
 
     Args:
         datasets: what is put together, in order. A dataset that stands there twice is seen twice as often.
 
     Raises:
-        ValueError: there are no datasets.
+        ValueError: there are no datasets, or two have different keypoints.
     """
 
     def __init__(self, *, datasets: tuple[Recipe[Dataset], ...]):
@@ -36,8 +39,18 @@ class ConcatDataset(Dataset):
         if not datasets:
             raise ValueError("ConcatDataset.datasets: expected at least one dataset, got none")
         self.datasets = tuple(recipe() for recipe in datasets)
-        names = [name for dataset in self.datasets for name in dataset.class_names]
-        self.class_names = tuple(dict.fromkeys(names))
+        named = [pair for dataset in self.datasets for pair in zip(dataset.class_names, dataset.category_ids)]
+        self.class_names = tuple(dict.fromkeys(name for name, _ in named))
+        ids = dict(named)
+        agreed = len(set(named)) == len(ids) == len(set(ids.values()))
+        self.category_ids = tuple(ids[name] if agreed else i for i, name in enumerate(self.class_names, 1))
+        for dataset in self.datasets:
+            if dataset.keypoint_names and self.keypoint_names not in ((), dataset.keypoint_names):
+                found = f"{', '.join(self.keypoint_names)} and {', '.join(dataset.keypoint_names)}"
+                raise ValueError(f"ConcatDataset.datasets: expected the same keypoints in all, got {found}")
+            if dataset.keypoint_names:
+                self.keypoint_names, self.skeleton = dataset.keypoint_names, dataset.skeleton
+                self.keypoint_flip_pairs = dataset.keypoint_flip_pairs
         index = {name: i for i, name in enumerate(self.class_names)}
         self._classes = [np.array([index[n] for n in dataset.class_names], np.int64) for dataset in self.datasets]
         self._starts = offsets(len(dataset) for dataset in self.datasets)
@@ -64,6 +77,9 @@ class ConcatDataset(Dataset):
             classes=torch.from_numpy(classes)[record.objects.classes],
             annotation_ids=self._annotation_id(number, record.objects.annotation_ids),
         )
+        if self.keypoint_names and "keypoints" not in objects:
+            unlabelled = np.zeros((len(objects), len(self.keypoint_names), 3), np.float32)
+            objects = objects.with_fields(keypoints=Keypoints(unlabelled, self.keypoint_flip_pairs))
         return dataclasses.replace(
             record, image_id=f"{number}-{record.image_id}", objects=objects, active_classes=active
         )
@@ -77,6 +93,11 @@ class ConcatDataset(Dataset):
         """The image's file, as its own dataset gives it."""
         number, inner = self._place(index)
         return self.datasets[number].image_path(inner)
+
+    def image_id(self, index: int) -> str:
+        """The number of the image's dataset and the id there."""
+        number, inner = self._place(index)
+        return f"{number}-{self.datasets[number].image_id(inner)}"
 
     def objects(self) -> ObjectTable:
         """The annotations of all datasets, with the ids of the records."""
@@ -95,20 +116,23 @@ class ConcatDataset(Dataset):
         """The ground truth of all datasets in COCO's form, with the ids of the records."""
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
+        categories = {name: {"id": id_, "name": name} for id_, name in zip(self.category_ids, self.class_names)}
         for number, (dataset, classes) in enumerate(zip(self.datasets, self._classes)):
             own = dataset.coco()
+            ids = {category["id"]: self.category_ids[c] for category, c in zip(own["categories"], classes.tolist())}
             images += [{**image, "id": f"{number}-{image['id']}"} for image in own["images"]]
             annotations += [
                 {
                     **entry,
                     "id": self._annotation_id(number, entry["id"]),
                     "image_id": f"{number}-{entry['image_id']}",
-                    "category_id": int(classes[entry["category_id"] - 1]) + 1,
+                    "category_id": ids[entry["category_id"]],
                 }
                 for entry in own["annotations"]
             ]
-        categories = coco_categories(self.class_names)
-        return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+            for category in own["categories"]:
+                categories[category["name"]] = {**category, **categories[category["name"]]}
+        return {"info": {}, "images": images, "annotations": annotations, "categories": list(categories.values())}
 
     def summary(self) -> str:
         """How many images and classes there are together, and the summary of each dataset."""

@@ -1,15 +1,18 @@
 """Shapes: a dataset that the package draws itself."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pycocotools.mask as coco_mask
 from tqdm import tqdm
 
-from detkit.data.datasets.annotations import AnnotationTable, class_table, coco_categories
+from detkit.data.datasets.row_reader import Policy
+from detkit.data.datasets.rows import ImageRow, Row
 from detkit.data.datasets.shapes_drawing import SHAPES, Scene, draw_scene
-from detkit.data.flat import Ragged, offsets
-from detkit.data.interfaces import DATASETS, Dataset, ObjectTable, Record
+from detkit.data.datasets.table import AnnotationTable
+from detkit.data.datasets.table_dataset import TableDataset
+from detkit.data.interfaces import DATASETS
 from detkit.structures import BitMasks
 
 MIN_PIXELS = 8
@@ -17,7 +20,7 @@ MIN_PIXELS = 8
 
 
 @DATASETS.register()
-class Shapes(Dataset):
+class Shapes(TableDataset):
     """Circles, squares, triangles, stars and rings with textures, turned and overlapping, on textured ground.
 
     Needs no file. Image i depends on (seed, i) and the other options alone, so another ``num_images`` gives the same
@@ -48,7 +51,6 @@ class Shapes(Dataset):
         max_scale: float = 0.6,
         min_visible: float = 0.25,
     ):
-        super().__init__()
         if num_images < 1 or min(image_size) < 16 or seed < 0:
             raise ValueError(
                 f"Shapes: expected num_images of at least 1, image_size of at least 16 x 16 and a seed of at least 0, "
@@ -61,78 +63,40 @@ class Shapes(Dataset):
             )
         if not 0 <= min_visible <= 1:
             raise ValueError(f"Shapes: expected 0 <= min_visible <= 1, got {min_visible}")
-        self.class_names = SHAPES
         self.size, self.seed = (int(image_size[0]), int(image_size[1])), seed
         smallest = max(min_scale, MIN_PIXELS / min(self.size))
         scale = (smallest, max(smallest, max_scale))
-        self._images = np.empty((num_images, *self.size, 3), np.uint8)
-        counts, boxes, areas, classes, per_image = [], [], [], [], []
+        self._pixels = np.empty((num_images, *self.size, 3), np.uint8)
+        images, rows = list[ImageRow](), list[Row]()
         for i in tqdm(range(num_images), desc="drawing shapes", delay=2, leave=False):
             rng = np.random.default_rng((seed, i))
             scene = draw_scene(rng, self.size, (min_objects, max_objects), scale, min_visible)
-            self._images[i] = scene.image
-            encoded = _encode(scene)
-            counts += [np.frombuffer(rle["counts"], np.uint8) for rle in encoded]
-            areas.append(scene.masks.sum((1, 2)))
-            boxes.append(BitMasks(scene.masks).boxes().numpy())
-            classes.append(scene.classes)
-            per_image.append(len(encoded))
-        self._table = _table(per_image, counts, np.concatenate(boxes), np.concatenate(areas), np.concatenate(classes))
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
-        return self._table.record(index, self._images[index].copy(), index, self._name(index))
-
-    def _name(self, index: int) -> str:
-        return f"shapes_{self.seed}_{index:06d}"
-
-    def image_size(self, index: int) -> tuple[int, int]:
-        """``(height, width)``, the same for all images."""
-        return self.size
-
-    def objects(self) -> ObjectTable:
-        """All annotations in flat arrays."""
-        return self._table.objects(np.arange(len(self)), np.tile(self.size, (len(self), 1)))
-
-    def coco(self) -> dict[str, Any]:
-        """The ground truth in COCO's form."""
-        size = {"height": self.size[0], "width": self.size[1]}
-        images = [{"id": i, "file_name": self._name(i), **size} for i in range(len(self))]
-        annotations = [entry for i in range(len(self)) for entry in self._table.coco_entries(i, i, self.size)]
-        categories = coco_categories(self.class_names)
-        return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
-
-    def summary(self) -> str:
-        """Images, and objects of each class."""
-        height, width = self.size
-        counts = np.bincount(self._table.classes, minlength=len(self.class_names))
-        first = (
-            f"Shapes, seed {self.seed}: {len(self)} images of {width} x {height}, {len(self._table)} objects (masks)"
+            self._pixels[i] = scene.image
+            name = f"shapes_{seed}_{i:06d}"
+            images.append(ImageRow(i, name, *self.size))
+            for row in _rows(scene):
+                rows.append(Row(len(rows) + 1, i, *row))
+        table = AnnotationTable.from_rows(
+            images, rows, dict(enumerate(SHAPES, 1)), policy=Policy(masks=True), place=f"Shapes of seed {seed}"
         )
-        return f"{first}\n{class_table(self.class_names, counts)}"
+        super().__init__(table)
+
+    def title(self) -> str:
+        """With the random seed and the size."""
+        return f"Shapes of seed {self.seed}, {self.size[1]} x {self.size[0]} pixels"
+
+    def image_path(self, index: int) -> None:
+        """None: the images are drawn."""
+
+    def read_image(self, index: int) -> np.ndarray:
+        """``(H, W, 3)`` uint8 RGB."""
+        return self._pixels[index].copy()
 
 
-def _encode(scene: Scene) -> list[dict[str, Any]]:
-    return coco_mask.encode(np.asfortranarray(scene.masks.transpose(1, 2, 0).astype(np.uint8)))
-
-
-def _table(
-    per_image: list[int], counts: list[np.ndarray], boxes: np.ndarray, areas: np.ndarray, classes: np.ndarray
-) -> AnnotationTable:
-    return AnnotationTable(
-        starts=offsets(per_image),
-        ids=np.arange(1, len(classes) + 1),
-        classes=classes,
-        crowd=np.zeros(len(classes), bool),
-        areas=areas.astype(np.float64),
-        file_boxes=np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).astype(np.float64),
-        boxes=boxes,
-        polygon_starts=np.zeros(len(classes) + 1, np.int64),
-        polygons=Ragged(np.zeros(0), np.zeros(1, np.int64)),
-        rles=Ragged.of(counts, np.uint8),
-        has_masks=True,
-    )
+def _rows(scene: Scene) -> Iterator[tuple[Any, ...]]:
+    """Category, box, area, crowd flag and mask of each object."""
+    masks = scene.masks
+    boxes = BitMasks(masks).boxes().numpy().astype(np.float64)
+    boxes[:, 2:] -= boxes[:, :2]
+    encoded = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
+    return zip((scene.classes + 1).tolist(), boxes.tolist(), masks.sum((1, 2)).tolist(), [0] * len(masks), encoded)

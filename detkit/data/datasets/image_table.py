@@ -1,0 +1,89 @@
+"""ImageTable: the images of a dataset in flat arrays."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from detkit.data.datasets.rows import MISSING, ImageRow, as_row
+from detkit.data.flat import Texts
+from detkit.data.issues import Issue, Report
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageTable:
+    """I images.
+
+    Args:
+        ids: their ids, ``(I,)`` int64 or strings.
+        file_names: their paths.
+        sizes: ``(I, 2)`` int64, height and width.
+    """
+
+    ids: np.ndarray | Texts
+    file_names: Texts
+    sizes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def id(self, image: int) -> int | str:
+        """The id of an image."""
+        return int(self.ids[image]) if isinstance(self.ids, np.ndarray) else self.ids[image]
+
+    def size(self, image: int) -> tuple[int, int]:
+        """``(height, width)`` of an image."""
+        height, width = self.sizes[image].tolist()
+        return height, width
+
+    def index(self) -> dict[int | str, int]:
+        """Image id -> its number."""
+        ids = self.ids.tolist() if isinstance(self.ids, np.ndarray) else [self.ids[i] for i in range(len(self))]
+        return {id_: i for i, id_ in enumerate(ids)}
+
+    @staticmethod
+    def from_rows(rows: Iterable[ImageRow | Mapping[str, Any]], place: str, report: Report) -> "ImageTable":
+        """The images, in the order of the rows.
+
+        Args:
+            rows: the images.
+            place: the file, for messages.
+            report: takes each issue; where it returns, the image is left out.
+        """
+        found: dict[int | str, tuple[str, int, int]] = {}
+        kind: type | None = None
+        for i, entry in enumerate(rows):
+            row = as_row(entry, ImageRow)
+            wrong = _wrong(row) if isinstance(row, ImageRow) else f"is {str(row)[:40]!r}; expected a mapping"
+            label = f"image {row.id!r}" if type(getattr(row, "id", None)) in (int, str) else f"images[{i}]"
+            if wrong:
+                report(Issue("malformed entry", place, label, f"{label} {wrong}"))
+            elif row.id in found:
+                what, fix = f"two images have the id {row.id!r}", "give each its own, also in the annotations' image_id"
+                report(Issue("image id twice", place, label, what, fix))
+            elif kind not in (None, type(row.id)):
+                what, fix = "some image ids are numbers and some are strings", "write all as numbers, or all as strings"
+                report(Issue("image ids of two kinds", place, label, what, fix))
+            else:
+                kind = type(row.id)
+                found[row.id] = (row.file_name, int(row.height), int(row.width))
+        ids = Texts.of(map(str, found)) if kind is str else np.array(list(found), np.int64)
+        sizes = np.array([size for _, *size in found.values()], np.int64).reshape(-1, 2)
+        return ImageTable(ids, Texts.of(name for name, *_ in found.values()), sizes)
+
+
+def _wrong(row: ImageRow) -> str:
+    """What is wrong with an image; empty for nothing."""
+    for name in ImageRow.__struct_fields__:
+        if getattr(row, name) is MISSING:
+            return f"has no '{name}'; an image needs {', '.join(ImageRow.__struct_fields__)}"
+    if type(row.id) not in (int, str) or (type(row.id) is int and abs(row.id) >= 2**63):
+        return f"has the id {str(row.id)[:40]!r}; expected a string, or a whole number of at most 64 bits"
+    numbers = all(
+        type(side) in (int, float) and 1 <= side < 2**31 and side % 1 == 0 for side in (row.height, row.width)
+    )
+    if type(row.file_name) is str and row.file_name and numbers:
+        return ""
+    found = f"file_name {row.file_name!r}, height {row.height!r} and width {row.width!r}"
+    return f"has {found}; expected a name and whole numbers above 0"

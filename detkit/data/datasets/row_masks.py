@@ -1,0 +1,195 @@
+"""Masks of annotations: polygons and run lengths, checked as they come in rows, and kept in flat arrays."""
+
+import array
+import collections
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pycocotools.mask as coco_mask
+import torch
+
+from detkit.data.datasets.rows import Chunk
+from detkit.data.flat import Ragged, offsets
+from detkit.structures import BitMasks, Masks, PolygonMasks
+from detkit.structures.rle import checked_rle, rle_counts
+
+FAR = 1e6
+"""Pixels; a coordinate beyond is a mistake, and rasterising it would take the machine's memory."""
+FIX = "correct it, or set invalid_masks: drop (leaves it out) or box (takes the box as its mask)"
+
+InvalidMasks = Literal["error", "drop", "box"]
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskColumn:
+    """The masks of A annotations.
+
+    Args:
+        starts: ``(A + 1,)``; annotation a has the polygons ``starts[a]`` and following.
+        polygons: x, y, x, y, ... of each polygon, float64.
+        rles: the compressed counts of each annotation, uint8; empty where it has polygons.
+    """
+
+    starts: np.ndarray
+    polygons: Ragged
+    rles: Ragged
+
+    def of_rows(self, rows: range, size: tuple[int, int], boxes: np.ndarray, crowd: np.ndarray) -> Masks:
+        """The masks of some rows of an image of ``size`` (height, width): polygons if all of them are, else bitmaps.
+
+        A crowd, which is no target, does not turn an image's polygons into bitmaps: its box stands in for its RLE.
+        """
+        encoded = [len(self.rles[row]) > 0 for row in rows]
+        if not any(rle and not crowd[row] for rle, row in zip(encoded, rows)):
+            polygons = [[_rectangle(*boxes[r].tolist())] if e else self.polygons_of(r) for e, r in zip(encoded, rows)]
+            return PolygonMasks(polygons, size)
+        out = np.zeros((len(rows), *size), np.uint8)
+        for i, row in enumerate(rows):
+            out[i] = coco_mask.decode(self._rle(row, size))
+        return BitMasks(torch.from_numpy(out.view(bool)))
+
+    def polygons_of(self, row: int) -> list[np.ndarray]:
+        """The polygons of one annotation, each x, y, x, y, ..."""
+        return [self.polygons[p] for p in range(self.starts[row], self.starts[row + 1])]
+
+    def segmentation(self, row: int, size: tuple[int, int]) -> Any:
+        """One annotation's mask as COCO writes it: polygons, or compressed RLE with counts as str."""
+        counts = self.rles[row]
+        if len(counts):
+            return {"size": list(size), "counts": counts.tobytes().decode("ascii")}
+        return [polygon.tolist() for polygon in self.polygons_of(row)]
+
+    def extents(self, sizes: np.ndarray) -> np.ndarray:
+        """``(A, 4)`` float64 xyxy around each mask; the image of annotation a is of ``sizes[a]``."""
+        out = np.full((len(self.rles), 4), np.nan)
+        some = np.flatnonzero(np.diff(self.starts))
+        for axis in range(2) if len(some) else ():
+            values, first = self.polygons.data[axis::2], self.polygons.offsets[self.starts[some]] // 2
+            out[some, axis], out[some, axis + 2] = (f.reduceat(values, first) for f in (np.minimum, np.maximum))
+        runs = np.flatnonzero(self.rles.lengths)
+        if len(runs):
+            boxes = coco_mask.toBbox(
+                [self._rle(row, (int(sizes[row, 0]), int(sizes[row, 1]))) for row in runs.tolist()]
+            )
+            out[runs] = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
+        return out
+
+    def _rle(self, row: int, size: tuple[int, int]) -> dict[str, Any]:
+        counts = self.rles[row]
+        if len(counts):
+            return {"size": list(size), "counts": counts.tobytes()}
+        return coco_mask.merge(coco_mask.frPyObjects(self.polygons_of(row), *size))
+
+    @staticmethod
+    def cat(pieces: Sequence[dict[str, Any]], order: np.ndarray) -> "MaskColumn":
+        """The masks that ``read_masks`` put into some chunks' columns, in another order of all rows."""
+        lengths, values, rles = (
+            Ragged.cat([piece.pop(name) for piece in pieces], order) for name in ("lengths", "polygons", "rles")
+        )
+        return MaskColumn(lengths.offsets, Ragged(values.data, offsets(lengths.data)), rles)
+
+
+def read_masks(chunk: Chunk, sizes: np.ndarray, invalid: InvalidMasks, tally: collections.Counter[str]) -> None:
+    """Adds the columns ``lengths`` (of each polygon), ``polygons`` and ``rles``; reports masks that are none.
+
+    Args:
+        chunk: rows with the columns ``image`` and ``box``.
+        sizes: ``(I, 2)`` height and width of all images.
+        invalid: what happens to what has no mask; see ``Policy``.
+        tally: what was left out or changed is counted there.
+    """
+    shapes = chunk.values("segmentation")
+    encoded = np.array([type(shape) is dict for shape in shapes], bool)
+    rles = [b""] * len(chunk)
+    for i in np.flatnonzero(encoded).tolist():
+        height, width = sizes[chunk.columns["image"][i]].tolist()
+        try:
+            rles[i] = checked_rle(shapes[i], (height, width))["counts"]
+        except (ValueError, TypeError) as error:
+            chunk.sound[i] = False
+            fix = "encode the mask again in its image's size, height first"
+            chunk.report(np.arange(len(chunk)) == i, "malformed RLE", f": {error}", fix)
+    parts = [_polygons_in(shape) for shape in shapes]
+    polygons, counts = _flat(parts)
+    owner = np.repeat(np.arange(len(chunk)), counts)
+    far = np.append(0, np.cumsum(~(np.abs(polygons.data) < FAR)))
+    malformed = (polygons.lengths % 2 == 1) | (np.diff(far[polygons.offsets]) > 0)
+    num_short = np.bincount(owner[~malformed & (polygons.lengths < 6)], minlength=len(chunk))
+    bad = np.bincount(owner[malformed], minlength=len(chunk)) > 0
+    bare = ~encoded & ~bad & (counts == num_short)
+    first = np.append(0, np.cumsum(counts))
+
+    def malformed_polygon(i: int) -> str:
+        number = int(np.flatnonzero(malformed[first[i] : first[i + 1]])[0])
+        return f": segmentation holds {str(parts[i][number])[:60]}; expected a polygon as x, y, x, y, ..."
+
+    def no_mask(i: int) -> str:
+        return " has no polygon of at least 3 points" if counts[i] else " has no segmentation, but others have one"
+
+    severity: Literal["error", "warning"] = "error" if invalid == "error" else "warning"
+    chunk.report(bad, "malformed polygon", malformed_polygon, "write each polygon as numbers in pairs")
+    words = " has a polygon of fewer than 3 points"
+    chunk.report(num_short > 0, "polygon of too few points", words, FIX, severity)
+    chunk.report(bare, "no mask", no_mask, FIX, severity)
+    done = "given their box as one" if invalid == "box" else "left out"
+    tally[f"objects without a mask {done}"] += int(bare.sum())
+    tally["polygons of fewer than 3 points left out"] += int(num_short[~bare & ~bad].sum())
+    changed = bad | bare | (num_short > 0)
+    for i in np.flatnonzero(changed).tolist():
+        x, y, width, height = chunk.columns["box"][i].tolist()
+        rectangle = [_rectangle(x, y, x + width, y + height).tolist()] if invalid == "box" else []
+        parts[i] = [] if bad[i] else rectangle if bare[i] else [part for part in parts[i] if len(part) >= 6]
+    if changed.any():
+        polygons, counts = _flat(parts)
+    chunk.sound &= ~bad & ~(bare & (invalid != "box"))
+    starts = offsets(counts)
+    chunk.columns["lengths"] = Ragged(polygons.lengths, starts)
+    chunk.columns["polygons"] = Ragged(polygons.data, polygons.offsets[starts])
+    chunk.columns["rles"] = Ragged(np.frombuffer(b"".join(rles), np.uint8), offsets(map(len, rles)))
+
+
+def read_areas(chunk: Chunk) -> None:
+    """Adds the column ``area``: what the rows say, or the area of the mask, or that of the box."""
+    values = chunk.values("area")
+    try:
+        area = np.array(array.array("d", values), np.float64)
+    except (TypeError, OverflowError):
+        area = np.array([_number(value) for value in values])
+    for i in np.flatnonzero(~np.isfinite(area)).tolist():
+        area[i] = chunk.columns["box"][i, 2:].prod()
+        if "rles" in chunk.columns and len(chunk.columns["rles"][i]):
+            area[i] = rle_counts(chunk.columns["rles"][i].tobytes())[1::2].sum()
+        elif "polygons" in chunk.columns:
+            ends = np.cumsum(chunk.columns["lengths"][i])[:-1]
+            pairs = [polygon.reshape(-1, 2).T for polygon in np.split(chunk.columns["polygons"][i], ends)]
+            area[i] = sum(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2 for x, y in pairs)
+    chunk.columns["area"] = area
+
+
+def _polygons_in(shape: Any) -> Sequence[Any]:
+    """The polygons of a segmentation, whatever stands for them."""
+    if type(shape) is list:
+        return shape if shape and type(shape[0]) is list else [shape] if shape else ()
+    return () if not shape or type(shape) is dict else [shape]
+
+
+def _flat(parts: Sequence[Sequence[Any]]) -> tuple[Ragged, np.ndarray]:
+    """All polygons, and how many each annotation has."""
+    polygons = Ragged.of_lists(list(itertools.chain.from_iterable(parts)))
+    return polygons, np.fromiter(map(len, parts), np.int64, len(parts))
+
+
+def _number(value: Any) -> float:
+    """As float; NaN for what is no number, or a whole one beyond float's reach."""
+    try:
+        return float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        return math.nan
+
+
+def _rectangle(x1: float, y1: float, x2: float, y2: float) -> np.ndarray:
+    return np.array([x1, y1, x2, y1, x2, y2, x1, y2], np.float64)

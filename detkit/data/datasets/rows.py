@@ -1,0 +1,162 @@
+"""Rows in COCO's words, as a file or a reader of one's own gives them, and some thousands of them as columns."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, Literal, cast
+
+import msgspec
+import numpy as np
+import pycocotools.mask as coco_mask
+
+from detkit.data.flat import Ragged
+from detkit.data.issues import Issue
+
+MISSING = msgspec.UNSET
+
+
+class ImageRow(msgspec.Struct, gc=False):
+    """One image; a mapping with these keys will do as well.
+
+    Args:
+        id: its id, a whole number or a string; all of a dataset are of one kind.
+        file_name: its path, below the dataset's folder of images if it has one.
+        height: pixels.
+        width: pixels.
+    """
+
+    id: Any = MISSING
+    file_name: Any = MISSING
+    height: Any = MISSING
+    width: Any = MISSING
+
+
+class Row(msgspec.Struct, gc=False):
+    """One annotation; a mapping with these keys will do as well. Numpy's numbers and arrays are taken too.
+
+    Args:
+        id: its id, a whole number.
+        image_id: the id of its image.
+        category_id: the id of its category.
+        bbox: x, y, width, height in pixels.
+        area: square pixels; what is no finite number stands for the area of the mask, or of the box without one.
+        iscrowd: true for a region of many objects.
+        segmentation: polygons ``[[x, y, x, y, ...], ...]``, one polygon, an RLE of either form, or an ``(H, W)`` array
+            of booleans.
+        keypoints: x, y, visibility (0: not labelled, 1: hidden, 2: visible) of each, x and y counting whole pixels.
+    """
+
+    id: Any = MISSING
+    image_id: Any = MISSING
+    category_id: Any = MISSING
+    bbox: Any = MISSING
+    area: Any = None
+    iscrowd: Any = 0
+    segmentation: Any = None
+    keypoints: Any = None
+
+
+def row_type(fields: Iterable[str]) -> type[Row]:
+    """A ``Row`` that has fields of one's own as well."""
+    own: list[Any] = [(name, Any, MISSING) for name in fields]
+    return cast(type[Row], msgspec.defstruct("OwnRow", own, bases=(Row,), gc=False)) if own else Row
+
+
+def as_row(entry: Any, kind: type[msgspec.Struct]) -> Any:
+    """A row made of a mapping; a row itself, and anything that is none, as it is."""
+    if not isinstance(entry, Mapping):
+        return entry
+    return msgspec.convert({key: _without_numpy(value) for key, value in entry.items()}, kind)
+
+
+def _without_numpy(value: Any) -> Any:
+    if isinstance(value, np.ndarray) and value.ndim == 2:
+        return coco_mask.encode(np.asfortranarray(value != 0, np.uint8))
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if not isinstance(value, list | tuple) or {*map(type, value)} <= {int, float}:
+        return list(value) if isinstance(value, tuple) else value
+    return [_without_numpy(v) for v in value]
+
+
+class Chunk:
+    """Some rows on their way to columns.
+
+    Args:
+        rows: the rows; what is none is reported.
+        start: the first one's number in the file.
+        place: the file, for messages.
+
+    Attributes:
+        rows: A rows.
+        columns: name -> A values, an array or ``Ragged``.
+        sound: which of them can be used; the others are kept until all that is wrong with them has been said.
+        issues: what is wrong with them, with the number of the row.
+    """
+
+    def __init__(self, rows: Sequence[Any], start: int, place: str):
+        self.place, self.issues = place, list[tuple[int, Issue]]()
+        for i, row in enumerate(rows, start):
+            if not isinstance(row, Row):
+                label = f"annotations[{i}]"
+                what = f"{label} is {str(row)[:40]!r}; expected a mapping"
+                self.issues.append((i, Issue("malformed entry", place, label, what)))
+        self.rows = [row for row in rows if isinstance(row, Row)]
+        self.index = np.array([i for i, row in enumerate(rows, start) if isinstance(row, Row)], np.int64)
+        self.columns: dict[str, Any] = {}
+        self.sound = np.ones(len(self.rows), bool)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def select(self, keep: np.ndarray) -> None:
+        """Leaves the other rows out."""
+        if not keep.all():
+            self.rows, self.index = [row for row, kept in zip(self.rows, keep) if kept], self.index[keep]
+            self.sound = self.sound[keep]
+            self.columns = {
+                name: column.select(keep) if isinstance(column, Ragged) else column[keep]
+                for name, column in self.columns.items()
+            }
+
+    def values(self, name: str) -> list[Any]:
+        """A field of all rows."""
+        return list(map(attrgetter(name), self.rows))
+
+    def values_of(self, name: str, kinds: set[type]) -> tuple[list[Any], np.ndarray]:
+        """A field of all rows, None where it is of another type, and where it is not; reports those that lack it."""
+        values = self.values(name)
+        if {*map(type, values)} <= kinds:
+            return values, np.ones(len(values), bool)
+        right = np.array([type(value) in kinds for value in values])
+        expected = " or ".join(sorted(kind.__name__ for kind in kinds))
+
+        def words(i: int) -> str:
+            if values[i] is MISSING:
+                return f" has no '{name}'; an annotation needs id, image_id, category_id and bbox"
+            return f": {name} is {str(values[i])[:40]!r}; expected {expected}"
+
+        self.report(~right, "malformed entry", words)
+        return [value if ok else None for value, ok in zip(values, right)], right
+
+    def report(
+        self,
+        where: np.ndarray,
+        kind: str,
+        words: str | Callable[[int], str],
+        fix: str = "",
+        severity: Literal["error", "warning"] = "error",
+    ) -> None:
+        """An issue for each row where ``where`` is true.
+
+        Args:
+            where: A bools.
+            kind: see ``Issue``.
+            words: what is wrong, to be put behind the row's name; or what gives it for the row i.
+            fix: see ``Issue``.
+            severity: see ``Issue``.
+        """
+        for i in np.flatnonzero(where).tolist():
+            id_, number = self.rows[i].id, int(self.index[i])
+            label = f"annotation {id_}" if type(id_) is int else f"annotations[{number}]"
+            what = label + (words if isinstance(words, str) else words(i))
+            self.issues.append((number, Issue(kind, self.place, label, what, fix, severity)))

@@ -1,0 +1,228 @@
+"""AnnotationTable: all annotations of a dataset in flat arrays, made of rows or columns."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detkit.data.datasets.image_table import ImageTable
+from detkit.data.datasets.keypoints import KeypointSpec, keypoint_field
+from detkit.data.datasets.row_masks import MaskColumn
+from detkit.data.datasets.row_reader import Policy, RowReader
+from detkit.data.datasets.rows import ImageRow, Row
+from detkit.data.flat import Ragged, offsets
+from detkit.data.interfaces import ObjectTable
+from detkit.data.issues import Report, raise_errors
+from detkit.structures import Boxes, Instances
+
+FieldType = Callable[[Tensor], Any] | None
+"""Makes a field of the ``(n, ...)`` values of n objects, such as a class with ``transform``; None: the tensor is it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AnnotationTable:
+    """A annotations of I images, ordered by image. ``from_rows`` and ``from_columns`` make one.
+
+    Args:
+        images: the images.
+        categories: ``(id, name)`` of each class.
+        starts: ``(I + 1,)``; image i has the rows ``starts[i]`` to ``starts[i + 1] - 1``.
+        ids: ``(A,)`` int64.
+        classes: ``(A,)`` int64, 0..K-1.
+        crowd: ``(A,)`` bool.
+        areas: ``(A,)`` float64 square pixels, as they are given.
+        given_boxes: ``(A, 4)`` float64 x, y, width, height, as they are given.
+        boxes: ``(A, 4)`` float32 xyxy, cut to the image.
+        masks: the masks; None where there are boxes only.
+        keypoints: x, y, visibility of each, float64, as they are given; a row without any is empty.
+        keypoint_spec: what the keypoints are; None without keypoints.
+        own: ``(A, ...)`` values and the type of each field of one's own.
+        tally: what was left out or changed when the table was made, in words -> how many.
+    """
+
+    images: ImageTable
+    categories: tuple[tuple[int, str], ...]
+    starts: np.ndarray
+    ids: np.ndarray
+    classes: np.ndarray
+    crowd: np.ndarray
+    areas: np.ndarray
+    given_boxes: np.ndarray
+    boxes: np.ndarray
+    masks: MaskColumn | None
+    keypoints: Ragged
+    keypoint_spec: KeypointSpec | None
+    own: Mapping[str, tuple[np.ndarray, FieldType]]
+    tally: Mapping[str, int]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @staticmethod
+    def from_rows(
+        images: Iterable[ImageRow | Mapping[str, Any]],
+        rows: Iterable[Row | Mapping[str, Any]],
+        categories: Mapping[int, str],
+        *,
+        left_out: Iterable[int] = (),
+        keypoints: KeypointSpec | None = None,
+        fields: Mapping[str, FieldType] | None = None,
+        policy: Policy | None = None,
+        place: str = "annotations",
+        report: Report = raise_errors,
+    ) -> "AnnotationTable":
+        """A table of rows in COCO's words, in any order.
+
+        Args:
+            images: ``ImageRow`` or mappings like it.
+            rows: ``Row`` or mappings like it; what does not belong into a table is refused with a message.
+            categories: id -> name, in the order of the classes.
+            left_out: ids of categories whose objects are left out.
+            keypoints: what the rows' keypoints are; None where that is not known, or where there are none.
+            fields: fields of one's own: name -> its type, which gets the values of an image's objects as a tensor. They
+                are in ``record.objects`` and in the target then.
+            policy: what happens to rows that cannot be used.
+            place: the file, for messages.
+            report: takes what is wrong; where it returns, the row is left out.
+
+        Raises:
+            DataError: what ``report`` raises, an ``Issue`` with place and id of the first row that is wrong.
+        """
+        image_table = ImageTable.from_rows(images, place, report)
+        names = list(dict.fromkeys(categories.values()))
+        classes = {**dict.fromkeys(left_out, -1), **{id_: names.index(name) for id_, name in categories.items()}}
+        num_keypoints = None if keypoints is None else len(keypoints.names)
+        reader = RowReader(image_table, classes, num_keypoints, fields or (), policy or Policy(), place, report)
+        pieces = reader.read(rows)
+        if keypoints is None and reader.num_keypoints is not None:
+            keypoints = KeypointSpec(tuple(map(str, range(reader.num_keypoints))))
+        ids = [next(id_ for id_, other in categories.items() if other == name) for name in names]
+        return _assembled(image_table, tuple(zip(ids, names)), pieces, reader, keypoints, fields or {})
+
+    @staticmethod
+    def from_columns(
+        images: Iterable[ImageRow | Mapping[str, Any]],
+        columns: Mapping[str, Sequence[Any] | np.ndarray],
+        categories: Mapping[int, str],
+        **options: Any,
+    ) -> "AnnotationTable":
+        """As ``from_rows``, whose options it takes, from a column of values for each of a row's keys."""
+        rows = (dict(zip(columns, values)) for values in zip(*columns.values(), strict=True))
+        return AnnotationTable.from_rows(images, rows, categories, **options)
+
+    def rows(self, image: int) -> slice:
+        """The rows of an image."""
+        return slice(int(self.starts[image]), int(self.starts[image + 1]))
+
+    def image_of(self) -> np.ndarray:
+        """``(A,)`` the image of each annotation."""
+        return np.repeat(np.arange(len(self.images)), np.diff(self.starts))
+
+    def instances(self, image: int) -> Instances:
+        """The annotations of an image as fields, in memory of their own."""
+        rows, size = self.rows(image), self.images.size(image)
+        fields: dict[str, Any] = {
+            "boxes": Boxes(torch.from_numpy(self.boxes[rows].copy())),
+            "classes": torch.from_numpy(self.classes[rows].copy()),
+            "crowd": torch.from_numpy(self.crowd[rows].copy()),
+            "annotation_ids": torch.from_numpy(self.ids[rows].copy()),
+        }
+        if self.masks is not None:
+            fields["masks"] = self.masks.of_rows(range(rows.start, rows.stop), size, self.boxes, self.crowd)
+        if self.keypoint_spec is not None:
+            fields["keypoints"] = keypoint_field(self.keypoints, rows, self.keypoint_spec)
+        for name, (values, kind) in self.own.items():
+            tensor = torch.from_numpy(values[rows].copy())
+            fields[name] = tensor if kind is None else kind(tensor)
+        return Instances(size, **fields)
+
+    def objects(self, images: np.ndarray) -> ObjectTable:
+        """The annotations of some images as a dataset's ``objects`` gives them; the images are numbered from 0.
+
+        Args:
+            images: increasing numbers of images.
+        """
+        image_of, sizes = self.image_of(), self.images.sizes
+        number = np.full(len(self.images), -1, np.int64)
+        number[images] = np.arange(len(images))
+        rows = number[image_of] >= 0
+        extents = np.full((len(self), 4), np.nan)
+        if self.masks is not None:
+            extents = np.clip(
+                self.masks.extents(sizes[image_of]), 0, sizes[image_of].astype(np.float64)[:, [1, 0, 1, 0]]
+            )
+        return ObjectTable(
+            images=number[image_of][rows],
+            ids=self.ids[rows],
+            classes=self.classes[rows],
+            crowd=self.crowd[rows],
+            boxes=self.boxes[rows],
+            extents=extents[rows].astype(np.float32),
+        )
+
+    def coco(self, images: np.ndarray) -> dict[str, Any]:
+        """Some images and their annotations in COCO's form, with ids, boxes, areas and masks as they were given."""
+        content: dict[str, Any] = {"info": {}, "images": [], "annotations": [], "categories": []}
+        for image in images.tolist():
+            height, width = self.images.size(image)
+            names = {"file_name": self.images.file_names[image], "height": height, "width": width}
+            content["images"].append({"id": self.images.id(image), **names})
+            rows = self.rows(image)
+            content["annotations"] += [self._coco_entry(row, image) for row in range(rows.start, rows.stop)]
+        for id_, name in self.categories:
+            category = {"id": id_, "name": name}
+            content["categories"].append(category | (self.keypoint_spec.coco() if self.keypoint_spec else {}))
+        return content
+
+    def _coco_entry(self, row: int, image: int) -> dict[str, Any]:
+        entry = {
+            "id": int(self.ids[row]),
+            "image_id": self.images.id(image),
+            "category_id": self.categories[int(self.classes[row])][0],
+            "bbox": self.given_boxes[row].tolist(),
+            "area": float(self.areas[row]),
+            "iscrowd": int(self.crowd[row]),
+        }
+        if self.masks is not None:
+            entry["segmentation"] = self.masks.segmentation(row, self.images.size(image))
+        if len(self.keypoints[row]):
+            entry["num_keypoints"] = int((self.keypoints[row][2::3] > 0).sum())
+            entry["keypoints"] = self.keypoints[row].tolist()
+        return entry
+
+
+def _assembled(
+    images: ImageTable,
+    categories: tuple[tuple[int, str], ...],
+    pieces: list[dict[str, Any]],
+    reader: RowReader,
+    keypoints: KeypointSpec | None,
+    fields: Mapping[str, FieldType],
+) -> AnnotationTable:
+    """The table of a reader's pieces, which are used up; the first annotation of each id."""
+    image = np.concatenate([piece["image"] for piece in pieces])
+    order = reader.first_of_each_id(np.concatenate([piece["id"] for piece in pieces]))
+    order = order[np.argsort(image[order], kind="stable")]
+    names = ("id", "class_index", "crowd", "area", "box", *fields)
+    column = {name: np.concatenate([piece.pop(name) for piece in pieces])[order] for name in names}
+    limits = images.sizes[image[order]][:, [1, 0, 1, 0]]
+    corners = np.concatenate([column["box"][:, :2], column["box"][:, :2] + column["box"][:, 2:]], 1)
+    return AnnotationTable(
+        images=images,
+        categories=categories,
+        starts=offsets(np.bincount(image[order], minlength=len(images))),
+        ids=column["id"],
+        classes=column["class_index"],
+        crowd=column["crowd"],
+        areas=column["area"],
+        given_boxes=column["box"],
+        boxes=np.clip(corners, 0, limits).astype(np.float32),
+        masks=MaskColumn.cat(pieces, order) if reader.has_masks else None,
+        keypoints=Ragged.cat([piece.pop("keypoints") for piece in pieces], order),
+        keypoint_spec=keypoints,
+        own={name: (column[name], kind) for name, kind in fields.items()},
+        tally={words: count for words, count in reader.tally.items() if count},
+    )

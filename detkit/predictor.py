@@ -73,6 +73,7 @@ class Predictor:
         if precision is not None or compile:
             self.model = optimized(self.model, precision or "fp32", compile)
         self.class_names: tuple[str, ...] = tuple(names or ())
+        self.category_ids: tuple[int, ...] | None = getattr(model, "category_ids", None)
         self.augmentations, self.batch_size = tuple(augmentations), batch_size
         self._channels = getattr(getattr(model, "preprocess", None), "num_channels", 3)
 
@@ -171,6 +172,7 @@ class Predictor:
             logger.info("%s carries no class names; taking the training dataset's", checkpoint.source)
         model = experiment.build_model_for(names, pretrained=False)
         load_whole(model, checkpoint)
+        model.category_ids = checkpoint.category_ids
         augmentations = [recipe() for recipe in experiment.data.test_augmentations]
         return functools.partial(cls, model, augmentations=augmentations)
 
@@ -253,15 +255,20 @@ class Predictor:
     def to_coco_results(
         self, predictions: Sequence[Prediction], image_ids: Sequence[int | str] | None = None
     ) -> list[dict[str, Any]]:
-        """The predictions' instances as COCO results, ready for JSON; ``category_id`` is class index + 1.
+        """The predictions' instances as COCO results, ready for JSON.
+
+        ``category_id`` is the training data's; class index + 1 where the model does not carry it.
 
         Args:
             predictions: one for each image.
             image_ids: what stands in ``image_id``; None numbers the images from 1.
         """
         ids = range(1, len(predictions) + 1) if image_ids is None else image_ids
-        pairs = [(p.instances, image_id) for p, image_id in zip(predictions, ids, strict=True)]
-        return [row for found, image_id in pairs if found is not None for row in coco_results(image_id, found)]
+        rows: list[dict[str, Any]] = []
+        for prediction, image_id in zip(predictions, ids, strict=True):
+            if prediction.instances is not None:
+                rows += coco_results(image_id, prediction.instances, self.category_ids)
+        return rows
 
     def _readable(self, files: Iterable[Path], skip_unreadable: bool) -> Iterator[tuple[Path, Sample]]:
         for path in files:

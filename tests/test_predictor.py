@@ -319,6 +319,20 @@ def test_classes_come_from_the_checkpoint(run, tmp_path):
     assert load_weights(predictor.model, tmp_path / "two.pth").complete
 
 
+def test_results_have_the_ids_that_the_training_data_gave_the_classes(run, tmp_path):
+    folder, _, model = run
+    ids = tuple(10 * n for n in range(1, len(model.class_names) + 1))
+    model.category_ids = ids
+    Checkpointer(tmp_path).save("numbered", model)
+    model.category_ids = None
+    predictor = Predictor.from_config(folder / "config.yaml", tmp_path / "numbered.pth")
+    assert predictor.category_ids == ids
+    prediction = predictor(IMAGE)
+    rows = predictor.to_coco_results([prediction])
+    assert [row["category_id"] for row in rows] == [ids[c] for c in prediction.instances.classes.tolist()]
+    assert Predictor.from_run(folder).to_coco_results([prediction])[0]["category_id"] < 10
+
+
 def test_precision_takes_a_faster_copy_and_leaves_the_model():
     model = load_experiment(ROOT_CONFIG).build_model_for(("a", "b", "c"))
     predictor = Predictor(model, device="cpu", precision="bf16")

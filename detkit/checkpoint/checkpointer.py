@@ -26,8 +26,8 @@ class Checkpointer:
     """Writes, finds and prunes the checkpoints of a run.
 
     A checkpoint is a mapping that ``torch.load(..., weights_only=True)`` reads: ``model`` (state dict),
-    ``class_names`` (list of str), ``config`` (plain data), ``detkit_version`` and, in training checkpoints,
-    ``trainer``.
+    ``class_names`` (list of str), ``category_ids`` (list of int, where they are known), ``config`` (plain data),
+    ``detkit_version`` and, in training checkpoints, ``trainer``.
 
     fvcore's Checkpointer is not used because it writes in place and pickles whatever it is given: a run that is
     killed while writing would be left with half a file that its ``last_checkpoint`` names. Here a file is whole or
@@ -82,6 +82,8 @@ class Checkpointer:
             "config": None if config is None else dict(config),
             "detkit_version": detkit.__version__,
         }
+        if (category_ids := getattr(model, "category_ids", None)) is not None:
+            content["category_ids"] = [int(n) for n in category_ids]
         if trainer_state is not None:
             content["trainer"] = dict(trainer_state)
         if in_parts:

@@ -29,6 +29,7 @@ class Checkpoint:
     Args:
         model: state dict, on the CPU, without the prefixes of wrapped models.
         class_names: the names of the classes that the model was trained on, where they are known.
+        category_ids: the ids that these classes have in the data's files, where they are known.
         config: the complete config of the run as plain mappings and lists; None where another program wrote the file.
         trainer: the trainer's state; None in weights that are only for use, and where another program wrote the file.
         source: the file, for messages.
@@ -36,6 +37,7 @@ class Checkpoint:
 
     model: dict[str, Tensor]
     class_names: tuple[str, ...] | None = None
+    category_ids: tuple[int, ...] | None = None
     config: dict[str, Any] | None = None
     trainer: dict[str, Any] | None = None
     source: str = "state dict"
@@ -150,11 +152,12 @@ def as_checkpoint(content: Any, source: str = "state dict") -> Checkpoint:
             f"{source}: is not a checkpoint ({what}); expected a state dict at the top or under one of"
             f" {', '.join(map(repr, _KEYS))}. Its keys are {', '.join(map(str, list(content)[:6])) or 'none'}"
         )
-    names = content.get("class_names")
+    names, ids = content.get("class_names"), content.get("category_ids")
     ours = "detkit_version" in content  # Detectron2's training checkpoints have a "trainer" too
     return Checkpoint(
         model=_unwrapped(state),
         class_names=tuple(str(n) for n in names) if isinstance(names, list | tuple) else zoo_class_names(content),
+        category_ids=tuple(int(n) for n in ids) if ours and isinstance(ids, list | tuple) else None,
         config=_mapping(content.get("config")) if ours else None,
         trainer=_mapping(content.get("trainer")) if ours else None,
         source=source,

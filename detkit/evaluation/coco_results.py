@@ -19,6 +19,7 @@ class Detections:
         classes: ``(N,)`` int64.
         image_size: ``(height, width)``.
         masks: the counts of each compressed RLE; None without masks.
+        keypoints: ``(N, P, 3)`` x, y and score, the centre of the first pixel at 0 as in COCO's files; None without.
     """
 
     boxes: np.ndarray
@@ -26,32 +27,31 @@ class Detections:
     classes: np.ndarray
     image_size: tuple[int, int]
     masks: list[str] | None
+    keypoints: np.ndarray | None = None
 
     @staticmethod
     def of(instances: Instances) -> "Detections":
-        """From ``boxes``, ``scores``, ``classes`` and, where there are any, ``masks``, in the pixels of the file."""
+        """Takes ``boxes``, ``scores``, ``classes`` and, where there are any, ``masks`` and ``keypoints``."""
         return Detections(
             np.array(xywh(instances.boxes), np.float64).reshape(-1, 4),
             np.array(instances.scores.tolist(), np.float64),
             np.array(instances.classes.tolist(), np.int64),
             instances.image_size,
             [rle["counts"] for rle in instances.masks.rle()] if "masks" in instances else None,
+            np.array(instances.keypoints.tolist()) - [0.5, 0.5, 0] if "keypoints" in instances else None,
         )
 
     def rows(self, image_id: int | str, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """See ``coco_results``."""
-        columns = zip(self.boxes.tolist(), self.scores.tolist(), self.classes.tolist())
+        ids = (self.classes + 1 if category_ids is None else np.array(category_ids)[self.classes]).tolist()
+        columns = zip(self.boxes.tolist(), self.scores.tolist(), ids)
         rows: list[dict[str, Any]] = [
-            {
-                "image_id": image_id,
-                "category_id": c + 1 if category_ids is None else category_ids[c],
-                "bbox": b,
-                "score": s,
-            }
-            for b, s, c in columns
+            {"image_id": image_id, "category_id": i, "bbox": b, "score": s} for b, s, i in columns
         ]
         for row, counts in zip(rows, self.masks or ()):
             row["segmentation"] = {"size": list(self.image_size), "counts": counts}
+        for row, points in zip(rows, () if self.keypoints is None else self.keypoints):
+            row["keypoints"] = points.ravel().tolist()
         return rows
 
 
@@ -62,12 +62,14 @@ def coco_results(
 
     Args:
         image_id: what stands in ``image_id`` of every row.
-        instances: ``boxes``, ``scores``, ``classes`` and, where there are any, ``masks``, in the pixels of the file.
+        instances: ``boxes``, ``scores``, ``classes`` and, where there are any, ``masks`` and ``keypoints``, in the
+            pixels of the file.
         category_ids: the K ids of the classes (``Dataset.category_ids``); None: class index + 1.
 
     Returns:
-        One dict a detection, in the order of the instances: ``image_id``, ``category_id``,
-        ``bbox`` (x, y, width, height), ``score`` and, with masks, ``segmentation`` (compressed RLE).
+        One dict a detection, in the order of the instances: ``image_id``, ``category_id``, ``bbox`` (x, y, width,
+        height), ``score`` and, where there are any, ``segmentation`` (compressed RLE) and ``keypoints`` (x, y and score
+        of each point in turn).
     """
     return Detections.of(instances).rows(image_id, category_ids)
 

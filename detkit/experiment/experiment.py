@@ -65,7 +65,9 @@ class Experiment:
             ConfigError: parts that do not fit together, such as anchor sizes for another number of levels.
         """
         if num_classes is None:
-            return self.build_model_for(self.data.train_set.class_names)
+            model = self.build_model_for(self.data.train_set.class_names)
+            model.category_ids = tuple(getattr(self.data.train_set, "category_ids", ())) or None
+            return model
         return built("model", self.model, num_classes)
 
     def build_model_for(self, class_names: Sequence[str], pretrained: bool = True) -> MetaArch:

@@ -26,6 +26,7 @@ class MetaArch(nn.Module):
     Attributes:
         num_classes: K.
         class_names: K names where they are known (set by whoever loads or trains the model), else None.
+        category_ids: the ids that the classes have in the data's files, for files of results; None: not known.
     """
 
     def __init__(self, num_classes: int):
@@ -34,6 +35,7 @@ class MetaArch(nn.Module):
             raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
         self.num_classes = num_classes
         self.class_names: tuple[str, ...] | None = None
+        self.category_ids: tuple[int, ...] | None = None
 
     def forward(self, samples: list[Sample]) -> "Losses | list[Prediction]":
         """``Losses`` in training mode, one ``Prediction`` an image in evaluation mode."""

@@ -8,9 +8,9 @@ import torch
 from coco_oracle import JsonDataset, noisy_results, pycocotools_figures
 from processes import in_processes
 
-from detkit.evaluation import EVALUATORS, CocoEvaluator
+from detkit.evaluation import EVALUATORS, CocoEvaluator, coco_results
 from detkit.registry import DataError
-from detkit.structures import BitMasks, Boxes, Instances, Prediction, Sample
+from detkit.structures import BitMasks, Boxes, Instances, Keypoints, Prediction, Sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -220,3 +220,19 @@ def test_two_processes_equal_one(part):
     coco = {**coco, "found": single.results()}
     images = coco["images"]
     in_processes(_run_rank, coco, [images[:13], images[11:]], (single.compute(), len(single.results())))
+
+
+def test_results_have_keypoints_as_in_cocos_files_and_the_ids_of_the_source():
+    keypoints = Keypoints([[[10.5, 20.5, 0.9], [0.5, 0.5, 0.1]]])
+    instances = Instances(
+        (60, 80),
+        boxes=Boxes([[1, 2, 30, 40]]),
+        scores=torch.tensor([0.5]),
+        classes=torch.tensor([1]),
+        keypoints=keypoints,
+    )
+    (row,) = json.loads(json.dumps(coco_results(7, instances, (18, 90))))
+    assert (row["image_id"], row["category_id"]) == (7, 90)
+    assert row["keypoints"] == pytest.approx([10, 20, 0.9, 0, 0, 0.1])
+    assert coco_results(7, instances)[0]["category_id"] == 2
+    assert coco_results(7, instances[:0], (18, 90)) == []

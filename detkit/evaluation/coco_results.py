@@ -38,7 +38,7 @@ class Detections:
             np.array(instances.classes.tolist(), np.int64),
             instances.image_size,
             [rle["counts"] for rle in instances.masks.rle()] if "masks" in instances else None,
-            np.array(instances.keypoints.tolist()) - [0.5, 0.5, 0] if "keypoints" in instances else None,
+            instances.keypoints.to("cpu").numpy() - [0.5, 0.5, 0] if "keypoints" in instances else None,
         )
 
     def rows(self, image_id: int | str, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:

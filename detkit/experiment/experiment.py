@@ -66,7 +66,7 @@ class Experiment:
         """
         if num_classes is None:
             model = self.build_model_for(self.data.train_set.class_names)
-            model.category_ids = tuple(getattr(self.data.train_set, "category_ids", ())) or None
+            model.category_ids = tuple(self.data.train_set.category_ids)
             return model
         return built("model", self.model, num_classes)
 

@@ -66,8 +66,8 @@ from detkit.engine.passes import Passes
 from detkit.engine.precision import gradient_scaler
 from detkit.experiment import load_experiment
 from detkit.registry import DataError
-from detkit.structures import Instances, Sample
-from detkit.visualization import draw_instances, file_stem, side_by_side, write_picture
+from detkit.structures import Instances, Prediction, Sample
+from detkit.visualization import draw_prediction, file_stem, side_by_side, write_picture
 
 
 def run(args: argparse.Namespace) -> int:
@@ -130,7 +130,7 @@ def draw(batches: Sequence[tuple[Sequence[Sample], object]], class_names: Sequen
         ids = ", ".join(annotation_name(sample, row).split(" of ")[0] for row in range(min(len(target), 40)))
         title = f"{sample.file_name or sample.image_id}: {len(target)} objects. {ids}"
         name = file_stem(sample.image_id)
-        picture = side_by_side([draw_instances(sample.image, drawn, class_names)], [title])
+        picture = side_by_side([draw_prediction(sample.image, Prediction(drawn), class_names)], [title])
         write_picture(picture, folder / f"{number:03d}_{name}.png")
     print(f"\n{len(samples)} pictures: {folder}/")
 

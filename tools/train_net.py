@@ -88,6 +88,7 @@ from detkit.modeling.compiling import compile_parts
 from detkit.registry import ConfigError
 from detkit.run import claim_folder, is_restarted, look_at_data, say_finished, start_run, warn_of_frozen_noise
 from detkit.utils import distributed
+from detkit.utils.logging import optional_output
 from detkit.visualization import draw_predictions, plot_curves, write_prediction_pictures
 
 logger = logging.getLogger("detkit.train_net")
@@ -115,7 +116,7 @@ def train(exp: Experiment, go_on: bool) -> None:
     evaluation = EvalHook(
         functools.partial(evaluate, model, test_batches, evaluators, on_batch=pictures), exp.train.eval_period
     )
-    draw = functools.partial(draw_predictions, class_names=exp.data.test_set.class_names)
+    draw = functools.partial(draw_predictions, dataset=exp.data.test_set)
     hooks = [
         ProgressBar(),
         MetricsWriter(),
@@ -137,9 +138,7 @@ def train(exp: Experiment, go_on: bool) -> None:
     trainer.train()
     if not trainer.results:  # of a run that was stopped between its evaluation and its end
         evaluation.after_stop(trainer)
-    if distributed.is_main():
-        plot_curves(out / "metrics.jsonl", out / "curves.png")
-    write_prediction_pictures(pictures.gathered(), exp.data.test_set.class_names, out / "predictions")
+    _draw(exp, pictures, out, curves=True)
     _show(write_evaluation(trainer.results, evaluators, out / "evaluation.json", sets=list(trainer.weight_sets)))
     _show(f"The run is in {out}: model_final.pth, evaluation.json, curves.png, predictions/")
 
@@ -180,8 +179,18 @@ def evaluate_only(exp: Experiment, args: argparse.Namespace) -> None:
         model = optimized(model, args.precision or "fp32", args.compile)
     pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
     results = evaluate(model, exp.data.test(), evaluators, on_batch=pictures)
-    write_prediction_pictures(pictures.gathered(), exp.data.test_set.class_names, out / "predictions")
+    _draw(exp, pictures, out, curves=False)
     _show(write_evaluation(results, evaluators, out / "evaluation.json"))
+
+
+def _draw(exp: Experiment, pictures: FirstPredictions, out: Path, *, curves: bool) -> None:
+    """Pictures of predictions, and the training's curves; no error in them ends the run."""
+    pairs = pictures.gathered()
+    if curves and distributed.is_main():
+        with optional_output("curves.png"):
+            plot_curves(out / "metrics.jsonl", out / "curves.png")
+    with optional_output("pictures of predictions"):
+        write_prediction_pictures(pairs, exp.data.test_set, out / "predictions")
 
 
 def _show(words: str) -> None:

@@ -42,8 +42,8 @@ from tqdm import tqdm
 
 from detkit import command_line
 from detkit.experiment import Experiment, load_experiment
-from detkit.structures import Instances, Sample
-from detkit.visualization import draw_instances, file_stem, side_by_side, write_picture
+from detkit.structures import Instances, Prediction, Sample
+from detkit.visualization import draw_prediction, file_stem, side_by_side, write_picture
 
 
 def first_samples(exp: Experiment, split: str, num: int) -> Iterator[Sample]:
@@ -64,7 +64,7 @@ def picture_of(sample: Sample, class_names: Sequence[str]) -> np.ndarray:
     target = sample.target if sample.target is not None else Instances((height, width))
     h, w = sample.original_size
     title = f"{sample.image_id}: {len(target)} objects, {width} x {height} (file: {w} x {h})"
-    return side_by_side([draw_instances(sample.image, target, class_names)], [title])
+    return side_by_side([draw_prediction(sample.image, Prediction(target), class_names)], [title])
 
 
 def visualize(args: argparse.Namespace) -> int:

@@ -1,14 +1,17 @@
 """Logging of a run: the console, and log.txt in the run's folder."""
 
+import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
 from detkit.utils import distributed
 
+logger = logging.getLogger(__name__)
 _CONSOLE_FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
 _FILE_FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
 
@@ -59,3 +62,12 @@ def setup_logging(output_dir: str | os.PathLike[str] | None = None) -> None:
         log_file = _LogFileHandler(Path(output_dir) / name, encoding="utf-8")
         log_file.setFormatter(_FILE_FORMAT)
         root.addHandler(log_file)
+
+
+@contextlib.contextmanager
+def optional_output(what: str) -> Iterator[None]:
+    """Within, an error is logged and goes no further: for pictures and curves, which must never end a run."""
+    try:
+        yield
+    except Exception:
+        logger.warning("%s could not be made; the run goes on without", what, exc_info=True)

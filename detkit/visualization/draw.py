@@ -1,7 +1,7 @@
 """Ground truth and predictions drawn on images: every field of instances that can be drawn, and maps of pixels."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -15,44 +15,6 @@ _SEEN = 0.05
 """Keypoints of less visibility or score are not drawn."""
 
 
-def draw_instances(
-    image: ImageLike,
-    instances: Instances,
-    class_names: Sequence[str] = (),
-    *,
-    score_thresh: float = 0.0,
-    color_by: ColorBy = "auto",
-    skeleton: Sequence[tuple[int, int]] = (),
-    min_side: int = MIN_SIDE,
-) -> np.ndarray:
-    """An image with its instances.
-
-    Masks are translucent with a contour; keypoints are joined by the skeleton's edges; a field of another type is
-    drawn by its own method ``draw``, if it has one (see ``Drawing``). Labels give the class and, for predictions, the
-    score.
-
-    Args:
-        image: as ``Drawing`` takes it.
-        instances: ``boxes`` and, where there are any, ``classes``, ``scores``, ``masks``, ``keypoints`` and others.
-            They may be in other pixels than ``image`` (``image_size``): they are scaled to it.
-        class_names: the K names; without them labels give class numbers.
-        score_thresh: predictions below this score are not drawn.
-        color_by: what has a colour of its own; ``auto``: the class where there are several, else the instance.
-        skeleton: pairs of keypoints that are joined.
-        min_side: an image whose longer side is shorter is enlarged to it.
-
-    Returns:
-        ``(H', W', 3)`` uint8.
-
-    Raises:
-        ValueError: the image has another type or shape.
-        DataError: a file that cannot be read.
-    """
-    prediction = Prediction(instances)
-    options: dict[str, Any] = {"color_by": color_by, "skeleton": skeleton, "min_side": min_side}
-    return draw_prediction(image, prediction, class_names, score_thresh=score_thresh, **options)
-
-
 def draw_prediction(
     image: ImageLike,
     prediction: Prediction,
@@ -63,9 +25,28 @@ def draw_prediction(
     skeleton: Sequence[tuple[int, int]] = (),
     min_side: int = MIN_SIDE,
 ) -> np.ndarray:
-    """An image with a prediction: its panoptic map, or else its instances on its semantic map.
+    """An image with a prediction, or with ground truth: its panoptic map, or else its instances on its semantic map.
 
-    Otherwise as ``draw_instances``.
+    Masks are translucent with a contour; keypoints are joined by the skeleton's edges; a field of another type is
+    drawn by its own method ``draw``, if it has one (see ``Drawing``). Labels give the class and, for predictions, the
+    score.
+
+    Args:
+        image: as ``Drawing`` takes it.
+        prediction: its instances have ``boxes`` and, where there are any, ``classes``, ``scores``, ``masks``,
+            ``keypoints`` and others. They may be in other pixels than ``image``: they are scaled to it.
+        class_names: the K names; without them labels give class numbers.
+        score_thresh: instances below this score are not drawn.
+        color_by: what has a colour of its own; ``auto``: the class where there are several, else the instance.
+        skeleton: pairs of keypoints that are joined.
+        min_side: an image whose longer side is shorter is enlarged to it.
+
+    Returns:
+        ``(H', W', 3)`` uint8.
+
+    Raises:
+        ValueError: the image has another type or shape.
+        DataError: a file that cannot be read.
     """
     instances = prediction.above(score_thresh).instances
     drawing = Drawing(image, None if instances is None else instances.image_size, min_side)

@@ -10,10 +10,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from detkit.data.interfaces import Dataset
 from detkit.structures import CropAndPad, Instances, Prediction, Sample
 from detkit.utils.distributed import is_main
 from detkit.utils.progress import watched
-from detkit.visualization.draw import draw_instances, draw_prediction
+from detkit.visualization.draw import draw_prediction
 from detkit.visualization.drawing import MIN_SIDE
 from detkit.visualization.labels import Font, load_font
 
@@ -80,7 +81,7 @@ def prediction_picture(
         class_names: the K names.
         score_thresh: predictions below this score are not drawn.
         skeleton: pairs of keypoints that are joined.
-        min_side: as in ``draw_instances``.
+        min_side: as in ``draw_prediction``.
     """
     image, target = without_padding(sample)
     options: dict[str, Any] = {"skeleton": skeleton, "min_side": min_side}
@@ -89,7 +90,7 @@ def prediction_picture(
     title = "prediction" if found is None else f"prediction: {len(found)} with score ≥ {score_thresh:g}"
     if target is None:
         return side_by_side([right], [title])
-    left = draw_instances(image, target, class_names, **options)
+    left = draw_prediction(image, Prediction(target), class_names, **options)
     return side_by_side([left, right], [f"ground truth: {len(target)}", title])
 
 
@@ -103,36 +104,32 @@ def without_padding(sample: Sample) -> tuple[Tensor, Instances | None]:
 
 
 def draw_predictions(
-    pairs: Sequence[tuple[Sample, Prediction]],
-    class_names: Sequence[str],
-    *,
-    score_thresh: float = 0.5,
-    skeleton: Sequence[tuple[int, int]] = (),
+    pairs: Sequence[tuple[Sample, Prediction]], dataset: Dataset, *, score_thresh: float = 0.5
 ) -> dict[str, np.ndarray]:
     """The ``prediction_picture`` of each pair, with progress shown; named by the image id.
 
     Args:
         pairs: samples and predictions, e.g. those that ``FirstPredictions`` kept.
-        class_names, score_thresh, skeleton: see ``prediction_picture``.
+        dataset: what the samples are of; it names classes and has the skeleton of keypoints.
+        score_thresh: predictions below this score are not drawn.
 
     Returns:
         ``{name: (H, W, 3) uint8}``; a name holds letters, digits and ``_.-`` only.
     """
+    options: dict[str, Any] = {"score_thresh": score_thresh, "skeleton": dataset.skeleton}
     return {
-        file_stem(sample.image_id): prediction_picture(
-            sample, prediction, class_names, score_thresh=score_thresh, skeleton=skeleton
-        )
+        file_stem(sample.image_id): prediction_picture(sample, prediction, dataset.class_names, **options)
         for sample, prediction in watched(pairs, "pictures", show=is_main())
     }
 
 
 def write_prediction_pictures(
-    pairs: Sequence[tuple[Sample, Prediction]], class_names: Sequence[str], folder: str | Path
+    pairs: Sequence[tuple[Sample, Prediction]], dataset: Dataset, folder: str | Path
 ) -> list[Path]:
     """Writes the pictures of ``draw_predictions`` as ``<folder>/<image id>.png``. Only rank 0 writes."""
     if not is_main():
         return []
-    pictures = draw_predictions(pairs, class_names)
+    pictures = draw_predictions(pairs, dataset)
     return [write_picture(picture, Path(folder) / f"{name}.png") for name, picture in pictures.items()]
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from detkit.utils import environment_report, setup_logging
+from detkit.utils.logging import optional_output
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +49,12 @@ def test_environment_report_names_versions_and_threads():
     assert torch.__version__ in report
     assert f"{torch.get_num_threads()} within" in report
     assert "cpu" in report
+
+
+def test_an_error_in_optional_output_is_logged_and_goes_no_further(caplog):
+    with optional_output("the pictures"):
+        raise OSError("no space left")
+    assert "the pictures could not be made" in caplog.text
+    assert "no space left" in caplog.text
+    with pytest.raises(KeyboardInterrupt), optional_output("the pictures"):
+        raise KeyboardInterrupt

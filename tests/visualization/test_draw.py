@@ -3,13 +3,17 @@ import pytest
 import torch
 
 from detkit.structures import BitMasks, Boxes, Instances, Keypoints, Panoptic, Prediction, Segment
-from detkit.visualization import draw_instances, draw_prediction, labels, palette
+from detkit.visualization import draw_prediction, labels, palette
 
 GRAY = 120
 
 
 def image(h=100, w=160):
     return np.full((h, w, 3), GRAY, np.uint8)
+
+
+def draw_instances(image, instances, class_names=(), **options):
+    return draw_prediction(image, Prediction(instances), class_names, **options)
 
 
 def two_squares(size=(100, 160), **more):

@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+from detkit.data.interfaces import Dataset
 from detkit.structures import BitMasks, Boxes, Instances, Prediction, Sample
 from detkit.visualization import file_stem, prediction_picture, side_by_side, write_picture, write_prediction_pictures
 from detkit.visualization.pictures import without_padding
@@ -44,6 +45,12 @@ def test_prediction_picture_with_and_without_target():
     assert (both[header + 24, 5:25] != 90).any()
 
 
+def named(*names):
+    dataset = Dataset()
+    dataset.class_names = names
+    return dataset
+
+
 def test_a_file_for_each_prediction(tmp_path):
     output = Instances((8, 8), boxes=Boxes([]), scores=torch.zeros(0), classes=torch.zeros(0).long())
     image = torch.zeros(3, 8, 8, dtype=torch.uint8)
@@ -51,7 +58,7 @@ def test_a_file_for_each_prediction(tmp_path):
         (Sample(image, (8, 8), 4, "a/b c.jpg"), Prediction(output)),
         (Sample(image, (8, 8), "x/7"), Prediction(output)),
     ]
-    files = write_prediction_pictures(pairs, ["x"], tmp_path / "predictions")
+    files = write_prediction_pictures(pairs, named("x"), tmp_path / "predictions")
     assert [f.name for f in files] == ["4.png", "x_7.png"]
     assert all(f.is_file() for f in files)
 

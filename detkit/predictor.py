@@ -95,7 +95,7 @@ class Predictor:
             run_dir: the run's folder, with its ``config.yaml``.
             weights: a file in it, or a path. Where ``model_final.pth`` is missing, because the run goes on still
                 or was stopped, the newest checkpoint is taken, and the log says so.
-            overrides: ``key.path=value`` changes, e.g. ``model.roi_heads.box_head.score_thresh=0.3``.
+            overrides: ``key.path=value`` changes, e.g. ``model.roi_heads.box_head.detection.score_thresh=0.3``.
             device, batch_size, precision, compile: as in the constructor.
 
         Raises:

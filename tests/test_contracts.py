@@ -18,8 +18,9 @@ from detkit.config.schema import is_nested, registry_for, schema
 from detkit.data.interfaces import Record
 from detkit.experiment import Experiment
 from detkit.layers import ShapeSpec
-from detkit.modeling.box_coder import BoxCoder
+from detkit.modeling.box_coder import DeltaBoxCoder
 from detkit.modeling.poolers import RoIAlignPooler
+from detkit.modeling.roi_heads import Detection
 from detkit.registry import Registry, Removed, options, role_of, runtime_arguments
 from detkit.structures import BitMasks, Boxes, Instances, Losses, Prediction
 
@@ -61,7 +62,7 @@ def test_schema_runtime_arguments_and_docstring(role, name):
     assert runtime_arguments(cls) == runtime_arguments(registry.base)
     hints = typing.get_type_hints(cls.__init__)
     assert set(options(cls)) <= set(hints), "every option is annotated, with a type that is importable"
-    doc = inspect.getdoc(cls) or ""
+    doc = "\n".join(inspect.getdoc(base) or "" for base in cls.__mro__ if issubclass(base, registry.base))
     missing = [o for o in options(cls) if f"{o}:" not in doc and f"{o}, " not in doc and f" {o} " not in doc]
     assert not missing, "every option is explained under Args:"
     if all(p.default is not p.empty for p in options(cls).values()):
@@ -97,7 +98,8 @@ def test_every_earlier_option_leads_to_one_of_today(cls):
             assert wants, f"{old}: there is no {path}"
             classes = {c for want in wants for c in classes_at(want)}
         if isinstance(path, Removed) and path.subclass is not None:
-            assert old in schema(role_of(cls).get(path.subclass)).options
+            today = schema(role_of(cls).get(path.subclass))
+            assert old in {*today.options, *today.renamed}
 
 
 BACKBONES = {"TorchvisionBackbone": {"model": "mobilenet_v3_small"}, "ResNet": {"depth": 18}, "ResNeXt": {"depth": 50}}
@@ -148,9 +150,19 @@ def test_rpn_head(cls):
     assert [tuple(d.shape) for d in deltas] == [(2, 12, 8, 8), (2, 12, 4, 4)]
 
 
+@pytest.mark.parametrize("cls", registered("box coder"), ids=names)
+def test_box_coder(cls):
+    reference = torch.tensor([[0.0, 0, 10, 10], [5, 5, 20, 30]])
+    boxes = reference + torch.tensor([[1.0, 2, 3, 4]])
+    deltas = cls().encode(reference, boxes)
+    torch.testing.assert_close(cls().decode(reference, deltas), boxes)
+    assert cls().decode(reference, deltas.repeat(1, 3)).shape == (2, 12)
+    assert cls().decode(reference[:0], deltas[:0]).shape == (0, 4)
+
+
 @pytest.mark.parametrize("cls", registered("box loss"), ids=names)
 def test_box_loss(cls):
-    loss, coder = cls(), BoxCoder((10.0, 10.0, 5.0, 5.0))
+    loss, coder = cls(), DeltaBoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
     reference = torch.tensor([[0.0, 0, 10, 10], [5, 5, 20, 30]])
     gt = reference + torch.tensor([[1.0, 2, 3, 4]])
     right = coder.encode(reference, gt)
@@ -181,8 +193,8 @@ def test_proposal_generator(cls):
         for p in found:
             assert {"boxes", "objectness"} <= set(p.fields)
             assert not p.boxes.requires_grad
-            assert (p.objectness.diff() <= 0).all()
-            assert (p.boxes.tensor == p.boxes.clip(p.image_size).tensor).all()
+            assert (p.objectness.sigmoid().diff() <= 0).all()
+            assert (p.boxes.tensor == p.boxes.clip(images.padded_size).tensor).all()
 
 
 @pytest.mark.parametrize("cls", registered("RoI pooler"), ids=names)
@@ -220,10 +232,15 @@ def test_mask_paster(cls):
 @pytest.mark.parametrize("cls", registered("box head"), ids=names)
 def test_box_head(cls):
     width = {"fc_dims": (16,)} if "fc_dims" in options(cls) else {"conv_dim": 16}
-    head = cls(PYRAMID, 3, pooler=partial(RoIAlignPooler, output_size=7), score_thresh=0.0, **width)
+    head = cls(
+        PYRAMID, 3, pooler=partial(RoIAlignPooler, output_size=7), detection=Detection(score_thresh=0.0), **width
+    )
     losses = head.loss(features(), [matched(), matched(1)])
     losses.total().backward()
     before = [target(), target(0)]
+    refined = head.boxes(head.predictions(features(), [t.boxes for t in before]), before)
+    assert [len(boxes) for boxes in refined] == [len(t) for t in before]
+    assert not any(boxes.requires_grad for boxes in refined)
     out = head.predict(features(), before)
     for o in out:
         assert {"boxes", "scores", "classes"} == set(o.fields)

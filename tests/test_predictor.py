@@ -232,8 +232,8 @@ def run(tmp_path_factory, pytestconfig):
     exp = load_experiment(
         pytestconfig.rootpath / ROOT_CONFIG,
         [
-            "model.roi_heads.box_head.score_thresh=0.0",
-            "model.roi_heads.box_head.max_detections=3",
+            "model.roi_heads.box_head.detection.score_thresh=0.0",
+            "model.roi_heads.box_head.detection.max_detections=3",
             "data.train_dataset.num_images=2",
             "data.test_augmentations=[{name: ResizeShortestEdge, short_edge: [64], max_size: 96}]",
         ],
@@ -272,7 +272,7 @@ def test_config_and_weights_or_weights_alone_are_the_same_model(run):
     expected = Predictor.from_run(folder)(IMAGE)
     assert same(Predictor.from_config(folder / "config.yaml", folder / "model_final.pth")(IMAGE), expected)
     assert same(Predictor.from_weights(folder / "model_final.pth")(IMAGE), expected)
-    fewer = Predictor.from_weights(folder / "model_final.pth", ["model.roi_heads.box_head.max_detections=1"])
+    fewer = Predictor.from_weights(folder / "model_final.pth", ["model.roi_heads.box_head.detection.max_detections=1"])
     assert len(fewer(IMAGE).instances) == 1
 
 

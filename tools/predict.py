@@ -13,7 +13,7 @@ examples:
 
   a config with weights, and changes to the config
     python tools/predict.py --config-file configs/coco/mask_rcnn_R_50_FPN_1x.yaml --weights model.pth photos/ \\
-        --output predictions --set model.roi_heads.box_head.nms_thresh=0.4
+        --output predictions --set model.roi_heads.box_head.detection.nms_thresh=0.4
 """
 
 import argparse

@@ -153,7 +153,8 @@ class Stages:
         generator = self.model.proposal_generator
         objectness, _ = generator.head([self.features[name] for name in generator.in_features])
         anchors = Boxes.cat(generator.anchor_generator(objectness, self.images.padded_size))
-        ((labels, matches),) = generator.label(anchors, [target])
+        matches, labels = generator.label(anchors, [target])
+        (matches,), (labels,) = matches, generator.sampling.only_sampled(labels, background=0)
         drawn, titles = [], []
         for kind, label in ANCHOR_LABELS.items():
             drawing = Drawing(self.image)
@@ -181,8 +182,8 @@ class Stages:
     def regions(self, target: Instances) -> np.ndarray:
         """What a training step would sample of its proposals."""
         proposals, _ = self.model.proposal_generator.loss(self.images, self.features, [target])
-        (sampled,) = self.model.roi_heads.sample(proposals, [target])
-        sampled = sampled[sampled.classes >= 0]  # without fillers
+        roi_heads = self.model.roi_heads
+        (sampled,) = roi_heads.sample(roi_heads.label(proposals, [target]))
         count = int((sampled.classes < len(self.names)).sum())
         front, back = Drawing(self.image), Drawing(self.image)
         draw_regions(front, sampled, self.names)

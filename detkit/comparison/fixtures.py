@@ -60,7 +60,7 @@ class Fixture:
     def overrides(self) -> list[str]:
         """What the reference had set otherwise than the config."""
         if self.kind == "Detectron2":
-            return [*DETECTRON2_SETTINGS, f"{_BOX}.max_detections={max(len(self.tensor('scores')), 1)}"]
+            return [*DETECTRON2_SETTINGS, f"{_BOX}.detection.max_detections={max(len(self.tensor('scores')), 1)}"]
         return _matterport_overrides(self.meta["config"])
 
 
@@ -68,9 +68,9 @@ _BOX = "model.roi_heads.box_head"
 
 DETECTRON2_SETTINGS = (
     "data.test_augmentations=[]",
-    f"{_BOX}.score_thresh=0.013",
-    "model.proposal_generator.batch_size_per_image=200000",
-    "model.roi_heads.batch_size_per_image=8192",
+    f"{_BOX}.detection.score_thresh=0.013",
+    "model.proposal_generator.sampling.batch_size_per_image=200000",
+    "model.roi_heads.sampling.batch_size_per_image=8192",
 )
 """Of the fixtures of Detectron2, which do not say so themselves: images as they are, many detections, and losses whose
 sampling takes everything."""
@@ -104,9 +104,9 @@ _MATTERPORT_OPTIONS = {
     "MEAN_PIXEL": "model.preprocess.pixel_mean",
     "POOL_SIZE": f"{_BOX}.pooler.output_size",
     "MASK_POOL_SIZE": "model.roi_heads.mask_head.pooler.output_size",
-    "DETECTION_MIN_CONFIDENCE": f"{_BOX}.score_thresh",
-    "DETECTION_NMS_THRESHOLD": f"{_BOX}.nms_thresh",
-    "DETECTION_MAX_INSTANCES": f"{_BOX}.max_detections",
+    "DETECTION_MIN_CONFIDENCE": f"{_BOX}.detection.score_thresh",
+    "DETECTION_NMS_THRESHOLD": f"{_BOX}.detection.nms_thresh",
+    "DETECTION_MAX_INSTANCES": f"{_BOX}.detection.max_detections",
 }
 """pytorch-mask-rcnn's name of a setting -> detkit's option."""
 

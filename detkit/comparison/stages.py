@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from detkit.modeling.interfaces import BoxHead, Features
 from detkit.modeling.meta_archs import GeneralizedRCNN
 from detkit.modeling.postprocess import to_original_size
 from detkit.modeling.proposals import RPN
+from detkit.modeling.sampling import Sampling
 from detkit.registry import ConfigError
 from detkit.structures import Boxes, ImageList, Instances, Sample
 
@@ -133,7 +134,8 @@ class Stages:
         """Within, no anchor and no proposal is left out of the losses at random."""
         with ExitStack() as stack:
             for part in (self.model.proposal_generator, self.model.roi_heads):
-                stack.enter_context(replaced(part, "batch_size_per_image", EVERYTHING))
+                sampling = dataclasses.replace(cast(Sampling, part.sampling), batch_size_per_image=EVERYTHING)
+                stack.enter_context(replaced(part, "sampling", sampling))
             yield
 
     @property

@@ -97,7 +97,8 @@ class Migration:
                 self._note(old.source, where, f"{path}.name={to.subclass}")
                 whole = merge(below, Entry(node, "")).value if below is not None else node
                 node = {**whole, "name": Entry(to.subclass, old.source)}
-        return node, _class_named(_name(node), cls) or cls
+        today = _class_named(_name(node), cls) or cls
+        return (node, cls) if today is cls else self._renamed(node, today, None, path)
 
     def _note(self, source: str, old: str, new: str) -> None:
         place = f"{source.removesuffix(_MARK)}: " if source else ""

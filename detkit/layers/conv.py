@@ -1,4 +1,4 @@
-"""A convolution with its norm and activation, as one module."""
+"""A convolution, plain or deformable, with its norm and activation as one module."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,7 @@ import torch
 from fvcore.nn.weight_init import c2_msra_fill, c2_xavier_fill
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import deform_conv2d
 
 from detkit.layers.norm import FrozenBatchNorm2d, NormName, make_norm
 
@@ -91,4 +92,35 @@ class ConvNorm(nn.Conv2d):
         return x if self.activation is None else self.activation(x)
 
 
-__all__ = ["ConvNorm", "c2_msra_fill", "c2_xavier_fill"]
+class DeformConvNorm(ConvNorm):
+    """``ConvNorm`` whose taps are moved, each by its own offset at each place (Dai et al. 2017, arXiv:1703.06211).
+
+    With a mask each tap is weighted too (Zhu et al. 2018, arXiv:1811.11168). Offsets of zero and a mask of one make it
+    a ``ConvNorm``; options and weights are the same. K is the number of taps, G of groups of channels that share their
+    offsets (as many as the offsets' channels say).
+    """
+
+    def forward(self, x: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """A map and its offsets -> ``(N, out_channels, H', W')``.
+
+        Args:
+            x: ``(N, C, H, W)``.
+            offset: ``(N, 2GK, H', W')`` pixels of ``x``, for each group and tap down and to the right.
+            mask: ``(N, GK, H', W')``.
+        """
+        return self.finish(
+            x,
+            lambda weight, bias: deform_conv2d(
+                x,
+                offset,
+                weight,
+                bias,
+                self.stride,
+                self.padding,
+                self.dilation,
+                mask,  # type: ignore[arg-type]
+            ),
+        )
+
+
+__all__ = ["ConvNorm", "DeformConvNorm", "c2_msra_fill", "c2_xavier_fill"]

@@ -1,12 +1,7 @@
 """Crop and resize: one bilinear sample a bin, as TensorFlow's operator of that name takes it."""
 
-from collections.abc import Sequence
-from itertools import accumulate
-
 import torch
 from torch import Tensor
-
-from detkit.layers.waits import filled
 
 
 def crop_and_resize(features: Tensor, boxes: Tensor, image_index: Tensor, size: int) -> Tensor:
@@ -28,54 +23,17 @@ def crop_and_resize(features: Tensor, boxes: Tensor, image_index: Tensor, size: 
     Raises:
         ValueError: a size below 1.
     """
-    index, (height, width) = image_index.long(), features.shape[-2:]
-    heights, widths = torch.full_like(index, height), torch.full_like(index, width)
-    return _crops(_rows(features), boxes, index * (height * width), heights, widths, size)
-
-
-def crop_and_resize_levels(
-    maps: Sequence[Tensor], boxes: Tensor, image_index: Tensor, level: Tensor, size: int
-) -> Tensor:
-    """``crop_and_resize`` of each box from a map of its own, for all boxes together.
-
-    The maps' pixels become the rows of one table, so nobody has to ask how many boxes each map has.
-
-    Args:
-        maps: each ``(N, C, H, W)``, of any H and W.
-        boxes: ``(R, 4)`` xyxy, in 0..1 of the box's map.
-        image_index: ``(R,)`` integer: which of the N images each box is cut from.
-        level: ``(R,)`` int64: which of the maps.
-        size: S.
-
-    Returns:
-        ``(R, C, S, S)``, of the maps' type (float32 where that is no floating point).
-
-    Raises:
-        ValueError: a size below 1.
-    """
-    rows = [_rows(features) for features in maps]
-    heights, widths = (filled([features.shape[i] for features in maps], level)[level] for i in (-2, -1))
-    start = filled([0, *accumulate(len(r) for r in rows[:-1])], level)[level]
-    return _crops(torch.cat(rows), boxes, start + image_index.long() * heights * widths, heights, widths, size)
-
-
-def _rows(features: Tensor) -> Tensor:
-    """``(N * H * W, C)``, a pixel a row: a view where the map is channels-last."""
-    return features.permute(0, 2, 3, 1).flatten(0, 2)
-
-
-def _crops(pixels: Tensor, boxes: Tensor, first: Tensor, heights: Tensor, widths: Tensor, size: int) -> Tensor:
-    """``(R, C, S, S)`` samples from a table with a pixel a row; ``first``: the row where each box's map begins."""
     if size < 1:
         raise ValueError(f"crop_and_resize: expected a size of at least 1, got {size}")
-    boxes = boxes.detach().float()
-    top, bottom, down, inside_y = _samples(boxes[:, 1], boxes[:, 3], size, heights)
-    left, right, across, inside_x = _samples(boxes[:, 0], boxes[:, 2], size, widths)
-    top, bottom = ((first[:, None] + y * widths[:, None])[:, :, None] for y in (top, bottom))
+    height, width = features.shape[-2:]
+    pixels = features.permute(0, 2, 3, 1).flatten(0, 2)  # (N * H * W, C): a view where the map is channels-last
+    boxes, first = boxes.detach().float(), image_index.long()[:, None] * (height * width)
+    top, bottom, down, inside_y = _samples(boxes[:, 1], boxes[:, 3], size, height)
+    left, right, across, inside_x = _samples(boxes[:, 0], boxes[:, 2], size, width)
 
     def corner(y: Tensor, x: Tensor) -> Tensor:
-        """``(R, S, S, C)`` values where rows, which begin at pixels ``y`` (R, S, 1), meet columns ``x`` (R, S)."""
-        at = (y + x[:, None, :]).reshape(-1)
+        """``(R, S, S, C)`` values where rows ``y`` (R, S) meet columns ``x`` (R, S)."""
+        at = ((first + y * width)[:, :, None] + x[:, None, :]).reshape(-1)
         values = pixels.index_select(0, at).reshape(len(boxes), size, size, pixels.shape[1])
         return values if values.is_floating_point() else values.float()
 
@@ -89,7 +47,7 @@ def _crops(pixels: Tensor, boxes: Tensor, first: Tensor, heights: Tensor, widths
     return value.masked_fill(~inside, 0).permute(0, 3, 1, 2)
 
 
-def _samples(low: Tensor, high: Tensor, count: int, size: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _samples(low: Tensor, high: Tensor, count: int, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of one axis, each ``(R, count)``: the pixels before and after a sample, its way between them, is it inside."""
     last = size - 1
     if count == 1:
@@ -97,8 +55,6 @@ def _samples(low: Tensor, high: Tensor, count: int, size: Tensor) -> tuple[Tenso
     else:
         step = (high - low) * last / (count - 1)
         at = (low * last)[:, None] + torch.arange(count, device=low.device) * step[:, None]
-    last = last[:, None]
-    inside = (at >= 0) & (at <= last)
     before, after = at.floor(), at.ceil()
-    low_pixel, high_pixel = (pixel.long().clamp(min=0).minimum(last) for pixel in (before, after))
-    return low_pixel, high_pixel, at - before, inside
+    low_pixel, high_pixel = (pixel.long().clamp(0, last) for pixel in (before, after))
+    return low_pixel, high_pixel, at - before, (at >= 0) & (at <= last)

@@ -33,7 +33,6 @@ def paste_in_windows(
     high = (corners[:, 2:].ceil() + 1).long().tolist()
     columns = torch.arange(width, device=probs.device) + 0.5
     rows = torch.arange(height, device=probs.device) + 0.5
-    at_a_time = CHUNK_PIXELS if probs.device.type == "cpu" else width * height
     bitmaps: list[Tensor] = []
     windows: list[Window] = []
     for i, ((left, top), (right, bottom)) in enumerate(zip(low, high)):
@@ -45,7 +44,7 @@ def paste_in_windows(
         x1, y1, x2, y2 = corners[i].unbind()
         xs = (columns[left:right] - x1) / (x2 - x1) * 2 - 1
         ys = (rows[top:bottom] - y1) / (y2 - y1) * 2 - 1
-        strips = ys.split(max(1, at_a_time // len(xs)))
+        strips = ys.split(max(1, CHUNK_PIXELS // len(xs)))
         bitmaps.append(torch.cat([_sampled(probs[i], xs, strip) >= threshold for strip in strips]))
         windows.append((left, top, right, bottom))
     return bitmaps, windows
@@ -59,6 +58,6 @@ def _sampled(mask: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
 def paste_masks(probs: Tensor, boxes: Tensor, image_size: tuple[int, int], threshold: float = 0.5) -> Tensor:
     """As ``paste_in_windows``, laid out in the whole image: ``(N, height, width)`` bool."""
     out = torch.zeros((len(probs), *image_size), dtype=torch.bool, device=probs.device)
-    for canvas, bitmap, (x1, y1, x2, y2) in zip(out, *paste_in_windows(probs, boxes, image_size, threshold)):
-        canvas[y1:y2, x1:x2] = bitmap
+    for image, bitmap, (x1, y1, x2, y2) in zip(out, *paste_in_windows(probs, boxes, image_size, threshold)):
+        image[y1:y2, x1:x2] = bitmap
     return out

@@ -1,15 +1,18 @@
-"""Box coder: boxes relative to reference boxes (R-CNN, Girshick et al. 2014, appendix C)."""
+"""Box coders: boxes relative to reference boxes."""
 
-import dataclasses
 import math
 
 import torch
 from torch import Tensor
 
+from detkit.modeling.interfaces import BOX_CODERS, BoxCoder
 
-@dataclasses.dataclass(frozen=True)
-class BoxCoder:
+
+@BOX_CODERS.register()
+class DeltaBoxCoder(BoxCoder):
     """``(dx, dy, dw, dh)``: the shift of the centre in units of the reference's size, and log size ratios.
+
+    The coder of R-CNN (Girshick et al. 2014, appendix C).
 
     Args:
         weights: factors on dx, dy, dw, dh; larger means smaller steps.
@@ -17,11 +20,17 @@ class BoxCoder:
             The default is log(1000 / 16).
     """
 
-    weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
-    max_log_scale: float | None = math.log(1000.0 / 16)
+    def __init__(
+        self,
+        *,
+        weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
+        max_log_scale: float | None = math.log(1000.0 / 16),
+    ):
+        super().__init__()
+        self.weights, self.max_log_scale = weights, max_log_scale
 
     def encode(self, reference: Tensor, boxes: Tensor) -> Tensor:
-        """``(N, 4)`` deltas that move ``reference`` onto ``boxes``."""
+        """See ``BoxCoder.encode``."""
         rx, ry, rw, rh = _centre_size(reference)
         bx, by, bw, bh = _centre_size(boxes)
         wx, wy, ww, wh = self.weights
@@ -30,15 +39,7 @@ class BoxCoder:
         )
 
     def decode(self, reference: Tensor, deltas: Tensor) -> Tensor:
-        """Moves each reference box by its deltas.
-
-        Args:
-            reference: ``(N, 4)`` xyxy.
-            deltas: ``(N, 4 * B)``: B sets of deltas for every reference box.
-
-        Returns:
-            ``(N, 4 * B)`` xyxy, float32.
-        """
+        """See ``BoxCoder.decode``."""
         deltas = deltas.float().unflatten(1, (-1, 4))
         rx, ry, rw, rh = (v[:, None] for v in _centre_size(reference))
         wx, wy, ww, wh = self.weights

@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
-from detkit.modeling.box_coder import BoxCoder
-from detkit.modeling.interfaces import BOX_LOSSES, BoxLoss
+from detkit.modeling.interfaces import BOX_LOSSES, BoxCoder, BoxLoss
 
 
 @BOX_LOSSES.register()
@@ -31,8 +30,8 @@ class SmoothL1BoxLoss(BoxLoss):
     def forward(self, box_coder: BoxCoder, deltas: Tensor, reference: Tensor, gt_boxes: Tensor) -> Tensor:
         """See ``BoxLoss.forward``."""
         target = box_coder.encode(reference, gt_boxes)
-        of_delta = F.smooth_l1_loss(deltas.float(), target, beta=self.beta, reduction="none")
-        return self.weight * (of_delta.sum(dim=1) if self.mean_over == "samples" else of_delta.mean(dim=1))
+        losses = F.smooth_l1_loss(deltas.float(), target, beta=self.beta, reduction="none")
+        return self.weight * (losses.sum(dim=1) if self.mean_over == "samples" else losses.mean(dim=1))
 
     def normaliser(self, num_foreground: Tensor, num_samples: Tensor) -> Tensor:
         """See ``BoxLoss.normaliser``."""
@@ -71,13 +70,12 @@ def foreground_box_loss(
     foreground: Tensor,
     num_samples: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The loss of the foreground among N boxes, without picking it out: its number is the data's, and asking for it
-    would make the host wait for a GPU.
+    """The loss of the foreground among N boxes; the others count nothing, whatever their rows hold.
 
     Args:
         loss: of a box.
         box_coder: turns deltas into boxes and back.
-        deltas, reference, gt_boxes: ``(N, 4)`` each, see ``BoxLoss.forward``; of other rows they may be anything.
+        deltas, reference, gt_boxes: ``(N, 4)`` each, see ``BoxLoss.forward``.
         foreground: ``(N,)`` bool.
         num_samples: 0-d, how many anchors or proposals were sampled, background included.
 
@@ -85,8 +83,8 @@ def foreground_box_loss(
         The loss, 0-d, and what it was divided by where that is not 0, 0-d.
     """
     rows = foreground[:, None]
-    somewhere = torch.arange(4, device=deltas.device).ge(2) * 100.0  # a box with a size: no row may become NaN
-    reference, gt_boxes = (torch.where(rows, torch.as_tensor(of), somewhere) for of in (reference, gt_boxes))
-    each = loss(box_coder, deltas.masked_fill(~rows, 0.0), reference, gt_boxes)
-    count = loss.normaliser(foreground.sum(), num_samples).float()
-    return each.masked_fill(~foreground, 0.0).sum() / count.clamp(min=1), count
+    other = torch.arange(4, device=deltas.device).ge(2) * 100.0  # a box with a size: no row may become NaN
+    reference, gt_boxes = (torch.where(rows, torch.as_tensor(boxes), other) for boxes in (reference, gt_boxes))
+    losses = loss(box_coder, deltas.masked_fill(~rows, 0.0), reference, gt_boxes)
+    normaliser = loss.normaliser(foreground.sum(), num_samples).float()
+    return losses.masked_fill(~foreground, 0.0).sum() / normaliser.clamp(min=1), normaliser

@@ -1,18 +1,16 @@
-"""Every role of a model, its wiring and its contract. READ THIS FIRST.
+"""Every role of a model and its contract. READ THIS FIRST.
 
-Wiring (what stands before ``*``) is passed by the parent; options (after ``*``) come from the config.
+Runtime arguments (before ``*``) are passed by the parent; options (after ``*``) come from the config.
 Letters: N images, C channels, H x W pixels, s stride, A anchors a location, R regions over all images, K classes.
 Classes are 0..K-1, background is K, ignore is -1. Boxes are xyxy in absolute pixels of the padded batch.
-Fillers, rows that stand for nothing, go to parts that say they take them: see ``detkit.modeling.fillers``.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from detkit.layers import ShapeSpec
-from detkit.modeling.box_coder import BoxCoder
-from detkit.modeling.fillers import MayTakeFillers
 from detkit.registry import Registry
 from detkit.structures import Boxes, ImageList, Instances, Losses, Prediction, Sample
 
@@ -145,6 +143,21 @@ class RPNHead(nn.Module):
         raise NotImplementedError
 
 
+class BoxCoder:
+    """Expresses boxes by four numbers relative to reference boxes (anchors or proposals)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def encode(self, reference: Tensor, boxes: Tensor) -> Tensor:
+        """``(N, 4)`` deltas that move ``reference`` (N, 4) onto ``boxes`` (N, 4), all xyxy."""
+        raise NotImplementedError
+
+    def decode(self, reference: Tensor, deltas: Tensor) -> Tensor:
+        """``(N, 4 * B)`` float32 boxes: each ``reference`` (N, 4) moved by its B sets of ``deltas`` (N, 4 * B)."""
+        raise NotImplementedError
+
+
 class BoxLoss(nn.Module):
     """How far predicted boxes are from the ground truth."""
 
@@ -175,7 +188,7 @@ class ProposalGenerator(nn.Module):
         super().__init__()
 
     def loss(self, images: ImageList, features: Features, targets: list[Instances]) -> tuple[list[Instances], Losses]:
-        """Proposals (detached; the last may be fillers, of objectness minus infinity) and losses."""
+        """Proposals (detached) and losses."""
         raise NotImplementedError
 
     def predict(self, images: ImageList, features: Features) -> list[Instances]:
@@ -196,53 +209,65 @@ class RoIPooler(nn.Module):
         raise NotImplementedError
 
 
-class BoxHead(MayTakeFillers):
-    """Classifies and refines proposals. Owns its pooler. Its fillers are samples of class -1."""
+class BoxHead(nn.Module):
+    """Classifies and refines proposals. Owns its pooler. Four verbs; ``loss`` and ``predict`` are made of them.
+
+    What ``predictions`` gives is the head's own: others only hand it on to the other three verbs.
+    """
 
     def __init__(self, input_shape: dict[str, ShapeSpec], num_classes: int):
         super().__init__()
 
-    def loss(self, features: Features, proposals: list[Instances]) -> Losses:
+    def predictions(self, features: Features, boxes: list[Boxes]) -> Any:
+        """What the head says of each box of each image, for example logits and deltas."""
+        raise NotImplementedError
+
+    def losses(self, predictions: Any, proposals: list[Instances]) -> Losses:
         """``proposals`` are sampled: ``boxes``, ``classes`` (K is background), ``gt_boxes``."""
         raise NotImplementedError
 
-    def predict(self, features: Features, instances: list[Instances]) -> list[Instances]:
-        """Proposals -> new ``Instances(boxes, scores, classes)``, best first."""
+    def boxes(self, predictions: Any, proposals: list[Instances]) -> list[Boxes]:
+        """The refined box of each proposal, without gradients: what a next stage starts from."""
         raise NotImplementedError
 
+    def detections(self, predictions: Any, proposals: list[Instances]) -> list[Instances]:
+        """New ``Instances(boxes, scores, classes)``, best first."""
+        raise NotImplementedError
 
-class MaskHead(nn.Module):
-    """Gives instances masks. Owns its pooler."""
+    def loss(self, features: Features, proposals: list[Instances]) -> Losses:
+        """The losses of sampled proposals."""
+        return self.losses(self.predictions(features, [p.boxes for p in proposals]), proposals)
+
+    def predict(self, features: Features, proposals: list[Instances]) -> list[Instances]:
+        """The detections among the proposals."""
+        return self.detections(self.predictions(features, [p.boxes for p in proposals]), proposals)
+
+
+class InstanceHead(nn.Module):
+    """Gives instances a field: learns from the foreground, works on the box head's detections. Owns its pooler."""
 
     def __init__(self, input_shape: dict[str, ShapeSpec], num_classes: int):
         super().__init__()
 
     def loss(self, features: Features, proposals: list[Instances]) -> Losses:
-        """``proposals`` are foreground only: ``boxes``, ``classes``, ``gt_boxes``, ``gt_masks``."""
+        """``proposals`` are foreground: ``boxes``, ``classes``, and ``gt_boxes``, ``gt_masks``, ... of the target."""
         raise NotImplementedError
 
     def predict(self, features: Features, instances: list[Instances]) -> list[Instances]:
-        """Detections -> the same with ``mask_probs`` (R, M, M) in 0..1, to be pasted at the boxes."""
+        """Detections -> new ``Instances`` that have the field too."""
         raise NotImplementedError
 
 
-class KeypointHead(nn.Module):
-    """Gives instances keypoints. Owns its pooler."""
-
-    def __init__(self, input_shape: dict[str, ShapeSpec], num_classes: int):
-        super().__init__()
-
-    def loss(self, features: Features, proposals: list[Instances]) -> Losses:
-        """``proposals`` are foreground only: ``boxes``, ``classes``, ``gt_boxes`` and the target's other fields."""
-        raise NotImplementedError
-
-    def predict(self, features: Features, instances: list[Instances]) -> list[Instances]:
-        """Detections -> the same with ``keypoints`` (R, P, 3): x, y, score."""
-        raise NotImplementedError
+class MaskHead(InstanceHead):
+    """Gives instances ``mask_probs`` (R, M, M) in 0..1, to be pasted at the boxes."""
 
 
-class RoIHeads(MayTakeFillers):
-    """Everything that happens to a region: sampling, then each head. Its fillers are of objectness minus infinity."""
+class KeypointHead(InstanceHead):
+    """Gives instances ``keypoints`` (R, P, 3): x, y, score."""
+
+
+class RoIHeads(nn.Module):
+    """Everything that happens to a region: labelling and sampling in training, then each head."""
 
     def __init__(self, input_shape: dict[str, ShapeSpec], num_classes: int):
         super().__init__()
@@ -294,6 +319,7 @@ NECKS: Registry[Neck] = Registry("neck", Neck)
 TOP_BLOCKS: Registry[TopBlock] = Registry("top block", TopBlock)
 ANCHOR_GENERATORS: Registry[AnchorGenerator] = Registry("anchor generator", AnchorGenerator)
 RPN_HEADS: Registry[RPNHead] = Registry("RPN head", RPNHead)
+BOX_CODERS: Registry[BoxCoder] = Registry("box coder", BoxCoder)
 BOX_LOSSES: Registry[BoxLoss] = Registry("box loss", BoxLoss)
 PROPOSAL_GENERATORS: Registry[ProposalGenerator] = Registry("proposal generator", ProposalGenerator)
 ROI_POOLERS: Registry[RoIPooler] = Registry("RoI pooler", RoIPooler)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from detkit.layers import columns_at_once, pairwise_iou, waits
+from detkit.layers import box_ops, pairwise_iou
 from detkit.structures import Boxes, Instances
 
 
@@ -42,10 +42,31 @@ class Matcher:
         if self.crowd_thresh is not None and not self.crowd_thresh > 0:
             raise ValueError(f"matcher: expected a crowd_thresh above 0, or null, got {self.crowd_thresh}")
 
+    def label(self, boxes: Boxes, target: Instances, num_classes: int) -> Instances:
+        """Says of N boxes what they should be classified as, and where they should end.
+
+        Returns:
+            ``Instances`` of the target's image: ``boxes``, ``classes`` (``num_classes`` is background, -1 is ignored),
+            ``gt_index`` (the row of the target that each was matched to) and ``gt_boxes``. Without ground truth
+            ``gt_boxes`` are zeros.
+        """
+        rows, labels = self.match(boxes, target)
+        classes = torch.full_like(rows, num_classes)
+        if len(target):
+            classes = torch.where(labels == 1, target.classes[rows], classes)
+        return Instances(
+            target.image_size,
+            info=target.info,
+            boxes=boxes,
+            classes=classes.masked_fill(labels == -1, -1),
+            gt_index=rows,
+            gt_boxes=matched_boxes(target, rows),
+        )
+
     def match(self, boxes: Boxes, target: Instances) -> tuple[Tensor, Tensor]:
         """Matches N boxes to the objects of a target, and to its crowds where those count.
 
-        The result is that of ``__call__`` on all IoUs; they are held in parts (``detkit.layers.iou``), so that a
+        The result is that of ``__call__`` on all IoUs. They are computed for a part of the boxes at a time, so that a
         thousand objects on all anchors of a large image take megabytes and not gigabytes.
 
         Returns:
@@ -54,14 +75,14 @@ class Matcher:
         matches, labels = self._match(target.boxes.tensor, boxes.tensor)
         crowds = target.info.crowds
         if self.crowd_thresh is not None and crowds is not None and len(crowds):
-            parts = boxes.tensor.split(columns_at_once(len(crowds), boxes.device))
+            parts = boxes.tensor.split(_rows_at_once(len(crowds)))
             on_crowd = torch.cat([pairwise_iou(crowds.tensor, part).amax(dim=0) for part in parts]) >= self.crowd_thresh
             labels.masked_fill_((labels == 0) & on_crowd, -1)
         return matches, labels
 
     def _match(self, truth: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """``__call__`` on the IoU of ``(G, 4)`` with ``(N, 4)`` boxes."""
-        step = columns_at_once(len(truth), boxes.device)
+        step = _rows_at_once(len(truth))
         if len(boxes) <= step or len(truth) == 0:
             return self(pairwise_iou(truth, boxes))
         parts, best = boxes.split(step), boxes.new_empty(len(boxes))
@@ -88,20 +109,14 @@ class Matcher:
 
         ``places`` and ``tops`` are ``(parts, G)``: a box's best candidate in each part, and its IoU.
         """
-        if not self.low_quality_ties:
-            for number, (of_part, place) in enumerate(zip(labels, places)):
-                best_here = tops.argmax(dim=0) == number  # argmax is the first part of equally good ones
-                marked = torch.zeros_like(of_part).scatter_reduce_(0, place, best_here.to(of_part.dtype), "amax")
-                of_part.masked_fill_(marked == 1, 1)
-            return
-        top = tops.amax(dim=0)
-        for of_part, part, of_box in zip(labels, parts, tops):
-            rows: slice | Tensor = slice(None)
-            if not waits.waits_for(part.device):
-                rows = torch.nonzero(of_box == top).squeeze(1)  # few have their best here, so little is done twice
-                if not len(rows):
-                    continue
-            of_part.masked_fill_((pairwise_iou(truth[rows], part) == top[rows, None]).any(dim=0), 1)
+        top, first = tops.max(dim=0).values, tops.argmax(dim=0)  # argmax is the first part of equally good ones
+        for number, (label, part) in enumerate(zip(labels, parts)):
+            if self.low_quality_ties:
+                rows = torch.nonzero(tops[number] == top).squeeze(1)  # few have their best here
+                if len(rows):
+                    label.masked_fill_((pairwise_iou(truth[rows], part) == top[rows, None]).any(dim=0), 1)
+            else:
+                label.index_fill_(0, places[number][first == number], 1)
 
     def __call__(self, iou: Tensor) -> tuple[Tensor, Tensor]:
         """Matches candidates by their IoUs with the ground truth.
@@ -132,6 +147,11 @@ class Matcher:
         return labels.masked_fill_(best >= self.foreground_thresh, 1)
 
 
-def true_boxes(target: Instances, rows: Tensor) -> Tensor:
+def matched_boxes(target: Instances, rows: Tensor) -> Boxes:
     """``(S, 4)`` boxes of the target's rows; zeros where it has none."""
-    return target.boxes.tensor[rows] if len(target) else target.boxes.tensor.new_zeros((len(rows), 4))
+    return target.boxes[rows] if len(target) else Boxes(target.boxes.tensor.new_zeros((len(rows), 4)))
+
+
+def _rows_at_once(num_others: int) -> int:
+    """How many boxes are compared with ``num_others`` others at a time."""
+    return max(1, box_ops.PAIRS_AT_ONCE // max(1, num_others))

@@ -7,21 +7,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from detkit.layers import ShapeSpec, crop_and_resize, crop_and_resize_levels, filled, roi_align, waits
+from detkit.layers import ShapeSpec, crop_and_resize, roi_align
 from detkit.modeling.interfaces import ROI_POOLERS, Features, RoIPooler
 from detkit.structures import Boxes
 
 
 class PyramidPooler(RoIPooler):
-    """Pools each box from the pyramid's level that fits its size (FPN, Lin et al. 2017, eq. 1). How: see ``pool``.
+    """Pools each box, by a subclass's ``pool``, from the pyramid's level that fits its size (FPN, Lin et al. 2017).
 
     A box of ``canonical_box_size`` goes to the level of stride 2 ** ``canonical_level``, one of half the size one
     level finer, rounded as ``level_rounding`` says, within the levels that there are. A single map has all boxes.
-
-    A subclass gives ``pool``, for the boxes of one level. How many those are the host has to ask the device, once each
-    time it pools. A subclass may also give ``pool_at_once``, the same for all levels together, which is taken on
-    devices that the host waits for (``waits_for``). A class that inherits ``pool_at_once`` and gives another ``pool``
-    is pooled by its ``pool``.
 
     Args:
         output_size: side of the pooled features.
@@ -62,8 +57,6 @@ class PyramidPooler(RoIPooler):
         self.canonical_box_size, self.canonical_level = canonical_box_size, canonical_level
         self.level_rounding = level_rounding
         self.output_shape = ShapeSpec(channels.pop(), height=output_size, width=output_size)
-        ways = ({"pool", "pool_at_once"} & vars(cls).keys() for cls in type(self).__mro__)
-        self._has_at_once = "pool_at_once" in next(way for way in ways if way)
 
     def pool(self, feature: Tensor, rois: Tensor, stride: int) -> Tensor:
         """The boxes of one level: ``(r, C, s, s)``.
@@ -75,18 +68,6 @@ class PyramidPooler(RoIPooler):
         """
         raise NotImplementedError
 
-    def pool_at_once(self, maps: Sequence[Tensor], rois: Tensor, levels: Tensor) -> Tensor:
-        """All boxes, each as ``pool`` has it on its level: ``(R, C, s, s)``.
-
-        A subclass's is to ask the device for no number. This one, of classes that give only ``pool``, goes by level.
-
-        Args:
-            maps: the pyramid, each ``(N, C, H, W)``; at least two. All of them become part of the result's graph.
-            rois: ``(R, 5)``: image index, x1, y1, x2, y2 in input pixels; sorted by image; at least one.
-            levels: ``(R,)`` int64: which of the maps.
-        """
-        return self._pool_by_level(maps, rois, levels)
-
     def assign_levels(self, boxes: Boxes) -> Tensor:
         """``(R,)`` int64: which entry of the pyramid each box is pooled from."""
         sizes = boxes.area().sqrt()
@@ -97,32 +78,21 @@ class PyramidPooler(RoIPooler):
     def forward(self, features: Features, boxes: Sequence[Boxes]) -> Tensor:
         """See ``RoIPooler.forward``."""
         maps = [features[name] for name in self.in_features]
-        image = torch.cat([torch.full((len(b), 1), float(i), device=maps[0].device) for i, b in enumerate(boxes)])
-        everything = Boxes.cat(boxes)
-        rois = torch.cat([image, everything.tensor], dim=1)
+        index = torch.cat([torch.full((len(b), 1), float(i), device=maps[0].device) for i, b in enumerate(boxes)])
+        all_boxes = Boxes.cat(boxes)
+        rois = torch.cat([index, all_boxes.tensor], dim=1)
         if len(maps) == 1 or not len(rois):
             return _in_graph(self.pool(maps[0], rois, self.strides[0]), maps[1:])
-        at_once = self._has_at_once and waits.waits_for(maps[0].device)
-        pool = self.pool_at_once if at_once else self._pool_by_level
-        return pool(maps, rois, self.assign_levels(everything))
-
-    def _pool_by_level(self, maps: Sequence[Tensor], rois: Tensor, levels: Tensor) -> Tensor:
-        """As ``pool_at_once``; asks the device how many boxes each level has."""
+        levels = self.assign_levels(all_boxes)
         numbers = (levels[:, None] == torch.arange(len(maps), device=levels.device)).sum(0).tolist()
         rows = list(levels.argsort(stable=True).split(numbers))
         pooled = [
-            self.pool(feature, rois[of_level], stride)
-            for feature, stride, of_level in zip(maps, self.strides, rows)
-            if len(of_level)
+            self.pool(feature, rois[chosen], stride)
+            for feature, stride, chosen in zip(maps, self.strides, rows)
+            if len(chosen)
         ]
         result = pooled[0] if len(pooled) == 1 else _in_order(pooled, rows)
-        return _in_graph(result, [feature for feature, of_level in zip(maps, rows) if not len(of_level)])
-
-
-OUTSIDE = -4.0
-"""A place outside of every map, in its pixels. RoIAlign reads nothing and gives 0 more than one pixel before a map; its
-first version makes a box one pixel wide, the other shifts it by half a pixel, so an empty box here is outside in both.
-"""
+        return _in_graph(result, [feature for feature, chosen in zip(maps, rows) if not len(chosen)])
 
 
 @ROI_POOLERS.register()
@@ -169,31 +139,13 @@ class RoIAlignPooler(PyramidPooler):
         """See ``PyramidPooler.pool``."""
         return roi_align(feature, rois, self.output_size, 1.0 / stride, self.sampling_ratio, self.aligned)
 
-    def pool_at_once(self, maps: Sequence[Tensor], rois: Tensor, levels: Tensor) -> Tensor:
-        """See ``PyramidPooler.pool_at_once``: the same numbers, for any boxes.
-
-        Each level pools all boxes, with those of other levels moved outside its map, where the operator gives 0 and
-        reads no pixel. In their sum all terms of a box but one are 0, so nothing is rounded. That costs writing and
-        adding up the result once a level, but no map is copied. Where torch is set to deterministic algorithms it goes
-        by level: torchvision's operator has another form then, which knows no outside.
-        """
-        if torch.are_deterministic_algorithms_enabled():
-            return self._pool_by_level(maps, rois, levels)
-        pooled: Tensor | None = None
-        for level, (feature, stride) in enumerate(zip(maps, self.strides)):
-            boxes = rois[:, 1:].masked_fill((levels != level)[:, None], OUTSIDE * stride)
-            of_level = self.pool(feature, torch.cat([rois[:, :1], boxes], dim=1), stride)
-            pooled = of_level if pooled is None else pooled + of_level
-        assert pooled is not None, "a pyramid has levels"
-        return pooled
-
 
 @ROI_POOLERS.register()
 class CropAndResizePooler(PyramidPooler):
     """One bilinear sample a bin, the corner bins at the box's corners (TensorFlow's ``crop_and_resize``).
 
-    As matterport's Mask R-CNN pools: boxes in pixels are divided by the canvas (map size times stride, the padded
-    batch), so that its first and last pixel are the map's; a sample outside is 0. The level is chosen as by
+    As matterport's Mask R-CNN pools: boxes in pixels are divided by the size of the padded batch (map size times
+    stride), so that its first and last pixel are the map's; a sample outside is 0. The level is chosen as by
     ``RoIAlignPooler``.
 
     Args:
@@ -225,12 +177,9 @@ class CropAndResizePooler(PyramidPooler):
 
     def pool(self, feature: Tensor, rois: Tensor, stride: int) -> Tensor:
         """See ``PyramidPooler.pool``."""
-        return crop_and_resize(feature, rois[:, 1:] / _canvas(feature, rois, stride), rois[:, 0], self.output_size)
-
-    def pool_at_once(self, maps: Sequence[Tensor], rois: Tensor, levels: Tensor) -> Tensor:
-        """See ``PyramidPooler.pool_at_once``: the same numbers, for any boxes."""
-        canvases = torch.stack([_canvas(feature, rois, stride) for feature, stride in zip(maps, self.strides)])
-        return crop_and_resize_levels(maps, rois[:, 1:] / canvases[levels], rois[:, 0], levels, self.output_size)
+        height, width = feature.shape[-2] * stride, feature.shape[-1] * stride
+        boxes = rois[:, 1:] / rois.new_tensor([width, height, width, height])
+        return crop_and_resize(feature, boxes, rois[:, 0], self.output_size)
 
 
 @ROI_POOLERS.register()
@@ -259,12 +208,6 @@ class RegionFeatures(RoIPooler):
         pooled = features[self.in_feature]
         assert len(pooled) == sum(map(len, boxes)), "one row of features for each box"
         return pooled
-
-
-def _canvas(feature: Tensor, rois: Tensor, stride: int) -> Tensor:
-    """``(4,)``: width, height, width, height of a map in input pixels, without a copy that the host would wait for."""
-    height, width = feature.shape[-2:]
-    return filled([width * stride, height * stride], rois).repeat(2)
 
 
 def _in_graph(result: Tensor, unused: Sequence[Tensor]) -> Tensor:

@@ -1,53 +1,64 @@
 """Balanced sampling of foreground and background."""
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
 
-def sample_balanced(
-    labels: Tensor, num: int, positive_fraction: float, background: int, *, fill: bool = True
-) -> tuple[Tensor, Tensor]:
-    """Draws up to ``num`` of the A entries of each of N images, at most ``positive_fraction`` of them foreground.
-
-    The result is as large as the largest sample may be, so that nobody has to wait for a GPU to say how many entries
-    were found; where too few were, the last places are empty. Every entry gets a random number, and those of the
-    highest are drawn.
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How many candidates of an image are learned from, drawn at random.
 
     Args:
-        labels: ``(N, A)``: ``background``, -1 (never drawn), anything else is foreground.
-        num: size of an image's sample.
-        positive_fraction: the largest share of foreground.
-        background: the label of background.
-        fill: background fills what foreground leaves; False: there is only as much background as keeps the fraction,
-            and without foreground none (matterport).
+        batch_size_per_image: sampled candidates an image.
+        positive_fraction: the largest share of foreground among them; background takes the rest.
 
-    Returns:
-        ``(N, S)`` indices of entries, with S the smaller of ``num`` and A: foreground, background, empty places; and
-        ``(N, S)`` bool: the place is not empty. Foreground is within the first ``most_foreground`` places.
+    Raises:
+        ValueError: a share that is not above 0 and at most 1, or a negative number.
     """
-    size = min(num, labels.shape[1])
-    most = most_foreground(size, num, positive_fraction)
-    chance = torch.rand(labels.shape, device=labels.device)  # 0..1, without 1
-    is_background = labels == background
-    foreground, chosen = chance.masked_fill((labels == -1) | is_background, -1.0).topk(most, dim=1)
-    # Foreground that is drawn goes before all background, foreground that is not is no longer in question.
-    rank = chance.masked_fill(~is_background, -1.0)
-    rank.scatter_(1, chosen, torch.where(foreground >= 0, foreground + 1.0, rank.gather(1, chosen)))
-    rank, index = rank.topk(size, dim=1)
-    drawn = rank >= 0
-    if not fill:
-        found = (foreground >= 0).sum(dim=1, keepdim=True)
-        exact = torch.float32 if labels.device.type == "mps" else torch.float64  # the references count in doubles
-        wanted = (found.to(exact) * (1 / positive_fraction) - found).floor()
-        drawn &= torch.arange(size, device=labels.device) < found + wanted
-    return index, drawn
 
+    batch_size_per_image: int
+    positive_fraction: float
 
-def most_foreground(size: int, num: int, positive_fraction: float) -> int:
-    """How many of the first ``size`` places of a sample of ``num`` can be foreground."""
-    return min(size, int(num * positive_fraction))
+    def __post_init__(self) -> None:
+        if self.batch_size_per_image < 0:
+            raise ValueError(f"batch_size_per_image: expected at least 0, got {self.batch_size_per_image}")
+        if not 0 < self.positive_fraction <= 1:
+            raise ValueError(f"positive_fraction: expected above 0 and at most 1, got {self.positive_fraction}")
+
+    def max_positives(self, num_candidates: int) -> int:
+        """The most foreground that is drawn of an image with so many candidates."""
+        return min(num_candidates, int(self.batch_size_per_image * self.positive_fraction))
+
+    def __call__(self, labels: Tensor, background: int) -> tuple[Tensor, Tensor]:
+        """Draws from the A candidates of each of N images: those of the highest random numbers.
+
+        Args:
+            labels: ``(N, A)``: ``background``, -1 (never drawn), anything else is foreground.
+            background: the label of background.
+
+        Returns:
+            ``(N, S)`` indices of candidates, with S the smaller of ``batch_size_per_image`` and A, and ``(N, S)`` bool:
+            the index is valid, as there were so many candidates to draw. Foreground comes first, within the first
+            ``max_positives(A)`` places, then background, then what is not valid.
+        """
+        size, max_positives = min(self.batch_size_per_image, labels.shape[1]), self.max_positives(labels.shape[1])
+        priority = torch.rand(labels.shape, device=labels.device)  # 0..1, without 1
+        is_background = labels == background
+        foreground, chosen = priority.masked_fill((labels == -1) | is_background, -1.0).topk(max_positives, dim=1)
+        # Foreground that is drawn goes before all background; the rest of it is out.
+        priority = priority.masked_fill(~is_background, -1.0)
+        priority.scatter_(1, chosen, torch.where(foreground >= 0, foreground + 1.0, priority.gather(1, chosen)))
+        priority, index = priority.topk(size, dim=1)
+        return index, priority >= 0
+
+    def only_sampled(self, labels: Tensor, background: int) -> Tensor:
+        """``labels`` (N, A) with -1 for all but a sample: see the call."""
+        index, valid = self(labels, background)
+        return torch.full_like(labels, -1).scatter(1, index, labels.gather(1, index).masked_fill(~valid, -1))
 
 
 def is_foreground(classes: Tensor, num_classes: int) -> Tensor:
-    """Bool: a class, and neither background (``num_classes``) nor a filler or ignored (-1)."""
+    """Bool: a class, and neither background (``num_classes``) nor ignored (-1)."""
     return (classes >= 0) & (classes < num_classes)

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detkit.layers import filled
 from detkit.structures.transforms import Transform
 
 
@@ -21,7 +20,6 @@ class Boxes(Tensor):
     """
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
-    _host_copy: Tensor | None = None
 
     def __new__(cls, data: "Tensor | Sequence[Any]") -> "Boxes":
         tensor = torch.as_tensor(data, dtype=torch.float32)
@@ -46,16 +44,6 @@ class Boxes(Tensor):
     def to(self, *args: Any, **kwargs: Any) -> "Boxes":  # type: ignore[override]
         """As ``Tensor.to``; boxes stay float32."""
         return Boxes(self.tensor.to(*args, **kwargs))
-
-    def with_host_copy(self, copy: Tensor) -> "Boxes":
-        """The same boxes, with their numbers on the host beside them, for ``on_host``. Neither is to be edited."""
-        boxes = Boxes(self.tensor)
-        boxes._host_copy = copy
-        return boxes
-
-    def on_host(self) -> Tensor:
-        """``(N, 4)`` on the host. A GPU is only asked (and waited for) where there is no copy yet."""
-        return self.tensor.detach().cpu() if self._host_copy is None else self._host_copy
 
     def area(self) -> Tensor:
         """``(N,)`` areas in square pixels."""
@@ -93,7 +81,7 @@ class Boxes(Tensor):
 
     def scale(self, scale_y: float, scale_x: float) -> "Boxes":
         """The boxes in an image that was resized by these factors."""
-        return Boxes(self.tensor * filled([scale_x, scale_y], self.tensor).repeat(2))
+        return Boxes(self.tensor * self.tensor.new_tensor([scale_x, scale_y, scale_x, scale_y]))
 
     @staticmethod
     def cat(parts: "Sequence[Boxes]") -> "Boxes":

@@ -8,7 +8,6 @@ import pycocotools.mask as coco_mask
 import torch
 from torch import Tensor
 
-from detkit.layers import to_device
 from detkit.structures.bit_masks import BitMasks
 from detkit.structures.boxes import Boxes
 from detkit.structures.mask_crops import CropMethod, check_pairs
@@ -129,18 +128,18 @@ class PolygonMasks:
         """
         check_pairs(len(self), len(boxes))
         if method != "roi_align":
-            known, rows = Boxes(boxes.on_host()), range(len(self))
+            known, rows = boxes.to("cpu"), range(len(self))
             # One at a time: the bitmaps of all regions of an image may take gigabytes.
             cut = [self[i : i + 1].bitmaps().crop_and_resize(known[i : i + 1], size, method, binary) for i in rows]
             empty = torch.zeros((0, size, size), dtype=torch.bool if binary else torch.float32)
-            return to_device(torch.cat([empty, *cut]), boxes.device)
+            return torch.cat([empty, *cut]).to(boxes.device)
         out = np.zeros((len(self), size, size), np.uint8)
-        windows = boxes.on_host().double().numpy()
+        windows = boxes.tensor.detach().cpu().double().numpy()
         for i, (polygons, window) in enumerate(zip(self.polygons, windows)):
             if polygons:
                 factor = size / np.maximum(window[2:] - window[:2], 0.1)
                 out[i] = coco_mask.decode(_encode([(p - window[:2]) * factor for p in polygons], size, size))
-        inside = to_device(torch.from_numpy(out.view(bool)), boxes.device)
+        inside = torch.from_numpy(out.view(bool)).to(boxes.device)
         return inside if binary else inside.float()
 
     @staticmethod

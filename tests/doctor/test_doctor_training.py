@@ -158,11 +158,14 @@ def test_a_resume(files, checkpoint):
 
 
 def test_crowded_images(files):
-    limits = ["model.roi_heads.box_head.max_detections=1", "evaluators=[{name: CocoEvaluator, max_detections: 1}]"]
+    limits = [
+        "model.roi_heads.box_head.detection.max_detections=1",
+        "evaluators=[{name: CocoEvaluator, max_detections: 1}]",
+    ]
     proposals = "model.proposal_generator.selection.post_nms_topk"
     findings = files.findings(*limits, f"{proposals}_train=1", f"{proposals}_test=1", quick=True)
     assert {where for _, where in found(findings, "CrowdedImages")} == {
-        "model.roi_heads.box_head.max_detections",
+        "model.roi_heads.box_head.detection.max_detections",
         "evaluators[0].max_detections",
         f"{proposals}_train",
         f"{proposals}_test",

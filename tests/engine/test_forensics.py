@@ -13,6 +13,7 @@ from detkit.engine.forensics.failure_files import read_batches, read_state
 from detkit.engine.forensics.out_of_memory import OutOfMemory, out_of_memory
 from detkit.engine.forensics.replay import LOSS, prepare, replay, same_figures
 from detkit.engine.forensics.suspects import find_culprits, target_faults
+from detkit.modeling.sampling import Sampling
 from detkit.structures import BitMasks, Boxes, Instances, Losses, PolygonMasks, Sample
 
 
@@ -215,7 +216,7 @@ def test_out_of_memory_names_the_batch_and_what_to_lower(tmp_path, error):
         "train: {precision: fp32}\n"
     )
     trainer = trainer_of(tmp_path, Detector(-1))
-    trainer.model.linear.batch_size_per_image = 512
+    trainer.model.linear.sampling = Sampling(512, 0.5)
     trainer.model.forward = lambda samples: (_ for _ in ()).throw(error)
     with pytest.raises(OutOfMemory) as raised:
         trainer.train()
@@ -229,7 +230,7 @@ def test_out_of_memory_names_the_batch_and_what_to_lower(tmp_path, error):
         "data.batch_size=8 solver.accumulate=4",
         "train.precision (now fp32)",
         "data.train_augmentations.1 (ResizeShortestEdge, now short_edge [800], max_size 1333)",
-        "model.linear.batch_size_per_image (now 512)",
+        "model.linear.sampling.batch_size_per_image (now 512)",
         "data.num_workers (now 3)",
     ):
         assert part in words

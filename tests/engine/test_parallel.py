@@ -18,10 +18,10 @@ from detkit.utils.distributed import share_buffers
 from detkit.utils.sharding import is_sharded, whole
 
 ALL_SAMPLES = (  # nothing is drawn by lot, so that it does not matter which process sees an image
-    "model.proposal_generator.batch_size_per_image=100000",
-    "model.proposal_generator.positive_fraction=1.0",
-    "model.roi_heads.batch_size_per_image=100000",
-    "model.roi_heads.positive_fraction=1.0",
+    "model.proposal_generator.sampling.batch_size_per_image=100000",
+    "model.proposal_generator.sampling.positive_fraction=1.0",
+    "model.roi_heads.sampling.batch_size_per_image=100000",
+    "model.roi_heads.sampling.positive_fraction=1.0",
     "solver.clip_grad_norm=null",
 )
 NORMS = {
@@ -29,7 +29,7 @@ NORMS = {
     "synchronised": ("model.backbone.norm=SyncBN", "model.neck.norm=SyncBN"),
 }
 
-LOOSE = ("model.roi_heads.box_head.score_thresh=0.0",)  # so that there are detections after a few steps
+LOOSE = ("model.roi_heads.box_head.detection.score_thresh=0.0",)  # so that there are detections after a few steps
 
 
 class KeepGradients(Hook):

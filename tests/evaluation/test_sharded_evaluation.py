@@ -25,7 +25,7 @@ def evaluated(rank: int, folder: str) -> None:
         experiment = tiny_experiment(
             f"data.test_dataset.num_images={images}",
             f"data.test_batch_size={batch}",
-            "model.roi_heads.box_head.score_thresh=0.0",
+            "model.roi_heads.box_head.detection.score_thresh=0.0",
         )
         model, evaluators, seen = experiment.build_model(), experiment.build_evaluators(), []
         model.backbone.stem.conv1.norm.running_mean.add_(rank)  # as after training: rank 0's statistics count

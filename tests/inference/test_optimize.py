@@ -15,6 +15,7 @@ from detkit.inference.packed import PackedConv, PackedLinear, PackedResidual, ca
 from detkit.layers import ConvNorm, FrozenBatchNorm2d, ShapeSpec
 from detkit.modeling.backbones import ResNet, TorchvisionBackbone
 from detkit.modeling.compiling import static_parts
+from detkit.modeling.roi_heads import Detection
 from detkit.structures import Boxes, Instances
 
 
@@ -73,7 +74,7 @@ def test_training_goes_on_beside_the_copy(model):
 
 def test_no_image_and_no_detection(model):
     strict = copy.deepcopy(model)
-    strict.roi_heads.box_head.score_thresh = 0.9999
+    strict.roi_heads.box_head.detection = Detection(score_thresh=0.9999)
     (found,) = instances_of(optimized(strict, "bf16"), samples(7))
     assert len(found) == 0
     assert found.masks.shape == (0, 64, 96)
@@ -145,7 +146,7 @@ def test_after_two_shapes_other_sizes_compile_nothing_anew(model, monkeypatch):
     compile_module = nn.Module.compile  # what is compiled anew is decided before the backend, which takes minutes
     monkeypatch.setattr(nn.Module, "compile", lambda part, **options: compile_module(part, backend="eager", **options))
     lenient = copy.deepcopy(model)
-    lenient.roi_heads.box_head.score_thresh = 0.0
+    lenient.roi_heads.box_head.detection = Detection(score_thresh=0.0)
     fast = optimized(lenient, compile=True)
     assert len(list(static_parts(fast))) >= 4
     torch._dynamo.reset()

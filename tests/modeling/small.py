@@ -10,21 +10,30 @@ from detkit.modeling.meta_archs import GeneralizedRCNN
 from detkit.modeling.necks import FPN
 from detkit.modeling.poolers import RoIAlignPooler
 from detkit.modeling.proposals import RPN, ConvRPNHead
-from detkit.modeling.roi_heads import ConvUpsampleMaskHead, FastRCNNConvFCHead, StandardRoIHeads
+from detkit.modeling.roi_heads import ConvUpsampleMaskHead, Detection, FastRCNNConvFCHead, StandardRoIHeads
 from detkit.structures import BitMasks, Boxes, Instances, Sample
 
+LIMITS = ("score_thresh", "nms_thresh", "max_detections")
 
-def small_model(num_classes: int = 3, mask: bool = True, **box_head) -> GeneralizedRCNN:
-    """A ResNet-18 of width 16 with all parts of Mask R-CNN."""
+
+def small_model(
+    num_classes: int = 3, mask: bool = True, rpn=RPN, heads=StandardRoIHeads, head=FastRCNNConvFCHead, **options
+) -> GeneralizedRCNN:
+    """A ResNet-18 of width 16 with all parts of Mask R-CNN.
+
+    ``options`` are those of the box head and of its detections.
+    """
+    detection = Detection(**{name: options.pop(name) for name in LIMITS if name in options})
     rpn = partial(
-        RPN,
+        rpn,
         head=ConvRPNHead,
         anchor_generator=partial(GridAnchorGenerator, sizes=((8.0,), (16.0,), (32.0,), (64.0,), (128.0,))),
     )
+    width = {"fc_dims": (32,)} if issubclass(head, FastRCNNConvFCHead) else {"conv_dim": 32}
     heads = partial(
-        StandardRoIHeads,
+        heads,
         in_features=("p2", "p3", "p4", "p5"),
-        box_head=partial(FastRCNNConvFCHead, pooler=partial(RoIAlignPooler, output_size=7), fc_dims=(32,), **box_head),
+        box_head=partial(head, pooler=partial(RoIAlignPooler, output_size=7), detection=detection, **width, **options),
         mask_head=partial(ConvUpsampleMaskHead, pooler=partial(RoIAlignPooler, output_size=14), num_conv=1, conv_dim=16)
         if mask
         else None,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.models.detection._utils import BoxCoder as TorchvisionBoxCoder
 
-from detkit.modeling.box_coder import BoxCoder
+from detkit.modeling.box_coder import DeltaBoxCoder
 
 
 def boxes(n: int, seed: int) -> torch.Tensor:
@@ -15,7 +15,7 @@ def boxes(n: int, seed: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)])
 def test_equals_torchvision(weights):
-    ours, theirs = BoxCoder(weights), TorchvisionBoxCoder(weights)
+    ours, theirs = DeltaBoxCoder(weights=weights), TorchvisionBoxCoder(weights)
     a, b = boxes(50, 0), boxes(50, 1)
     torch.testing.assert_close(ours.encode(a, b), theirs.encode_single(b, a))
     deltas = torch.randn(50, 8) * 3
@@ -23,12 +23,12 @@ def test_equals_torchvision(weights):
 
 
 def test_decode_undoes_encode():
-    coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
+    coder = DeltaBoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
     a, b = boxes(200, 2), boxes(200, 3)
     torch.testing.assert_close(coder.decode(a, coder.encode(a, b)), b, atol=1e-3, rtol=0)
 
 
 def test_clamp_bounds_the_size_and_can_be_removed():
     reference, deltas = torch.tensor([[0.0, 0.0, 16.0, 16.0]]), torch.tensor([[0.0, 0.0, 8.0, 8.0]])
-    assert BoxCoder().decode(reference, deltas)[0, 2] - 8 == pytest.approx(500, rel=1e-4)
-    assert BoxCoder(max_log_scale=None).decode(reference, deltas)[0, 2] > 10_000
+    assert DeltaBoxCoder().decode(reference, deltas)[0, 2] - 8 == pytest.approx(500, rel=1e-4)
+    assert DeltaBoxCoder(max_log_scale=None).decode(reference, deltas)[0, 2] > 10_000

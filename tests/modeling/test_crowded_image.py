@@ -14,7 +14,8 @@ from detkit.experiment import load_experiment
 from detkit.structures import Boxes, Instances, PolygonMasks, Sample
 
 config = "configs/quick_start/mask_rcnn_shapes.yaml"
-model = load_experiment(config, ["model.roi_heads.batch_size_per_image=512"]).build_model_for(("thing",)).train()
+overrides = ["model.roi_heads.sampling.batch_size_per_image=512"]
+model = load_experiment(config, overrides).build_model_for(("thing",)).train()
 size, random = (800, 1333), np.random.default_rng(0)
 
 

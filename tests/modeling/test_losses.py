@@ -9,9 +9,10 @@ from torch.nn import functional as F
 from torchvision.models.detection import roi_heads as torchvision_heads
 from torchvision.ops import box_iou, generalized_box_iou_loss
 
-from detkit.modeling.box_coder import BoxCoder
+from detkit.modeling.box_coder import DeltaBoxCoder
 from detkit.modeling.box_losses import GIoUBoxLoss, SmoothL1BoxLoss, foreground_box_loss
-from detkit.modeling.proposals.rpn import RPN
+from detkit.modeling.proposals import RPN, TorchvisionRPN
+from detkit.modeling.sampling import Sampling
 from detkit.structures import Boxes, Instances
 
 
@@ -30,7 +31,7 @@ def test_box_head_losses_equal_torchvision():
         # torchvision puts background first: move the last logit to the front and the labels up by one.
         logits = torch.cat([logits[:, -1:], logits[:, :-1]], dim=1)
         deltas = torch.cat([torch.zeros(7, 4), deltas], dim=1)
-        targets = BoxCoder((10.0, 10.0, 5.0, 5.0)).encode(boxes, gt)
+        targets = DeltaBoxCoder(weights=(10.0, 10.0, 5.0, 5.0)).encode(boxes, gt)
         cls, box = torchvision_heads.fastrcnn_loss(logits, deltas, [(labels + 1) % 4], [targets])
     torch.testing.assert_close(losses["loss_cls"], cls)
     torch.testing.assert_close(losses["loss_box_reg"], box)
@@ -50,7 +51,7 @@ def test_mask_loss_is_the_cross_entropy_of_the_true_class():
 
 
 def test_giou_equals_torchvision_and_smooth_l1_equals_torch():
-    coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
+    coder = DeltaBoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
     a = torch.tensor([[0.0, 0, 20, 10], [5, 5, 30, 40]])
     b, deltas = a + 3, torch.randn(2, 4)
     giou = GIoUBoxLoss(weight=2.0)(coder, deltas, a, b)
@@ -65,7 +66,7 @@ def test_giou_equals_torchvision_and_smooth_l1_equals_torch():
 @pytest.mark.parametrize("mean_over", ["samples", "foreground"])
 @pytest.mark.parametrize("box_loss", [SmoothL1BoxLoss, GIoUBoxLoss])
 def test_rows_that_are_no_foreground_change_nothing_whatever_they_hold(box_loss, mean_over):
-    coder, loss = BoxCoder(), box_loss(mean_over=mean_over)
+    coder, loss = DeltaBoxCoder(), box_loss(mean_over=mean_over)
     a = torch.tensor([[0.0, 0, 20, 10], [5, 5, 30, 40]])
     samples = torch.tensor(7)
 
@@ -95,7 +96,7 @@ def test_rows_that_are_no_foreground_change_nothing_whatever_they_hold(box_loss,
 def test_rpn_losses_by_hand():
     model = small_model()
     rpn: RPN = model.proposal_generator
-    rpn.batch_size_per_image, rpn.positive_fraction = 100_000, 1.0  # the sample is everything: nothing is random
+    rpn.sampling = Sampling(100_000, 1.0)  # the sample is everything: nothing is random
     samples = [sample(seed=1), sample(seed=2, num=0)]
     images = model.preprocess(samples)
     features = model.features(images)
@@ -113,9 +114,10 @@ def test_rpn_losses_by_hand():
     wanted = rpn.box_coder.encode(anchors.tensor[positive], samples[0].target.boxes.tensor[match[positive]])
     torch.testing.assert_close(losses.terms["loss_rpn_loc"], (deltas[0][positive] - wanted).abs().sum() / 200_000)
     assert losses.metrics["rpn/num_foreground"] == positive.sum() / 2
-    rpn.mean_over = "samples"
-    rpn.box_loss = SmoothL1BoxLoss(mean_over="foreground")
-    _, losses = rpn.loss(images, features, [s.target for s in samples])
+    by_samples = small_model(rpn=TorchvisionRPN).proposal_generator
+    by_samples.load_state_dict(rpn.state_dict())
+    by_samples.sampling, by_samples.box_loss = rpn.sampling, SmoothL1BoxLoss(mean_over="foreground")
+    _, losses = by_samples.loss(images, features, [s.target for s in samples])
     count = positive.sum() + negative.sum() + len(logits[1])
     torch.testing.assert_close(losses.terms["loss_rpn_cls"], cls / count)
     torch.testing.assert_close(losses.terms["loss_rpn_loc"], (deltas[0][positive] - wanted).abs().mean())

@@ -6,6 +6,7 @@ from small import sample, small_model
 
 from detkit.engine.precision import autocast
 from detkit.layers import roi_align
+from detkit.modeling.sampling import Sampling
 
 CPU = torch.device("cpu")
 SAMPLES = [sample(64, 96, num, seed) for seed, num in enumerate((3, 2))]
@@ -14,7 +15,7 @@ SAMPLES = [sample(64, 96, num, seed) for seed, num in enumerate((3, 2))]
 def losses_and_gradients(precision):
     torch.manual_seed(1)
     model = small_model()
-    model.proposal_generator.batch_size_per_image, model.proposal_generator.positive_fraction = 100_000, 1.0
+    model.proposal_generator.sampling = Sampling(100_000, 1.0)
     with autocast(CPU, precision):
         losses = model(SAMPLES)
     losses.total().backward()
@@ -36,11 +37,11 @@ def test_half_precision_is_close_to_its_rounding(precision, digits):
     assert torch.cosine_similarity(gradients, wanted, dim=0) > 0.99
 
 
-@pytest.mark.parametrize("side", [60, 120], ids=["matmul", "operator"])
-def test_regions_are_placed_in_full_precision(side):
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_regions_are_placed_in_full_precision(layout):
     """On a ramp a region's value is where it lies: 8 binary digits of a place near 500 are pixels."""
-    ramp = (torch.arange(float(side)) - (side - 8)).expand(1, 1, side, side).contiguous()  # small numbers at the end
-    end = 8.0 * (side - 8)
+    ramp = (torch.arange(120.0) - 112).expand(1, 2, 120, 120).contiguous(memory_format=layout)  # small at the end
+    end = 8.0 * 112
     rois = torch.tensor([[0.0, end - 3.3, 10.0, end + 20.7, 100.0]])
     wanted = roi_align(ramp, rois, 7, 1 / 8)
     found = roi_align(ramp.bfloat16(), rois, 7, 1 / 8)

@@ -11,17 +11,19 @@ from torch import nn
 from detkit.engine import Trainer
 from detkit.layers import replace_modules
 from detkit.modeling.box_losses import GIoUBoxLoss, SmoothL1BoxLoss
+from detkit.modeling.proposals import RPN, TorchvisionRPN
 from detkit.modeling.roi_heads import MaskTargets
+from detkit.modeling.sampling import Sampling
 from detkit.structures import Losses
 
 # Nothing is drawn: the sample is everything. Objects of different number in each image, none in one.
 SAMPLES = [sample(32, 48, num, seed) for seed, num in enumerate((3, 0, 1, 5))]
 
 NORMALISERS = {
-    "Detectron2": ("batch_size", partial(SmoothL1BoxLoss)),
-    "matterport": ("samples", partial(SmoothL1BoxLoss, beta=1.0, mean_over="foreground")),
-    "GIoU": ("samples", GIoUBoxLoss),
-    "GIoU of the foreground": ("batch_size", partial(GIoUBoxLoss, mean_over="foreground")),
+    "Detectron2": (RPN, partial(SmoothL1BoxLoss)),
+    "matterport": (TorchvisionRPN, partial(SmoothL1BoxLoss, beta=1.0, mean_over="foreground")),
+    "GIoU": (TorchvisionRPN, GIoUBoxLoss),
+    "GIoU of the foreground": (RPN, partial(GIoUBoxLoss, mean_over="foreground")),
 }
 
 
@@ -33,16 +35,17 @@ def in_double(monkeypatch):
 
 def model_with(normalisers):
     torch.manual_seed(5)
-    mean_over, box_loss = NORMALISERS[normalisers]
+    rpn_class, box_loss = NORMALISERS[normalisers]
     # A batch norm looks at each batch alone, whatever the losses do; a group norm looks at each image.
-    model = replace_modules(small_model(box_loss=box_loss), nn.BatchNorm2d, lambda bn: nn.GroupNorm(4, bn.num_features))
+    model = replace_modules(
+        small_model(rpn=rpn_class, box_loss=box_loss), nn.BatchNorm2d, lambda bn: nn.GroupNorm(4, bn.num_features)
+    )
     rpn, heads = model.proposal_generator, model.roi_heads
-    rpn.mean_over, rpn.box_loss = mean_over, box_loss()
+    rpn.box_loss = box_loss()
     heads.mask_head.targets = MaskTargets("crop_and_resize")
-    for part in (rpn, heads):
-        part.batch_size_per_image, part.positive_fraction = 100_000, 1.0
-    if mean_over == "batch_size":  # so that the terms are not tiny beside the others
-        rpn.batch_size_per_image = 600
+    rpn.sampling = heads.sampling = Sampling(100_000, 1.0)
+    if rpn_class is RPN:  # so that the terms are not tiny beside the others
+        rpn.sampling = Sampling(600, 1.0)
     return model.double() if torch.Tensor.float is torch.Tensor.double else model
 
 
@@ -113,7 +116,7 @@ def test_looking_ahead_for_the_normalisers_changes_nothing():
 
     def after(loss_mean):
         model = small_model()
-        model.proposal_generator.batch_size_per_image = model.roi_heads.batch_size_per_image = 8
+        model.proposal_generator.sampling, model.roi_heads.sampling = Sampling(8, 0.5), Sampling(8, 0.25)
         seen, inner = [], model.forward
 
         def forward(samples):

@@ -147,10 +147,10 @@ def load(case, tmp_path, images):
         *case.overrides,
         *(f"model.proposal_generator.selection.pre_nms_topk_{k}={m.pre_nms_topk}" for k in ("train", "test")),
         *(f"model.proposal_generator.selection.post_nms_topk_{k}={m.post_nms_topk}" for k in ("train", "test")),
-        f"model.proposal_generator.batch_size_per_image={m.rpn_batch}",
-        "model.roi_heads.batch_size_per_image=10000",
+        f"model.proposal_generator.sampling.batch_size_per_image={m.rpn_batch}",
+        "model.roi_heads.sampling.batch_size_per_image=10000",
         *(() if m.kind == "FPN" else ("model.preprocess.size_divisibility=1",)),  # only FPN pads to multiples
-        f"model.roi_heads.box_head.score_thresh={m.score_thresh}",
+        f"model.roi_heads.box_head.detection.score_thresh={m.score_thresh}",
     ]
     model = build(f"coco/{case.config}.yaml", overrides)
     weights = fill(export_state(model.state_dict(), "detectron2"), m.pixel_std)

@@ -11,10 +11,10 @@ from parity_helpers import Fixture, assert_losses, assert_masks, build, coco_tar
 from detkit.checkpoint import load_weights
 
 SETTINGS = (
-    "model.roi_heads.box_head.score_thresh=0.013",
-    "model.roi_heads.box_head.max_detections=300",
-    "model.proposal_generator.batch_size_per_image=200000",
-    "model.roi_heads.batch_size_per_image=8192",
+    "model.roi_heads.box_head.detection.score_thresh=0.013",
+    "model.roi_heads.box_head.detection.max_detections=300",
+    "model.proposal_generator.sampling.batch_size_per_image=200000",
+    "model.roi_heads.sampling.batch_size_per_image=8192",
 )
 
 

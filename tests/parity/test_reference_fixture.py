@@ -39,7 +39,7 @@ def batch(reference, shared_data):
 @pytest.fixture(scope="module")
 def model(reference, path):
     thresh = reference.meta["config"]["DETECTION_MIN_CONFIDENCE"]
-    model = build("matterport/mask_rcnn_R_101_FPN.yaml", [f"model.roi_heads.box_head.score_thresh={thresh}"])
+    model = build("matterport/mask_rcnn_R_101_FPN.yaml", [f"model.roi_heads.box_head.detection.score_thresh={thresh}"])
     report = load_weights(model, path)
     assert report.format.startswith("seed")
     assert report.exact, report

@@ -8,15 +8,21 @@ from parity_helpers import Fixture, build, empty_record, pair, pixels
 from detkit.checkpoint import load_weights
 from detkit.data import to_sample
 from detkit.data.augmentations import ResizeAndPad
+from detkit.modeling.interfaces import BOX_HEADS
+from detkit.modeling.roi_heads import FastRCNNConvFCHead, MatterportDetections
 
 XYXY = [1, 0, 3, 2]
 
-PREDICTION = (
-    "model.roi_heads.box_head.score_thresh=0.015",
-    "model.roi_heads.box_head.detection={one_class_per_region: true, round_boxes: true}",
-)
+
+@BOX_HEADS.register()
+class FoldedBoxHead(MatterportDetections, FastRCNNConvFCHead):
+    """Ordinary layers with matterport's rules for detections."""
+
+
+PREDICTION = ("model.roi_heads.box_head.detection.score_thresh=0.015",)
 
 COCO = (
+    "model.roi_heads.box_head.name=FoldedBoxHead",
     *PREDICTION,
     "model.preprocess.pixel_mean=[123.7, 116.8, 103.9]",
     "model.preprocess.channel_order=RGB",
@@ -26,11 +32,10 @@ COCO = (
     "model.proposal_generator.box_coder={weights: [10, 10, 5, 5], max_log_scale: null}",
     "model.proposal_generator.selection.pre_nms_topk_test=6000",
     "model.proposal_generator.selection.min_size=null",
-    "model.proposal_generator.selection.rules="
-    "{topk: image, topk_by: probability, nms: image, nms_by: probability, clip: canvas}",
+    "model.proposal_generator.name=MatterportRPN",
     "model.roi_heads.box_head.pooler={name: CropAndResizePooler, output_size: 7}",
     "model.roi_heads.box_head.box_coder={weights: [10, 10, 5, 5], max_log_scale: null}",
-    "model.roi_heads.box_head.nms_thresh=0.3",
+    "model.roi_heads.box_head.detection.nms_thresh=0.3",
     "model.roi_heads.mask_head.pooler={name: CropAndResizePooler, output_size: 14}",
     "model.mask_paster={name: ResizeMaskPaster}",
 )
@@ -38,9 +43,9 @@ COCO = (
 
 MATTERPORT = (
     "model.proposal_generator.head={name: ConvRPNHead, conv_dims: [512]}",
-    "model.roi_heads.box_head={name: FastRCNNConvFCHead, fc_dims: [1024, 1024],"
+    "model.roi_heads.box_head={name: FoldedBoxHead, fc_dims: [1024, 1024],"
     " pooler: {name: CropAndResizePooler, output_size: 7}, box_coder: {weights: [10, 10, 5, 5], max_log_scale: null},"
-    " nms_thresh: 0.3}",
+    " detection: {nms_thresh: 0.3}}",
     "model.roi_heads.mask_head.norm=null",
     "model.backbone.conv_bias=false",
     "model.backbone.norm_eps=1.0e-5",

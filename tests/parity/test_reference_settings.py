@@ -116,11 +116,11 @@ def setup(request):
         f"model.proposal_generator.head.anchor_stride={c.rpn_anchor_stride}",
         *(f"model.proposal_generator.selection.pre_nms_topk_{k}={c.pre_nms_limit}" for k in ("train", "test")),
         *(f"model.proposal_generator.selection.post_nms_topk_{k}={c.post_nms_rois}" for k in ("train", "test")),
-        "model.proposal_generator.batch_size_per_image=1000000",
-        "model.roi_heads.batch_size_per_image=1000000",
-        "model.roi_heads.positive_fraction=0.001",
-        f"model.roi_heads.box_head.score_thresh={c.detection_min_confidence}",
-        f"model.roi_heads.box_head.max_detections={c.detection_max_instances}",
+        "model.proposal_generator.sampling.batch_size_per_image=1000000",
+        "model.roi_heads.sampling.batch_size_per_image=1000000",
+        "model.roi_heads.sampling.positive_fraction=0.001",
+        f"model.roi_heads.box_head.detection.score_thresh={c.detection_min_confidence}",
+        f"model.roi_heads.box_head.detection.max_detections={c.detection_max_instances}",
     ]
     model = build(f"matterport/mask_rcnn_R_{case.depth}_FPN.yaml", overrides, num_classes=NUM_CLASSES)
     report = load_weights(model, weights)

@@ -77,10 +77,10 @@ def theirs_empty(name, settings):
 def ours_of(name, state, settings):
     """detkit's model with these weights."""
     everything = (
-        f"model.roi_heads.box_head.score_thresh={SCORE_THRESH}",
-        "model.proposal_generator.batch_size_per_image=1000000",
-        "model.roi_heads.batch_size_per_image=100000",
-        "model.roi_heads.positive_fraction=0.5",
+        f"model.roi_heads.box_head.detection.score_thresh={SCORE_THRESH}",
+        "model.proposal_generator.sampling.batch_size_per_image=1000000",
+        "model.roi_heads.sampling.batch_size_per_image=100000",
+        "model.roi_heads.sampling.positive_fraction=0.5",
     )
     model = build(f"torchvision/{CONFIGS[name]}.yaml", [*everything, *settings.ours(name)], num_classes=90)
     report = load_weights(model, state)

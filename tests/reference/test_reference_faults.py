@@ -17,7 +17,8 @@ def finding(small):
     """The preset's network with heads that find something."""
     for layer, std in ((small.roi_heads.box_head.cls_score, 0.7), (small.proposal_generator.head.class_logits, 0.3)):
         nn.init.normal_(layer.weight, std=std, generator=torch.Generator().manual_seed(1))
-    small.roi_heads.box_head.score_thresh = 0.3
+    head = small.roi_heads.box_head
+    head.detection = dataclasses.replace(head.detection, score_thresh=0.3)
     return small
 
 
@@ -35,7 +36,7 @@ def test_batches_of_any_size(finding, sample):
     rpn = finding.proposal_generator
     anchors = torch.cat([b.tensor for b in rpn.anchor_generator([torch.zeros(1, 1, 32, 32)], (128, 128))])
     for image in (one, two):
-        ((_, matches),) = rpn.label(Boxes(anchors), [image.target])
+        (matches,), _ = rpn.label(Boxes(anchors), [image.target])
         best = [max(range(len(anchors)), key=lambda i: oracles.iou(anchors[i].tolist(), b)) for b in _boxes(image)]
         assert matches[best].tolist() == list(range(len(best)))
     losses = finding.train().loss([one, two])

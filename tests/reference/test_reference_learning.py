@@ -36,15 +36,15 @@ def test_detection_target_layer(small):
     target = target_of(truth, [1, 2], [CROWD])
     on_objects = torch.tensor(truth).repeat(150, 1) + torch.rand(300, 4) * 8
     apart, on_crowd = scattered(400, 300, 500, 40), scattered(400, 620, 860, 20)
-    (sampled,) = heads.sample([_proposals(on_objects, apart, on_crowd)], [target])
+    (sampled,) = heads.sample(heads.label([_proposals(on_objects, apart, on_crowd)], [target]))
     positive = sampled.classes < 3
     assert (int(positive.sum()), int((~positive).sum())) == (66, 134)
     given = {tuple(row) for row in torch.cat([on_objects, apart]).tolist()}
     assert {tuple(row) for row in sampled.boxes.tensor.tolist()} <= given, "no ground truth, and nothing on the crowd"
     assert torch.equal(sampled.classes[positive], target.classes[sampled.gt_index[positive]])
-    (few,) = heads.sample([_proposals(on_objects[:20], apart, on_crowd)], [target])
+    (few,) = heads.sample(heads.label([_proposals(on_objects[:20], apart, on_crowd)], [target]))
     assert (int((few.classes < 3).sum()), int((few.classes == 3).sum())) == (20, int(20 / 0.33 - 20))
-    assert len(heads.sample([_proposals(apart, on_crowd)], [target])[0]) == 0
+    assert len(heads.sample(heads.label([_proposals(apart, on_crowd)], [target]))[0]) == 0
     # IoU of exactly one half is foreground; of the crowd, 0.001 is enough and a little less is not.
     edge = torch.tensor([[0.0, 0, 100, 50], [0, 0, 100, 49], [600, 600, 630, 603], [600, 600, 629, 603]])
     assert oracles.iou(edge[0].tolist(), truth[0]) == 0.5
@@ -68,14 +68,14 @@ def test_rpn_targets(small):
             [400, 400, 450, 450],
         ]
     )
-    ((labels, matches),) = rpn.label(Boxes(rows), [target])
-    assert labels.tolist() == [1, 1, -1, -1, 0, 1, -1, 0]
+    (matches,), labels = rpn.label(Boxes(rows), [target])
+    assert rpn.sampling.only_sampled(labels, background=0)[0].tolist() == [1, 1, -1, -1, 0, 1, -1, 0]
     assert matches[[1, 5]].tolist() == [0, 1]
     many = torch.cat([torch.tensor([[0.0, 0, 100, 100]]) + torch.rand(300, 1) * 5, scattered(900, 350, 500, 40)])
     target = target[:1]
-    ((labels, _),) = rpn.label(Boxes(many), [target])
+    labels = rpn.sampling.only_sampled(rpn.label(Boxes(many), [target])[1], background=0)
     assert (int((labels == 1).sum()), int((labels == 0).sum())) == (128, 128)
-    ((labels, _),) = rpn.label(Boxes(many[270:]), [target])
+    labels = rpn.sampling.only_sampled(rpn.label(Boxes(many[270:]), [target])[1], background=0)
     assert int((labels == 1).sum()) <= 31
     assert int((labels >= 0).sum()) == 256
 
@@ -115,10 +115,10 @@ def test_losses(small, monkeypatch):
     rng, target = np.random.default_rng(2), target_of([[0.0, 0, 100, 100], [300, 0, 380, 90]], [0, 2])
     anchors = torch.cat([torch.tensor([[5.0, 5, 90, 110], [290, 5, 370, 70]]), scattered(30, 400, 500, 30)])
     labels = torch.tensor([1, 1] + [0] * 20 + [-1] * 10)
-    matched = labels.repeat(2, 1), torch.tensor([0, 1] + [0] * 30).repeat(2, 1)
-    monkeypatch.setattr(rpn, "_match", lambda anchors, targets: matched)
+    matched = torch.tensor([0, 1] + [0] * 30).repeat(2, 1), labels.repeat(2, 1)
+    monkeypatch.setattr(rpn, "label", lambda anchors, targets: matched)
     pairs, deltas = torch.randn(2, 32, 2), torch.randn(2, 32, 4)
-    found = rpn._losses(Boxes(anchors), pairs[..., 1] - pairs[..., 0], deltas, [target, target]).terms
+    found = rpn.losses(Boxes(anchors), pairs[..., 1] - pairs[..., 0], deltas, [target, target]).terms
     scored = F.cross_entropy(pairs.flatten(0, 1), labels.repeat(2).clamp(min=0), reduction="none")
     assert float(found["loss_rpn_cls"]) == pytest.approx(float(scored[labels.repeat(2) >= 0].mean()), rel=1e-5)
     truth = [oracles.refinement(a, b) for a, b in zip(oracles.swap(anchors[:2]), oracles.swap(target.boxes.tensor))]

@@ -147,7 +147,7 @@ def test_box_deltas(small):
     corner, side, shift = rng.uniform(0, 500, (40, 2)), rng.uniform(5, 300, (40, 2)), rng.uniform(-9, 9, (40, 4))
     boxes = np.concatenate([corner, corner + side], 1).astype(np.float32)
     truth = (boxes + shift * 0.2).astype(np.float32)
-    assert small.proposal_generator.box_coder == small.roi_heads.box_head.box_coder
+    assert vars(small.proposal_generator.box_coder) == vars(small.roi_heads.box_head.box_coder)
     coder = small.proposal_generator.box_coder
     ours = coder.encode(torch.from_numpy(boxes), torch.from_numpy(truth)).numpy()
     theirs = [oracles.refinement(b, t) for b, t in zip(oracles.swap(boxes), oracles.swap(truth))]

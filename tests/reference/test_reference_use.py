@@ -21,6 +21,7 @@ from detkit.data.mapper import Mapper
 from detkit.engine import ProgressBar, Trainer
 from detkit.evaluation import evaluate
 from detkit.experiment import load_experiment
+from detkit.modeling.roi_heads import BoxPredictions, Detection
 from detkit.structures import Boxes, ImageInfo, ImageList, Instances, Losses, Sample
 from detkit.visualization import plot_curves
 
@@ -57,10 +58,11 @@ def test_log_and_progress_bar(caplog, capsys):
 
 def test_proposal_layer(small):
     """proposal layer: the best over all levels, deltas, the padded canvas, one NMS at 0.7 over all levels."""
-    selection = small.proposal_generator.selection
+    generator = small.proposal_generator
+    selection = generator.selection
     limits = [selection.pre_nms_topk_train, selection.pre_nms_topk_test]
     assert limits + [selection.post_nms_topk_train, selection.post_nms_topk_test] == [6000, 6000, 2000, 1000]
-    few = dataclasses.replace(selection, pre_nms_topk_test=800)
+    generator.selection = dataclasses.replace(selection, pre_nms_topk_test=800)
     rng = torch.Generator().manual_seed(3)
     canvas, window = (400, 500), (0, 50, 500, 350)
     images = ImageList(torch.zeros(1, 3, *canvas), [canvas], [ImageInfo(valid_region=window)])
@@ -69,8 +71,7 @@ def test_proposal_layer(small):
     anchors = [torch.cat([c, c + 24 + 40 * torch.rand(len(c), 2, generator=rng)], 1) for c in corners]
     logits = [torch.randn(1, n, generator=rng) + level for level, n in enumerate(counts)]
     deltas = [torch.randn(1, n, 4, generator=rng) * 0.5 for n in counts]
-    coder = small.proposal_generator.box_coder
-    (found,) = few([Boxes(a) for a in anchors], logits, deltas, images, coder, training=False)
+    (found,) = generator.select([Boxes(a) for a in anchors], logits, deltas, images, training=False)
     rows, scores, moves = torch.cat(anchors).tolist(), torch.cat(logits, 1)[0], torch.cat(deltas, 1)[0].tolist()
     best = scores.argsort(descending=True)[:800].tolist()
     assert min(sum(lo <= i < hi for i in best) for lo, hi in ((0, 3000), (3000, 4000), (4000, 4300))) > 50
@@ -82,11 +83,14 @@ def test_proposal_layer(small):
     assert len(found) == len(kept) < 800
     assert np.allclose(found.boxes.tensor, clipped[kept], atol=1e-2)
     assert torch.equal(found.objectness, scores[best][kept])
-    fewer = dataclasses.replace(few, post_nms_topk_test=60)
-    (first,) = fewer([Boxes(a) for a in anchors], logits, deltas, images, coder, training=False)
+    generator.selection = dataclasses.replace(generator.selection, post_nms_topk_test=60)
+    (first,) = generator.select([Boxes(a) for a in anchors], logits, deltas, images, training=False)
     assert torch.equal(first.boxes.tensor, found.boxes.tensor[:60])
-    (twice,) = selection([Boxes(a) for a in anchors[:1] * 2], logits[:1] * 2, deltas[:1] * 2, images, coder, True)
-    (once,) = selection([Boxes(a) for a in anchors[:1]], logits[:1], deltas[:1], images, coder, True)
+    generator.selection = selection
+    (twice,), (once,) = (
+        generator.select([Boxes(a) for a in anchors[:1] * n], logits[:1] * n, deltas[:1] * n, images, training=True)
+        for n in (2, 1)
+    )
     assert len(twice.boxes.tensor.unique(dim=0)) == len(twice) <= len(once), "levels suppress each other"
 
 
@@ -94,8 +98,8 @@ def test_proposal_layer(small):
 def test_detection_layer(thresh, most, small, monkeypatch):
     """detection layer: argmax, that class's deltas, the window, rounded, score 0.7, NMS 0.3 a class, best 100."""
     head = small.roi_heads.box_head
-    assert (head.score_thresh, head.nms_thresh, head.max_detections) == (0.7, 0.3, 100)
-    head.score_thresh, head.max_detections = thresh, most
+    assert head.detection == Detection(0.7, 0.3, 100)
+    head.detection = Detection(thresh, 0.3, most)
     rng, window = torch.Generator().manual_seed(4), (30, 20, 370, 290)
     corners = torch.rand(900, 2, generator=rng) * torch.tensor([380.0, 290])
     rows = torch.cat([corners, corners + 20 + 20 * torch.rand(900, 2, generator=rng)], 1)
@@ -103,7 +107,7 @@ def test_detection_layer(thresh, most, small, monkeypatch):
     logits, deltas = torch.randn(900, 4, generator=rng) * 3, torch.randn(900, 12, generator=rng) * 0.4
     logits[:2], deltas[:2] = torch.tensor([[9.0, 0, 0, 0], [0, 0, 9, 0]]), 0  # one place, two classes
     rows[:2] = torch.tensor([100.5, 101.5, 140.4, 141.6])
-    monkeypatch.setattr(head, "forward", lambda features, boxes: (logits, deltas))
+    monkeypatch.setattr(head, "forward", lambda features, boxes: BoxPredictions(logits, deltas))
     regions = Instances((300, 400), info=ImageInfo(valid_region=window), boxes=Boxes(rows))
     (found,) = head.predict({}, [regions])
     probs = logits.softmax(1).numpy()

@@ -170,15 +170,3 @@ def test_boxes_clip_to_a_region():
     assert boxes.clip_to((2, 3, 8, 9)).tolist() == [[2, 3, 8, 9], [6, 5, 7, 9], [8, 3, 8, 3]]
     assert torch.equal(boxes.clip_to((0, 0, 8, 9)).tensor, boxes.clip((9, 8)).tensor)
     assert boxes[:0].clip_to((2, 3, 8, 9)).shape == (0, 4)
-
-
-def test_boxes_that_are_on_the_host_already_are_not_asked_for_again():
-    boxes, copy = Boxes([[0.0, 1, 2, 3], [4, 5, 6, 7]]), torch.tensor([[0.0, 1, 2, 3], [4, 5, 6, 7]])
-    assert boxes.on_host().equal(copy)
-    known = boxes.with_host_copy(copy)
-    assert known.on_host() is copy
-    assert known.tensor.equal(boxes.tensor)
-    # What is made from them has other rows or numbers, which nobody has sent to the host.
-    for made in (known[:1], known.scale(2, 2), known.to("cpu"), Boxes.cat([known, known]), Boxes(known + 1)):
-        assert made.on_host().equal(made.tensor)
-        assert made.on_host() is not copy

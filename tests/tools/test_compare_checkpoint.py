@@ -97,7 +97,7 @@ def test_the_same_weights_give_the_same_at_every_stage(compare, weights, images)
         ),
         ("model.backbone.norm_eps=0.01", ["features p5", "features p5_2", "features p6"]),
         ("model.preprocess.pixel_mean=[0.4,0.4,0.4]", ["input"]),
-        (f"{BOX}.nms_thresh=0.3", ["boxes"]),
+        (f"{BOX}.detection.nms_thresh=0.3", ["boxes"]),
     ],
 )
 def test_what_is_wrong_is_named_and_what_follows_inherits(compare, weights, images, change, stages):

@@ -26,8 +26,8 @@ def run(tmp_path_factory, pytestconfig):
     exp = load_experiment(
         pytestconfig.rootpath / "configs/quick_start/mask_rcnn_shapes.yaml",
         [
-            "model.roi_heads.box_head.score_thresh=0.0",
-            "model.roi_heads.box_head.max_detections=5",
+            "model.roi_heads.box_head.detection.score_thresh=0.0",
+            "model.roi_heads.box_head.detection.max_detections=5",
             "data.train_dataset.num_images=2",
         ],
     )
@@ -71,7 +71,7 @@ def test_score_threshold_holds_for_json(main, run, photos, tmp_path):
 def test_config_with_weights_and_changes(main, run, photos, tmp_path):
     results = tmp_path / "r.json"
     arguments = ["--config-file", f"{run}/config.yaml", "--weights", f"{run}/model_final.pth", str(photos / "a.png")]
-    change = "model.roi_heads.box_head.max_detections=2"
+    change = "model.roi_heads.box_head.detection.max_detections=2"
     assert main([*arguments, "--json", str(results), "--score-thresh", "0", "--set", change]) == 0
     assert len(json.loads(results.read_text())) == 2
 

@@ -12,6 +12,7 @@ import torch
 from detkit.building import torch_device
 from detkit.config import ConfigError
 from detkit.experiment import load_experiment
+from detkit.modeling.roi_heads import Detection
 from detkit.predictor import Predictor
 from detkit.registry import DataError
 from detkit.run import warn_of_frozen_noise
@@ -146,9 +147,9 @@ def test_overrides_reach_the_built_parts():
     assert {s.channels for s in model.neck.output_shape.values()} == {128}
     assert len(model.roi_heads.mask_head.convs) == 3
     limits = ["score_thresh=0.7", "nms_thresh=0.2", "max_detections=9"]
-    exp = load_experiment(CONFIG, [f"model.roi_heads.box_head.{limit}" for limit in limits])
+    exp = load_experiment(CONFIG, [f"model.roi_heads.box_head.detection.{limit}" for limit in limits])
     head = exp.build_model(5).roi_heads.box_head
-    assert (head.score_thresh, head.nms_thresh, head.max_detections) == (0.7, 0.2, 9)
+    assert head.detection == Detection(0.7, 0.2, 9)
 
 
 @pytest.mark.parametrize(

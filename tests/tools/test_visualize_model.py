@@ -100,7 +100,7 @@ def test_the_titles_count_what_the_model_labels(tool, look, monkeypatch):
     counted = [title for title in titles if title.startswith("positive anchors")]
     positive = int(counted[0].split(": ")[1].split(",")[0])
     assert positive >= 1
-    assert positive + int(said["negative anchors"]) == generator.batch_size_per_image
+    assert positive + int(said["negative anchors"]) == generator.sampling.batch_size_per_image
     assert int(said["foreground regions"]) >= len(stages.target)  # the ground truth is among the proposals
     assert "best 50 of 100 proposals before NMS" in titles
     assert any(title.endswith("proposals after NMS") for title in titles)

@@ -53,7 +53,7 @@ class SeedImporter:
     """The seed's Mask R-CNN, of any depth, and matterport's through ``read_keras``.
 
     Each part comes as the model has it. *Native* are the seed's own layers: convolutions with a bias before batch norms
-    of epsilon 1e-3, ``SoftmaxRPNHead``, ``ConvBNBoxHead``. They also train on as in the seed. Where the model has
+    of epsilon 1e-3, ``SoftmaxRPNHead``, ``MatterportBoxHead``. They also train on as in the seed. Where the model has
     ordinary layers, the seed's are *folded* into them, which gives the same predictions:
 
     - a convolution's bias into the running mean of its batch norm, whose epsilon is taken to be 1e-5: the running

@@ -105,8 +105,9 @@ def _ways_out(samples: Sequence[Sample], model: nn.Module, config: Mapping[str, 
             values = ", ".join(f"{name} {value}" for name, value in given.items())
             yield f"data.train_augmentations.{index} ({node['name']}, now {values}): smaller images, smaller objects"
     for name, module in distributed.unwrap(model).named_modules():
-        if isinstance(getattr(module, "batch_size_per_image", None), int):
-            yield f"model.{name}.batch_size_per_image (now {module.batch_size_per_image}): samples an image"
+        number = getattr(getattr(module, "sampling", None), "batch_size_per_image", None)
+        if number is not None:
+            yield f"model.{name}.sampling.batch_size_per_image (now {number}): samples an image"
     if max(map(_count, samples), default=0) > 100 and data.get("mask_format") == "bitmap":
         yield "data.mask_format (now bitmap): polygon, or mini, keep no image-sized bitmap an instance"
     workers = data.get("num_workers")

@@ -7,7 +7,6 @@ import torch
 
 from detkit.config import Recipe
 from detkit.layers import ShapeSpec
-from detkit.modeling.fillers import without_fillers
 from detkit.modeling.interfaces import (
     META_ARCHS,
     Backbone,
@@ -78,8 +77,6 @@ class GeneralizedRCNN(MetaArch):
         images, targets = self.preprocess.with_targets(samples)
         features = self.features(images)
         proposals, losses = self.proposal_generator.loss(images, features, targets)
-        if not self.roi_heads.takes_fillers:
-            proposals = without_fillers(proposals)
         return losses | self.roi_heads.loss(features, proposals, targets)
 
     @torch.no_grad()

@@ -1,35 +1,68 @@
 """Region proposal network."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from detkit.config import Recipe
-from detkit.layers import ShapeSpec, waits
-from detkit.modeling.box_coder import BoxCoder
+from detkit.layers import ShapeSpec, choose_features, nms_by_group
+from detkit.modeling.box_coder import DeltaBoxCoder
 from detkit.modeling.box_losses import SmoothL1BoxLoss, foreground_box_loss
-from detkit.modeling.fillers import without_fillers
 from detkit.modeling.interfaces import (
     PROPOSAL_GENERATORS,
     AnchorGenerator,
+    BoxCoder,
     BoxLoss,
     Features,
     ProposalGenerator,
     RPNHead,
 )
-from detkit.modeling.matcher import Matcher, true_boxes
-from detkit.modeling.proposals.selection import ProposalSelection
-from detkit.modeling.sampling import most_foreground, sample_balanced
+from detkit.modeling.matcher import Matcher, matched_boxes
+from detkit.modeling.sampling import Sampling
+from detkit.registry import Removed
 from detkit.structures import Boxes, ImageList, Instances, Losses
+from detkit.structures.transforms import Region
+
+
+@dataclasses.dataclass(frozen=True)
+class ProposalSelection:
+    """How many of the scored anchors become proposals.
+
+    Args:
+        pre_nms_topk_train, pre_nms_topk_test: candidates of each level before NMS.
+        post_nms_topk_train, post_nms_topk_test: proposals an image after NMS.
+        nms_thresh: IoU above which the lower-scoring of two candidates is dropped.
+        score_thresh: candidates whose objectness, as a probability, is below this are dropped.
+        min_size: candidates with a side not longer than this many pixels are dropped; null keeps even empty ones.
+    """
+
+    renamed_options: ClassVar[Mapping[str, str | Removed]] = {
+        "rules": Removed(
+            "a class has rules of its own: write proposal_generator name: TorchvisionRPN or name: MatterportRPN",
+            default={"topk": "level", "topk_by": "logit", "nms": "level", "nms_by": "logit", "clip": "image"},
+        )
+    }
+
+    pre_nms_topk_train: int = 2000
+    pre_nms_topk_test: int = 1000
+    post_nms_topk_train: int = 1000
+    post_nms_topk_test: int = 1000
+    nms_thresh: float = 0.7
+    score_thresh: float = 0.0
+    min_size: float | None = 0.0
 
 
 @PROPOSAL_GENERATORS.register()
 class RPN(ProposalGenerator):
     """Region proposal network (Faster R-CNN, Ren et al. 2015) on a feature pyramid (Lin et al. 2017).
+
+    The steps are Detectron2's: of each level the best anchors are decoded, clipped to the image and suppressed by
+    better ones of their level; the best of an image are its proposals. The losses are divided by the number of samples
+    that a batch should have.
 
     Args:
         head: features to objectness and deltas.
@@ -38,15 +71,18 @@ class RPN(ProposalGenerator):
         matcher: anchors to ground truth.
         box_coder: how deltas are expressed.
         box_loss: the loss on the deltas of foreground anchors.
-        batch_size_per_image: sampled anchors an image.
-        positive_fraction: the largest share of foreground among them.
-        mean_over: what the sums over the sampled anchors are divided by: batch_size is ``batch_size_per_image`` times
-            the number of images (Detectron2), samples the number of anchors that were found (torchvision, matterport).
-        selection: from scored anchors to proposals.
+        sampling: which anchors are learned from.
+        selection: which anchors become proposals.
 
     Raises:
         ValueError: a feature that there is not; levels with different numbers of anchors or of channels.
     """
+
+    renamed_options: ClassVar[Mapping[str, str | Removed]] = {
+        "batch_size_per_image": "sampling.batch_size_per_image",
+        "positive_fraction": "sampling.positive_fraction",
+        "mean_over": Removed(subclass="TorchvisionRPN", default="batch_size"),
+    }
 
     def __init__(
         self,
@@ -56,11 +92,9 @@ class RPN(ProposalGenerator):
         anchor_generator: Recipe[AnchorGenerator],
         in_features: tuple[str, ...] | None = None,
         matcher: Matcher = Matcher(0.3, 0.7, allow_low_quality=True),
-        box_coder: BoxCoder = BoxCoder(),
+        box_coder: Recipe[BoxCoder] = Recipe(DeltaBoxCoder),
         box_loss: Recipe[BoxLoss] = Recipe(SmoothL1BoxLoss),
-        batch_size_per_image: int = 256,
-        positive_fraction: float = 0.5,
-        mean_over: Literal["batch_size", "samples"] = "batch_size",
+        sampling: Sampling = Sampling(256, 0.5),
         selection: ProposalSelection = ProposalSelection(),
     ):
         super().__init__(input_shape)
@@ -79,25 +113,22 @@ class RPN(ProposalGenerator):
             self.anchor_generator = anchor_generator(
                 [dataclasses.replace(spec, stride=spec.stride * self.head.stride) for spec in specs]
             )
-        self.matcher, self.box_coder, self.box_loss = matcher, box_coder, box_loss()
-        self.batch_size_per_image, self.positive_fraction = batch_size_per_image, positive_fraction
-        self.mean_over, self.selection = mean_over, selection
+        self.matcher, self.box_coder, self.box_loss = matcher, box_coder(), box_loss()
+        self.sampling, self.selection = sampling, selection
 
     def loss(self, images: ImageList, features: Features, targets: list[Instances]) -> tuple[list[Instances], Losses]:
         """See ``ProposalGenerator.loss``."""
-        anchors, logits, deltas = self._predict(images, features)
-        proposals = self.selection(anchors, logits, deltas, images, self.box_coder, training=True)
-        if not waits.waits_for(images.tensor.device):
-            proposals = without_fillers(proposals)
-        return proposals, self._losses(Boxes.cat(anchors), torch.cat(logits, 1), torch.cat(deltas, 1), targets)
+        anchors, logits, deltas = self.scores(images, features)
+        proposals = self.select(anchors, logits, deltas, images, training=True)
+        return proposals, self.losses(Boxes.cat(anchors), torch.cat(logits, 1), torch.cat(deltas, 1), targets)
 
     def predict(self, images: ImageList, features: Features) -> list[Instances]:
         """See ``ProposalGenerator.predict``."""
-        anchors, logits, deltas = self._predict(images, features)
-        return self.selection(anchors, logits, deltas, images, self.box_coder, training=False)
+        anchors, logits, deltas = self.scores(images, features)
+        return self.select(anchors, logits, deltas, images, training=False)
 
-    def _predict(self, images: ImageList, features: Features) -> tuple[list[Boxes], list[Tensor], list[Tensor]]:
-        """Anchors (HWA, 4), logits (N, HWA) and deltas (N, HWA, 4) of each level."""
+    def scores(self, images: ImageList, features: Features) -> tuple[list[Boxes], list[Tensor], list[Tensor]]:
+        """Anchors (HWA, 4), objectness logits (N, HWA) and deltas (N, HWA, 4) of each level."""
         maps = [features[name] for name in self.in_features]
         objectness, deltas = self.head(maps)
         logits = [o.permute(0, 2, 3, 1).flatten(1) for o in objectness]
@@ -105,64 +136,90 @@ class RPN(ProposalGenerator):
         return self.anchor_generator(objectness, images.padded_size), logits, moves
 
     @torch.no_grad()
-    def label(self, anchors: Boxes, targets: Sequence[Instances]) -> list[tuple[Tensor, Tensor]]:
-        """An image: ``(HWA,)`` sampled labels (1 foreground, 0 background, -1 not sampled) and matched indices."""
-        labels, matches = self._match(anchors, targets)
-        index, drawn = self._sample(labels)
-        found = labels.gather(1, index).masked_fill(~drawn, -1)
-        return list(zip(torch.full_like(labels, -1).scatter(1, index, found), matches))
+    def select(
+        self, anchors: list[Boxes], logits: list[Tensor], deltas: list[Tensor], images: ImageList, *, training: bool
+    ) -> list[Instances]:
+        """Proposals from the ``scores`` of all levels: an ``Instances(boxes, objectness)`` an image, best first."""
+        num = self.selection.pre_nms_topk_train if training else self.selection.pre_nms_topk_test
+        boxes, scores, levels = [], [], []
+        for level, (anchor, logit, delta) in enumerate(zip(anchors, logits, deltas)):
+            index = self.best(logit.float(), min(num, logit.shape[1]))
+            chosen = delta.gather(1, index[..., None].expand(-1, -1, 4))
+            decoded = self.box_coder.decode(anchor.tensor[index.flatten()], chosen.flatten(0, 1))
+            boxes.append(decoded.unflatten(0, index.shape))
+            scores.append(logit.float().gather(1, index))
+            levels.append(torch.full_like(index, level))
+        num = self.selection.post_nms_topk_train if training else self.selection.post_nms_topk_test
+        return [
+            self._proposals(i, images, *rows)[:num]
+            for i, rows in enumerate(zip(torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(levels, 1)))
+        ]
+
+    def _proposals(self, image: int, images: ImageList, boxes: Tensor, scores: Tensor, levels: Tensor) -> Instances:
+        """What NMS keeps of an image's M candidates: boxes (M, 4), scores and levels (M,)."""
+        chosen = Boxes(boxes).clip_to(self.region(images, image))
+        wanted = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
+        if self.selection.score_thresh > 0:
+            wanted &= scores.sigmoid() >= self.selection.score_thresh
+        if self.selection.min_size is not None:
+            wanted &= chosen.nonempty(self.selection.min_size)
+        chosen, scores, levels = chosen[wanted], scores[wanted], levels[wanted]
+        kept = self.suppress(chosen, scores, levels)
+        return Instances(
+            images.image_sizes[image], info=images.info(image), boxes=chosen[kept], objectness=scores[kept]
+        )
+
+    def best(self, logits: Tensor, num: int) -> Tensor:
+        """``(N, num)`` indices of the best of ``(N, HWA)`` logits of a level, best first."""
+        return logits.topk(num, dim=1).indices
+
+    def region(self, images: ImageList, image: int) -> Region:
+        """``(x1, y1, x2, y2)`` that an image's proposals are cut to: what is image, and not padding."""
+        return images.valid_region(image)
+
+    def suppress(self, boxes: Boxes, scores: Tensor, levels: Tensor) -> Tensor:
+        """Indices of what NMS keeps of an image's candidates, best first."""
+        return nms_by_group(boxes, scores, levels, self.selection.nms_thresh)
 
     @torch.no_grad()
-    def _match(self, anchors: Boxes, targets: Sequence[Instances]) -> tuple[Tensor, Tensor]:
-        """Labels and matched indices ``(N, HWA)``."""
+    def label(self, anchors: Boxes, targets: Sequence[Instances]) -> tuple[Tensor, Tensor]:
+        """``(N, HWA)`` rows of the targets, and labels: 1 foreground, 0 background, -1 ignored."""
         matched = [self.matcher.match(anchors, target) for target in targets]
-        return torch.stack([labels for _, labels in matched]), torch.stack([matches for matches, _ in matched])
+        return torch.stack([rows for rows, _ in matched]), torch.stack([labels for _, labels in matched])
 
-    def _sample(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices and whether there is something ``(N, S)``, see ``sample_balanced``."""
-        return sample_balanced(labels, self.batch_size_per_image, self.positive_fraction, background=0)
-
-    def _losses(self, anchors: Boxes, logits: Tensor, deltas: Tensor, targets: list[Instances]) -> Losses:
-        labels, matches = self._match(anchors, targets)
-        index, drawn = self._sample(labels)
-        foreground = drawn & (labels.gather(1, index) == 1)
+    def losses(self, anchors: Boxes, logits: Tensor, deltas: Tensor, targets: list[Instances]) -> Losses:
+        """The losses on a sample of the anchors of all levels: logits (N, HWA), deltas (N, HWA, 4)."""
+        matches, labels = self.label(anchors, targets)
+        index, valid = self.sampling(labels, background=0)
+        foreground = valid & (labels.gather(1, index) == 1)
         errors = F.binary_cross_entropy_with_logits(
             logits.gather(1, index).float(), foreground.float(), reduction="none"
         )
-        found = drawn.sum()
-        batch = torch.full_like(found, self.batch_size_per_image * len(targets))
-        count = (found if self.mean_over == "samples" else batch).float()
-        # Foreground comes first: what stands behind the most that there can be needs no box.
-        most = most_foreground(index.shape[1], self.batch_size_per_image, self.positive_fraction)
-        first = index[:, :most]
-        boxes, box_count = foreground_box_loss(
+        num_samples, num_foreground = valid.sum(), foreground.sum()
+        normaliser = self.normaliser(num_samples, len(targets)).float()
+        max_positives = self.sampling.max_positives(labels.shape[1])
+        first = index[:, :max_positives]  # all of the foreground is here
+        boxes, box_normaliser = foreground_box_loss(
             self.box_loss,
             self.box_coder,
             deltas.gather(1, first[..., None].expand(-1, -1, 4)).flatten(0, 1),
             anchors.tensor[first.flatten()],
-            torch.cat([true_boxes(t, of[rows]) for t, of, rows in zip(targets, matches, first)]),
-            foreground[:, :most].flatten(),
-            count,
+            Boxes.cat([matched_boxes(t, rows[chosen]) for t, rows, chosen in zip(targets, matches, first)]),
+            foreground[:, :max_positives].flatten(),
+            normaliser,
         )
-        positive = foreground.sum()
         return Losses(
             terms={
-                "loss_rpn_cls": errors.masked_fill(~drawn, 0.0).sum() / count.clamp(min=1),
+                "loss_rpn_cls": errors.masked_fill(~valid, 0.0).sum() / normaliser.clamp(min=1),
                 "loss_rpn_loc": boxes,
             },
             metrics={
-                "rpn/num_foreground": positive.float() / len(targets),
-                "rpn/num_background": (found - positive).float() / len(targets),
+                "rpn/num_foreground": num_foreground.float() / len(targets),
+                "rpn/num_background": (num_samples - num_foreground).float() / len(targets),
             },
-            normalisers={"loss_rpn_cls": count, "loss_rpn_loc": box_count},
+            normalisers={"loss_rpn_cls": normaliser, "loss_rpn_loc": box_normaliser},
         )
 
-
-def choose_features(
-    input_shape: dict[str, ShapeSpec], names: tuple[str, ...] | None, option: str
-) -> dict[str, ShapeSpec]:
-    """The entries of ``input_shape`` that ``names`` lists (None: all). Raises ValueError for one that is not there."""
-    missing = [n for n in names or () if n not in input_shape]
-    if missing:
-        raise ValueError(f"{option}: no feature named {', '.join(missing)}; there are {', '.join(input_shape)}")
-    return {name: input_shape[name] for name in (input_shape if names is None else names)}
+    def normaliser(self, num_samples: Tensor, num_images: int) -> Tensor:
+        """What sums over the sampled anchors are divided by, 0-d; ``num_samples`` (0-d) were found in the batch."""
+        return torch.full_like(num_samples, self.sampling.batch_size_per_image * num_images)

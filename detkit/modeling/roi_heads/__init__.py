@@ -1,18 +1,27 @@
 """RoI heads and the heads that they are made of."""
 
-from detkit.modeling.roi_heads.box_head import ConvBNBoxHead, FastRCNNConvFCHead
-from detkit.modeling.roi_heads.fast_rcnn import DetectionRules, FastRCNNHead
+from detkit.modeling.roi_heads.box_head import BoxPredictions, Detection, FastRCNNConvFCHead, FastRCNNHead
 from detkit.modeling.roi_heads.mask_head import ConvUpsampleMaskHead, MaskTargets
+from detkit.modeling.roi_heads.matterport import (
+    ConvBNBoxHead,
+    MatterportBoxHead,
+    MatterportDetections,
+    MatterportRoIHeads,
+)
 from detkit.modeling.roi_heads.res5 import Res5RoIHeads
 from detkit.modeling.roi_heads.standard import StandardRoIHeads
 
 __all__ = [
+    "BoxPredictions",
     "ConvBNBoxHead",
     "ConvUpsampleMaskHead",
-    "DetectionRules",
+    "Detection",
     "FastRCNNConvFCHead",
     "FastRCNNHead",
     "MaskTargets",
+    "MatterportBoxHead",
+    "MatterportDetections",
+    "MatterportRoIHeads",
     "Res5RoIHeads",
     "StandardRoIHeads",
 ]

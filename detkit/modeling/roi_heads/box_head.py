@@ -1,15 +1,195 @@
-"""Box heads."""
+"""Box heads: class scores and box deltas, their losses, and from them boxes and detections."""
 
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit.config import Recipe
-from detkit.layers import ConvNorm, NormName, ShapeSpec, c2_xavier_fill
-from detkit.modeling.box_coder import BoxCoder
-from detkit.modeling.box_losses import SmoothL1BoxLoss
-from detkit.modeling.interfaces import BOX_HEADS, BoxLoss, Features, RoIPooler
-from detkit.modeling.roi_heads.fast_rcnn import DetectionRules, FastRCNNHead
-from detkit.structures import Boxes
+from detkit.layers import ConvNorm, NormName, ShapeSpec, c2_xavier_fill, nms_by_group
+from detkit.modeling.box_coder import DeltaBoxCoder
+from detkit.modeling.box_losses import SmoothL1BoxLoss, foreground_box_loss
+from detkit.modeling.interfaces import BOX_HEADS, BoxCoder, BoxHead, BoxLoss, Features, RoIPooler
+from detkit.modeling.sampling import is_foreground
+from detkit.registry import Removed
+from detkit.structures import Boxes, ClassRows, Instances, Losses
+
+PROPOSAL_CODER: Recipe[BoxCoder] = Recipe(DeltaBoxCoder, {"weights": (10.0, 10.0, 5.0, 5.0)})
+"""How deltas to proposals are expressed by default (Fast R-CNN)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Detection:
+    """How scored boxes become detections.
+
+    Args:
+        score_thresh: boxes below this score are dropped.
+        nms_thresh: IoU above which the lower-scoring of two boxes of a class is dropped.
+        max_detections: detections an image.
+        min_size: boxes with a side not longer than this many pixels are dropped; null keeps them.
+    """
+
+    renamed_options: ClassVar[Mapping[str, str | Removed]] = {
+        option: Removed("it is what MatterportBoxHead does: write that name", default=False)
+        for option in ("one_class_per_region", "round_boxes")
+    }
+
+    score_thresh: float = 0.05
+    nms_thresh: float = 0.5
+    max_detections: int = 100
+    min_size: float | None = None
+
+
+class BoxPredictions(NamedTuple):
+    """What a ``FastRCNNHead`` says of R boxes: class logits (R, K + 1), background last; deltas (R, 4 or 4K)."""
+
+    logits: Tensor
+    deltas: Tensor
+
+
+class FastRCNNHead(BoxHead):
+    """A box head but for its features (Fast R-CNN, Girshick 2015).
+
+    A subclass says ``region_features`` and calls ``init_predictor`` in its constructor.
+
+    The classification loss is a mean over all samples. A class that the dataset of an image does not label takes no
+    part in the loss of its samples: it counts as impossible there, and gets no gradient.
+    """
+
+    renamed_options: ClassVar[Mapping[str, str | Removed]] = {
+        option: f"detection.{option}" for option in ("score_thresh", "nms_thresh", "max_detections")
+    }
+
+    def init_predictor(
+        self,
+        width: int,
+        num_classes: int,
+        class_agnostic: bool,
+        box_coder: Recipe[BoxCoder],
+        box_loss: Recipe[BoxLoss],
+        detection: Detection,
+    ) -> None:
+        """Makes the last layers.
+
+        Args:
+            width: of the features.
+            num_classes: K.
+            class_agnostic: one box for all classes instead of one a class.
+            box_coder: how deltas are expressed.
+            box_loss: the loss on the deltas of foreground proposals.
+            detection: how scored boxes become detections.
+        """
+        self.num_classes, self.class_agnostic = num_classes, class_agnostic
+        self.box_coder, self.box_loss, self.detection = box_coder(), box_loss(), detection
+        self.cls_score = nn.Linear(width, num_classes + 1)
+        self.bbox_pred = nn.Linear(width, 4 if class_agnostic else 4 * num_classes)
+        for layer, std in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
+        self.class_rows = {f"cls_score.{kind}": ClassRows(per_class=1, background=True) for kind in ("weight", "bias")}
+        if not class_agnostic:
+            self.class_rows |= {f"bbox_pred.{kind}": ClassRows(per_class=4) for kind in ("weight", "bias")}
+
+    def region_features(self, features: Features, boxes: list[Boxes]) -> Tensor:
+        """``(R, width)``: what the last layers look at."""
+        raise NotImplementedError
+
+    def forward(self, features: Features, boxes: list[Boxes]) -> BoxPredictions:
+        """See ``predictions``."""
+        x = self.region_features(features, boxes)
+        return BoxPredictions(self.cls_score(x), self.bbox_pred(x))
+
+    def predictions(self, features: Features, boxes: list[Boxes]) -> BoxPredictions:
+        """See ``BoxHead.predictions``."""
+        return self(features, boxes)
+
+    def losses(self, predictions: BoxPredictions, proposals: list[Instances]) -> Losses:
+        """See ``BoxHead.losses``. Terms ``loss_cls`` and ``loss_box_reg``."""
+        logits, deltas = predictions
+        classes = torch.cat([p.classes for p in proposals])
+        num_samples = (classes >= 0).sum().float()
+        loss_box, box_normaliser = foreground_box_loss(
+            self.box_loss,
+            self.box_coder,
+            self._of_class(deltas, classes),
+            Boxes.cat([p.boxes for p in proposals]).tensor,
+            Boxes.cat([p.gt_boxes for p in proposals]).tensor,
+            is_foreground(classes, self.num_classes),
+            num_samples,
+        )
+        # A mean over nothing is not a number, and one empty batch must not end the training.
+        errors = F.cross_entropy(self._of_active(logits.float(), proposals), classes, reduction="sum", ignore_index=-1)
+        return Losses(
+            {"loss_cls": errors / num_samples.clamp(min=1), "loss_box_reg": loss_box},
+            self._accuracy(logits, classes),
+            {"loss_cls": num_samples, "loss_box_reg": box_normaliser},
+        )
+
+    def _of_class(self, deltas: Tensor, classes: Tensor) -> Tensor:
+        """``(R, 4)`` deltas of each box's class; background has any."""
+        rows = torch.zeros_like(classes) if self.class_agnostic else classes.clamp(0, self.num_classes - 1)
+        return deltas.unflatten(1, (-1, 4)).gather(1, rows[:, None, None].expand(-1, 1, 4)).squeeze(1)
+
+    def _of_active(self, logits: Tensor, proposals: Sequence[Instances]) -> Tensor:
+        """The logits, minus infinity for classes that the image's dataset does not label."""
+        if all(p.info.active_classes is None for p in proposals):
+            return logits
+        all_classes = logits.new_ones(self.num_classes + 1, dtype=torch.bool)
+        active = [
+            all_classes if p.info.active_classes is None else F.pad(p.info.active_classes, (0, 1), value=True)
+            for p in proposals
+        ]
+        rows = [row.to(logits.device).expand(len(p), -1) for row, p in zip(active, proposals)]
+        return logits.masked_fill(~torch.cat(rows), -torch.inf)
+
+    @torch.no_grad()
+    def _accuracy(self, logits: Tensor, classes: Tensor) -> dict[str, Tensor]:
+        right = (logits.argmax(dim=1) == classes).float()
+        foreground = is_foreground(classes, self.num_classes).float()
+        return {
+            "box_head/accuracy": right.sum() / (classes >= 0).sum().clamp(min=1),
+            "box_head/foreground_accuracy": (right * foreground).sum() / foreground.sum().clamp(min=1),
+        }
+
+    @torch.no_grad()
+    def boxes(self, predictions: BoxPredictions, proposals: list[Instances]) -> list[Boxes]:
+        """See ``BoxHead.boxes``. Where there is a box a class, that of the likeliest class."""
+        deltas = self._of_class(predictions.deltas, predictions.logits[:, :-1].argmax(dim=1))
+        refined = self.box_coder.decode(Boxes.cat([p.boxes for p in proposals]), deltas)
+        parts = refined.split([len(p) for p in proposals])
+        return [Boxes(part).clip_to(p.valid_region) for part, p in zip(parts, proposals)]
+
+    def detections(self, predictions: BoxPredictions, proposals: list[Instances]) -> list[Instances]:
+        """See ``BoxHead.detections``."""
+        numbers = [len(p) for p in proposals]
+        probs = predictions.logits.float().softmax(dim=1).split(numbers)
+        boxes = self.box_coder.decode(Boxes.cat([p.boxes for p in proposals]), predictions.deltas).split(numbers)
+        candidates = [self.candidates(b, p, i) for b, p, i in zip(boxes, probs, proposals)]
+        kept = [nms_by_group(c.boxes, c.scores, c.classes, self.detection.nms_thresh) for c in candidates]
+        return [c[rows[: self.detection.max_detections]] for c, rows in zip(candidates, kept)]
+
+    def candidates(self, boxes: Tensor, probs: Tensor, proposals: Instances) -> Instances:
+        """``Instances(boxes, scores, classes)`` of one image, among which NMS will choose.
+
+        Args:
+            boxes: ``(R, 4B)`` the refined boxes of each proposal, one or one a class.
+            probs: ``(R, K + 1)`` class probabilities, background last.
+            proposals: R of them.
+        """
+        finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(probs).all(dim=1)
+        rows, classes = torch.nonzero((probs[:, :-1] > self.detection.score_thresh) & finite[:, None], as_tuple=True)
+        chosen = boxes.unflatten(1, (-1, 4))[rows, 0 if self.class_agnostic else classes]
+        found = Instances(
+            proposals.image_size,
+            info=proposals.info,
+            boxes=Boxes(chosen).clip_to(proposals.valid_region),
+            scores=probs[rows, classes],
+            classes=classes,
+        )
+        return found if self.detection.min_size is None else found[found.boxes.nonempty(self.detection.min_size)]
 
 
 @BOX_HEADS.register()
@@ -25,10 +205,7 @@ class FastRCNNConvFCHead(FastRCNNHead):
         class_agnostic: one box for all classes instead of one a class.
         box_coder: how deltas are expressed.
         box_loss: the loss on the deltas of foreground proposals.
-        score_thresh: detections below this score are dropped.
-        nms_thresh: IoU above which the lower-scoring of two detections of a class is dropped.
-        max_detections: detections an image.
-        detection: further rules for detections.
+        detection: how scored boxes become detections.
     """
 
     def __init__(
@@ -42,12 +219,9 @@ class FastRCNNConvFCHead(FastRCNNHead):
         fc_dims: tuple[int, ...] = (1024, 1024),
         norm: NormName | None = None,
         class_agnostic: bool = False,
-        box_coder: BoxCoder = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0)),
+        box_coder: Recipe[BoxCoder] = PROPOSAL_CODER,
         box_loss: Recipe[BoxLoss] = Recipe(SmoothL1BoxLoss),
-        score_thresh: float = 0.05,
-        nms_thresh: float = 0.5,
-        max_detections: int = 100,
-        detection: DetectionRules = DetectionRules(),
+        detection: Detection = Detection(),
     ):
         super().__init__(input_shape, num_classes)
         self.pooler = pooler(input_shape)
@@ -66,10 +240,7 @@ class FastRCNNConvFCHead(FastRCNNHead):
             c2_xavier_fill(layer)
             self.fcs.append(layer)
             width = dim
-        self.init_predictor(width, num_classes, class_agnostic)
-        self.box_coder, self.box_loss = box_coder, box_loss()
-        self.score_thresh, self.nms_thresh, self.max_detections = score_thresh, nms_thresh, max_detections
-        self.detection = detection
+        self.init_predictor(width, num_classes, class_agnostic, box_coder, box_loss, detection)
 
     def region_features(self, features: Features, boxes: list[Boxes]) -> Tensor:
         """``(R, width)`` of the last fully connected layer."""
@@ -78,68 +249,3 @@ class FastRCNNConvFCHead(FastRCNNHead):
         for layer in self.fcs:
             x = F.relu(layer(x), inplace=True)
         return x
-
-
-@BOX_HEADS.register()
-class ConvBNBoxHead(FastRCNNHead):
-    """Two fully connected layers with norms, written as convolutions: matterport's classifier head.
-
-    A convolution over the whole region, norm, ReLU, a 1x1 convolution, norm, ReLU; then class scores and box deltas.
-    The convolutions have biases beside their norms.
-
-    Args:
-        pooler: features of a proposal.
-        conv_dim: channels of both convolutions.
-        norm: normalisation after each convolution. FrozenBN normalises nothing until weights are loaded: from scratch
-            take BN or GN.
-        norm_eps: added to the norm's variance.
-        box_coder: how deltas are expressed.
-        box_loss: the loss on the deltas of foreground proposals.
-        score_thresh: detections below this score are dropped.
-        nms_thresh: IoU above which the lower-scoring of two detections of a class is dropped.
-        max_detections: detections an image.
-        detection: further rules for detections.
-    """
-
-    def __init__(
-        self,
-        input_shape: dict[str, ShapeSpec],
-        num_classes: int,
-        *,
-        pooler: Recipe[RoIPooler],
-        conv_dim: int = 1024,
-        norm: NormName | None = "FrozenBN",
-        norm_eps: float = 1e-3,
-        box_coder: BoxCoder = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0)),
-        box_loss: Recipe[BoxLoss] = Recipe(SmoothL1BoxLoss),
-        score_thresh: float = 0.05,
-        nms_thresh: float = 0.5,
-        max_detections: int = 100,
-        detection: DetectionRules = DetectionRules(),
-    ):
-        super().__init__(input_shape, num_classes)
-        self.pooler = pooler(input_shape)
-        shape, relu = self.pooler.output_shape, nn.ReLU(inplace=True)
-        if shape.height is None or shape.height != shape.width:
-            raise ValueError(f"box_head: its pooler must give regions of a fixed, square size, got {shape}")
-        self.convs = nn.Sequential(
-            ConvNorm(
-                shape.channels,
-                conv_dim,
-                shape.height,
-                padding=0,
-                bias=True,
-                norm=norm,
-                norm_eps=norm_eps,
-                activation=relu,
-            ),
-            ConvNorm(conv_dim, conv_dim, 1, bias=True, norm=norm, norm_eps=norm_eps, activation=relu),
-        )
-        self.init_predictor(conv_dim, num_classes, class_agnostic=False)
-        self.box_coder, self.box_loss = box_coder, box_loss()
-        self.score_thresh, self.nms_thresh, self.max_detections = score_thresh, nms_thresh, max_detections
-        self.detection = detection
-
-    def region_features(self, features: Features, boxes: list[Boxes]) -> Tensor:
-        """``(R, conv_dim)``."""
-        return self.convs(self.pooler(features, boxes)).flatten(1)

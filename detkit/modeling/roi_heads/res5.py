@@ -1,15 +1,14 @@
 """RoI heads that share the backbone's last stage."""
 
 import torch
-from torch import nn
 
 from detkit.config import Recipe
-from detkit.layers import ShapeSpec
+from detkit.layers import ShapeSpec, choose_features
 from detkit.modeling.backbones.residual import BottleneckStage
 from detkit.modeling.interfaces import ROI_HEADS, BoxHead, Features, MaskHead, RoIPooler
 from detkit.modeling.matcher import Matcher
-from detkit.modeling.proposals.rpn import choose_features
 from detkit.modeling.roi_heads.standard import StandardRoIHeads
+from detkit.modeling.sampling import Sampling
 from detkit.structures import Boxes, Instances, Losses
 
 
@@ -27,13 +26,9 @@ class Res5RoIHeads(StandardRoIHeads):
         res5: the stage that every region goes through.
         in_features: the features to pool from; null for all.
         matcher: proposals to ground truth.
-        batch_size_per_image: sampled proposals an image.
-        positive_fraction: the largest share of foreground among them.
-        fill_background: see ``StandardRoIHeads``.
+        sampling: which proposals are learned from.
         append_ground_truth: ground-truth boxes join the proposals in training.
     """
-
-    takes_fillers = True
 
     def __init__(
         self,
@@ -46,16 +41,14 @@ class Res5RoIHeads(StandardRoIHeads):
         res5: BottleneckStage = BottleneckStage(),
         in_features: tuple[str, ...] | None = None,
         matcher: Matcher = Matcher(0.5, 0.5),
-        batch_size_per_image: int = 512,
-        positive_fraction: float = 0.25,
-        fill_background: bool = True,
+        sampling: Sampling = Sampling(512, 0.25),
         append_ground_truth: bool = True,
     ):
         region_pooler = pooler(choose_features(input_shape, in_features, "roi_heads.in_features"))
         pooled = region_pooler.output_shape
         if pooled.height is None or pooled.width is None:
             raise ValueError("roi_heads.pooler: must give regions of a fixed size")
-        stage: nn.Sequential = res5.build(pooled.channels)
+        stage = res5.build(pooled.channels)
         shape = ShapeSpec(
             channels=2 * pooled.channels,
             stride=pooled.stride * res5.stride,
@@ -68,33 +61,25 @@ class Res5RoIHeads(StandardRoIHeads):
             box_head=box_head,
             mask_head=mask_head,
             matcher=matcher,
-            batch_size_per_image=batch_size_per_image,
-            positive_fraction=positive_fraction,
-            fill_background=fill_background,
+            sampling=sampling,
             append_ground_truth=append_ground_truth,
         )
         self.pooler, self.res5 = region_pooler, stage
-
-    @property
-    def region_parts(self) -> list[nn.Module]:
-        """See ``StandardRoIHeads.region_parts``."""
-        return [self.res5, self.box_head]
 
     def _regions(self, features: Features, boxes: list[Boxes]) -> Features:
         return {"res5": self.res5(self.pooler(features, boxes))}
 
     def loss(self, features: Features, proposals: list[Instances], targets: list[Instances]) -> Losses:
         """See ``RoIHeads.loss``."""
-        sampled = self.sample(proposals, targets)
-        on_host = None if self.mask_head is None else self.to_host(sampled)
-        regions = self._regions(features, [s.boxes for s in sampled])
-        losses = self.box_head.loss(regions, sampled)
-        if self.mask_head is not None:
-            foreground = self.foreground(sampled, targets, on_host)
-            of_images = regions["res5"].split([len(s) for s in sampled])
-            first = torch.cat([rows[: len(chosen)] for rows, chosen in zip(of_images, foreground)])
-            losses = losses | self.mask_head.loss({"res5": first}, foreground)
-        return losses | Losses(metrics=self.counts(sampled))
+        sampled = self.sample(self.label(proposals, targets))
+        regions = self._regions(features, [image.boxes for image in sampled])
+        losses = self.box_head.loss(regions, sampled) | Losses(metrics=self.metrics(sampled))
+        if self.mask_head is None:
+            return losses
+        foreground = self.foreground(sampled, targets)
+        per_image = regions["res5"].split([len(image) for image in sampled])
+        first = torch.cat([rows[: len(chosen)] for rows, chosen in zip(per_image, foreground)])
+        return losses | self.mask_head.loss({"res5": first}, foreground)
 
     def predict(self, features: Features, proposals: list[Instances]) -> list[Instances]:
         """See ``RoIHeads.predict``."""

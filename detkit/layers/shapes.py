@@ -1,7 +1,35 @@
-"""Padding by TensorFlow's rule "SAME": ``ceil(size / stride)`` cells come out, whatever the kernel."""
+"""Shapes of feature maps: what a part says of its maps, and padding by TensorFlow's rule "SAME"."""
+
+import dataclasses
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+@dataclasses.dataclass(frozen=True)
+class ShapeSpec:
+    """A feature map's (or an RoI feature's) shape, as the builder of the next part needs it.
+
+    Args:
+        channels: number of channels.
+        stride: input pixels per feature pixel; 1 for the image itself.
+        height, width: where they are fixed (RoI features), else None.
+    """
+
+    channels: int
+    stride: int = 1
+    height: int | None = None
+    width: int | None = None
+
+
+def choose_features(
+    input_shape: dict[str, ShapeSpec], names: tuple[str, ...] | None, option: str
+) -> dict[str, ShapeSpec]:
+    """The entries of ``input_shape`` that ``names`` lists (None: all). Raises ValueError for one that is not there."""
+    missing = [n for n in names or () if n not in input_shape]
+    if missing:
+        raise ValueError(f"{option}: no feature named {', '.join(missing)}; there are {', '.join(input_shape)}")
+    return {name: input_shape[name] for name in (input_shape if names is None else names)}
 
 
 def same_pad(x: Tensor, kernel_size: int, stride: int, value: float = 0.0) -> Tensor:

@@ -15,7 +15,7 @@ examples:
     python tools/compare_checkpoint.py --reference torchvision:maskrcnn_resnet50_fpn weights.pth image.jpg
 
   the two implementations, without a checkpoint: random weights, with norms' statistics taken from the first image and
-  the last layers scaled so that scores spread out on it (as initialised, all are nearly equal)
+  the last layers scaled so that scores differ on it (as initialised, all are nearly equal)
     python tools/compare_checkpoint.py --reference torchvision:fasterrcnn_resnet50_fpn_v2 random image.jpg --seed 1
 
   several images in batches, small, with the losses of real objects
@@ -94,6 +94,7 @@ from detkit.comparison import (
     Report,
     Settings,
     build_torchvision,
+    calibrate,
     compare_with_fixture,
     compare_with_torchvision,
     load_torchvision,
@@ -101,7 +102,6 @@ from detkit.comparison import (
     published_norm_eps,
     read_fixture,
     read_images,
-    spread,
 )
 from detkit.data import Record
 from detkit.experiment import Experiment, load_experiment
@@ -139,7 +139,7 @@ def with_torchvision(args: argparse.Namespace) -> Report:
             torch.manual_seed(args.seed)
             reference = build_torchvision(name, 90, settings)
         first_image = torch.from_numpy(read_images(args.images[:1])[0].image).permute(2, 0, 1)
-        spread(reference, first_image.float() / 255, args.seed)
+        calibrate(reference, first_image.float() / 255, args.seed)
         checkpoint = as_checkpoint(reference.state_dict(), f"random weights (seed {args.seed})")
         num_classes = 90
     else:

@@ -11,7 +11,7 @@ from detkit.comparison.torchvision_reference import (
     num_classes_of,
     published_norm_eps,
 )
-from detkit.comparison.weights import spread, weights_by_name
+from detkit.comparison.weights import calibrate, weights_by_name
 from detkit.comparison.with_fixture import compare_with_fixture
 from detkit.comparison.with_torchvision import compare_with_torchvision
 
@@ -23,6 +23,7 @@ __all__ = [
     "Row",
     "Settings",
     "build_torchvision",
+    "calibrate",
     "compare_with_fixture",
     "compare_with_torchvision",
     "load_torchvision",
@@ -30,6 +31,5 @@ __all__ = [
     "published_norm_eps",
     "read_fixture",
     "read_images",
-    "spread",
     "weights_by_name",
 ]

@@ -26,34 +26,27 @@ def read_images(
     Raises:
         DataError: a file that cannot be read, or an image that the JSON does not list.
     """
-    if annotations is None:
-        return [_bare(Path(file)) for file in files]
     paths = [Path(file) for file in files]
-    listed = {folder: _Listed(str(annotations), folder, class_names) for folder in {path.parent for path in paths}}
-    return [listed[path.parent].record(path) for path in paths]
+    if annotations is None:
+        return [
+            dataclasses.replace(bare_record(read_image(str(path)), str(path)), image_id=path.stem) for path in paths
+        ]
+    datasets = {
+        folder: CocoInstances(json_file=str(annotations), image_root=str(folder), keep_crowd=False, check_images=0)
+        for folder in {path.parent for path in paths}
+    }
+    return [_annotated(path, datasets[path.parent], list(class_names or ())) for path in paths]
 
 
-class _Listed:
-    """The images of a folder that a COCO JSON lists."""
-
-    def __init__(self, annotations: str, folder: Path, class_names: Sequence[str] | None):
-        self.dataset = CocoInstances(json_file=annotations, image_root=str(folder), keep_crowd=False, check_images=0)
-        names = [Path(image["file_name"]).name for image in self.dataset.coco()["images"]]
-        self.index = {name: index for index, name in enumerate(names)}
-        theirs = list(self.dataset.class_names)
-        ours = list(class_names or ())
-        self.classes = torch.tensor([ours.index(n) for n in theirs] if set(theirs) <= set(ours) else range(len(theirs)))
-
-    def record(self, path: Path) -> Record:
-        """The image with its objects."""
-        if path.name not in self.index:
-            raise DataError(f"{self.dataset.json_file}: lists no image named {path.name}")
-        record = self.dataset[self.index[path.name]]
-        return record.with_objects(record.objects.with_fields(classes=self.classes[record.objects.classes]))
-
-
-def _bare(file: Path) -> Record:
-    return dataclasses.replace(bare_record(read_image(str(file)), str(file)), image_id=file.stem)
+def _annotated(path: Path, dataset: CocoInstances, class_names: list[str]) -> Record:
+    """The image with its objects, whose classes are those of ``class_names`` where all are known there."""
+    names = [Path(dataset.image_path(index)).name for index in range(len(dataset))]
+    if path.name not in names:
+        raise DataError(f"{dataset.json_file}: lists no image named {path.name}")
+    record, known = dataset[names.index(path.name)], dataset.class_names
+    classes = [class_names.index(name) for name in known] if set(known) <= set(class_names) else range(len(known))
+    objects = record.objects
+    return record.with_objects(objects.with_fields(classes=torch.tensor(classes)[objects.classes]))
 
 
 def with_made_up_objects(record: Record, found: Instances, num_classes: int, seed: int = 0) -> Record:
@@ -71,9 +64,9 @@ def with_made_up_objects(record: Record, found: Instances, num_classes: int, see
     rng = np.random.default_rng(seed)
     corners = np.sort(rng.uniform(0, 1, (3, 2, 2)), axis=1) * (0.7, 0.7) + rng.uniform(0, 0.2, (3, 1, 2))
     corners[:, 1] += 0.1
-    drawn = (corners * (width, height)).reshape(-1, 4)
-    boxes = np.concatenate([found.boxes.numpy()[:5], drawn]).round().clip(0, (width, height, width, height))
-    classes = np.concatenate([found.classes.numpy()[:5], rng.integers(0, num_classes, len(drawn))])
+    random_boxes = (corners * (width, height)).reshape(-1, 4)
+    boxes = np.concatenate([found.boxes.numpy()[:5], random_boxes]).round().clip(0, (width, height, width, height))
+    classes = np.concatenate([found.classes.numpy()[:5], rng.integers(0, num_classes, len(random_boxes))])
     large = (boxes[:, 2:] - boxes[:, :2] >= 4).all(1)
     boxes, classes = boxes[large], classes[large]
     masks = torch.zeros((len(boxes), height, width), dtype=torch.bool)

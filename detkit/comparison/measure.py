@@ -1,6 +1,7 @@
 """How far apart two results are: numbers, sets of boxes, masks."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -45,10 +46,10 @@ def _finite(value: Tensor) -> float:
     return number if math.isfinite(number) else math.inf
 
 
-def match(ours: Instances, theirs: Instances, pixels: float = PIXELS, score: float = SCORE) -> Tensor:
-    """For each of ``theirs`` the row of its counterpart in ``ours``, or -1.
+def match(ours: Instances, theirs: Instances, pixels: float = PIXELS, score: float = SCORE) -> tuple[Tensor, Tensor]:
+    """Counterparts: rows of ``ours``, and the rows of ``theirs`` that they belong to, ``(M,)`` each.
 
-    Boxes are compared as sets, because among equal scores the order is arbitrary. Two are counterparts if their classes
+    Boxes are compared as sets, because the order of equal scores is arbitrary. Two are counterparts if their classes
     (where both have them) are equal and box and score lie within ``REACH`` times the tolerance; of several the nearest
     is taken, and each only once.
 
@@ -58,40 +59,31 @@ def match(ours: Instances, theirs: Instances, pixels: float = PIXELS, score: flo
         score: tolerance of scores.
     """
     a, b = ours.boxes.tensor, theirs.boxes.tensor
-    if not len(a) or not len(b):
-        return torch.full((len(b),), -1)
     cost = (b[:, None].double() - a[None].double()).abs().amax(2) / pixels
     if "scores" in ours and "scores" in theirs:
         cost = torch.maximum(cost, (theirs.scores[:, None].double() - ours.scores[None].double()).abs() / score)
     if "classes" in ours and "classes" in theirs:
         cost = cost.masked_fill(theirs.classes[:, None] != ours.classes[None], math.inf)
     cost = cost.nan_to_num(nan=math.inf, posinf=math.inf)
-    found = torch.full((len(b),), -1)
-    for row in cost.amin(1).argsort().tolist():  # the surest first
+    pairs = []
+    for row in cost.amin(1).argsort().tolist() if len(a) else ():  # the surest first
         column = int(cost[row].argmin())
         if cost[row, column] <= REACH:
-            found[row] = column
+            pairs.append((column, row))
             cost[:, column] = math.inf
-    return found
+    rows = torch.tensor(sorted(pairs, key=lambda pair: pair[1]), dtype=torch.long).reshape(-1, 2)
+    return rows[:, 0], rows[:, 1]
 
 
-def paired(ours: Instances, theirs: Instances, found: Tensor) -> tuple[Instances, Instances, int, int]:
-    """The counterparts of both sides, how many have none, and how many there are altogether."""
-    rows = torch.nonzero(found >= 0).squeeze(1)
+def set_difference(
+    field: Literal["boxes", "scores"], ours: Instances, theirs: Instances, pixels: float = PIXELS, tied: int = 0
+) -> Difference:
+    """Of the boxes or the scores of two sets of boxes; see ``match``. ``tied`` of those that are unmatched are ties."""
+    rows, partners = match(ours, theirs, pixels)
+    a, b = ours[rows], theirs[partners]
+    largest = absolute(a.boxes.tensor, b.boxes.tensor) if field == "boxes" else absolute(a.scores, b.scores)
     total = len(ours) + len(theirs)
-    return ours[found[rows]], theirs[rows], total - 2 * len(rows), total
-
-
-def box_difference(ours: Instances, theirs: Instances, pixels: float = PIXELS) -> Difference:
-    """Of two sets of boxes; see ``match``."""
-    a, b, unmatched, total = paired(ours, theirs, match(ours, theirs, pixels))
-    return Difference(absolute(a.boxes.tensor, b.boxes.tensor).largest, unmatched, total)
-
-
-def score_difference(ours: Instances, theirs: Instances, pixels: float = PIXELS) -> Difference:
-    """Of the scores of two sets of boxes; see ``match``."""
-    a, b, unmatched, total = paired(ours, theirs, match(ours, theirs, pixels))
-    return Difference(absolute(a.scores, b.scores).largest, unmatched, total)
+    return Difference(largest.largest, total - 2 * len(rows), total, tied)
 
 
 def mask_difference(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from detkit.comparison.measure import PIXELS, SCORE, absolute, match, paired
+from detkit.comparison.measure import PIXELS, SCORE, match, set_difference
 from detkit.comparison.report import Difference
 from detkit.structures import Instances
 
@@ -31,15 +31,11 @@ class TieBreaking:
 
     def differences(self, ours: Instances, theirs: Instances, candidates: Instances) -> tuple[Difference, Difference]:
         """Of the scores and of the boxes of detections; see ``match`` and ``count_tied``."""
-        found = match(ours, theirs)
-        a, b, unmatched, total = paired(ours, theirs, found)
-        tied = count_tied(ours, theirs, found, candidates, self) if unmatched else 0
-        both = ((a.scores, b.scores), (a.boxes.tensor, b.boxes.tensor))
-        scores, boxes = (Difference(absolute(x, y).largest, unmatched, total, tied) for x, y in both)
-        return scores, boxes
+        tied = count_tied(ours, theirs, candidates, self)
+        return set_difference("scores", ours, theirs, tied=tied), set_difference("boxes", ours, theirs, tied=tied)
 
 
-def count_tied(ours: Instances, theirs: Instances, found: Tensor, candidates: Instances, rules: TieBreaking) -> int:
+def count_tied(ours: Instances, theirs: Instances, candidates: Instances, rules: TieBreaking) -> int:
     """How many detections without a counterpart are ties.
 
     Of two overlapping boxes of a class whose scores agree to the tolerance, rounding decides which suppresses the
@@ -49,16 +45,13 @@ def count_tied(ours: Instances, theirs: Instances, found: Tensor, candidates: In
 
     Args:
         ours, theirs: detections: ``boxes``, ``scores``, ``classes``.
-        found: of ``match``.
         candidates: what the reference chose from, before suppression; in the pixels of the other two.
         rules: the reference's.
     """
-    matched = torch.zeros(len(ours), dtype=torch.bool)
-    matched[found[found >= 0]] = True
-    sides = ours[~matched], theirs[found < 0]
-    if not all(_computed(sides[0][i], candidates) for i in range(len(sides[0]))):
+    rows, partners = match(ours, theirs)
+    a, b = (side[~torch.isin(torch.arange(len(side)), matched)] for side, matched in ((ours, rows), (theirs, partners)))
+    if not all(_computed(a[i], candidates) for i in range(len(a))):
         return 0
-    a, b = sides
     overlap = (box_iou(a.boxes.tensor, b.boxes.tensor) > rules.nms_thresh - 1e-4) & (
         a.classes[:, None] == b.classes[None]
     )
@@ -75,9 +68,13 @@ def count_tied(ours: Instances, theirs: Instances, found: Tensor, candidates: In
         excused = more
 
 
-def _computed(one: Instances, candidates: Instances) -> bool:
-    near = (candidates.boxes.tensor - one.boxes.tensor).abs().amax(1) <= PIXELS
-    return bool((near & (candidates.classes == one.classes) & ((candidates.scores - one.scores).abs() <= SCORE)).any())
+def _computed(detection: Instances, candidates: Instances) -> bool:
+    near = (candidates.boxes.tensor - detection.boxes.tensor).abs().amax(1) <= PIXELS
+    return bool(
+        (
+            near & (candidates.classes == detection.classes) & ((candidates.scores - detection.scores).abs() <= SCORE)
+        ).any()
+    )
 
 
 def _cut(these: Instances, others: Instances, limit: int) -> Tensor:

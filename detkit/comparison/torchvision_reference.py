@@ -136,71 +136,95 @@ def load_torchvision(reference: nn.Module, checkpoint: Checkpoint) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """What torchvision's stages gave for a batch, in detkit's words.
+    """What torchvision's first stages gave for a batch, in detkit's words.
 
     Args:
         images: the network's input.
         features: its maps, finest first.
         proposals: ``boxes`` of each image.
-        logits: ``(R, K + 1)`` class logits of all proposals, background last; None in training.
-        deltas: ``(R, 4K)``; None in training.
-        candidates: ``boxes``, ``scores``, ``classes`` that detections are chosen from, before suppression, in pixels of
-            the input; empty in training.
-        detections: the same of the detections; empty in training.
-        outputs: the same in pixels of the images, with ``masks`` (bool) from a model that has them; empty in training.
-        targets: in pixels of the input; empty in evaluation.
-        losses: by detkit's names; empty in evaluation.
     """
 
     images: ImageList
     features: list[Tensor]
     proposals: list[Instances]
-    logits: Tensor | None
-    deltas: Tensor | None
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionTrace(Trace):
+    """And what followed in evaluation.
+
+    Args:
+        logits: ``(R, K + 1)`` class logits of all proposals, background last.
+        deltas: ``(R, 4K)``.
+        candidates: ``boxes``, ``scores``, ``classes`` that detections are chosen from, before suppression, in pixels of
+            the input.
+        detections: the same of the detections.
+        outputs: the same in pixels of the images, with ``masks`` (bool) from a model that has them.
+    """
+
+    logits: Tensor
+    deltas: Tensor
     candidates: list[Instances]
     detections: list[Instances]
     outputs: list[Instances]
+
+
+@dataclasses.dataclass(frozen=True)
+class LossTrace(Trace):
+    """And what followed in training.
+
+    Args:
+        targets: in pixels of the input.
+        losses: by detkit's names.
+    """
+
     targets: list[Instances]
     losses: dict[str, float]
 
 
 @torch.no_grad()
-def trace(reference: nn.Module, images: Sequence[Tensor], targets: Sequence[Instances] | None = None) -> Trace:
-    """Runs torchvision's model and keeps what passes between its stages.
+def trace_detections(reference: nn.Module, images: Sequence[Tensor]) -> DetectionTrace:
+    """Runs torchvision's model on ``(3, H, W)`` images in 0..1 and keeps what passes between its stages."""
+    with recorded({name: reference.get_submodule(name) for name in STAGES}) as outputs:
+        results = reference(list(images))
+    first = _first_stages(outputs)
+    sizes = first["images"].image_sizes
+    logits, deltas = outputs["roi_heads.box_predictor"][0]
+    return DetectionTrace(
+        **first,
+        logits=torch.cat([logits[:, 1:], logits[:, :1]], dim=1),
+        deltas=deltas[:, 4:],
+        candidates=_candidates(reference.roi_heads, logits, deltas, outputs["rpn"][0][0], sizes),
+        detections=[_detections(d, size) for d, size in zip(outputs["roi_heads"][0][0], sizes)],
+        outputs=[_detections(r, (i.shape[1], i.shape[2]), masks=True) for r, i in zip(results, images)],
+    )
 
-    With targets it computes losses as in training, but norms use their running statistics, and no anchor and no
-    proposal is left out.
+
+@torch.no_grad()
+def trace_losses(reference: nn.Module, images: Sequence[Tensor], targets: Sequence[Instances]) -> LossTrace:
+    """The same in training, but norms use their running statistics, and no anchor and no proposal is left out.
 
     Args:
         reference: of ``build_torchvision``.
         images: ``(3, H, W)`` in 0..1.
         targets: ``boxes``, ``classes`` and bitmaps ``masks``, in pixels of the images.
     """
-    with recorded({name: reference.get_submodule(name) for name in STAGES}) as recordings:
-        if targets is None:
-            result = reference(list(images))
-        else:
-            with _training(reference):
-                result = reference(list(images), [_their_target(t) for t in targets])
-    seen = {name: outputs[0] for name, outputs in recordings.items()}
-    batch, moved = seen["transform"]
-    sizes = [(int(h), int(w)) for h, w in batch.image_sizes]
-    logits, deltas = seen["roi_heads.box_predictor"]
-    training = targets is not None
-    return Trace(
-        images=ImageList(batch.tensors, sizes),
-        features=list(seen["backbone"].values()),
-        proposals=[Instances(size, boxes=Boxes(b)) for size, b in zip(sizes, seen["rpn"][0])],
-        logits=None if training else torch.cat([logits[:, 1:], logits[:, :1]], dim=1),
-        deltas=None if training else deltas[:, 4:],
-        candidates=[] if training else _candidates(reference.roi_heads, seen, sizes),
-        detections=[] if training else [_detections(d, s) for d, s in zip(seen["roi_heads"][0], sizes)],
-        outputs=[]
-        if training
-        else [_detections(d, (i.shape[1], i.shape[2]), masks=True) for d, i in zip(result, images)],
-        targets=[_our_target(t, size) for t, size in zip(moved, sizes)] if training else [],
-        losses={ours: float(result[k]) for k, ours in LOSSES.items() if k in result} if training else {},
+    with recorded({name: reference.get_submodule(name) for name in STAGES}) as outputs, _training(reference):
+        results = reference(list(images), [_their_target(target) for target in targets])
+    first, moved = _first_stages(outputs), outputs["transform"][0][1]
+    return LossTrace(
+        **first,
+        targets=[_our_target(target, size) for target, size in zip(moved, first["images"].image_sizes)],
+        losses={ours: float(results[name]) for name, ours in LOSSES.items() if name in results},
     )
+
+
+def _first_stages(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    batch, _ = outputs["transform"][0]
+    sizes = [(int(height), int(width)) for height, width in batch.image_sizes]
+    proposals = [Instances(size, boxes=Boxes(boxes)) for size, boxes in zip(sizes, outputs["rpn"][0][0])]
+    features = list(outputs["backbone"][0].values())
+    return {"images": ImageList(batch.tensors, sizes), "features": features, "proposals": proposals}
 
 
 def _detections(found: Mapping[str, Tensor], size: tuple[int, int], masks: bool = False) -> Instances:
@@ -210,10 +234,10 @@ def _detections(found: Mapping[str, Tensor], size: tuple[int, int], masks: bool 
     return instances.with_fields(masks=BitMasks(found["masks"][:, 0] >= 0.5))
 
 
-def _candidates(heads: Any, seen: Mapping[str, Any], sizes: Sequence[tuple[int, int]]) -> list[Instances]:
-    logits, deltas = seen["roi_heads.box_predictor"]
-    proposals = seen["rpn"][0]
-    counts = [len(p) for p in proposals]
+def _candidates(
+    heads: Any, logits: Tensor, deltas: Tensor, proposals: list[Tensor], sizes: Sequence[tuple[int, int]]
+) -> list[Instances]:
+    counts = [len(boxes) for boxes in proposals]
     decoded, probs_per_image = heads.box_coder.decode(deltas, proposals).split(counts), logits.softmax(1).split(counts)
     candidates = []
     for boxes, probs, size in zip(decoded, probs_per_image, sizes):

@@ -44,7 +44,7 @@ def weights_by_name(shapes: Mapping[str, Sequence[int]], gains: Sequence[tuple[s
     return state
 
 
-SPREAD = (
+DEVIATIONS = (
     {"rpn.head.cls_logits": 2.0, "rpn.head.bbox_pred": 0.3},
     {"roi_heads.box_predictor.cls_score": 1.0, "roi_heads.box_predictor.bbox_pred": 1.0},
     {"roi_heads.mask_predictor.mask_fcn_logits": 2.0},
@@ -53,13 +53,13 @@ SPREAD = (
 
 
 @torch.no_grad()
-def spread(reference: nn.Module, image: Tensor, seed: int) -> None:
-    """Makes an untrained torchvision detector decide: statistics for its norms, and last layers that spread out.
+def calibrate(reference: nn.Module, image: Tensor, seed: int) -> None:
+    """Makes an untrained torchvision detector decide: statistics for its norms, and last layers whose outputs differ.
 
     A network as it is initialised gives every region nearly the same scores, and which of equals is kept is arbitrary.
     Here norms get random weights and the statistics of this image, so that what they give depends on it, and each last
     layer is scaled and shifted so that, on this image, every one of its channels has mean 0 and all together have the
-    standard deviation in ``SPREAD``.
+    standard deviation in ``DEVIATIONS``.
 
     Args:
         reference: in place, in evaluation mode.
@@ -80,7 +80,7 @@ def spread(reference: nn.Module, image: Tensor, seed: int) -> None:
         norm.momentum = momentum
         norm.eval()
     modules = dict(reference.named_modules())
-    for stage in SPREAD:
+    for stage in DEVIATIONS:
         layers = {name: modules[name] for name in stage if name in modules}  # Faster R-CNN has no masks
         with recorded(layers) as outputs:
             reference([image])

@@ -14,16 +14,15 @@ from detkit.comparison.measure import (
     RELATIVE,
     SCORE,
     absolute,
-    box_difference,
     mask_difference,
     match,
-    paired,
     relative,
+    set_difference,
 )
 from detkit.comparison.report import Difference, Report, Rows
 from detkit.comparison.stages import Stages
 from detkit.comparison.tie_breaking import TieBreaking
-from detkit.comparison.torchvision_reference import Trace, trace
+from detkit.comparison.torchvision_reference import DetectionTrace, LossTrace, trace_detections, trace_losses
 from detkit.data import Augmentation, Record
 from detkit.modeling.interfaces import Features
 from detkit.registry import ConfigError, DataError
@@ -63,7 +62,7 @@ def compare_with_torchvision(
     stages, rows = Stages(model), Rows()
     for records in batches:
         pixels = [torch.from_numpy(r.image).permute(2, 0, 1).contiguous().float() / 255 for r in records]
-        theirs = trace(reference, pixels)
+        theirs = trace_detections(reference, pixels)
         records = [
             r if len(r.objects) else with_made_up_objects(r, found, stages.model.num_classes, seed)
             for r, found in zip(records, theirs.outputs)
@@ -71,18 +70,16 @@ def compare_with_torchvision(
         samples = [as_sample(record, augmentations, bitmaps=True) for record in records]
         _check_classes(records, stages.model.num_classes)
         _Batch(stages, samples, theirs, rows, TieBreaking.of(reference)).compare()
-        targets = [as_sample(record, (), bitmaps=True).target for record in records]
-        in_training = trace(
-            reference, pixels, [t if stages.has_masks else t.without("masks") for t in targets if t is not None]
-        )
-        _losses(stages, samples, in_training, rows)
+        targets = [target for record in records if (target := as_sample(record, (), bitmaps=True).target) is not None]
+        targets = targets if stages.has_masks else [target.without("masks") for target in targets]
+        _losses(stages, samples, trace_losses(reference, pixels, targets), rows)
     return rows.report(name, tuple(notes))
 
 
 class _Batch:
     """One batch: what both sides make of it, and the rows of it but for the losses."""
 
-    def __init__(self, stages: Stages, samples: list[Sample], theirs: Trace, rows: Rows, rules: TieBreaking):
+    def __init__(self, stages: Stages, samples: list[Sample], theirs: DetectionTrace, rows: Rows, rules: TieBreaking):
         self.stages, self.samples, self.theirs, self.rows, self.rules = stages, samples, theirs, rows, rules
         self.images = stages.images(samples)
         self.features = stages.features(self.images)
@@ -98,35 +95,34 @@ class _Batch:
         ours, theirs = self.images, self.theirs.images
         self.rows.add("input", "absolute", RELATIVE, absolute(ours.tensor, theirs.tensor))
         for level, expected in self.their_features.items():
-            whole, alone = (relative(f[level], expected) for f in (self.features, self.isolated_features))
-            self.rows.add(f"features {level}", "relative", RELATIVE, whole, alone)
+            both = (relative(f[level], expected) for f in (self.features, self.isolated_features))
+            self.rows.add(f"features {level}", "relative", RELATIVE, *both)
         proposals = self.stages.proposals(self.images, self.features)
-        alone_proposals = self.stages.proposals(self.their_images, self.their_features)
-        for whole_set, alone_set, wanted in zip(proposals, alone_proposals, self.theirs.proposals):
-            self.rows.add("proposals", "pixels", PIXELS, *(box_difference(p, wanted) for p in (whole_set, alone_set)))
+        isolated = self.stages.proposals(self.their_images, self.their_features)
+        for ours_and_isolated, wanted in zip(zip(proposals, isolated), self.theirs.proposals):
+            both = (set_difference("boxes", found, wanted) for found in ours_and_isolated)
+            self.rows.add("proposals", "pixels", PIXELS, *both)
         self._regions(proposals)
 
     def _regions(self, proposals: list[Instances]) -> None:
         stages, theirs = self.stages, self.theirs
-        assert theirs.logits is not None
-        assert theirs.deltas is not None
         regions = stages.regions(self.features, proposals)
         outputs = [stages.outputs(d, s.original_size) for d, s in zip(regions.detections, self.samples)]
         expected = [Instances(p.image_size, info=self.images.info(i), boxes=p.boxes)
                     for i, p in enumerate(theirs.proposals)]  # fmt: skip
-        alone = stages.regions(self.their_features, expected, (theirs.logits, theirs.deltas))
-        probs = absolute(alone.logits.softmax(1), theirs.logits.softmax(1))
-        whole = []
+        isolated = stages.regions(self.their_features, expected, (theirs.logits, theirs.deltas))
+        probs = absolute(isolated.logits.softmax(1), theirs.logits.softmax(1))
+        end_to_end = []
         for ours, other, candidates in zip(outputs, theirs.outputs, theirs.candidates):
             (height, width), inside = other.image_size, candidates.image_size
             moved = candidates.boxes.scale(height / inside[0], width / inside[1])
-            whole.append(self.rules.differences(ours, other, candidates.with_fields(boxes=moved)))
-        for scores, _ in whole:
+            end_to_end.append(self.rules.differences(ours, other, candidates.with_fields(boxes=moved)))
+        for scores, _ in end_to_end:
             self.rows.add("class scores", "probability", SCORE, scores, probs)
-        self.rows.add("box deltas", "relative", RELATIVE, None, relative(alone.deltas, theirs.deltas))
-        for _, boxes in whole:
+        self.rows.add("box deltas", "relative", RELATIVE, None, relative(isolated.deltas, theirs.deltas))
+        for _, boxes in end_to_end:
             self.rows.add("boxes", "pixels", PIXELS, boxes)
-        for ours, other, candidates in zip(alone.detections, theirs.detections, theirs.candidates):
+        for ours, other, candidates in zip(isolated.detections, theirs.detections, theirs.candidates):
             self.rows.add("boxes", "pixels", PIXELS, None, self.rules.differences(ours, other, candidates)[1])
         if stages.has_masks:
             self._masks(outputs)
@@ -134,17 +130,17 @@ class _Batch:
     def _masks(self, outputs: list[Instances]) -> None:
         stages, theirs = self.stages, self.theirs
         inside = [d.with_fields(row=torch.arange(len(d))) for d in theirs.detections]
-        alone = stages.masks(self.their_features, inside)
-        for ours, single, sample, other in zip(outputs, alone, self.samples, theirs.outputs):
+        isolated = stages.masks(self.their_features, inside)
+        for ours, single, sample, other in zip(outputs, isolated, self.samples, theirs.outputs):
             if "masks" not in other:
                 raise ConfigError("model.roi_heads.mask_head: the reference has no masks; set it to null")
-            chosen, expected, _, _ = paired(ours, other, match(ours, other))
+            rows, partners = match(ours, other)
             again = stages.outputs(single, sample.original_size)
             self.rows.add(
                 "masks",
                 "1 - IoU",
                 MASK,
-                self._of_masks(chosen, expected),
+                self._of_masks(ours[rows], other[partners]),
                 self._of_masks(again, other[again.row]),
             )
 
@@ -153,15 +149,15 @@ class _Batch:
         return mask_difference(ours.mask_probs, ours.boxes, theirs.masks.tensor, model.mask_paster, model.mask_thresh)
 
 
-def _losses(stages: Stages, samples: list[Sample], theirs: Trace, rows: Rows) -> None:
+def _losses(stages: Stages, samples: list[Sample], theirs: LossTrace, rows: Rows) -> None:
     with stages.sampling_everything():
-        whole = stages.losses(samples)
+        end_to_end = stages.losses(samples)
         images = stages.images(samples)
         infos = _with_infos(theirs.images, images)
         features = _named(theirs.features, stages.features(images))
-        alone = stages.losses_of(infos, features, theirs.proposals, theirs.targets)
+        isolated = stages.losses_of(infos, features, theirs.proposals, theirs.targets)
     for name, expected in theirs.losses.items():
-        rows.add(name, "relative", RELATIVE, *(_of_loss(ours.get(name), expected) for ours in (whole, alone)))
+        rows.add(name, "relative", RELATIVE, *(_of_loss(ours.get(name), expected) for ours in (end_to_end, isolated)))
 
 
 def _of_loss(ours: float | None, theirs: float) -> Difference:

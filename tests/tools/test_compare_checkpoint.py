@@ -10,8 +10,8 @@ from PIL import Image
 
 from detkit import command_line
 from detkit.checkpoint import Checkpointer, load_weights
-from detkit.comparison import build_torchvision, published_norm_eps, read_fixture, spread, weights_by_name
-from detkit.comparison.measure import box_difference, mask_difference
+from detkit.comparison import build_torchvision, calibrate, published_norm_eps, read_fixture, weights_by_name
+from detkit.comparison.measure import mask_difference, set_difference
 from detkit.comparison.report import Difference, Report, Row
 from detkit.comparison.tie_breaking import TieBreaking
 from detkit.data import Shapes
@@ -47,7 +47,7 @@ def weights(tmp_path_factory, images):
     torch.manual_seed(0)
     reference = build_torchvision(SMALL, 5)
     image = torch.from_numpy(np.array(Image.open(images[0]))).permute(2, 0, 1) / 255
-    spread(reference, image, 0)
+    calibrate(reference, image, 0)
     path = tmp_path_factory.mktemp("weights") / "theirs.pth"
     torch.save(reference.state_dict(), path)
     return path
@@ -176,23 +176,23 @@ def instances(boxes, scores, classes=None):
 def test_boxes_are_compared_as_sets():
     boxes = [[0.0, 0, 10, 10], [20.0, 0, 30, 10], [20.0, 20, 30, 30]]
     ours, theirs = instances(boxes, [0.9, 0.5, 0.5]), instances([boxes[2], boxes[0], boxes[1]], [0.5, 0.9, 0.5])
-    assert box_difference(ours, theirs) == Difference(0.0, 0, 6)
+    assert set_difference("boxes", ours, theirs) == Difference(0.0, 0, 6)
     other = instances(boxes, [0.9, 0.5, 0.5], [0, 0, 1])
-    assert box_difference(ours, other).unmatched == 2
-    assert box_difference(ours, ours[:0]) == Difference(0.0, 3, 3)
+    assert set_difference("boxes", ours, other).unmatched == 2
+    assert set_difference("boxes", ours, ours[:0]) == Difference(0.0, 3, 3)
 
 
 def test_a_tie_is_excused_and_an_error_that_looks_like_one_is_not():
     one, other, far = [0.0, 0, 10, 10], [0.0, 0, 10, 12], [50.0, 50, 60, 60]
-    every = instances([one, other, far], [0.5, 0.500001, 0.4])
-    ours, theirs = every[[0, 2]], every[[1, 2]]
+    candidates = instances([one, other, far], [0.5, 0.500001, 0.4])
+    ours, theirs = candidates[[0, 2]], candidates[[1, 2]]
     rules = TieBreaking(nms_thresh=0.5, limit=10)
-    assert rules.differences(ours, theirs, every)[1].within(0.01)
-    assert not rules.differences(ours, theirs, every[1:])[1].within(0.01), "the reference did not compute ours"
+    assert rules.differences(ours, theirs, candidates)[1].within(0.01)
+    assert not rules.differences(ours, theirs, candidates[1:])[1].within(0.01), "the reference did not compute ours"
     worse = instances([one, other, far], [0.5, 0.6, 0.4])
     assert not rules.differences(worse[[0, 2]], worse[[1, 2]], worse)[1].within(0.01), "the better should win"
-    assert not TieBreaking(0.99, 10).differences(ours, theirs, every)[1].within(0.01), "they do not overlap enough"
-    assert TieBreaking(0.5, 1).differences(every[[0]], every[[1]], every)[1].tied == 2
+    assert not TieBreaking(0.99, 10).differences(ours, theirs, candidates)[1].within(0.01), "they do not overlap enough"
+    assert TieBreaking(0.5, 1).differences(candidates[[0]], candidates[[1]], candidates)[1].tied == 2
 
 
 def test_pixels_at_the_threshold_are_undecided():

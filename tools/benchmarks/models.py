@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit.checkpoint import load_weights
-from detkit.comparison import Settings, build_torchvision, spread
+from detkit.comparison import Settings, build_torchvision, calibrate
 from detkit.comparison.torchvision_reference import NUM_COCO_CLASSES
 from detkit.data import read_image
 from detkit.experiment import load_experiment
@@ -21,8 +21,8 @@ from detkit.structures import Sample
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "torchvision" / "mask_rcnn_R_50_FPN.yaml"
 """torchvision's maskrcnn_resnet50_fpn, as detkit builds it."""
 
-CLASS_SPREAD = 3.0
-"""How much further apart class scores lie than ``spread`` puts them: far enough for 100 detections an image."""
+CLASS_GAIN = 3.0
+"""How much further apart class scores lie than ``calibrate`` puts them: far enough for 100 detections an image."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +82,11 @@ def make_pair(short_edge: int, image: Tensor, seed: int = 0, overrides: Sequence
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         theirs = build_torchvision("maskrcnn_resnet50_fpn", NUM_COCO_CLASSES, settings)
-        spread(theirs, image.float() / 255, seed)
+        calibrate(theirs, image.float() / 255, seed)
         with torch.no_grad():
             scores = theirs.roi_heads.box_predictor.cls_score  # type: ignore[union-attr]
             for parameter in scores.parameters():  # type: ignore[union-attr]
-                parameter.mul_(CLASS_SPREAD)
+                parameter.mul_(CLASS_GAIN)
         ours = load_experiment(CONFIG, [*settings.overrides(), *overrides]).build_model(NUM_COCO_CLASSES)
     load_weights(ours, {name: value.clone() for name, value in theirs.state_dict().items()}, strict=True)
     return Pair(theirs, ours.eval())

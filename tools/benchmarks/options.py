@@ -148,7 +148,7 @@ class PasteOptions(Options):
     masks: int = option(100, "masks of the image", type=positive)
     boxes: str = option(
         "coco",
-        "sizes of the boxes: spread as COCO's, or each of 40 to 95 percent of the image",
+        "sizes of the boxes: distributed as COCO's, or each of 40 to 95 percent of the image",
         choices=("coco", "large"),
     )
 

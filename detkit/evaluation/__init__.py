@@ -1,10 +1,9 @@
-"""What predictions are worth: evaluators and the loop that feeds them."""
+"""Evaluators, and the loop that gives them predictions."""
 
 from detkit.evaluation.coco import CocoEvaluator
 from detkit.evaluation.coco_results import coco_results
-from detkit.evaluation.inference import FirstPredictions, Pair, evaluate
+from detkit.evaluation.inference import FirstPredictions, Pair, evaluate, write_evaluation
 from detkit.evaluation.interfaces import EVALUATORS, Evaluator
-from detkit.evaluation.output import write_evaluation
 
 __all__ = [
     "EVALUATORS",

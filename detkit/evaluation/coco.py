@@ -20,14 +20,14 @@ logger = logging.getLogger(__name__)
 
 @EVALUATORS.register()
 class CocoEvaluator(Evaluator):
-    """COCO's average precision and recall for boxes and masks, equal to pycocotools' figures.
+    """COCO's average precision and recall for boxes and masks, equal to pycocotools' metrics.
 
     Results are in 0..1: ``{"box": {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm",
-    "ARl", "per_class": {name: AP}, "reasons": {key: words}}, "mask": {...}}``. A figure that nothing can be said of
-    is -1 and its reason stands in ``reasons``. Every image counts once, however often it is given.
+    "ARl", "per_class": {name: AP}, "reasons": {key: words}}, "mask": {...}}``. A metric is -1
+    where there is nothing to measure, for the reason in ``reasons``. Every image counts once, however often it is given.
 
     Args:
-        tasks: which figures; null: boxes, and masks too where both the data and the predictions have them.
+        tasks: which metrics; null: boxes, and masks too where both the data and the predictions have them.
         max_detections: how many detections an image (and class) count, best first; AP is taken at this limit, and
             the last AR is named after it.
         per_class: also give the AP of every class.
@@ -79,7 +79,7 @@ class CocoEvaluator(Evaluator):
             self._predictions[image_id] = Detections.of(instances)
 
     def compute(self) -> dict[str, Any]:
-        """The figures over the predictions of all processes (all of them must call); {} off rank 0.
+        """The metrics over the predictions of all processes (all of them must call); {} off rank 0.
 
         Raises:
             DataError: mask AP is asked for, but an annotation has no mask.

@@ -1,6 +1,6 @@
-"""COCO's average precision and recall over a dataset, with a reason for every figure that cannot be given.
+"""COCO's average precision and recall over a dataset, with a reason for every metric that cannot be given.
 
-The figures are those of pycocotools' ``COCOeval`` (https://cocodataset.org/#detection-eval), computed by
+The metrics are those of pycocotools' ``COCOeval`` (https://cocodataset.org/#detection-eval), computed by
 faster-coco-eval. Letters: T IoU thresholds, R recall points, K classes, A area ranges, M limits on detections.
 """
 
@@ -68,7 +68,7 @@ class GroundTruth:
 def coco_metrics(
     truth: GroundTruth, results: list[dict[str, Any]], task: Task, max_detections: int, per_class: bool
 ) -> dict[str, Any]:
-    """The COCO figures of one task, in 0..1; -1 where there is nothing to measure.
+    """The COCO metrics of one task, in 0..1; -1 where there is nothing to measure.
 
     Args:
         truth: the ground truth.
@@ -79,7 +79,7 @@ def coco_metrics(
 
     Returns:
         ``AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR<max_detections>, ARs, ARm, ARl``, with ``per_class`` a
-        ``{name: AP}``, and ``reasons``: for each figure that is -1, and for figures that are 0 because there were no
+        ``{name: AP}``, and ``reasons``: for each metric that is -1, and for metrics that are 0 because there were no
         predictions, why (those of the classes under ``reasons["per_class"]``).
 
     Raises:
@@ -139,9 +139,7 @@ def _rows(truth: GroundTruth, results: list[dict[str, Any]], task: Task) -> list
             "image_id": truth.number[r["image_id"]],
             "category_id": truth.class_number[r["category_id"]],
             "iscrowd": 0,
-            "score": r["score"],
-            "bbox": r["bbox"],
-            key: r[key],
+            **{name: r[name] for name in ("score", "bbox", key)},
         }
         for n, r in enumerate(results, 1)
     ]
@@ -160,7 +158,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _reasons(truth: GroundTruth, results: list[dict[str, Any]], metrics: dict[str, Any]) -> dict[str, Any]:
-    """Why a figure is -1, or 0 for want of predictions. Key -> words."""
+    """Why a metric is -1, or 0 for want of predictions. Key -> words."""
     reasons: dict[str, Any] = {}
     total = sum(truth.instances.values())
     for key, value in metrics.items():

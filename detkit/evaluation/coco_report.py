@@ -1,4 +1,4 @@
-"""COCO figures as tables for a person."""
+"""COCO metrics as tables for a person."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,9 +15,9 @@ def coco_report(results: Mapping[str, Any], instances: Mapping[str, int]) -> str
     """
     tasks = {task: metrics for task, metrics in results.items() if isinstance(metrics, Mapping) and "AP" in metrics}
     if not tasks:
-        return "no COCO figures"
+        return "no COCO metrics"
     columns = [key for key, value in next(iter(tasks.values())).items() if not isinstance(value, Mapping)]
-    rows = [[task, *(_figure(metrics[key]) for key in columns)] for task, metrics in tasks.items()]
+    rows = [[task, *(_number(metrics[key]) for key in columns)] for task, metrics in tasks.items()]
     parts = [_table(["COCO", *columns], rows)]
     if any("per_class" in metrics for metrics in tasks.values()):
         parts.append(_class_table(tasks, instances))
@@ -29,9 +29,9 @@ def coco_report(results: Mapping[str, Any], instances: Mapping[str, int]) -> str
 
 def _class_table(tasks: Mapping[str, Any], instances: Mapping[str, int]) -> str:
     """Class, number of objects and AP of every task; many classes stand in up to three blocks side by side."""
-    figures = {task: metrics["per_class"] for task, metrics in tasks.items() if "per_class" in metrics}
-    rows = [[name, n, *(_figure(aps[name]) for aps in figures.values())] for name, n in instances.items()]
-    header = ["class", "objects", *(f"{task} AP" for task in figures)]
+    per_class = {task: metrics["per_class"] for task, metrics in tasks.items() if "per_class" in metrics}
+    rows = [[name, n, *(_number(aps[name]) for aps in per_class.values())] for name, n in instances.items()]
+    header = ["class", "objects", *(f"{task} AP" for task in per_class)]
     blocks = min(3, -(-len(rows) // 20)) or 1
     height = -(-len(rows) // blocks)
     empty = [""] * len(header)
@@ -43,20 +43,20 @@ def _class_table(tasks: Mapping[str, Any], instances: Mapping[str, int]) -> str:
 
 
 def _reason_lines(tasks: Mapping[str, Any]) -> list[str]:
-    """One line a reason, with the figures and the classes that it is the reason for."""
-    figures: dict[str, list[str]] = {}
+    """One line a reason, with the metrics and the classes that it is the reason for."""
+    keys: dict[str, list[str]] = {}
     classes: dict[str, list[str]] = {}
     for task, metrics in tasks.items():
         for key, words in metrics.get("reasons", {}).items():
             if isinstance(words, str):
-                figures.setdefault(words, []).append(f"{task} {key}")
+                keys.setdefault(words, []).append(f"{task} {key}")
         for name, words in metrics.get("reasons", {}).get("per_class", {}).items():
             names = classes.setdefault(words, [])
             names.extend([] if name in names else [name])
-    return [f"{words}: {', '.join(names)}" for words, names in (*figures.items(), *classes.items())]
+    return [f"{words}: {', '.join(names)}" for words, names in (*keys.items(), *classes.items())]
 
 
-def _figure(value: float) -> str:
+def _number(value: float) -> str:
     return "-" if value == -1 else f"{value:.3f}"
 
 

@@ -1,9 +1,11 @@
-"""The inference loop: a model over a test set, with evaluators looking on."""
+"""The evaluation loop: a model predicts a test set, and evaluators take the predictions."""
 
+import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from torch import nn
 from detkit.evaluation.interfaces import Evaluator
 from detkit.structures import Prediction, Sample
 from detkit.utils.distributed import all_gather_object, is_main, rank, share_buffers
+from detkit.utils.paths import atomic_write
 from detkit.utils.progress import watched
 from detkit.utils.sharding import gathered
 
@@ -33,7 +36,7 @@ class FirstPredictions:
         num: how many images to keep.
 
     Attributes:
-        pairs: the kept samples (with their targets) and predictions, on the host; of this process's share.
+        pairs: the kept samples (with their targets) and predictions, on the CPU; of this process's share.
         evaluations: how many have begun.
     """
 
@@ -48,7 +51,7 @@ class FirstPredictions:
         self.evaluations += 1
 
     def __call__(self, samples: list[Sample], predictions: list[Prediction]) -> None:
-        """Keeps what there is room for."""
+        """Keeps the first ``num`` of them."""
         for sample, prediction in list(zip(samples, predictions))[: self.num - len(self.pairs)]:
             self.pairs.append((sample.to("cpu"), prediction.to("cpu")))
 
@@ -73,7 +76,7 @@ def evaluate(
     """Predicts every batch and returns what the evaluators make of it.
 
     The model predicts in evaluation mode, without gradients, and gets back the mode it had. With several processes
-    each gives its own batches and all must call; the figures are of all of them together, and of rank 0's buffers.
+    each gives its own batches and all must call; the metrics are of all of them together, and of rank 0's buffers.
 
     Args:
         model: a meta-architecture, on any device.
@@ -116,9 +119,38 @@ def evaluate(
     return {**results, "timing": timing} if is_main() else {}
 
 
-def _timing(every: Sequence[tuple[int, float, float]]) -> dict[str, float]:
-    """Of all processes together, from the images, seconds and model's seconds of each."""
-    counts, times, model_times = zip(*every)
+def write_evaluation(
+    results: Mapping[str, Any], evaluators: Sequence[Evaluator], path: str | Path, sets: Sequence[str] = ()
+) -> str:
+    """Writes what ``evaluate`` gave as JSON and returns it as tables for a person, the speed in the last line.
+
+    On other ranks than 0 it writes nothing and returns "".
+
+    Args:
+        results: of ``evaluate``.
+        evaluators: the ones that gave them.
+        path: the JSON file; its folder is made.
+        sets: names under which there may be results of other weights of the same model in ``results``.
+    """
+    if not is_main():
+        return ""
+    with atomic_write(path, "w") as file:
+        json.dump(results, file, indent=2)
+    parts = [evaluator.report(dict(results)) for evaluator in evaluators]
+    for name in (name for name in sets if name in results):
+        parts += [f"{name} weights\n{evaluator.report(dict(results[name]))}" for evaluator in evaluators]
+    if "timing" in results:
+        timing = results["timing"]
+        parts.append(
+            f"{timing['images']} images in {timing['seconds']:.1f} s"
+            f" ({timing['images_per_second']:.1f} images/s; the model alone took {timing['model_seconds']:.1f} s)"
+        )
+    return "\n\n".join(parts)
+
+
+def _timing(per_process: Sequence[tuple[int, float, float]]) -> dict[str, float]:
+    """The timing of all processes together, from the images, seconds and model's seconds of each."""
+    counts, times, model_times = zip(*per_process)
     return {
         "images": sum(counts),
         "seconds": round(max(times), 4),

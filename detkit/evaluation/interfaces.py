@@ -8,7 +8,7 @@ from detkit.structures import Prediction, Sample
 
 
 class Evaluator:
-    """Collects predictions and turns them into figures.
+    """Collects predictions and turns them into metrics.
 
     Args:
         dataset: what is evaluated; its ``coco()`` gives the ground truth.

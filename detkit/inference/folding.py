@@ -1,4 +1,4 @@
-"""Norms that stand still become part of the convolutions before them."""
+"""Norms with fixed statistics become part of the convolutions before them."""
 
 import itertools
 

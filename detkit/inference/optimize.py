@@ -54,7 +54,7 @@ def optimized(model: M, precision: Precision = "fp32", compile: bool = False) ->
     fast.to(memory_format=torch.channels_last)
     on_cpu = all(p.device.type == "cpu" for p in fast.parameters())
     if on_cpu and can_pack(dtype):
-        # The compiler would have to unroll the bands of a map, anew for every size of an image.
+        # The compiler would unroll the bands of a map, again for every size of an image.
         fast = pack(fast, dtype, winograd=dtype == torch.float32 and not compile)  # type: ignore[assignment]
     if dtype != torch.float32:
         _lower(fast, dtype)

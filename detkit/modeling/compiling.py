@@ -1,4 +1,4 @@
-"""What of a model ``torch.compile`` takes: the parts that compute the same whatever is in the image."""
+"""Which modules ``torch.compile`` compiles: those that compute the same whatever is in the image."""
 
 import importlib.util
 import os

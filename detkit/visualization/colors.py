@@ -1,4 +1,4 @@
-"""Colours that are told apart easily."""
+"""Colours that are easy to distinguish."""
 
 import math
 

@@ -1,6 +1,6 @@
 """What happens inside a two-stage detector, drawn: its boxes, anchors, proposals and sampled regions.
 
-Everything is given as plain tensors and Instances in the pixels of the drawing, so any model can be looked at.
+Everything is given as plain tensors and Instances in the pixels of the drawing, so they serve any model.
 """
 
 from collections.abc import Sequence

@@ -76,8 +76,8 @@ def noisy_results(coco, rng, copies=2):
     return rows
 
 
-def pycocotools_figures(coco, results, task, limits):
-    """The oracle: {name: figure} and {class: AP}."""
+def pycocotools_metrics(coco, results, task, limits):
+    """The oracle: {name: metric} and {class: AP}."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = copy.deepcopy(coco)

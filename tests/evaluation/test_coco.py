@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from coco_oracle import JsonDataset, noisy_results, pycocotools_figures
+from coco_oracle import JsonDataset, noisy_results, pycocotools_metrics
 from processes import in_processes
 
 from detkit.evaluation import EVALUATORS, CocoEvaluator, coco_results
@@ -96,7 +96,7 @@ def test_from_instances_to_figures_equals_pycocotools(part):
     results = evaluator.compute()
     assert results.keys() == {"box", "mask"}
     for task, ours in results.items():
-        stats, classes = pycocotools_figures(coco, evaluator.results(), task, [1, 10, 100])
+        stats, classes = pycocotools_metrics(coco, evaluator.results(), task, [1, 10, 100])
         assert {k: ours[k] for k in stats} == pytest.approx(stats, abs=1e-12)
         assert ours["per_class"] == pytest.approx(classes, abs=1e-12)
     json.dumps(results, allow_nan=False)
@@ -206,11 +206,11 @@ def test_report_says_figures_objects_and_reasons(squares):
 
 def _run_rank(rank, coco, shares, expected):
     evaluator = filled(JsonDataset(coco), *to_pairs({**coco, "images": shares[rank]}, coco["found"]))
-    figures = evaluator.compute()
+    metrics = evaluator.compute()
     if rank == 0:
-        assert (figures, len(evaluator.results())) == expected
+        assert (metrics, len(evaluator.results())) == expected
     else:
-        assert figures == {}
+        assert metrics == {}
 
 
 def test_two_processes_equal_one(part):

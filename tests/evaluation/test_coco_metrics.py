@@ -1,10 +1,10 @@
-"""The figures equal pycocotools'."""
+"""The metrics equal pycocotools'."""
 
 import json
 
 import numpy as np
 import pytest
-from coco_oracle import JsonDataset, noisy_results, pycocotools_figures
+from coco_oracle import JsonDataset, noisy_results, pycocotools_metrics
 
 from detkit.evaluation.coco_metrics import GroundTruth, coco_metrics
 from detkit.registry import DataError
@@ -17,11 +17,11 @@ def coco_mini_results(coco_mini):
     return noisy_results(coco_mini, np.random.default_rng(0), copies=6)
 
 
-def figures(coco, results, task, max_detections=100):
+def metrics(coco, results, task, max_detections=100):
     return coco_metrics(GroundTruth(coco, JsonDataset(coco).class_names), results, task, max_detections, True)
 
 
-def assert_equal_figures(ours, oracle):
+def assert_equal_metrics(ours, oracle):
     stats, classes = oracle
     assert len(stats) == 12
     for name, value in stats.items():
@@ -38,9 +38,9 @@ def test_equals_pycocotools_on_photographs(coco_mini, coco_mini_results, task, l
         key = r["image_id"], r["category_id"]
         per_image_and_class[key] = per_image_and_class.get(key, 0) + 1
     assert max(per_image_and_class.values()) > 12  # so the smallest limit cuts something off
-    ours = figures(coco_mini, results, task, limits[-1])
+    ours = metrics(coco_mini, results, task, limits[-1])
     assert 0.05 < ours["AP"] < 0.95
-    assert_equal_figures(ours, pycocotools_figures(coco_mini, results, task, limits))
+    assert_equal_metrics(ours, pycocotools_metrics(coco_mini, results, task, limits))
 
 
 @pytest.mark.parametrize("task", ["box", "mask"])
@@ -51,8 +51,8 @@ def test_equals_pycocotools_on_many_small_objects(shared_data, task):
     coco["annotations"] = [a for a in coco["annotations"] if a["image_id"] in kept]
     results = noisy_results(coco, np.random.default_rng(1), copies=4)
     for limit in (100, 200):
-        assert_equal_figures(
-            figures(coco, results, task, limit), pycocotools_figures(coco, results, task, [1, 10, limit])
+        assert_equal_metrics(
+            metrics(coco, results, task, limit), pycocotools_metrics(coco, results, task, [1, 10, limit])
         )
 
 
@@ -61,8 +61,8 @@ def test_more_detections_count_at_a_higher_limit(shared_data):
     results = [
         {"image_id": a["image_id"], "category_id": 1, "bbox": a["bbox"], "score": 0.5} for a in coco["annotations"]
     ]
-    assert figures(coco, results, "box", 1000)["AP"] == pytest.approx(1.0)
-    assert figures(coco, results, "box", 20)["AP"] < 0.9
+    assert metrics(coco, results, "box", 1000)["AP"] == pytest.approx(1.0)
+    assert metrics(coco, results, "box", 20)["AP"] < 0.9
 
 
 def tiny(annotations, images=2, classes=("cat", "dog")):
@@ -85,19 +85,19 @@ def test_an_annotation_of_id_zero_counts():
     """pycocotools would take the match with id 0 for no match."""
     coco = tiny([box(0)])
     found = [{"image_id": 0, "category_id": 1, "bbox": [10, 10, 20, 20], "score": 0.9}]
-    assert figures(coco, found, "box")["AP"] == pytest.approx(1.0)
+    assert metrics(coco, found, "box")["AP"] == pytest.approx(1.0)
 
 
 def test_image_ids_may_be_words():
     coco = tiny([box(1, "b"), box(2, "a", bbox=(50, 50, 100, 100))])
     coco["images"] = [{"id": name, "height": 200, "width": 200} for name in "ba"]
     found = [{"image_id": "a", "category_id": 1, "bbox": [50, 50, 100, 100], "score": 0.9}]
-    ours = figures(coco, found, "box")
+    ours = metrics(coco, found, "box")
     assert (ours["APl"], ours["APs"]) == (pytest.approx(1.0), 0.0)
 
 
 def test_reasons_for_what_cannot_be_measured():
-    ours = figures(
+    ours = metrics(
         tiny([box(1), box(2, category_id=3, iscrowd=1)], classes=("cat", "dog", "herd")),
         [{"image_id": 0, "category_id": 2, "bbox": [10, 10, 20, 20], "score": 0.9}],
         "box",
@@ -113,19 +113,19 @@ def test_reasons_for_what_cannot_be_measured():
 
 
 def test_reason_for_predicting_nothing_and_for_no_ground_truth():
-    silent = figures(tiny([box(1)]), [], "box")
+    silent = metrics(tiny([box(1)]), [], "box")
     assert silent["AP"] == 0.0
     assert silent["reasons"]["AP"] == "the model predicted nothing on all 2 images"
-    bare = figures(tiny([]), [], "box")
+    bare = metrics(tiny([]), [], "box")
     assert bare["AP"] == -1
     assert "no ground truth" in bare["reasons"]["AP"]
-    assert figures(tiny([], images=0), [], "box")["AR100"] == -1
+    assert metrics(tiny([], images=0), [], "box")["AR100"] == -1
 
 
 def test_json_ready(coco_mini):
-    json.dumps(figures(coco_mini, [], "mask"), allow_nan=False)
+    json.dumps(metrics(coco_mini, [], "mask"), allow_nan=False)
 
 
 def test_mask_figures_need_masks():
     with pytest.raises(DataError, match="annotation 7"):
-        figures(tiny([box(7)]), [], "mask")
+        metrics(tiny([box(7)]), [], "mask")

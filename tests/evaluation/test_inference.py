@@ -1,3 +1,4 @@
+import json
 import sys
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 from torch import nn
 
 from detkit.data.interfaces import Dataset
-from detkit.evaluation import Evaluator, FirstPredictions, evaluate
+from detkit.evaluation import Evaluator, FirstPredictions, evaluate, write_evaluation
 from detkit.structures import Boxes, Instances, Prediction, Sample
 
 
@@ -105,3 +106,17 @@ def test_progress_bar_knows_the_end(capsys, monkeypatch):
     assert "/2" in capsys.readouterr().err
     evaluate(Detector(), batches(1, 1), [], progress=False)
     assert capsys.readouterr().err == ""
+
+
+class Counter(Evaluator):
+    def report(self, results):
+        return f"counted {results['count']}"
+
+
+def test_figures_are_written_and_reported(tmp_path):
+    timing = {"images": 10, "seconds": 4.0, "model_seconds": 3.0, "images_per_second": 2.5}
+    results = {"count": 3, "timing": timing}
+    text = write_evaluation(results, [Counter(Dataset())], tmp_path / "new" / "evaluation.json")
+    assert json.loads((tmp_path / "new" / "evaluation.json").read_text()) == results
+    assert text.startswith("counted 3\n")
+    assert "10 images in 4.0 s (2.5 images/s" in text

@@ -29,7 +29,7 @@ def evaluated(rank: int, folder: str) -> None:
         )
         model, evaluators, seen = experiment.build_model(), experiment.build_evaluators(), []
         model.backbone.stem.conv1.norm.running_mean.add_(rank)  # as after training: rank 0's statistics count
-        figures = evaluate(
+        metrics = evaluate(
             model,
             experiment.data.test(),
             evaluators,
@@ -39,8 +39,8 @@ def evaluated(rank: int, folder: str) -> None:
         every = distributed.all_gather_object(seen)
         if rank == 0:
             assert sorted(i for share in every for i in share) == sorted({i for share in every for i in share})
-            assert sum(map(len, every)) == figures.pop("timing")["images"] == int(images)
-            content = {"figures": figures, "results": evaluators[0].results()}
+            assert sum(map(len, every)) == metrics.pop("timing")["images"] == int(images)
+            content = {"metrics": metrics, "results": evaluators[0].results()}
             Path(folder, f"{distributed.world_size()}_of_{images}.json").write_text(json.dumps(content))
 
 

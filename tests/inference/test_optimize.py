@@ -29,7 +29,7 @@ def instances_of(model, batch):
 
 @pytest.fixture(scope="module")
 def model():
-    """Trained until it knows two images by heart, so that what it finds is no accident."""
+    """Trained until it overfits two images, so that what it finds is no accident."""
     torch.manual_seed(0)
     model, batch = small_model(score_thresh=0.3), samples(0, 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
@@ -56,11 +56,11 @@ def test_fp32_finds_the_same(model):
 
 def test_bf16_finds_nearly_the_same(model):
     batch = samples(0, 1)
-    figures = agreement(instances_of(model, batch), instances_of(optimized(model, "bf16"), batch))
-    assert figures["matched"] == 1
-    assert figures["box IoU"] >= 0.98
-    assert figures["mask IoU"] >= 0.98
-    assert figures["largest score difference"] < 0.05
+    metrics = agreement(instances_of(model, batch), instances_of(optimized(model, "bf16"), batch))
+    assert metrics["matched"] == 1
+    assert metrics["box IoU"] >= 0.98
+    assert metrics["mask IoU"] >= 0.98
+    assert metrics["largest score difference"] < 0.05
 
 
 def test_training_goes_on_beside_the_copy(model):
@@ -135,15 +135,15 @@ def test_agreement_pairs_the_best_overlaps_of_a_class():
     truth = truth.with_fields(classes=torch.tensor([0, 1, 0]))
     found = Instances((10, 10), boxes=Boxes([[5, 5, 9, 8], [0, 0, 4, 3], [0, 0, 4, 4]]), scores=torch.full((3,), 0.9))
     found = found.with_fields(classes=torch.tensor([0, 0, 0]))
-    figures = agreement([truth], [found])
-    assert figures["matched"] == pytest.approx(2 / 3)
-    assert figures["box IoU"] == pytest.approx((1 + 0.75) / 2)
-    assert figures["largest score difference"] == pytest.approx(0.1)
+    metrics = agreement([truth], [found])
+    assert metrics["matched"] == pytest.approx(2 / 3)
+    assert metrics["box IoU"] == pytest.approx((1 + 0.75) / 2)
+    assert metrics["largest score difference"] == pytest.approx(0.1)
 
 
 @pytest.mark.slow
-def test_after_two_shapes_other_sizes_compile_nothing_anew(model, monkeypatch):
-    compile_module = nn.Module.compile  # what is compiled anew is decided before the backend, which takes minutes
+def test_after_two_shapes_other_sizes_compile_nothing_again(model, monkeypatch):
+    compile_module = nn.Module.compile  # what is compiled again is decided before the backend, which takes minutes
     monkeypatch.setattr(nn.Module, "compile", lambda part, **options: compile_module(part, backend="eager", **options))
     lenient = copy.deepcopy(model)
     lenient.roi_heads.box_head.detection = Detection(score_thresh=0.0)
@@ -153,9 +153,9 @@ def test_after_two_shapes_other_sizes_compile_nothing_anew(model, monkeypatch):
     counters = torch._dynamo.utils.counters["stats"]
     start = counters["unique_graphs"]
     batch = samples(0, height=192, width=224)  # no side of a map is 1 or a number of channels, which torch would note
-    figures = agreement(instances_of(lenient, batch), instances_of(fast, batch))
-    assert figures["matched"] > 0.98
-    assert figures["box IoU"] > 0.999
+    metrics = agreement(instances_of(lenient, batch), instances_of(fast, batch))
+    assert metrics["matched"] > 0.98
+    assert metrics["box IoU"] > 0.999
     fast(samples(0, height=320, width=224))
     before = counters["unique_graphs"]
     assert before > start

@@ -68,7 +68,7 @@ def test_wrong_inputs_are_named():
 
 
 def test_boxes_are_clipped_to_the_picture_and_mapped_back_from_it():
-    """A picture of 40 x 60 in the middle of a canvas of 64 x 64."""
+    """An image of 40 x 60 in the middle of one of 64 x 64."""
     info = ImageInfo(valid_region=(2, 12, 62, 52))
     detections = Instances(
         (64, 64), info=info, boxes=Boxes([[2.0, 12, 62, 52], [32, 32, 62, 52]]), scores=torch.ones(2)

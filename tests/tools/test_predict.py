@@ -56,10 +56,10 @@ def test_folder_to_pictures_and_json(main, run, photos, tmp_path, capsys):
     assert len(rows) == 10
     assert {(r["image_id"], r["file_name"]) for r in rows} == {(1, str(photos / "a.png")), (2, str(photos / "b.jpg"))}
     assert rows[0]["segmentation"]["size"] == [80, 100]
-    said = capsys.readouterr().out
-    assert "10 instances" in said
-    assert str(out) in said
-    assert str(results) in said
+    printed = capsys.readouterr().out
+    assert "10 instances" in printed
+    assert str(out) in printed
+    assert str(results) in printed
 
 
 def test_score_threshold_holds_for_json(main, run, photos, tmp_path):
@@ -91,8 +91,8 @@ def test_video_to_video_and_to_frames(main, run, tmp_path):
     assert sorted(p.name for p in (out / "clip").iterdir()) == ["000000.png", "000001.png", "000002.png"]
     assert main(["--run", run, clip, "--output", str(tmp_path)]) == 2  # it would overwrite its input
     (tmp_path / "new").mkdir()
-    twin = str(shutil.copy(clip, tmp_path / "new" / "clip.mp4"))
-    assert main(["--run", run, clip, twin, "--output", str(out), "--frames"]) == 0
+    copy = str(shutil.copy(clip, tmp_path / "new" / "clip.mp4"))
+    assert main(["--run", run, clip, copy, "--output", str(out), "--frames"]) == 0
     assert len(list((out / "clip_2").iterdir())) == 3
 
 
@@ -117,9 +117,9 @@ def test_an_input_is_never_written_over(main, run, photos, capsys):
 def test_mistakes_end_with_their_message_alone(main, run, photos, capsys, arguments, words):
     names = {"run": run, "photo": photos / "a.png", "config": f"{run}/config.yaml"}
     assert main([a.format(**names) for a in arguments]) == 2
-    said = capsys.readouterr()
-    assert words in said.err
-    assert "Traceback" not in said.err
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert "Traceback" not in printed.err
 
 
 @pytest.mark.parametrize(

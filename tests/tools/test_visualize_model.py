@@ -95,13 +95,13 @@ def test_the_titles_count_what_the_model_labels(tool, look, monkeypatch):
     monkeypatch.setattr(tool, "side_by_side", lambda pictures, words: titles.extend(words) or pictures[0])
     for _ in stages.pictures():
         pass
-    said = dict(title.split(": ", 1) for title in titles if title.count(": ") == 1)
+    counts = dict(title.split(": ", 1) for title in titles if title.count(": ") == 1)
     generator = stages.model.proposal_generator
     counted = [title for title in titles if title.startswith("positive anchors")]
     positive = int(counted[0].split(": ")[1].split(",")[0])
     assert positive >= 1
-    assert positive + int(said["negative anchors"]) == generator.sampling.batch_size_per_image
-    assert int(said["foreground regions"]) >= len(stages.target)  # the ground truth is among the proposals
+    assert positive + int(counts["negative anchors"]) == generator.sampling.batch_size_per_image
+    assert int(counts["foreground regions"]) >= len(stages.target)  # the ground truth is among the proposals
     assert "best 50 of 100 proposals before NMS" in titles
     assert any(title.endswith("proposals after NMS") for title in titles)
     assert generator.selection.nms_thresh == 0.7

@@ -87,7 +87,7 @@ def test_titles_stay_over_their_pictures():
 
 
 def test_padding_is_left_out_of_predictions():
-    """A picture in the middle of its canvas, and boxes of the file on it."""
+    """An image in the middle of its padding, and boxes of the file on it."""
     image = torch.zeros(3, 100, 100, dtype=torch.uint8)
     image[:, 20:80, 10:90] = 90
     masks = torch.zeros(1, 100, 100, dtype=torch.bool)

@@ -22,7 +22,7 @@ from detkit.modeling.box_coder import DeltaBoxCoder
 from detkit.modeling.poolers import RoIAlignPooler
 from detkit.modeling.roi_heads import Detection
 from detkit.registry import Registry, Removed, options, role_of, runtime_arguments
-from detkit.structures import BitMasks, Boxes, Instances, Losses, Prediction
+from detkit.structures import BitMasks, Boxes, Instances, Losses, Masks, Prediction
 
 ALL = [(registry.role, name) for registry in Registry.of.values() for name in registry.names()]
 PYRAMID = {f"p{i}": ShapeSpec(16, 2**i) for i in (2, 3, 4, 5)}
@@ -218,15 +218,16 @@ def test_mask_paster(cls):
     probs, boxes = torch.zeros(2, 28, 28), Boxes([[10.0, 6, 34, 30], [-8, 20, 16, 44]])
     probs[:, 7:21, 7:21] = 1  # an object in the middle half of its box
     masks = cls()(probs, boxes, (40, 50), 0.5)
-    assert masks.dtype == torch.bool
+    assert isinstance(masks, Masks)
+    masks = masks.bitmaps()
     assert masks.shape == (2, 40, 50)
     for mask, (left, top, right, bottom) in zip(masks, [(16, 12, 28, 24), (-2, 26, 10, 38)]):
         rows, columns = torch.nonzero(mask, as_tuple=True)
         edges = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
         assert (edges - torch.tensor([left, top, right, bottom]).clamp(min=0)).abs().max() <= 1
     outside = Boxes([[60.0, 10, 90, 30], [-30, -30, -5, -5]])
-    assert not cls()(torch.ones(2, 28, 28), outside, (40, 50), 0.5).any()
-    assert cls()(torch.zeros(0, 28, 28), Boxes([]), (40, 50), 0.5).shape == (0, 40, 50)
+    assert not cls()(torch.ones(2, 28, 28), outside, (40, 50), 0.5).nonempty().any()
+    assert cls()(torch.zeros(0, 28, 28), Boxes([]), (40, 50), 0.5).bitmaps().shape == (0, 40, 50)
 
 
 @pytest.mark.parametrize("cls", registered("box head"), ids=names)

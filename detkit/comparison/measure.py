@@ -103,7 +103,8 @@ def mask_difference(
     worst, size = 0.0, (theirs.shape[-2], theirs.shape[-1])
     for start in range(0, len(theirs), 32):  # full-size masks are large
         part = slice(start, start + 32)
-        sure, mask, unsure = (paster(probs[part], boxes[part], size, threshold + d) for d in (UNDECIDED, 0, -UNDECIDED))
+        cuts = (threshold + UNDECIDED, threshold, threshold - UNDECIDED)
+        sure, mask, unsure = (paster(probs[part], boxes[part], size, cut).bitmaps().tensor for cut in cuts)
         decided = sure | ~unsure
         both = (mask & theirs[part] & decided).flatten(1).sum(1)
         either = ((mask | theirs[part]) & decided).flatten(1).sum(1)

@@ -92,7 +92,7 @@ class _Comparison:
     def area(self, probs: Tensor, boxes: Boxes, size: tuple[int, int]) -> float:
         """Of all masks together, pasted into an image of ``size``."""
         model = self.stages.model
-        return float(model.mask_paster(probs, boxes, size, model.mask_thresh).sum())
+        return float(model.mask_paster(probs, boxes, size, model.mask_thresh).areas().sum())
 
     def compare_areas(self, ours: float, theirs: float, isolated: bool) -> None:
         """The sums of the masks' areas."""

@@ -9,7 +9,7 @@ import torch
 from detkit.data.errors import Progress, naming_the_sample
 from detkit.data.interfaces import Augmentation, Dataset, Record
 from detkit.registry import DataError
-from detkit.structures import Boxes, ImageInfo, Instances, MiniMasks, PolygonMasks, Sample
+from detkit.structures import Boxes, CroppedMasks, ImageInfo, Instances, PolygonMasks, Sample
 
 MaskFormat = Literal["polygon", "bitmap", "mini"]
 """How masks travel: as polygons where the data has them, or always as bitmaps, or as bitmaps inside their boxes."""
@@ -163,7 +163,9 @@ def to_sample(
     if "masks" in objects:
         masks = objects.masks.bitmaps() if mask_format == "bitmap" else objects.masks
         keep &= masks.nonempty()
-        objects = objects.with_fields(masks=MiniMasks.of(masks, mini_mask_size) if mask_format == "mini" else masks)
+        objects = objects.with_fields(
+            masks=CroppedMasks.mini(masks, mini_mask_size) if mask_format == "mini" else masks
+        )
     active = None if record.active_classes is None else torch.from_numpy(np.array(record.active_classes, dtype=bool))
     info = ImageInfo(record.valid_region, active)
     return Sample(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from detkit.layers import ShapeSpec
 from detkit.registry import Registry
-from detkit.structures import Boxes, ImageList, Instances, Losses, Prediction, Sample
+from detkit.structures import Boxes, ImageList, Instances, Losses, Masks, Prediction, Sample
 
 Features = dict[str, Tensor]
 """Feature maps by name, each (N, C, H/s, W/s), ordered from the finest to the coarsest."""
@@ -298,7 +298,7 @@ class MaskPaster:
     def __init__(self) -> None:
         super().__init__()
 
-    def __call__(self, probs: Tensor, boxes: Boxes, image_size: tuple[int, int], threshold: float) -> Tensor:
+    def __call__(self, probs: Tensor, boxes: Boxes, image_size: tuple[int, int], threshold: float) -> Masks:
         """Enlarges each mask to its box and decides which pixels of the image belong to the object.
 
         Args:
@@ -308,7 +308,7 @@ class MaskPaster:
             threshold: a pixel belongs to the object from this probability on.
 
         Returns:
-            ``(N, height, width)`` bool; ``BoxMasks`` spare laying them out.
+            N masks; ``CroppedMasks`` spare laying them out.
         """
         raise NotImplementedError
 

@@ -11,16 +11,16 @@ from torch.nn import functional as F
 
 from detkit.layers import paste_in_windows
 from detkit.modeling.interfaces import MASK_PASTERS, MaskPaster
-from detkit.structures import BitMasks, Boxes, BoxMasks
+from detkit.structures import Boxes, CroppedMasks
 
 
 @MASK_PASTERS.register()
 class GridSampleMaskPaster(MaskPaster):
     """Looks each pixel's centre up in the mask, in the box as it is, between the pixels (Detectron2's way)."""
 
-    def __call__(self, probs: Tensor, boxes: Boxes, image_size: tuple[int, int], threshold: float) -> BitMasks:
+    def __call__(self, probs: Tensor, boxes: Boxes, image_size: tuple[int, int], threshold: float) -> CroppedMasks:
         """See ``MaskPaster.__call__``."""
-        return BoxMasks.of(*paste_in_windows(probs, boxes, image_size, threshold), image_size, probs.device)
+        return CroppedMasks.of(*paste_in_windows(probs, boxes, image_size, threshold), image_size, probs.device)
 
 
 @MASK_PASTERS.register()
@@ -31,7 +31,7 @@ class ExpandedBoxMaskPaster(MaskPaster):
     ``> 0.5``, the masks differ in pixels of exactly 0.5.
     """
 
-    def __call__(self, probs: Tensor, boxes: Boxes, image_size: tuple[int, int], threshold: float) -> BitMasks:
+    def __call__(self, probs: Tensor, boxes: Boxes, image_size: tuple[int, int], threshold: float) -> CroppedMasks:
         """See ``MaskPaster.__call__``."""
         growth = (probs.shape[-1] + 2) / probs.shape[-1]
         corners = torch.as_tensor(boxes)
@@ -65,7 +65,7 @@ class ResizeMaskPaster(MaskPaster):
         super().__init__()
         self.stretch = stretch
 
-    def __call__(self, probs: Tensor, boxes: Boxes, image_size: tuple[int, int], threshold: float) -> BitMasks:
+    def __call__(self, probs: Tensor, boxes: Boxes, image_size: tuple[int, int], threshold: float) -> CroppedMasks:
         """See ``MaskPaster.__call__``."""
         seen = _Seen(image_size, torch.device("cpu"))
         masks = probs.detach().float().cpu().numpy()
@@ -108,6 +108,6 @@ class _Seen:
         self._bitmaps.append(seen)
         self._windows.append((x, y, x + seen.shape[1], y + seen.shape[0]))
 
-    def masks(self) -> BoxMasks:
+    def masks(self) -> CroppedMasks:
         """All of them."""
-        return BoxMasks.of(self._bitmaps, self._windows, self.image_size, self.device)
+        return CroppedMasks.of(self._bitmaps, self._windows, self.image_size, self.device)

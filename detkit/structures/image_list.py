@@ -1,11 +1,47 @@
-"""ImageList: images of different sizes as one padded batch."""
+"""ImageInfo: what is known of an image besides its pixels. ImageList: images of different sizes as a padded batch."""
 
 import dataclasses
 
+import torch
 from torch import Tensor
 
-from detkit.structures.image_info import ImageInfo
+from detkit.structures.boxes import Boxes
 from detkit.structures.transforms import Region
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageInfo:
+    """What is known of an image besides its pixels; it travels with the image's instances.
+
+    Args:
+        valid_region: ``(x1, y1, x2, y2)``, the part of the (padded) image that is no padding; None: all of it.
+        active_classes: ``(K,)`` bool, the classes that the image's dataset labels; None: all. An object of another
+            class may be on the image without an annotation.
+        crowds: ``(C, 4)`` boxes around crowds, in training, where the data keep them; None: nothing is known of any.
+    """
+
+    valid_region: Region | None = None
+    active_classes: Tensor | None = None
+    crowds: Boxes | None = None
+
+    def valid_region_in(self, image_size: tuple[int, int]) -> Region:
+        """The valid region, or where none is known the whole image of ``(height, width)``."""
+        return (0, 0, image_size[1], image_size[0]) if self.valid_region is None else self.valid_region
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "ImageInfo":
+        """The same with its tensors on ``device``."""
+        return self._with([None if t is None else t.to(device, non_blocking=non_blocking) for t in self._tensors()])
+
+    def pin_memory(self) -> "ImageInfo":
+        """The same with its tensors in page-locked memory."""
+        return self._with([None if t is None else t.pin_memory() for t in self._tensors()])
+
+    def _tensors(self) -> tuple[Tensor | None, Tensor | None]:
+        return self.active_classes, self.crowds
+
+    def _with(self, tensors: list[Tensor | None]) -> "ImageInfo":
+        active, crowds = tensors
+        return ImageInfo(self.valid_region, active, None if crowds is None else Boxes(crowds))
 
 
 @dataclasses.dataclass(frozen=True)

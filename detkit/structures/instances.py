@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detkit.structures.image_info import ImageInfo
+from detkit.structures.image_list import ImageInfo
 from detkit.structures.transforms import Region, Transform
 
 WHOLE_IMAGE = ImageInfo()
@@ -21,7 +21,7 @@ class Instances:
     which rows something is left, ``to(device)`` and a static ``cat(parts)``. A plain tensor stays as it is.
 
     Fields that the project itself uses: ``boxes`` (Boxes, (N, 4)), ``classes`` ((N,) int64), ``scores`` ((N,)),
-    ``masks`` (BitMasks, PolygonMasks or MiniMasks), ``objectness`` ((N,) logits, proposals only), ``gt_boxes`` and
+    ``masks`` (BitMasks, PolygonMasks or CroppedMasks), ``objectness`` ((N,) logits, proposals only), ``gt_boxes`` and
     ``gt_masks`` (what a sampled proposal was matched to), ``mask_probs`` ((N, M, M), before pasting), ``crowd`` ((N,)
     bool, in a target that keeps its crowds), ``annotation_ids`` ((N,) int64, the dataset's, for messages).
 

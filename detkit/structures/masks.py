@@ -1,4 +1,4 @@
-"""Masks: the shapes of N objects, as bitmaps, as polygons or as small bitmaps inside their boxes."""
+"""Masks: the shapes of N objects, as bitmaps, as polygons or as bitmaps inside their boxes."""
 
 from typing import Any, Protocol, runtime_checkable
 

@@ -39,31 +39,25 @@ def rle_counts(compressed: bytes) -> np.ndarray:
     return numbers
 
 
-def compress_counts(counts: np.ndarray, lengths: np.ndarray) -> list[str]:
-    """The run lengths of many RLEs as compressed strings; the inverse of ``rle_counts``, for all at once.
+def rle_of_window(bitmap: np.ndarray, x: int, y: int, size: tuple[int, int]) -> dict[str, Any]:
+    """The compressed RLE, counts as str, of a mask of which only a window is kept.
 
     Args:
-        counts: ``(C,)`` the run lengths of all RLEs, one after the other.
-        lengths: ``(N,)`` how many of them each RLE has.
+        bitmap: ``(h, w)`` bool, the window's pixels; fast where it is stored column by column.
+        x, y: where the window's corner lies in the image.
+        size: ``(height, width)`` of the image.
     """
-    counts = counts.astype(np.int64)
-    rows = np.repeat(np.cumsum(lengths) - lengths, lengths)  # where each number's RLE begins
-    from_fourth = np.flatnonzero(np.arange(len(counts)) - rows > 2)
-    numbers = counts.copy()
-    numbers[from_fourth] -= counts[from_fourth - 2]
-    size = np.ones(len(numbers), np.int64)  # groups of 5 bits, of which the last one's highest bit is the sign
-    magnitude = np.where(numbers < 0, ~numbers, numbers)
-    for group in range(1, 7):
-        size += magnitude >= 1 << (5 * group - 1)
-    ends = np.cumsum(size)
-    text = np.zeros(int(ends[-1]) if len(ends) else 0, np.uint8)
-    for group in range(int(size.max(initial=0))):
-        has = np.flatnonzero(size > group)
-        more = size[has] > group + 1
-        text[ends[has] - size[has] + group] = ((numbers[has] >> (5 * group)) & 31) + 32 * more + 48
-    stops = np.concatenate([[0], ends])[np.cumsum(lengths)].tolist()
-    whole = text.tobytes().decode("ascii")
-    return [whole[start:stop] for start, stop in zip([0, *stops[:-1]], stops)]
+    height, width = size
+    padded = np.zeros((bitmap.shape[1], bitmap.shape[0] + 2), np.int8)  # so that every run ends with its column
+    padded[:, 1:-1] = bitmap.T
+    column, row = np.divmod(np.flatnonzero(np.diff(padded.reshape(-1))), padded.shape[1])
+    begins, ends = ((x + column) * height + y + row).reshape(-1, 2).T  # in pixels of the image, column by column
+    apart = ends[:-1] != begins[1:]  # else a run to the image's lower rim goes on in the next column
+    bounds = np.stack([begins[np.append(True, apart)[: len(begins)]], ends[np.append(apart, True)[: len(ends)]]], 1)
+    counts = np.diff(bounds.reshape(-1), prepend=0, append=height * width)
+    counts = counts[:-1] if len(bounds) and counts[-1] == 0 else counts
+    encoded = coco_mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+    return {"size": [height, width], "counts": encoded["counts"].decode("ascii")}
 
 
 def checked_rle(rle: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:

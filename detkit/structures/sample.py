@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from detkit.structures.boxes import Boxes
-from detkit.structures.image_info import ImageInfo
+from detkit.structures.image_list import ImageInfo
 from detkit.structures.instances import Instances
 from detkit.structures.transforms import Region
 

@@ -18,7 +18,7 @@ from detkit.data import (
 )
 from detkit.data import test_loader as make_test_loader
 from detkit.registry import DataError
-from detkit.structures import BitMasks, Boxes, MiniMasks, PolygonMasks, Sample
+from detkit.structures import BitMasks, Boxes, CroppedMasks, PolygonMasks, Sample
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +103,8 @@ def test_mask_format(dataset):
     assert isinstance(bitmaps, BitMasks)
     assert bitmaps.areas().tolist() == [225]
     minis = Mapper(polygons, [Resize(size=(480, 640))], mask_format="mini", mini_mask_size=14)(0, 0).target.masks
-    assert isinstance(minis, MiniMasks)
-    assert minis.tensor.shape == (1, 14, 14)
+    assert isinstance(minis, CroppedMasks)
+    assert minis.cells.shape == (1, 14, 14)
     assert minis.areas().tolist() == [22500], "made after the augmentations"
 
 
@@ -139,7 +139,7 @@ def test_object_too_thin_for_its_mini_mask_stays_a_target(dataset):
     line = Line(num_images=1, image_size=(48, 64))
     target = Mapper(line, mask_format="mini", mini_mask_size=4)(0, 0).target
     assert target.boxes.tolist() == [[0, 0, 48, 48]]
-    assert not target.masks.tensor.any()
+    assert not target.masks.cells.any()
 
 
 def test_valid_region_and_active_classes_reach_the_sample(dataset):

@@ -9,7 +9,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from detkit.layers import paste_masks
 from detkit.modeling.interfaces import MASK_PASTERS
 from detkit.modeling.mask_pasters import ExpandedBoxMaskPaster, GridSampleMaskPaster, ResizeMaskPaster
-from detkit.structures import BitMasks, Boxes, BoxMasks
+from detkit.structures import Boxes, CroppedMasks
 
 SIZE = (53, 71)
 
@@ -29,7 +29,7 @@ def test_expanded_box_equals_torchvision(side, threshold):
     probs, boxes = torch.rand(60, side, side), some_boxes(60)
     boxes[0] = torch.tensor([0.0, 0, SIZE[1], SIZE[0]])
     wanted = paste_masks_in_image(probs[:, None], boxes.tensor, SIZE)[:, 0]
-    got = ExpandedBoxMaskPaster()(probs, boxes, SIZE, threshold)
+    got = ExpandedBoxMaskPaster()(probs, boxes, SIZE, threshold).tensor
     assert got.dtype == torch.bool
     assert torch.equal(got, wanted >= threshold)
     assert torch.equal(got, wanted > threshold), "no pixel happens to be at the threshold"
@@ -40,18 +40,18 @@ def test_expanded_box_beyond_the_image_equals_torchvision():
     boxes = Boxes([[-20.0, -9, 30, 20], [50, 30, 95, 80], [-30, -30, 120, 110]])
     probs = torch.rand(3, 28, 28)
     wanted = paste_masks_in_image(probs[:, None], boxes.tensor, SIZE)[:, 0] >= 0.5
-    assert torch.equal(ExpandedBoxMaskPaster()(probs, boxes, SIZE, 0.5), wanted)
+    assert torch.equal(ExpandedBoxMaskPaster()(probs, boxes, SIZE, 0.5).tensor, wanted)
 
 
 def test_grid_sample_is_the_layer():
     probs, boxes = torch.rand(20, 28, 28), some_boxes(20)
-    assert torch.equal(GridSampleMaskPaster()(probs, boxes, SIZE, 0.4), paste_masks(probs, boxes, SIZE, 0.4))
+    assert torch.equal(GridSampleMaskPaster()(probs, boxes, SIZE, 0.4).tensor, paste_masks(probs, boxes, SIZE, 0.4))
 
 
 @pytest.mark.parametrize("stretch", [False, True])
 def test_resize_equals_an_8_bit_image_resized_to_the_box(stretch):
     probs, boxes = torch.rand(40, 28, 28) * 0.6 + 0.2, some_boxes(40, integer=True)
-    masks = ResizeMaskPaster(stretch=stretch)(probs, boxes, SIZE, 0.5)
+    masks = ResizeMaskPaster(stretch=stretch)(probs, boxes, SIZE, 0.5).tensor
     for mask, p, (x1, y1, x2, y2) in zip(masks, probs.numpy(), boxes.int().tolist()):
         wanted = np.zeros(SIZE, dtype=bool)
         if x2 > x1 and y2 > y1:
@@ -64,7 +64,7 @@ def test_resize_equals_an_8_bit_image_resized_to_the_box(stretch):
 
 def test_resize_cuts_boxes_to_whole_pixels():
     probs = torch.ones(1, 28, 28)
-    mask = ResizeMaskPaster()(probs, Boxes([[3.9, 5.2, 20.7, 30.99]]), SIZE, 0.5)[0]
+    mask = ResizeMaskPaster()(probs, Boxes([[3.9, 5.2, 20.7, 30.99]]), SIZE, 0.5).tensor[0]
     wanted = torch.zeros(SIZE, dtype=torch.bool)
     wanted[5:30, 3:20] = True
     assert torch.equal(mask, wanted)
@@ -75,16 +75,16 @@ def test_a_mask_of_one_value_is_what_it_says():
     boxes = Boxes([[4.0, 4, 20, 20]])
     for stretch in (False, True):
         paster = ResizeMaskPaster(stretch=stretch)
-        assert paster(torch.ones(1, 28, 28), boxes, SIZE, 0.5).sum() == 16 * 16
-        assert not paster(torch.zeros(1, 28, 28), boxes, SIZE, 0.5).any()
-        assert not paster(torch.full((1, 28, 28), 0.4), boxes, SIZE, 0.5).any()
+        assert paster(torch.ones(1, 28, 28), boxes, SIZE, 0.5).tensor.sum() == 16 * 16
+        assert not paster(torch.zeros(1, 28, 28), boxes, SIZE, 0.5).tensor.any()
+        assert not paster(torch.full((1, 28, 28), 0.4), boxes, SIZE, 0.5).tensor.any()
 
 
 def test_a_faint_mask_is_stretched_or_not():
     probs, boxes = torch.full((1, 28, 28), 0.05), Boxes([[4.0, 4, 32, 32]])
     probs[:, :, 14:] = 0.4
-    assert ResizeMaskPaster(stretch=True)(probs, boxes, SIZE, 0.5).sum() == 28 * 14
-    assert not ResizeMaskPaster(stretch=False)(probs, boxes, SIZE, 0.5).any()
+    assert ResizeMaskPaster(stretch=True)(probs, boxes, SIZE, 0.5).tensor.sum() == 28 * 14
+    assert not ResizeMaskPaster(stretch=False)(probs, boxes, SIZE, 0.5).tensor.any()
 
 
 @pytest.mark.parametrize("paster", [GridSampleMaskPaster(), ExpandedBoxMaskPaster(), ResizeMaskPaster(stretch=False)])
@@ -118,10 +118,10 @@ def boxes_of_all_kinds() -> Boxes:
 def test_masks_in_windows_encode_as_pycocotools_encodes_the_whole_ones(name):
     boxes = boxes_of_all_kinds()
     masks = MASK_PASTERS.get(name)()(torch.rand(len(boxes), 28, 28), boxes, SIZE, 0.5)
-    assert isinstance(masks, BoxMasks)
+    assert isinstance(masks, CroppedMasks)
     assert masks.shape == (len(boxes), *SIZE)
     encoded, areas = masks.rle(), masks.areas()
-    whole = BitMasks(masks.tensor)
+    whole = masks.bitmaps()
     assert encoded == whole.rle()
     assert torch.equal(areas, whole.areas())
     assert areas.count_nonzero() > 20
@@ -136,7 +136,7 @@ def test_expanded_boxes_of_all_kinds_equal_torchvision():
     boxes = boxes[(x2 >= x1) & (y2 >= y1) & (x2 > 0) & (y2 > 0) & (x1 < width) & (y1 < height)]  # it fails on others
     probs = torch.rand(len(boxes), 28, 28)
     wanted = paste_masks_in_image(probs[:, None], boxes.tensor, SIZE)[:, 0] >= 0.5
-    assert torch.equal(ExpandedBoxMaskPaster()(probs, boxes, SIZE, 0.5), wanted)
+    assert torch.equal(ExpandedBoxMaskPaster()(probs, boxes, SIZE, 0.5).tensor, wanted)
 
 
 def test_looking_pixels_up_a_strip_at_a_time_changes_nothing(monkeypatch):

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from detkit.engine import Hook, Trainer
-from detkit.structures import BitMasks, Boxes, ImageInfo, Instances, Losses, MiniMasks
+from detkit.structures import BitMasks, Boxes, CroppedMasks, ImageInfo, Instances, Losses
 
 CROWD = (600.0, 600.0, 900.0, 900.0)
 
@@ -95,17 +95,17 @@ def test_mask_targets(small, shapes):
     clear = np.abs(wanted - 0.5) > 1e-4
     assert np.array_equal(cut.numpy()[clear], np.round(wanted).astype(bool)[clear])
     assert 0.2 < cut.float().mean() < 0.8
-    mini = MiniMasks.of(whole)
+    mini = CroppedMasks.mini(whole)
     parts = (oracles.swap(box) - (y1, x1, y1, x1)) / ((y2 - y1, x2 - x1) * 2)
     wanted = oracles.crop_and_resize(mini.tensor[0].numpy().astype(float), parts, 28)
     cut = mini.crop_and_resize(Boxes(box[None]), 28, rules.method, rules.binary)[0]
     clear = np.abs(wanted - 0.5) > 1e-4
     assert np.array_equal(cut.numpy()[clear], np.round(wanted).astype(bool)[clear])
     target = next(iter(shapes.data.train()))[0].target
-    assert isinstance(target.masks, MiniMasks)
+    assert isinstance(target.masks, CroppedMasks)
     assert target.masks.tensor.shape[1:] == (56, 56)
     ones = BitMasks(torch.ones(1, 90, 120))
-    inside = MiniMasks.of(ones).crop_and_resize(Boxes([[10.0, 10, 60, 50]]), 28, rules.method, rules.binary)
+    inside = CroppedMasks.mini(ones).crop_and_resize(Boxes([[10.0, 10, 60, 50]]), 28, rules.method, rules.binary)
     assert inside.all(), "a mini-mask of nothing but ones stays so"
 
 

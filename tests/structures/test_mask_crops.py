@@ -3,7 +3,7 @@ import torch
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
 from detkit.layers import crop_and_resize
-from detkit.structures import BitMasks, Boxes, MiniMasks, PolygonMasks
+from detkit.structures import BitMasks, Boxes, CroppedMasks, PolygonMasks
 
 H, W = 60, 80
 BOXES = Boxes([[3.3, 4.4, 44.0, 50.0], [10, 20, 38, 48], [60.2, 1.7, 79.9, 33.3], [0, 0, 0.4, 59]])
@@ -66,7 +66,9 @@ def test_crop_and_resize_rounds_a_half_down_and_is_empty_outside():
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("make", [bitmaps, polygons, lambda: MiniMasks.of(polygons())], ids=["bit", "polygon", "mini"])
+@pytest.mark.parametrize(
+    "make", [bitmaps, polygons, lambda: CroppedMasks.mini(polygons())], ids=["bit", "polygon", "mini"]
+)
 def test_every_kind_takes_every_method(make, method):
     masks = make()
     rough, soft = masks.crop_and_resize(BOXES, 7, method), masks.crop_and_resize(BOXES, 7, method, binary=False)
@@ -89,7 +91,7 @@ def test_kinds_agree_about_large_objects(method):
     wider = Boxes(boxes.tensor + torch.tensor([-4.0, -3, 3, 4]))
     for places in (boxes, wider):
         whole = shapes.bitmaps().crop_and_resize(places, 28, method)
-        for other in (shapes, MiniMasks.of(shapes)):
+        for other in (shapes, CroppedMasks.mini(shapes)):
             cut = other.crop_and_resize(places, 28, method)
             ious = (whole & cut).flatten(1).sum(1) / (whole | cut).flatten(1).sum(1)
             assert ious.min() > 0.85

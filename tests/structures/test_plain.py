@@ -9,12 +9,14 @@ import torch
 from detkit.structures import (
     BitMasks,
     Boxes,
+    CroppedMasks,
     ImageInfo,
     Instances,
-    MiniMasks,
+    Keypoints,
     PolygonMasks,
     Sample,
     from_plain,
+    plain_form,
     to_plain,
 )
 
@@ -36,11 +38,41 @@ POLYGONS = [
     [np.array([0.0, 0, 5, 0, np.nan, 7])],
 ]
 BITMAPS = BitMasks(torch.rand(3, 12, 10, generator=torch.Generator().manual_seed(1)) > 0.5)
+PASTED = CroppedMasks.of([BITMAPS[0][:5, :4]] * 3, [(1, 2, 5, 7)] * 3, (12, 10), torch.device("cpu"))
+
+
+class Angle:
+    """A user's own field."""
+
+    def __init__(self, degrees):
+        self.degrees = degrees
+
+    def __len__(self):
+        return len(self.degrees)
+
+
+def test_keypoints_and_declared_fields_come_back_and_others_are_refused_by_their_type():
+    keypoints = Keypoints(torch.arange(18.0).reshape(2, 3, 3), [(1, 2)])
+    target = Instances((12, 10), keypoints=keypoints, angle=Angle(torch.tensor([3.0, float("inf")])))
+    with pytest.raises(TypeError, match="Angle is no plain data; declare what it consists of"):
+        to_plain(target)
+    plain_form(Angle, ("degrees",))
+    back = through_a_file(target)
+    assert bits(back.keypoints.tensor) == bits(keypoints.tensor)
+    assert back.keypoints.flip_pairs == keypoints.flip_pairs
+    assert back.angle.degrees.tolist() == [3, float("inf")]
 
 
 @pytest.mark.parametrize(
     "masks",
-    [PolygonMasks(POLYGONS, (12, 10)), PolygonMasks([], (12, 10)), BITMAPS, BITMAPS[:0], MiniMasks.of(BITMAPS, 5)],
+    [
+        PolygonMasks(POLYGONS, (12, 10)),
+        PolygonMasks([], (12, 10)),
+        BITMAPS,
+        BITMAPS[:0],
+        CroppedMasks.mini(BITMAPS, 5),
+        PASTED,
+    ],
 )
 def test_a_sample_comes_back_bit_for_bit(masks):
     num = len(masks)
@@ -76,9 +108,9 @@ def test_a_sample_comes_back_bit_for_bit(masks):
         for ours, theirs in zip(back.target.masks.polygons, masks.polygons):
             assert all(np.array_equal(a, b, equal_nan=True) and a.dtype == np.float64 for a, b in zip(ours, theirs))
     else:
-        assert torch.equal(back.target.masks.tensor, masks.tensor)
-    if isinstance(masks, MiniMasks):
-        assert torch.equal(back.target.masks.windows.tensor, masks.windows.tensor)
+        assert torch.equal(back.target.masks.bitmaps().tensor, masks.bitmaps().tensor)
+    if isinstance(masks, CroppedMasks):
+        assert torch.equal(back.target.masks.windows, masks.windows)
 
 
 def test_what_is_no_plain_data_is_refused_by_its_type():

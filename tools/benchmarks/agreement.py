@@ -28,7 +28,7 @@ def agreement(truth: Sequence[Instances], found: Sequence[Instances]) -> dict[st
         boxes.append(box_iou(mine.boxes, theirs.boxes)[rows, columns])
         scores.append((mine.scores[rows] - theirs.scores[columns]).abs())
         if "masks" in mine:
-            masks.append(_mask_iou(mine.masks.tensor[rows], theirs.masks.tensor[columns]))
+            masks.append(_mask_iou(mine.masks.bitmaps().tensor[rows], theirs.masks.tensor[columns]))
     total = sum(len(mine) for mine in truth)
     result = {"matched": len(torch.cat(boxes)) / max(total, 1), "box IoU": float(torch.cat(boxes).mean())}
     if masks:

@@ -14,7 +14,7 @@ from benchmarks.report import Report, Row
 from benchmarks.timing import Candidate, measure
 from detkit.modeling.interfaces import MaskPaster
 from detkit.modeling.mask_pasters import ExpandedBoxMaskPaster, GridSampleMaskPaster, ResizeMaskPaster
-from detkit.structures import BitMasks, Boxes, BoxMasks
+from detkit.structures import BitMasks, Boxes, CroppedMasks
 
 SIZE = (1080, 1920)
 MASK_SIDE = 28
@@ -50,7 +50,7 @@ def _encoded(paster: MaskPaster, probs: Tensor, boxes: Boxes) -> Callable[[], li
     def run() -> list[dict[str, Any]]:
         """The image's masks as RLE."""
         masks = paster(probs, boxes, SIZE, 0.5)
-        assert isinstance(masks, BoxMasks)
+        assert isinstance(masks, CroppedMasks)
         return masks.rle()
 
     return run
@@ -67,7 +67,7 @@ def run(options: PasteOptions) -> Report:
     candidates = [Candidate("torchvision + pycocotools", theirs)]
     for paster in (ExpandedBoxMaskPaster(), GridSampleMaskPaster(), ResizeMaskPaster()):
         candidates.append(Candidate(f"detkit {type(paster).__name__}", _encoded(paster, probs, boxes)))
-        whole = BitMasks(paster(probs, boxes, SIZE, 0.5))
+        whole = paster(probs, boxes, SIZE, 0.5).bitmaps()
         assert candidates[-1].run() == whole.rle(), "pycocotools encodes the whole masks otherwise"
     assert candidates[1].run() == candidates[0].run(), "the same masks, and the same encoding"
     measured = measure(candidates, rounds=options.rounds, warmup=options.warmup)

@@ -24,7 +24,7 @@ class CocoEvaluator(Evaluator):
 
     Results are in 0..1: ``{"box": {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm",
     "ARl", "per_class": {name: AP}, "reasons": {key: words}}, "mask": {...}}``. A metric is -1
-    where there is nothing to measure, for the reason in ``reasons``. Every image counts once, however often it is given.
+    where there is nothing to measure, for the reason in ``reasons``. An image that is given twice counts once.
 
     Args:
         tasks: which metrics; null: boxes, and masks too where both the data and the predictions have them.

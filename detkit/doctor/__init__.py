@@ -1,8 +1,7 @@
 """The doctor: what is wrong with data, config and weights together, before anything runs."""
 
 from detkit.doctor import anchors, classes, images, machine, objects, resuming, solver, weights
-from detkit.doctor.context import CheckContext, Finding
-from detkit.doctor.interfaces import CHECKS, Check
+from detkit.doctor.interfaces import CHECKS, Check, CheckContext, Finding
 from detkit.doctor.runner import check_at_start, exit_code, findings_table, run_checks, write_findings
 
 FILES_OF_CHECKS = (images, objects, classes, anchors, solver, weights, resuming, machine)

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from detkit.doctor.context import CheckContext, Finding
 from detkit.doctor.grid import Level, best_iou, grid_of
 from detkit.doctor.histogram import histogram_image, histogram_text
 from detkit.doctor.input_boxes import InputBoxes, input_boxes
-from detkit.doctor.interfaces import CHECKS, Check
+from detkit.doctor.interfaces import CHECKS, Check, CheckContext, Finding
 from detkit.doctor.stats import first_thousand
 
 SAMPLE, QUICK_SAMPLE = 1000, 50

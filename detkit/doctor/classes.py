@@ -4,8 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from detkit.doctor.context import CheckContext, Finding
-from detkit.doctor.interfaces import CHECKS, Check
+from detkit.doctor.interfaces import CHECKS, Check, CheckContext, Finding
 
 FEW = 10
 """Objects; of fewer, little can be learned."""
@@ -26,7 +25,6 @@ class ClassCounts(Check):
     needs = ("train",)
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
-        """Findings on the whole training set, and on classes that the test set lacks but the training set has."""
         assert context.train is not None
         names, counts = context.train.class_names, context.train.count_classes()
         source = context.train.source
@@ -65,7 +63,6 @@ class SameClasses(Check):
     needs = ("train", "test")
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
-        """A finding where they differ."""
         assert context.train is not None
         assert context.test is not None
         ours, theirs = context.train.class_names, context.test.class_names

@@ -1,6 +1,7 @@
 """The image files: there, whole, of the size that their annotations are made for, and each there once."""
 
 import collections
+import dataclasses
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
@@ -11,17 +12,10 @@ from tqdm import tqdm
 
 from detkit.data.images import ORIENTATION, read_image
 from detkit.data.issues import Issue
-from detkit.doctor.context import CheckContext, Finding, Severity
-from detkit.doctor.interfaces import CHECKS, Check
+from detkit.doctor.interfaces import CHECKS, Check, CheckContext, Finding, Severity
 from detkit.utils.environment import cores
 
-FIXES = {
-    "missing image": "correct image_root or file_name, or remove the record",
-    "unreadable image": "replace the file, or remove its record",
-    "image of another size": "use the image that was annotated, or correct width, height and annotations",
-}
 TURNED = "turned by its EXIF tag"
-TURNED_IN_DOUBT = "turned by its EXIF tag, and its size does not say whether the annotations are"
 
 
 @CHECKS.register()
@@ -34,12 +28,11 @@ class MissingImages(Check):
     """
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
-        """A finding for each dataset that lacks files."""
         listings: dict[str, set[str]] = {}
         for part in context.parts:
             missing = [path for path in part.paths if path is not None and not _listed(path, listings)]
             if missing:
-                fix = FIXES["missing image"]
+                fix = "correct image_root or file_name, or remove the record"
                 yield Finding("error", part.source, "images that are not there", fix, missing)
 
 
@@ -58,21 +51,14 @@ class ImageFiles(Check):
     quick = False
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
-        """A finding for each dataset and kind. Reads every image once, with a bar."""
         for part in context.parts:
             jobs = [(path, part.dataset.image_size(i)) for i, path in enumerate(part.paths) if path is not None]
-            groups = collections.defaultdict(list)
+            groups = collections.defaultdict[Finding, list[str]](list)
             with ThreadPoolExecutor(cores()) as pool:
-                words = pool.map(_look_at, jobs)
-                for (path, _), kind in zip(jobs, tqdm(words, "images", len(jobs), disable=not context.bar)):
-                    groups[kind].append(path)
-            for kind, paths in groups.items():
-                if kind in FIXES and kind != "missing image":
-                    yield Finding("error", part.source, kind, FIXES[kind], paths)
-                elif kind.startswith(TURNED):
-                    severity: Severity = "warning" if kind == TURNED_IN_DOUBT else "note"
-                    fix = "none needed" if kind == TURNED else "look at one with tools/visualize_data.py"
-                    yield Finding(severity, part.source, kind, fix + "; or save without the tag", paths)
+                results = tqdm(pool.map(_check_file, jobs), "images", len(jobs), disable=not context.bar)
+                for (path, _), (severity, what, fix) in zip(jobs, results):
+                    groups[Finding(severity, part.source, what, fix)].append(path)
+            yield from (dataclasses.replace(f, examples=paths) for f, paths in groups.items() if f.what)
 
 
 @CHECKS.register()
@@ -89,7 +75,6 @@ class CopiedImages(Check):
     needs = ("train", "test")
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
-        """Findings within and between the sets; the quick form compares paths only."""
         assert context.train is not None
         assert context.test is not None
         train, test = _indexed(context.train.paths), _indexed(context.test.paths)
@@ -139,18 +124,21 @@ def _listed(path: str, listings: dict[str, set[str]]) -> bool:
     return name in listings[folder] or os.path.exists(path)
 
 
-def _look_at(job: tuple[str, tuple[int, int]]) -> str:
-    """The kind of an image's issue; empty where there is none."""
+def _check_file(job: tuple[str, tuple[int, int]]) -> tuple[Severity, str, str]:
+    """What is wrong with an image, and its fix; empty where nothing is, or where the file is missing."""
     path, size = job
     try:
         read_image(path, size)
         with Image.open(path) as image:
             tag, stored = image.getexif().get(ORIENTATION, 1), (image.height, image.width)
     except Issue as issue:
-        return issue.kind
+        return issue.severity, "" if issue.kind == "missing image" else issue.kind, issue.fix
     if tag not in range(2, 9):
-        return ""
-    return TURNED if tag >= 5 and stored[0] != stored[1] else TURNED_IN_DOUBT
+        return "note", "", ""
+    if tag >= 5 and stored[0] != stored[1]:
+        return "note", TURNED, "none needed; or save without the tag"
+    doubt = f"{TURNED}, and its size does not say whether the annotations are"
+    return "warning", doubt, "look at one with tools/visualize_data.py; or save without the tag"
 
 
 def _indexed(paths: list[str | None]) -> dict[str, str]:

@@ -7,8 +7,8 @@ import torch
 from tqdm import tqdm
 
 from detkit.building import built
-from detkit.data import Record
-from detkit.doctor.context import CheckContext
+from detkit.data import Dataset, Mapper, Record
+from detkit.doctor.interfaces import CheckContext
 from detkit.doctor.stats import DatasetStats
 from detkit.structures import Boxes, Instances
 
@@ -30,56 +30,48 @@ class InputBoxes:
     images: int
 
 
+class BlackImages(Dataset):
+    """A dataset's objects without their masks on black images; the annotation ids are the rows of its table."""
+
+    def __init__(self, stats: DatasetStats):
+        super().__init__()
+        self.stats = stats
+        self.starts = np.searchsorted(stats.objects.images, np.arange(len(stats) + 1))
+
+    def __len__(self) -> int:
+        return len(self.stats)
+
+    def __getitem__(self, index: int) -> Record:
+        size, table = self.stats.dataset.image_size(index), self.stats.objects
+        rows = np.arange(self.starts[index], self.starts[index + 1])
+        objects = Instances(
+            size,
+            boxes=Boxes(torch.from_numpy(table.boxes[rows])),
+            classes=torch.from_numpy(table.classes[rows]),
+            crowd=torch.from_numpy(table.crowd[rows]),
+            annotation_ids=torch.from_numpy(rows),
+        )
+        return Record(np.broadcast_to(np.uint8(0), (*size, 3)), index, self.stats.image(index), size, objects)
+
+
 def input_boxes(context: CheckContext, stats: DatasetStats, most: int) -> InputBoxes:
     """The objects of at most ``most`` images, evenly spread, as training's first epoch would feed them.
 
-    Pixels are not read: the augmentations get black images of the right size, and draw the random numbers of training.
+    Pixels are not read: the augmentations get black images of the right size, and the random numbers of training.
     """
-    data, table = context.experiment.data, stats.objects
+    data, seed = context.experiment.data, context.experiment.train.seed
     steps = [built("data augmentations", recipe) for recipe in data.train_augmentations]
-    starts = np.searchsorted(table.images, np.arange(len(stats) + 1))
+    mapper = Mapper(BlackImages(stats), steps, seed=seed)
     chosen = np.unique(np.linspace(0, len(stats) - 1, min(most, len(stats))).round().astype(int))
-    boxes, sizes, rows = [], [], []
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # a model's resizing draws from torch's generator, which training needs as it is
-        for index in tqdm(chosen.tolist(), "anchors", disable=not context.bar):
-            own = np.arange(int(starts[index]), int(starts[index + 1]))
-            own = own[~table.crowd[own]]
-            if not len(own):
-                continue
-            record = _black(stats, index, own)
-            rng = np.random.default_rng((context.experiment.train.seed, 0, index))
-            for step in steps:
-                record = step(record, rng)
-            found, size = _resized(context.model, record)
-            boxes.append(found)
-            sizes.append(np.tile(size, (len(found), 1)))
-            rows.append(record.objects.annotation_ids.numpy())
-    if not rows:
-        return InputBoxes(np.zeros((0, 4)), np.ones((0, 2)), np.zeros(0, np.int64), len(chosen))
-    joined = np.concatenate(boxes).astype(np.float64)
+    found = [(np.zeros((0, 4)), np.zeros((0, 2)), np.zeros(0, np.int64))]
+    with torch.random.fork_rng(devices=[]):  # a model's resizing draws from torch's generator, as training does
+        for index in tqdm(chosen[stats.count_objects()[chosen] > 0].tolist(), "anchors", disable=not context.bar):
+            record = mapper.record(index, np.random.default_rng((seed, 0, index)), len(steps))
+            boxes, size = _resized(context.model, record)
+            found.append((boxes, np.tile(size, (len(boxes), 1)), record.objects.annotation_ids.numpy()))
+    joined, sizes, rows = (np.concatenate(column) for column in zip(*found))
     keep = (joined[:, 2:] > joined[:, :2]).all(1)
-    return InputBoxes(joined[keep], np.concatenate(sizes)[keep], np.concatenate(rows)[keep], len(chosen))
-
-
-def _black(stats: DatasetStats, index: int, rows: np.ndarray) -> Record:
-    """A record without pixels and masks; its annotation ids are the rows, so that they are found again."""
-    height, width = stats.dataset.image_size(index)
-    table = stats.objects
-    return Record(
-        image=np.broadcast_to(np.uint8(0), (height, width, 3)),
-        image_id=index,
-        file_name=stats.image(index),
-        original_size=(height, width),
-        objects=Instances(
-            (height, width),
-            boxes=Boxes(torch.from_numpy(table.boxes[rows].copy())),
-            classes=torch.from_numpy(table.classes[rows].copy()),
-            crowd=torch.from_numpy(table.crowd[rows].copy()),
-            annotation_ids=torch.from_numpy(rows),
-        ),
-    )
+    return InputBoxes(joined[keep].astype(np.float64), sizes[keep], rows[keep], len(chosen))
 
 
 def _resized(model: torch.nn.Module | None, record: Record) -> tuple[np.ndarray, tuple[int, int]]:
@@ -90,4 +82,4 @@ def _resized(model: torch.nn.Module | None, record: Record) -> tuple[np.ndarray,
         return boxes.numpy(), size
     target = Instances(size, boxes=boxes)
     _, target = resize(torch.empty(3, *size, device="meta"), target, training=True)
-    return target.boxes.tensor.numpy(), target.image_size
+    return target.boxes.numpy(), target.image_size

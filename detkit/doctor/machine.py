@@ -9,8 +9,7 @@ import torch
 
 from detkit.building import torch_device
 from detkit.config import ConfigError
-from detkit.doctor.context import CheckContext, Finding
-from detkit.doctor.interfaces import CHECKS, Check
+from detkit.doctor.interfaces import CHECKS, Check, CheckContext, Finding
 from detkit.utils.environment import cores
 
 
@@ -25,7 +24,6 @@ class OutputFolder(Check):
     """
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
-        """Findings on ``train.output_dir``."""
         train = context.experiment.train
         folder = Path(train.output_dir).absolute()
         present = next(path for path in (folder, *folder.parents) if path.exists())
@@ -52,7 +50,6 @@ class Device(Check):
     """
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
-        """Findings on ``train.device`` and ``train.precision``."""
         train = context.experiment.train
         try:
             device = torch_device(train.device)
@@ -75,7 +72,6 @@ class Workers(Check):
     """
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
-        """A warning where it is so, over all processes."""
         workers = context.experiment.data.num_workers * context.num_processes
         available = cores()
         if workers > available:

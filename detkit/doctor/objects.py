@@ -5,8 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from detkit.data.issues import Issue
-from detkit.doctor.context import CheckContext, Finding
-from detkit.doctor.interfaces import CHECKS, Check
+from detkit.doctor.interfaces import CHECKS, Check, CheckContext, Finding
 from detkit.doctor.stats import DatasetStats, first_thousand
 
 LOOSE_IOU, LOOSE_PIXELS = 0.8, 2.0
@@ -28,7 +27,6 @@ class Annotations(Check):
     """
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
-        """A finding for each file, kind and severity."""
         groups: dict[tuple[str, str, str], list[Issue]] = {}
         for issue in context.issues:
             groups.setdefault((issue.place, issue.kind, issue.severity), []).append(issue)
@@ -40,7 +38,7 @@ class Annotations(Check):
 
 @CHECKS.register()
 class BoxesFitMasks(Check):
-    """Boxes that are not around their masks.
+    """Boxes that are not around their masks: an IoU with the mask's box below 0.8, and a side off by over 2 pixels.
 
     The box head and the mask head then learn from different objects: mixed up annotations, boxes in another format or
     of another image size. Crowds are left out.
@@ -49,7 +47,6 @@ class BoxesFitMasks(Check):
     """
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
-        """A finding for each dataset with such boxes: IoU of box and mask's box below 0.8, a side off by over 2 px."""
         for part in context.parts:
             table = part.objects
             boxes, extents = table.boxes.astype(np.float64), table.extents.astype(np.float64)
@@ -72,7 +69,6 @@ class IdenticalObjects(Check):
     """
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
-        """A finding for each dataset with such annotations."""
         for part in context.parts:
             pairs = _repeated(part)
             if len(pairs):
@@ -92,7 +88,6 @@ class EmptyImages(Check):
     """
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
-        """Findings for each dataset; crowds matter in training only."""
         for part in context.parts:
             objects = part.count_objects()
             crowds = np.bincount(part.objects.images[part.objects.crowd], minlength=len(part))
@@ -120,7 +115,6 @@ class CrowdedImages(Check):
     """
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
-        """A finding for each limit that a dataset exceeds."""
         exp = context.experiment
         for stats, names in (
             (context.train, ("post_nms_topk_train",)),

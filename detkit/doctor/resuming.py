@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from detkit.checkpoint import Checkpoint, Checkpointer, examine_weights, read_checkpoint
-from detkit.doctor.context import CheckContext, Finding
-from detkit.doctor.interfaces import CHECKS, Check
+from detkit.doctor.interfaces import CHECKS, Check, CheckContext, Finding
 from detkit.registry import DataError
 
 UNDO = "undo the change, or start again with train.init_weights"
@@ -22,7 +21,6 @@ class Resume(Check):
     quick = False  # a resume itself says so
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
-        """Findings where a resume is meant."""
         if not context.resume:
             return
         folder = context.experiment.train.output_dir

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from detkit.config import ConfigError
-from detkit.doctor.context import SEVERITIES, CheckContext, Finding
-from detkit.doctor.interfaces import CHECKS, Check
+from detkit.doctor.interfaces import CHECKS, SEVERITIES, Check, CheckContext, Finding
 from detkit.experiment import Experiment
 from detkit.modeling import MetaArch
 from detkit.registry import DataError

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from detkit.doctor.context import CheckContext, Finding
-from detkit.doctor.interfaces import CHECKS, Check
+from detkit.doctor.interfaces import CHECKS, Check, CheckContext, Finding
 from detkit.experiment import Experiment
 from detkit.layers import SyncBatchNorm
 
@@ -30,7 +29,6 @@ class LearningRate(Check):
     """
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
-        """A finding where the rate is outside what the presets and papers use."""
         rate, images = effective_rate(context.experiment), context.experiment.images_per_step
         optimizer = context.experiment.solver.optimizer.cls
         if issubclass(optimizer, torch.optim.SGD):
@@ -59,7 +57,6 @@ class Batches(Check):
     """
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
-        """Findings on ``data.batch_size``."""
         size, processes = context.experiment.data.batch_size, context.num_processes
         if size % processes:
             fix = f"take a multiple of {processes}"
@@ -84,7 +81,6 @@ class Schedule(Check):
     """
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
-        """Findings on the schedule and on ``train``."""
         steps, train = context.max_iter, context.experiment.train
         if steps is None:
             return

@@ -4,8 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from detkit.checkpoint import examine_weights
-from detkit.doctor.context import CheckContext, Finding
-from detkit.doctor.interfaces import CHECKS, Check
+from detkit.doctor.interfaces import CHECKS, Check, CheckContext, Finding
 from detkit.registry import DataError
 
 PIXELS = ("pixel_mean", "pixel_std", "pixel_scale", "channel_order")
@@ -26,7 +25,6 @@ class WeightsFit(Check):
     quick = False
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
-        """Findings by what ``load_weights`` would do."""
         assert context.model is not None
         assert context.checkpoint is not None
         source = context.checkpoint.source
@@ -70,7 +68,6 @@ class PixelsFit(Check):
     needs = ("checkpoint",)
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
-        """A finding for each option that differs, where the checkpoint has detkit's config."""
         assert context.checkpoint is not None
         theirs, ours = _preprocess(context.checkpoint.config or {}), _preprocess(context.experiment.tree)
         for name in PIXELS:
@@ -93,7 +90,6 @@ class FrozenNoise(Check):
     quick = False  # the start of a training says it anyway
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
-        """A warning where it is so."""
         assert context.model is not None
         frozen = [name for name, p in context.model.named_parameters() if not p.requires_grad]
         if frozen and context.weights is None and not context.experiment.names_weights:

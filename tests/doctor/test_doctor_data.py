@@ -1,4 +1,4 @@
-"""Each fault that is planted in the data is found and named by file and entry; none is reported where there is none."""
+"""Each mistake planted in the data is found and named by file and entry; none is reported where there is none."""
 
 import copy
 import dataclasses
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detkit.data import DATASETS
 from detkit.doctor import exit_code
 
 
@@ -20,7 +21,7 @@ def lose(key, index, field):
     return lambda files: files.train[key][index].pop(field)
 
 
-def twin(key, index, **fields):
+def duplicate(key, index, **fields):
     """The entry once more, at the end, with some fields changed."""
     return lambda files: files.train[key].append({**copy.deepcopy(files.train[key][index]), **fields})
 
@@ -72,14 +73,14 @@ PLANTED = {
     "odd polygon": (put(2, segmentation=[[1, 1, 5, 5, 9, 9, 3]]), "error", "malformed polygon", "annotation 20"),
     "no mask": (put(2, segmentation=[]), "error", "no mask", "annotation 20"),
     "annotation id twice": (put(2, id=31), "error", "annotation id twice", "annotation 31"),
-    "identical": (twin("annotations", 2, id=990), "warning", "repeat another", "20 = annotation 990"),
-    "image id twice": (twin("images", 2, file_name="21.png"), "error", "image id twice", "image 3"),
-    "image ids mixed": (twin("images", 2, id="x"), "error", "two kinds", "image 'x'"),
+    "identical": (duplicate("annotations", 2, id=990), "warning", "repeat another", "20 = annotation 990"),
+    "image id twice": (duplicate("images", 2, file_name="21.png"), "error", "image id twice", "image 3"),
+    "image ids mixed": (duplicate("images", 2, id="x"), "error", "two kinds", "image 'x'"),
     "image malformed": (lambda f: f.train["images"][4].update(height=0), "error", "malformed", "image 5"),
-    "file name twice": (twin("images", 2, id=99), "warning", "several records", "3.png"),
-    "category name twice": (twin("categories", 0, id=3), "error", "category name twice", "category 3"),
-    "category id twice": (twin("categories", 0, name="cow"), "error", "category id twice", "category 1"),
-    "class unused": (twin("categories", 0, id=3, name="cow"), "warning", "without an object in the tr", "cow"),
+    "file name twice": (duplicate("images", 2, id=99), "warning", "several records", "3.png"),
+    "category name twice": (duplicate("categories", 0, id=3), "error", "category name twice", "category 3"),
+    "category id twice": (duplicate("categories", 0, name="cow"), "error", "category id twice", "category 1"),
+    "class unused": (duplicate("categories", 0, id=3, name="cow"), "warning", "without an object in the tr", "cow"),
     "classes differ": (rename, "error", "not those of data.train_dataset", "cow"),
     "few objects": (few, "warning", "fewer than 10", "dog: 3"),
     "uneven": (uneven, "note", "very uneven", "cat: 1212"),
@@ -90,7 +91,7 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("case", PLANTED)
-def test_a_planted_fault_is_found_and_named(files, case):
+def test_a_planted_mistake_is_found_and_named(files, case):
     plant, severity, words, example = PLANTED[case]
     plant(files)
     found = [f for f in files.findings(quick=True) if words in f.what]
@@ -107,7 +108,7 @@ def test_nothing_is_found_where_nothing_is_wrong(files):
     assert exit_code(findings) == 0
 
 
-def test_all_faults_of_a_file_are_listed_and_the_rest_is_looked_at(files):
+def test_all_issues_of_a_file_are_listed_and_the_rest_is_looked_at(files):
     put(2, category_id=9, bbox=[0, 0, 0, float("inf")], segmentation=[[1, 2, 3]])(files)
     put(4, category_id=8)(files)
     put(7, bbox=[2, 2, 24, 20])(files)
@@ -186,7 +187,44 @@ def test_datasets_without_files_and_joined_ones_are_looked_at(files):
     assert sorted(by_check["SameClasses"].examples) == ["cat", "dog"]
 
 
-def test_findings_are_plain_data(files):
+OWN_FORMAT = """
+import json
+from detkit.data import DATASETS, AnnotationTable, TableDataset
+
+@DATASETS.register()
+class OwnFormat(TableDataset):
+    def __init__(self, *, file: str, root: str):
+        with open(file) as content:
+            lists = json.load(content)
+        names = {c["id"]: c["name"] for c in lists["categories"]}
+        rows = lists["annotations"]
+        table = AnnotationTable.from_rows(lists["images"], rows, names, place=file, report=self.report)
+        super().__init__(table, file, image_root=root)
+"""
+
+
+def test_the_data_of_a_format_of_ones_own_are_checked_like_any_other(files):
+    (files.folder / "own_format.py").write_text(OWN_FORMAT)
+    put(2, category_id=9)(files)
+    put(4, bbox=[40, 3, 20, 20])(files)
+    put(7, bbox=[1, 2, 0, 5])(files)
+    files.experiment()  # writes the files
+    node = f"{{name: OwnFormat, file: {files.folder}/train.json, root: {files.folder}}}"
+    options = [f"imports=[{files.folder}/own_format.py]", f"data.train_dataset={node}"]
+    try:
+        found = {f.what.split(":")[0]: f for f in files.findings(*options, quick=True)}
+    finally:
+        DATASETS.forget("own_format")
+    assert {what: f.severity for what, f in found.items()} == {
+        "unknown category": "error",
+        "box without area": "warning",
+        "boxes that do not fit their masks": "warning",
+    }
+    assert {f.where for f in found.values()} == {f"{files.folder}/train.json"}
+    assert "annotation 30" in found["boxes that do not fit their masks"].examples[0]
+
+
+def test_findings_are_json(files):
     put(2, category_id=9)(files)
     (finding,) = files.findings(quick=True)
     data = finding.as_json()

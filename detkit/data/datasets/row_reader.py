@@ -116,19 +116,17 @@ class RowReader:
             self.report(issue)
         chunk.select(chunk.sound)
         read_areas(chunk)
-        return {**chunk.columns, **{name: self._own_column(chunk, name) for name in self.fields}}
+        return {**chunk.columns, **{name: chunk.values(name) for name in self.fields}}
 
-    def _own_column(self, chunk: Chunk, name: str) -> np.ndarray:
-        """``(A, ...)`` the values of a field of one's own."""
-        try:
-            column = np.array(chunk.values(name))
-            if column.dtype.kind not in "biuf":
-                raise ValueError(f"they are of type {column.dtype}")
-        except ValueError as error:
-            what = f"the field '{name}': expected numbers of one shape in all annotations"
-            raise DataError(f"{self.place}: {what} ({error})") from None
+    def own_column(self, values: list[Any], name: str) -> np.ndarray:
+        """``(A, ...)`` the values of a field of one's own: bool, int64 or float32. Raises DataError for anything else."""
         kinds: dict[str, Any] = {"b": bool, "i": np.int64, "u": np.int64, "f": np.float32}
-        return column.astype(kinds[column.dtype.kind])
+        try:
+            column = np.array(values)
+            return column.astype(kinds[column.dtype.kind])
+        except (ValueError, KeyError):
+            what = f"the field '{name}': expected numbers of one shape in all annotations"
+            raise DataError(f"{self.place}: {what}") from None
 
     def _read_ids(self, chunk: Chunk) -> None:
         ids, right_ids = chunk.values_of("id", {int})

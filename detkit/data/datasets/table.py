@@ -206,8 +206,12 @@ def _assembled(
     image = np.concatenate([piece["image"] for piece in pieces])
     order = reader.first_of_each_id(np.concatenate([piece["id"] for piece in pieces]))
     order = order[np.argsort(image[order], kind="stable")]
-    names = ("id", "class_index", "crowd", "area", "box", *fields)
+    names = ("id", "class_index", "crowd", "area", "box")
     column = {name: np.concatenate([piece.pop(name) for piece in pieces])[order] for name in names}
+    own = {}
+    for name, kind in fields.items():
+        values = [value for piece in pieces for value in piece.pop(name)]
+        own[name] = (reader.own_column(values, name)[order], kind)
     limits = images.sizes[image[order]][:, [1, 0, 1, 0]]
     corners = np.concatenate([column["box"][:, :2], column["box"][:, :2] + column["box"][:, 2:]], 1)
     return AnnotationTable(
@@ -223,6 +227,6 @@ def _assembled(
         masks=MaskColumn.cat(pieces, order) if reader.has_masks else None,
         keypoints=Ragged.cat([piece.pop("keypoints") for piece in pieces], order),
         keypoint_spec=keypoints,
-        own={name: (column[name], kind) for name, kind in fields.items()},
+        own=own,
         tally={words: count for words, count in reader.tally.items() if count},
     )

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +41,9 @@ class Ragged:
         return Ragged(self.data[np.repeat(keep, self.lengths)], offsets(self.lengths[keep]))
 
     @staticmethod
-    def of(rows: Iterable[Sequence[float] | np.ndarray], dtype: npt.DTypeLike) -> "Ragged":
-        """From any rows of numbers."""
-        arrays = [np.asarray(row, dtype) for row in rows]
-        return Ragged(np.concatenate(arrays) if arrays else np.zeros(0, dtype), offsets(len(a) for a in arrays))
+    def of_bytes(rows: Sequence[bytes]) -> "Ragged":
+        """From strings of bytes, uint8; ``row.tobytes()`` gives them back."""
+        return Ragged(np.frombuffer(b"".join(rows), np.uint8), offsets(map(len, rows)))
 
     @staticmethod
     def of_lists(lists: Sequence[Any]) -> "Ragged":
@@ -82,29 +80,6 @@ class Ragged:
                 piece, size, own = piece.select(own >= 0), size[own >= 0], own[own >= 0]
             data[np.repeat(own - piece.offsets[:-1], size) + np.arange(len(piece.data))] = piece.data
         return Ragged(data, ends)
-
-
-@dataclasses.dataclass(frozen=True)
-class Texts:
-    """N strings as UTF-8 bytes in one array.
-
-    Args:
-        rows: the bytes of each string.
-    """
-
-    rows: Ragged
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, row: int) -> str:
-        return self.rows[row].tobytes().decode("utf-8", "surrogateescape")
-
-    @staticmethod
-    def of(texts: Iterable[str]) -> "Texts":
-        """From any strings."""
-        rows = [text.encode("utf-8", "surrogateescape") for text in texts]
-        return Texts(Ragged(np.frombuffer(b"".join(rows), np.uint8), offsets(map(len, rows))))
 
 
 def offsets(lengths: Iterable[int]) -> np.ndarray:

@@ -165,7 +165,7 @@ def test_arrays_are_kept_apart_from_those_that_are_given(tmp_path):
 
 
 def test_ragged_rows_in_another_order_without_some():
-    pieces = [Ragged.of([[1, 2], [], [3]], np.int64), Ragged.of([], np.int64), Ragged.of([[4, 5, 6], [7]], np.int64)]
+    pieces = [Ragged.of_lists([[1, 2], [], [3]]), Ragged.of_lists([]), Ragged.of_lists([[4, 5, 6], [7]])]
     found = Ragged.cat(pieces, np.array([4, 0, 1, 3]))
     assert [row.tolist() for row in (found[i] for i in range(len(found)))] == [[7], [1, 2], [], [4, 5, 6]]
     assert pieces == []

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from detkit.data.datasets.coco_categories import read_categories
+from detkit.data.datasets.keypoints import KeypointSpec
 from detkit.data.datasets.row_masks import InvalidMasks
 from detkit.data.datasets.row_reader import CHUNK, InvalidBoxes, Policy
 from detkit.data.datasets.rows import ImageRow, Row, row_type
@@ -17,6 +17,7 @@ from detkit.data.datasets.table import AnnotationTable
 from detkit.data.datasets.table_dataset import TableDataset
 from detkit.data.images import check_image
 from detkit.data.interfaces import DATASETS
+from detkit.data.issues import Issue, Report
 from detkit.data.paths import data_path
 from detkit.registry import DataError
 from detkit.utils.collector import no_collection
@@ -70,13 +71,13 @@ class CocoInstances(TableDataset):
         image_root = data_path(image_root, f"{type(self).__name__}.image_root", folder=True)
         with no_collection():
             images, rows, entries = read_json(json_file, row_type(self.field_types))
-            categories = read_categories(entries, class_names, json_file, self.report)
+            categories, keypoints = read_categories(entries, json_file, self.report)
             table = AnnotationTable.from_rows(
                 images,
                 rows,
-                categories.classes,
-                left_out=categories.left_out,
-                keypoints=categories.keypoints,
+                categories,
+                class_names=class_names,
+                keypoints=keypoints,
                 fields=self.field_types,
                 policy=Policy(keep_crowd, invalid_boxes, invalid_masks),
                 place=json_file,
@@ -145,3 +146,29 @@ def read_json(path: str, kind: type[Row]) -> tuple[Iterable[Any], Iterable[Any],
             f"under {', '.join(map(repr, missing))}"
         )
     return tuple(content[key] for key in KEYS)  # type: ignore[return-value]
+
+
+def read_categories(entries: list[Any], place: str, report: Report) -> tuple[dict[int, str], dict[int, KeypointSpec]]:
+    """Id -> name of the categories, in the order of the ids, and id -> keypoints of those that have some."""
+    names: dict[int, str] = {}
+    keypoints: dict[int, KeypointSpec] = {}
+    for i, entry in enumerate(entries):
+        id_, name = (entry.get("id"), entry.get("name")) if isinstance(entry, Mapping) else (None, None)
+        label = f"category {id_}" if type(id_) is int else f"categories[{i}]"
+        if type(id_) is not int or type(name) is not str:
+            what = f"{label} is {str(entry)[:60]!r}; expected a mapping with an id (a whole number) and a name"
+            report(Issue("malformed entry", place, label, what))
+            continue
+        if id_ in names:
+            report(Issue("category id twice", place, label, f"two categories have the id {id_}", "give each its own"))
+            continue
+        if name in names.values():
+            fix = "rename one, or merge both into one category"
+            report(Issue("category name twice", place, label, f"two categories are named '{name}'", fix))
+        names[id_] = name
+        if entry.get("keypoints"):
+            try:
+                keypoints[id_] = KeypointSpec.from_coco(entry)
+            except ValueError as error:
+                raise DataError(f"{place}: category '{name}': {error}") from None
+    return dict(sorted(names.items())), keypoints

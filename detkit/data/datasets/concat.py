@@ -85,22 +85,18 @@ class ConcatDataset(Dataset):
         )
 
     def image_size(self, index: int) -> tuple[int, int]:
-        """``(height, width)``, as the image's own dataset gives it."""
         number, inner = self._place(index)
         return self.datasets[number].image_size(inner)
 
     def image_path(self, index: int) -> str | None:
-        """The image's file, as its own dataset gives it."""
         number, inner = self._place(index)
         return self.datasets[number].image_path(inner)
 
     def image_id(self, index: int) -> str:
-        """The number of the image's dataset and the id there."""
         number, inner = self._place(index)
         return f"{number}-{self.datasets[number].image_id(inner)}"
 
     def objects(self) -> ObjectTable:
-        """The annotations of all datasets, with the ids of the records."""
         tables = [dataset.objects() for dataset in self.datasets]
         joined = {
             field.name: np.concatenate([getattr(table, field.name) for table in tables])
@@ -113,7 +109,6 @@ class ConcatDataset(Dataset):
         return ObjectTable(**joined)
 
     def coco(self) -> dict[str, Any]:
-        """The ground truth of all datasets in COCO's form, with the ids of the records."""
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         categories = {name: {"id": id_, "name": name} for id_, name in zip(self.category_ids, self.class_names)}
@@ -135,7 +130,6 @@ class ConcatDataset(Dataset):
         return {"info": {}, "images": images, "annotations": annotations, "categories": list(categories.values())}
 
     def summary(self) -> str:
-        """How many images and classes there are together, and the summary of each dataset."""
         first = f"{len(self.datasets)} datasets with {len(self)} images and {len(self.class_names)} classes together"
         parts = [f"dataset {number}: {dataset.summary()}" for number, dataset in enumerate(self.datasets)]
         return "\n\n".join([first, *parts])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from detkit.data.datasets.rows import MISSING, ImageRow, as_row
-from detkit.data.flat import Texts
+from detkit.data.flat import Ragged
 from detkit.data.issues import Issue, Report
 
 
@@ -16,13 +16,13 @@ class ImageTable:
     """I images.
 
     Args:
-        ids: their ids, ``(I,)`` int64 or strings.
-        file_names: their paths.
+        ids: their ids, ``(I,)`` int64, or strings as bytes.
+        file_names: their paths as bytes.
         sizes: ``(I, 2)`` int64, height and width.
     """
 
-    ids: np.ndarray | Texts
-    file_names: Texts
+    ids: np.ndarray | Ragged
+    file_names: Ragged
     sizes: np.ndarray
 
     def __len__(self) -> int:
@@ -30,7 +30,11 @@ class ImageTable:
 
     def id(self, image: int) -> int | str:
         """The id of an image."""
-        return int(self.ids[image]) if isinstance(self.ids, np.ndarray) else self.ids[image]
+        return int(self.ids[image]) if isinstance(self.ids, np.ndarray) else _text(self.ids, image)
+
+    def file_name(self, image: int) -> str:
+        """The path of an image."""
+        return _text(self.file_names, image)
 
     def size(self, image: int) -> tuple[int, int]:
         """``(height, width)`` of an image."""
@@ -39,8 +43,7 @@ class ImageTable:
 
     def index(self) -> dict[int | str, int]:
         """Image id -> its number."""
-        ids = self.ids.tolist() if isinstance(self.ids, np.ndarray) else [self.ids[i] for i in range(len(self))]
-        return {id_: i for i, id_ in enumerate(ids)}
+        return {self.id(i): i for i in range(len(self))}
 
     @staticmethod
     def from_rows(rows: Iterable[ImageRow | Mapping[str, Any]], place: str, report: Report) -> "ImageTable":
@@ -68,9 +71,10 @@ class ImageTable:
             else:
                 kind = type(row.id)
                 found[row.id] = (row.file_name, int(row.height), int(row.width))
-        ids = Texts.of(map(str, found)) if kind is str else np.array(list(found), np.int64)
+        names = Ragged.of_bytes([_bytes(name) for name, *_ in found.values()])
+        ids = Ragged.of_bytes([_bytes(str(id_)) for id_ in found]) if kind is str else np.array(list(found), np.int64)
         sizes = np.array([size for _, *size in found.values()], np.int64).reshape(-1, 2)
-        return ImageTable(ids, Texts.of(name for name, *_ in found.values()), sizes)
+        return ImageTable(ids, names, sizes)
 
 
 def _wrong(row: ImageRow) -> str:
@@ -87,3 +91,11 @@ def _wrong(row: ImageRow) -> str:
         return ""
     found = f"file_name {row.file_name!r}, height {row.height!r} and width {row.width!r}"
     return f"has {found}; expected a name and whole numbers above 0"
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _text(rows: Ragged, row: int) -> str:
+    return rows[row].tobytes().decode("utf-8", "surrogateescape")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,19 @@ class KeypointSpec:
     def flip_pairs(self) -> tuple[tuple[int, int], ...]:
         """Pairs of keypoints that change places in a mirror; see ``flip_pairs``."""
         return flip_pairs(self.names)
+
+    @staticmethod
+    def from_coco(category: Mapping[str, Any]) -> "KeypointSpec":
+        """From a category of a COCO file. Raises ValueError for names or a skeleton that are none."""
+        names, lines = category["keypoints"], category.get("skeleton") or []
+        if type(names) is not list or len(set(map(str, names))) < len(names):
+            raise ValueError(f"keypoints is {str(names)[:60]}; expected a list of different names")
+        numbers = range(1, len(names) + 1)
+        if type(lines) is not list or not all(
+            type(pair) is list and len(pair) == 2 and {*pair} <= {*numbers} for pair in lines
+        ):
+            raise ValueError(f"skeleton is {str(lines)[:60]}; expected pairs of keypoints, the first of which is 1")
+        return KeypointSpec(tuple(map(str, names)), tuple((a - 1, b - 1) for a, b in lines))
 
     def coco(self) -> dict[str, Any]:
         """What stands in a category of a COCO file."""

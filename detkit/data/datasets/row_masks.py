@@ -149,7 +149,7 @@ def read_masks(chunk: Chunk, sizes: np.ndarray, invalid: InvalidMasks, tally: co
     starts = offsets(counts)
     chunk.columns["lengths"] = Ragged(polygons.lengths, starts)
     chunk.columns["polygons"] = Ragged(polygons.data, polygons.offsets[starts])
-    chunk.columns["rles"] = Ragged(np.frombuffer(b"".join(rles), np.uint8), offsets(map(len, rles)))
+    chunk.columns["rles"] = Ragged.of_bytes(rles)
 
 
 def read_areas(chunk: Chunk) -> None:

@@ -119,7 +119,7 @@ class RowReader:
         return {**chunk.columns, **{name: chunk.values(name) for name in self.fields}}
 
     def own_column(self, values: list[Any], name: str) -> np.ndarray:
-        """``(A, ...)`` the values of a field of one's own: bool, int64 or float32. Raises DataError for anything else."""
+        """``(A, ...)`` bool, int64 or float32: the values of a field of one's own. Raises DataError for all else."""
         kinds: dict[str, Any] = {"b": bool, "i": np.int64, "u": np.int64, "f": np.float32}
         try:
             column = np.array(values)
@@ -181,7 +181,7 @@ class RowReader:
             over = finite & ~empty & (np.maximum(first - box[:, :2], corner - last) > 0.5).any(1)
 
         def words(i: int, what: str) -> str:
-            name, (width, height) = self.images.file_names[int(image[i])], limits[i].astype(int).tolist()
+            name, (width, height) = self.images.file_name(int(image[i])), limits[i].astype(int).tolist()
             return f": its bbox {box[i].tolist()} (x, y, width, height) {what} its image ({name}, {width} x {height})"
 
         chunk.report(

@@ -82,14 +82,12 @@ class Shapes(TableDataset):
         super().__init__(table)
 
     def title(self) -> str:
-        """With the random seed and the size."""
         return f"Shapes of seed {self.seed}, {self.size[1]} x {self.size[0]} pixels"
 
     def image_path(self, index: int) -> None:
-        """None: the images are drawn."""
+        return None  # the images are drawn
 
     def read_image(self, index: int) -> np.ndarray:
-        """``(H, W, 3)`` uint8 RGB."""
         return self._pixels[index].copy()
 
 

@@ -31,7 +31,7 @@ class Scene:
 @dataclasses.dataclass(frozen=True)
 class _Object:
     class_index: int
-    window: tuple[slice, slice]
+    place: tuple[slice, slice]
     cover: np.ndarray  # 0..1, anti-aliased
     pixels: np.ndarray
 
@@ -46,7 +46,7 @@ def draw_scene(
     """Draws an image.
 
     Args:
-        rng: where all chance comes from.
+        rng: where all randomness comes from.
         size: ``(height, width)``.
         num_objects: the fewest and the most objects that are placed.
         scale: the smallest and the largest diameter of an object, in parts of the shorter side.
@@ -60,16 +60,16 @@ def draw_scene(
     for _ in range(int(rng.integers(num_objects[0], num_objects[1] + 1))):  # from front to back
         thing = _object(rng, size, scale, ground_color)
         whole = thing.cover >= 0.5
-        visible = whole & free[thing.window]
+        visible = whole & free[thing.place]
         if visible.sum() < max(MIN_VISIBLE_PIXELS, min_visible * whole.sum()):
             continue
         mask = np.zeros(size, bool)
-        mask[thing.window] = visible
+        mask[thing.place] = visible
         free &= ~mask
         objects.append(thing)
         masks.append(mask)
     for thing in reversed(objects):
-        under, cover = image[thing.window], thing.cover[:, :, None]
+        under, cover = image[thing.place], thing.cover[:, :, None]
         under += cover * (thing.pixels - under)
     image += (rng.random(image.shape, np.float32) - 0.5) * np.float32(rng.uniform(7, 28))
     return Scene(
@@ -99,8 +99,8 @@ def _object(rng: np.random.Generator, size: tuple[int, int], scale: tuple[float,
     radius = 0.5 * min(size) * np.exp(rng.uniform(np.log(scale[0]), np.log(scale[1])))
     center_y, center_x = rng.uniform(0.05, 0.95) * size[0], rng.uniform(0.05, 0.95) * size[1]
     top, left = max(0, int(center_y - radius - 1)), max(0, int(center_x - radius - 1))
-    window = (slice(top, int(center_y + radius + 2)), slice(left, int(center_x + radius + 2)))
-    y, x = np.mgrid[top : min(window[0].stop, size[0]), left : min(window[1].stop, size[1])].astype(np.float32)
+    place = (slice(top, int(center_y + radius + 2)), slice(left, int(center_x + radius + 2)))
+    y, x = np.mgrid[top : min(place[0].stop, size[0]), left : min(place[1].stop, size[1])].astype(np.float32)
     angle, (v, u) = rng.uniform(0, 2 * np.pi), ((y + 0.5 - center_y) / radius, (x + 0.5 - center_x) / radius)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     class_index = int(rng.integers(len(SHAPES)))
@@ -110,7 +110,7 @@ def _object(rng: np.random.Generator, size: tuple[int, int], scale: tuple[float,
     strength = np.float32(rng.uniform(0.4, 1.0)) * _texture(rng, y, x, 2 * radius)
     pixels = color + strength[:, :, None] * (other - color)
     pixels *= np.clip(0.55 + 0.25 * inside, 0.55, 1.0)[:, :, None]  # a dark rim, as on something lit from the front
-    return _Object(class_index, window, np.clip(inside + 0.5, 0, 1), pixels)
+    return _Object(class_index, place, np.clip(inside + 0.5, 0, 1), pixels)
 
 
 def _object_color(rng: np.random.Generator, ground: np.ndarray) -> np.ndarray:

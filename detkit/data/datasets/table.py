@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detkit.data.datasets.classes import choose_classes, common_keypoints
 from detkit.data.datasets.image_table import ImageTable
 from detkit.data.datasets.keypoints import KeypointSpec, keypoint_field
 from detkit.data.datasets.row_masks import MaskColumn
@@ -67,8 +68,8 @@ class AnnotationTable:
         rows: Iterable[Row | Mapping[str, Any]],
         categories: Mapping[int, str],
         *,
-        left_out: Iterable[int] = (),
-        keypoints: KeypointSpec | None = None,
+        class_names: Sequence[str] | None = None,
+        keypoints: Mapping[int, KeypointSpec] | None = None,
         fields: Mapping[str, FieldType] | None = None,
         policy: Policy | None = None,
         place: str = "annotations",
@@ -80,8 +81,8 @@ class AnnotationTable:
             images: ``ImageRow`` or mappings like it.
             rows: ``Row`` or mappings like it; what does not belong into a table is refused with a message.
             categories: id -> name, in the order of the classes.
-            left_out: ids of categories whose objects are left out.
-            keypoints: what the rows' keypoints are; None where that is not known, or where there are none.
+            class_names: which categories are the classes, in this order; objects of others are left out. None: all.
+            keypoints: category id -> what its keypoints are; None where that is not known, or where there are none.
             fields: fields of one's own: name -> its type, which gets the values of an image's objects as a tensor. They
                 are in ``record.objects`` and in the target then.
             policy: what happens to rows that cannot be used.
@@ -89,18 +90,18 @@ class AnnotationTable:
             report: takes what is wrong; where it returns, the row is left out.
 
         Raises:
-            DataError: what ``report`` raises, an ``Issue`` with place and id of the first row that is wrong.
+            DataError: what ``report`` raises, an ``Issue`` with place and id of the first row that is wrong; there is
+                no category, or a class name is none of theirs; two classes have different keypoints.
         """
         image_table = ImageTable.from_rows(images, place, report)
-        names = list(dict.fromkeys(categories.values()))
-        classes = {**dict.fromkeys(left_out, -1), **{id_: names.index(name) for id_, name in categories.items()}}
-        num_keypoints = None if keypoints is None else len(keypoints.names)
-        reader = RowReader(image_table, classes, num_keypoints, fields or (), policy or Policy(), place, report)
+        classes, class_index = choose_classes(categories, class_names, place)
+        spec = common_keypoints(classes, keypoints or {}, place)
+        num_keypoints = None if spec is None else len(spec.names)
+        reader = RowReader(image_table, class_index, num_keypoints, fields or (), policy or Policy(), place, report)
         pieces = reader.read(rows)
-        if keypoints is None and reader.num_keypoints is not None:
-            keypoints = KeypointSpec(tuple(map(str, range(reader.num_keypoints))))
-        ids = [next(id_ for id_, other in categories.items() if other == name) for name in names]
-        return _assembled(image_table, tuple(zip(ids, names)), pieces, reader, keypoints, fields or {})
+        if spec is None and reader.num_keypoints is not None:
+            spec = KeypointSpec(tuple(map(str, range(reader.num_keypoints))))
+        return _assembled(image_table, classes, pieces, reader, spec, fields or {})
 
     @staticmethod
     def from_columns(
@@ -168,7 +169,7 @@ class AnnotationTable:
         content: dict[str, Any] = {"info": {}, "images": [], "annotations": [], "categories": []}
         for image in images.tolist():
             height, width = self.images.size(image)
-            names = {"file_name": self.images.file_names[image], "height": height, "width": width}
+            names = {"file_name": self.images.file_name(image), "height": height, "width": width}
             content["images"].append({"id": self.images.id(image), **names})
             rows = self.rows(image)
             content["annotations"] += [self._coco_entry(row, image) for row in range(rows.start, rows.stop)]

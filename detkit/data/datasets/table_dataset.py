@@ -72,30 +72,25 @@ class TableDataset(Dataset):
         )
 
     def _name(self, index: int) -> str:
-        return self.table.images.file_names[int(self._images[index])]
+        return self.table.images.file_name(int(self._images[index]))
 
     def read_image(self, index: int) -> np.ndarray:
         """``(H, W, 3)`` uint8 RGB of the size that the table says; this default reads the image's file."""
         return read_image(os.path.join(self.image_root, self._name(index)), self.image_size(index))
 
     def image_size(self, index: int) -> tuple[int, int]:
-        """``(height, width)`` as the table says."""
         return self.table.images.size(int(self._images[index]))
 
     def image_path(self, index: int) -> str | None:
-        """The image's file."""
         return os.path.join(self.image_root, self._name(index))
 
     def image_id(self, index: int) -> int | str:
-        """The id that the data gives the image."""
         return self.table.images.id(int(self._images[index]))
 
     def objects(self) -> ObjectTable:
-        """All annotations in flat arrays."""
         return self.table.objects(self._images)
 
     def coco(self) -> dict[str, Any]:
-        """The ground truth in COCO's form; ids, boxes, areas and masks as the data gives them."""
         return self.table.coco(self._images)
 
     def title(self) -> str:
@@ -103,7 +98,6 @@ class TableDataset(Dataset):
         return f"{type(self).__name__} {self.source}".strip()
 
     def summary(self) -> str:
-        """Images, objects of each class, what was left out or changed and why."""
         table, kept = self.table, np.isin(self.table.image_of(), self._images)
         crowd = table.crowd & kept
         counts = np.bincount(table.classes[kept & ~crowd], minlength=len(self.class_names))

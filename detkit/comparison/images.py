@@ -40,9 +40,9 @@ def read_images(
 
 def _annotated(path: Path, dataset: CocoInstances, class_names: list[str]) -> Record:
     """The image with its objects, whose classes are those of ``class_names`` where all are known there."""
-    names = [Path(dataset.image_path(index)).name for index in range(len(dataset))]
+    names = [Path(dataset.image_path(index) or "").name for index in range(len(dataset))]
     if path.name not in names:
-        raise DataError(f"{dataset.json_file}: lists no image named {path.name}")
+        raise DataError(f"{path}: the annotations list no image named {path.name}")
     record, known = dataset[names.index(path.name)], dataset.class_names
     classes = [class_names.index(name) for name in known] if set(known) <= set(class_names) else range(len(known))
     objects = record.objects

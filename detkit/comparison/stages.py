@@ -3,16 +3,17 @@
 import dataclasses
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from detkit.comparison.hooks import recorded, replaced
-from detkit.modeling.interfaces import BoxHead, Features
+from detkit.comparison.hooks import replaced
+from detkit.modeling.interfaces import Features
 from detkit.modeling.meta_archs import GeneralizedRCNN
 from detkit.modeling.postprocess import to_original_size
 from detkit.modeling.proposals import RPN
+from detkit.modeling.roi_heads.box_head import BoxPredictions, FastRCNNHead
 from detkit.modeling.sampling import Sampling
 from detkit.registry import ConfigError
 from detkit.structures import Boxes, ImageList, Instances, Sample
@@ -79,11 +80,8 @@ class Stages:
         rpn = self.model.proposal_generator
         if not isinstance(rpn, RPN):
             raise ConfigError(f"model.proposal_generator: {type(rpn).__name__} has no anchors to compare")
-        objectness, deltas = rpn.head([features[name] for name in rpn.in_features])
-        anchors = rpn.anchor_generator(objectness, images.padded_size)
-        logits = [o[0].permute(1, 2, 0).flatten() for o in objectness]
-        moves = [d[0].permute(1, 2, 0).reshape(-1, 4) for d in deltas]  # channels: anchor, then dx, dy, dw, dh
-        return Boxes.cat(anchors).tensor, torch.cat(logits), torch.cat(moves)
+        anchors, logits, deltas = rpn.scores(images, features)
+        return Boxes.cat(anchors).tensor, torch.cat([level[0] for level in logits]), torch.cat([d[0] for d in deltas])
 
     @torch.no_grad()
     def regions(
@@ -96,10 +94,17 @@ class Stages:
             proposals: ``boxes`` of each image.
             instead: logits and deltas that the detections are made from, instead of the box head's own.
         """
-        with _seen(self._box_head, instead) as seen:
-            detections = self.model.roi_heads.predict(features, proposals)
-        logits, deltas = seen[0]
-        return Regions(logits, deltas, detections)
+        head, own = self._box_head, list[BoxPredictions]()
+
+        def detections(predictions: BoxPredictions, proposals: list[Instances]) -> list[Instances]:
+            """The head's detections, from its own predictions or from the given ones."""
+            own.append(predictions)
+            chosen = predictions if instead is None else BoxPredictions(*instead)
+            return type(head).detections(head, chosen, proposals)
+
+        with replaced(head, "detections", detections):
+            found = self.model.roi_heads.predict(features, proposals)
+        return Regions(*own[0], found)
 
     @torch.no_grad()
     def masks(self, features: Features, detections: list[Instances]) -> list[Instances]:
@@ -139,22 +144,11 @@ class Stages:
             yield
 
     @property
-    def _box_head(self) -> BoxHead:
+    def _box_head(self) -> FastRCNNHead:
         head = getattr(self.model.roi_heads, "box_head", None)
-        if not isinstance(head, BoxHead):
+        if not isinstance(head, FastRCNNHead):
             raise ConfigError(f"model.roi_heads: {type(self.model.roi_heads).__name__} has no box head to compare")
         return head
-
-
-@contextmanager
-def _seen(module: nn.Module, instead: Any = None) -> Iterator[list[Any]]:
-    """A list that collects what ``module`` gives; its caller gets ``instead``, where that is not None."""
-    with recorded({"": module}) as outputs:
-        handle = module.register_forward_hook(lambda _, __, ___: instead)
-        try:
-            yield outputs[""]
-        finally:
-            handle.remove()
 
 
 def _numbers(terms: dict[str, Tensor]) -> dict[str, float]:

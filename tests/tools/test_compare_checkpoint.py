@@ -145,7 +145,7 @@ def test_real_annotations(compare, weights, images, tmp_path):
     _, real = compare(*argv, "--annotations", path)
     assert real["loss_cls"]["verdict"] == "ok"
     said, _ = compare(*argv, images[1], "--annotations", path, code=2)
-    assert "lists no image named 1.png" in said
+    assert "list no image named 1.png" in said
 
 
 def test_mistakes_have_a_message(compare, weights, images, tmp_path):

@@ -122,6 +122,3 @@ def pack(module: nn.Module, dtype: torch.dtype, winograd: bool = False) -> nn.Mo
 
 def _channels_last(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype).contiguous(memory_format=torch.channels_last)
-
-
-__all__ = ["PackedConv", "PackedLinear", "PackedResidual", "can_pack", "is_packable", "pack"]

@@ -78,18 +78,18 @@ class RowWinograd:
         for image, target in zip(x.permute(0, 2, 3, 1), result):
             for top in range(0, height, rows):
                 n = min(rows, height - top)
-                band, of_band, made = padded[: n + 2], terms[:, : n + 2], products[:, :n]
+                band, band_terms, band_products = padded[: n + 2], terms[:, : n + 2], products[:, :n]
                 _rows_around(image, top, band[:, 1 : width + 1])
                 inputs = [band[:, i : i + OUTPUTS * (groups - 1) + 1 : OUTPUTS] for i in range(SPAN)]
-                _input_terms(inputs, of_band, *scratch[:, : n + 2])
-                into = made.reshape(SPAN, n * groups, out_channels)
+                _input_terms(inputs, band_terms, *scratch[:, : n + 2])
+                into = band_products.reshape(SPAN, n * groups, out_channels)
                 for row, factors in enumerate(self.factors):
-                    seen = of_band[:, row : row + n].reshape(SPAN, n * groups, channels)
-                    torch.baddbmm(into, seen, factors, beta=min(row, 1), out=into)
+                    rows_seen = band_terms[:, row : row + n].reshape(SPAN, n * groups, channels)
+                    torch.baddbmm(into, rows_seen, factors, beta=min(row, 1), out=into)
                 if self.bias is not None:
-                    made[1] += self.bias  # which reaches all four outputs
+                    band_products[1] += self.bias  # which reaches all four outputs
                 band = target[top : top + n]
-                _outputs(made, band.view(n, groups, OUTPUTS, out_channels).unbind(2), *sums[:, :n])
+                _outputs(band_products, band.view(n, groups, OUTPUTS, out_channels).unbind(2), *sums[:, :n])
                 if relu:
                     band.relu_()
         return result[:, :, :width].permute(0, 3, 1, 2)

@@ -71,13 +71,13 @@ def plot_curves(metrics_file: str | Path, out_png: str | Path) -> Path:
         ``out_png``.
     """
     series = read_metrics(metrics_file)
-    losses = sorted(
-        (n for n in series if "loss" in n.rsplit("/", 1)[-1]), key=lambda n: (n != "total_loss", "/" in n, n)
-    )
-    rates = [n for n in series if n == "lr" or n.startswith("lr/")]
-    precisions = [n for n in series if n.rsplit("/", 1)[-1] in ("AP", "AP50", "AP75") and n.count("/") == 1]
-    panels = {LOSS: _loss_lines(series, losses), RATE: _lines(series, rates), PRECISION: _ap_lines(series, precisions)}
-    present = {title: lines for title, lines in panels.items() if lines}
+    last = {name: name.rsplit("/", 1)[-1] for name in series}
+    panels = {
+        LOSS: sorted((n for n in series if "loss" in last[n]), key=lambda n: (n != "total_loss", "/" in n, n)),
+        RATE: [n for n in series if n == "lr" or n.startswith("lr/")],
+        PRECISION: sorted(n for n in series if last[n] in ("AP", "AP50", "AP75") and n.count("/") == 1),
+    }
+    present = {title: [_line(n, *series[n], title) for n in names] for title, names in panels.items() if names}
     figure = new_figure(6.4 * max(1, len(present)), 4.4)
     for number, (title, lines) in enumerate(present.items(), 1):
         axes = figure.add_subplot(1, len(present), number)
@@ -144,29 +144,16 @@ def smooth(values: Iterable[float], share: float = 0.05) -> list[float]:
     return out
 
 
-def _lines(series: Series, names: Sequence[str]) -> list[Line]:
-    return [Line(*series[name], 0.0, {"linewidth": 1.8, "label": name}) for name in names]
-
-
-def _loss_lines(series: Series, names: Sequence[str]) -> list[Line]:
-    """The total stands out."""
-    total, other = {"linewidth": 2.2, "color": "black"}, {"linewidth": 1.4}
-    return [Line(*series[n], 0.05, {**(total if n == "total_loss" else other), "label": n}) for n in names]
-
-
-def _ap_lines(series: Series, names: Sequence[str]) -> list[Line]:
-    """A colour a task; AP itself is solid and its label has its last value, AP50 is dashed and AP75 dotted."""
-    colors: dict[str, str] = {}
-    lines = []
-    for name in sorted(names):
-        task, _, metric = name.partition("/")
-        color = colors.setdefault(task, LINE_COLORS[len(colors) % len(LINE_COLORS)])
-        known = [(s, v) for s, v in zip(*series[name]) if v >= 0]  # -1: there was nothing to measure
-        style, width = {"AP": "-", "AP50": "--"}.get(metric, ":"), 2.0 if metric == "AP" else 1.3
-        label = f"{name}  {known[-1][1]:.3f}" if known and metric == "AP" else name
-        look = {"linestyle": style, "linewidth": width, "marker": "o", "markersize": 2 * width, "color": color}
-        lines.append(Line([s for s, _ in known], [v for _, v in known], 0.0, {**look, "label": label}))
-    return lines
+def _line(name: str, steps: Sequence[float], values: Sequence[float], title: str) -> Line:
+    """The line of a metric: the total loss and AP stand out, and AP's label has its last value."""
+    kind = name.rsplit("/", 1)[-1]
+    look: dict[str, Any] = {"label": name, "linewidth": 2.2 if kind in ("total_loss", "AP") else 1.4}
+    look |= {"color": "black"} if name == "total_loss" else {}
+    if title == PRECISION:
+        values = [math.nan if value < 0 else value for value in values]  # -1: there was nothing to measure
+        look |= {"linestyle": {"AP50": "--", "AP75": ":"}.get(kind, "-"), "marker": "o", "markersize": 3}
+        look["label"] += f"  {values[-1]:.3f}" if kind == "AP" else ""
+    return Line(steps, values, 0.05 if title == LOSS else 0.0, look)
 
 
 def _limit_spikes(axes: Any, values: np.ndarray) -> None:

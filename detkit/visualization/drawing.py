@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor
 
+from detkit.visualization.colors import text_color
 from detkit.visualization.inputs import ImageLike, to_array
-from detkit.visualization.labels import font_size, write_labels
 
 MIN_SIDE = 640
 """Smaller images are enlarged, or their labels could not be read."""
@@ -16,6 +16,11 @@ _OPACITY = 0.42
 
 Colors = np.ndarray | tuple[int, int, int]
 """``(N, 3)`` uint8 RGB, or one colour for all."""
+
+
+Place = tuple[int, int, int, int]
+"""Where a label stands: x1, y1, x2, y2, half-open, in whole pixels."""
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 class Drawing:
@@ -99,9 +104,19 @@ class Drawing:
 
         A label that would lie on another one is moved, and left out where there is no place for it.
         """
-        if any(texts):
-            table, size = _table(colors, len(boxes)), font_size(self._side, sum(map(bool, texts)))
-            write_labels(ImageDraw.Draw(self._image), self._image.size, self._scaled(boxes), list(texts), table, size)
+        num = sum(map(bool, texts))
+        size = self._side / 42 * (1.0 if num <= 15 else 0.85 if num <= 40 else 0.7)
+        size = max(10, min(round(size), 48))
+        pen, font, taken = ImageDraw.Draw(self._image), load_font(size), list[Place]()
+        for box, text, color in zip(self._scaled(boxes), texts, _table(colors, len(boxes))):
+            width, height = round(font.getlength(text) + size * 0.5), round(size * 1.3)
+            place = free_place(box, width, height, self._image.size, taken) if text else None
+            if place is None:
+                continue
+            taken.append(place)
+            x1, y1, x2, y2 = place
+            pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=tuple(color.tolist()))
+            pen.text((x1 + size * 0.25, (y1 + y2) / 2), text, fill=text_color(color), font=font, anchor="lm")
 
     def _scaled(self, corners: np.ndarray) -> np.ndarray:
         return np.asarray(corners, np.float64).reshape(-1, 4) * np.tile(self._scale, 2)
@@ -121,3 +136,29 @@ def _enlarged_mask(bitmap: np.ndarray, size: tuple[int, int]) -> Image.Image:
             shape = shape.filter(ImageFilter.GaussianBlur(0.5 * scale))
         shape = shape.point([0] * 128 + [255] * 128)
     return shape
+
+
+def load_font(size: int) -> Font:
+    """A sans-serif with a wide choice of scripts (DejaVu, which comes with matplotlib), or else Pillow's own."""
+    import matplotlib
+
+    try:
+        return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+    except OSError:
+        return ImageFont.load_default(size)
+
+
+def free_place(
+    box: np.ndarray, width: int, height: int, image_size: tuple[int, int], taken: list[Place]
+) -> Place | None:
+    """Above the box, inside its top, below it, at its right corner: the first that is free and in the image."""
+    x1, y1, x2, y2 = (round(v) for v in box.tolist())
+    corners = [(x1, y1 - height), (x1, y1), (x1, y2), (x2 - width, y1 - height), (x2 - width, y2 - height)]
+    for x, y in corners:
+        x = min(max(x, 0), image_size[0] - width)
+        if y < 0 or y + height > image_size[1]:
+            continue
+        place = (x, y, x + width, y + height)
+        if not any(place[0] < p[2] and p[0] < place[2] and place[1] < p[3] and p[1] < place[3] for p in taken):
+            return place
+    return None

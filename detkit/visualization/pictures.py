@@ -15,8 +15,7 @@ from detkit.structures import CropAndPad, Instances, Prediction, Sample
 from detkit.utils.distributed import is_main
 from detkit.utils.progress import watched
 from detkit.visualization.draw import draw_prediction
-from detkit.visualization.drawing import MIN_SIDE
-from detkit.visualization.labels import Font, load_font
+from detkit.visualization.drawing import MIN_SIDE, Font, load_font
 
 
 def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndarray:

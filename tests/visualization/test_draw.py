@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from detkit.structures import BitMasks, Boxes, Instances, Keypoints, Panoptic, Prediction, Segment
-from detkit.visualization import draw_prediction, labels, palette
+from detkit.visualization import draw_prediction, drawing, palette
 
 GRAY = 120
 
@@ -122,8 +122,8 @@ def test_none_and_many(num):
 
 def test_labels_do_not_lie_on_one_another(monkeypatch):
     seen = []
-    free_place = labels.free_place
-    monkeypatch.setattr(labels, "free_place", lambda *a: seen.append(free_place(*a)) or seen[-1])
+    free_place = drawing.free_place
+    monkeypatch.setattr(drawing, "free_place", lambda *a: seen.append(free_place(*a)) or seen[-1])
     boxes = Boxes([[50, 50, 90, 90]] * 12)
     draw_instances(image(), Instances((100, 160), boxes=boxes, classes=torch.arange(12)), min_side=0)
     places = [place for place in seen if place is not None]

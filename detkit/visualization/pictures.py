@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from detkit.data.interfaces import Dataset
-from detkit.structures import CropAndPad, Instances, Prediction, Sample
+from detkit.structures import CropAndPad, Prediction, Sample
 from detkit.utils.distributed import is_main
 from detkit.utils.progress import watched
 from detkit.visualization.draw import draw_prediction
@@ -82,24 +82,27 @@ def prediction_picture(
         skeleton: pairs of keypoints that are joined.
         min_side: as in ``draw_prediction``.
     """
-    image, target = without_padding(sample)
+    image, truth = without_padding(sample)
     options: dict[str, Any] = {"skeleton": skeleton, "min_side": min_side}
-    right = draw_prediction(image, prediction, class_names, score_thresh=score_thresh, **options)
+    pictures = [draw_prediction(image, prediction, class_names, score_thresh=score_thresh, **options)]
     found = prediction.above(score_thresh).instances
-    title = "prediction" if found is None else f"prediction: {len(found)} with score ≥ {score_thresh:g}"
-    if target is None:
-        return side_by_side([right], [title])
-    left = draw_prediction(image, Prediction(target), class_names, **options)
-    return side_by_side([left, right], [f"ground truth: {len(target)}", title])
+    titles = ["prediction" if found is None else f"prediction: {len(found)} with score ≥ {score_thresh:g}"]
+    if truth.instances is not None:
+        pictures.insert(0, draw_prediction(image, truth, class_names, **options))
+        titles.insert(0, f"ground truth: {len(truth.instances)}")
+    return side_by_side(pictures, titles)
 
 
-def without_padding(sample: Sample) -> tuple[Tensor, Instances | None]:
-    """The valid region of the sample's image, ``(C, H, W)``, and the target in its pixels."""
+def without_padding(sample: Sample) -> tuple[Tensor, Prediction]:
+    """The valid region of the sample's image, ``(C, H, W)``, and the ground truth in its pixels.
+
+    A sample's map named ``semantic`` is the ground truth's semantic map.
+    """
     x1, y1, x2, y2 = sample.info.valid_region_in((sample.image.shape[-2], sample.image.shape[-1]))
-    image, target, size = sample.image[:, y1:y2, x1:x2], sample.target, (y2 - y1, x2 - x1)
-    if target is None or size == tuple(sample.image.shape[-2:]):
-        return image, target
-    return image, target.transform(CropAndPad(target.image_size, x1, y1, *size))
+    image, target, semantic = sample.image[:, y1:y2, x1:x2], sample.target, sample.maps.get("semantic")
+    if target is not None and image.shape != sample.image.shape:
+        target = target.transform(CropAndPad(target.image_size, x1, y1, y2 - y1, x2 - x1))
+    return image, Prediction(target, None if semantic is None else semantic[y1:y2, x1:x2])
 
 
 def draw_predictions(

@@ -94,7 +94,8 @@ def test_padding_is_left_out_of_predictions():
     masks[0, 30:50, 20:40] = True
     target = Instances((100, 100), boxes=Boxes([[20, 30, 40, 50]]), classes=torch.tensor([0]), masks=BitMasks(masks))
     sample = Sample(image, (30, 40), target=target, valid_region=(10, 20, 90, 80))
-    part, shifted = without_padding(sample)
+    part, truth = without_padding(sample)
+    shifted = truth.instances
     assert part.shape == (3, 60, 80)
     assert (part == 90).all()
     assert shifted.image_size == (60, 80)
@@ -112,4 +113,19 @@ def test_padding_is_left_out_of_predictions():
     target = Instances((60, 80), boxes=target.boxes)
     whole = Sample(part, (30, 40), target=target)
     assert torch.equal(without_padding(whole)[0], part)
-    assert without_padding(whole)[1] is target
+    assert without_padding(whole)[1].instances is target
+
+
+def test_the_ground_truth_has_the_semantic_map_of_the_sample():
+    image = torch.full((3, 40, 50), 90, dtype=torch.uint8)
+    semantic = torch.zeros(40, 50, dtype=torch.int64)
+    semantic[:, 25:] = 1
+    target = Instances((40, 50), boxes=Boxes([[5, 5, 15, 15]]), classes=torch.tensor([0]))
+    sample = Sample(image, (40, 50), target=target, maps={"semantic": semantic}, valid_region=(10, 0, 50, 40))
+    part, truth = without_padding(sample)
+    assert part.shape == (3, 40, 40)
+    assert torch.equal(truth.semantic, semantic[:, 10:])
+    picture = prediction_picture(sample, Prediction(semantic=semantic[:, 10:]), ["x", "y"], min_side=0)
+    header = picture.shape[0] - 40
+    assert (picture[header + 38, 2:12] == picture[header + 38, -38:-28]).all()
+    assert (picture[header + 38, 2:12] != 90).any()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Show what the loader really feeds to the model, after augmentation, and what the dataset holds.
+"""Show what the loader feeds to the model, after augmentation, and what the dataset holds.
 
 examples:
   16 training images with their targets, as the model sees them
@@ -41,6 +41,7 @@ import numpy as np
 from tqdm import tqdm
 
 from detkit import command_line
+from detkit.data import Dataset
 from detkit.experiment import Experiment, load_experiment
 from detkit.structures import Instances, Prediction, Sample
 from detkit.visualization import draw_prediction, file_stem, side_by_side, write_picture
@@ -58,17 +59,18 @@ def first_samples(exp: Experiment, split: str, num: int) -> Iterator[Sample]:
             return
 
 
-def picture_of(sample: Sample, class_names: Sequence[str]) -> np.ndarray:
+def picture_of(sample: Sample, dataset: Dataset) -> np.ndarray:
     """The sample's image with its target, under a line that says what it is."""
     height, width = sample.image.shape[-2:]
     target = sample.target if sample.target is not None else Instances((height, width))
     h, w = sample.original_size
     title = f"{sample.image_id}: {len(target)} objects, {width} x {height} (file: {w} x {h})"
-    return side_by_side([draw_prediction(sample.image, Prediction(target), class_names)], [title])
+    drawn = draw_prediction(sample.image, Prediction(target), dataset.class_names, skeleton=dataset.skeleton)
+    return side_by_side([drawn], [title])
 
 
 def visualize(args: argparse.Namespace) -> int:
-    """Does what the command line asks for."""
+    """Writes the pictures that the command line asks for."""
     exp = load_experiment(args.config_file, args.overrides)
     dataset = exp.data.train_set if args.split == "train" else exp.data.test_set
     print(dataset.summary())
@@ -76,7 +78,7 @@ def visualize(args: argparse.Namespace) -> int:
     written = 0
     for sample in tqdm(first_samples(exp, args.split, args.num), "pictures", args.num, dynamic_ncols=True):
         name = file_stem(sample.image_id)
-        write_picture(picture_of(sample, dataset.class_names), output / f"{written:04d}_{name}.png")
+        write_picture(picture_of(sample, dataset), output / f"{written:04d}_{name}.png")
         written += 1
     print(f"{written} pictures: {output}/")
     return 0

@@ -31,7 +31,7 @@ class ImageRow(msgspec.Struct, gc=False):
 
 
 class Row(msgspec.Struct, gc=False):
-    """One annotation; a mapping with these keys will do as well. Numpy's numbers and arrays are taken too.
+    """One annotation; a mapping with these keys will do as well, and may hold tuples and numpy's numbers and arrays.
 
     Args:
         id: its id, a whole number.
@@ -65,12 +65,14 @@ def as_row(entry: Any, kind: type[msgspec.Struct]) -> Any:
     """A row made of a mapping; a row itself, and anything that is none, as it is."""
     if not isinstance(entry, Mapping):
         return entry
-    return msgspec.convert({key: _without_numpy(value) for key, value in entry.items()}, kind)
+    fields = {key: _without_numpy(value) for key, value in entry.items()}
+    mask = entry.get("segmentation")
+    if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype == bool:
+        fields["segmentation"] = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    return msgspec.convert(fields, kind)
 
 
 def _without_numpy(value: Any) -> Any:
-    if isinstance(value, np.ndarray) and value.ndim == 2:
-        return coco_mask.encode(np.asfortranarray(value != 0, np.uint8))
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if not isinstance(value, list | tuple) or {*map(type, value)} <= {int, float}:

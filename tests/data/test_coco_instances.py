@@ -7,9 +7,12 @@ import pycocotools.mask as coco_mask
 import pytest
 import torch
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from detkit.data import CocoInstances
-from detkit.structures import BitMasks, PolygonMasks
+from detkit.evaluation import CocoEvaluator
+from detkit.structures import BitMasks, Instances, PolygonMasks, Prediction, Sample
 
 H, W = 40, 60
 TRIANGLE = [10.0, 10, 30, 10, 10, 30]
@@ -251,3 +254,25 @@ def test_real_data(shared_data, name, split, folder, images, objects, crowds):
             else:
                 rle = segmentation
             assert (found == coco_mask.decode(rle).astype(bool)).all()
+
+
+def test_results_are_those_of_the_files_own_ids_whatever_the_order_of_the_classes(make, content, tmp_path):
+    for entry in content["annotations"]:
+        entry["iscrowd"] = 0
+    dataset = make(content, class_names=("cow", "dog", "cat"))
+    assert dataset.category_ids == (90, 3, 7)
+    evaluator = CocoEvaluator(dataset, tasks=("box",))
+    for record in dataset:
+        objects = record.objects
+        found = Instances((H, W), boxes=objects.boxes, classes=objects.classes, scores=torch.full((len(objects),), 0.5))
+        sample = Sample(torch.zeros(3, 1, 1, dtype=torch.uint8), (H, W), record.image_id)
+        evaluator.update([sample], [Prediction(found)])
+    metrics = evaluator.compute()["box"]
+    assert metrics["AP"] == metrics["per_class"]["cow"] == metrics["per_class"]["cat"] == 1
+    evaluator.write_results(tmp_path / "results.json")
+    truth = COCO(str(tmp_path / "instances.json"))
+    oracle = COCOeval(truth, truth.loadRes(str(tmp_path / "results.json")), "bbox")
+    oracle.evaluate()
+    oracle.accumulate()
+    oracle.summarize()
+    assert oracle.stats[0] == 1

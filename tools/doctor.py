@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Look for what is wrong with data, config and weights together, before anything runs.
+"""Find what is wrong with data, config and weights together, before anything runs.
 
 Prints a table: how bad it is, where, what, how many, examples by file and annotation id, and what to do. Ends with 0
 where there is nothing but notes, 1 with warnings, 2 with errors.
@@ -30,7 +30,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, type=Path, metavar="FILE", help="a YAML")
     parser.add_argument("--weights", metavar="FILE", help="a checkpoint to start from (default: train.init_weights)")
-    parser.add_argument("--resume", action="store_true", help="also look at the checkpoint that a resume would take")
+    parser.add_argument("--resume", action="store_true", help="also check the checkpoint that a resume would take")
     parser.add_argument("--quick", action="store_true", help="no image is read, and fewer are tried on the anchors")
     parser.add_argument("--num-processes", type=int, default=1, metavar="N", help="how many will train (default: 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings, with all examples")

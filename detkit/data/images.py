@@ -51,7 +51,7 @@ def read_image(path: str, size: tuple[int, int] | None = None) -> np.ndarray:
 
 
 def check_image(path: str, size: tuple[int, int]) -> None:
-    """Looks at a file without decoding it: its header, its size, and whether its end is there.
+    """Checks a file without decoding it: its header, its size, and whether its end is there.
 
     A JPEG or PNG without its end mark is decoded, because some programs write bytes behind it.
 
@@ -82,7 +82,7 @@ def _turned(image: Image.Image, size: tuple[int, int] | None) -> bool:
 
 
 def _common_jpeg(image: Image.Image, path: str) -> np.ndarray | None:
-    """The pixels of a whole JPEG in RGB or gray; None where it is not one, for Pillow to decode or to complain of."""
+    """The pixels of a whole JPEG in RGB or gray; None where it is not one, for Pillow to decode or to refuse."""
     if image.format != "JPEG" or image.mode not in ("RGB", "L") or not hasattr(torchvision.io, "decode_jpeg"):
         return None
     try:

@@ -14,7 +14,7 @@ from detkit.doctor.interfaces import CHECKS, Check, CheckContext, Finding
 from detkit.doctor.stats import first_thousand
 
 SAMPLE, QUICK_SAMPLE = 1000, 50
-"""Images whose objects are looked at."""
+"""Images whose objects are compared with the anchors."""
 MANY = 0.05
 """The share of objects out of reach that is more than the odd speck."""
 
@@ -26,7 +26,7 @@ class AnchorsReachObjects(Check):
     An object is out of reach below the matcher's ``background_thresh`` (where ``allow_low_quality`` still gives it its
     best anchor, which then learns to be what its overlap says it is not), or below ``foreground_thresh`` where it does
     not, so that no anchor ever learns it. Sizes are those after the augmentations of training; up to 1,000 images are
-    looked at (50 in the quick form). The histogram tells which sizes and shapes are missed.
+    compared (50 in the quick form). The histogram tells which sizes and shapes are missed.
 
     Fix: anchor sizes by the objects', which the finding suggests; or larger images for small objects.
     """

@@ -45,7 +45,7 @@ def best_iou(boxes: np.ndarray, sizes: np.ndarray, levels: Sequence[Level]) -> n
     """``(N,)`` the IoU of each box with the best anchor.
 
     Of boxes of one shape, the one whose centre is nearest in x and in y overlaps most, so only the nearest point of
-    each grid is looked at.
+    each grid is compared.
 
     Args:
         boxes: ``(N, 4)`` xyxy.

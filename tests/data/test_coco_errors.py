@@ -63,7 +63,7 @@ def put(where, value):
     return change
 
 
-TWIN = {"id": 5, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "segmentation": [[1, 1, 6, 1, 6, 6]]}
+OTHER = {"id": 5, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "segmentation": [[1, 1, 6, 1, 6, 6]]}
 
 CASES = {
     "unknown category": (put("annotations/0/category_id", 9), "annotation 5: category_id 9 is not listed.*(1, 2)"),
@@ -72,7 +72,7 @@ CASES = {
         put("annotations/0/category_id", [1]),
         r"annotation 5: category_id is '\[1\]'; expected int",
     ),
-    "annotation twice": (put("annotations/1", TWIN), "two annotations have the id 5"),
+    "annotation twice": (put("annotations/1", OTHER), "two annotations have the id 5"),
     "image twice": (
         put("images/1", {"id": 1, "file_name": "1.png", "height": H, "width": W}),
         "two images have the id 1",
@@ -103,6 +103,10 @@ CASES = {
         "annotation 5: segmentation holds",
     ),
     "entry of another kind": (put("annotations/0", "five"), r"annotations\[0\] is 'five'"),
+    "text for a crowd flag": (
+        put("annotations/0/iscrowd", "0"),
+        "annotation 5: iscrowd is '0'; expected bool or float or int",
+    ),
     "huge id": (put("annotations/0/id", 2**70), "64 bits"),
     "two points": (
         put("annotations/0/segmentation", [[1, 1, 2, 2]]),
@@ -149,15 +153,15 @@ def test_a_number_that_is_infinite_in_the_text_alone_is_named(read, content):
         read(text)
 
 
-def test_annotation_without_mask_among_others_names_the_way_out(read, content):
-    content["annotations"].append({**TWIN, "id": 6, "segmentation": []})
+def test_annotation_without_mask_among_others_names_the_fix(read, content):
+    content["annotations"].append({**OTHER, "id": 6, "segmentation": []})
     with pytest.raises(DataError, match=r"annotation 6 has no segmentation.*invalid_masks: drop.*box"):
         read(content)
     assert len(read(content, invalid_masks="box")[0].objects.masks) == 2
 
 
 def test_box_without_area_by_option(read, content):
-    content["annotations"].append({**TWIN, "id": 6, "bbox": [3, 3, 0, 5]})
+    content["annotations"].append({**OTHER, "id": 6, "bbox": [3, 3, 0, 5]})
     assert read(content)[0].objects.annotation_ids.tolist() == [5]
     with pytest.raises(DataError, match=r"annotation 6: its bbox \[3.0, 3.0, 0.0, 5.0\].*1\.png.*invalid_boxes: drop"):
         read(content, invalid_boxes="error")

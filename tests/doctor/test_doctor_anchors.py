@@ -24,17 +24,17 @@ GENERATOR = "model.proposal_generator.anchor_generator"
 )
 def test_the_nearest_point_of_the_grid_has_the_best_anchor(files, options):
     model = files.experiment(*options).build_model(2)
-    height, width = canvas = (128, 192)
+    height, width = size = (128, 192)
     rng = np.random.default_rng(0)
     corners, sides = rng.uniform(-5, [width, height], (300, 2)), rng.uniform(1, 150, (300, 2))
     boxes = np.concatenate([corners, np.minimum(corners + sides, [width, height])], 1)
     boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)]
     head = model.proposal_generator.head
-    features = model.eval().features(type("Images", (), {"tensor": torch.zeros(1, 3, *canvas)}))
+    features = model.eval().features(type("Images", (), {"tensor": torch.zeros(1, 3, *size)}))
     objectness, _ = head([features[name] for name in model.proposal_generator.in_features])
-    anchors = torch.cat([a.tensor for a in model.proposal_generator.anchor_generator(objectness, canvas)])
+    anchors = torch.cat([a.tensor for a in model.proposal_generator.anchor_generator(objectness, size)])
     every = box_iou(torch.from_numpy(boxes), anchors.double()).amax(1).numpy()
-    ours = best_iou(boxes, np.tile(canvas, (len(boxes), 1)), grid_of(model, canvas))
+    ours = best_iou(boxes, np.tile(size, (len(boxes), 1)), grid_of(model, size))
     np.testing.assert_allclose(ours, every, atol=3e-6)  # anchors are float32
 
 

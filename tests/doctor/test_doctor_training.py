@@ -1,4 +1,4 @@
-"""What is wrong with solver, weights, resume and machine is found; the project's presets are not complained of."""
+"""What is wrong with solver, weights, resume and machine is found; nothing is reported of the project's presets."""
 
 import shutil
 from pathlib import Path
@@ -75,7 +75,7 @@ def test_a_folder_that_cannot_be_written(files, monkeypatch):
     ]
 
 
-def test_a_disk_without_room(files, monkeypatch):
+def test_a_disk_without_space(files, monkeypatch):
     context = CheckContext(files.experiment()).load()
     one = checkpoint_bytes(context.model, torch.optim.AdamW)
     learned = sum(p.numel() * 4 for p in context.model.parameters() if p.requires_grad)

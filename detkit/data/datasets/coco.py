@@ -101,12 +101,7 @@ class _Parts(msgspec.Struct, gc=False):
 
 
 class JsonRows(Iterable[Any]):
-    """The entries of a JSON list that has been split, not decoded: so a file's objects are never all in memory.
-
-    Args:
-        texts: the text of each entry.
-        kind: what they are decoded to; mappings where one is none of that.
-    """
+    """The entries of a JSON list, each a text that is decoded when its turn comes: they are never all in memory."""
 
     def __init__(self, texts: list[msgspec.Raw], kind: type[Row]):
         self.texts, self.kind = texts, kind

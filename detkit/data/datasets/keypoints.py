@@ -84,12 +84,7 @@ def _words(name: str, mirrored: bool = False) -> str:
 def read_keypoints(chunk: Chunk, num_keypoints: int | None) -> int | None:
     """Adds the column ``keypoints``, x, y, visibility of each; empty where a row has none. Reports malformed ones.
 
-    Args:
-        chunk: some rows.
-        num_keypoints: how many each must have; None: as many as the first row that has some.
-
-    Returns:
-        How many each has; None where neither is known.
+    A row must have ``num_keypoints``, if they are known; else as many as the first that has some, which is returned.
     """
     given = [value or [] for value in chunk.values("keypoints")]
     if not any(given):

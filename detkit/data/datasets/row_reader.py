@@ -18,7 +18,7 @@ from detkit.registry import DataError
 
 InvalidBoxes = Literal["drop", "error"]
 CHUNK = 4096
-"""Rows that are looked at together."""
+"""Rows that are checked together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +26,7 @@ class Policy:
     """What happens to annotations that cannot be used.
 
     Args:
-        keep_crowd: whether crowd regions are kept.
-        invalid_boxes: what happens to a box without area in its image: ``drop`` (left out and counted) or ``error``.
-        invalid_masks: what happens to an annotation without segmentation where others have one, and to a polygon of
-            fewer than 3 points: ``error``, ``drop`` (left out and counted) or ``box`` (its box becomes its mask).
+        keep_crowd, invalid_boxes, invalid_masks: see ``CocoInstances``, which has them as options.
         masks: whether annotations should have masks; None: they should if any of them has one.
     """
 
@@ -43,13 +40,9 @@ class RowReader:
     """Checks rows and gives their columns.
 
     Args:
-        images: their images.
         classes: category id -> class index, -1 for a category whose objects are left out.
         num_keypoints: how many keypoints an object has; None: as many as the first one has.
-        fields: the names of fields of one's own, which every row must have.
-        policy: what happens to annotations that cannot be used.
-        place: the file, for messages.
-        report: takes each issue; where it returns, the annotation is left out.
+        images, fields, policy, place, report: as for ``AnnotationTable.from_rows``.
 
     Attributes:
         tally: what was left out or changed, in words -> how many.
@@ -160,7 +153,9 @@ class RowReader:
 
     def _leave_out_classes_and_crowds(self, chunk: Chunk) -> None:
         others: np.ndarray = chunk.columns["class_index"] == -1
-        crowd = np.array([bool(value) for value in chunk.values("iscrowd")], bool)
+        flags, right = chunk.values_of("iscrowd", {bool, int, float, type(None)})  # "0" or "False" would be true
+        chunk.sound &= right
+        crowd = np.array(list(map(bool, flags)), bool)
         crowds = crowd & ~others & (not self.policy.keep_crowd)
         self.tally["objects of other classes left out"] += int(others.sum())
         self.tally["crowds left out"] += int(crowds.sum())

@@ -130,7 +130,7 @@ class Chunk:
         if {*map(type, values)} <= kinds:
             return values, np.ones(len(values), bool)
         right = np.array([type(value) in kinds for value in values])
-        expected = " or ".join(sorted(kind.__name__ for kind in kinds))
+        expected = " or ".join(sorted(kind.__name__ for kind in kinds - {type(None)}))
 
         def words(i: int) -> str:
             if values[i] is MISSING:
@@ -148,15 +148,7 @@ class Chunk:
         fix: str = "",
         severity: Literal["error", "warning"] = "error",
     ) -> None:
-        """An issue for each row where ``where`` is true.
-
-        Args:
-            where: A bools.
-            kind: see ``Issue``.
-            words: what is wrong, to be put behind the row's name; or what gives it for the row i.
-            fix: see ``Issue``.
-            severity: see ``Issue``.
-        """
+        """An ``Issue`` for each row where ``where`` is true; ``words`` follow its name, or are made of its number."""
         for i in np.flatnonzero(where).tolist():
             id_, number = self.rows[i].id, int(self.index[i])
             label = f"annotation {id_}" if type(id_) is int else f"annotations[{number}]"

@@ -141,11 +141,7 @@ class AnnotationTable:
         return Instances(size, **fields)
 
     def objects(self, images: np.ndarray) -> ObjectTable:
-        """The annotations of some images as a dataset's ``objects`` gives them; the images are numbered from 0.
-
-        Args:
-            images: increasing numbers of images.
-        """
+        """The annotations of some images, which are numbered from 0 in the order of their increasing numbers here."""
         image_of, sizes = self.image_of(), self.images.sizes
         number = np.full(len(self.images), -1, np.int64)
         number[images] = np.arange(len(images))

@@ -150,6 +150,15 @@ def test_rpn_head(cls):
     assert [tuple(d.shape) for d in deltas] == [(2, 12, 8, 8), (2, 12, 4, 4)]
 
 
+@pytest.mark.parametrize("cls", registered("norm"), ids=names)
+def test_norm(cls):
+    norm, x = cls(6), torch.randn(2, 6, 5, 7, requires_grad=True)
+    assert norm(x).shape == x.shape
+    norm(x).square().sum().backward()
+    assert torch.isfinite(x.grad).all()
+    assert {"weight", "bias"} <= set(norm.state_dict())
+
+
 @pytest.mark.parametrize("cls", registered("box coder"), ids=names)
 def test_box_coder(cls):
     reference = torch.tensor([[0.0, 0, 10, 10], [5, 5, 20, 30]])

@@ -6,6 +6,7 @@ checkpoint is migrated by itself, before it is laid over others, so that what st
 
 import dataclasses
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from detkit.config.merge import Override, locate, merge, split
@@ -83,7 +84,9 @@ class Migration:
             node = {**node, "name": dataclasses.replace(node["name"], value=cls.__name__)}
         for key in [key for key in node if key in schema(cls).renamed]:
             old, to, where = node[key], schema(cls).renamed[key], _below(path, key)
-            if isinstance(to, str):
+            if isinstance(to, str) and _is_off(node, split(to)):
+                node = {k: v for k, v in node.items() if k != key}  # an option of a part that is not there
+            elif isinstance(to, str):
                 self._note(old.source, where, _below(path, to))
                 rest = {k: v for k, v in node.items() if k != key}
                 node = _put(rest, split(to), old, where, _below(path, to))
@@ -103,6 +106,12 @@ class Migration:
     def _note(self, source: str, old: str, new: str) -> None:
         place = f"{source.removesuffix(_MARK)}: " if source else ""
         self.notes[f"{place}'{old.lstrip('.')}' is '{new.lstrip('.')}' now"] = None
+
+
+def _is_off(node: Mapping[Any, Entry], keys: Sequence[str | int]) -> bool:
+    """Whether a part on the way to an option is null."""
+    there = node.get(keys[0]) if len(keys) > 1 else None
+    return there is not None and there.value is None
 
 
 def migrate(node: Any, role: Any, path: str, default: Any) -> Any:

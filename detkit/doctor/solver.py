@@ -8,7 +8,7 @@ from torch import nn
 
 from detkit.doctor.interfaces import CHECKS, Check, CheckContext, Finding
 from detkit.experiment import Experiment
-from detkit.layers import SyncBatchNorm
+from detkit.layers import SyncBN
 
 SGD_RATE = 0.02 / 16
 """The rate an image that detection with SGD and momentum is trained at (Detectron2, torchvision)."""
@@ -104,6 +104,6 @@ def effective_rate(experiment: Experiment) -> float:
 
 def _learns_from_batch(module: nn.Module, processes: int) -> bool:
     """Whether it is a norm over the images of one of so many processes."""
-    synchronised = processes > 1 and isinstance(module, SyncBatchNorm | nn.SyncBatchNorm)
+    synchronised = processes > 1 and isinstance(module, SyncBN | nn.SyncBatchNorm)
     batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm) and not synchronised
     return batch_norm and any(p.requires_grad for p in module.parameters(recurse=False))

@@ -8,7 +8,7 @@ from torch import nn
 from detkit.engine.forensics.recorder import Recorder
 from detkit.engine.loss_means import IMAGES, Counts, LossMean, StepMean, counts_of, summed, weighed
 from detkit.engine.precision import Precision, autocast
-from detkit.layers.running_statistics import keep_running_statistics
+from detkit.layers.norm import keep_running_statistics
 from detkit.structures import Losses, Sample
 from detkit.utils import distributed, rng_state, set_rng_state
 from detkit.utils.sharding import averaging_gradients

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from detkit.layers import ConvNorm, FrozenBatchNorm2d
+from detkit.layers import ConvNorm, FrozenBN
 
 
 @torch.no_grad()
@@ -34,7 +34,7 @@ def _is_fixed(norm: nn.Module | None) -> bool:
     """Whether ``norm`` is a scale and a shift for each channel, whatever it sees."""
     if isinstance(norm, _BatchNorm):
         return norm.track_running_stats and not norm.training
-    return isinstance(norm, FrozenBatchNorm2d)
+    return isinstance(norm, FrozenBN)
 
 
 def _fold(conv: nn.Conv2d, norm: nn.Module | None) -> None:
@@ -47,7 +47,7 @@ def _fold(conv: nn.Conv2d, norm: nn.Module | None) -> None:
 
 def _scale_shift(norm: nn.Module | None) -> tuple[Tensor, Tensor]:
     """The norm as ``x * scale + shift``, in double precision."""
-    assert isinstance(norm, _BatchNorm | FrozenBatchNorm2d)
+    assert isinstance(norm, _BatchNorm | FrozenBN)
     mean, var = norm.running_mean, norm.running_var
     assert mean is not None
     assert var is not None

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from detkit.inference.folding import fold_norms
 from detkit.inference.packed import can_pack, pack
-from detkit.layers import DeformConvNorm, FrozenBatchNorm2d
+from detkit.layers import DeformConvNorm, FrozenBN
 from detkit.modeling.compiling import compile_parts
 from detkit.modeling.preprocess import Preprocess
 
@@ -20,7 +20,7 @@ Precision = Literal["fp32", "bf16"]
 
 _DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
-_FLOAT32_ALONE = (_BatchNorm, FrozenBatchNorm2d, DeformConvNorm)
+_FLOAT32_ALONE = (_BatchNorm, FrozenBN, DeformConvNorm)
 """Norms, which take maps of lower precision as they are, and an operator that has no other precision on the CPU."""
 
 
@@ -66,7 +66,7 @@ def optimized(model: M, precision: Precision = "fp32", compile: bool = False) ->
 def _lower(model: nn.Module, dtype: torch.dtype) -> None:
     """Gives every layer with parameters of its own, unless it is packed, the dtype; it casts what it is given."""
     for part in model.modules():
-        if next(part.parameters(recurse=False), None) is None or isinstance(part, _BatchNorm | FrozenBatchNorm2d):
+        if next(part.parameters(recurse=False), None) is None or isinstance(part, _BatchNorm | FrozenBN):
             continue
         if not isinstance(part, _FLOAT32_ALONE):
             part.to(dtype)

@@ -3,20 +3,23 @@
 from detkit.layers.box_ops import nms_by_group, pairwise_iou
 from detkit.layers.conv import ConvNorm, DeformConvNorm, c2_msra_fill, c2_xavier_fill
 from detkit.layers.crop_and_resize import crop_and_resize
-from detkit.layers.norm import FrozenBatchNorm2d, NormName, freeze, frozen_copy, make_norm, replace_modules
+from detkit.layers.norm import BN, GN, NORMS, FrozenBN, Norm, freeze, frozen_copy, make_norm, replace_modules
 from detkit.layers.paste import paste_in_windows, paste_masks
 from detkit.layers.roi_align import roi_align
 from detkit.layers.shapes import SamePad2d, ShapeSpec, choose_features, same_pad
-from detkit.layers.sync_norm import SyncBatchNorm
+from detkit.layers.sync_norm import SyncBN
 
 __all__ = [
+    "BN",
+    "GN",
+    "NORMS",
     "ConvNorm",
     "DeformConvNorm",
-    "FrozenBatchNorm2d",
-    "NormName",
+    "FrozenBN",
+    "Norm",
     "SamePad2d",
     "ShapeSpec",
-    "SyncBatchNorm",
+    "SyncBN",
     "c2_msra_fill",
     "c2_xavier_fill",
     "choose_features",

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
-from detkit.layers.norm import FrozenBatchNorm2d, NormName, make_norm
+from detkit.layers.norm import FrozenBN, make_norm
 
 
 class ConvNorm(nn.Conv2d):
     """Convolution, then norm, then activation. The norm is the child ``norm``: ``conv1.weight``, ``conv1.norm.weight``.
 
-    On a channels-last map a ``FrozenBatchNorm2d`` is folded into the convolution's weights on the fly:
+    On a channels-last map a ``FrozenBN`` is folded into the convolution's weights on the fly:
     ``conv(x, w) * a + b`` is ``conv(x, a * w) + b``. That saves a pass over the map, forward and backward, and its copy
     for the backward pass; hooks on the norm do not fire then. On a map in plain layout, the references', it is computed
     as written, so that imported weights give their reference's numbers to the last bit.
@@ -28,8 +28,7 @@ class ConvNorm(nn.Conv2d):
         dilation: distance of the kernel's taps.
         groups: groups of channels that do not see each other.
         bias: whether to add a bias; None for only where there is no norm.
-        norm: the norm's name; None for none.
-        norm_eps: added to the norm's variance.
+        norm: makes the norm from the number of channels, or is its registered name; None for none.
         activation: what comes last, e.g. ``nn.ReLU(inplace=True)``; None for nothing. It may work in place.
         init: fills the weights.
     """
@@ -45,8 +44,7 @@ class ConvNorm(nn.Conv2d):
         dilation: int = 1,
         groups: int = 1,
         bias: bool | None = None,
-        norm: NormName | None = None,
-        norm_eps: float = 1e-5,
+        norm: Callable[[int], nn.Module] | str | None = None,
         activation: nn.Module | None = None,
         init: Callable[[nn.Module], None] = c2_msra_fill,
     ):
@@ -60,7 +58,7 @@ class ConvNorm(nn.Conv2d):
             groups=groups,
             bias=norm is None if bias is None else bias,
         )
-        self.norm = make_norm(norm, out_channels, norm_eps)
+        self.norm = make_norm(norm, out_channels)
         self.activation = activation
         init(self)
 
@@ -81,7 +79,7 @@ class ConvNorm(nn.Conv2d):
 
     def finish(self, x: Tensor, convolve: Callable[[Tensor, Tensor | None], Tensor]) -> Tensor:
         """What ``convolve(weight, bias)`` makes of ``x``, with norm and activation."""
-        if isinstance(self.norm, FrozenBatchNorm2d) and x.is_contiguous(memory_format=torch.channels_last):
+        if isinstance(self.norm, FrozenBN) and x.is_contiguous(memory_format=torch.channels_last):
             scale, shift = self.norm.scale_shift()
             bias = shift if self.bias is None else self.bias * scale + shift
             x = convolve(self.weight * scale[:, None, None, None], bias)

@@ -1,28 +1,43 @@
-"""Normalisation layers by name, and batch normalisation whose statistics and weights stand still."""
+"""Normalisation layers: the registry of them, and batch normalisation whose statistics and weights are fixed."""
 
-from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from detkit.layers.sync_norm import SyncBatchNorm
-
-NormName = Literal["FrozenBN", "BN", "SyncBN", "GN"]
-"""The norms that an option may name; see ``make_norm``."""
+from detkit.registry import Registry
 
 M = TypeVar("M", bound=nn.Module)
 
 
-class FrozenBatchNorm2d(nn.Module):
+class Norm(nn.Module):
+    """A layer that normalises a map ``(N, C, H, W)``. It stands first among the bases of a class that has others."""
+
+    def __init__(self, num_channels: int):
+        super().__init__()
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Raises ValueError for a negative epsilon."""
+        if not options.get("eps", 0) >= 0:
+            raise ValueError(f"eps: expected at least 0, got {options['eps']}")
+
+
+NORMS: Registry[Norm] = Registry("norm", Norm)
+
+
+@NORMS.register()
+class FrozenBN(Norm):
     """Batch normalisation with fixed statistics and a fixed affine map: a scale and a shift for each channel.
 
     Equals ``nn.BatchNorm2d`` in evaluation mode, also while its parent trains. Everything is a buffer, so no
     optimizer sees it, and the names are those of ``nn.BatchNorm2d``, so the state dict of one loads into the other.
 
     Args:
-        num_features: channels.
         eps: added to the variance.
     """
 
@@ -31,13 +46,13 @@ class FrozenBatchNorm2d(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, num_features: int, eps: float = 1e-5):
-        super().__init__()
-        self.num_features, self.eps = num_features, eps
-        self.register_buffer("weight", torch.ones(num_features))
-        self.register_buffer("bias", torch.zeros(num_features))
-        self.register_buffer("running_mean", torch.zeros(num_features))
-        self.register_buffer("running_var", torch.ones(num_features))
+    def __init__(self, num_channels: int, *, eps: float = 1e-5):
+        super().__init__(num_channels)
+        self.num_features, self.eps = num_channels, eps
+        self.register_buffer("weight", torch.ones(num_channels))
+        self.register_buffer("bias", torch.zeros(num_channels))
+        self.register_buffer("running_mean", torch.zeros(num_channels))
+        self.register_buffer("running_var", torch.ones(num_channels))
 
     def scale_shift(self) -> tuple[Tensor, Tensor]:
         """The map as ``x * scale + shift``; both ``(C,)``."""
@@ -57,11 +72,51 @@ class FrozenBatchNorm2d(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def frozen_copy(norm: nn.modules.batchnorm._BatchNorm) -> FrozenBatchNorm2d:
+@NORMS.register()
+class BN(Norm, nn.BatchNorm2d):
+    """Batch normalisation (Ioffe and Szegedy 2015), by the statistics of this process's batch.
+
+    Args:
+        eps: added to the variance.
+    """
+
+    def __init__(self, num_channels: int, *, eps: float = 1e-5):
+        nn.BatchNorm2d.__init__(self, num_channels, eps=eps)
+
+
+@NORMS.register()
+class GN(Norm, nn.GroupNorm):
+    """Group normalisation (Wu and He 2018): of 32 groups, or of the largest number below that divides the channels.
+
+    Args:
+        eps: added to the variance.
+    """
+
+    def __init__(self, num_channels: int, *, eps: float = 1e-5):
+        groups = next(n for n in range(min(32, num_channels), 0, -1) if num_channels % n == 0)
+        nn.GroupNorm.__init__(self, groups, num_channels, eps=eps)
+
+
+def make_norm(norm: Callable[[int], nn.Module] | str | None, num_channels: int) -> nn.Module | None:
+    """A normalisation layer for ``(N, C, H, W)``.
+
+    Args:
+        norm: makes it from the number of channels, for example a recipe; or its registered name; None for none.
+        num_channels: C.
+
+    Raises:
+        ConfigError: there is no norm of that name.
+    """
+    if isinstance(norm, str):
+        return NORMS.get(norm)(num_channels)
+    return None if norm is None else norm(num_channels)
+
+
+def frozen_copy(norm: _BatchNorm) -> FrozenBN:
     """The frozen norm with the statistics, weights, epsilon and device of a batch norm."""
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError(f"{norm} keeps no running statistics, so it cannot be frozen")
-    frozen = FrozenBatchNorm2d(norm.num_features, norm.eps).to(norm.running_mean.device)
+    frozen = FrozenBN(norm.num_features, eps=norm.eps).to(norm.running_mean.device)
     frozen.running_mean, frozen.running_var = norm.running_mean.detach().clone(), norm.running_var.detach().clone()
     if norm.affine:
         frozen.weight, frozen.bias = norm.weight.detach().clone(), norm.bias.detach().clone()
@@ -76,7 +131,7 @@ def freeze(module: M) -> M:
     """
     for parameter in module.parameters():
         parameter.requires_grad_(False)
-    return replace_modules(module, nn.modules.batchnorm._BatchNorm, frozen_copy)
+    return replace_modules(module, _BatchNorm, frozen_copy)
 
 
 def replace_modules(module: M, kind: type[nn.Module], make: Callable[[Any], nn.Module]) -> M:
@@ -92,35 +147,14 @@ def replace_modules(module: M, kind: type[nn.Module], make: Callable[[Any], nn.M
     return module
 
 
-def num_groups(channels: int, most: int = 32) -> int:
-    """The largest number of groups up to ``most`` that divides ``channels``."""
-    return next(n for n in range(min(most, channels), 0, -1) if channels % n == 0)
-
-
-_MAKERS: dict[str, Callable[[int, float], nn.Module]] = {
-    "FrozenBN": lambda channels, eps: FrozenBatchNorm2d(channels, eps=eps),
-    "BN": lambda channels, eps: nn.BatchNorm2d(channels, eps=eps),
-    "SyncBN": lambda channels, eps: SyncBatchNorm(channels, eps=eps),
-    "GN": lambda channels, eps: nn.GroupNorm(num_groups(channels), channels, eps=eps),
-}
-
-
-def make_norm(norm: NormName | None, channels: int, eps: float = 1e-5) -> nn.Module | None:
-    """A normalisation layer for ``(N, C, H, W)``.
-
-    ``GN`` (Wu and He 2018) has 32 groups, and where 32 does not divide the channels, the largest number below that
-    does. ``SyncBN`` takes its statistics over the batches of all processes; in one it is plain batch normalisation.
-
-    Args:
-        norm: which; None for none.
-        channels: C.
-        eps: added to the variance.
-
-    Raises:
-        ValueError: there is no norm of that name.
-    """
-    if norm is None:
-        return None
-    if norm not in _MAKERS:
-        raise ValueError(f"norm: expected one of {', '.join(_MAKERS)} or none, got {norm!r}")
-    return _MAKERS[norm](channels, eps)
+@contextmanager
+def keep_running_statistics(model: nn.Module) -> Iterator[None]:
+    """Within it, norms in training mode still normalise by the batch, and leave their running statistics alone."""
+    norms = [m for m in model.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

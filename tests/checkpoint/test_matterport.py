@@ -1,5 +1,6 @@
 """Importing the seed's weights: its own layers, and the same predictions folded into ordinary ones."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 from detkit.checkpoint.formats import choose
 from detkit.checkpoint.formats.matterport import EPS, SeedImporter
 from detkit.experiment import load_experiment
-from detkit.layers import ConvNorm
+from detkit.layers import NORMS, ConvNorm
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 BOX, MASK, RPN = "roi_heads.box_head", "roi_heads.mask_head", "proposal_generator.head"
@@ -109,8 +110,9 @@ def test_the_backbones_layers_as_they_are_and_as_ordinary_ones(state, native, fo
     x = torch.randn(2, weight.shape[1], 9, 9, generator=torch.Generator().manual_seed(1))
     expected = theirs(state, conv, bn, x, padding=weight.shape[2] // 2)
     options = {"in_channels": weight.shape[1], "out_channels": weight.shape[0], "kernel_size": weight.shape[2]}
-    for model, particular in ((native, {"bias": True, "norm_eps": EPS}), (folded, {"bias": False})):
-        layer = ConvNorm(**options, **particular, norm=norm).eval()
+    as_it_is, ordinary = {"bias": True, "norm": partial(NORMS.get(norm), eps=EPS)}, {"bias": False, "norm": norm}
+    for model, particular in ((native, as_it_is), (folded, ordinary)):
+        layer = ConvNorm(**options, **particular).eval()
         own = {name.removeprefix(f"{ours}."): t for name, t in model.items() if name.startswith(f"{ours}.")}
         own = {name: t for name, t in own.items() if name in layer.state_dict()}
         layer.load_state_dict(own)

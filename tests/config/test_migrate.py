@@ -168,7 +168,6 @@ def test_a_name_in_an_override_may_be_the_earlier_one(load):
     ("text", "overrides", "words"),
     [
         ("tool: {name: Saw, speed: 3.0, cut: {speed: 4.0}}", (), ["tool.speed", "'tool.cut.speed' now", "given too"]),
-        ("tool: {name: Saw, sharpness: 3, blade: null}", (), ["tool.sharpness", "'tool.blade.hardness' now"]),
         ("tool: {name: Saw, colour: red}", (), ["tool.colour: Saw has no option", "paint it yourself", "a.yaml:1"]),
         ("tool: {name: Saw, oil: [1]}", (), ["tool.oil", "oil is gone"]),
         ("tool: Saw", ("tool.colour=red",), ["tool.colour: Saw has no option", "paint it yourself"]),
@@ -185,6 +184,12 @@ def test_conflicts_and_removed_options_are_errors_that_say_what_to_write(load, t
 def test_a_removed_option_that_says_its_default_of_then_is_left_out(load):
     tree, lines = load("tool: {name: Saw, oil: [1, 2], teeth: 0}")
     assert tree == {"tool": {"name": "Saw"}}
+    assert not lines
+
+
+def test_an_option_of_a_part_that_is_not_there_is_left_out(load):
+    tree, lines = load("tool: {name: Saw, sharpness: 3, blade: null}")
+    assert tree == {"tool": {"name": "Saw", "blade": None}}
     assert not lines
 
 

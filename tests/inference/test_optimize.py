@@ -12,7 +12,7 @@ from benchmarks.agreement import agreement
 from detkit.inference import optimized
 from detkit.inference.folding import fold_norms
 from detkit.inference.packed import PackedConv, PackedLinear, PackedResidual, can_pack
-from detkit.layers import ConvNorm, FrozenBatchNorm2d, ShapeSpec
+from detkit.layers import ConvNorm, FrozenBN, ShapeSpec
 from detkit.modeling.backbones import ResNet, TorchvisionBackbone
 from detkit.modeling.compiling import static_parts
 from detkit.modeling.roi_heads import Detection
@@ -84,12 +84,12 @@ def test_no_image_and_no_detection(model):
 def test_layers_are_packed_and_nothing_is_left_of_the_norms(model):
     kinds = {type(part) for part in optimized(model).modules()}
     assert {PackedConv, PackedLinear, PackedResidual} <= kinds
-    assert not kinds & {ConvNorm, FrozenBatchNorm2d, nn.BatchNorm2d, nn.Conv2d, nn.Linear}
+    assert not kinds & {ConvNorm, FrozenBN, nn.BatchNorm2d, nn.Conv2d, nn.Linear}
 
 
 def with_random_norms(module):
     for norm in module.modules():
-        if isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d):
+        if isinstance(norm, nn.BatchNorm2d | FrozenBN):
             for name, low, high in (("weight", 0.5, 1.5), ("bias", -1, 1), ("running_mean", -1, 1)):
                 nn.init.uniform_(getattr(norm, name), low, high)
             nn.init.uniform_(norm.running_var, 0.5, 2)

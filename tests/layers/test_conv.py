@@ -1,17 +1,20 @@
 """ConvNorm equals its parts one after the other."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from detkit.layers import ConvNorm, FrozenBatchNorm2d, c2_xavier_fill
+from detkit.layers import NORMS, ConvNorm, FrozenBN, c2_xavier_fill
 
 
 @pytest.mark.parametrize("norm", [None, "BN", "FrozenBN", "SyncBN", "GN"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_conv_norm_is_convolution_then_norm_then_activation(norm, bias):
-    block = ConvNorm(6, 8, 3, stride=2, groups=2, bias=bias, norm=norm, norm_eps=1e-3, activation=nn.ReLU(inplace=True))
+    make = None if norm is None else partial(NORMS.get(norm), eps=1e-3)
+    block = ConvNorm(6, 8, 3, stride=2, groups=2, bias=bias, norm=make, activation=nn.ReLU(inplace=True))
     for tensor in block.state_dict().values():
         if tensor.is_floating_point():
             nn.init.uniform_(tensor, 0.3, 1.5)
@@ -65,7 +68,7 @@ def test_folding_keeps_no_extra_map_for_the_backward_pass():
     kept = []
     x = torch.randn(1, 8, 16, 16, requires_grad=True)
     block = ConvNorm(8, 8, 3, norm="FrozenBN", activation=nn.ReLU(inplace=True))
-    assert isinstance(block.norm, FrozenBatchNorm2d)
+    assert isinstance(block.norm, FrozenBN)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
         y = block(x)
     maps = {x.data_ptr(), y.data_ptr()}

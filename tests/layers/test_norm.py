@@ -1,11 +1,14 @@
 """Norms: frozen batch norm is batch norm in evaluation mode, and every name makes what it says."""
 
+from functools import partial
+
 import pytest
 import torch
 from processes import in_processes
 from torch import nn
 
-from detkit.layers import FrozenBatchNorm2d, SyncBatchNorm, freeze, frozen_copy, make_norm, replace_modules
+from detkit.layers import BN, GN, NORMS, FrozenBN, SyncBN, freeze, frozen_copy, make_norm, replace_modules
+from detkit.registry import ConfigError
 
 
 def trained(norm: nn.Module) -> nn.Module:
@@ -19,7 +22,7 @@ def trained(norm: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("eps", [1e-5, 0.1])
 def test_frozen_norm_equals_batch_norm_in_evaluation_mode(eps):
     bn = trained(nn.BatchNorm2d(6, eps=eps)).eval()
-    frozen = FrozenBatchNorm2d(6, eps=eps).train()
+    frozen = FrozenBN(6, eps=eps).train()
     assert frozen.load_state_dict(bn.state_dict()) == nn.modules.module._IncompatibleKeys([], [])
     x, y = (torch.randn(2, 6, 5, 7, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2))
     torch.testing.assert_close(frozen(x), bn(y))
@@ -40,7 +43,7 @@ def test_frozen_norm_does_not_learn():
 
 def test_frozen_norm_loads_into_batch_norm_and_inside_a_parent():
     bn = nn.Sequential(nn.Conv2d(3, 4, 1), trained(nn.BatchNorm2d(4)))
-    frozen = nn.Sequential(nn.Conv2d(3, 4, 1), FrozenBatchNorm2d(4))
+    frozen = nn.Sequential(nn.Conv2d(3, 4, 1), FrozenBN(4))
     frozen.load_state_dict(bn.state_dict(), strict=True)
     fresh = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     fresh.load_state_dict(frozen.state_dict(), strict=True)
@@ -54,9 +57,9 @@ def test_freeze_stops_parameters_and_batch_norms():
     want = net.eval()(x)
     assert freeze(net) is net
     assert not any(p.requires_grad for p in net.parameters())
-    assert isinstance(net[1][0], FrozenBatchNorm2d)
+    assert isinstance(net[1][0], FrozenBN)
     torch.testing.assert_close(net.train()(x), want)
-    assert isinstance(freeze(nn.SyncBatchNorm(4)), FrozenBatchNorm2d)
+    assert isinstance(freeze(nn.SyncBatchNorm(4)), FrozenBN)
 
 
 def test_norm_without_statistics_cannot_be_frozen():
@@ -70,21 +73,25 @@ def test_replace_modules_reaches_every_level():
     assert [type(m) for m in net.modules() if not isinstance(m, nn.Sequential)] == [nn.SiLU, nn.SiLU, nn.Identity]
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [("FrozenBN", FrozenBatchNorm2d), ("BN", nn.BatchNorm2d), ("SyncBN", SyncBatchNorm), ("GN", nn.GroupNorm)],
-)
-def test_make_norm_by_name(name, kind):
-    norm = make_norm(name, 64, eps=1e-3)
-    assert type(norm) is kind
+@pytest.mark.parametrize("name", ["FrozenBN", "BN", "SyncBN", "GN"])
+def test_norms_are_made_by_name_or_by_a_recipe(name):
+    for norm in (make_norm(name, 64), make_norm(partial(NORMS.get(name), eps=1e-3), 64)):
+        assert type(norm).__name__ == name
+        assert norm(torch.randn(2, 64, 3, 3)).shape == (2, 64, 3, 3)
     assert norm.eps == 1e-3
-    assert norm(torch.randn(2, 64, 3, 3)).shape == (2, 64, 3, 3)
 
 
 def test_make_norm_of_none_and_of_an_unknown_name():
     assert make_norm(None, 8) is None
-    with pytest.raises(ValueError, match=r"FrozenBN, BN, SyncBN, GN.*'LN'"):
+    with pytest.raises(ConfigError, match=r"no norm named 'LN'.*BN, FrozenBN, GN, SyncBN"):
         make_norm("LN", 8)
+
+
+def test_bn_and_gn_are_torchs_own():
+    x = torch.randn(3, 8, 4, 5)
+    torch.testing.assert_close(BN(8)(x), nn.BatchNorm2d(8)(x))
+    torch.testing.assert_close(GN(8)(x), nn.GroupNorm(8, 8)(x))
+    assert set(BN(8).state_dict()) == set(nn.BatchNorm2d(8).state_dict())
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(256, 32), (64, 32), (48, 24), (20, 20), (7, 7), (37, 1)])
@@ -113,7 +120,7 @@ def synchronised(rank: int) -> None:
             bn = nn.BatchNorm2d(4)
             with torch.no_grad():
                 bn.weight.add_(torch.arange(4) / 7)
-            sync = SyncBatchNorm.of(bn.to(dtype)).to(dtype)
+            sync = SyncBN.of(bn.to(dtype)).to(dtype)
             want, got = bn(together), sync(own)
             want.sin().sum().backward()
             got.sin().sum().backward()

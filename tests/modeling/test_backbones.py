@@ -2,6 +2,7 @@
 
 import copy
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
-from detkit.layers import FrozenBatchNorm2d, ShapeSpec
+from detkit.layers import NORMS, FrozenBN, ShapeSpec
 from detkit.modeling.backbones import BottleneckStage, DeformConv, ResNet, ResNeXt
 
 RGB = ShapeSpec(channels=3)
@@ -99,8 +100,8 @@ def test_biases_epsilon_and_same_pooling_equal_a_network_with_them(norm):
         if isinstance(module, nn.Conv2d):
             module.bias = nn.Parameter(torch.randn(module.out_channels) * 0.1)
     theirs.maxpool = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.MaxPool2d(3, 2))
-    options = {"conv_bias": True, "norm_eps": 1e-3, "stem_pool": "same", "stride_in_1x1": False}
-    ours = ResNet(RGB, norm=norm, freeze_at=0, **options).eval()
+    options = {"conv_bias": True, "stem_pool": "same", "stride_in_1x1": False}
+    ours = ResNet(RGB, norm=partial(NORMS.get(norm), eps=1e-3), freeze_at=0, **options).eval()
     state = theirs.state_dict()
     ours.load_state_dict({n: state[torchvision_names(n)] for n in ours.state_dict()}, strict=True)
     assert sum(n.endswith(".bias") and "norm" not in n for n in ours.state_dict()) == 53
@@ -114,7 +115,8 @@ def test_biases_epsilon_and_same_pooling_equal_a_network_with_them(norm):
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN", "SyncBN", "GN"])
 def test_epsilon_and_biases_reach_every_layer_also_the_frozen_ones(make, norm):
     with torch.device("meta"):
-        net = make(RGB, depth=50, norm=norm, norm_eps=0.25, conv_bias=True, deform=DeformConv(("res4",)))
+        norm = partial(NORMS.get(norm), eps=0.25)
+        net = make(RGB, depth=50, norm=norm, conv_bias=True, deform=DeformConv(("res4",)))
     epsilons = [m.eps for m in net.modules() if hasattr(m, "eps")]
     assert epsilons == [0.25] * 53
     assert all(m.bias is not None for m in net.modules() if isinstance(m, nn.Conv2d))
@@ -131,7 +133,7 @@ def test_same_pooling_looks_right_and_below():
 
 
 def test_zero_epsilon_is_allowed():
-    assert ResNet(RGB, depth=18, norm_eps=0.0).stem.conv1.norm.eps == 0
+    assert ResNet(RGB, depth=18, norm=partial(FrozenBN, eps=0.0)).stem.conv1.norm.eps == 0
 
 
 DEFORM = [
@@ -304,7 +306,6 @@ def test_builds_and_runs_on_the_meta_device():
         ({"width": 0}, "width: expected at least 1"),
         ({"depth": 18, "res5_dilation": 2}, "res5_dilation: 2 needs bottlenecks"),
         ({"res5_dilation": 3}, "res5_dilation: expected 1 or 2"),
-        ({"norm_eps": -1.0}, "norm_eps: expected at least 0"),
         ({"stem_pool": "valid"}, "stem_pool: expected 'default' or 'same', got 'valid'"),
         ({"depth": 34, "deform": DeformConv(("res3",))}, "deform: needs bottlenecks .* depth is 34"),
         ({"deform": DeformConv(("res6",))}, "deform.stages: expected .* res2, res3, res4, res5, got 'res6'"),
@@ -319,7 +320,7 @@ def test_mistakes_are_named(options, words):
 
 def test_frozen_norm_is_folded_only_where_it_is():
     net = ResNet(RGB, depth=18, width=8, norm="BN", freeze_at=2)
-    assert isinstance(net.res2[0].conv1.norm, FrozenBatchNorm2d)
+    assert isinstance(net.res2[0].conv1.norm, FrozenBN)
     assert isinstance(net.res3[0].conv1.norm, nn.BatchNorm2d)
 
 

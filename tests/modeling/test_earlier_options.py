@@ -6,6 +6,7 @@ import pytest
 
 from detkit.config import ConfigError
 from detkit.experiment import load_experiment
+from detkit.layers import BN, GN, FrozenBN
 from detkit.modeling.proposals import MatterportRPN, TorchvisionRPN
 from detkit.modeling.roi_heads import Detection, MatterportRoIHeads
 from detkit.modeling.sampling import Sampling
@@ -68,6 +69,30 @@ model:
     built = model_of(text)
     assert type(built.proposal_generator) is TorchvisionRPN
     assert type(built.roi_heads) is MatterportRoIHeads
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "eps"),
+    [
+        ("{norm: GN, norm_eps: 0.01}", GN, 0.01),
+        ("{norm_eps: 0.01}", BN, 0.01),
+        ("{norm: FrozenBN}", FrozenBN, 1e-5),
+        ("{norm: {name: BN, eps: 0.1}}", BN, 0.1),
+    ],
+)
+def test_norms_by_name_and_their_epsilon_beside_them(model_of, text, kind, eps):
+    norm = model_of(f"model: {{backbone: {text}}}").backbone.res5[0].conv1.norm
+    assert (type(norm), norm.eps) == (kind, eps)
+
+
+def test_an_epsilon_of_no_norm_says_nothing(model_of):
+    text = "model: {roi_heads: {mask_head: {norm: null, norm_eps: 1.0e-05}}}"
+    assert model_of(text).roi_heads.mask_head.convs[0].norm is None
+
+
+def test_a_negative_epsilon_is_refused_with_its_place():
+    with pytest.raises(ConfigError, match=r"model.backbone.norm.eps: expected at least 0, got -1"):
+        model("model.backbone.norm.eps=-1.0")
 
 
 @pytest.mark.parametrize(

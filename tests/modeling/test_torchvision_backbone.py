@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_fpn
 
-from detkit.layers import FrozenBatchNorm2d, ShapeSpec, SyncBatchNorm
+from detkit.layers import FrozenBN, ShapeSpec, SyncBN
 from detkit.modeling.backbones import TorchvisionBackbone
 from detkit.modeling.backbones.torchvision_stages import trace, units
 from detkit.modeling.necks import FPN
@@ -130,11 +130,11 @@ def test_several_maps_of_one_stride_by_their_parts():
     assert [tuple(m.shape[1:]) for m in maps.values()] == [(c, 64 // s, 96 // s) for _, c, s in shapes]
 
 
-@pytest.mark.parametrize(("norm", "kind"), [("BN", nn.BatchNorm2d), ("FrozenBN", FrozenBatchNorm2d)])
+@pytest.mark.parametrize(("norm", "kind"), [("BN", nn.BatchNorm2d), ("FrozenBN", FrozenBN)])
 def test_epsilon_is_the_networks_own_unless_it_is_given(norm, kind):
     for given, wanted in ((None, 1e-3), (1e-5, 1e-5), (0.0, 0.0)):
         net = TorchvisionBackbone(RGB, model="mobilenet_v3_small", norm=norm, norm_eps=given, freeze_at=2)
-        epsilons = [m.eps for m in net.modules() if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d)]
+        epsilons = [m.eps for m in net.modules() if isinstance(m, nn.BatchNorm2d | FrozenBN)]
         assert len(epsilons) > 30
         assert set(epsilons) == {wanted}
         assert any(isinstance(m, kind) for m in net.modules())
@@ -183,13 +183,13 @@ def test_frozen_parts_do_not_learn(model, freeze_at):
         frozen = freeze_at > 0 and reached[unit] <= 2**freeze_at
         assert p.requires_grad != frozen, name
     for name, m in net.body.named_modules():
-        if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d):
+        if isinstance(m, nn.BatchNorm2d | FrozenBN):
             unit = next(u for u in sorted(reached, key=len, reverse=True) if (name + ".").startswith(u + "."))
             frozen = freeze_at > 0 and reached[unit] <= 2**freeze_at
-            assert isinstance(m, FrozenBatchNorm2d) == frozen, name
+            assert isinstance(m, FrozenBN) == frozen, name
 
 
-@pytest.mark.parametrize(("norm", "kind"), [("FrozenBN", FrozenBatchNorm2d), ("SyncBN", SyncBatchNorm)])
+@pytest.mark.parametrize(("norm", "kind"), [("FrozenBN", FrozenBN), ("SyncBN", SyncBN)])
 def test_norms_are_exchanged_and_compute_the_same(norm, kind):
     net = TorchvisionBackbone(RGB, model="mobilenet_v3_small", norm=norm).eval()
     plain = TorchvisionBackbone(RGB, model="mobilenet_v3_small").eval()
@@ -197,7 +197,7 @@ def test_norms_are_exchanged_and_compute_the_same(norm, kind):
         if name.endswith(("running_mean", "bias")):
             nn.init.normal_(tensor, std=0.1)
     net.load_state_dict(plain.state_dict(), strict=True)
-    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm | FrozenBatchNorm2d)]
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm | FrozenBN)]
     assert {type(m) for m in norms} == {kind}
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():

@@ -48,7 +48,7 @@ MATTERPORT = (
     " detection: {nms_thresh: 0.3}}",
     "model.roi_heads.mask_head.norm=null",
     "model.backbone.conv_bias=false",
-    "model.backbone.norm_eps=1.0e-5",
+    "model.backbone.norm.eps=1.0e-5",
     *PREDICTION,
 )
 """The reference implementation's own config with ordinary layers in the place of the reference implementation's."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from detkit.layers import FrozenBatchNorm2d, SamePad2d, ShapeSpec
+from detkit.layers import FrozenBN, SamePad2d, ShapeSpec
 from detkit.modeling.proposals import SoftmaxRPNHead
 from detkit.structures import Boxes, Instances
 
@@ -59,7 +59,7 @@ def test_resnet_c1_c5(depth, blocks, meta_models, preset):
     convs = [m for m in backbone.modules() if isinstance(m, nn.Conv2d)]
     norms = [conv.norm for conv in convs]
     assert all(conv.bias is not None for conv in convs)
-    assert {(type(norm), norm.eps) for norm in norms} == {(FrozenBatchNorm2d, 1e-3)}
+    assert {(type(norm), norm.eps) for norm in norms} == {(FrozenBN, 1e-3)}
     assert not any(list(norm.parameters()) for norm in norms), "frozen: in training too nothing of a norm learns"
     four = preset("model.backbone.out_features=[res2, res3, res4]").model.kwargs["backbone"](ShapeSpec(channels=3))
     assert not hasattr(four, "res5")
@@ -191,7 +191,7 @@ def test_classifier_head(small, meta_models):
     for model in meta_models.values():
         head = model.roi_heads.box_head
         assert [tuple(conv.weight.shape) for conv in head.convs] == [(1024, 256, 7, 7), (1024, 1024, 1, 1)]
-        assert {(type(conv.norm), conv.norm.eps) for conv in head.convs} == {(FrozenBatchNorm2d, 1e-3)}
+        assert {(type(conv.norm), conv.norm.eps) for conv in head.convs} == {(FrozenBN, 1e-3)}
         assert (head.cls_score.out_features, head.bbox_pred.out_features) == (81, 320)
     head, pooled = small.roi_heads.box_head, torch.randn(5, 16, 7, 7)
     head.pooler.forward = lambda features, boxes: pooled
@@ -210,7 +210,7 @@ def test_mask_head(small, meta_models):
         head = model.roi_heads.mask_head
         assert [tuple(conv.weight.shape) for conv in head.convs] == [(256, 256, 3, 3)] * 4
         assert all(conv.bias is not None for conv in head.convs)
-        assert {(type(conv.norm), conv.norm.eps) for conv in head.convs} == {(FrozenBatchNorm2d, 1e-3)}
+        assert {(type(conv.norm), conv.norm.eps) for conv in head.convs} == {(FrozenBN, 1e-3)}
         assert (head.deconv.kernel_size, head.deconv.stride, head.deconv.out_channels) == ((2, 2), (2, 2), 256)
         assert head.predictor.weight.shape == (80, 256, 1, 1)
     head, pooled = small.roi_heads.mask_head, torch.randn(4, 16, 14, 14)

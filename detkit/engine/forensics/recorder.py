@@ -16,7 +16,7 @@ import detkit
 from detkit.engine.forensics.failure_files import CONFIG, free_folder, write_batches, write_state, write_words
 from detkit.engine.forensics.out_of_memory import out_of_memory
 from detkit.engine.forensics.suspects import batch_names, find_culprits, target_faults
-from detkit.layers import SyncBatchNorm
+from detkit.layers import SyncBN
 from detkit.structures import Losses, Sample
 from detkit.utils import distributed, rng_state, set_rng_state
 from detkit.utils.sharding import is_sharded, own_part, whole
@@ -218,7 +218,7 @@ class Recorder:
         if broken:
             since = " by now" if late else ", so an earlier step has spoilt them"
             found.append(f"{len(broken)} parameters are not finite{since} (the first: {broken[0]})")
-        needs_others = is_sharded(model) or any(isinstance(m, SyncBatchNorm) for m in model.modules())
+        needs_others = is_sharded(model) or any(isinstance(m, SyncBN) for m in model.modules())
         if broken or late or needs_others:
             return found  # nothing to try: with these weights, or without the other processes
         logger.info("step %d failed; looking for the image and the annotation", step.number)

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from detkit.engine.interfaces import HOOKS, Hook
 from detkit.engine.passes import without_ddp
 from detkit.engine.trainer import Trainer
-from detkit.layers.running_statistics import keep_running_statistics
+from detkit.layers.norm import keep_running_statistics
 from detkit.structures import Sample
 from detkit.utils import distributed, rng_state, set_rng_state
 

@@ -9,7 +9,7 @@ from detkit.engine.interfaces import HOOKS, Hook
 from detkit.engine.loss_means import IMAGES, counts_of
 from detkit.engine.passes import without_ddp
 from detkit.engine.trainer import Trainer
-from detkit.layers.running_statistics import keep_running_statistics
+from detkit.layers.norm import keep_running_statistics
 from detkit.structures import Sample
 from detkit.utils import distributed, rng_state, set_rng_state
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.layers import ConvNorm, DeformConvNorm, NormName
+from detkit.config import Recipe
+from detkit.layers import ConvNorm, DeformConvNorm, FrozenBN, Norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,20 +16,11 @@ class ConvStyle:
 
     Args:
         norm: after each convolution.
-        norm_eps: added to the norm's variance.
         bias: whether convolutions have a bias beside their norm.
-
-    Raises:
-        ValueError: a negative ``norm_eps``.
     """
 
-    norm: NormName
-    norm_eps: float = 1e-5
+    norm: Recipe[Norm] | str
     bias: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.norm_eps >= 0:
-            raise ValueError(f"norm_eps: expected at least 0, got {self.norm_eps}")
 
     def conv(
         self,
@@ -52,7 +44,6 @@ class ConvStyle:
             groups=groups,
             bias=self.bias,
             norm=self.norm,
-            norm_eps=self.norm_eps,
             activation=nn.ReLU(inplace=True) if relu else None,
         )
 
@@ -210,7 +201,7 @@ class BottleneckStage:
     """
 
     num_blocks: int = 3
-    norm: NormName = "FrozenBN"
+    norm: Recipe[Norm] = Recipe(FrozenBN)
     num_groups: int = 1
     width_per_group: int = 64
     stride_in_1x1: bool = True

@@ -1,11 +1,13 @@
 """ResNet (He 2015) and ResNeXt (Xie 2017), laid out and named so that Detectron2's weights fit."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.layers import NormName, ShapeSpec, freeze, same_pad
+from detkit.config import Recipe
+from detkit.layers import FrozenBN, Norm, ShapeSpec, freeze, same_pad
 from detkit.modeling.backbones.layout import STAGES, Layout
 from detkit.modeling.backbones.residual import ConvStyle, DeformConv
 from detkit.modeling.interfaces import BACKBONES, Backbone, Features
@@ -62,36 +64,36 @@ class ResNet(Backbone):
         res5_dilation: 2 for a res5 of stride 16 with dilated convolutions (bottlenecks only).
         width: channels of the stem; the stages have 1, 2, 4, 8 times as many (times 4 with bottlenecks).
         conv_bias: whether convolutions have a bias beside their norm (matterport's Mask R-CNN).
-        norm_eps: added to the variance of every norm.
         stem_pool: padding of the stem's max pooling: default, one pixel all around, or same, as TensorFlow pads: for
             even sides at the right and at the bottom alone (matterport's Mask R-CNN).
         deform: stages with deformable convolutions (bottlenecks only); null for none.
 
     Raises:
-        ValueError: an unknown map, no map, ``freeze_at`` outside 0..5, a width below 1, a negative ``norm_eps``, a
+        ValueError: an unknown map, no map, ``freeze_at`` outside 0..5, a width below 1, a
             dilated or deformable basic block, or a deformable stage that is not built.
     """
+
+    renamed_options: ClassVar[Mapping[str, str]] = {"norm_eps": "norm.eps"}
 
     def __init__(
         self,
         input_shape: ShapeSpec,
         *,
         depth: Literal[18, 34, 50, 101, 152] = 50,
-        norm: NormName = "FrozenBN",
+        norm: Recipe[Norm] = Recipe(FrozenBN),
         freeze_at: int = 2,
         stride_in_1x1: bool = True,
         out_features: tuple[str, ...] = ("res2", "res3", "res4", "res5"),
         res5_dilation: Literal[1, 2] = 1,
         width: int = 64,
         conv_bias: bool = False,
-        norm_eps: float = 1e-5,
         stem_pool: StemPool = "default",
         deform: DeformConv | None = None,
     ):
         super().__init__(input_shape)
         layout = Layout(
             depth=depth,
-            style=ConvStyle(norm, norm_eps, conv_bias),
+            style=ConvStyle(norm, conv_bias),
             width=width,
             stride_in_1x1=stride_in_1x1,
             num_groups=1,
@@ -164,7 +166,6 @@ class ResNeXt(ResNet):
         out_features: the maps to give, of res2, res3, res4, res5.
         res5_dilation: 2 for a res5 of stride 16 with dilated convolutions.
         conv_bias: whether convolutions have a bias beside their norm (matterport's Mask R-CNN).
-        norm_eps: added to the variance of every norm.
         stem_pool: padding of the stem's max pooling: default, one pixel all around, or same, as TensorFlow pads: for
             even sides at the right and at the bottom alone (matterport's Mask R-CNN).
         deform: stages with deformable convolutions (their 3x3 ones); null for none.
@@ -180,20 +181,19 @@ class ResNeXt(ResNet):
         depth: Literal[50, 101, 152] = 101,
         num_groups: int = 32,
         width_per_group: int = 8,
-        norm: NormName = "FrozenBN",
+        norm: Recipe[Norm] = Recipe(FrozenBN),
         freeze_at: int = 2,
         stride_in_1x1: bool = False,
         out_features: tuple[str, ...] = ("res2", "res3", "res4", "res5"),
         res5_dilation: Literal[1, 2] = 1,
         conv_bias: bool = False,
-        norm_eps: float = 1e-5,
         stem_pool: StemPool = "default",
         deform: DeformConv | None = None,
     ):
         Backbone.__init__(self, input_shape)
         layout = Layout(
             depth=depth,
-            style=ConvStyle(norm, norm_eps, conv_bias),
+            style=ConvStyle(norm, conv_bias),
             width=64,
             stride_in_1x1=stride_in_1x1,
             num_groups=num_groups,

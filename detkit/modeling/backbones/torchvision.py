@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from detkit.layers import ShapeSpec, SyncBatchNorm, freeze, frozen_copy, replace_modules
+from detkit.layers import ShapeSpec, SyncBN, freeze, frozen_copy, replace_modules
 from detkit.modeling.backbones.torchvision_stages import Node, find, new_network, position, trace, units
 from detkit.modeling.interfaces import BACKBONES, Backbone, Features
 from detkit.registry import did_you_mean
@@ -83,7 +83,7 @@ class TorchvisionBackbone(Backbone):
         if norm == "FrozenBN":
             replace_modules(self.body, nn.modules.batchnorm._BatchNorm, frozen_copy)
         elif norm == "SyncBN":
-            replace_modules(self.body, nn.modules.batchnorm._BatchNorm, SyncBatchNorm.of)
+            replace_modules(self.body, nn.modules.batchnorm._BatchNorm, SyncBN.of)
         _freeze_up_to(self.body, units(trace(model)), 2**freeze_at)
 
     def layers(self) -> list[list[str]]:

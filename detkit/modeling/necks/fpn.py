@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit.config import Recipe
-from detkit.layers import ConvNorm, NormName, ShapeSpec, c2_xavier_fill
+from detkit.layers import ConvNorm, Norm, ShapeSpec, c2_xavier_fill
 from detkit.modeling.interfaces import NECKS, Features, Neck, TopBlock
 from detkit.modeling.necks.top_blocks import LastLevelMaxPool, level_name
 
@@ -38,7 +38,7 @@ class FPN(Neck):
         *,
         out_channels: int = 256,
         in_features: tuple[str, ...] | None = None,
-        norm: NormName | None = None,
+        norm: Recipe[Norm] | None = None,
         top_block: Recipe[TopBlock] | None = Recipe(LastLevelMaxPool),
         fuse: Literal["sum", "avg"] = "sum",
     ):
@@ -105,7 +105,7 @@ class PAFPN(FPN):
         *,
         out_channels: int = 256,
         in_features: tuple[str, ...] | None = None,
-        norm: NormName | None = None,
+        norm: Recipe[Norm] | None = None,
         top_block: Recipe[TopBlock] | None = Recipe(LastLevelMaxPool),
         fuse: Literal["sum", "avg"] = "sum",
     ):

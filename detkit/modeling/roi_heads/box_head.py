@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit.config import Recipe
-from detkit.layers import ConvNorm, NormName, ShapeSpec, c2_xavier_fill, nms_by_group
+from detkit.layers import ConvNorm, Norm, ShapeSpec, c2_xavier_fill, nms_by_group
 from detkit.modeling.box_coder import DeltaBoxCoder
 from detkit.modeling.box_losses import SmoothL1BoxLoss, foreground_box_loss
 from detkit.modeling.interfaces import BOX_HEADS, BoxCoder, BoxHead, BoxLoss, Features, RoIPooler
@@ -217,7 +217,7 @@ class FastRCNNConvFCHead(FastRCNNHead):
         conv_dims: tuple[int, ...] = (),
         average_pool: bool = False,
         fc_dims: tuple[int, ...] = (1024, 1024),
-        norm: NormName | None = None,
+        norm: Recipe[Norm] | None = None,
         class_agnostic: bool = False,
         box_coder: Recipe[BoxCoder] = PROPOSAL_CODER,
         box_loss: Recipe[BoxLoss] = Recipe(SmoothL1BoxLoss),

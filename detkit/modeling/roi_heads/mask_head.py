@@ -1,13 +1,15 @@
 """Mask heads."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit.config import Recipe
-from detkit.layers import ConvNorm, NormName, ShapeSpec, c2_msra_fill
+from detkit.layers import ConvNorm, Norm, ShapeSpec, c2_msra_fill
 from detkit.modeling.interfaces import MASK_HEADS, Features, MaskHead, RoIPooler
 from detkit.structures import Boxes, ClassRows, CropMethod, Instances, Losses
 
@@ -39,10 +41,11 @@ class ConvUpsampleMaskHead(MaskHead):
         conv_dim: their channels, and the deconvolution's.
         norm: normalisation after each convolution.
         conv_bias: whether convolutions have a bias beside their norm; without a norm they always have.
-        norm_eps: added to the norm's variance.
         class_agnostic: one mask for all classes instead of one a class.
         targets: how true masks are brought to the head's size.
     """
+
+    renamed_options: ClassVar[Mapping[str, str]] = {"norm_eps": "norm.eps"}
 
     def __init__(
         self,
@@ -52,9 +55,8 @@ class ConvUpsampleMaskHead(MaskHead):
         pooler: Recipe[RoIPooler],
         num_conv: int = 4,
         conv_dim: int = 256,
-        norm: NormName | None = None,
+        norm: Recipe[Norm] | None = None,
         conv_bias: bool = False,
-        norm_eps: float = 1e-5,
         class_agnostic: bool = False,
         targets: MaskTargets = MaskTargets(),
     ):
@@ -65,9 +67,7 @@ class ConvUpsampleMaskHead(MaskHead):
         self.convs = nn.Sequential()
         bias = conv_bias or norm is None
         for i in range(num_conv):
-            conv = ConvNorm(
-                channels, conv_dim, 3, bias=bias, norm=norm, norm_eps=norm_eps, activation=nn.ReLU(inplace=True)
-            )
+            conv = ConvNorm(channels, conv_dim, 3, bias=bias, norm=norm, activation=nn.ReLU(inplace=True))
             self.convs.add_module(str(i), conv)
             channels = conv_dim
         self.deconv = nn.ConvTranspose2d(channels, conv_dim, kernel_size=2, stride=2)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit.config import Recipe
-from detkit.layers import ConvNorm, NormName, ShapeSpec
+from detkit.layers import ConvNorm, FrozenBN, Norm, ShapeSpec
 from detkit.modeling.box_losses import SmoothL1BoxLoss
 from detkit.modeling.interfaces import BOX_HEADS, ROI_HEADS, BoxCoder, BoxLoss, Features, RoIPooler
 from detkit.modeling.roi_heads.box_head import PROPOSAL_CODER, Detection, FastRCNNHead
@@ -50,11 +50,12 @@ class ConvBNBoxHead(FastRCNNHead):
         conv_dim: channels of both convolutions.
         norm: normalisation after each convolution. FrozenBN normalises nothing until weights are loaded: from scratch
             take BN or GN.
-        norm_eps: added to the norm's variance.
         box_coder: how deltas are expressed.
         box_loss: the loss on the deltas of foreground proposals.
         detection: how scored boxes become detections.
     """
+
+    renamed_options: ClassVar[Mapping[str, str | Removed]] = {"norm_eps": "norm.eps"}
 
     def __init__(
         self,
@@ -63,8 +64,7 @@ class ConvBNBoxHead(FastRCNNHead):
         *,
         pooler: Recipe[RoIPooler],
         conv_dim: int = 1024,
-        norm: NormName | None = "FrozenBN",
-        norm_eps: float = 1e-3,
+        norm: Recipe[Norm] | None = Recipe(FrozenBN, {"eps": 1e-3}),
         box_coder: Recipe[BoxCoder] = PROPOSAL_CODER,
         box_loss: Recipe[BoxLoss] = Recipe(SmoothL1BoxLoss),
         detection: Detection = Detection(),
@@ -75,17 +75,8 @@ class ConvBNBoxHead(FastRCNNHead):
         if shape.height is None or shape.height != shape.width:
             raise ValueError(f"box_head: its pooler must give regions of a fixed, square size, got {shape}")
         self.convs = nn.Sequential(
-            ConvNorm(
-                shape.channels,
-                conv_dim,
-                shape.height,
-                padding=0,
-                bias=True,
-                norm=norm,
-                norm_eps=norm_eps,
-                activation=relu,
-            ),
-            ConvNorm(conv_dim, conv_dim, 1, bias=True, norm=norm, norm_eps=norm_eps, activation=relu),
+            ConvNorm(shape.channels, conv_dim, shape.height, padding=0, bias=True, norm=norm, activation=relu),
+            ConvNorm(conv_dim, conv_dim, 1, bias=True, norm=norm, activation=relu),
         )
         self.init_predictor(conv_dim, num_classes, False, box_coder, box_loss, detection)
 

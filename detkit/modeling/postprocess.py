@@ -7,7 +7,7 @@ from detkit.structures import BitMasks, CropAndPad, Instances, Keypoints, Resize
 
 
 def to_original_size(
-    instances: Instances, original_size: tuple[int, int], paster: MaskPaster, mask_thresh: float = 0.5
+    instances: Instances, original_size: tuple[int, int], paster: MaskPaster | None = None, mask_thresh: float = 0.5
 ) -> Instances:
     """Takes detections to the original image: every field that has ``transform`` moves itself.
 
@@ -15,7 +15,7 @@ def to_original_size(
         instances: detections in the pixels of the augmented image: ``boxes``, ``mask_probs`` (N, M, M) where a mask
             head ran, and whatever other heads gave. The original image lies in their ``valid_region``.
         original_size: ``(height, width)`` of the image in its file.
-        paster: mask probabilities to masks.
+        paster: mask probabilities to masks; None where there are none.
         mask_thresh: probability from which a pixel belongs to the object.
 
     Returns:
@@ -35,5 +35,6 @@ def to_original_size(
     moved = Instances(original_size, boxes=boxes, **others.fields)[boxes.nonempty()]
     if "mask_probs" not in moved:
         return moved
+    assert paster is not None, "mask_probs need a paster"
     masks = paster(moved.mask_probs, moved.boxes, original_size, mask_thresh)
     return moved.without("mask_probs").with_fields(masks=BitMasks(masks) if type(masks) is Tensor else masks)

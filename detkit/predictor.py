@@ -44,7 +44,7 @@ class Predictor:
     Args:
         model: a meta-architecture with its weights; it is moved to ``device`` and set to evaluation mode.
         class_names: the K names; None takes those that the model carries.
-        augmentations: what was done to the images that the model was tested on, such as a resize.
+        augmentations: those of the images that the model was tested on, such as a resize.
         device: ``"auto"`` is a GPU where there is one.
         batch_size: images a forward pass.
         precision: ``"fp32"`` or ``"bf16"`` take a faster copy (see ``detkit.inference``), None the model itself.
@@ -166,7 +166,7 @@ class Predictor:
 
     @classmethod
     def _maker(cls, experiment: Experiment, checkpoint: Checkpoint) -> "Callable[..., Predictor]":
-        """The constructor with the checkpoint's model, which carries its class names, and what it does to images."""
+        """The constructor, with the model of a checkpoint and the augmentations of its tests."""
         names = checkpoint.class_names or experiment.data.train_set.class_names
         if checkpoint.class_names is None:
             logger.info("%s carries no class names; taking the training dataset's", checkpoint.source)
@@ -198,9 +198,9 @@ class Predictor:
         """Every image file of a folder, in the order of their names.
 
         Args:
-            folder: where the images lie.
+            folder: has the images.
             recursive: folders in it too.
-            skip_unreadable: a file that cannot be read is named in the log and left out, and ends nothing.
+            skip_unreadable: a file that cannot be read is left out, with a warning, instead of ending the prediction.
 
         Raises:
             DataError: there is no such folder, or no image in it; (while iterating) a file that cannot be read.

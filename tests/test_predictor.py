@@ -287,7 +287,7 @@ def test_a_run_without_final_weights_gives_its_newest_checkpoint(run, tmp_path, 
         Predictor.from_run(folder, "other.pth")
 
 
-def test_what_is_no_run_is_said(tmp_path):
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"config\.yaml"):
         Predictor.from_run(tmp_path)
 

@@ -28,8 +28,8 @@ def optimized(model: M, precision: Precision = "fp32", compile: bool = False) ->
     """A copy of the model that predicts faster.
 
     Maps are channels-last and batch norms folded into convolutions. On the CPU weights are packed for oneDNN, and a
-    convolution takes the ReLU and the sum that follow it along; in fp32, uncompiled, wide convolutions of large maps
-    are computed by Winograd's algorithm. What comes out is the same to rounding.
+    convolution also does the ReLU and the sum that follow it; in fp32, uncompiled, wide convolutions of large maps
+    are computed by Winograd's algorithm. The results are the same to rounding.
 
     Args:
         model: a meta-architecture, on its device. It stays as it is; the copy shares nothing with it.

@@ -1,4 +1,4 @@
-"""Convolutions and linear layers whose weights lie as oneDNN wants them, with what follows done in the same pass.
+"""Convolutions and linear layers with weights in oneDNN's layout, which also do the operation that follows them.
 
 The operators are those that torch's compiler calls on the CPU. Used directly they take images of any size at once.
 """
@@ -14,7 +14,7 @@ _OPS = torch.ops.mkldnn
 
 
 def can_pack(dtype: torch.dtype) -> bool:
-    """Whether torch has oneDNN here, and the processor what ``dtype`` takes."""
+    """Whether torch has oneDNN here, and the processor instructions for ``dtype``."""
     if not torch.backends.mkldnn.is_available() or not hasattr(_OPS, "_convolution_pointwise"):
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(_OPS._is_mkldnn_bf16_supported()))
@@ -109,7 +109,7 @@ class PackedResidual(nn.Module):
 
 
 def pack(module: nn.Module, dtype: torch.dtype, winograd: bool = False) -> nn.Module:
-    """Packs every layer in it that can be, in place, and gives what takes its place; see ``PackedConv``."""
+    """Packs every layer that can be packed, in place, and returns the module or its replacement; see ``PackedConv``."""
     if is_packable(module):
         if isinstance(module, nn.Linear):
             return PackedLinear(module, dtype)

@@ -32,7 +32,7 @@ class RowWinograd:
     convolution's, a few millionths.
 
     Args:
-        conv: one that ``takes`` says yes to.
+        conv: one that ``takes`` accepts.
     """
 
     def __init__(self, conv: nn.Conv2d):
@@ -42,14 +42,14 @@ class RowWinograd:
 
     @staticmethod
     def takes(conv: nn.Conv2d) -> bool:
-        """Whether it can do what this does, and is wide enough for it to pay."""
+        """Whether it is such a convolution, and wide enough to be faster this way."""
         shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
         wide = min(conv.in_channels, conv.out_channels) >= MIN_CHANNELS
         return shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and wide
 
     @staticmethod
     def pays_for(x: Tensor) -> bool:
-        """Whether a map is large enough."""
+        """Whether a map is large enough to be faster this way."""
         return x.shape[-2] * x.shape[-1] >= MIN_PIXELS
 
     @property

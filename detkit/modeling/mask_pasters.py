@@ -1,6 +1,6 @@
 """Mask pasters: box-sized mask probabilities to masks of the image's size, as different detectors have done it.
 
-Each looks at its boxes alone and keeps no more, so the cost follows their areas. N masks, each M x M.
+Only the pixels inside boxes are computed and kept, so the cost follows the boxes' areas. N masks, each M x M.
 """
 
 import numpy as np
@@ -38,14 +38,14 @@ class ExpandedBoxMaskPaster(MaskPaster):
         half = (corners[:, 2:] - corners[:, :2]) * 0.5 * growth
         centre = (corners[:, 2:] + corners[:, :2]) * 0.5
         places = torch.cat([centre - half, centre + half], dim=1).long().tolist()  # towards zero, as torchvision cuts
-        seen = _Seen(image_size, probs.device)
+        pasted = _InsideImage(image_size, probs.device)
         for mask, (x1, y1, x2, y2) in zip(F.pad(probs, (1, 1, 1, 1)), places):
             size = (max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1))  # both end pixels belong to the box
-            if seen.outside(x1, y1, x2 + 1, y2 + 1):
+            if pasted.outside(x1, y1, x2 + 1, y2 + 1):
                 continue
             value = F.interpolate(mask[None, None], size, mode="bilinear", align_corners=False)[0, 0]
-            seen.add(value >= threshold, x1, y1)
-        return seen.masks()
+            pasted.add(value >= threshold, x1, y1)
+        return pasted.masks()
 
 
 @MASK_PASTERS.register()
@@ -67,14 +67,14 @@ class ResizeMaskPaster(MaskPaster):
 
     def __call__(self, probs: Tensor, boxes: Boxes, image_size: tuple[int, int], threshold: float) -> CroppedMasks:
         """See ``MaskPaster.__call__``."""
-        seen = _Seen(image_size, torch.device("cpu"))
+        pasted = _InsideImage(image_size, torch.device("cpu"))
         masks = probs.detach().float().cpu().numpy()
         for mask, (x1, y1, x2, y2) in zip(masks, torch.as_tensor(boxes).long().tolist()):
-            if seen.outside(x1, y1, x2, y2):
+            if pasted.outside(x1, y1, x2, y2):
                 continue
             resized = Image.fromarray(self._bytes(mask)).resize((x2 - x1, y2 - y1), Image.Resampling.BILINEAR)
-            seen.add(torch.from_numpy(np.asarray(resized) >= threshold * 255), x1, y1)
-        return seen.masks().to(probs.device)
+            pasted.add(torch.from_numpy(np.asarray(resized) >= threshold * 255), x1, y1)
+        return pasted.masks().to(probs.device)
 
     def _bytes(self, mask: np.ndarray) -> np.ndarray:
         low, high = (mask.min(), mask.max()) if self.stretch else (0, 1)
@@ -83,8 +83,8 @@ class ResizeMaskPaster(MaskPaster):
         return ((mask - low) * (255 / (high - low)) + 0.5).clip(0, 255).astype(np.uint8)
 
 
-class _Seen:
-    """What lies in the image of masks that may hang over its rim."""
+class _InsideImage:
+    """Collects the parts of masks that are inside the image."""
 
     def __init__(self, image_size: tuple[int, int], device: torch.device):
         self.image_size, self.device = image_size, device
@@ -102,12 +102,12 @@ class _Seen:
         return True
 
     def add(self, mask: Tensor, left: int, top: int) -> None:
-        """A mask with its corner there; what hangs over the rim is cut off."""
+        """Adds a mask whose corner is at (left, top), cut to the image."""
         x, y = max(left, 0), max(top, 0)
-        seen = mask[y - top : self.image_size[0] - top, x - left : self.image_size[1] - left]
-        self._bitmaps.append(seen)
-        self._windows.append((x, y, x + seen.shape[1], y + seen.shape[0]))
+        inside = mask[y - top : self.image_size[0] - top, x - left : self.image_size[1] - left]
+        self._bitmaps.append(inside)
+        self._windows.append((x, y, x + inside.shape[1], y + inside.shape[0]))
 
     def masks(self) -> CroppedMasks:
-        """All of them."""
+        """The collected masks."""
         return CroppedMasks.of(self._bitmaps, self._windows, self.image_size, self.device)

@@ -29,7 +29,7 @@ class Preprocess(nn.Module):
             from the data's augmentations.
         size_divisibility: sides are padded to multiples of this; null: of what backbone and neck ask for. Detectron2
             pads for an FPN alone: 1 gives its numbers at the borders of images for a model without one.
-        channels_last: how images and weights lie in memory. True is faster with mixed precision on GPUs and in training
+        channels_last: the memory layout of images and weights. True is faster with mixed precision and in training
             on CPUs; false adds up in the order of the references, whose numbers then come out to the last bit.
 
     Raises:

@@ -90,7 +90,7 @@ def test_is_registered():
     assert EVALUATORS.get("CocoEvaluator") is CocoEvaluator
 
 
-def test_from_instances_to_figures_equals_pycocotools(part):
+def test_metrics_of_instances_equal_pycocotools(part):
     coco, samples, outputs = part
     evaluator = filled(JsonDataset(coco), samples, outputs)
     results = evaluator.compute()
@@ -190,7 +190,7 @@ def test_wrong_samples_and_predictions_are_named(squares):
         CocoEvaluator(dataset, max_detections=0)
 
 
-def test_report_says_figures_objects_and_reasons(squares):
+def test_report_has_metrics_objects_and_reasons(squares):
     dataset, samples, outputs = squares
     evaluator = filled(dataset, samples, [o.with_fields(classes=o.classes * 0) for o in outputs])
     report = evaluator.report(evaluator.compute())

@@ -126,6 +126,6 @@ def test_json_ready(coco_mini):
     json.dumps(metrics(coco_mini, [], "mask"), allow_nan=False)
 
 
-def test_mask_figures_need_masks():
+def test_mask_metrics_need_masks():
     with pytest.raises(DataError, match="annotation 7"):
         metrics(tiny([box(7)]), [], "mask")

@@ -59,7 +59,7 @@ def test_every_batch_reaches_model_and_evaluators():
     assert timing["model_seconds"] <= timing["seconds"]
 
 
-def test_modes_are_given_back_module_by_module():
+def test_every_module_has_its_mode_again_afterwards():
     model = Detector().train()
     model.norm.eval()
     evaluate(model, batches(1), [], progress=False)
@@ -67,7 +67,7 @@ def test_modes_are_given_back_module_by_module():
     assert not model.norm.training
 
 
-def test_modes_are_given_back_after_an_error():
+def test_modes_are_restored_after_an_error():
     model = Detector().train()
     with pytest.raises(RuntimeError, match="broken batch"):
         evaluate(model, _broken(), [], progress=False)
@@ -94,7 +94,7 @@ def test_two_results_of_one_name_are_an_error():
         evaluate(Detector(), batches(1), [Collector(), Collector()], progress=False)
 
 
-def test_an_empty_test_set_is_said(caplog):
+def test_an_empty_test_set_is_warned_of(caplog):
     results = evaluate(Detector(), [], [Collector()], progress=False)
     assert results["seen"] == []
     assert "no image" in caplog.text
@@ -113,7 +113,7 @@ class Counter(Evaluator):
         return f"counted {results['count']}"
 
 
-def test_figures_are_written_and_reported(tmp_path):
+def test_results_are_written_and_reported(tmp_path):
     timing = {"images": 10, "seconds": 4.0, "model_seconds": 3.0, "images_per_second": 2.5}
     results = {"count": 3, "timing": timing}
     text = write_evaluation(results, [Counter(Dataset())], tmp_path / "new" / "evaluation.json")

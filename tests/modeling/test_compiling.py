@@ -46,7 +46,7 @@ def compiled(monkeypatch):
     return seen
 
 
-def test_the_parts_that_know_nothing_of_objects_are_compiled(compiled):
+def test_backbone_neck_and_head_convolutions_are_compiled(compiled):
     model = small_model()
     names = list(model.state_dict())
     compile_parts(model)

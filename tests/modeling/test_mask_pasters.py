@@ -70,7 +70,7 @@ def test_resize_cuts_boxes_to_whole_pixels():
     assert torch.equal(mask, wanted)
 
 
-def test_a_mask_of_one_value_is_what_it_says():
+def test_a_mask_of_one_value_is_not_stretched():
     """SciPy's stretch made a mask of ones a mask of zeros."""
     boxes = Boxes([[4.0, 4, 20, 20]])
     for stretch in (False, True):

@@ -67,7 +67,7 @@ def test_wrong_inputs_are_named():
         model([Sample(image=sample().image, original_size=(64, 96), target=target)])
 
 
-def test_boxes_are_clipped_to_the_picture_and_mapped_back_from_it():
+def test_boxes_are_clipped_to_the_valid_region_and_mapped_back_from_it():
     """An image of 40 x 60 in the middle of one of 64 x 64."""
     info = ImageInfo(valid_region=(2, 12, 62, 52))
     detections = Instances(

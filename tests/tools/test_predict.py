@@ -134,7 +134,7 @@ def test_mistakes_end_with_their_message_alone(main, run, photos, capsys, argume
         ["a.mp4", "--run", "r", "--json", "j", "--frames"],
     ],
 )
-def test_command_lines_that_say_too_little_or_too_much(main, arguments, capsys):
+def test_incomplete_and_contradictory_command_lines_are_refused(main, arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2

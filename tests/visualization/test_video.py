@@ -47,7 +47,7 @@ def test_other_sizes_are_refused(tmp_path):
         write(tmp_path / "a.mp4", [frames(1)[0], frames(1, 32, 32)[0]])
 
 
-def test_what_is_no_video_is_named(tmp_path):
+def test_a_file_that_is_no_video_is_named(tmp_path):
     pytest.importorskip("av")
     (tmp_path / "fake.mp4").write_text("not a video")
     with pytest.raises(DataError, match=r"fake\.mp4"):
@@ -56,7 +56,7 @@ def test_what_is_no_video_is_named(tmp_path):
         video_info(tmp_path / "missing.mp4")
 
 
-def test_without_pyav_the_way_out_is_said(tmp_path, monkeypatch):
+def test_without_pyav_the_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ImportError, match=r"detkit\[video\]"):
         next(video_frames(tmp_path / "a.mp4"))

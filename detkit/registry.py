@@ -48,11 +48,14 @@ class Removed:
         default: what it was where nobody set it. A config that says just this loads without the option: those that
             a run or a checkpoint saved have every default written out.
         subclass: the registered class that has the option today. A node that sets the option becomes one of it.
+        becomes: pairs of a value and of the registered class that does today what the value said. A node with this
+            value becomes one of the class, without the option.
     """
 
     fix: str = ""
     default: Any = inspect.Parameter.empty
     subclass: str | None = None
+    becomes: tuple[tuple[Any, str], ...] = ()
 
 
 class Registry(_Registry, Generic[T]):
@@ -65,8 +68,8 @@ class Registry(_Registry, Generic[T]):
     What a class and its options were called before, the class itself says, so that old configs load:
     ``renamed_from: ClassVar[tuple[str, ...]]`` has the earlier names of the class, ``renamed_options:
     ClassVar[Mapping[str, str | Removed]]`` the earlier options. ``{"score_thresh": "detection.score_thresh"}`` moves
-    the value to that path below the node; ``"!why, and what to write"`` or a ``Removed`` refuses it. A dataclass of
-    nested options may have ``renamed_options`` too.
+    the value to that path below the node; ``"!why, and what to write"`` or a ``Removed`` refuses it. The earlier option
+    may be a path too, and a dataclass of nested options may have ``renamed_options``.
 
     Args:
         role: the role in words, as error messages say it, e.g. ``"mask head"``.

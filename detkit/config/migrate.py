@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from detkit.config.merge import Override, locate, merge, split
+from detkit.config.merge import Override, find, locate, merge, split
 from detkit.config.recipe import Recipe
 from detkit.config.schema import MISSING, is_list, leaves, registry_for, schema
 from detkit.config.write import plain
@@ -82,26 +82,33 @@ class Migration:
         if registry_for(cls) is not None and _name(node) not in (None, cls.__name__):
             self._note(node["name"].source, f"{path}.name={_name(node)}", f"{path}.name={cls.__name__}")
             node = {**node, "name": dataclasses.replace(node["name"], value=cls.__name__)}
-        for key in [key for key in node if key in schema(cls).renamed]:
-            old, to, where = node[key], schema(cls).renamed[key], _below(path, key)
+        for key, to in schema(cls).renamed.items():
+            old, where = find(Entry(node, ""), split(key)), _below(path, key)
+            if old is None:
+                continue
+            rest = _without(node, split(key))
             if isinstance(to, str) and _is_off(node, split(to)):
-                node = {k: v for k, v in node.items() if k != key}  # an option of a part that is not there
-            elif isinstance(to, str):
+                node = rest  # an option of a part that is not there
+                continue
+            if isinstance(to, str):
                 self._note(old.source, where, _below(path, to))
-                rest = {k: v for k, v in node.items() if k != key}
                 node = _put(rest, split(to), old, where, _below(path, to))
-            elif to.default is not MISSING and old.plain() == plain(to.default):
-                node = {k: v for k, v in node.items() if k != key}  # a config that a run saved has every default
-            elif to.subclass is None or old.source.endswith(_MARK):
-                fix = to.fix or f"it is an option of {to.subclass}; write name: {to.subclass}"
+                continue
+            value = old.plain()
+            if to.default is not MISSING and value == plain(to.default):
+                node = rest  # a config that a run saved has every default
+                continue
+            becomes = next((name for known, name in to.becomes if value == plain(known)), to.subclass)
+            if becomes is None or old.source.endswith(_MARK):
+                fix = to.fix or f"it is an option of {becomes}; write name: {becomes}"
                 at = f"  [{old.source.removesuffix(_MARK)}]" if old.source else ""
                 raise ConfigError(f"{where}: {cls.__name__} has no option '{key}' any more: {fix}{at}")
-            else:
-                self._note(old.source, where, f"{path}.name={to.subclass}")
-                whole = merge(below, Entry(node, "")).value if below is not None else node
-                node = {**whole, "name": Entry(to.subclass, old.source)}
-        today = _class_named(_name(node), cls) or cls
-        return (node, cls) if today is cls else self._renamed(node, today, None, path)
+            self._note(old.source, where, f"{path}.name={becomes}")
+            node = rest if to.subclass is None else node
+            whole = merge(below, Entry(node, "")).value if below is not None else node
+            node = {**whole, "name": Entry(becomes, old.source)}
+            return self._renamed(node, _class_named(becomes, cls) or cls, None, path)
+        return node, cls
 
     def _note(self, source: str, old: str, new: str) -> None:
         place = f"{source.removesuffix(_MARK)}: " if source else ""
@@ -162,6 +169,11 @@ def _name(value: Any) -> str | None:
 def _child(entry: Entry | None, key: str | int) -> Entry | None:
     at = None if entry is None else locate(entry.value, key)
     return None if entry is None or at is None else entry.value[at]
+
+
+def _without(node: dict[Any, Entry], keys: tuple[str | int, ...]) -> dict[Any, Entry]:
+    (key, *rest), kept = keys, {k: v for k, v in node.items() if k != keys[0]}
+    return {**kept, key: Entry(_without(node[key].value, tuple(rest)), node[key].source)} if rest else kept
 
 
 def _below(path: str, key: str | int) -> str:

@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar
 
 import pytest
 
 from detkit.config import ConfigError, Recipe, complete, load_config, parse
+from detkit.experiment import load_experiment
 from detkit.registry import Registry, Removed
 
 
@@ -53,6 +55,7 @@ def _build_shop():
     class Saw(Tool):
         renamed_from: ClassVar[tuple[str, ...]] = ("OldSaw",)
         renamed_options: ClassVar[Mapping[str, str | Removed]] = {
+            "cut.style": Removed("choose a class", default="plain", becomes=(("fine", "FineSaw"), ([1], "BigSaw"))),
             "speed": "cut.speed",
             "sharpness": "blade.hardness",
             "colour": "!paint it yourself",
@@ -69,6 +72,10 @@ def _build_shop():
             named: dict[str, Recipe[Blade]] = {},  # noqa: B006
         ):
             super().__init__()
+
+    @tools.register()
+    class BigSaw(Saw):
+        renamed_options: ClassVar[Mapping[str, str | Removed]] = {"teeth": Removed("it has none", default=5)}
 
     @tools.register()
     class FineSaw(Saw):
@@ -199,6 +206,24 @@ def test_an_option_that_a_subclass_has_today_makes_the_node_one_of_it(load):
     assert any("'tool.teeth' is 'tool.name=FineSaw' now" in line for line in lines)
     tree, _ = load("tool: {name: Saw, cut: {size: 7}}", "_base_: a.yaml\ntool: {teeth: 3}")
     assert tree == {"tool": {"name": "FineSaw", "teeth": 3, "cut": {"size": 7}}}
+
+
+def test_an_option_whose_value_a_class_stands_for_today_makes_the_node_one_of_it(load):
+    assert load("tool: {name: Saw, cut: {style: plain, size: 2}}") == (
+        {"tool": {"name": "Saw", "cut": {"size": 2}}},
+        [],
+    )
+    tree, lines = load("tool: {name: Saw, cut: {style: [1], size: 2}, teeth: 5}")
+    assert tree == {"tool": {"name": "BigSaw", "cut": {"size": 2}}}, "the rest is migrated for the new class"
+    assert [line.partition(": ")[2] for line in lines] == ["'tool.cut.style' is 'tool.name=BigSaw' now"]
+    with pytest.raises(ConfigError, match=r"tool\.cut\.style: Saw has no option 'cut\.style' any more: choose a class"):
+        load("tool: {name: Saw, cut: {style: wild}}")
+
+
+@pytest.mark.parametrize("file", sorted((Path(__file__).parent / "earlier").iterdir()), ids=lambda file: file.stem)
+def test_a_config_that_a_run_saved_before_is_the_same_model_today(file, pytestconfig):
+    today = load_experiment(pytestconfig.rootpath / "configs" / f"{file.stem.replace('__', '/')}.yaml")
+    assert load_experiment(file).tree["model"] == today.tree["model"]
 
 
 def test_the_config_of_a_checkpoint_is_migrated(shop, caplog):

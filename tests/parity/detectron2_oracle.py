@@ -258,9 +258,9 @@ def detections(w, model, maps, found, image_sizes, output_sizes):
         kept.append((rows[keep], scores[keep], classes[keep]))
     masks = [None] * len(kept)
     if model.mask:
-        every = mask_logits(w, model, maps, [boxes for boxes, _, _ in kept]).sigmoid()
-        every = every[torch.arange(len(every)), torch.cat([classes for _, _, classes in kept])]
-        masks = every.split([len(boxes) for boxes, _, _ in kept])
+        masks = mask_logits(w, model, maps, [boxes for boxes, _, _ in kept]).sigmoid()
+        masks = masks[torch.arange(len(masks)), torch.cat([classes for _, _, classes in kept])]
+        masks = masks.split([len(boxes) for boxes, _, _ in kept])
     return [rescaled(*parts, m, s, o) for parts, m, s, o in zip(kept, masks, image_sizes, output_sizes)]
 
 
@@ -315,21 +315,24 @@ def roi_losses(w, model, maps, boxes, targets):
         classes.append(torch.where(best >= 0.5, gt_classes[match], background))
         gt_boxes.append(gt[match])
         polygons += [gt_polygons[i] for i in match.tolist()]
-    every, classes, gt_boxes = torch.cat(boxes), torch.cat(classes), torch.cat(gt_boxes)
+    all_boxes, classes, gt_boxes = torch.cat(boxes), torch.cat(classes), torch.cat(gt_boxes)
     rows = torch.nonzero(classes < background).squeeze(1)
     assert len(rows), "no foreground, nothing to learn from"
-    wanted = get_deltas(every[rows], gt_boxes[rows], (10.0, 10.0, 5.0, 5.0))
-    moves = deltas.reshape(len(every), -1, 4)[rows, classes[rows]]
-    terms = {"loss_cls": F.cross_entropy(logits, classes), "loss_box_reg": (moves - wanted).abs().sum() / len(every)}
+    wanted = get_deltas(all_boxes[rows], gt_boxes[rows], (10.0, 10.0, 5.0, 5.0))
+    moves = deltas.reshape(len(all_boxes), -1, 4)[rows, classes[rows]]
+    terms = {
+        "loss_cls": F.cross_entropy(logits, classes),
+        "loss_box_reg": (moves - wanted).abs().sum() / len(all_boxes),
+    }
     if not model.mask:
         return terms
     counts = [int((part < background).sum()) for part in classes.split([len(b) for b in boxes])]
-    pooled = shared[rows] if model.kind == "C4" else pool(model, maps, every[rows].split(counts), 14)
+    pooled = shared[rows] if model.kind == "C4" else pool(model, maps, all_boxes[rows].split(counts), 14)
     masks = conv(w, "roi_heads.mask_head.predictor", mask_inner(w, model, pooled))[
         torch.arange(len(rows)), classes[rows]
     ]
     side = masks.shape[-1]
-    target = torch.stack([rasterise(polygons[i], every[i], side) for i in rows.tolist()])
+    target = torch.stack([rasterise(polygons[i], all_boxes[i], side) for i in rows.tolist()])
     return terms | {"loss_mask": F.binary_cross_entropy_with_logits(masks, target)}
 
 

@@ -123,11 +123,11 @@ def rpn(w, config, maps):
     return torch.cat(logits), torch.cat(deltas)
 
 
-def anchors(config, canvas):
+def anchors(config, padded):
     """(M, 4) pixels: around every ``rpn_anchor_stride``-th place of a level; width / height 0.5, 1, 2."""
     rows = []
     for scale, stride in zip((32, 64, 128, 256, 512), (4, 8, 16, 32, 64)):
-        height, width = (math.ceil(side / stride) for side in canvas)
+        height, width = (math.ceil(side / stride) for side in padded)
         for y in range(0, height, config.rpn_anchor_stride):
             for x in range(0, width, config.rpn_anchor_stride):
                 for ratio in (0.5, 1, 2):
@@ -146,22 +146,22 @@ def apply_deltas(boxes, deltas):
     return torch.cat([centre - 0.5 * size, centre + 0.5 * size], 1)
 
 
-def clip(boxes, window):
-    y1, x1, y2, x2 = window
+def clip(boxes, region):
+    y1, x1, y2, x2 = region
     return torch.stack([boxes[:, i].clamp(*((y1, y2), (x1, x2))[i % 2]) for i in range(4)], 1)
 
 
-def proposals(config, logits, deltas, canvas):
-    """(R, 4) in shares of the canvas."""
+def proposals(config, logits, deltas, padded):
+    """(R, 4) in shares of the padded image."""
     scores = logits.softmax(1)[:, 1]
     best = scores.sort(descending=True).indices[: config.pre_nms_limit]
-    boxes = clip(apply_deltas(anchors(config, canvas)[best], deltas[best]), (0, 0, *canvas))
+    boxes = clip(apply_deltas(anchors(config, padded)[best], deltas[best]), (0, 0, *padded))
     keep = nms(boxes, scores[best], config.rpn_nms_threshold)[: config.post_nms_rois]
-    return boxes[keep] / scale_of(canvas)
+    return boxes[keep] / scale_of(padded)
 
 
-def scale_of(canvas):
-    return torch.tensor([*canvas, *canvas], dtype=torch.float32)
+def scale_of(padded):
+    return torch.tensor([*padded, *padded], dtype=torch.float32)
 
 
 def crop_and_resize(x, norm_boxes, side):
@@ -184,10 +184,10 @@ def crop_and_resize(x, norm_boxes, side):
     return out
 
 
-def pyramid_roi_align(maps, norm_boxes, side, canvas):
+def pyramid_roi_align(maps, norm_boxes, side, padded):
     """From p2 to p5, the level rounded to the nearest."""
     h, w = (norm_boxes[:, 2:] - norm_boxes[:, :2]).unbind(1)
-    level = 4 + torch.log2((h * w).sqrt() / (224.0 / math.sqrt(canvas[0] * canvas[1])))
+    level = 4 + torch.log2((h * w).sqrt() / (224.0 / math.sqrt(padded[0] * padded[1])))
     level = level.round().clamp(2, 5).int()
     out = torch.zeros(len(norm_boxes), maps["p2"].shape[1], side, side)
     for number in range(2, 6):
@@ -196,9 +196,9 @@ def pyramid_roi_align(maps, norm_boxes, side, canvas):
     return out
 
 
-def classifier(w, maps, norm_boxes, canvas):
+def classifier(w, maps, norm_boxes, padded):
     """Class logits (R, C) and deltas (R, C, 4)."""
-    x = pyramid_roi_align(maps, norm_boxes, 7, canvas)
+    x = pyramid_roi_align(maps, norm_boxes, 7, padded)
     for n in (1, 2):
         x = F.relu(conv(w, f"classifier.conv{n}", x, f"classifier.bn{n}"))
     x = x.flatten(1)
@@ -207,22 +207,22 @@ def classifier(w, maps, norm_boxes, canvas):
     return logits, deltas.reshape(len(x), -1, 4)
 
 
-def masks(w, maps, norm_boxes, canvas):
+def masks(w, maps, norm_boxes, padded):
     """Probabilities (R, C, 28, 28)."""
-    x = pyramid_roi_align(maps, norm_boxes, 14, canvas)
+    x = pyramid_roi_align(maps, norm_boxes, 14, padded)
     for n in range(1, 5):
         x = F.relu(conv(w, f"mask.conv{n}", same(x, 3, 1), f"mask.bn{n}"))
     x = F.relu(F.conv_transpose2d(x, w["mask.deconv.weight"], w["mask.deconv.bias"], stride=2))
     return conv(w, "mask.conv5", x).sigmoid()
 
 
-def refine_detections(config, norm_boxes, probs, deltas, window, canvas):
+def refine_detections(config, norm_boxes, probs, deltas, region, padded):
     """The best class alone of each region -> whole pixels (N, 4), classes from 1, scores; best first."""
     norm_boxes, probs, deltas = (x.detach() for x in (norm_boxes, probs, deltas))
     rows = torch.arange(len(probs))
     classes = probs.argmax(1)
     scores = probs[rows, classes]
-    boxes = clip(apply_deltas(norm_boxes, deltas[rows, classes]) * scale_of(canvas), window).round()
+    boxes = clip(apply_deltas(norm_boxes, deltas[rows, classes]) * scale_of(padded), region).round()
     keep = []
     for label in range(1, probs.shape[1]):
         own = np.flatnonzero((classes == label) & (scores >= config.detection_min_confidence))
@@ -258,23 +258,23 @@ def refinement(boxes, targets):
     return torch.cat([move, (wanted / size).log()], 1) / STD
 
 
-def rpn_targets(config, canvas, gt, crowds):
+def rpn_targets(config, padded, gt, crowds):
     """(M,) 1 positive, -1 negative, 0 neutral, and the box of each, where all of them are taken."""
-    every = anchors(config, canvas)
-    table = overlaps(every, gt)
+    boxes = anchors(config, padded)
+    table = overlaps(boxes, gt)
     best, match = table.max(1)
-    clear = overlaps(every, crowds).amax(1) < 0.001 if len(crowds) else torch.ones(len(every), dtype=torch.bool)
-    labels = torch.zeros(len(every), dtype=torch.long)
+    clear = overlaps(boxes, crowds).amax(1) < 0.001 if len(crowds) else torch.ones(len(boxes), dtype=torch.bool)
+    labels = torch.zeros(len(boxes), dtype=torch.long)
     labels[(best < 0.3) & clear] = -1
     labels[table.argmax(0)] = 1  # of several that are equally good the first
     labels[best >= 0.7] = 1
     return labels, match
 
 
-def rpn_losses(config, canvas, logits, deltas, gt, crowds):
-    labels, match = rpn_targets(config, canvas, gt, crowds)
+def rpn_losses(config, padded, logits, deltas, gt, crowds):
+    labels, match = rpn_targets(config, padded, gt, crowds)
     positive, counted = labels == 1, labels != 0
-    wanted = refinement(anchors(config, canvas)[positive], gt[match[positive]])
+    wanted = refinement(anchors(config, padded)[positive], gt[match[positive]])
     return {
         "loss_rpn_cls": F.cross_entropy(logits[counted], positive[counted].long()),
         "loss_rpn_loc": F.smooth_l1_loss(deltas[positive], wanted),
@@ -290,24 +290,24 @@ def detection_targets(norm_boxes, norm_gt, norm_crowds):
     return torch.nonzero(best >= 0.5).squeeze(1), torch.nonzero((best < 0.5) & clear).squeeze(1), match
 
 
-def roi_losses(w, maps, canvas, norm_boxes, gt, gt_classes, gt_masks, crowds):
-    """Where all positives and all negatives are taken; ``gt_classes`` from 1, ``gt_masks`` (G, H, W) on the canvas."""
-    scale = scale_of(canvas)
+def roi_losses(w, maps, padded, norm_boxes, gt, gt_classes, gt_masks, crowds):
+    """Where all positives and all negatives are taken; ``gt_classes`` from 1, ``gt_masks`` (G, H, W) are padded."""
+    scale = scale_of(padded)
     positive, negative, match = detection_targets(norm_boxes, gt / scale, crowds / scale)
     assert len(positive), "nothing to learn from"
     rows = torch.cat([positive, negative])
-    logits, deltas = classifier(w, maps, norm_boxes[rows], canvas)
+    logits, deltas = classifier(w, maps, norm_boxes[rows], padded)
     classes = gt_classes[match[positive]]
-    every = torch.cat([classes, torch.zeros(len(negative), dtype=torch.long)])
+    all_classes = torch.cat([classes, torch.zeros(len(negative), dtype=torch.long)])
     index = torch.arange(len(positive))
     wanted = refinement(norm_boxes[positive], gt[match[positive]] / scale)
-    small = masks(w, maps, norm_boxes[positive], canvas)[index, classes]
+    small = masks(w, maps, norm_boxes[positive], padded)[index, classes]
     cut = [
         crop_and_resize(gt_masks[m][None].float(), norm_boxes[p][None], 28)[0, 0]
         for p, m in zip(positive, match[positive])
     ]
     return {
-        "loss_cls": F.cross_entropy(logits, every),
+        "loss_cls": F.cross_entropy(logits, all_classes),
         "loss_box_reg": F.smooth_l1_loss(deltas[index, classes], wanted),
         "loss_mask": F.binary_cross_entropy(small, torch.stack(cut).round()),
     }

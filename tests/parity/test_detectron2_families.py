@@ -176,9 +176,9 @@ def compare(model, weights, case, samples):
         found, wanted = model.proposal_generator.predict(images, ours), oracle.proposals(weights, m, theirs, sizes)
         for own, (boxes, scores) in zip(found, wanted, strict=True):
             pair((own.boxes.tensor, own.objectness), (boxes, scores), score=1e-4)
-        told = oracle.detections(weights, m, theirs, wanted, sizes, [s.original_size for s in samples])
+        expected = oracle.detections(weights, m, theirs, wanted, sizes, [s.original_size for s in samples])
         outputs = [prediction.instances for prediction in model(samples)]
-        for own, (boxes, scores, classes, masks) in zip(outputs, told, strict=True):
+        for own, (boxes, scores, classes, masks) in zip(outputs, expected, strict=True):
             assert len(boxes) >= 10, "nothing is compared"
             assert classes.unique().numel() > 3
             order = pair((own.boxes.tensor, own.scores, own.classes), (boxes, scores, classes))
@@ -213,14 +213,14 @@ def compare_losses(model, weights, case, samples, wanted):
     batch, sizes = oracle.batch_images(case.model, [s.image for s in samples])
     with torch.no_grad():
         maps = oracle.features(weights, case.model, batch)
-        told = oracle.losses(weights, case.model, maps, sizes, wanted)
+        expected = oracle.losses(weights, case.model, maps, sizes, wanted)
         found = oracle.proposals(weights, case.model, maps, sizes)
-        assert_losses(model.train()(samples).terms, told)
+        assert_losses(model.train()(samples).terms, expected)
     images, targets = model.preprocess(samples), [s.target for s in samples]
     features = model.features(images)
     losses = model.proposal_generator.loss(images, features, targets)[1]
     proposals = [Instances(size, boxes=Boxes(boxes)) for size, (boxes, _) in zip(sizes, found)]
-    assert_losses((losses | model.roi_heads.loss(features, proposals, targets)).terms, told)
+    assert_losses((losses | model.roi_heads.loss(features, proposals, targets)).terms, expected)
 
 
 def test_every_config_for_detectron2s_weights_is_known():

@@ -46,13 +46,13 @@ def computed(model, shared_data):
 
 
 def test_features(reference, computed):
-    features, told = computed[0], reference.meta["reference"]["features"]
-    assert set(features) == set(told)
+    features, expected = computed[0], reference.meta["reference"]["features"]
+    assert set(features) == set(expected)
     for name, value in features.items():
-        assert list(value.shape) == told[name]["shape"]
+        assert list(value.shape) == expected[name]["shape"]
         assert relative(value[0, :8, ::7, ::7], reference.arrays[f"feature_{name}"]) < 1e-4, name
-        assert value.mean().item() == pytest.approx(told[name]["mean"], abs=1e-4 * told[name]["std"])
-        assert value.std().item() == pytest.approx(told[name]["std"], rel=1e-4)
+        assert value.mean().item() == pytest.approx(expected[name]["mean"], abs=1e-4 * expected[name]["std"])
+        assert value.std().item() == pytest.approx(expected[name]["std"], rel=1e-4)
 
 
 def test_proposals(reference, computed):
@@ -85,16 +85,16 @@ def test_masks(reference, computed):
 
 
 def test_losses(reference, model, shared_data):
-    told = reference.meta["reference"]
+    expected = reference.meta["reference"]
     seen = sample(pixels(shared_data))
-    target = coco_target(shared_data, seen.original_size, annotation_ids=told["annotation_ids"])
+    target = coco_target(shared_data, seen.original_size, annotation_ids=expected["annotation_ids"])
     model.train()
     try:
         losses = model([dataclasses.replace(seen, target=target)]).terms
     finally:
         model.eval()
-    assert len(told["losses"]) == 5
-    assert_losses(losses, told["losses"])
+    assert len(expected["losses"]) == 5
+    assert_losses(losses, expected["losses"])
 
 
 def test_the_numpy_pickle_gives_the_same_weights(reference, model, tmp_path):

@@ -68,7 +68,7 @@ def reference_proposals(reference):
     return torch.from_numpy(reference.arrays["proposals_yxyx_normalized"])[:, XYXY] * side
 
 
-def test_input_and_window(reference, batch, computed):
+def test_input_and_valid_region(reference, batch, computed):
     assert list(np.array(batch[0].valid_region)[XYXY]) == reference.arrays["window"].tolist()
     padded = computed[0].tensor[0, :, ::37, ::41]
     assert relative(padded, reference.arrays["input_sample"]) < 1e-6

@@ -22,10 +22,10 @@ NUM_CLASSES = 4
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """An image of ``size`` (height, width) and how it is brought to a canvas of that size."""
+    """An image of ``size`` (height, width) and how it is padded to that size."""
 
     size: tuple[int, int]
-    canvas: tuple[int, int]
+    padded: tuple[int, int]
     resize: ResizeAndPad
     anchor_stride: int = 1
     depth: int = 50
@@ -74,7 +74,7 @@ def fill(shapes):
 @torch.no_grad()
 def spread(weights, config, image):
     """Scales the last layers until objectness, classes, boxes and masks differ from place to place."""
-    canvas, maps = tuple(image.shape[1:]), oracle.features(weights, config, image)
+    padded, maps = tuple(image.shape[1:]), oracle.features(weights, config, image)
 
     def scale(name, values, std):
         mean = values.mean(0)
@@ -85,11 +85,11 @@ def spread(weights, config, image):
     logits, deltas = oracle.rpn(weights, config, maps)
     weights["rpn.conv_class.weight"] *= 2 / logits.std()
     weights["rpn.conv_bbox.weight"] *= 1.5 / deltas.std()
-    boxes = oracle.proposals(config, *oracle.rpn(weights, config, maps), canvas)
-    logits, deltas = oracle.classifier(weights, maps, boxes, canvas)
+    boxes = oracle.proposals(config, *oracle.rpn(weights, config, maps), padded)
+    logits, deltas = oracle.classifier(weights, maps, boxes, padded)
     scale("classifier.linear_class", logits, 2.0)
     scale("classifier.linear_bbox", deltas.flatten(1), 1.0)
-    weights["mask.conv5.weight"] *= 1 / oracle.masks(weights, maps, boxes[:8], canvas).logit(1e-6).std()
+    weights["mask.conv5.weight"] *= 1 / oracle.masks(weights, maps, boxes[:8], padded).logit(1e-6).std()
 
 
 @dataclasses.dataclass
@@ -98,12 +98,12 @@ class Setup:
     weights: dict
     model: torch.nn.Module
     sample: object
-    canvas: tuple[int, int]
+    padded: tuple[int, int]
 
 
 @pytest.fixture(params=MARKED, scope="module")
 def setup(request):
-    """Weights with the reference implementation's names, detkit's model that read them, and the image in its canvas."""
+    """Weights with the reference implementation's names, detkit's model that read them, and the padded image."""
     case = CASES[request.param]
     generator = torch.Generator().manual_seed(3)
     coarse = torch.rand(1, 3, 9, 11, generator=generator) * 255
@@ -128,15 +128,15 @@ def setup(request):
     return Setup(case, weights, model, sample, tuple(sample.image.shape[1:]))
 
 
-def test_canvas_and_window(setup):
-    assert setup.canvas == setup.case.canvas
+def test_padded_size_and_valid_region(setup):
+    assert setup.padded == setup.case.padded
     if setup.sample.valid_region is None:
-        assert setup.case.size == setup.case.canvas
+        assert setup.case.size == setup.case.padded
         return
     x1, y1, x2, y2 = setup.sample.valid_region
-    height, width = setup.canvas
+    height, width = setup.padded
     assert (y1, x1) == ((height - (y2 - y1)) // 2, (width - (x2 - x1)) // 2), "not in the middle"
-    padding = torch.ones(setup.canvas, dtype=torch.bool)
+    padding = torch.ones(setup.padded, dtype=torch.bool)
     padding[y1:y2, x1:x2] = False
     assert not setup.sample.image[:, padding].any()
     assert (y2 - y1) / (x2 - x1) == pytest.approx(setup.case.size[0] / setup.case.size[1], rel=0.02)
@@ -144,9 +144,9 @@ def test_canvas_and_window(setup):
 
 @torch.no_grad()
 def test_prediction(setup):
-    w, config, model, canvas = setup.weights, setup.case.config, setup.model.eval(), setup.canvas
+    w, config, model, padded = setup.weights, setup.case.config, setup.model.eval(), setup.padded
     images = model.preprocess([setup.sample])
-    assert images.padded_size == canvas
+    assert images.padded_size == padded
     ours, theirs = model.features(images), oracle.features(w, config, setup.sample.image)
     assert set(ours) == set(theirs)
     for name, value in theirs.items():
@@ -156,35 +156,35 @@ def test_prediction(setup):
     maps = model.proposal_generator.head([ours[name] for name in model.proposal_generator.in_features])
     flat = torch.cat([x[0].permute(1, 2, 0).flatten() for x in maps[0]])
     assert relative(flat, logits[:, 1] - logits[:, 0]) < 1e-5
-    anchors = Boxes.cat(model.proposal_generator.anchor_generator(maps[0], canvas)).tensor
-    torch.testing.assert_close(anchors[:, XYXY], oracle.anchors(config, canvas))
+    anchors = Boxes.cat(model.proposal_generator.anchor_generator(maps[0], padded)).tensor
+    torch.testing.assert_close(anchors[:, XYXY], oracle.anchors(config, padded))
 
     found = model.proposal_generator.predict(images, ours)[0]
-    wanted = oracle.proposals(config, logits, deltas, canvas)
-    pixels = (wanted * oracle.scale_of(canvas))[:, XYXY]
+    wanted = oracle.proposals(config, logits, deltas, padded)
+    pixels = (wanted * oracle.scale_of(padded))[:, XYXY]
     nothing = torch.zeros(len(pixels))
     pair((found.boxes.tensor, nothing), (pixels, nothing))
     assert (found.boxes.tensor >= 0).all()
-    assert (found.boxes.tensor <= torch.tensor([canvas[1], canvas[0]] * 2)).all()
+    assert (found.boxes.tensor <= torch.tensor([padded[1], padded[0]] * 2)).all()
 
-    scores, moves = oracle.classifier(w, theirs, wanted, canvas)
-    window = setup.sample.info.valid_region_in(canvas)
+    scores, moves = oracle.classifier(w, theirs, wanted, padded)
+    region = setup.sample.info.valid_region_in(padded)
     boxes, classes, scores = oracle.refine_detections(
-        config, wanted, scores.softmax(1), moves, np.array(window)[XYXY].tolist(), canvas
+        config, wanted, scores.softmax(1), moves, np.array(region)[XYXY].tolist(), padded
     )
     assert len(boxes) >= 5, "nothing is compared"
     assert classes.unique().numel() > 1
     detections = model.roi_heads.predict(ours, [found])[0]
     parts = (detections.boxes.tensor, detections.scores, detections.classes + 1)
     order = pair(parts, (boxes[:, XYXY], scores, classes))
-    small = oracle.masks(w, theirs, boxes / oracle.scale_of(canvas), canvas)[torch.arange(len(boxes)), classes]
+    small = oracle.masks(w, theirs, boxes / oracle.scale_of(padded), padded)[torch.arange(len(boxes)), classes]
     assert (detections.mask_probs - small[order]).abs().max() < 1e-4
-    assert (detections.boxes.tensor[:, :2] >= torch.tensor(window[:2])).all()
-    assert (detections.boxes.tensor[:, 2:] <= torch.tensor(window[2:])).all()
+    assert (detections.boxes.tensor[:, :2] >= torch.tensor(region[:2])).all()
+    assert (detections.boxes.tensor[:, 2:] <= torch.tensor(region[2:])).all()
 
     final = model([setup.sample])[0].instances
-    in_file = boxes[:, XYXY] - torch.tensor(window[:2] * 2)
-    ratio = torch.tensor([s / (b - a) for s, a, b in zip(setup.case.size[::-1], window[:2], window[2:])] * 2)
+    in_file = boxes[:, XYXY] - torch.tensor(region[:2] * 2)
+    ratio = torch.tensor([s / (b - a) for s, a, b in zip(setup.case.size[::-1], region[:2], region[2:])] * 2)
     solid = ((in_file[:, 2:] - in_file[:, :2]) > 0).all(1)
     pair(
         (final.boxes.tensor, final.scores, final.classes + 1), ((in_file * ratio)[solid], scores[solid], classes[solid])
@@ -194,17 +194,17 @@ def test_prediction(setup):
 
 def truth(setup, crowds):
     """Three objects, one of them where a proposal is, and crowds over a corner."""
-    w, config, canvas = setup.weights, setup.case.config, setup.canvas
+    w, config, padded = setup.weights, setup.case.config, setup.padded
     maps = oracle.features(w, config, setup.sample.image)
-    found = oracle.proposals(config, *oracle.rpn(w, config, maps), canvas) * oracle.scale_of(canvas)
+    found = oracle.proposals(config, *oracle.rpn(w, config, maps), padded) * oracle.scale_of(padded)
     sides = found[:, 2:] - found[:, :2]
     likely = found[(sides > 20).all(1)][0]
     gt = torch.stack([likely, torch.tensor([11.3, 7.1, 60.2, 71.9]), torch.tensor([50.6, 40.2, 111.7, 90.4])])
-    masks = torch.zeros(len(gt), *canvas, dtype=torch.bool)
+    masks = torch.zeros(len(gt), *padded, dtype=torch.bool)
     for mask, (y1, x1, y2, x2) in zip(masks, gt.round().int().tolist()):
         mask[y1:y2, x1:x2] = True
         mask[y1 : (y1 + y2) // 2, x1 : (x1 + x2) // 2] = False
-    crowd = torch.tensor([[canvas[0] - 60.0, 0.0, canvas[0], 50.0], [0.0, canvas[1] - 45.0, 40.0, canvas[1] * 1.0]])
+    crowd = torch.tensor([[padded[0] - 60.0, 0.0, padded[0], 50.0], [0.0, padded[1] - 45.0, 40.0, padded[1] * 1.0]])
     return gt, torch.tensor([1, 4, 2]), masks, crowd if crowds else torch.zeros(0, 4)
 
 
@@ -212,9 +212,9 @@ def sample_with(setup, gt, classes, masks, crowds):
     """The sample with its objects, and crowds as rows that are flagged."""
     rows = torch.cat([gt, crowds])
     flags = torch.arange(len(rows)) >= len(gt)
-    empty = torch.zeros(len(crowds), *setup.canvas, dtype=torch.bool)
+    empty = torch.zeros(len(crowds), *setup.padded, dtype=torch.bool)
     target = Instances(
-        setup.canvas,
+        setup.padded,
         boxes=Boxes(rows[:, XYXY]),
         classes=torch.cat([classes - 1, torch.zeros(len(crowds), dtype=torch.long)]),
         masks=BitMasks(torch.cat([masks, empty])),
@@ -225,21 +225,21 @@ def sample_with(setup, gt, classes, masks, crowds):
 
 @pytest.mark.parametrize("crowds", [False, True], ids=["plain", "crowds"])
 def test_losses_and_what_counts(setup, crowds):
-    w, config, model, canvas = setup.weights, setup.case.config, setup.model.train(), setup.canvas
+    w, config, model, padded = setup.weights, setup.case.config, setup.model.train(), setup.padded
     gt, classes, masks, crowd = truth(setup, crowds)
     sample = sample_with(setup, gt, classes, masks, crowd)
     with torch.no_grad():
         maps = oracle.features(w, config, setup.sample.image)
         logits, deltas = oracle.rpn(w, config, maps)
-        boxes = oracle.proposals(config, logits, deltas, canvas)
-        told = oracle.rpn_losses(config, canvas, logits, deltas, gt, crowd)
-        told |= oracle.roi_losses(w, maps, canvas, boxes, gt, classes, masks, crowd)
+        boxes = oracle.proposals(config, logits, deltas, padded)
+        expected = oracle.rpn_losses(config, padded, logits, deltas, gt, crowd)
+        expected |= oracle.roi_losses(w, maps, padded, boxes, gt, classes, masks, crowd)
     losses = model([sample])
-    assert_losses(losses.terms, told)
+    assert_losses(losses.terms, expected)
 
-    labels, _ = oracle.rpn_targets(config, canvas, gt, crowd)
+    labels, _ = oracle.rpn_targets(config, padded, gt, crowd)
     positive, negative, _ = oracle.detection_targets(
-        boxes, gt / oracle.scale_of(canvas), crowd / oracle.scale_of(canvas)
+        boxes, gt / oracle.scale_of(padded), crowd / oracle.scale_of(padded)
     )
     counts = {
         "rpn/num_foreground": (labels == 1).sum(),
@@ -250,7 +250,7 @@ def test_losses_and_what_counts(setup, crowds):
     for name, count in counts.items():
         assert float(losses.metrics[name]) == float(count), name
     if crowds:
-        assert ((labels == 0).sum() > (oracle.rpn_targets(config, canvas, gt, crowd[:0])[0] == 0).sum()).item()
+        assert ((labels == 0).sum() > (oracle.rpn_targets(config, padded, gt, crowd[:0])[0] == 0).sum()).item()
 
 
 def test_a_batch_is_its_images(setup):

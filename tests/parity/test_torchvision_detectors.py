@@ -165,9 +165,9 @@ def losses_of(ours, theirs, shared_data):
             }
         )
     with torch.no_grad():
-        told = theirs([s.image / 255 for s in samples], targets)
+        expected = theirs([s.image / 255 for s in samples], targets)
     computed = ours(samples).terms
-    return computed, {LOSSES[name]: value for name, value in told.items()}
+    return computed, {LOSSES[name]: value for name, value in expected.items()}
 
 
 def train(ours, theirs, name):

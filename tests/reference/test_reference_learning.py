@@ -221,5 +221,5 @@ def test_training_averages(small, preset, sample, monkeypatch):
 
 
 def _proposals(*boxes):
-    every = torch.cat(boxes)
-    return Instances((1000, 1000), boxes=Boxes(every), objectness=torch.zeros(len(every)))
+    joined = torch.cat(boxes)
+    return Instances((1000, 1000), boxes=Boxes(joined), objectness=torch.zeros(len(joined)))

@@ -133,9 +133,9 @@ def test_anchors(depth, meta_models, preset):
     generator = preset(depth=depth).model.kwargs["proposal_generator"].kwargs["anchor_generator"]
     strides = [4, 8, 16, 32, 64]
     build = generator([ShapeSpec(channels=256, stride=s) for s in strides])
-    canvas = (256, 320)
-    maps = [torch.zeros(1, 1, canvas[0] // s, canvas[1] // s) for s in strides]
-    for level, feature, stride, scale in zip(build(maps, canvas), maps, strides, (32, 64, 128, 256, 512)):
+    padded = (256, 320)
+    maps = [torch.zeros(1, 1, padded[0] // s, padded[1] // s) for s in strides]
+    for level, feature, stride, scale in zip(build(maps, padded), maps, strides, (32, 64, 128, 256, 512)):
         wanted = oracles.anchors(scale, [0.5, 1, 2], feature.shape[2:], stride, 1)
         assert np.allclose(oracles.swap(level.tensor), wanted, atol=1e-3)
     assert meta_models[depth].proposal_generator.anchor_generator.num_anchors == [3] * 5

@@ -57,15 +57,15 @@ def test_log_and_progress_bar(caplog, capsys):
 
 
 def test_proposal_layer(small):
-    """proposal layer: the best over all levels, deltas, the padded canvas, one NMS at 0.7 over all levels."""
+    """proposal layer: the best over all levels, deltas, the padded size, one NMS at 0.7 over all levels."""
     generator = small.proposal_generator
     selection = generator.selection
     limits = [selection.pre_nms_topk_train, selection.pre_nms_topk_test]
     assert limits + [selection.post_nms_topk_train, selection.post_nms_topk_test] == [6000, 6000, 2000, 1000]
     generator.selection = dataclasses.replace(selection, pre_nms_topk_test=800)
     rng = torch.Generator().manual_seed(3)
-    canvas, window = (400, 500), (0, 50, 500, 350)
-    images = ImageList(torch.zeros(1, 3, *canvas), [canvas], [ImageInfo(valid_region=window)])
+    padded, region = (400, 500), (0, 50, 500, 350)
+    images = ImageList(torch.zeros(1, 3, *padded), [padded], [ImageInfo(valid_region=region)])
     counts = [3000, 1000, 300]
     corners = [torch.rand(n, 2, generator=rng) * torch.tensor([480.0, 380]) for n in counts]
     anchors = [torch.cat([c, c + 24 + 40 * torch.rand(len(c), 2, generator=rng)], 1) for c in corners]
@@ -76,8 +76,8 @@ def test_proposal_layer(small):
     best = scores.argsort(descending=True)[:800].tolist()
     assert min(sum(lo <= i < hi for i in best) for lo, hi in ((0, 3000), (3000, 4000), (4000, 4300))) > 50
     moved = [oracles.apply_deltas(oracles.swap(rows[i]), oracles.swap(moves[i])) for i in best]
-    clipped = np.array([np.clip(box, 0, canvas * 2) for box in moved])
-    assert (clipped[:, 0] < window[1]).any()
+    clipped = np.array([np.clip(box, 0, padded * 2) for box in moved])
+    assert (clipped[:, 0] < region[1]).any()
     clipped = oracles.swap(clipped)
     kept = oracles.greedy_nms(clipped.tolist(), scores[best].numpy(), 0.7)
     assert len(found) == len(kept) < 800
@@ -96,11 +96,11 @@ def test_proposal_layer(small):
 
 @pytest.mark.parametrize(("thresh", "most"), [(0.7, 100), (0.3, 1000)])
 def test_detection_layer(thresh, most, small, monkeypatch):
-    """detection layer: argmax, that class's deltas, the window, rounded, score 0.7, NMS 0.3 a class, best 100."""
+    """detection layer: argmax, that class's deltas, the valid region, rounded, score 0.7, NMS 0.3 a class, best 100."""
     head = small.roi_heads.box_head
     assert head.detection == Detection(0.7, 0.3, 100)
     head.detection = Detection(thresh, 0.3, most)
-    rng, window = torch.Generator().manual_seed(4), (30, 20, 370, 290)
+    rng, region = torch.Generator().manual_seed(4), (30, 20, 370, 290)
     corners = torch.rand(900, 2, generator=rng) * torch.tensor([380.0, 290])
     rows = torch.cat([corners, corners + 20 + 20 * torch.rand(900, 2, generator=rng)], 1)
     rows[1] = rows[0]
@@ -108,19 +108,19 @@ def test_detection_layer(thresh, most, small, monkeypatch):
     logits[:2], deltas[:2] = torch.tensor([[9.0, 0, 0, 0], [0, 0, 9, 0]]), 0  # one place, two classes
     rows[:2] = torch.tensor([100.5, 101.5, 140.4, 141.6])
     monkeypatch.setattr(head, "forward", lambda features, boxes: BoxPredictions(logits, deltas))
-    regions = Instances((300, 400), info=ImageInfo(valid_region=window), boxes=Boxes(rows))
+    regions = Instances((300, 400), info=ImageInfo(valid_region=region), boxes=Boxes(rows))
     (found,) = head.predict({}, [regions])
     probs = logits.softmax(1).numpy()
     boxes, scores, classes = [], [], []
-    for box, of_box, every in zip(rows.tolist(), probs, deltas.tolist()):
-        label = int(of_box.argmax())
-        if label == 3 or of_box[label] < thresh:
+    for box, class_probs, class_deltas in zip(rows.tolist(), probs, deltas.tolist()):
+        label = int(class_probs.argmax())
+        if label == 3 or class_probs[label] < thresh:
             continue
-        own = oracles.swap(every[4 * label : 4 * label + 4])
+        own = oracles.swap(class_deltas[4 * label : 4 * label + 4])
         y1, x1, y2, x2 = oracles.apply_deltas(oracles.swap(box), own)
         cut = [np.clip(x1, 30, 370), np.clip(y1, 20, 290), np.clip(x2, 30, 370), np.clip(y2, 20, 290)]
         boxes.append([float(np.round(v)) for v in cut])
-        scores.append(of_box[label])
+        scores.append(class_probs[label])
         classes.append(label)
     kept = []
     for label in range(3):
@@ -203,7 +203,7 @@ class Labelled(Dataset):
 
 
 def test_image_meta(preset, small, monkeypatch):
-    """image_meta: id, original shape, window, active classes; a class that is not labelled is in no class loss."""
+    """image_meta: id, original shape, valid region, active classes; unlabelled classes are in no class loss."""
     both = ConcatDataset(datasets=(lambda: Labelled("a", "b"), lambda: Labelled("b", "c")))
     size = [f"data.test_augmentations[0].{side}=128" for side in ("min_size", "max_size")]
     augmentations = [recipe() for recipe in preset(*size).data.test_augmentations]

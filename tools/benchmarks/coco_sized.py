@@ -84,9 +84,9 @@ _DATASETS: list[CocoInstances] = []
 def _read_share(worker: int) -> tuple[int, int]:
     (dataset,), count = _DATASETS, 0
     for image in range(worker, len(dataset), WORKERS):
-        table = dataset.table
-        assert table.masks(image, dataset.image_size(image)) is not None
-        count += len(table.boxes[table.rows(image)])
+        objects = dataset.table.instances(image)
+        assert "masks" in objects
+        count += len(objects)
     return count, own_memory()
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from detkit.layers import nms_by_group
 from detkit.modeling.interfaces import PROPOSAL_GENERATORS
-from detkit.modeling.proposals.rpn import RPN
+from detkit.modeling.proposals.rpn import MATTERPORT_RULES, RPN, TORCHVISION_RULES
 from detkit.registry import Removed
 from detkit.structures import Boxes, ImageList, Instances
 from detkit.structures.transforms import Region
@@ -23,7 +23,12 @@ class TorchvisionRPN(RPN):
     """
 
     renamed_options: ClassVar[Mapping[str, str | Removed]] = {
-        "mean_over": Removed("its losses are always means over the samples; RPN's are not", default="samples")
+        "mean_over": Removed("its losses are always means over the samples; RPN's are not", default="samples"),
+        "selection.rules": Removed(
+            "write name: MatterportRPN for its rules",
+            default=TORCHVISION_RULES,
+            becomes=((MATTERPORT_RULES, "MatterportRPN"),),
+        ),
     }
 
     def suppress(self, boxes: Boxes, scores: Tensor, levels: Tensor) -> Tensor:
@@ -42,6 +47,10 @@ class MatterportRPN(TorchvisionRPN):
     All levels of an image are one: its most probable anchors are candidates, ``pre_nms_topk`` in all, and each may
     suppress any other. Boxes are cut to the padded image. Losses are divided by the number of sampled anchors.
     """
+
+    renamed_options: ClassVar[Mapping[str, str | Removed]] = {
+        "selection.rules": Removed("the class has its own; write name: RPN for others", default=MATTERPORT_RULES)
+    }
 
     @torch.no_grad()
     def select(

@@ -27,6 +27,11 @@ from detkit.registry import Removed
 from detkit.structures import Boxes, ImageList, Instances, Losses
 from detkit.structures.transforms import Region
 
+DETECTRON2_RULES = {"topk": "level", "topk_by": "logit", "nms": "level", "nms_by": "logit", "clip": "image"}
+TORCHVISION_RULES = DETECTRON2_RULES | {"nms_by": "probability"}
+MATTERPORT_RULES = TORCHVISION_RULES | {"topk": "image", "topk_by": "probability", "nms": "image", "clip": "canvas"}
+"""What options said before each reference had a class."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ProposalSelection:
@@ -39,13 +44,6 @@ class ProposalSelection:
         score_thresh: candidates whose objectness, as a probability, is below this are dropped.
         min_size: candidates with a side not longer than this many pixels are dropped; null keeps even empty ones.
     """
-
-    renamed_options: ClassVar[Mapping[str, str | Removed]] = {
-        "rules": Removed(
-            "a class has rules of its own: write proposal_generator name: TorchvisionRPN or name: MatterportRPN",
-            default={"topk": "level", "topk_by": "logit", "nms": "level", "nms_by": "logit", "clip": "image"},
-        )
-    }
 
     pre_nms_topk_train: int = 2000
     pre_nms_topk_test: int = 1000
@@ -82,6 +80,11 @@ class RPN(ProposalGenerator):
         "batch_size_per_image": "sampling.batch_size_per_image",
         "positive_fraction": "sampling.positive_fraction",
         "mean_over": Removed(subclass="TorchvisionRPN", default="batch_size"),
+        "selection.rules": Removed(
+            "write name: TorchvisionRPN or name: MatterportRPN for their rules",
+            default=DETECTRON2_RULES,
+            becomes=((TORCHVISION_RULES, "TorchvisionRPN"), (MATTERPORT_RULES, "MatterportRPN")),
+        ),
     }
 
     def __init__(

@@ -32,11 +32,6 @@ class Detection:
         min_size: boxes with a side not longer than this many pixels are dropped; null keeps them.
     """
 
-    renamed_options: ClassVar[Mapping[str, str | Removed]] = {
-        option: Removed("it is what MatterportBoxHead does: write that name", default=False)
-        for option in ("one_class_per_region", "round_boxes")
-    }
-
     score_thresh: float = 0.05
     nms_thresh: float = 0.5
     max_detections: int = 100
@@ -60,7 +55,11 @@ class FastRCNNHead(BoxHead):
     """
 
     renamed_options: ClassVar[Mapping[str, str | Removed]] = {
-        option: f"detection.{option}" for option in ("score_thresh", "nms_thresh", "max_detections")
+        **{option: f"detection.{option}" for option in ("score_thresh", "nms_thresh", "max_detections")},
+        **{
+            f"detection.{option}": Removed("it is what MatterportBoxHead does", default=False)
+            for option in ("one_class_per_region", "round_boxes")
+        },
     }
 
     def init_predictor(

@@ -55,7 +55,11 @@ class ConvBNBoxHead(FastRCNNHead):
         detection: how scored boxes become detections.
     """
 
-    renamed_options: ClassVar[Mapping[str, str | Removed]] = {"norm_eps": "norm.eps"}
+    renamed_options: ClassVar[Mapping[str, str | Removed]] = {
+        "norm_eps": "norm.eps",
+        "detection.one_class_per_region": Removed(default=False, becomes=((True, "MatterportBoxHead"),)),
+        "detection.round_boxes": Removed(default=False, becomes=((True, "MatterportBoxHead"),)),
+    }
 
     def __init__(
         self,
@@ -102,3 +106,8 @@ class MatterportDetections(FastRCNNHead):
 @BOX_HEADS.register()
 class MatterportBoxHead(MatterportDetections, ConvBNBoxHead):
     """``ConvBNBoxHead`` with the rules of ``MatterportDetections``."""
+
+    renamed_options: ClassVar[Mapping[str, str | Removed]] = {
+        f"detection.{option}": Removed("write name: ConvBNBoxHead for detections without it", default=True)
+        for option in ("one_class_per_region", "round_boxes")
+    }

@@ -97,13 +97,13 @@ def test_mask_targets(small, shapes):
     assert 0.2 < cut.float().mean() < 0.8
     mini = CroppedMasks.mini(whole)
     parts = (oracles.swap(box) - (y1, x1, y1, x1)) / ((y2 - y1, x2 - x1) * 2)
-    wanted = oracles.crop_and_resize(mini.tensor[0].numpy().astype(float), parts, 28)
+    wanted = oracles.crop_and_resize(mini.cells[0].numpy().astype(float), parts, 28)
     cut = mini.crop_and_resize(Boxes(box[None]), 28, rules.method, rules.binary)[0]
     clear = np.abs(wanted - 0.5) > 1e-4
     assert np.array_equal(cut.numpy()[clear], np.round(wanted).astype(bool)[clear])
     target = next(iter(shapes.data.train()))[0].target
     assert isinstance(target.masks, CroppedMasks)
-    assert target.masks.tensor.shape[1:] == (56, 56)
+    assert target.masks.size == 56
     ones = BitMasks(torch.ones(1, 90, 120))
     inside = CroppedMasks.mini(ones).crop_and_resize(Boxes([[10.0, 10, 60, 50]]), 28, rules.method, rules.binary)
     assert inside.all(), "a mini-mask of nothing but ones stays so"

@@ -190,7 +190,7 @@ class Labelled(Dataset):
 
     def __init__(self, *class_names):
         super().__init__()
-        self.class_names = class_names
+        self.class_names, self.category_ids = class_names, tuple(range(1, len(class_names) + 1))
 
     def __len__(self):
         return 1

@@ -6,7 +6,6 @@ checkpoint is migrated by itself, before it is laid over others, so that what st
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from detkit.config.merge import Override, find, locate, merge, split
@@ -87,12 +86,8 @@ class Migration:
             if old is None:
                 continue
             rest = _without(node, split(key))
-            if isinstance(to, str) and _is_off(node, split(to)):
-                node = rest  # an option of a part that is not there
-                continue
             if isinstance(to, str):
-                self._note(old.source, where, _below(path, to))
-                node = _put(rest, split(to), old, where, _below(path, to))
+                node = self._moved(rest, to, old, path, where)
                 continue
             value = old.plain()
             if to.default is not MISSING and value == plain(to.default):
@@ -110,15 +105,17 @@ class Migration:
             return self._renamed(node, _class_named(becomes, cls) or cls, None, path)
         return node, cls
 
+    def _moved(self, node: dict[Any, Entry], to: str, old: Entry, path: str, where: str) -> dict[Any, Entry]:
+        """``node`` with ``old`` at the path ``to``; as it is where a part on the way is null, for which it says nothing."""
+        first = node.get(split(to)[0])
+        if first is not None and first.value is None and len(split(to)) > 1:
+            return node
+        self._note(old.source, where, _below(path, to))
+        return _put(node, split(to), old, where, _below(path, to))
+
     def _note(self, source: str, old: str, new: str) -> None:
         place = f"{source.removesuffix(_MARK)}: " if source else ""
         self.notes[f"{place}'{old.lstrip('.')}' is '{new.lstrip('.')}' now"] = None
-
-
-def _is_off(node: Mapping[Any, Entry], keys: Sequence[str | int]) -> bool:
-    """Whether a part on the way to an option is null."""
-    there = node.get(keys[0]) if len(keys) > 1 else None
-    return there is not None and there.value is None
 
 
 def migrate(node: Any, role: Any, path: str, default: Any) -> Any:

@@ -12,6 +12,7 @@ from detkit.structures.plain import from_plain, plain_form, to_plain
 from detkit.structures.prediction import Panoptic, Prediction, Segment
 from detkit.structures.sample import Sample
 from detkit.structures.transforms import Compose, CropAndPad, Flip, ProjectiveTransform, Region, Resize, Transform
+from detkit.structures.warp import Warp
 
 __all__ = [
     "BitMasks",
@@ -37,6 +38,7 @@ __all__ = [
     "Sample",
     "Segment",
     "Transform",
+    "Warp",
     "from_plain",
     "plain_form",
     "to_plain",

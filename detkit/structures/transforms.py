@@ -159,12 +159,10 @@ class Resize(Transform):
 
     @property
     def matrix(self) -> np.ndarray:
-        """See ``Transform.matrix``."""
         (h, w), (height, width) = self.input_size, self.output_size
         return np.diag([width / w, height / h, 1.0])
 
     def inverse(self) -> "Resize":
-        """See ``Transform.inverse``."""
         return Resize(self.output_size, self.input_size)
 
     def image(self, image: np.ndarray) -> np.ndarray:
@@ -178,7 +176,6 @@ class Resize(Transform):
         return np.stack([np.asarray(plane) for plane in planes], 2)
 
     def label_map(self, labels: ArrayT, fill: float = 0) -> ArrayT:
-        """See ``Transform.label_map``."""
         (h, w), (height, width) = self.input_size, self.output_size
         rows, columns = (
             np.minimum(((np.arange(new, dtype=np.float32) + np.float32(0.5)) * np.float32(old / new)), old - 1)
@@ -205,7 +202,6 @@ class Flip(Transform):
 
     @property
     def matrix(self) -> np.ndarray:
-        """See ``Transform.matrix``."""
         height, width = self.input_size
         if self.direction == "horizontal":
             return np.array([[-1.0, 0, width], [0, 1, 0], [0, 0, 1]])
@@ -223,7 +219,6 @@ class Flip(Transform):
         return np.ascontiguousarray(pixels.flip(3)[0].permute(1, 2, 0).numpy())  # in a tenth of numpy's time
 
     def label_map(self, labels: ArrayT, fill: float = 0) -> ArrayT:
-        """See ``Transform.label_map``."""
         axis = -1 if self.direction == "horizontal" else -2
         return labels.flip(axis) if isinstance(labels, Tensor) else np.flip(labels, axis).copy()
 
@@ -246,11 +241,9 @@ class CropAndPad(Transform):
 
     @property
     def matrix(self) -> np.ndarray:
-        """See ``Transform.matrix``."""
         return np.array([[1.0, 0, -self.x], [0, 1, -self.y], [0, 0, 1]])
 
     def inverse(self) -> "CropAndPad":
-        """See ``Transform.inverse``."""
         return CropAndPad(self.output_size, -self.x, -self.y, *self.input_size, self.fill)
 
     @property
@@ -270,7 +263,6 @@ class CropAndPad(Transform):
         return out
 
     def label_map(self, labels: ArrayT, fill: float = 0) -> ArrayT:
-        """See ``Transform.label_map``."""
         x1, y1, x2, y2 = self.visible
         shape = (*labels.shape[:-2], self.height, self.width)
         out: Any = labels.new_full(shape, fill) if isinstance(labels, Tensor) else np.full(shape, fill, labels.dtype)
@@ -304,11 +296,9 @@ class ProjectiveTransform(Transform):
 
     @property
     def matrix(self) -> np.ndarray:
-        """See ``Transform.matrix``."""
         return np.array(self.rows)
 
     def inverse(self) -> "ProjectiveTransform":
-        """See ``Transform.inverse``."""
         rows = np.linalg.inv(self.matrix)
         return ProjectiveTransform(self.size, self.input_size, rows / rows[2, 2], self.fill)
 
@@ -342,7 +332,6 @@ class Compose(Transform):
 
     @property
     def steps(self) -> tuple[Transform, ...]:
-        """See ``Transform.steps``."""
         return tuple(step for transform in self.transforms for step in transform.steps)
 
     @property
@@ -365,7 +354,6 @@ class Compose(Transform):
         return Compose([step.inverse() for step in reversed(self.steps)])
 
     def coords(self, points: ArrayT) -> ArrayT:
-        """See ``Transform.coords``."""
         for step in self.steps:
             points = step.coords(points)
         return points
@@ -377,13 +365,11 @@ class Compose(Transform):
         return image
 
     def label_map(self, labels: ArrayT, fill: float = 0) -> ArrayT:
-        """See ``Transform.label_map``."""
         for step in self.steps:
             labels = step.label_map(labels, fill)
         return labels
 
     def region(self, region: Region | None = None) -> Region | None:
-        """See ``Transform.region``."""
         for step in self.steps:
             region = step.region(region)
         return region

@@ -22,7 +22,7 @@ from detkit.modeling.box_coder import DeltaBoxCoder
 from detkit.modeling.poolers import RoIAlignPooler
 from detkit.modeling.roi_heads import Detection
 from detkit.registry import Registry, Removed, options, role_of, runtime_arguments
-from detkit.structures import BitMasks, Boxes, Instances, Losses, Masks, Prediction
+from detkit.structures import BitMasks, Boxes, Instances, Keypoints, Losses, Masks, Prediction
 
 ALL = [(registry.role, name) for registry in Registry.of.values() for name in registry.names()]
 PYRAMID = {f"p{i}": ShapeSpec(16, 2**i) for i in (2, 3, 4, 5)}
@@ -320,7 +320,39 @@ AUGMENTATIONS = {
     "RandomCrop": {"size": (0.5, 0.5)},
     "Resize": {"size": (40, 100)},
     "ResizeAndPad": {"min_size": 70, "max_size": 128},
+    "TorchvisionV2": {"transform": "RandomAffine", "options": {"degrees": 30, "shear": 15, "scale": [0.7, 1.2]}},
 }
+
+
+class Angle:
+    """A user's own field: the direction in which each object points, in radians, clockwise from x."""
+
+    def __init__(self, radians):
+        self.radians = radians
+
+    def __len__(self):
+        return len(self.radians)
+
+    def __getitem__(self, rows):
+        return Angle(self.radians[rows])
+
+    def transform(self, transform):
+        direction = torch.stack([self.radians.cos(), self.radians.sin()])
+        x, y = torch.from_numpy(transform.matrix[:2, :2]) @ direction
+        return Angle(torch.atan2(y, x))
+
+    @staticmethod
+    def cat(parts):
+        return Angle(torch.cat([part.radians for part in parts]))
+
+
+def pointing(before: Record, seed: int) -> Record:
+    """The record with an angle, and with two keypoints on each object that lie in that direction."""
+    angle = Angle(torch.rand(len(before.objects), generator=torch.Generator().manual_seed(seed)).double() * 6)
+    centre = (before.objects.boxes[:, :2] + before.objects.boxes[:, 2:]) / 2
+    ahead = centre + torch.stack([angle.radians.cos(), angle.radians.sin()], 1) * 5
+    points = torch.nn.functional.pad(torch.stack([centre.double(), ahead], 1), (0, 1), value=2.0)
+    return before.with_objects(before.objects.with_fields(angle=angle, keypoints=Keypoints(points)))
 
 
 @pytest.mark.parametrize("cls", registered("augmentation"), ids=names)
@@ -329,8 +361,9 @@ def test_augmentation(cls):
     before = record()
     kept = before.image.copy()
     for seed in range(8):
-        after = cls()(before, np.random.default_rng(seed))
-        again = cls()(before, np.random.default_rng(seed))
+        others = [record(60, 70 + n) for n in range(cls().num_others)]
+        after = cls()(before, np.random.default_rng(seed), others)
+        again = cls()(before, np.random.default_rng(seed), others)
         assert np.array_equal(after.image, again.image), "all randomness comes from rng"
         assert after.image.dtype == np.uint8
         assert after.objects.masks.image_size == after.objects.image_size == after.size
@@ -339,6 +372,22 @@ def test_augmentation(cls):
             tight = after.objects.masks.boxes() - after.objects.boxes
             assert tight.abs().max() <= 1.5, "boxes and masks stay in register"
     assert np.array_equal(before.image, kept), "the argument is left as it was"
+
+
+@pytest.mark.parametrize("cls", registered("augmentation"), ids=names)
+def test_a_field_of_a_users_own_goes_through_every_augmentation(cls):
+    augment = cls(**AUGMENTATIONS.get(cls.__name__, {}))
+    seen = 0
+    for seed in range(8):
+        others = [pointing(record(60, 70 + n), seed + n) for n in range(augment.num_others)]
+        objects = augment(pointing(record(), seed), np.random.default_rng(seed), others).objects
+        both = objects.keypoints.visible().all(1)
+        x, y = (objects.keypoints.tensor[:, 1, :2] - objects.keypoints.tensor[:, 0, :2]).double().T
+        turned = torch.atan2(y, x) - objects.angle.radians
+        assert torch.allclose(turned[both].cos(), torch.ones(int(both.sum())).double(), atol=1e-3)
+        assert len(objects.angle) == len(objects.boxes)
+        seen += int(both.sum())
+    assert seen >= 4
 
 
 @pytest.mark.parametrize("cls", registered("sampler"), ids=names)

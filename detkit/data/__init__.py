@@ -2,13 +2,17 @@
 
 from detkit.data.augmentations import (
     ColorJitter,
+    CopyPaste,
     FixedSizeCrop,
+    MixUp,
+    Mosaic,
     RandomCrop,
     RandomFlip,
     Resize,
     ResizeAndPad,
     ResizeScale,
     ResizeShortestEdge,
+    TorchvisionV2,
 )
 from detkit.data.datasets import AnnotationTable, CocoInstances, ConcatDataset, KeypointSpec, Shapes, TableDataset
 from detkit.data.images import read_image
@@ -36,11 +40,14 @@ __all__ = [
     "CocoInstances",
     "ColorJitter",
     "ConcatDataset",
+    "CopyPaste",
     "Dataset",
     "FixedSizeCrop",
     "KeypointSpec",
     "Mapper",
     "MaskFormat",
+    "MixUp",
+    "Mosaic",
     "ObjectTable",
     "RandomCrop",
     "RandomFlip",
@@ -53,6 +60,7 @@ __all__ = [
     "Shapes",
     "ShuffleSampler",
     "TableDataset",
+    "TorchvisionV2",
     "bare_record",
     "inference_batches",
     "read_image",

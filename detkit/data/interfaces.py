@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Sampler as TorchSampler
 
 from detkit.registry import Registry
-from detkit.structures import Boxes, Instances, Masks, Region, Transform
+from detkit.structures import Boxes, Instances, Region, Transform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,15 +53,35 @@ class Record:
         """The record with other annotations, in the pixels of the same image."""
         return dataclasses.replace(self, objects=objects)
 
-    def with_visible(self, masks: Masks) -> "Record":
-        """The record with masks that have lost parts to something in front of them, a mask for each annotation.
+    def joined(self, other: "Record") -> "Record":
+        """The record with the annotations of another one as well, whose image has the same size.
 
-        The boxes of those that have changed become those of their masks; where nothing is visible, the annotation goes.
+        It has the fields that both have. A class is active where both datasets label it.
         """
-        objects = self.objects.with_fields(masks=masks)
-        changed = (self.objects.masks.areas() != masks.areas())[:, None]
-        boxes = Boxes(torch.where(changed, masks.boxes().tensor, objects.boxes.tensor))
-        return self.with_objects(objects.with_fields(boxes=boxes)[boxes.nonempty()])
+        names = [name for name in self.objects.fields if name in other.objects]
+        parts = [Instances(self.size, **{name: part.objects.fields[name] for name in names}) for part in (self, other)]
+        active = [part.active_classes for part in (self, other) if part.active_classes is not None]
+        return dataclasses.replace(
+            self, objects=Instances.cat(parts), active_classes=np.logical_and.reduce(active) if active else None
+        )
+
+    def covered(self, hidden: np.ndarray) -> "Record":
+        """The annotations when something lies in front of them. The image stays as it is.
+
+        Every field that has ``covered`` applies it to itself: masks are cut. Boxes of what was cut become those of the
+        visible masks; annotations of which nothing is visible are dropped.
+
+        Args:
+            hidden: ``(H, W)`` bool: what is in front.
+        """
+        cover = torch.from_numpy(hidden)
+        fields = {n: f.covered(cover) if hasattr(f, "covered") else f for n, f in self.objects.fields.items()}
+        objects = self.objects.with_fields(**fields)
+        if "masks" not in objects or "boxes" not in objects:
+            return self.with_objects(objects)
+        changed = self.objects.masks.bitmaps().areas() != objects.masks.areas()
+        boxes = torch.where(changed[:, None], objects.masks.boxes().tensor, objects.boxes.tensor)
+        return self.with_objects(objects.with_fields(boxes=Boxes(boxes))[~changed | objects.masks.nonempty()])
 
     def apply(self, transform: Transform, image: np.ndarray | None = None) -> "Record":
         """The record after a geometric transform of its image, maps and annotations.

@@ -89,6 +89,10 @@ class BitMasks(Tensor):
         """The masks where the transform takes them: of each new pixel's centre the nearest pixel."""
         return BitMasks(transform.label_map(self.tensor))
 
+    def covered(self, hidden: Tensor) -> "BitMasks":
+        """What is visible of the masks behind something that hides ``(H, W)`` pixels."""
+        return BitMasks(self.tensor & ~hidden)
+
     def nonempty(self) -> Tensor:
         """``(N,)`` bool: some pixel is the object's."""
         return self.tensor.flatten(1).any(1)

@@ -161,6 +161,10 @@ class CroppedMasks:
         areas = [bitmap.sum().float() for bitmap in self._at_full_size().crops()]
         return torch.stack(areas) if areas else self.bits.new_zeros(0, dtype=torch.float32)
 
+    def covered(self, hidden: Tensor) -> BitMasks:
+        """See ``BitMasks.covered``."""
+        return self.bitmaps().covered(hidden)
+
     def nonempty(self) -> Tensor:
         """``(N,)`` bool: some pixel is the object's."""
         if self.size is None:

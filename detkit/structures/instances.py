@@ -18,7 +18,8 @@ class Instances:
 
     A field is a tensor, or anything with ``len`` and rows by an index tensor, a bool mask or a slice. It may have
     ``transform(transform)``, which gives the field after a geometric ``Transform``, ``nonempty()``, ``(N,)`` bool, of
-    which rows something is left, ``to(device)`` and a static ``cat(parts)``. A plain tensor stays as it is.
+    which rows something is left, ``covered(hidden)``, the field behind something that hides ``(H, W)`` bool pixels,
+    ``to(device)`` and a static ``cat(parts)``. A plain tensor stays as it is.
 
     Fields that the project itself uses: ``boxes`` (Boxes, (N, 4)), ``classes`` ((N,) int64), ``scores`` ((N,)),
     ``masks`` (BitMasks, PolygonMasks or CroppedMasks), ``objectness`` ((N,) logits, proposals only), ``gt_boxes`` and
@@ -136,5 +137,7 @@ def _pinned(value: Any) -> Any:
 
 
 def _cat(values: Sequence[Any]) -> Any:
+    if len({type(value) for value in values}) > 1 and all(hasattr(value, "bitmaps") for value in values):
+        values = [value.bitmaps() for value in values]  # masks of several kinds
     cat = getattr(type(values[0]), "cat", None)
     return cat(values) if cat is not None else torch.cat(list(values))

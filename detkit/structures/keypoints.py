@@ -88,6 +88,14 @@ class Keypoints:
                 keypoints = keypoints[:, self._mirrored()]
         return self._with(keypoints)
 
+    def covered(self, hidden: Tensor) -> "Keypoints":
+        """The points behind something that hides ``(H, W)`` pixels: what was visible there (2) is labelled only (1)."""
+        height, width = hidden.shape
+        x, y = self.tensor[..., 0].long().clamp(0, width - 1), self.tensor[..., 1].long().clamp(0, height - 1)
+        keypoints = self.tensor.clone()
+        keypoints[..., 2] = torch.where(hidden[y, x], keypoints[..., 2].clamp(max=1), keypoints[..., 2])
+        return self._with(keypoints)
+
     def _mirrored(self) -> list[int]:
         order = list(range(self.shape[1]))
         for left, right in self.flip_pairs:

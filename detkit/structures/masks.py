@@ -44,6 +44,9 @@ class Masks(Protocol):
     def transform(self, transform: Transform) -> "Masks":
         """The masks where the transform takes them; beyond the image there is no object."""
 
+    def covered(self, hidden: Tensor) -> BitMasks:
+        """What is visible of the masks behind something that hides ``(H, W)`` pixels."""
+
     def nonempty(self) -> Tensor:
         """``(N,)`` bool: something of the mask is there."""
 

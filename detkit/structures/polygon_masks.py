@@ -97,6 +97,10 @@ class PolygonMasks:
             masks = masks._after(step)
         return masks
 
+    def covered(self, hidden: Tensor) -> BitMasks:
+        """See ``BitMasks.covered``; what is left of a polygon is a bitmap."""
+        return self.bitmaps().covered(hidden)
+
     def nonempty(self) -> Tensor:
         """``(N,)`` bool: the polygons have an area."""
         return self.areas() > 0

@@ -7,6 +7,7 @@ import torch
 
 from detkit.data import (
     ColorJitter,
+    CopyPaste,
     Mapper,
     RandomCrop,
     RandomFlip,
@@ -14,6 +15,7 @@ from detkit.data import (
     ResizeAndPad,
     Shapes,
     ShuffleSampler,
+    TorchvisionV2,
     train_loader,
 )
 from detkit.data import test_loader as make_test_loader
@@ -34,7 +36,8 @@ class Broken(Shapes):
 
 
 def steps():
-    return [RandomFlip(), ColorJitter(), RandomCrop(size=(0.5, 0.5))]
+    blur = TorchvisionV2(transform="GaussianBlur", options={"kernel_size": 3})
+    return [RandomFlip(), ColorJitter(), RandomCrop(size=(0.5, 0.5)), CopyPaste(prob=1.0), blur]
 
 
 def same(a: Sample, b: Sample) -> bool:

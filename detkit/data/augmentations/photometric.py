@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torchvision.transforms.v2 import functional
 
 from detkit.data.interfaces import AUGMENTATIONS, Augmentation, Record
 
@@ -42,8 +43,6 @@ class ColorJitter(Augmentation):
         self.prob = prob
 
     def __call__(self, record: Record, rng: np.random.Generator, others: Sequence[Record] = ()) -> Record:
-        from torchvision.transforms.v2 import functional  # heavy, and few configs need it
-
         if rng.random() >= self.prob:
             return record
         image = torch.from_numpy(np.ascontiguousarray(record.image)).permute(2, 0, 1)

@@ -31,7 +31,9 @@ class TorchvisionV2(Augmentation):
     def __init__(self, *, transform: str, options: dict[str, Any] = {}):  # noqa: B006
         super().__init__()
         self.name, self.options = transform, dict(options)
-        kinds = {name: kind for name, kind in vars(v2).items() if inspect.isclass(kind) and issubclass(kind, v2.Transform)}
+        kinds = {
+            name: kind for name, kind in vars(v2).items() if inspect.isclass(kind) and issubclass(kind, v2.Transform)
+        }
         if transform not in kinds:
             raise ConfigError(
                 f"TorchvisionV2.transform: torchvision.transforms.v2 has no transform '{transform}'."
@@ -47,7 +49,7 @@ class TorchvisionV2(Augmentation):
         try:
             if isinstance(self.options.get("interpolation"), str):
                 self.options["interpolation"] = InterpolationMode(self.options["interpolation"])
-            self._transform = kinds[transform](**self.options)
+            self._transform: Any = kinds[transform](**self.options)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"TorchvisionV2.options: {transform}: {error}") from error
 
@@ -85,7 +87,11 @@ class TorchvisionV2(Augmentation):
         raise ValueError(f"TorchvisionV2: what {self.name} does to the image's geometry could not be found out")
 
     def _checked(self, image: Any, record: Record) -> np.ndarray:
-        if not isinstance(image, torch.Tensor) or image.dtype != torch.uint8 or image.shape[:-2] != record.image.shape[2:]:
+        if (
+            not isinstance(image, torch.Tensor)
+            or image.dtype != torch.uint8
+            or image.shape[:-2] != record.image.shape[2:]
+        ):
             what = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, torch.Tensor) else type(image).__name__
             raise ValueError(
                 f"TorchvisionV2.transform: {self.name} gives {what}; expected one image of {record.image.shape[2]} "
@@ -106,7 +112,7 @@ def _lattice(size: tuple[int, int], num: int) -> torch.Tensor:
 
 
 def _fitted(before: np.ndarray, after: np.ndarray) -> np.ndarray | None:
-    """The ``(3, 3)`` projective map that takes ``(P, 2)`` points to others; None where there is none, or too few points.
+    """The ``(3, 3)`` projective map that takes ``(P, 2)`` points to others; None: there is none, or too few points.
 
     Affine maps are fitted as such. Rounded, so that what is a whole number comes out as one.
     """

@@ -10,7 +10,7 @@ from torchvision.ops import box_iou
 from detkit.modeling.mask_pasters import GridSampleMaskPaster
 from detkit.modeling.postprocess import to_original_size
 from detkit.modeling.roi_heads import BoxPredictions
-from detkit.structures import BitMasks, Boxes, ImageInfo, Instances, Losses, Sample
+from detkit.structures import Boxes, CroppedMasks, ImageInfo, Instances, Losses, Sample
 
 
 def test_training_gives_losses_and_evaluation_gives_predictions_in_original_pixels():
@@ -22,9 +22,9 @@ def test_training_gives_losses_and_evaluation_gives_predictions_in_original_pixe
     assert (large.image_size, small.image_size) == ((128, 192), (64, 96))
     assert len(large) > 0
     assert isinstance(large.boxes, Boxes)
-    assert isinstance(large.masks, BitMasks)
+    assert isinstance(large.masks, CroppedMasks)
     assert large.masks.shape == (len(large), 128, 192)
-    assert large.masks.dtype == torch.bool
+    assert large.masks.tensor.dtype == torch.bool
     assert large.classes.dtype == torch.int64
     assert (large.scores.diff() <= 0).all()
     assert large.boxes[:, 2].max() <= 192

@@ -18,6 +18,7 @@ from detkit.config.schema import is_nested, registry_for, schema
 from detkit.data.interfaces import Record
 from detkit.experiment import Experiment
 from detkit.layers import ShapeSpec
+from detkit.modeling.anchors import GridAnchorGenerator
 from detkit.modeling.box_coder import DeltaBoxCoder
 from detkit.modeling.poolers import RoIAlignPooler
 from detkit.modeling.roi_heads import Detection
@@ -191,7 +192,7 @@ def test_proposal_generator(cls):
     rpn = cls(
         PYRAMID,
         head=detkit.modeling.proposals.ConvRPNHead,
-        anchor_generator=partial(detkit.modeling.GridAnchorGenerator, sizes=((16.0,), (32.0,), (48.0,), (64.0,))),
+        anchor_generator=partial(GridAnchorGenerator, sizes=((16.0,), (32.0,), (48.0,), (64.0,))),
     )
     images = detkit.structures.ImageList(torch.zeros(2, 3, 64, 64), [(64, 64), (50, 60)])
     proposals, losses = rpn.loss(images, features(), [target(), target(0)])

@@ -1,7 +1,9 @@
 """Models: the roles in ``interfaces.py`` (read it first) and the components that fill them."""
 
 from detkit.modeling import (
+    anchors,
     backbones,
+    box_coder,
     box_losses,
     input_resize,
     mask_pasters,
@@ -11,50 +13,15 @@ from detkit.modeling import (
     proposals,
     roi_heads,
 )
-from detkit.modeling.anchors import GridAnchorGenerator
-from detkit.modeling.box_coder import BoxCoder
-from detkit.modeling.interfaces import (
-    ANCHOR_GENERATORS,
-    BACKBONES,
-    BOX_HEADS,
-    BOX_LOSSES,
-    INPUT_RESIZES,
-    KEYPOINT_HEADS,
-    MASK_HEADS,
-    MASK_PASTERS,
-    META_ARCHS,
-    NECKS,
-    PROPOSAL_GENERATORS,
-    ROI_HEADS,
-    ROI_POOLERS,
-    RPN_HEADS,
-    MetaArch,
-)
-from detkit.modeling.matcher import Matcher
-from detkit.modeling.preprocess import PREPROCESSES, Preprocess
+from detkit.modeling.interfaces import MetaArch
+from detkit.modeling.preprocess import Preprocess
 
 __all__ = [
-    "ANCHOR_GENERATORS",
-    "BACKBONES",
-    "BOX_HEADS",
-    "BOX_LOSSES",
-    "INPUT_RESIZES",
-    "KEYPOINT_HEADS",
-    "MASK_HEADS",
-    "MASK_PASTERS",
-    "META_ARCHS",
-    "NECKS",
-    "PREPROCESSES",
-    "PROPOSAL_GENERATORS",
-    "ROI_HEADS",
-    "ROI_POOLERS",
-    "RPN_HEADS",
-    "BoxCoder",
-    "GridAnchorGenerator",
-    "Matcher",
     "MetaArch",
     "Preprocess",
+    "anchors",
     "backbones",
+    "box_coder",
     "box_losses",
     "input_resize",
     "mask_pasters",

@@ -1,14 +1,12 @@
-"""Which modules ``torch.compile`` compiles: those that compute the same whatever is in the image."""
+"""Which modules ``torch.compile`` takes: those that compute the same whatever is in the image."""
 
-import importlib.util
-import os
-import shutil
 from collections.abc import Iterator
 
 from torch import nn
 
-from detkit.modeling.interfaces import Backbone, BoxHead, MaskHead, Neck, RPNHead
+from detkit.modeling.interfaces import Backbone, BoxHead, InstanceHead, Neck, RPNHead
 from detkit.registry import ConfigError
+from detkit.utils.environment import missing_compiler
 
 
 def static_parts(model: nn.Module) -> Iterator[nn.Module]:
@@ -16,7 +14,7 @@ def static_parts(model: nn.Module) -> Iterator[nn.Module]:
     for part in model.modules():
         if isinstance(part, Backbone | Neck | RPNHead):
             yield part
-        elif isinstance(part, BoxHead | MaskHead):
+        elif isinstance(part, BoxHead | InstanceHead):
             yield from (child for child in part.children() if isinstance(child, nn.Sequential) and len(child))
 
 
@@ -32,13 +30,8 @@ def compile_parts(model: nn.Module) -> None:
     Raises:
         ConfigError: the compiler that torch calls is not there.
     """
-    _look_for_a_compiler({parameter.device.type for parameter in model.parameters()})
+    problem = missing_compiler({parameter.device for parameter in model.parameters()})
+    if problem is not None:
+        raise ConfigError(f"compile: {problem}")
     for part in static_parts(model):
         part.compile(dynamic=True)
-
-
-def _look_for_a_compiler(devices: set[str]) -> None:
-    if "cpu" in devices and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
-        raise ConfigError("compile: on the CPU torch.compile needs a C++ compiler; install g++, or go without compile")
-    if "cuda" in devices and importlib.util.find_spec("triton") is None:
-        raise ConfigError("compile: on a GPU torch.compile needs triton; pip install triton, or go without compile")

@@ -23,7 +23,7 @@ class MetaArch(nn.Module):
 
     Attributes:
         num_classes: K.
-        class_names: K names where they are known (set by whoever loads or trains the model), else None.
+        class_names: K names, set when the model is loaded or trained; None: not known.
         category_ids: the ids that the classes have in the data's files, for files of results; None: not known.
     """
 
@@ -49,11 +49,8 @@ class MetaArch(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Image to feature maps. ``output_shape`` names them, finest first.
-
-    A backbone that can start from a file of weights takes its path as the option ``weights``; where a checkpoint of
-    the whole model is loaded, the option is set aside.
-    """
+    """Image to feature maps. ``output_shape`` names them, finest first. An option ``weights``, where there is one, is a
+    file of weights to start from; it is set aside where a checkpoint of the whole model is loaded."""
 
     output_shape: dict[str, ShapeSpec]
 
@@ -76,7 +73,7 @@ class Backbone(nn.Module):
 
     def layers(self) -> list[list[str]]:
         """Names of submodules and parameters by depth, from the image on; what none covers is in the first layer.
-        The default: each child with parameters is a layer, in the order in which they were made."""
+        By default each child with parameters is a layer, in the order in which they were made."""
         return [[name] for name, child in self.named_children() if any(True for _ in child.parameters())]
 
 
@@ -117,23 +114,16 @@ class AnchorGenerator(nn.Module):
         super().__init__()
 
     def forward(self, features: Sequence[Tensor], image_size: tuple[int, int]) -> list[Boxes]:
-        """One ``Boxes`` a level, (H*W*A, 4), in the order y, x, anchor.
-
-        Args:
-            features: a map a level; only their sizes count.
-            image_size: ``(height, width)`` of the padded batch that the maps were made from.
-        """
+        """One ``Boxes`` a level, (H*W*A, 4), in the order y, x, anchor. Of ``features``, a map a level, only the sizes
+        count; ``image_size`` ``(height, width)`` is that of the padded batch that they were made from."""
         raise NotImplementedError
 
 
 class RPNHead(nn.Module):
-    """Feature maps to objectness and box deltas, with weights shared by all levels.
-
-    Attributes:
-        stride: cells of a feature map for each cell that the head looks at; anchors stand on the head's own grid.
-    """
+    """Feature maps to objectness and box deltas, with weights shared by all levels."""
 
     stride: int = 1
+    """Cells of a feature map for each cell that the head looks at; anchors stand on the head's own grid."""
 
     def __init__(self, in_channels: int, num_anchors: int):
         super().__init__()
@@ -145,9 +135,6 @@ class RPNHead(nn.Module):
 
 class BoxCoder:
     """Expresses boxes by four numbers relative to reference boxes (anchors or proposals)."""
-
-    def __init__(self) -> None:
-        super().__init__()
 
     def encode(self, reference: Tensor, boxes: Tensor) -> Tensor:
         """``(N, 4)`` deltas that move ``reference`` (N, 4) onto ``boxes`` (N, 4), all xyxy."""
@@ -165,14 +152,8 @@ class BoxLoss(nn.Module):
         super().__init__()
 
     def forward(self, box_coder: BoxCoder, deltas: Tensor, reference: Tensor, gt_boxes: Tensor) -> Tensor:
-        """``(N,)``: the loss of each of N boxes, which the caller adds up and divides by ``normaliser``.
-
-        Args:
-            box_coder: turns deltas into boxes and back.
-            deltas: ``(N, 4)`` predicted.
-            reference: ``(N, 4)`` anchors or proposals that the deltas move.
-            gt_boxes: ``(N, 4)`` where they should end.
-        """
+        """``(N,)``: the loss of each of N boxes, which the caller adds up and divides by ``normaliser``. Predicted
+        ``deltas`` (N, 4) move ``reference`` (N, 4), anchors or proposals, which should end at ``gt_boxes`` (N, 4)."""
         raise NotImplementedError
 
     def normaliser(self, num_foreground: Tensor, num_samples: Tensor) -> Tensor:
@@ -209,14 +190,16 @@ class RoIPooler(nn.Module):
         raise NotImplementedError
 
 
-class BoxHead(nn.Module):
-    """Classifies and refines proposals. Owns its pooler. Four verbs; ``loss`` and ``predict`` are made of them.
-
-    What ``predictions`` gives is the head's own: others only hand it on to the other three verbs.
-    """
+class RegionPart(nn.Module):
+    """What works on regions of the image: the box head, the instance heads, and the RoI heads that they belong to."""
 
     def __init__(self, input_shape: dict[str, ShapeSpec], num_classes: int):
         super().__init__()
+
+
+class BoxHead(RegionPart):
+    """Classifies and refines proposals. Owns its pooler. ``loss`` and ``predict`` are made of four verbs; the first
+    gives what only the head itself reads, and the other three take it."""
 
     def predictions(self, features: Features, boxes: list[Boxes]) -> Any:
         """What the head says of each box of each image, for example logits and deltas."""
@@ -243,11 +226,8 @@ class BoxHead(nn.Module):
         return self.detections(self.predictions(features, [p.boxes for p in proposals]), proposals)
 
 
-class InstanceHead(nn.Module):
+class InstanceHead(RegionPart):
     """Gives instances a field: learns from the foreground, works on the box head's detections. Owns its pooler."""
-
-    def __init__(self, input_shape: dict[str, ShapeSpec], num_classes: int):
-        super().__init__()
 
     def loss(self, features: Features, proposals: list[Instances]) -> Losses:
         """``proposals`` are foreground: ``boxes``, ``classes``, and ``gt_boxes``, ``gt_masks``, ... of the target."""
@@ -266,11 +246,8 @@ class KeypointHead(InstanceHead):
     """Gives instances ``keypoints`` (R, P, 3): x, y, score."""
 
 
-class RoIHeads(nn.Module):
+class RoIHeads(RegionPart):
     """Everything that happens to a region: labelling and sampling in training, then each head."""
-
-    def __init__(self, input_shape: dict[str, ShapeSpec], num_classes: int):
-        super().__init__()
 
     def loss(self, features: Features, proposals: list[Instances], targets: list[Instances]) -> Losses:
         """Samples proposals against the targets and sums up the heads' losses."""
@@ -295,21 +272,9 @@ class InputResize(nn.Module):
 class MaskPaster:
     """Box-sized mask probabilities to masks of the image's size."""
 
-    def __init__(self) -> None:
-        super().__init__()
-
     def __call__(self, probs: Tensor, boxes: Boxes, image_size: tuple[int, int], threshold: float) -> Masks:
-        """Enlarges each mask to its box and decides which pixels of the image belong to the object.
-
-        Args:
-            probs: ``(N, M, M)`` in 0..1 of N masks.
-            boxes: ``(N, 4)`` in pixels of the image.
-            image_size: ``(height, width)``.
-            threshold: a pixel belongs to the object from this probability on.
-
-        Returns:
-            N masks; ``CroppedMasks`` spare laying them out.
-        """
+        """N masks of an image of ``(height, width)``: each of ``probs`` (N, M, M), 0..1, is enlarged to its box, in
+        pixels of the image, and the object has the pixels of at least ``threshold``. ``CroppedMasks`` are cheapest."""
         raise NotImplementedError
 
 

@@ -32,7 +32,6 @@ class PyramidPooler(RoIPooler):
     def __init__(
         self,
         input_shape: dict[str, ShapeSpec],
-        *,
         output_size: int,
         canonical_box_size: float,
         canonical_level: int,
@@ -126,13 +125,7 @@ class RoIAlignPooler(PyramidPooler):
         aligned: bool = True,
         level_rounding: Literal["floor", "round"] = "floor",
     ):
-        super().__init__(
-            input_shape,
-            output_size=output_size,
-            canonical_box_size=canonical_box_size,
-            canonical_level=canonical_level,
-            level_rounding=level_rounding,
-        )
+        super().__init__(input_shape, output_size, canonical_box_size, canonical_level, level_rounding)
         self.sampling_ratio, self.aligned = sampling_ratio, aligned
 
     def pool(self, feature: Tensor, rois: Tensor, stride: int) -> Tensor:
@@ -167,13 +160,7 @@ class CropAndResizePooler(PyramidPooler):
         canonical_level: int = 4,
         level_rounding: Literal["floor", "round"] = "round",
     ):
-        super().__init__(
-            input_shape,
-            output_size=output_size,
-            canonical_box_size=canonical_box_size,
-            canonical_level=canonical_level,
-            level_rounding=level_rounding,
-        )
+        super().__init__(input_shape, output_size, canonical_box_size, canonical_level, level_rounding)
 
     def pool(self, feature: Tensor, rois: Tensor, stride: int) -> Tensor:
         """See ``PyramidPooler.pool``."""

@@ -1,8 +1,11 @@
 """What a run ran on, for its log and for bug reports."""
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -56,3 +59,13 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def missing_compiler(devices: Iterable[torch.device]) -> str | None:
+    """What ``torch.compile`` lacks for these devices, and how to get it; None where it has all."""
+    types = {device.type for device in devices}
+    if "cpu" in types and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        return "on the CPU torch.compile needs a C++ compiler; install g++, or go without compile"
+    if "cuda" in types and importlib.util.find_spec("triton") is None:
+        return "on a GPU torch.compile needs triton; pip install triton, or go without compile"
+    return None

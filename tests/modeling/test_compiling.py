@@ -11,8 +11,8 @@ from torch import nn
 
 from detkit.config import ConfigError
 from detkit.experiment import load_experiment
-from detkit.modeling import compiling
 from detkit.modeling.compiling import compile_parts, static_parts
+from detkit.utils import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs/quick_start/mask_rcnn_shapes.yaml"
@@ -74,7 +74,7 @@ def test_a_compiled_training_is_the_same_training(compiled, tmp_path):
 
 
 def test_without_a_compiler_it_is_refused_before_anything_is_compiled(compiled, monkeypatch):
-    monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
+    monkeypatch.setattr(environment.shutil, "which", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler; install g\+\+"):
         compile_parts(small_model())
     assert not compiled

@@ -1,10 +1,9 @@
 """Predictor: a trained model as a function from images to predictions."""
 
 import dataclasses
-import functools
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,10 +12,10 @@ import torch
 from torch import nn
 
 from detkit.building import torch_device
-from detkit.checkpoint import Checkpoint, Checkpointer, load_whole, read_checkpoint
+from detkit.checkpoint import Checkpointer, load_whole, read_checkpoint
 from detkit.data import Augmentation, bare_record, to_sample
 from detkit.evaluation import coco_results
-from detkit.experiment import Experiment, load_experiment
+from detkit.experiment import load_experiment
 from detkit.inference import Precision, optimized
 from detkit.registry import DataError
 from detkit.structures import Prediction, Sample
@@ -115,31 +114,8 @@ class Predictor:
         if path is None:
             found = ", ".join(sorted(p.name for p in run.glob("*.pth"))) or "none"
             raise DataError(f"{run}: has no {weights}; weights there: {found}")
-        return cls.from_config(
-            config, path, overrides, device=device, batch_size=batch_size, precision=precision, compile=compile
-        )
-
-    @classmethod
-    def from_config(
-        cls,
-        config_file: str | Path,
-        weights: str | Path,
-        overrides: Sequence[str] = (),
-        *,
-        device: str | torch.device = "auto",
-        batch_size: int = 4,
-        precision: Precision | None = None,
-        compile: bool = False,
-    ) -> "Predictor":
-        """The model of a config with weights; the classes are the checkpoint's, or else the training dataset's.
-
-        Raises:
-            ConfigError: the config is not right.
-            DataError: the weights cannot be read.
-        """
-        experiment = load_experiment(Path(config_file), overrides)
-        make = cls._maker(experiment, read_checkpoint(weights))
-        return make(device=device, batch_size=batch_size, precision=precision, compile=compile)
+        options: dict[str, Any] = {"device": device, "batch_size": batch_size}
+        return cls.from_weights(path, overrides, config=config, precision=precision, compile=compile, **options)
 
     @classmethod
     def from_weights(
@@ -147,26 +123,28 @@ class Predictor:
         weights: str | Path,
         overrides: Sequence[str] = (),
         *,
+        config: str | Path | None = None,
         device: str | torch.device = "auto",
         batch_size: int = 4,
         precision: Precision | None = None,
         compile: bool = False,
     ) -> "Predictor":
-        """The model of a checkpoint that detkit wrote: it carries its own config.
+        """The model of a checkpoint; its classes are the checkpoint's, or else those of the training dataset.
+
+        Args:
+            weights: the file.
+            overrides: ``key.path=value`` changes to the config.
+            config: a YAML; None takes the config that detkit's checkpoints carry.
+            device, batch_size, precision, compile: as in the constructor.
 
         Raises:
-            DataError: the weights cannot be read, or carry no config.
+            DataError: the weights cannot be read, or there is no config.
             ConfigError: the config is not right.
         """
         checkpoint = read_checkpoint(weights)
-        if checkpoint.config is None:
-            raise DataError(f"{weights}: carries no config; use from_config with the config that it was trained with")
-        make = cls._maker(load_experiment(checkpoint.config, overrides), checkpoint)
-        return make(device=device, batch_size=batch_size, precision=precision, compile=compile)
-
-    @classmethod
-    def _maker(cls, experiment: Experiment, checkpoint: Checkpoint) -> "Callable[..., Predictor]":
-        """The constructor, with the model of a checkpoint and the augmentations of its tests."""
+        if config is None and checkpoint.config is None:
+            raise DataError(f"{weights}: carries no config; give the one that it was trained with, as config=...")
+        experiment = load_experiment(checkpoint.config or {} if config is None else Path(config), overrides)
         names = checkpoint.class_names or experiment.data.train_set.class_names
         if checkpoint.class_names is None:
             logger.info("%s carries no class names; taking the training dataset's", checkpoint.source)
@@ -174,7 +152,8 @@ class Predictor:
         load_whole(model, checkpoint)
         model.category_ids = checkpoint.category_ids
         augmentations = [recipe() for recipe in experiment.data.test_augmentations]
-        return functools.partial(cls, model, augmentations=augmentations)
+        options: dict[str, Any] = {"device": device, "batch_size": batch_size}
+        return cls(model, augmentations=augmentations, precision=precision, compile=compile, **options)
 
     def __call__(self, images: "ImageLike | Sequence[ImageLike]") -> Any:
         """The ``Prediction`` of one image, or a list of them for a list (or tuple) of images.

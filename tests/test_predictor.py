@@ -270,7 +270,7 @@ def test_from_run_is_the_model_of_the_run(run):
 def test_config_and_weights_or_weights_alone_are_the_same_model(run):
     folder, _, _ = run
     expected = Predictor.from_run(folder)(IMAGE)
-    assert same(Predictor.from_config(folder / "config.yaml", folder / "model_final.pth")(IMAGE), expected)
+    assert same(Predictor.from_weights(folder / "model_final.pth", config=folder / "config.yaml")(IMAGE), expected)
     assert same(Predictor.from_weights(folder / "model_final.pth")(IMAGE), expected)
     fewer = Predictor.from_weights(folder / "model_final.pth", ["model.roi_heads.box_head.detection.max_detections=1"])
     assert len(fewer(IMAGE).instances) == 1
@@ -295,7 +295,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 def test_weights_without_names_or_config(run, tmp_path, caplog):
     folder, exp, model = run
     torch.save(model.state_dict(), tmp_path / "bare.pth")
-    predictor = Predictor.from_config(folder / "config.yaml", tmp_path / "bare.pth")
+    predictor = Predictor.from_weights(tmp_path / "bare.pth", config=folder / "config.yaml")
     assert predictor.class_names == exp.data.train_set.class_names
     assert not [r for r in caplog.records if r.levelname == "WARNING"]
     with pytest.raises(DataError, match="carries no config"):
@@ -307,14 +307,14 @@ def test_weights_that_do_not_fill_the_model_are_refused(run, tmp_path):
     state = {k: v for k, v in model.state_dict().items() if "mask_head" not in k}
     torch.save({"model": state, "class_names": list(model.class_names)}, tmp_path / "part.pth")
     with pytest.raises(DataError, match="mask_head"):
-        Predictor.from_config(folder / "config.yaml", tmp_path / "part.pth")
+        Predictor.from_weights(tmp_path / "part.pth", config=folder / "config.yaml")
 
 
 def test_classes_come_from_the_checkpoint(run, tmp_path):
     folder, exp, _ = run
     model = exp.build_model_for(["cat", "dog"])
     Checkpointer(tmp_path).save("two", model)
-    predictor = Predictor.from_config(folder / "config.yaml", tmp_path / "two.pth")
+    predictor = Predictor.from_weights(tmp_path / "two.pth", config=folder / "config.yaml")
     assert predictor.class_names == ("cat", "dog")
     assert load_weights(predictor.model, tmp_path / "two.pth").complete
 
@@ -325,7 +325,7 @@ def test_results_have_the_ids_that_the_training_data_gave_the_classes(run, tmp_p
     model.category_ids = ids
     Checkpointer(tmp_path).save("numbered", model)
     model.category_ids = None
-    predictor = Predictor.from_config(folder / "config.yaml", tmp_path / "numbered.pth")
+    predictor = Predictor.from_weights(tmp_path / "numbered.pth", config=folder / "config.yaml")
     assert predictor.category_ids == ids
     prediction = predictor(IMAGE)
     rows = predictor.to_coco_results([prediction])

@@ -89,9 +89,7 @@ def load(args: argparse.Namespace) -> Predictor:
     }
     if args.run is not None:
         return Predictor.from_run(args.run, args.weights or "model_final.pth", args.set, **options)
-    if args.config_file is not None:
-        return Predictor.from_config(args.config_file, args.weights, args.set, **options)
-    return Predictor.from_weights(args.weights, args.set, **options)
+    return Predictor.from_weights(args.weights, args.set, config=args.config_file, **options)
 
 
 class Output:

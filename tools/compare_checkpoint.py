@@ -89,20 +89,20 @@ from tqdm import tqdm
 
 from detkit import command_line
 from detkit.checkpoint import Checkpoint, as_checkpoint, import_foreign, load_whole, read_checkpoint
-from detkit.comparison import (
+from detkit.comparison.fixtures import read_fixture
+from detkit.comparison.images import read_images
+from detkit.comparison.report import Report
+from detkit.comparison.torchvision_reference import (
     TORCHVISION_MODELS,
-    Report,
     Settings,
     build_torchvision,
-    calibrate,
-    compare_with_fixture,
-    compare_with_torchvision,
     load_torchvision,
     num_classes_of,
     published_norm_eps,
-    read_fixture,
-    read_images,
 )
+from detkit.comparison.weights import calibrate
+from detkit.comparison.with_fixture import compare_with_fixture
+from detkit.comparison.with_torchvision import compare_with_torchvision
 from detkit.data import Record
 from detkit.experiment import Experiment, load_experiment
 from detkit.modeling.interfaces import MetaArch

@@ -143,17 +143,10 @@ class Rows:
     def __init__(self) -> None:
         self._rows: dict[str, Row] = {}
 
-    def add(
-        self,
-        stage: str,
-        measure: str,
-        tolerance: float,
-        end_to_end: Difference | None = None,
-        isolated: Difference | None = None,
-    ) -> None:
-        """Notes one difference; see ``Row``."""
-        row = Row(stage, measure, tolerance, end_to_end, isolated)
-        self._rows[stage] = self._rows[stage] | row if stage in self._rows else row
+    def add(self, stage: str, *row: Any) -> None:
+        """Notes one difference; see ``Row`` for what follows the name of the stage."""
+        added = Row(stage, *row)
+        self._rows[stage] = self._rows[stage] | added if stage in self._rows else added
 
     def report(self, reference: str, notes: tuple[str, ...] = ()) -> Report:
         """All of them, in the order in which their stages first came."""

@@ -106,7 +106,7 @@ class Migration:
         return node, cls
 
     def _moved(self, node: dict[Any, Entry], to: str, old: Entry, path: str, where: str) -> dict[Any, Entry]:
-        """``node`` with ``old`` at the path ``to``; as it is where a part on the way is null, for which it says nothing."""
+        """``node`` with ``old`` at the path ``to``; without it where the part on the way is null."""
         first = node.get(split(to)[0])
         if first is not None and first.value is None and len(split(to)) > 1:
             return node

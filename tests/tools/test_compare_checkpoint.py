@@ -10,10 +10,12 @@ from PIL import Image
 
 from detkit import command_line
 from detkit.checkpoint import Checkpointer, load_weights
-from detkit.comparison import build_torchvision, calibrate, published_norm_eps, read_fixture, weights_by_name
+from detkit.comparison.fixtures import read_fixture
 from detkit.comparison.measure import mask_difference, set_difference
 from detkit.comparison.report import Difference, Report, Row
 from detkit.comparison.tie_breaking import TieBreaking
+from detkit.comparison.torchvision_reference import build_torchvision, published_norm_eps
+from detkit.comparison.weights import calibrate, weights_by_name
 from detkit.data import Shapes
 from detkit.experiment import load_experiment
 from detkit.modeling.mask_pasters import GridSampleMaskPaster

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit.checkpoint import load_weights
-from detkit.comparison import Settings, build_torchvision, calibrate
-from detkit.comparison.torchvision_reference import NUM_COCO_CLASSES
+from detkit.comparison.torchvision_reference import NUM_COCO_CLASSES, Settings, build_torchvision
+from detkit.comparison.weights import calibrate
 from detkit.data import read_image
 from detkit.experiment import load_experiment
 from detkit.modeling import MetaArch

@@ -114,7 +114,7 @@ def test_a_training_begins_with_the_quick_form(tmp_path, caplog):
     assert "the warm-up of" not in caplog.text
 
 
-def test_errors_of_the_quick_form_stop_a_training_with_the_way_out(tmp_path, half):
+def test_errors_of_the_quick_form_stop_a_training_with_the_fix(tmp_path, half):
     exp = load_experiment(CONFIG, [half.replace("}", ", check_images: 0}"), *SMALL[1:]])
     (tmp_path / "1.jpg").unlink()
     with pytest.raises(ConfigError, match=r"(?s)1\.jpg.*image_root.*train\.doctor=false") as error:
@@ -163,9 +163,9 @@ def out_of_reach(exp) -> set[int]:
         record = record.select(~record.objects.crowd)
         for step in steps:
             record = step(record, np.random.default_rng((exp.train.seed, 0, index)))
-        canvas = [-(-side // 32) * 32 for side in record.image.shape[:2]]
-        maps = [torch.zeros(1, 1, *(-(-side // stride) for side in canvas)) for stride in strides]
-        anchors = torch.cat([boxes.tensor for boxes in generator(maps, tuple(canvas))])
+        padded = [-(-side // 32) * 32 for side in record.image.shape[:2]]
+        maps = [torch.zeros(1, 1, *(-(-side // stride) for side in padded)) for stride in strides]
+        anchors = torch.cat([boxes.tensor for boxes in generator(maps, tuple(padded))])
         boxes = record.objects.boxes.tensor
         best = box_iou(boxes, anchors).amax(1) if len(boxes) else torch.zeros(0)
         lost |= set(record.objects.annotation_ids[best < 0.3].tolist())

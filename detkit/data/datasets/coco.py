@@ -1,5 +1,6 @@
 """CocoInstances: any COCO JSON with a folder of images."""
 
+import itertools
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -107,15 +108,16 @@ class JsonRows(Iterable[Any]):
         self.texts, self.kind = texts, kind
 
     def __iter__(self) -> Iterator[Any]:
+        return itertools.chain.from_iterable(self._chunks())
+
+    def _chunks(self) -> Iterator[list[Any]]:
         decoder = msgspec.json.Decoder(list[self.kind])  # type: ignore[name-defined]
         for start in range(0, len(self.texts), CHUNK):
             text = b"[" + b",".join(map(bytes, self.texts[start : start + CHUNK])) + b"]"
-            rows: list[Any]
             try:
-                rows = decoder.decode(text)
+                yield decoder.decode(text)
             except msgspec.ValidationError:  # an entry that is no mapping, or a number beyond reach such as 1e999
-                rows = json.loads(text)
-            yield from rows
+                yield json.loads(text)
 
 
 def read_json(path: str, kind: type[Row]) -> tuple[Iterable[Any], Iterable[Any], list[Any]]:

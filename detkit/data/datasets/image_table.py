@@ -59,15 +59,15 @@ class ImageTable:
         for i, entry in enumerate(rows):
             row = as_row(entry, ImageRow)
             wrong = _wrong(row) if isinstance(row, ImageRow) else f"is {str(row)[:40]!r}; expected a mapping"
-            label = f"image {row.id!r}" if type(getattr(row, "id", None)) in (int, str) else f"images[{i}]"
             if wrong:
+                label = f"image {row.id!r}" if type(getattr(row, "id", None)) in (int, str) else f"images[{i}]"
                 report(Issue("malformed entry", place, label, f"{label} {wrong}"))
             elif row.id in found:
                 what, fix = f"two images have the id {row.id!r}", "give each its own, also in the annotations' image_id"
-                report(Issue("image id twice", place, label, what, fix))
+                report(Issue("image id twice", place, f"image {row.id!r}", what, fix))
             elif kind not in (None, type(row.id)):
                 what, fix = "some image ids are numbers and some are strings", "write all as numbers, or all as strings"
-                report(Issue("image ids of two kinds", place, label, what, fix))
+                report(Issue("image ids of two kinds", place, f"image {row.id!r}", what, fix))
             else:
                 kind = type(row.id)
                 found[row.id] = (row.file_name, int(row.height), int(row.width))
@@ -79,18 +79,20 @@ class ImageTable:
 
 def _wrong(row: ImageRow) -> str:
     """What is wrong with an image; empty for nothing."""
+    right_id = type(row.id) is str or (type(row.id) is int and abs(row.id) < 2**63)
+    if right_id and type(row.file_name) is str and row.file_name and _is_side(row.height) and _is_side(row.width):
+        return ""
     for name in ImageRow.__struct_fields__:
         if getattr(row, name) is MISSING:
             return f"has no '{name}'; an image needs {', '.join(ImageRow.__struct_fields__)}"
-    if type(row.id) not in (int, str) or (type(row.id) is int and abs(row.id) >= 2**63):
+    if not right_id:
         return f"has the id {str(row.id)[:40]!r}; expected a string, or a whole number of at most 64 bits"
-    numbers = all(
-        type(side) in (int, float) and 1 <= side < 2**31 and side % 1 == 0 for side in (row.height, row.width)
-    )
-    if type(row.file_name) is str and row.file_name and numbers:
-        return ""
     found = f"file_name {row.file_name!r}, height {row.height!r} and width {row.width!r}"
     return f"has {found}; expected a name and whole numbers above 0"
+
+
+def _is_side(value: Any) -> bool:
+    return type(value) in (int, float) and 1 <= value < 2**31 and value % 1 == 0
 
 
 def _bytes(text: str) -> bytes:

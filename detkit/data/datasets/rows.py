@@ -97,15 +97,15 @@ class Chunk:
 
     def __init__(self, rows: Sequence[Any], start: int, place: str):
         self.place, self.issues = place, list[tuple[int, Issue]]()
-        for i, row in enumerate(rows, start):
-            if not isinstance(row, Row):
-                label = f"annotations[{i}]"
-                what = f"{label} is {str(row)[:40]!r}; expected a mapping"
-                self.issues.append((i, Issue("malformed entry", place, label, what)))
-        self.rows = [row for row in rows if isinstance(row, Row)]
-        self.index = np.array([i for i, row in enumerate(rows, start) if isinstance(row, Row)], np.int64)
+        self.rows, self.index = rows, np.arange(start, start + len(rows))
         self.columns: dict[str, Any] = {}
-        self.sound = np.ones(len(self.rows), bool)
+        self.sound = np.ones(len(rows), bool)
+        right = {kind for kind in {*map(type, rows)} if issubclass(kind, Row)}
+        for i in [i for i, row in enumerate(rows) if type(row) not in right]:
+            label = f"annotations[{start + i}]"
+            what = f"{label} is {str(rows[i])[:40]!r}; expected a mapping"
+            self.issues.append((start + i, Issue("malformed entry", place, label, what)))
+        self.select(np.array([type(row) in right for row in rows], bool))
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -82,6 +82,10 @@ class Degrees:
         return Degrees(-self.tensor if transform.reverses else self.tensor, True)
 
 
+class WithAngles(TableDataset):
+    field_types: ClassVar = {"angle": Degrees, "pair": None, "hidden": None}
+
+
 IMAGES = [{"id": name, "file_name": f"{name}.png", "height": 30, "width": 40} for name in ("b", "a")]
 
 
@@ -97,9 +101,7 @@ def test_fields_of_ones_own_are_in_the_record_and_in_the_target(tmp_path):
         row(3, "b", angle=0.5, pair=[5, 6], hidden=False),
         row(2, angle=-7, pair=[3, 4], hidden=False),
     ]
-    fields = {"angle": Degrees, "pair": None, "hidden": None}
-    table = AnnotationTable.from_rows(IMAGES, rows, {5: "bar"}, fields=fields)
-    dataset = TableDataset(table, image_root=str(tmp_path))
+    dataset = WithAngles(IMAGES, rows, {5: "bar"}, image_root=str(tmp_path))
     objects = dataset[1].objects
     assert objects.angle.tensor.tolist() == [30, -7]
     assert objects.pair.tolist() == [[1, 2], [3, 4]]

@@ -189,7 +189,7 @@ def test_datasets_without_files_and_joined_ones_are_looked_at(files):
 
 OWN_FORMAT = """
 import json
-from detkit.data import DATASETS, AnnotationTable, TableDataset
+from detkit.data import DATASETS, TableDataset
 
 @DATASETS.register()
 class OwnFormat(TableDataset):
@@ -197,9 +197,7 @@ class OwnFormat(TableDataset):
         with open(file) as content:
             lists = json.load(content)
         names = {c["id"]: c["name"] for c in lists["categories"]}
-        rows = lists["annotations"]
-        table = AnnotationTable.from_rows(lists["images"], rows, names, place=file, report=self.report)
-        super().__init__(table, file, image_root=root)
+        super().__init__(lists["images"], lists["annotations"], names, source=file, image_root=root)
 """
 
 

@@ -2,28 +2,22 @@
 
 import itertools
 import json
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from detkit.data.datasets.keypoints import KeypointSpec
 from detkit.data.datasets.row_masks import InvalidMasks
 from detkit.data.datasets.row_reader import CHUNK, InvalidBoxes, Policy
 from detkit.data.datasets.rows import ImageRow, Row, row_type
-from detkit.data.datasets.table import AnnotationTable
 from detkit.data.datasets.table_dataset import TableDataset
-from detkit.data.images import check_image
 from detkit.data.interfaces import DATASETS
 from detkit.data.issues import Issue, Report
 from detkit.data.paths import data_path
 from detkit.registry import DataError
-from detkit.utils.collector import no_collection
 
-logger = logging.getLogger(__name__)
 KEYS = ("images", "annotations", "categories")
 
 
@@ -70,29 +64,20 @@ class CocoInstances(TableDataset):
     ):
         json_file = data_path(json_file, f"{type(self).__name__}.json_file", folder=False)
         image_root = data_path(image_root, f"{type(self).__name__}.image_root", folder=True)
-        with no_collection():
-            images, rows, entries = read_json(json_file, row_type(self.field_types))
-            categories, keypoints = read_categories(entries, json_file, self.report)
-            table = AnnotationTable.from_rows(
-                images,
-                rows,
-                categories,
-                class_names=class_names,
-                keypoints=keypoints,
-                fields=self.field_types,
-                policy=Policy(keep_crowd, invalid_boxes, invalid_masks),
-                place=json_file,
-                report=self.report,
-            )
-        super().__init__(table, json_file, image_root=image_root, keep_empty=keep_empty)
-        if check_images < 0:
-            raise DataError(f"{type(self).__name__}.check_images: expected 0 or more, got {check_images}")
-        for index in np.unique(
-            np.linspace(0, len(self) - 1, min(check_images, len(self))).round().astype(int)
-        ).tolist():
-            check_image(self.image_path(index) or "", self.image_size(index))
-        if self.left_out():
-            logger.warning("%s%s", json_file, self.left_out())
+        images, rows, entries = read_json(json_file, row_type(self.field_types))
+        categories, keypoints = read_categories(entries, json_file, self.report)
+        super().__init__(
+            images,
+            rows,
+            categories,
+            class_names=class_names,
+            keypoints=keypoints,
+            policy=Policy(keep_crowd, invalid_boxes, invalid_masks),
+            source=json_file,
+            image_root=image_root,
+            keep_empty=keep_empty,
+            check_images=check_images,
+        )
 
 
 class _Parts(msgspec.Struct, gc=False):

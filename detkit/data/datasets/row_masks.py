@@ -1,10 +1,8 @@
 """Masks of annotations: polygons and run lengths, checked as they come in rows, and kept in flat arrays."""
 
-import array
 import collections
 import dataclasses
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -154,11 +152,7 @@ def read_masks(chunk: Chunk, sizes: np.ndarray, invalid: InvalidMasks, tally: co
 
 def read_areas(chunk: Chunk) -> None:
     """Adds the column ``area``: what the rows say, or the area of the mask, or that of the box."""
-    values = chunk.values("area")
-    try:
-        area = np.array(array.array("d", values), np.float64)
-    except (TypeError, OverflowError):
-        area = np.array([_number(value) for value in values])
+    area = Ragged.of_lists([[value] for value in chunk.values("area")]).data  # NaN for what is no number
     for i in np.flatnonzero(~np.isfinite(area)).tolist():
         area[i] = chunk.columns["box"][i, 2:].prod()
         if "rles" in chunk.columns and len(chunk.columns["rles"][i]):
@@ -181,14 +175,6 @@ def _flat(parts: Sequence[Sequence[Any]]) -> tuple[Ragged, np.ndarray]:
     """All polygons, and how many each annotation has."""
     polygons = Ragged.of_lists(list(itertools.chain.from_iterable(parts)))
     return polygons, np.fromiter(map(len, parts), np.int64, len(parts))
-
-
-def _number(value: Any) -> float:
-    """As float; NaN for what is no number, or a whole one beyond float's reach."""
-    try:
-        return float(value) if isinstance(value, int | float) else math.nan
-    except OverflowError:
-        return math.nan
 
 
 def _rectangle(x1: float, y1: float, x2: float, y2: float) -> np.ndarray:

@@ -10,7 +10,6 @@ from tqdm import tqdm
 from detkit.data.datasets.row_reader import Policy
 from detkit.data.datasets.rows import ImageRow, Row
 from detkit.data.datasets.shapes_drawing import SHAPES, Scene, draw_scene
-from detkit.data.datasets.table import AnnotationTable
 from detkit.data.datasets.table_dataset import TableDataset
 from detkit.data.interfaces import DATASETS
 from detkit.structures import BitMasks
@@ -76,10 +75,7 @@ class Shapes(TableDataset):
             images.append(ImageRow(i, name, *self.size))
             for row in _rows(scene):
                 rows.append(Row(len(rows) + 1, i, *row))
-        table = AnnotationTable.from_rows(
-            images, rows, dict(enumerate(SHAPES, 1)), policy=Policy(masks=True), place=f"Shapes of seed {seed}"
-        )
-        super().__init__(table)
+        super().__init__(images, rows, dict(enumerate(SHAPES, 1)), policy=Policy(masks=True))
 
     def title(self) -> str:
         return f"Shapes of seed {self.seed}, {self.size[1]} x {self.size[0]} pixels"

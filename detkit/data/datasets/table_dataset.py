@@ -1,59 +1,98 @@
 """TableDataset: a dataset whose annotations are in an AnnotationTable. A format of one's own is a subclass."""
 
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from tabulate import tabulate
 
+from detkit.data.datasets.keypoints import KeypointSpec
+from detkit.data.datasets.row_reader import Policy
+from detkit.data.datasets.rows import ImageRow, Row
 from detkit.data.datasets.table import AnnotationTable, FieldType
-from detkit.data.images import read_image
+from detkit.data.images import check_image, read_image
 from detkit.data.interfaces import Dataset, ObjectTable, Record
 from detkit.data.issues import Issue, raise_errors
 from detkit.registry import DataError
+from detkit.utils.collector import no_collection
+
+logger = logging.getLogger(__name__)
 
 
 class TableDataset(Dataset):
-    """A dataset over a table. A subclass reads its format in ``__init__`` and hands the table on; the rest is here.
+    """A dataset made of rows. A subclass reads its format in ``__init__`` and hands the rows on; the rest is here.
 
     Args:
-        table: images, categories and annotations.
+        images, rows, categories, class_names, keypoints, policy: see ``AnnotationTable.from_rows``.
         source: the file that the data is from, for messages; empty where there is none.
         image_root: the folder below which the images lie; empty where their names are paths.
         keep_empty: whether images without an object (crowds do not count) are kept.
+        check_images: how many image files, evenly spread, are checked; see ``CocoInstances``.
 
     Attributes:
-        field_types: fields of one's own that rows bring, and their types; what a subclass gives to ``from_rows``.
-        report: takes what is wrong with the rows, and what a subclass gives to ``from_rows``: raises the first error.
-            The doctor puts one in its place that collects all of it.
+        table: the annotations.
+        tally: what was left out or changed, in words -> how many.
+        field_types: fields of one's own that the rows have, and their types.
+        report: takes what is wrong with the rows; raises the first error. The doctor puts one in its place that
+            collects all issues.
 
     Raises:
-        DataError: no image is left.
+        DataError: a row is wrong, no image is left, or an image fails the check.
     """
 
     field_types: ClassVar[Mapping[str, FieldType]] = {}
     report: Callable[[Issue], None] = staticmethod(raise_errors)
 
-    def __init__(self, table: AnnotationTable, source: str = "", *, image_root: str = "", keep_empty: bool = True):
+    def __init__(
+        self,
+        images: Iterable[ImageRow | Mapping[str, Any]],
+        rows: Iterable[Row | Mapping[str, Any]],
+        categories: Mapping[int, str],
+        *,
+        class_names: Sequence[str] | None = None,
+        keypoints: Mapping[int, KeypointSpec] | None = None,
+        policy: Policy | None = None,
+        source: str = "",
+        image_root: str = "",
+        keep_empty: bool = True,
+        check_images: int = 0,
+    ):
         super().__init__()
-        self.table, self.source, self.image_root = table, source, image_root
-        self.class_names = tuple(name for _, name in table.categories)
-        self.category_ids = tuple(id_ for id_, _ in table.categories)
-        if table.keypoint_spec is not None:
-            self.keypoint_names, self.skeleton = table.keypoint_spec.names, table.keypoint_spec.skeleton
-            self.keypoint_flip_pairs = table.keypoint_spec.flip_pairs
-        objects = np.bincount(table.image_of()[~table.crowd], minlength=len(table.images))
+        self.source, self.image_root = source, image_root
+        place = source or type(self).__name__
+        with no_collection():
+            self.table = AnnotationTable.from_rows(
+                images,
+                rows,
+                categories,
+                class_names=class_names,
+                keypoints=keypoints,
+                fields=self.field_types,
+                policy=policy,
+                place=place,
+                report=self.report,
+            )
+        self.class_names = tuple(name for _, name in self.table.categories)
+        self.category_ids = tuple(id_ for id_, _ in self.table.categories)
+        if (spec := self.table.keypoint_spec) is not None:
+            self.keypoint_names, self.keypoint_flip_pairs, self.skeleton = spec.names, spec.flip_pairs, spec.skeleton
+        objects = np.bincount(self.table.image_of()[~self.table.crowd], minlength=len(self.table.images))
         self._images = np.arange(len(objects)) if keep_empty else np.flatnonzero(objects)
         empty, done = int((objects == 0).sum()), "kept" if keep_empty else "left out"
-        self.tally = {**table.tally, **({f"images without an object {done}": empty} if empty else {})}
-        if len(self._images) == 0:
-            raise DataError(
-                f"{source or type(self).__name__}: of its {len(objects)} images none is left{self.left_out()}"
-            )
+        self.tally = {**self.table.tally, **({f"images without an object {done}": empty} if empty else {})}
+        if len(self) == 0:
+            raise DataError(f"{place}: of its {len(objects)} images none is left{self._left_out()}")
+        if check_images < 0:
+            raise DataError(f"{type(self).__name__}.check_images: expected 0 or more, got {check_images}")
+        chosen = np.linspace(0, len(self) - 1, min(check_images, len(self))).round().astype(int)
+        for index in np.unique(chosen).tolist():
+            check_image(self.image_path(index) or "", self.image_size(index))
+        if self._left_out():
+            logger.warning("%s%s", place, self._left_out())
 
-    def left_out(self) -> str:
-        """What was left out or changed, in words; empty for nothing."""
+    def _left_out(self) -> str:
         said = [f"{count} {words}" for words, count in self.tally.items() if not words.endswith("kept")]
         return f": {', '.join(said)}" if said else ""
 

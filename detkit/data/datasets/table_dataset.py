@@ -82,11 +82,11 @@ class TableDataset(Dataset):
         self._images = np.arange(len(objects)) if keep_empty else np.flatnonzero(objects)
         empty, done = int((objects == 0).sum()), "kept" if keep_empty else "left out"
         self.tally = {**self.table.tally, **({f"images without an object {done}": empty} if empty else {})}
-        if len(self) == 0:
+        if len(self._images) == 0:
             raise DataError(f"{place}: of its {len(objects)} images none is left{self._left_out()}")
         if check_images < 0:
             raise DataError(f"{type(self).__name__}.check_images: expected 0 or more, got {check_images}")
-        chosen = np.linspace(0, len(self) - 1, min(check_images, len(self))).round().astype(int)
+        chosen = np.linspace(0, len(self._images) - 1, min(check_images, len(self._images))).round().astype(int)
         for index in np.unique(chosen).tolist():
             check_image(self.image_path(index) or "", self.image_size(index))
         if self._left_out():

@@ -133,7 +133,7 @@ def with_torchvision(args: argparse.Namespace) -> Report:
     published = published_norm_eps(name, args.weights)
     if published is not None and settings.norm_eps is None:
         settings = dataclasses.replace(settings, norm_eps=published)
-        notes.append(f"{Path(args.weights).name}: torchvision runs it with model.backbone.norm_eps={published:g}")
+        notes.append(f"{Path(args.weights).name}: torchvision runs it with model.backbone.norm.eps={published:g}")
     if args.weights == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(args.seed)

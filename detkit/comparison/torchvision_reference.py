@@ -63,7 +63,7 @@ class Settings:
             "model.preprocess.resize.short_edge": None if self.short_edge is None else [self.short_edge],
             "model.preprocess.resize.max_size": self.max_size,
             "model.roi_heads.box_head.detection.score_thresh": self.score_thresh,
-            "model.backbone.norm_eps": self.norm_eps,
+            "model.backbone.norm.eps": self.norm_eps,
         }
         return [f"{path}={value}" for path, value in values.items() if value is not None]
 

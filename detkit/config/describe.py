@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from detkit.config.schema import MISSING, place, schema, words
 from detkit.config.write import flow, plain
@@ -11,16 +11,8 @@ from detkit.config.write import flow, plain
 _ARG = re.compile(r"^ {4}(\*{0,2}\w+(?:, *\*{0,2}\w+)*)(?: \([^)]*\))?: *(.*)$")
 
 
-@dataclasses.dataclass(frozen=True)
-class OptionRow:
-    """One option, in words.
-
-    Args:
-        name: its key.
-        type: what may be written.
-        default: the default as YAML; None where the option is required.
-        words: what the class docstring says of it.
-    """
+class OptionRow(NamedTuple):
+    """One option, in words: ``type`` is what may be written, ``default`` is None where the option is required."""
 
     name: str
     type: str
@@ -29,16 +21,16 @@ class OptionRow:
 
 
 def describe(cls: type) -> list[OptionRow]:
-    """The options of ``cls`` in the order of its signature."""
+    """The options of ``cls`` in the order of its signature, with the words of its docstring."""
     known = argument_words(cls)
     return [
         OptionRow(
-            option.name,
+            name,
             words(option.want),
             None if option.default is MISSING else _default_words(option.default),
-            known.get(option.name, ""),
+            known.get(name, ""),
         )
-        for option in schema(cls).options.values()
+        for name, option in schema(cls).options.items()
     ]
 
 

@@ -91,7 +91,7 @@ def _read(path: Path, above: tuple[Path, ...], migration: Migration) -> tuple[_M
     above = (*above, path.resolve())
     bases: list[_Merged] = []
     imports: list[Entry] = []
-    for base in _bases(own):
+    for base in _texts(own, "_base_", "a path or a list of paths"):
         file = path.parent / Path(base.value).expanduser()
         if not file.is_file():
             near = nearest_file(file, *SUFFIXES)
@@ -162,33 +162,27 @@ def _without_misfits(tree: Entry, override: Override, old_name: str) -> Entry:
     return changed(tree, override, change, len(override.keys) - 1)
 
 
-def _bases(tree: Entry) -> list[Entry]:
-    entry = tree.value.get("_base_")
-    if entry is None or entry.value is None:
-        return []
-    bases = entry.value if isinstance(entry.value, list) else [entry]
-    for base in bases:
-        if not isinstance(base.value, str):
-            raise ConfigError(f"{base.source}: _base_: expected a path or a list of paths, got {base.plain()!r}")
-    return bases
-
-
 def _own_imports(tree: Entry, folder: Path | None) -> list[Entry]:
     """What ``tree`` itself lists under ``imports``; files as absolute paths (relative ones lie in ``folder``)."""
-    entry = tree.value.get("imports")
+    entries = _texts(tree, "imports", "a list of files (my_head.py) and module names")
+    return [
+        dataclasses.replace(entry, value=str(((folder or Path()) / Path(entry.value).expanduser()).resolve()))
+        if entry.value.endswith(".py")
+        else entry
+        for entry in entries
+    ]
+
+
+def _texts(tree: Entry, key: str, expected: str) -> list[Entry]:
+    """What stands at ``key``: a text, or a list of texts."""
+    entry = tree.value.get(key)
     if entry is None or entry.value is None:
         return []
-    items = entry.value if isinstance(entry.value, list) else [entry]
-    found = []
-    for item in items:
+    entries = entry.value if isinstance(entry.value, list) else [entry]
+    for item in entries:
         if not isinstance(item.value, str) or not item.value:
-            hint = "expected a list of files (my_head.py) and module names"
-            raise ConfigError(f"{item.source}: imports: {hint}, got {item.plain()!r}")
-        name = item.value
-        if name.endswith(".py"):
-            name = str(((folder or Path()) / Path(name).expanduser()).resolve())
-        found.append(dataclasses.replace(item, value=name))
-    return found
+            raise ConfigError(f"{item.source}: {key}: expected {expected}, got {item.plain()!r}")
+    return entries
 
 
 def _without(tree: Entry, *keys: str) -> Entry:

@@ -79,13 +79,11 @@ def read_override(text: str) -> Override:
     return Override(split(key), parse_yaml(value, f"override '{text}'", lines=False), text)
 
 
-def find(tree: Entry, keys: tuple[str | int, ...]) -> Entry | None:
+def find(tree: Entry | None, keys: tuple[str | int, ...]) -> Entry | None:
     """What stands at ``keys``; None if nothing does."""
     for key in keys:
-        at = locate(tree.value, key)
-        if at is None:
-            return None
-        tree = tree.value[at]
+        at = None if tree is None else locate(tree.value, key)
+        tree = None if tree is None or at is None else tree.value[at]
     return tree
 
 

@@ -8,7 +8,7 @@ import dataclasses
 import logging
 from typing import Any, get_args
 
-from detkit.config.merge import Override, find, locate, merge, split
+from detkit.config.merge import Override, find, merge, split
 from detkit.config.recipe import Recipe
 from detkit.config.schema import MISSING, is_list, leaves, registry_for, schema
 from detkit.config.write import plain
@@ -71,7 +71,7 @@ class Migration:
             value, cls = self._renamed(value, cls, below, path)
             known = schema(cls).options
             children = {k: (v, known[k].want, known[k].default) for k, v in value.items() if k in known}
-        migrated = {k: self._value(*child, _child(below, k), _below(path, k)) for k, child in children.items()}
+        migrated = {k: self._value(*child, find(below, (k,)), _below(path, k)) for k, child in children.items()}
         return Entry({k: migrated.get(k, v) for k, v in value.items()}, entry.source)
 
     def _renamed(
@@ -161,11 +161,6 @@ def _name(value: Any) -> str | None:
     """The name that a node gives, if ``value`` is one that does."""
     name = value.get("name") if isinstance(value, dict) else None
     return name.value if name is not None and isinstance(name.value, str) else None
-
-
-def _child(entry: Entry | None, key: str | int) -> Entry | None:
-    at = None if entry is None else locate(entry.value, key)
-    return None if entry is None or at is None else entry.value[at]
 
 
 def _without(node: dict[Any, Entry], keys: tuple[str | int, ...]) -> dict[Any, Entry]:

@@ -53,20 +53,17 @@ def parts_of(value: Any, kind: type, path: str) -> Iterator[tuple[str, Mapping[s
     Yields:
         The path of each part, and its options: those that are written and the defaults.
     """
-    if isinstance(value, Eager):
-        value = value.recipe
+    value = value.recipe if isinstance(value, Eager) else value
     if isinstance(value, Recipe):
         if issubclass(value.cls, kind):
             yield path, value.kwargs
-        children = {f"{path}.{name}": child for name, child in value.kwargs.items()}
+        children = {f".{name}": child for name, child in value.kwargs.items()}
     elif isinstance(value, kind) and dataclasses.is_dataclass(value):
-        yield path, {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        yield path, vars(value)
         return
     elif isinstance(value, Mapping):
-        children = {f"{path}.{name}": child for name, child in value.items()}
-    elif isinstance(value, list | tuple):
-        children = {f"{path}[{number}]": child for number, child in enumerate(value)}
+        children = {f".{name}": child for name, child in value.items()}
     else:
-        return
-    for inner, child in children.items():
-        yield from parts_of(child, kind, inner)
+        children = {f"[{i}]": child for i, child in enumerate(value)} if isinstance(value, list | tuple) else {}
+    for below, child in children.items():
+        yield from parts_of(child, kind, path + below)

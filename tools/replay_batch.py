@@ -59,11 +59,10 @@ from tabulate import tabulate
 from detkit import command_line
 from detkit.building import torch_device
 from detkit.checkpoint import load_whole, read_checkpoint
-from detkit.engine.forensics.failure_files import CONFIG, STATE, read_batches, read_state
-from detkit.engine.forensics.replay import BatchReplay, prepare, replay, same_figures
-from detkit.engine.forensics.suspects import annotation_name
-from detkit.engine.passes import Passes
-from detkit.engine.precision import gradient_scaler
+from detkit.engine.failures.files import CONFIG, STATE, read_batches, read_state
+from detkit.engine.failures.replay import BatchReplay, prepare, replay, same_values
+from detkit.engine.failures.suspects import annotation_name
+from detkit.engine.step import batch_losses
 from detkit.experiment import load_experiment
 from detkit.registry import DataError
 from detkit.structures import Instances, Prediction, Sample
@@ -81,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"this is torch {torch.__version__}: numbers may differ in the last bit")
     if failure["late"] and args.weights is None:
         print(
-            "the weights are those of some steps later, because a GPU is not waited for; if they are not finite, "
+            "the weights are those of some steps later, as losses on a GPU are checked later; if they are not finite, "
             "give those of the last checkpoint: --weights FILE"
         )
     device = torch_device(exp.train.device)
@@ -89,12 +88,11 @@ def run(args: argparse.Namespace) -> int:
     load_whole(model, read_checkpoint(args.weights or args.folder / STATE))
     prepare(model, failure)
     precision = exp.train.precision
-    passes = Passes(model, device, exp.solver.loss_mean, precision, gradient_scaler(device, precision))
-    results = replay(passes.losses, model, step.batches)
+    results = replay(lambda batch, model: batch_losses(model, batch, device, precision), model, step.batches)
     for number, result in enumerate(results):
         print(f"\nbatch {number + 1} of {len(results)}: {result.names}\n{describe(result)}")
         if number == step.batch:
-            same = same_figures(result.figures, step.figures)
+            same = same_values(result.values, step.values)
             print(f"the numbers are {'' if same else 'NOT '}those of the failure, to the last bit")
     if not args.no_pictures:
         draw(step.batches, state["class_names"] or (), args.folder / "pictures")
@@ -102,13 +100,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(result: BatchReplay) -> str:
-    """A batch's figures and findings."""
-    lines = [tabulate(sorted(result.figures.items()), headers=["figure", "value"], floatfmt=".9g")]
-    found = {
+    """A batch's loss terms and metrics, and what can be told of the cause."""
+    lines = [tabulate(sorted(result.values.items()), headers=["metric", "value"], floatfmt=".9g")]
+    modules = {
         "first output that is not finite": result.first_output,
         "first gradient that is not finite": result.first_gradient,
     }
-    lines += [f"{what}: {name or 'none'}" for what, name in found.items()]
+    lines += [f"{what}: {name or 'none'}" for what, name in modules.items()]
     if result.bad_parameters:
         lines.append(f"parameters with such a gradient: {len(result.bad_parameters)}, {result.bad_parameters[0]} first")
     if result.images:
@@ -118,12 +116,12 @@ def describe(result: BatchReplay) -> str:
             for name, row in result.images
         ]
         lines.append(tabulate(rows, headers=["image alone", *terms], floatfmt=".6g"))
-    return "\n".join([*lines, *(f"found: {sentence}" for sentence in result.culprits)])
+    return "\n".join([*lines, *(f"found: {sentence}" for sentence in result.suspects)])
 
 
 def draw(batches: Sequence[tuple[Sequence[Sample], object]], class_names: Sequence[str], folder: Path) -> None:
     """A picture an image: its target, and the ids of the annotations."""
-    samples = [sample for of_batch, _ in batches for sample in of_batch]
+    samples = [sample for batch, _ in batches for sample in batch]
     for number, sample in enumerate(samples):
         target = sample.target or Instances((sample.image.shape[-2], sample.image.shape[-1]))
         drawn = target[torch.isfinite(target.boxes.tensor).all(1)] if "boxes" in target else target

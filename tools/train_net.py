@@ -130,7 +130,7 @@ def train(exp: Experiment, go_on: bool) -> None:
     trainer = build_trainer(exp, model, hooks, test_batches, interruption)
     if go_on:
         resume(checkpointer, model, trainer)
-    if trainer.has_ended:
+    if trainer.is_last_step:
         logger.info("%s", say_finished(exp, trainer.stop_reason))
         if (out / "evaluation.json").is_file():
             return

@@ -1,39 +1,118 @@
-"""The roles of the engine: Hook and Parallelism."""
+"""The roles of the engine: Hook and Parallelism, and a training as its hooks see it."""
 
-from typing import TYPE_CHECKING, Any
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
+from detkit.engine.interruption import Interruption
+from detkit.engine.metrics import Metrics
+from detkit.engine.step import TrainingStep
 from detkit.registry import Registry
+from detkit.structures import Losses, Sample
+from detkit.utils import distributed
 
-if TYPE_CHECKING:
-    from detkit.engine.trainer import Trainer
+
+class Training:
+    """A training as its hooks see it; ``Trainer`` runs it.
+
+    Attributes:
+        model: on its device; may be wrapped for distributed training.
+        optimizer: over its parameters.
+        max_iter: number of the run's steps.
+        device: where samples are sent.
+        output_dir: the run's folder, for the hooks that write.
+        hooks: in the order in which they are called.
+        training_step: how weights change; ``training_step.losses(batch)`` gives the losses of a batch.
+        test_batches: the test set with its targets, this process's share, for each time that it is gone through.
+        interruption: whether and when the process is asked to leave; None: it does not listen to signals.
+        step: number (0-based) of the step under way; between steps, of the last one.
+        finished: how many steps are done. In ``before_step`` it equals ``step``, in ``after_step`` ``step + 1``.
+        losses: the last step's ``Losses``.
+        metrics: where lines of metrics are published and subscribed to.
+        results: what the last evaluation gave.
+        weight_sets: further sets of weights that the run keeps beside the raw ones (averages, say), by name: functions
+            that give a context inside which the model has them. They are evaluated and saved beside the raw ones.
+        batches_seen: how many batches the finished steps have taken: where the stream goes on.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    max_iter: int
+    device: torch.device
+    output_dir: Path | None
+    hooks: "Sequence[Hook]"
+    training_step: TrainingStep
+    test_batches: Iterable[list[Sample]] | None
+    interruption: Interruption | None
+    step: int
+    finished: int
+    losses: Losses
+    metrics: Metrics
+    results: dict[str, Any]
+    weight_sets: dict[str, Callable[[], contextlib.AbstractContextManager[None]]]
+    batches_seen: int
+
+    @property
+    def unwrapped_model(self) -> nn.Module:
+        """The model without the wrappers of distributed training and compilation."""
+        return distributed.unwrap(self.model)
+
+    @property
+    def is_last_step(self) -> bool:
+        """In ``after_step``: whether no step follows."""
+        raise NotImplementedError
+
+    @property
+    def can_rewind(self) -> bool:
+        """Whether ``batches_from`` gives a stream that takes nothing from the training's own."""
+        raise NotImplementedError
+
+    def batches_from(self, number: int) -> Iterator[list[Sample]]:
+        """The training batches from ``number`` on, in a stream of their own where the training ``can_rewind``."""
+        raise NotImplementedError
+
+    def check_finite(self) -> None:
+        """Raises FloatingPointError if the loss of a step until now was not finite. Waits for the device."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resume needs besides the weights. All ranks must call it."""
+        raise NotImplementedError
 
 
 class Hook:
     """Something that happens around training steps. The trainer calls its hooks in the order of its list.
 
-    A hook has no wiring; what it needs the trainer has: the model (``trainer.model``), the losses of a batch
-    (``trainer.passes.losses``), training batches (``trainer.batches_from``), the test set's (``trainer.test_batches``).
-    Hooks of a config come before the run's own that write checkpoints and evaluate.
+    A hook has no runtime arguments; what it needs is in the ``Training`` that it is called with. Hooks of a config come
+    before the run's own that write checkpoints and evaluate.
+
+    Attributes:
+        optional: whether it only shows something, on one process alone. An error in it is logged, and the training goes
+            on without it. An optional hook must not exchange anything with other processes.
     """
+
+    optional: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()
 
-    def before_train(self, trainer: "Trainer") -> None:
+    def before_train(self, trainer: Training) -> None:
         """Before the first step of this process (also after a resume)."""
 
-    def before_step(self, trainer: "Trainer") -> None:
+    def before_step(self, trainer: Training) -> None:
         """Before the step numbered ``trainer.step``."""
 
-    def after_step(self, trainer: "Trainer") -> None:
+    def after_step(self, trainer: Training) -> None:
         """After it. ``trainer.losses`` holds the step's Losses."""
 
-    def after_train(self, trainer: "Trainer") -> None:
+    def after_train(self, trainer: Training) -> None:
         """After the last step, also when training ends by an exception."""
 
-    def seconds_left(self, trainer: "Trainer") -> float | None:
+    def seconds_left(self, trainer: Training) -> float | None:
         """How long this hook will still take until the end of training, where it is long enough to count.
 
         Returns:
@@ -41,7 +120,7 @@ class Hook:
         """
         return 0.0
 
-    def evaluates(self, trainer: "Trainer") -> bool:
+    def evaluates(self, trainer: Training) -> bool:
         """In ``after_step``, of any hook: whether this hook is going to evaluate the weights after this step."""
         return False
 
@@ -53,13 +132,13 @@ class Hook:
         """
         return None
 
-    def after_stop(self, trainer: "Trainer") -> None:
+    def after_stop(self, trainer: Training) -> None:
         """After the last step of a training that a hook's ``stop_reason`` ended, once every ``after_step`` is done.
 
         What a hook does at the last step it does here: in ``after_step`` nobody knew yet that this was the last one.
         """
 
-    def on_interrupt(self, trainer: "Trainer") -> None:
+    def on_interrupt(self, trainer: Training) -> None:
         """When the process is asked to leave (SIGTERM, Ctrl-C) and the run is to be gone on with: save, and be quick.
 
         Hooks' ``after_step`` of the last step may be undone; a resume does them.

@@ -1,6 +1,7 @@
 """Metrics of a run: collected without waiting for the device, averaged over a window, handed on as lines."""
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +14,8 @@ from detkit.engine.pace import Pace
 from detkit.utils import distributed
 from detkit.utils.memory import peak_memory
 
+logger = logging.getLogger(__name__)
+
 Line = dict[str, Any]
 """``{"iteration": ..., name: number, ...}``. ``iteration`` is the number (0-based) of the last finished step."""
 
@@ -22,7 +25,7 @@ Pictures = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass
 class _Step:
-    """One step's figures, first as tensors on the device and later as floats."""
+    """One step's metrics, first as tensors on the device and later as floats."""
 
     number: int
     tensors: dict[str, Tensor]
@@ -30,10 +33,10 @@ class _Step:
 
 
 class Metrics:
-    """Gathers figures step by step; every ``log_period`` steps they become a line that goes to the subscribers.
+    """Gathers metrics step by step; every ``log_period`` steps they become a line that goes to the subscribers.
 
-    The figures of a window stay on the device until it is full, and then come over in one transfer. A figure's value
-    in the line is its mean over the window's steps that gave it, and over all ranks.
+    The metrics of a window stay on the device until it is full, and are then copied to the CPU in one transfer. A
+    metric's value in the line is its mean over the window's steps that gave it, and over all ranks.
 
     Args:
         log_period: steps a window.
@@ -46,8 +49,8 @@ class Metrics:
         if log_period < 1:
             raise ValueError(f"log_period: expected at least 1 step, got {log_period}")
         self.log_period = log_period
-        self._subscribers: list[Callable[[Line], None]] = []
-        self._picture_subscribers: list[Callable[[int, Pictures], None]] = []
+        self._subscribers: dict[Callable[[Line], None], bool] = {}
+        self._picture_subscribers: dict[Callable[[int, Pictures], None], bool] = {}
         self._window: list[_Step] = []
         self._data_time = self._step_time = 0.0
         self._pace = Pace()
@@ -57,25 +60,27 @@ class Metrics:
         """Whether no step has come since the last line."""
         return not self._window
 
-    def subscribe(self, receiver: Callable[[Line], None]) -> None:
-        """From now on ``receiver`` gets every line, on every rank; subscribing twice changes nothing."""
-        if receiver not in self._subscribers:
-            self._subscribers.append(receiver)
+    def subscribe(self, receiver: Callable[[Line], None], *, optional: bool = False) -> None:
+        """From now on ``receiver`` gets every line, on every rank; subscribing twice changes nothing.
+
+        An ``optional`` receiver that fails is named once in the log, and gets no more lines.
+        """
+        self._subscribers[receiver] = optional
 
     def publish(self, line: Line) -> None:
         """Hands a line to all subscribers."""
-        for receiver in self._subscribers:
-            receiver(line)
+        _hand_on(self._subscribers, line)
 
     def subscribe_pictures(self, receiver: Callable[[int, Pictures], None]) -> None:
-        """From now on ``receiver`` gets every set of pictures, with the step's number; on the rank that has them."""
-        if receiver not in self._picture_subscribers:
-            self._picture_subscribers.append(receiver)
+        """From now on ``receiver`` gets every set of pictures, with the step's number; on the rank that has them.
+
+        It is optional, see ``subscribe``.
+        """
+        self._picture_subscribers[receiver] = True
 
     def publish_pictures(self, step: int, pictures: Pictures) -> None:
         """Hands pictures to all their subscribers."""
-        for receiver in self._picture_subscribers:
-            receiver(step, pictures)
+        _hand_on(self._picture_subscribers, step, pictures)
 
     def add(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Takes the 0-d tensors of one step, ``total_loss`` among them."""
@@ -88,10 +93,10 @@ class Metrics:
         self._pace.add(step_time)
 
     def settle(self) -> tuple[int, Mapping[str, float]] | None:
-        """Brings what is still on the device over.
+        """Copies what is still on the device to the CPU.
 
         Returns:
-            Number and figures of the first of these steps whose total loss was not finite; None where all were.
+            Number and values of the first of these steps whose total loss was not finite; None where all were.
         """
         waiting = [step for step in self._window if step.tensors]
         flat = [value for step in waiting for value in step.tensors.values()]
@@ -135,7 +140,7 @@ class Metrics:
         return {"ranks": distributed.all_gather_object(mine), "pace": self._pace.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what ``state_dict`` gave; with another number of processes the window's figures are lost."""
+        """Takes what ``state_dict`` gave; with another number of processes the window's metrics are lost."""
         self._pace.load_state_dict(state["pace"])
         if len(state["ranks"]) != distributed.world_size():
             return
@@ -144,8 +149,21 @@ class Metrics:
         self._data_time, self._step_time = mine["data_time"], mine["step_time"]
 
 
+def _hand_on(subscribers: dict[Callable[..., None], bool], *content: Any) -> None:
+    for receiver, optional in list(subscribers.items()):
+        try:
+            receiver(*content)
+        except Exception as error:
+            if not optional:
+                raise
+            del subscribers[receiver]
+            name = getattr(receiver, "__qualname__", receiver)
+            logger.warning("training goes on without %s, which failed: %s", name, error)
+            logger.debug("where %s failed", name, exc_info=True)
+
+
 def _over_ranks(window: list[_Step], memory: dict[str, int]) -> tuple[dict[str, float], dict[str, int]]:
-    """The figures' means over the steps of all ranks, and the most memory that any of them took."""
+    """The metrics' means over the steps of all ranks, and the most memory that any of them took."""
     sums: dict[str, tuple[float, int]] = {}
     for step in window:
         for name, value in step.values.items():

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from pathlib import Path
 
 from detkit.engine.metrics import Line
@@ -10,13 +9,20 @@ from detkit.utils import atomic_write
 
 
 def append_line(path: Path, line: Line) -> None:
-    """Appends ``line`` as one line of JSON in a single write. Numbers that are not finite become null."""
+    """Appends ``line`` as one line of JSON. Numbers that are not finite become null.
+
+    Raises OSError where it cannot be written whole; the file is then as it was.
+    """
     finite = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in line.items()}
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    try:
-        os.write(handle, (json.dumps(finite, allow_nan=False) + "\n").encode())
-    finally:
-        os.close(handle)
+    content = (json.dumps(finite, allow_nan=False) + "\n").encode()
+    with path.open("ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            while content:
+                content = content[file.write(content) or 0 :]
+        except OSError:
+            file.truncate(size)
+            raise
 
 
 def cut_lines(path: Path, finished: int) -> int:

@@ -11,18 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from detkit.engine.forensics.recorder import Recorder
-from detkit.engine.interfaces import Hook
+from detkit.engine.clipping import Clipping
+from detkit.engine.failures.recorder import FailureRecorder
+from detkit.engine.interfaces import Hook, Training
 from detkit.engine.interruption import Interrupted, Interruption
-from detkit.engine.loss_means import LossMean
+from detkit.engine.loss_mean import LossMean
 from detkit.engine.metrics import Metrics
-from detkit.engine.passes import Passes
-from detkit.engine.precision import Precision, gradient_scaler
+from detkit.engine.step import Precision, TrainingStep
 from detkit.engine.summary import describe_batch
 from detkit.engine.training_state import named_hooks, restore, training_state
-from detkit.engine.update import Clipping, Update
 from detkit.structures import Losses, Sample
-from detkit.utils import distributed, rng_state, set_rng_state
+from detkit.utils import rng_state, set_rng_state
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +29,7 @@ Batches = Iterable[list[Sample]] | Callable[[int], Iterable[list[Sample]]]
 """An endless stream of batches, or a function from the number of the first batch to the stream that begins there."""
 
 
-class Trainer:
+class Trainer(Training):
     """Runs training steps from the last finished one up to ``max_iter``.
 
     Args:
@@ -44,26 +43,16 @@ class Trainer:
         clip_grad_norm, clip_param_norm, clip_grad_value: limits of the gradients, one at most; see ``Clipping``.
         accumulate: batches a step: their gradients are averaged, and clipped and applied once. Batch norms take their
             statistics of each batch alone.
-        loss_mean: what the losses of a step are means over, the logged ones and those that are minimised: all of the
-            step, over its batches and all processes, or each batch alone and then over the batches; see ``Passes``.
+        loss_mean: what the losses of a step are means over, see ``LossMean``.
         precision: of the model's forward passes in training, and where hooks evaluate it; see ``autocast``.
         device: where samples are sent; None: where the model's first parameter is.
         output_dir: the run's folder, for the hooks that write.
         log_period: steps between lines of metrics.
-        test_batches: the test set with its targets, this process's share, anew each time it is gone through; for hooks.
-        interruption: whether and when the process is asked to leave; None: signals do what they do without us.
+        test_batches: see ``Training``.
+        interruption: whether and when the process is asked to leave; None: signals do what they do by themselves.
 
-    Attributes:
-        step: number (0-based) of the step under way; between steps, of the last one.
-        finished: how many steps are done. In ``before_step`` it equals ``step``, in ``after_step`` ``step + 1``.
-        losses: the last step's ``Losses``.
-        recorder: what ends the run at a loss that is not finite, and writes down what led to it.
-        metrics: where lines of figures are published and subscribed to.
-        scaler: of the losses in fp16; else it does nothing.
-        results: what the last evaluation gave.
-        weight_sets: further sets of weights that the run keeps beside the raw ones (averages, say), by name: functions
-            that give a context inside which the model has them. They are evaluated and saved beside the raw ones.
-        batches_seen: how many batches the finished steps have taken: where the stream goes on.
+    Attributes (besides those of ``Training``):
+        failures: what ends the run at a loss that is not finite, and writes down what led to it.
         pending: names of the hooks whose ``after_step`` of the last finished step is still to come.
 
     Raises:
@@ -96,39 +85,33 @@ class Trainer:
         if accumulate < 1:
             raise ValueError(f"accumulate: expected at least 1 batch a step, got {accumulate}")
         self.model, self.optimizer, self.schedule, self.max_iter = model, optimizer, schedule, max_iter
-        self.hooks, self.accumulate, self.precision = list(hooks), accumulate, precision
+        self.hooks = list(hooks)
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
-        self.scaler = gradient_scaler(self.device, precision)
-        self.passes = Passes(model, self.device, loss_mean, precision, self.scaler)
-        self.update = Update(optimizer, Clipping(clip_grad_norm, clip_param_norm, clip_grad_value), self.scaler)
+        self.training_step = TrainingStep(
+            model,
+            optimizer,
+            device=self.device,
+            accumulate=accumulate,
+            loss_mean=loss_mean,
+            precision=precision,
+            clipping=Clipping(clip_grad_norm, clip_param_norm, clip_grad_value),
+        )
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.metrics = Metrics(log_period)
-        self.recorder = Recorder(model, optimizer, self.passes.losses, self.device, self.output_dir)
-        self.step, self.finished = 0, 0
-        self.losses = Losses()
-        self.results: dict[str, Any] = {}
-        self.weight_sets: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {}
-        self.interruption, self.batches_seen, self.test_batches = interruption, 0, test_batches
+        self.failures = FailureRecorder(self.training_step, self.output_dir)
+        self.step, self.finished, self.batches_seen = 0, 0, 0
+        self.losses, self.results, self.weight_sets = Losses(), {}, {}
+        self.interruption, self.test_batches = interruption, test_batches
         self.pending: list[str] = []
         self._batches = batches
-        self._described = False
+        self._switched_off: set[int] = set()  # optional hooks that have failed
         self._rng: dict[str, Any] | None = None  # of a resumed run, to be set when its first batch is there
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
 
     @property
-    def unwrapped_model(self) -> nn.Module:
-        """The model without the wrappers of distributed training and compilation."""
-        return distributed.unwrap(self.model)
-
-    @property
     def is_last_step(self) -> bool:
-        """In ``after_step``: whether no step follows."""
-        return self.has_ended
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether ``max_iter`` steps are done, or a hook has ended training before."""
+        """See ``Training``; also whether training has ended: by ``max_iter``, or because a hook has stopped it."""
         return self.finished >= self.max_iter or self.stop_reason is not None
 
     @property
@@ -143,8 +126,7 @@ class Trainer:
         Hooks' ``after_train`` also run when training ends by an exception, which is then raised again.
 
         Raises:
-            FloatingPointError: the loss or its gradients are NaN or infinite; names the step, the terms, the images and
-                their annotations, and the folder where the batch and the state are (see ``Recorder``).
+            FloatingPointError: the loss or its gradients are NaN or infinite; see ``FailureRecorder``.
             OutOfMemory: names the batch and what to lower.
             ValueError: the batches end before ``max_iter``, or the model gave no loss.
             Interrupted: ``interruption`` had a signal; the hooks have saved what a resume needs.
@@ -155,74 +137,44 @@ class Trainer:
         self.model.train()
         try:
             with self.interruption or contextlib.nullcontext():
-                for hook in self.hooks:
-                    hook.before_train(self)
+                self._call_all("before_train")
                 self._catch_up()
                 stream = iter(()) if self.is_last_step else self._stream()
                 while not self.is_last_step:
                     self._one_step(stream)
         except BaseException:
-            self._after_train_quietly()
+            for hook in self.hooks:  # all get to clean up, and none hides the exception that ended training
+                try:
+                    self._call(hook, "after_train")
+                except Exception:
+                    name = type(hook).__name__
+                    logger.exception("%s.after_train failed while training was ending by an exception", name)
             raise
-        for hook in self.hooks:
-            hook.after_train(self)
-
-    def check_finite(self) -> None:
-        """Raises FloatingPointError if the loss of a step until now was not finite. Waits for the device."""
-        self.recorder.judge(self.metrics.settle())
-
-    def _catch_up(self) -> None:
-        """What the last finished step of a resumed run has still coming."""
-        if self._rng is not None:
-            set_rng_state(self._rng)
-        if self.finished:
-            self._finish_step()
-        if self._rng is not None:
-            self._rng = rng_state()
-
-    @property
-    def can_rewind(self) -> bool:
-        """Whether ``batches_from`` gives a stream that takes nothing from the training's own."""
-        return not isinstance(self._batches, Iterator)
-
-    def batches_from(self, number: int) -> Iterator[list[Sample]]:
-        """The training batches from ``number`` on, in a stream of their own where the trainer ``can_rewind``."""
-        if callable(self._batches):
-            return iter(self._batches(number))
-        return itertools.islice(self._batches, number, None)
-
-    def _stream(self) -> Iterator[list[Sample]]:
-        """The batches from the next one on. A resumed run's random state is set when the first one is there, because
-        starting a loader draws from torch's global generator."""
-        stream = self.batches_from(self.batches_seen)
-        if self._rng is None:
-            return stream
-        first = list(itertools.islice(stream, 1))
-        set_rng_state(self._rng)
-        self._rng = None
-        return itertools.chain(first, stream)
+        self._call_all("after_train")
 
     def _one_step(self, stream: Iterator[list[Sample]]) -> None:
         self.step = self.finished
-        for hook in self.hooks:
-            hook.before_step(self)
+        self._call_all("before_step")
         start = time.perf_counter()
-        data_time = self._run(stream)
+        factor = self.schedule(self.step, self.max_iter)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        batches = self.training_step.fetch(stream, f"{self.step} steps; max_iter is {self.max_iter}")
+        data_time = time.perf_counter() - start
+        with self.failures.watch(self.step):
+            self.losses, metrics = self.training_step(batches)
+        metrics = {**self.losses.terms, **self.losses.metrics, **metrics}
+        self.metrics.add(self.step, {"total_loss": self.losses.total(), **metrics})
         self.finished = self.step + 1
-        self.batches_seen += self.accumulate
+        self.batches_seen += len(batches)
         log = self.finished % self.metrics.log_period == 0 or self.is_last_step
-        if log or self.recorder.is_full:
+        if log or self.failures.is_full:
             self.check_finite()  # within the measured time: on a GPU the work of the window ends here
         self.metrics.add_times(data_time, time.perf_counter() - start)
         if log:
             self._flush()
         self.pending = [key for key, _ in named_hooks(self.hooks)]
         self._finish_step()
-
-    def _flush(self) -> None:
-        lr = self.optimizer.param_groups[0]["lr"]
-        hooks_left = sum(hook.seconds_left(self) or 0.0 for hook in self.hooks)
-        self.metrics.flush(lr, self.max_iter - self.finished, self.device, hooks_left)
 
     def _finish_step(self) -> None:
         """Calls the hooks that are pending, or lets them save and leaves where the process is asked to."""
@@ -233,7 +185,7 @@ class Trainer:
             while self.pending:
                 key = self.pending.pop(0)  # before the call: to a checkpoint its own hook is done
                 try:
-                    hooks[key].after_step(self)
+                    self._call(hooks[key], "after_step")
                 except Interrupted:
                     self.pending.insert(0, key)
                     raise
@@ -241,46 +193,70 @@ class Trainer:
                 logger.info("training stops early (%d of %d steps): %s", self.finished, self.max_iter, self.stop_reason)
                 if not self.metrics.is_empty:
                     self._flush()
-                for hook in self.hooks:
-                    hook.after_stop(self)
+                self._call_all("after_stop")
         except Interrupted as stop:
             logger.info("step %d: %s", self.step, stop)
-            for hook in self.hooks:
-                hook.on_interrupt(self)
+            self._call_all("on_interrupt")
             raise
 
-    def _run(self, stream: Iterator[list[Sample]]) -> float:
-        """The passes of the step, then the update. Gives the seconds of waiting for data."""
-        factor = self.schedule(self.step, self.max_iter)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
-        self.optimizer.zero_grad(set_to_none=True)
-        start = time.perf_counter()
-        batches = [self._next(stream) for _ in range(self.accumulate)]
-        data_time = time.perf_counter() - start
-        self.recorder.begin_step(self.step)
-        self.losses = self.passes(batches, self.recorder)
-        figures = {"total_loss": self.losses.total(), **self.losses.terms, **self.losses.metrics}
-        figures |= self.update(self.recorder)
-        self.metrics.add(self.step, figures)
-        return data_time
-
-    def _next(self, stream: Iterator[list[Sample]]) -> list[Sample]:
-        batch = next(stream, None)
-        if batch is None:
-            raise ValueError(f"the batches ended after {self.step} steps; max_iter is {self.max_iter}")
-        if not self._described and logger.isEnabledFor(logging.DEBUG):
-            logger.debug("the first batch\n%s", describe_batch(batch))
-        self._described = True
-        return batch
-
-    def _after_train_quietly(self) -> None:
-        """All hooks get to clean up, and none hides the exception that ended training."""
+    def _call_all(self, method: str) -> None:
         for hook in self.hooks:
-            try:
-                hook.after_train(self)
-            except Exception:
-                logger.exception("%s.after_train failed while training was ending by an exception", type(hook).__name__)
+            self._call(hook, method)
+
+    def _call(self, hook: Hook, method: str) -> None:
+        """Calls a hook; an optional one that fails is named once and then left out."""
+        if id(hook) in self._switched_off:
+            return
+        try:
+            getattr(hook, method)(self)
+        except Interrupted:
+            raise
+        except Exception as error:
+            if not hook.optional:
+                raise
+            self._switched_off.add(id(hook))
+            logger.warning("training goes on without %s, which failed: %s", type(hook).__name__, error)
+            logger.debug("where %s failed", type(hook).__name__, exc_info=True)
+
+    def _flush(self) -> None:
+        lr = self.optimizer.param_groups[0]["lr"]
+        hooks_left = sum(hook.seconds_left(self) or 0.0 for hook in self.hooks)
+        self.metrics.flush(lr, self.max_iter - self.finished, self.device, hooks_left)
+
+    def _catch_up(self) -> None:
+        """What the last finished step of a resumed run has still to do."""
+        if self._rng is not None:
+            set_rng_state(self._rng)
+        if self.finished:
+            self._finish_step()
+        if self._rng is not None:
+            self._rng = rng_state()
+
+    def _stream(self) -> Iterator[list[Sample]]:
+        """The batches from the next one on. A resumed run's random state is set when the first one is there, because
+        starting a loader draws from torch's global generator."""
+        stream = _described(self.batches_from(self.batches_seen))
+        if self._rng is None:
+            return stream
+        first = list(itertools.islice(stream, 1))
+        set_rng_state(self._rng)
+        self._rng = None
+        return itertools.chain(first, stream)
+
+    @property
+    def can_rewind(self) -> bool:
+        """See ``Training``."""
+        return not isinstance(self._batches, Iterator)
+
+    def batches_from(self, number: int) -> Iterator[list[Sample]]:
+        """See ``Training``."""
+        if callable(self._batches):
+            return iter(self._batches(number))
+        return itertools.islice(self._batches, number, None)
+
+    def check_finite(self) -> None:
+        """See ``Training``."""
+        self.failures.check_window(self.metrics.settle())
 
     def state_dict(self) -> dict[str, Any]:
         """What a resume needs besides the weights; see ``training_state``. All ranks must call it.
@@ -289,7 +265,7 @@ class Trainer:
             FloatingPointError: the loss of a step until now was not finite.
         """
         self.check_finite()
-        return training_state(self)
+        return training_state(self, self.pending)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes what ``state_dict`` gave. Rates, decays and other options stay those of this trainer's optimizer.
@@ -297,4 +273,12 @@ class Trainer:
         Raises:
             ValueError: the state is of an optimizer over other parameters.
         """
-        self._rng = restore(self, state)
+        self.pending, self._rng = restore(self, state)
+
+
+def _described(stream: Iterator[list[Sample]]) -> Iterator[list[Sample]]:
+    """The stream; its first batch is described in the debug log."""
+    for number, batch in enumerate(stream):
+        if number == 0 and logger.isEnabledFor(logging.DEBUG):
+            logger.debug("the first batch\n%s", describe_batch(batch))
+        yield batch

@@ -2,20 +2,17 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from detkit.engine.interfaces import Hook
+from detkit.engine.interfaces import Hook, Training
 from detkit.structures import Losses
 from detkit.utils import distributed, rng_state
 from detkit.utils.sharding import spread_optimizer_state
 
-if TYPE_CHECKING:
-    from detkit.engine.trainer import Trainer
-
 logger = logging.getLogger(__name__)
 
 
-def training_state(trainer: "Trainer") -> dict[str, Any]:
+def training_state(trainer: Training, pending: Sequence[str]) -> dict[str, Any]:
     """Everything that the next steps of ``trainer`` depend on: tensors and plain data. All ranks must call it.
 
     ``pending`` names the hooks whose ``after_step`` of the last finished step is still to come. ``ranks`` holds what
@@ -26,33 +23,34 @@ def training_state(trainer: "Trainer") -> dict[str, Any]:
         "finished": trainer.finished,
         "batches": trainer.batches_seen,
         "optimizer": trainer.optimizer.state_dict(),
-        "scaler": trainer.scaler.state_dict(),
+        "scaler": trainer.training_step.scaler.state_dict(),
         "hooks": {key: hook.state_dict() for key, hook in named_hooks(trainer.hooks)},
         "metrics": trainer.metrics.state_dict(),
-        "pending": list(trainer.pending),
+        "pending": list(pending),
         "ranks": ranks,
     }
 
 
-def restore(trainer: "Trainer", state: dict[str, Any]) -> dict[str, Any] | None:
+def restore(trainer: Training, state: dict[str, Any]) -> tuple[list[str], dict[str, Any] | None]:
     """Puts ``trainer`` where ``state`` was written. Rates, decays and other options stay those of its optimizer.
 
     Returns:
-        The random state that training goes on with; None where this process had no part in the run before.
+        The names of pending hooks, and the random state that training goes on with; None where this process had no
+        part in the run before.
 
     Raises:
         ValueError: the state is of an optimizer over other parameters.
     """
     _restore_optimizer(trainer, state["optimizer"])
     if state["scaler"]:  # empty where there was nothing to scale, before a change to fp16
-        trainer.scaler.load_state_dict(state["scaler"])
+        trainer.training_step.scaler.load_state_dict(state["scaler"])
     hooks = dict(named_hooks(trainer.hooks))
     for key in hooks.keys() & state["hooks"].keys():
         hooks[key].load_state_dict(state["hooks"][key])
     trainer.finished = int(state["finished"])
     trainer.batches_seen = int(state["batches"])
     trainer.step = max(trainer.finished - 1, 0)
-    trainer.pending = [key for key in state["pending"] if key in hooks]
+    pending = [key for key in state["pending"] if key in hooks]
     trainer.metrics.load_state_dict(state["metrics"])
     number, ranks = distributed.rank(), state["ranks"]
     if len(ranks) != distributed.world_size():
@@ -61,11 +59,10 @@ def restore(trainer: "Trainer", state: dict[str, Any]) -> dict[str, Any] | None:
             *(len(ranks), distributed.world_size()),
         )
     if number >= len(ranks):
-        return None
+        return pending, None
     losses = ranks[number]["losses"]
     trainer.losses = Losses(*({name: v.to(trainer.device) for name, v in losses[part].items()} for part in losses))
-    rng: dict[str, Any] = ranks[number]["rng"]
-    return rng
+    return pending, ranks[number]["rng"]
 
 
 def named_hooks(hooks: Sequence[Hook]) -> Iterator[tuple[str, Hook]]:
@@ -82,7 +79,7 @@ def _plain(losses: Losses) -> dict[str, Any]:
     return {part: {name: value.detach().cpu() for name, value in values.items()} for part, values in parts.items()}
 
 
-def _restore_optimizer(trainer: "Trainer", state: dict[str, Any]) -> None:
+def _restore_optimizer(trainer: Training, state: dict[str, Any]) -> None:
     groups = trainer.optimizer.param_groups
     options = [{k: v for k, v in group.items() if k != "params"} for group in groups]
     try:

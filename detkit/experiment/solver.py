@@ -4,8 +4,8 @@ import dataclasses
 import math
 
 from detkit.config import Recipe
-from detkit.engine.loss_means import LossMean
-from detkit.engine.update import Clipping
+from detkit.engine.clipping import Clipping
+from detkit.engine.loss_mean import LossMean
 from detkit.solver.interfaces import LRSchedule, Optimizer
 
 

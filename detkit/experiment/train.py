@@ -5,7 +5,7 @@ import dataclasses
 from detkit.config import Recipe
 from detkit.engine import DDP, FSDP
 from detkit.engine.interfaces import Hook, Parallelism
-from detkit.engine.precision import Precision
+from detkit.engine.step import Precision
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -1,6 +1,7 @@
 """Losses: what a component's ``loss`` gives to the trainer."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -34,6 +35,18 @@ class Losses:
     def total(self) -> Tensor:
         """The sum of the terms, 0-d."""
         return torch.stack(list(self.terms.values())).sum()
+
+    def rescaled(self, factors: Mapping[str, Tensor] | float, default: str = "") -> "Losses":
+        """The same with each term times its factor; a term that has none takes that of the name ``default``."""
+        if isinstance(factors, float):
+            return dataclasses.replace(self, terms={name: value * factors for name, value in self.terms.items()})
+        named = {name: factors[name if name in factors else default] for name in self.terms}
+        terms = {name: value * named[name].to(value.dtype) for name, value in self.terms.items()}
+        return dataclasses.replace(self, terms=terms)
+
+    def values(self) -> dict[str, float]:
+        """Terms and metrics as numbers; on a GPU this waits for the device."""
+        return {name: float(value.detach()) for name, value in {**self.terms, **self.metrics}.items()}
 
     def __or__(self, other: "Losses") -> "Losses":
         """Both sets of terms, metrics and normalisers. Raises ValueError where a name stands in both."""

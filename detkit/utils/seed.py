@@ -2,6 +2,7 @@
 
 import os
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ def rng_state() -> dict[str, Any]:
     return state
 
 
-def set_rng_state(state: dict[str, Any]) -> None:
+def set_rng_state(state: Mapping[str, Any]) -> None:
     """Puts the global generators where ``rng_state`` found them. GPUs that this machine lacks are left out."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))

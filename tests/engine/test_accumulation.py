@@ -123,7 +123,7 @@ def test_a_loss_that_is_not_finite_in_any_batch_of_a_step_is_found(on_a_gpu):
     trainer.model.forward = poisoned
     files = r"8\.png, 9\.png"
     if on_a_gpu:  # which is not asked before the window is full
-        trainer.recorder.at_once = False
+        trainer.training_step.checks_at_once = False
         files = r"6\.png, 7\.png, 8\.png, 9\.png, 10\.png, 11\.png"
     with pytest.raises(FloatingPointError, match=rf"step 1: .*loss_l2 = nan.* {files}\."):
         trainer.train()

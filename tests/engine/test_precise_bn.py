@@ -124,4 +124,4 @@ def test_a_resumed_run_ends_with_the_same_statistics(tmp_path):
     again.train()
     for (name, ours), theirs in zip(again.model.state_dict().items(), straight.model.state_dict().values()):
         assert torch.equal(ours, theirs), name
-    assert again.scaler.state_dict() == straight.scaler.state_dict()
+    assert again.training_step.scaler.state_dict() == straight.training_step.scaler.state_dict()

@@ -154,7 +154,7 @@ def test_where_the_device_is_not_waited_for_the_window_finds_the_step(make_train
     checkpointer = Checkpointer(tmp_path / "run")
     trainer = make_trainer(10, [CheckpointHook(checkpointer, 5)], log_period=100)
     trainer.model.poison_at = 6
-    trainer.recorder.at_once = False  # as on a GPU, which is not asked
+    trainer.training_step.checks_at_once = False  # as on a GPU, which is not asked
     with pytest.raises(FloatingPointError, match=r"step 3: .*6\.png, 7\.png"):
         trainer.train()
     assert trainer.step == 4  # found when the checkpoint was due

@@ -4,7 +4,7 @@ import pytest
 import torch
 from small import sample, small_model
 
-from detkit.engine.precision import autocast
+from detkit.engine.step import autocast
 from detkit.layers import roi_align
 from detkit.modeling.sampling import Sampling
 

@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import train_net  # noqa: E402
 from detkit import command_line  # noqa: E402
 from detkit.checkpoint import checkpointer  # noqa: E402
-from detkit.engine import trainer  # noqa: E402
+from detkit.engine.step import TrainingStep  # noqa: E402
 from detkit.utils import paths  # noqa: E402
 
 TINY = [
@@ -117,7 +117,7 @@ class Pause(Fault):
         self.paused = Path(paused)
 
     def __call__(self):
-        original, count = trainer.Passes.__call__, [0]
+        original, count = TrainingStep.__call__, [0]
 
         def pausing(*args, **kwargs):
             count[0] += 1
@@ -127,7 +127,7 @@ class Pause(Fault):
                     time.sleep(0.01)
             return original(*args, **kwargs)
 
-        trainer.Passes.__call__ = pausing
+        TrainingStep.__call__ = pausing
 
 
 class NoRoom(Fault):

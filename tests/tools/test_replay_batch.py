@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from detkit.engine.forensics.failure_files import read_batches, read_state
+from detkit.engine.failures.files import read_batches, read_state
 from detkit.experiment import load_experiment
 from detkit.registry import DataError
 

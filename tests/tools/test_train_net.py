@@ -67,7 +67,7 @@ def test_the_run_can_be_used(finished_run):
     torch.testing.assert_close(one.boxes.tensor, first.boxes.tensor, atol=1e-3, rtol=0)
 
 
-def test_evaluating_the_weights_again_gives_the_same_figures(finished_run, capsys):
+def test_evaluating_the_weights_again_gives_the_same_values(finished_run, capsys):
     before = json.loads((finished_run / "evaluation.json").read_text())
     config = str(finished_run / "config.yaml")
     assert train_net.main(["--config-file", config, "--eval-only"]) == 0

@@ -11,7 +11,7 @@ from benchmarks.options import TrainOptions
 from benchmarks.report import Report, Row
 from benchmarks.timing import Candidate, measure
 from detkit.building import torch_device
-from detkit.engine.precision import Precision, autocast
+from detkit.engine.step import Precision, autocast
 from detkit.modeling.compiling import compile_parts
 from detkit.solver import SGD
 from detkit.structures import BitMasks, Boxes, Instances, Sample

@@ -7,9 +7,8 @@ from typing import Any
 from detkit.checkpoint import Checkpointer
 from detkit.engine.hooks.periodic import CheckpointHook
 from detkit.engine.hooks.watched_metric import Mode, WatchedMetric
-from detkit.engine.interfaces import HOOKS, Hook
+from detkit.engine.interfaces import HOOKS, Hook, Training
 from detkit.engine.metrics import Line
-from detkit.engine.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -33,20 +32,20 @@ class BestCheckpoint(Hook):
     def __init__(self, *, metric: str, mode: Mode = "max"):
         super().__init__()
         self.watched = WatchedMetric("BestCheckpoint", metric, mode)
-        self._trainer: Trainer | None = None
+        self._trainer: Training | None = None
 
-    def before_train(self, trainer: Trainer) -> None:
+    def before_train(self, trainer: Training) -> None:
         """Begins to listen."""
         if trainer.output_dir is None:
             raise ValueError("BestCheckpoint: the trainer has no output_dir to write to")
         self._trainer = trainer
         trainer.metrics.subscribe(self._look)
 
-    def after_step(self, trainer: Trainer) -> None:
+    def after_step(self, trainer: Training) -> None:
         """Looks whether there is such a metric."""
         self.watched.check(evaluated=bool(trainer.results), ended=False)
 
-    def after_train(self, trainer: Trainer) -> None:
+    def after_train(self, trainer: Training) -> None:
         """Says what was best."""
         self._trainer = None
         self.watched.check(evaluated=True, ended=trainer.is_last_step)
@@ -72,7 +71,7 @@ class BestCheckpoint(Hook):
             _writer(trainer).save_weights("model_best", trainer)
 
 
-def _writer(trainer: Trainer) -> CheckpointHook:
+def _writer(trainer: Training) -> CheckpointHook:
     """The hook that writes the run's other weights, which knows its config."""
     found = next((hook for hook in trainer.hooks if isinstance(hook, CheckpointHook)), None)
     assert trainer.output_dir is not None

@@ -3,9 +3,8 @@
 from typing import Any
 
 from detkit.engine.hooks.watched_metric import Mode, WatchedMetric
-from detkit.engine.interfaces import HOOKS, Hook
+from detkit.engine.interfaces import HOOKS, Hook, Training
 from detkit.engine.metrics import Line
-from detkit.engine.trainer import Trainer
 
 
 @HOOKS.register()
@@ -33,15 +32,15 @@ class EarlyStopping(Hook):
         self.watched = WatchedMetric("EarlyStopping", metric, mode, min_delta)
         self.patience, self.without_gain = patience, 0
 
-    def before_train(self, trainer: Trainer) -> None:
+    def before_train(self, trainer: Training) -> None:
         """Begins to listen."""
         trainer.metrics.subscribe(self._look)
 
-    def after_step(self, trainer: Trainer) -> None:
+    def after_step(self, trainer: Training) -> None:
         """Looks whether there is such a metric."""
         self.watched.check(evaluated=bool(trainer.results), ended=False)
 
-    def after_train(self, trainer: Trainer) -> None:
+    def after_train(self, trainer: Training) -> None:
         """Looks whether there has been such a metric at all."""
         self.watched.check(evaluated=True, ended=trainer.is_last_step)
 

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detkit.engine.interfaces import HOOKS, Hook
-from detkit.engine.trainer import Trainer
+from detkit.engine.interfaces import HOOKS, Hook, Training
 from detkit.utils.sharding import spread
 
 NAME = "ema"
@@ -50,7 +49,7 @@ class ExponentialMovingAverage(Hook):
         """The decay of the update numbered ``update``, from 1 on."""
         return min(self.decay, (1 + update) / (10 + update)) if self.warm_up else self.decay
 
-    def before_train(self, trainer: Trainer) -> None:
+    def before_train(self, trainer: Training) -> None:
         """Begins with the weights, or goes on with a resumed average."""
         changed = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
         named = trainer.unwrapped_model.named_parameters()
@@ -63,7 +62,7 @@ class ExponentialMovingAverage(Hook):
         trainer.weight_sets[NAME] = self.weights
 
     @torch.no_grad()
-    def after_step(self, trainer: Trainer) -> None:
+    def after_step(self, trainer: Training) -> None:
         """Updates where it is time."""
         if trainer.finished % self.period:
             return

@@ -9,8 +9,7 @@ from typing import Literal
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from detkit.engine.interfaces import HOOKS, Hook
-from detkit.engine.trainer import Trainer
+from detkit.engine.interfaces import HOOKS, Hook, Training
 from detkit.registry import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -78,7 +77,7 @@ class FreezeSchedule(Hook):
         ends = [round(stage.until * max_iter) for stage in self.stages]
         return self.stages[bisect.bisect_right(ends, step)]
 
-    def before_train(self, trainer: Trainer) -> None:
+    def before_train(self, trainer: Training) -> None:
         """Checks the stages against the model and the optimizer."""
         model = trainer.unwrapped_model
         for stage in self.stages:
@@ -87,7 +86,7 @@ class FreezeSchedule(Hook):
         self._before = {parameter: parameter.requires_grad for parameter in model.parameters()}
         self._stage = None
 
-    def before_step(self, trainer: Trainer) -> None:
+    def before_step(self, trainer: Training) -> None:
         """Begins a stage where it is time; keeps batch norms still, whatever has set the model to training mode."""
         stage = self.stage_at(trainer.step, trainer.max_iter)
         if stage is not self._stage:
@@ -95,7 +94,7 @@ class FreezeSchedule(Hook):
         for norm in self._still:
             norm.eval()
 
-    def after_train(self, trainer: Trainer) -> None:
+    def after_train(self, trainer: Training) -> None:
         """Lets go of everything."""
         for parameter, learned in self._before.items():
             parameter.requires_grad_(learned)
@@ -103,7 +102,7 @@ class FreezeSchedule(Hook):
             norm.train(trainer.model.training)
         self._before, self._still, self._stage = {}, [], None
 
-    def _begin(self, stage: FreezeStage, trainer: Trainer) -> None:
+    def _begin(self, stage: FreezeStage, trainer: Training) -> None:
         model = trainer.unwrapped_model
         for norm in self._still:
             norm.train()
@@ -146,7 +145,7 @@ def _check_names(model: nn.Module, stage: FreezeStage) -> None:
         )
 
 
-def _check_learners(trainer: Trainer, stages: tuple[FreezeStage, ...]) -> None:
+def _check_learners(trainer: Training, stages: tuple[FreezeStage, ...]) -> None:
     model, wrapper = trainer.unwrapped_model, trainer.model
     learning = {parameter for stage in stages for parameter in _learners(model, stage)}
     optimized = {parameter for group in trainer.optimizer.param_groups for parameter in group["params"]}

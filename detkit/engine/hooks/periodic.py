@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from detkit.checkpoint import Checkpointer
-from detkit.engine.interfaces import Hook
+from detkit.engine.interfaces import Hook, Training
 from detkit.engine.metrics import flatten
-from detkit.engine.precision import autocast
-from detkit.engine.trainer import Trainer
+from detkit.engine.step import autocast
 from detkit.utils import distributed, rng_state, set_rng_state
 
 
@@ -45,39 +44,39 @@ class CheckpointHook(Hook):
         self.checkpointer, self.period = checkpointer, _period("checkpoint period", period)
         self.config, self.class_names = config, class_names
 
-    def after_step(self, trainer: Trainer) -> None:
+    def after_step(self, trainer: Training) -> None:
         """Writes where it is time."""
         if self.period is not None and _is_due(trainer, self.period):
             self._save_all(trainer)
         if trainer.is_last_step:
             self._save_final(trainer)
 
-    def after_stop(self, trainer: Trainer) -> None:
+    def after_stop(self, trainer: Training) -> None:
         """Writes what the last step of any training leaves."""
         if self.period is not None:
             self._save_all(trainer)
         self._save_final(trainer)
 
-    def on_interrupt(self, trainer: Trainer) -> None:
+    def on_interrupt(self, trainer: Training) -> None:
         """Writes a checkpoint, whatever the period."""
         self._save_all(trainer)
 
-    def save_weights(self, name: str, trainer: Trainer) -> None:
+    def save_weights(self, name: str, trainer: Training) -> None:
         """Writes the weights that the model has now as ``name.pth``, with the run's config and class names."""
         self._save(name, trainer, None)
 
-    def _save_all(self, trainer: Trainer) -> None:
+    def _save_all(self, trainer: Training) -> None:
         trainer.check_finite()
         self._save(f"checkpoint_{trainer.step:07d}", trainer, trainer.state_dict())
 
-    def _save_final(self, trainer: Trainer) -> None:
+    def _save_final(self, trainer: Training) -> None:
         trainer.check_finite()
         self.save_weights("model_final", trainer)
         for name, weights in trainer.weight_sets.items():
             with weights():
                 self.save_weights(f"model_final_{name}", trainer)
 
-    def _save(self, name: str, trainer: Trainer, state: dict[str, Any] | None) -> None:
+    def _save(self, name: str, trainer: Training, state: dict[str, Any] | None) -> None:
         self.checkpointer.save(
             name, trainer.model, trainer_state=state, config=self.config, class_names=self.class_names
         )
@@ -105,7 +104,7 @@ class EvalHook(Hook):
         self._seconds: float | None = None  # of the last evaluation
         self._evaluated = 0  # steps that were finished then
 
-    def seconds_left(self, trainer: Trainer) -> float | None:
+    def seconds_left(self, trainer: Training) -> float | None:
         """What evaluations until the end will take, each as long as the last one; None before the first."""
         period = self.period or trainer.max_iter
         left = 0 if trainer.is_last_step else math.ceil(trainer.max_iter / period) - trainer.finished // period
@@ -114,21 +113,21 @@ class EvalHook(Hook):
             return 0.0
         return None if self._seconds is None else left * self._seconds
 
-    def evaluates(self, trainer: Trainer) -> bool:
+    def evaluates(self, trainer: Training) -> bool:
         """Whether it is time."""
         return _is_due(trainer, self.period)
 
-    def after_step(self, trainer: Trainer) -> None:
+    def after_step(self, trainer: Training) -> None:
         """Evaluates where it is time."""
         if _is_due(trainer, self.period):
             self._run(trainer)
 
-    def after_stop(self, trainer: Trainer) -> None:
+    def after_stop(self, trainer: Training) -> None:
         """Evaluates the last step's weights, unless that is just done."""
         if self._evaluated != trainer.finished:
             self._run(trainer)
 
-    def _run(self, trainer: Trainer) -> None:
+    def _run(self, trainer: Training) -> None:
         trainer.check_finite()
         state, start = rng_state(), time.perf_counter()
         try:
@@ -145,8 +144,10 @@ class EvalHook(Hook):
         if figures:
             trainer.metrics.publish({"iteration": trainer.step, **figures})
 
-    def _results(self, trainer: Trainer) -> dict[str, Any]:
-        with autocast(trainer.device, trainer.precision):  # which keeps weights that it has cast: anew for each set
+    def _results(self, trainer: Training) -> dict[str, Any]:
+        with autocast(
+            trainer.device, trainer.training_step.precision
+        ):  # which keeps weights that it has cast: anew for each set
             return self.evaluate()
 
     def state_dict(self) -> dict[str, Any]:
@@ -164,5 +165,5 @@ def _period(name: str, period: int | None) -> int | None:
     return period
 
 
-def _is_due(trainer: Trainer, period: int | None) -> bool:
+def _is_due(trainer: Training, period: int | None) -> bool:
     return trainer.is_last_step or (period is not None and trainer.finished % period == 0)

@@ -8,11 +8,11 @@ from pathlib import Path
 from PIL import Image
 
 from detkit.engine.hooks.writers import output_folder
-from detkit.engine.interfaces import Hook
+from detkit.engine.interfaces import Hook, Training
 from detkit.engine.metrics import Pictures
-from detkit.engine.trainer import Trainer
 from detkit.evaluation import FirstPredictions, Pair
 from detkit.utils import distributed
+from detkit.utils.logging import optional_output
 
 
 class PredictionPictures(Hook):
@@ -39,7 +39,7 @@ class PredictionPictures(Hook):
         self.predictions, self.draw, self.keep = predictions, draw, keep
         self._drawn = 0
 
-    def before_train(self, trainer: Trainer) -> None:
+    def before_train(self, trainer: Training) -> None:
         """Removes pictures of steps that will be done again."""
         self._drawn = self.predictions.evaluations
         if distributed.is_main():
@@ -47,7 +47,7 @@ class PredictionPictures(Hook):
                 if step >= trainer.finished:
                     shutil.rmtree(folder)
 
-    def after_step(self, trainer: Trainer) -> None:
+    def after_step(self, trainer: Training) -> None:
         """Draws where an evaluation has been."""
         if self._drawn == self.predictions.evaluations:
             return
@@ -55,15 +55,16 @@ class PredictionPictures(Hook):
         pairs = self.predictions.gathered()
         if not pairs or not distributed.is_main():
             return
-        pictures, root = self.draw(pairs), output_folder(trainer, self) / "predictions"
-        folder = root / f"step_{trainer.step:07d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, picture in pictures.items():
-            Image.fromarray(picture).save(folder / f"{name}.png")
-        thin_out(root, self.keep)
-        trainer.metrics.publish_pictures(trainer.step, pictures)
+        with optional_output("pictures of predictions"):
+            pictures, root = self.draw(pairs), output_folder(trainer, self) / "predictions"
+            folder = root / f"step_{trainer.step:07d}"
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, picture in pictures.items():
+                Image.fromarray(picture).save(folder / f"{name}.png")
+            thin_out(root, self.keep)
+            trainer.metrics.publish_pictures(trainer.step, pictures)
 
-    def after_stop(self, trainer: Trainer) -> None:
+    def after_stop(self, trainer: Training) -> None:
         """Draws the last evaluation of a training that stopped early."""
         self.after_step(trainer)
 

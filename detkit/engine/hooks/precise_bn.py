@@ -12,9 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from detkit.engine.interfaces import HOOKS, Hook
-from detkit.engine.passes import without_ddp
-from detkit.engine.trainer import Trainer
+from detkit.engine.interfaces import HOOKS, Hook, Training
+from detkit.engine.step import without_ddp
 from detkit.layers.norm import keep_running_statistics
 from detkit.structures import Sample
 from detkit.utils import distributed, rng_state, set_rng_state
@@ -47,23 +46,23 @@ class PreciseBN(Hook):
         self.num_batches = num_batches
         self._done = -1
 
-    def before_train(self, trainer: Trainer) -> None:
+    def before_train(self, trainer: Training) -> None:
         """Makes sure that batches can be looked at without taking them from training."""
         if not trainer.can_rewind:
             raise ValueError("PreciseBN: the trainer's batches are a stream; give it a function that begins one anew")
 
-    def after_step(self, trainer: Trainer) -> None:
+    def after_step(self, trainer: Training) -> None:
         """Looks where an evaluation or the end follows."""
         if trainer.is_last_step or any(hook.evaluates(trainer) for hook in trainer.hooks):
             self._run(trainer)
 
-    def after_stop(self, trainer: Trainer) -> None:
+    def after_stop(self, trainer: Training) -> None:
         """Looks, unless that is just done."""
         if self._done != trainer.finished:
             self._run(trainer)
 
     @torch.no_grad()
-    def _run(self, trainer: Trainer) -> None:
+    def _run(self, trainer: Training) -> None:
         self._done = trainer.finished
         model = without_ddp(trainer.model)
         norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
@@ -77,7 +76,7 @@ class PreciseBN(Hook):
                 if trainer.interruption is not None:
                     batches = trainer.interruption.watch(batches)
                 for batch in itertools.islice(batches, self.num_batches):
-                    trainer.passes.losses(model, batch)
+                    trainer.training_step.losses(batch, model)
         finally:
             set_rng_state(state)
         for norm, total in zip(norms, sums):

@@ -5,8 +5,7 @@ import logging
 import torch
 
 from detkit.engine.hooks.writers import output_folder
-from detkit.engine.interfaces import HOOKS, Hook
-from detkit.engine.trainer import Trainer
+from detkit.engine.interfaces import HOOKS, Hook, Training
 from detkit.utils import atomic_write, distributed
 
 logger = logging.getLogger(__name__)
@@ -27,6 +26,8 @@ class TorchProfiler(Hook):
         ValueError: a number that makes no sense.
     """
 
+    optional = True
+
     def __init__(self, *, start: int = 10, steps: int = 3, rows: int = 15):
         super().__init__()
         if start < 0 or steps < 1 or rows < 1:
@@ -35,27 +36,27 @@ class TorchProfiler(Hook):
         self._first = 0
         self._profiler: torch.profiler.profile | None = None
 
-    def before_train(self, trainer: Trainer) -> None:
+    def before_train(self, trainer: Training) -> None:
         """Fixes the first step to profile."""
         self._first = trainer.finished + self.start
 
-    def before_step(self, trainer: Trainer) -> None:
+    def before_step(self, trainer: Training) -> None:
         """Starts where it is time."""
         if distributed.is_main() and trainer.step == self._first:
             self._profiler = torch.profiler.profile()
             self._profiler.start()
 
-    def after_step(self, trainer: Trainer) -> None:
+    def after_step(self, trainer: Training) -> None:
         """Stops and reports."""
         if self._profiler is not None and trainer.finished >= self._first + self.steps:
             self._report(trainer)
 
-    def after_train(self, trainer: Trainer) -> None:
+    def after_train(self, trainer: Training) -> None:
         """Reports also where training ended before."""
         if self._profiler is not None:
             self._report(trainer)
 
-    def _report(self, trainer: Trainer) -> None:
+    def _report(self, trainer: Training) -> None:
         profiler, self._profiler = self._profiler, None
         assert profiler is not None
         profiler.stop()

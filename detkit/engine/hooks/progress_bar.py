@@ -9,9 +9,8 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from detkit.engine.interfaces import Hook
+from detkit.engine.interfaces import Hook, Training
 from detkit.engine.metrics import Line
-from detkit.engine.trainer import Trainer
 from detkit.utils import distributed
 
 logger = logging.getLogger(__name__)
@@ -34,6 +33,8 @@ class ProgressBar(Hook):
         bar: None shows the bar where stderr is a terminal.
     """
 
+    optional = True
+
     def __init__(self, *, bar: bool | None = None):
         super().__init__()
         self.bar = bar
@@ -42,7 +43,7 @@ class ProgressBar(Hook):
         self._came = 0.0
         self._fresh = False
 
-    def before_train(self, trainer: Trainer) -> None:
+    def before_train(self, trainer: Training) -> None:
         """Opens the bar."""
         if not distributed.is_main():
             return
@@ -55,9 +56,9 @@ class ProgressBar(Hook):
                 file=sys.stderr,
                 bar_format=_BAR,
             )
-        trainer.metrics.subscribe(self._take)
+        trainer.metrics.subscribe(self._take, optional=True)
 
-    def after_step(self, trainer: Trainer) -> None:
+    def after_step(self, trainer: Training) -> None:
         """Moves it on."""
         if self._line is None:
             if self._bar is not None:
@@ -73,7 +74,7 @@ class ProgressBar(Hook):
             self._bar.set_postfix_str(bar_words(self._line, left, self._room(trainer)), refresh=False)
             self._bar.update(trainer.finished - self._bar.n)
 
-    def after_train(self, trainer: Trainer) -> None:
+    def after_train(self, trainer: Training) -> None:
         """Closes it."""
         if self._bar is not None:
             self._bar.close()
@@ -83,7 +84,7 @@ class ProgressBar(Hook):
         if "total_loss" in line:
             self._line, self._came, self._fresh = line, time.monotonic(), True
 
-    def _room(self, trainer: Trainer) -> int | None:
+    def _room(self, trainer: Training) -> int | None:
         width = terminal_width()
         return None if width is None else width - _BEFORE - 2 * len(str(trainer.max_iter)) - 1
 
@@ -110,7 +111,7 @@ def bar_words(line: Line, eta: str, room: int | None) -> str:
     return ", ".join(_fitting(words, room))
 
 
-def log_line(line: Line, trainer: Trainer, eta: str) -> str:
+def log_line(line: Line, trainer: Training, eta: str) -> str:
     """Everything in a line, for a log."""
     losses = [f"{name} {value:.4g}" for name, value in line.items() if "loss" in name]
     rest = [f"{name} {value:.4g}" for name, value in line.items() if "loss" not in name and name not in _OURS]

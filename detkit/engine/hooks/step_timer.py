@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from detkit.engine.interfaces import HOOKS, Hook
-from detkit.engine.trainer import Trainer
+from detkit.engine.interfaces import HOOKS, Hook, Training
 from detkit.utils import distributed
 
 logger = logging.getLogger(__name__)
@@ -33,6 +32,8 @@ class StepTimer(Hook):
         ValueError: ``period`` is below 1.
     """
 
+    optional = True
+
     def __init__(self, *, period: int | None = None):
         super().__init__()
         if period is not None and period < 1:
@@ -46,7 +47,7 @@ class StepTimer(Hook):
         self._device = torch.device("cpu")
         self._handles: list[Any] = []
 
-    def before_train(self, trainer: Trainer) -> None:
+    def before_train(self, trainer: Training) -> None:
         """Begins to look at model and optimizer."""
         if not distributed.is_main():
             return
@@ -58,7 +59,7 @@ class StepTimer(Hook):
             trainer.optimizer.register_step_post_hook(lambda *_: self._end()),
         ]
 
-    def before_step(self, trainer: Trainer) -> None:
+    def before_step(self, trainer: Training) -> None:
         """A step ends and one begins."""
         if not self._handles:
             return
@@ -72,7 +73,7 @@ class StepTimer(Hook):
                 self._report()
         self._started = True
 
-    def after_train(self, trainer: Trainer) -> None:
+    def after_train(self, trainer: Training) -> None:
         """Reports, and lets go of model and optimizer."""
         if not self._handles:
             return

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from detkit.engine.interfaces import HOOKS, Hook
-from detkit.engine.loss_means import IMAGES, counts_of
-from detkit.engine.passes import without_ddp
-from detkit.engine.trainer import Trainer
+from detkit.engine.interfaces import HOOKS, Hook, Training
+from detkit.engine.loss_mean import IMAGES, normalisers_of
+from detkit.engine.step import without_ddp
 from detkit.layers.norm import keep_running_statistics
 from detkit.structures import Sample
 from detkit.utils import distributed, rng_state, set_rng_state
@@ -37,23 +36,23 @@ class ValidationLoss(Hook):
         self.period = period
         self._done = -1
 
-    def before_train(self, trainer: Trainer) -> None:
+    def before_train(self, trainer: Training) -> None:
         """Makes sure that there are data."""
         if trainer.test_batches is None:
             raise ValueError("ValidationLoss: the trainer has no test_batches; whoever builds it gives them")
 
-    def after_step(self, trainer: Trainer) -> None:
+    def after_step(self, trainer: Training) -> None:
         """Computes where it is time."""
         evaluates = any(hook.evaluates(trainer) for hook in trainer.hooks)
         if trainer.is_last_step or (evaluates if self.period is None else trainer.finished % self.period == 0):
             self._run(trainer)
 
-    def after_stop(self, trainer: Trainer) -> None:
+    def after_stop(self, trainer: Training) -> None:
         """Computes, unless that is just done."""
         if self._done != trainer.finished:
             self._run(trainer)
 
-    def _run(self, trainer: Trainer) -> None:
+    def _run(self, trainer: Training) -> None:
         self._done = trainer.finished
         model, state = without_ddp(trainer.model), rng_state()
         sums: dict[str, Tensor] = {}
@@ -62,8 +61,8 @@ class ValidationLoss(Hook):
             torch.manual_seed(0)
             with torch.no_grad(), keep_running_statistics(model):
                 for batch, counts_in in _in_step(trainer.test_batches or ()):
-                    losses = trainer.passes.losses(model, batch)
-                    counts = counts_of(losses, len(batch))
+                    losses = trainer.training_step.losses(batch, model)
+                    counts = normalisers_of(losses, len(batch))
                     for name, term in losses.terms.items() if counts_in else ():
                         number = counts.get(name, counts[IMAGES])
                         sums[name] = sums.get(name, 0) + term.to(number.dtype) * number.clamp(min=1)

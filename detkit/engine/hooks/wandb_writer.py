@@ -9,9 +9,8 @@ from typing import Any, Literal
 import yaml
 
 from detkit.engine.hooks.writers import output_folder
-from detkit.engine.interfaces import HOOKS, Hook
+from detkit.engine.interfaces import HOOKS, Hook, Training
 from detkit.engine.metrics import Line, Pictures
-from detkit.engine.trainer import Trainer
 from detkit.registry import ConfigError
 from detkit.utils import distributed
 
@@ -35,8 +34,10 @@ class WandbWriter(Hook):
             and needs no wandb.
 
     Raises:
-        ConfigError: wandb is not installed, or W&B refuses the run (when training starts).
+        ConfigError: wandb is not installed. A run that W&B refuses trains without it, and the log says so.
     """
+
+    optional = True
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class WandbWriter(Hook):
         self._id: str | None = None
         self._sent = -1
 
-    def before_train(self, trainer: Trainer) -> None:
+    def before_train(self, trainer: Training) -> None:
         """Starts W&B's run, or goes on with the one of the checkpoint."""
         if self._wandb is None or not distributed.is_main():
             return
@@ -82,10 +83,10 @@ class WandbWriter(Hook):
         self._run.define_metric("iteration")
         self._run.define_metric("*", step_metric="iteration")
         logger.info("Weights & Biases: run %s, %s", self._id, self._run.url or f"{self.mode} in {folder / 'wandb'}")
-        trainer.metrics.subscribe(self._write)
+        trainer.metrics.subscribe(self._write, optional=True)
         trainer.metrics.subscribe_pictures(self._write_pictures)
 
-    def after_train(self, trainer: Trainer) -> None:
+    def after_train(self, trainer: Training) -> None:
         """Ends it, as failed where an exception is ending the training."""
         if self._run is not None:
             self._run.finish(exit_code=1 if sys.exc_info()[0] is not None else 0)

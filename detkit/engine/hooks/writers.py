@@ -6,10 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from detkit.engine.interfaces import HOOKS, Hook
+from detkit.engine.interfaces import HOOKS, Hook, Training
 from detkit.engine.metrics import Line, Pictures
 from detkit.engine.metrics_file import append_line, cut_lines
-from detkit.engine.trainer import Trainer
 from detkit.utils import distributed
 
 logger = logging.getLogger(__name__)
@@ -30,8 +29,9 @@ class MetricsWriter(Hook):
         self.path = None if path is None else Path(path)
         self._there: list[frozenset[str]] = []  # of the lines of the last finished step
         self._step = -1
+        self._waiting: list[Line] = []  # lines that could not be written yet
 
-    def before_train(self, trainer: Trainer) -> None:
+    def before_train(self, trainer: Training) -> None:
         """Cuts the file. Raises ValueError where neither hook nor trainer knows a folder."""
         if not distributed.is_main():
             return
@@ -60,11 +60,18 @@ class MetricsWriter(Hook):
         if line.get("iteration") == self._step and names in self._there:
             self._there.remove(names)
             return
-        append_line(self.path, line)
+        self._waiting.append(line)
+        try:
+            while self._waiting:
+                append_line(self.path, self._waiting[0])
+                del self._waiting[0]
+        except OSError as error:
+            words = "its lines are kept, and written with the next one"
+            logger.warning("%s: cannot be written (%s); %s", self.path, error, words)
 
 
 def _names_of_lines(path: Path, iteration: int) -> list[frozenset[str]]:
-    """Which figures each line of a step holds."""
+    """Which metrics each line of a step holds."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [frozenset(line) for text in lines if (line := json.loads(text))["iteration"] == iteration]
 
@@ -79,26 +86,28 @@ class TensorBoardWriter(Hook):
         folder: where in the run's folder.
     """
 
+    optional = True
+
     def __init__(self, *, folder: str = "tensorboard"):
         super().__init__()
         self.folder = folder
         self._writer: Any = None
 
-    def before_train(self, trainer: Trainer) -> None:
+    def before_train(self, trainer: Training) -> None:
         """Opens the writer."""
         if not distributed.is_main():
             return
         try:
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
+        except ModuleNotFoundError:
             logger.info("TensorBoardWriter: tensorboard is not installed (pip install tensorboard); nothing written")
             return
         # purge_step hides what a run that was resumed had written beyond its checkpoint.
         self._writer = SummaryWriter(str(output_folder(trainer, self) / self.folder), purge_step=trainer.finished)
-        trainer.metrics.subscribe(self._write)
+        trainer.metrics.subscribe(self._write, optional=True)
         trainer.metrics.subscribe_pictures(self._write_pictures)
 
-    def after_train(self, trainer: Trainer) -> None:
+    def after_train(self, trainer: Training) -> None:
         """Closes it."""
         if self._writer is not None:
             self._writer.close()
@@ -118,7 +127,7 @@ class TensorBoardWriter(Hook):
             self._writer.add_image(f"predictions/{name}", picture, step, dataformats="HWC")
 
 
-def output_folder(trainer: Trainer, hook: Hook) -> Path:
+def output_folder(trainer: Training, hook: Hook) -> Path:
     """The run's folder, for a hook that writes there. Raises ValueError where the trainer has none."""
     if trainer.output_dir is None:
         raise ValueError(f"{type(hook).__name__}: the trainer has no output_dir to write to")

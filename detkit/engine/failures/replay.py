@@ -9,9 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detkit.engine.forensics.recorder import Forward, fails
-from detkit.engine.forensics.suspects import batch_names, find_culprits, image_name, target_faults
-from detkit.structures import Instances, Losses, Sample
+from detkit.engine.failures.suspects import (
+    Forward,
+    batch_names,
+    find_suspects,
+    image_name,
+    is_not_finite,
+    target_problems,
+)
+from detkit.structures import Instances, Sample
 from detkit.utils import set_rng_state
 
 LOSS = "the loss itself (no module's output before it)"
@@ -23,24 +29,24 @@ class BatchReplay:
 
     Args:
         names: its files and annotations.
-        figures: loss terms and metrics.
+        values: loss terms and metrics.
         finite: whether the loss is.
         first_output: the innermost module whose output is the first that is not finite; ``LOSS``: none is, and the
             loss is not finite all the same; None: everything is finite.
         first_gradient: the module at whose output the first gradient that is not finite arrives, coming from the loss.
         bad_parameters: parameters whose gradient is not finite.
         images: of each image alone: its name, and its loss terms or the error that it led to.
-        culprits: what is found out about images and annotations, a sentence each.
+        suspects: what can be told of images and annotations, a sentence each.
     """
 
     names: str
-    figures: dict[str, float]
+    values: dict[str, float]
     finite: bool
     first_output: str | None = None
     first_gradient: str | None = None
     bad_parameters: list[str] = dataclasses.field(default_factory=list)
     images: list[tuple[str, dict[str, float] | str]] = dataclasses.field(default_factory=list)
-    culprits: list[str] = dataclasses.field(default_factory=list)
+    suspects: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def failed(self) -> bool:
@@ -65,7 +71,7 @@ def replay(
     """Runs the batches of a step in order, each from its own random state, forward and backward.
 
     Args:
-        forward: how a step computes losses (``Passes.losses``).
+        forward: how a step computes losses (``TrainingStep.losses``).
         model: with the weights of the failure, see ``prepare``; its running statistics go on, its weights do not.
         batches: see ``read_batches``.
         look_closer: also runs each image of a batch that fails alone, and searches for annotations.
@@ -74,14 +80,14 @@ def replay(
     for samples, rng in batches:
         buffers = [buffer.clone() for buffer in model.buffers()]
         result = _run(forward, model, samples, rng)
-        result.culprits = target_faults(samples, getattr(model, "num_classes", None))
+        result.suspects = target_problems(samples, getattr(model, "num_classes", None))
         if look_closer and result.failed:
             after = [buffer.clone() for buffer in model.buffers()]
             in_loss = not result.finite
             _set_buffers(model, buffers)
             result.images = [(image_name(s), _alone(forward, model, s, rng)) for s in samples]
             _set_buffers(model, buffers)
-            result.culprits += find_culprits(lambda part: fails(forward, model, part, rng, in_loss), samples)  # noqa: B023
+            result.suspects += find_suspects(lambda part: is_not_finite(forward, model, part, rng, in_loss), samples)  # noqa: B023
             _set_buffers(model, after)
         results.append(result)
     return results
@@ -91,7 +97,7 @@ def _run(forward: Forward, model: nn.Module, samples: list[Sample], rng: dict[st
     set_rng_state(rng)
     model.zero_grad(set_to_none=True)
     with _watching(model) as watch:
-        losses = forward(model, samples)
+        losses = forward(samples, model)
         total = losses.total()
         if total.requires_grad:
             total.backward()  # type: ignore[no-untyped-call]
@@ -99,15 +105,10 @@ def _run(forward: Forward, model: nn.Module, samples: list[Sample], rng: dict[st
     model.zero_grad(set_to_none=True)
     finite = math.isfinite(total.item())
     output = watch.output or (None if finite else LOSS)
-    return BatchReplay(batch_names(samples), figures_of(losses), finite, output, watch.gradient, bad)
+    return BatchReplay(batch_names(samples), losses.values(), finite, output, watch.gradient, bad)
 
 
-def figures_of(losses: Losses) -> dict[str, float]:
-    """Terms and metrics as numbers."""
-    return {name: float(value.detach()) for name, value in {**losses.terms, **losses.metrics}.items()}
-
-
-def same_figures(ours: Mapping[str, float], theirs: Mapping[str, float]) -> bool:
+def same_values(ours: Mapping[str, float], theirs: Mapping[str, float]) -> bool:
     """Whether they are the same numbers to the last bit; a NaN is as good as any other."""
     return ours.keys() == theirs.keys() and all(
         a == theirs[name] or (math.isnan(a) and math.isnan(theirs[name])) for name, a in ours.items()
@@ -118,7 +119,7 @@ def _alone(forward: Forward, model: nn.Module, sample: Sample, rng: dict[str, An
     set_rng_state(rng)
     try:
         with torch.no_grad():
-            return {name: float(value) for name, value in forward(model, [sample]).terms.items()}
+            return {name: float(value) for name, value in forward([sample], model).terms.items()}
     except Exception as error:  # a batch norm, say, that needs more than one value
         return f"{type(error).__name__}: {error}"
 

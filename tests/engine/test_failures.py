@@ -1,4 +1,4 @@
-"""Failures of a step: who is to blame, what is written, accumulated, late, by several processes, out of memory."""
+"""Failures of a step: what is suspected, what is written, accumulated, late, by several processes, out of memory."""
 
 import dataclasses
 import re
@@ -9,10 +9,10 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from detkit.engine import Hook, Trainer
-from detkit.engine.forensics.failure_files import read_batches, read_state
-from detkit.engine.forensics.out_of_memory import OutOfMemory, out_of_memory
-from detkit.engine.forensics.replay import LOSS, prepare, replay, same_figures
-from detkit.engine.forensics.suspects import find_culprits, target_faults
+from detkit.engine.failures.files import read_batches, read_state
+from detkit.engine.failures.out_of_memory import OutOfMemory, out_of_memory
+from detkit.engine.failures.replay import LOSS, prepare, replay, same_values
+from detkit.engine.failures.suspects import find_suspects, target_problems
 from detkit.modeling.sampling import Sampling
 from detkit.structures import BitMasks, Boxes, Instances, Losses, PolygonMasks, Sample
 
@@ -25,16 +25,16 @@ def sample_of(number, ids, image=None):
     return Sample(pixels, (8, 8), image_id=number, file_name=f"{number}.png", target=target)
 
 
-def fails_with(*culprits):
+def fails_with(*suspects):
     """Fails where all of the annotations are in one image."""
-    return lambda samples: any(set(culprits) <= set(s.target.annotation_ids.tolist()) for s in samples)
+    return lambda samples: any(set(suspects) <= set(s.target.annotation_ids.tolist()) for s in samples)
 
 
 def test_halving_finds_the_one_annotation_of_a_thousand_in_few_tries():
     batch = [sample_of(0, [1, 2]), sample_of(1, list(range(10, 1010))), sample_of(2, [])]
     tries = []
     fails = fails_with(777)
-    found = find_culprits(lambda samples: tries.append(1) or fails(samples), batch)
+    found = find_suspects(lambda samples: tries.append(1) or fails(samples), batch)
     assert found == [
         "annotation 777 of 1.png: fails with no other object in the image",
         "1.png does not fail without what was named",
@@ -42,35 +42,35 @@ def test_halving_finds_the_one_annotation_of_a_thousand_in_few_tries():
     assert len(tries) < 40
 
 
-def test_two_culprits_a_pair_an_image_and_chance_are_told_apart():
+def test_two_annotations_a_pair_an_image_and_randomness_are_distinguished():
     batch = [sample_of(0, [1, 2, 3, 4])]
-    either = find_culprits(lambda s: fails_with(1)(s) or fails_with(4)(s), batch)
+    either = find_suspects(lambda s: fails_with(1)(s) or fails_with(4)(s), batch)
     assert [words.split(":")[0] for words in either[:2]] == ["annotation 1 of 0.png", "annotation 4 of 0.png"]
-    pair = find_culprits(fails_with(1, 4), batch)
+    pair = find_suspects(fails_with(1, 4), batch)
     assert "annotation 1 of 0.png together with" in pair[0]
     assert "annotation 4 of 0.png" in pair[0]
-    assert find_culprits(lambda samples: True, batch) == [
+    assert find_suspects(lambda samples: True, batch) == [
         "0.png fails even without its objects: look at its pixels, the weights and the learning rate"
     ]
-    assert "not a function of it alone" in find_culprits(lambda samples: False, batch)[0]
+    assert "not a function of it alone" in find_suspects(lambda samples: False, batch)[0]
     both = [sample_of(0, [1]), sample_of(1, [2])]
-    assert "only the batch together" in find_culprits(lambda samples: len(samples) == 2, both)[0]
+    assert "only the batch together" in find_suspects(lambda samples: len(samples) == 2, both)[0]
 
 
 def test_a_search_that_finds_no_end_stops():
     tries = []
     batch = [sample_of(n, list(range(100 * n, 100 * n + 100))) for n in range(40)]
-    find_culprits(lambda samples: tries.append(1) or any(len(s.target) for s in samples), batch)
+    find_suspects(lambda samples: tries.append(1) or any(len(s.target) for s in samples), batch)
     assert len(tries) <= 120
 
 
-def test_faults_of_targets_are_seen():
+def test_problems_of_targets_are_named():
     nan, inf = float("nan"), float("inf")
     boxes = Boxes([[1.0, 1, 5, 5], [nan, 1, 5, 5], [1, 1, inf, 5], [3, 3, 3, 7], [9, 1, 12, 5], [1, 1, 5, 5]])
     classes = torch.tensor([0, 0, 0, 0, 0, 7])
     target = Instances((8, 8), boxes=boxes, classes=classes, annotation_ids=torch.arange(6) + 10)
     sample = dataclasses.replace(sample_of(0, []), target=target)
-    found = dict(words.split(": ", 1) for words in target_faults([sample], num_classes=5))
+    found = dict(words.split(": ", 1) for words in target_problems([sample], num_classes=5))
     assert {name: words.split(")")[-1].strip() for name, words in found.items()} == {
         "annotation 11 of 0.png": "is not finite",
         "annotation 12 of 0.png": "is not finite",
@@ -82,7 +82,7 @@ def test_faults_of_targets_are_seen():
     polygons = PolygonMasks([[[1.0, 1, 5, 1, 5, 5]], [[1.0, 1, nan, 1, 5, 5]]], (8, 8))
     for kind, words in ((masks, "its mask has no pixel"), (polygons, "points that are not finite")):
         target = sample_of(0, [1, 2]).target.with_fields(masks=kind)
-        (found,) = target_faults([dataclasses.replace(sample_of(0, []), target=target)])
+        (found,) = target_problems([dataclasses.replace(sample_of(0, []), target=target)])
         assert found.startswith("annotation 2 of 0.png")
         assert words in found
 
@@ -139,12 +139,12 @@ def test_the_state_before_the_step_is_written_and_gives_the_same_numbers(tmp_pat
     again = Detector(111)
     again.load_state_dict(state["model"])
     prepare(again, state["failure"])
-    first, second = replay(trainer.passes.losses, again, step.batches)
+    first, second = replay(trainer.training_step.losses, again, step.batches)
     assert not first.failed
     assert second.first_output == LOSS
-    assert same_figures(second.figures, step.figures)
+    assert same_values(second.values, step.values)
     assert [name for name, row in second.images if row["loss"] != row["loss"]] == ["11.png"]
-    assert "annotation 111 of 11.png: fails with no other object in the image" in second.culprits
+    assert "annotation 111 of 11.png: fails with no other object in the image" in second.suspects
 
 
 def test_a_second_failure_of_a_step_leaves_the_first_ones_folder_alone(tmp_path):
@@ -154,9 +154,9 @@ def test_a_second_failure_of_a_step_leaves_the_first_ones_folder_alone(tmp_path)
     assert (tmp_path / "run" / "failure_step_0_2" / "state.pth").is_file()
 
 
-def test_a_device_that_is_not_waited_for_tells_of_the_right_step_and_of_the_weights(tmp_path):
+def test_losses_checked_later_name_the_right_step_and_the_weights(tmp_path):
     trainer = trainer_of(tmp_path, Detector(41), log_period=100)
-    trainer.recorder.at_once = False
+    trainer.training_step.checks_at_once = False
     with pytest.raises(FloatingPointError, match=r"step 2: .*4\.png \(annotations 40, 41\)") as error:
         trainer.train()
     assert trainer.step == 7
@@ -167,8 +167,8 @@ def test_a_device_that_is_not_waited_for_tells_of_the_right_step_and_of_the_weig
     (batch,) = read_batches(folder).batches
     sound = Detector(41)
     prepare(sound, read_state(folder)["failure"])
-    (result,) = replay(trainer.passes.losses, sound, [batch])
-    assert "annotation 41 of 4.png: fails with no other object in the image" in result.culprits
+    (result,) = replay(trainer.training_step.losses, sound, [batch])
+    assert "annotation 41 of 4.png: fails with no other object in the image" in result.suspects
 
 
 def test_a_full_disk_does_not_hide_why_training_ended(tmp_path):
@@ -196,8 +196,8 @@ def test_all_processes_stop_and_each_writes_its_batch(tmp_path):
     assert read_state(folder)["failure"]["ranks"] == [1]
     mine, other = read_batches(folder, 0), read_batches(folder, 1)
     assert len(mine.batches) == len(other.batches) == 1
-    assert mine.figures == {}
-    assert other.figures["loss"] != other.figures["loss"]
+    assert mine.values == {}
+    assert other.values["loss"] != other.values["loss"]
 
 
 @pytest.mark.parametrize(

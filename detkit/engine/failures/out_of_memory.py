@@ -10,8 +10,8 @@ import torch
 import yaml
 from torch import nn
 
-from detkit.engine.forensics.failure_files import CONFIG
-from detkit.engine.forensics.suspects import image_name
+from detkit.engine.failures.files import CONFIG
+from detkit.engine.failures.suspects import image_name
 from detkit.structures import Sample
 from detkit.utils import distributed
 
@@ -43,7 +43,7 @@ def out_of_memory(
         *_batch(samples),
         *_peak(samples, model),
         "What to lower, by what it costs in the result, the least first (overrides of the config):",
-        *(f"  - {line}" for line in _ways_out(samples, model, config)),
+        *(f"  - {line}" for line in _what_to_lower(samples, model, config)),
     ]
     return OutOfMemory("\n".join(lines))
 
@@ -81,7 +81,7 @@ def _gib(num_bytes: int) -> str:
     return f"{num_bytes / 2**30:.2f} GiB"
 
 
-def _ways_out(samples: Sequence[Sample], model: nn.Module, config: Mapping[str, Any]) -> Iterator[str]:
+def _what_to_lower(samples: Sequence[Sample], model: nn.Module, config: Mapping[str, Any]) -> Iterator[str]:
     data, solver = config.get("data", {}), config.get("solver", {})
     batch_size, accumulate = (
         data.get("batch_size", len(samples) * distributed.world_size()),

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from detkit.engine import EvalHook, Trainer
-from detkit.engine.update import Clipping
+from detkit.engine.clipping import Clipping
 from detkit.experiment import load_experiment
 from detkit.registry import ConfigError
 from detkit.structures import Losses, Sample
@@ -72,7 +72,7 @@ def test_one_rule_at_most(pytestconfig):
 @pytest.mark.parametrize("options", [{}, {"clip_grad_norm": 1.0}, {"accumulate": 2}])
 def test_scaled_losses_change_nothing_but_the_range(options):
     (plain, _), (half, lines) = train(Two(), 3, **options), train(Two(), 3, precision="fp16", **options)
-    assert half.scaler.get_scale() > 1
+    assert half.training_step.scaler.get_scale() > 1
     assert torch.equal(plain.model.large, half.model.large)  # a scale is a power of two
     assert [line["skipped"] for line in lines] == [0, 0, 0]
 
@@ -81,10 +81,10 @@ def test_a_step_whose_gradients_overflow_is_skipped_and_counted():
     trainer, (line,) = train(Two(factor=1e36), precision="fp16", clip_grad_norm=1.0)
     assert line["skipped"] == 1
     assert torch.equal(trainer.model.large, torch.zeros(2))
-    assert trainer.scaler.get_scale() == 2.0**15, "and the next step is scaled less"
+    assert trainer.training_step.scaler.get_scale() == 2.0**15, "and the next step is scaled less"
     again, _ = train(Two(), precision="fp16")
-    again.scaler.load_state_dict(trainer.scaler.state_dict())
-    assert again.scaler.get_scale() == 2.0**15
+    again.training_step.scaler.load_state_dict(trainer.training_step.scaler.state_dict())
+    assert again.training_step.scaler.get_scale() == 2.0**15
 
 
 @pytest.mark.parametrize(("precision", "wanted"), [("fp32", False), ("bf16", True)])

@@ -1,17 +1,23 @@
-"""Which annotation of a batch is to blame: faults that can be seen in the targets, and trying parts of the batch."""
+"""Which annotation makes a batch fail: problems that show in the targets, and trying parts of the batch."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from detkit.structures import Instances, PolygonMasks, Sample
+from detkit.structures import Instances, Losses, PolygonMasks, Sample
+from detkit.utils import set_rng_state
+
+Forward = Callable[[list[Sample], nn.Module], Losses]
+"""The losses of a batch (on the CPU) by a model in training mode, as a training step computes them."""
 
 MAX_TRIES = 120
 """Forward passes that a search may take: enough for a thousand annotations in an image."""
-MAX_CULPRITS = 5
+MAX_SUSPECTS = 5
 """A search ends when it has found this many in an image."""
 MIN_SIDE = 1e-5
 """Pixels; the logarithm of a thinner box's side is lost in float32."""
@@ -46,7 +52,7 @@ def _with_annotations(sample: Sample, most: int) -> str:
     return f"{image_name(sample)} (annotations {', '.join(map(str, ids[:most]))}{more})"
 
 
-def target_faults(samples: Sequence[Sample], num_classes: int | None = None) -> list[str]:
+def target_problems(samples: Sequence[Sample], num_classes: int | None = None) -> list[str]:
     """What is wrong with targets by themselves, a sentence an annotation: boxes that are not finite, without area or
     outside the image, unknown classes, masks without pixels or with points that are not finite.
 
@@ -54,14 +60,15 @@ def target_faults(samples: Sequence[Sample], num_classes: int | None = None) -> 
         samples: the batch.
         num_classes: K; None: classes are only looked at for negative numbers.
     """
-    found: list[str] = []
-    for sample in samples:
-        if sample.target is not None:
-            found += [f"{annotation_name(sample, row)}: {words}" for row, words in _faults(sample.target, num_classes)]
-    return found
+    return [
+        f"{annotation_name(sample, row)}: {words}"
+        for sample in samples
+        if sample.target is not None
+        for row, words in _problems(sample.target, num_classes)
+    ]
 
 
-def _faults(target: Instances, num_classes: int | None) -> Iterator[tuple[int, str]]:
+def _problems(target: Instances, num_classes: int | None) -> Iterator[tuple[int, str]]:
     height, width = target.image_size
     for row, box in enumerate(target.boxes.tolist() if "boxes" in target else []):
         x1, y1, x2, y2 = box
@@ -96,24 +103,39 @@ class _Search:
         return self.left >= 0 and self.fails(samples)
 
 
-def find_culprits(fails: Callable[[list[Sample]], bool], samples: Sequence[Sample]) -> list[str]:
+def is_not_finite(
+    forward: Forward, model: nn.Module, samples: list[Sample], rng: Mapping[str, Any], in_loss: bool
+) -> bool:
+    """Whether the loss of these samples (``in_loss``), or else a gradient of it, is not finite, from a random state."""
+    set_rng_state(rng)
+    with torch.set_grad_enabled(not in_loss):
+        total = forward(samples, model).total()
+    if in_loss or not total.requires_grad:
+        return not math.isfinite(total.item())
+    model.zero_grad(set_to_none=True)
+    total.backward()  # type: ignore[no-untyped-call]
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    model.zero_grad(set_to_none=True)
+    return not all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def find_suspects(fails: Callable[[list[Sample]], bool], samples: Sequence[Sample]) -> list[str]:
     """Looks for the images, and in them for the annotations, without which a batch does not fail, by halving.
 
     Args:
-        fails: whether these samples fail; it must be of the same opinion whenever it is asked, so it has to draw the
-            same random numbers each time.
+        fails: whether these samples fail; it must draw the same random numbers each time.
         samples: a batch that fails.
 
     Returns:
-        What was found, a sentence each. A search that is too long (``MAX_TRIES``) says less.
+        What it leads to, a sentence each. A search that is too long (``MAX_TRIES``) says less.
     """
     search = _Search(fails)
     if not search(list(samples)):
         return ["run again from the same state, the batch does not fail: what fails is not a function of it alone"]
-    guilty = [sample for sample in samples if search([sample])]
-    if not guilty:
+    failing = [sample for sample in samples if search([sample])]
+    if not failing:
         return ["each image alone does not fail, only the batch together"] if len(samples) > 1 else []
-    return [sentence for sample in guilty for sentence in _in_image(search, sample)]
+    return [sentence for sample in failing for sentence in _in_image(search, sample)]
 
 
 def _in_image(search: _Search, sample: Sample) -> list[str]:
@@ -121,15 +143,15 @@ def _in_image(search: _Search, sample: Sample) -> list[str]:
     rows = torch.arange(0 if sample.target is None else len(sample.target))
     if search([_only(sample, rows[:0])]):
         return [f"{name} fails even without its objects: look at its pixels, the weights and the learning rate"]
-    found: list[str] = []
-    while len(rows) and search.left > 0 and len(found) < MAX_CULPRITS and search([_only(sample, rows)]):
-        culprit = _narrowed(search, sample, rows)
-        words = " together with ".join(annotation_name(sample, int(row)) for row in culprit[:_FEW])
-        found.append(f"{words}: fails with no other object in the image")
-        rows = rows[~torch.isin(rows, culprit)]
-    if found and search.left > 0 and not (len(rows) and search([_only(sample, rows)])):
-        found.append(f"{name} does not fail without what was named")
-    return found
+    sentences: list[str] = []
+    while len(rows) and search.left > 0 and len(sentences) < MAX_SUSPECTS and search([_only(sample, rows)]):
+        suspect = _narrowed(search, sample, rows)
+        words = " together with ".join(annotation_name(sample, int(row)) for row in suspect[:_FEW])
+        sentences.append(f"{words}: fails with no other object in the image")
+        rows = rows[~torch.isin(rows, suspect)]
+    if sentences and search.left > 0 and not (len(rows) and search([_only(sample, rows)])):
+        sentences.append(f"{name} does not fail without what was named")
+    return sentences
 
 
 def _narrowed(search: _Search, sample: Sample, rows: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from detkit.registry import DataError
 from detkit.structures import Sample, from_plain, to_plain
 from detkit.utils import atomic_write
 
-STATE, CONFIG, WORDS = "state.pth", "config.yaml", "error.txt"
+STATE, CONFIG, MESSAGE = "state.pth", "config.yaml", "error.txt"
 
 
 def free_folder(output_dir: Path, step: int) -> Path:
@@ -34,17 +34,17 @@ class FailedStep:
 
     Args:
         batches: those that it had begun with.
-        batch: which of them has a loss that is not finite; None: that could not be told, or it is the gradients.
-        figures: loss terms and metrics of that batch, where a loss is not finite.
+        batch: which of them has a loss that is not finite; None: that cannot be told, or it is the gradients.
+        values: loss terms and metrics of that batch, where a loss is not finite.
     """
 
     batches: list[tuple[list[Sample], dict[str, Any]]]
     batch: int | None
-    figures: dict[str, float]
+    values: dict[str, float]
 
 
 def write_batches(
-    folder: str | Path, rank: int, batches: Batches, batch: int | None, figures: Mapping[str, float]
+    folder: str | Path, rank: int, batches: Batches, batch: int | None, values: Mapping[str, float]
 ) -> Path:
     """Writes ``batch_rank<r>.pth``; see ``FailedStep``.
 
@@ -55,7 +55,7 @@ def write_batches(
         "detkit_version": detkit.__version__,
         "batches": [{"samples": [to_plain(s) for s in samples], "rng": dict(rng)} for samples, rng in batches],
         "batch": batch,
-        "figures": dict(figures),
+        "values": dict(values),
     }
     with atomic_write(path) as file:
         torch.save(content, file)
@@ -71,10 +71,10 @@ def write_state(folder: Path, state: Mapping[str, Any], run_config: Path | None)
         torch.save(dict(state), file)
 
 
-def write_words(folder: Path, words: str) -> None:
-    """Writes ``error.txt``: the failure in words."""
-    with atomic_write(folder / WORDS, "w") as file:
-        file.write(f"{words}\n")
+def write_message(folder: Path, message: str) -> None:
+    """Writes ``error.txt``: the failure's message."""
+    with atomic_write(folder / MESSAGE, "w") as file:
+        file.write(f"{message}\n")
 
 
 def read_state(folder: str | Path) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def read_batches(folder: str | Path, rank: int = 0) -> FailedStep:
     """What ``write_batches`` wrote. Raises DataError where it is missing or damaged."""
     content = _read(Path(folder) / f"batch_rank{rank}.pth", "batches")
     batches = [([from_plain(s) for s in batch["samples"]], batch["rng"]) for batch in content["batches"]]
-    return FailedStep(batches, content["batch"], content["figures"])
+    return FailedStep(batches, content["batch"], content["values"])
 
 
 def _read(path: Path, key: str) -> dict[str, Any]:

@@ -1,0 +1,240 @@
+"""The failure recorder: a context around each training step, which writes down what a failed step began with."""
+
+import contextlib
+import dataclasses
+import logging
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import detkit
+from detkit.engine.failures.files import CONFIG, Batches, free_folder, write_batches, write_message, write_state
+from detkit.engine.failures.out_of_memory import out_of_memory
+from detkit.engine.failures.suspects import batch_names, find_suspects, is_not_finite, target_problems
+from detkit.engine.step import NonFinite, TrainingStep
+from detkit.layers import SyncBN
+from detkit.structures import Sample
+from detkit.utils import distributed
+from detkit.utils.sharding import is_sharded, own_part, whole
+
+logger = logging.getLogger(__name__)
+
+MAX_KEPT = 20
+"""Steps whose batches are kept on a GPU; then their losses are checked, which waits for the device."""
+
+_ADVICE = ". If the annotations are right, lower the learning rate, lengthen the warm-up or set solver.clip_grad_norm"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Failure:
+    """A step that is not finite.
+
+    Args:
+        number: the step's.
+        batches: those that it had begun with, each with the random state before it.
+        values: of this process's loss; {}: its gradients are not finite; None: another process has failed.
+        batch: which of the batches; None where that cannot be told.
+        late: found after later steps.
+    """
+
+    number: int
+    batches: Batches
+    values: Mapping[str, float] | None
+    batch: int | None = None
+    late: bool = False
+
+    @property
+    def samples(self) -> list[Sample]:
+        """Of the batch that failed, or of all where that cannot be told."""
+        batches = self.batches if self.batch is None else [self.batches[self.batch]]
+        return [sample for samples, _ in batches for sample in samples]
+
+
+class FailureRecorder:
+    """Ends the run at the first loss or gradient that is not finite, with a failure report.
+
+    On the CPU a step checks each loss before its backward pass and the gradients before the update: what is written
+    then is the state before the step. On a GPU the losses of a window of steps are checked together, at the log period
+    or after ``MAX_KEPT`` steps. The batch and the random state are then still those of the step that failed, the
+    weights and the optimizer are not, and the message says so. With several processes all stop at the same step, and
+    each writes its batch. Of any other error in a step the batch is named; out of memory says what to lower.
+
+    Args:
+        step: the training's.
+        output_dir: failures are written to ``failure_step_<n>`` in it; None: nothing is written.
+    """
+
+    def __init__(self, step: TrainingStep, output_dir: Path | None):
+        self.step, self.output_dir = step, output_dir
+        self._steps: list[tuple[int, Batches]] = []
+        self._buffers: dict[str, Tensor] = {}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the losses should be checked now, because enough batches are kept for that."""
+        return len(self._steps) >= MAX_KEPT
+
+    @contextlib.contextmanager
+    def watch(self, number: int) -> Iterator[None]:
+        """The context of a step.
+
+        Raises:
+            FloatingPointError: the step's loss or gradients are not finite.
+            OutOfMemory: from an error of that kind.
+        """
+        if self.step.checks_at_once:
+            self._remember_buffers()  # such as the statistics of batch norms, which forward passes change
+        try:
+            yield
+        except NonFinite as error:
+            failure = _Failure(number, self.step.begun, error.values, error.batch)
+            raise FloatingPointError(self._report(failure)) from None
+        except Exception as error:
+            message = f"step {number} failed on the batch {batch_names(self.step.batch)}"
+            logger.error("%s", message)
+            explained = out_of_memory(error, number, self.step.batch, self.step.model, self.output_dir)
+            if explained is not None:
+                raise explained from error
+            if sys.version_info >= (3, 11):
+                error.add_note(message)
+            raise
+        if not self.step.checks_at_once:
+            self._steps.append((number, self.step.begun))
+
+    def check_window(self, found: tuple[int, Mapping[str, float]] | None) -> None:
+        """Takes the first step (number, values) of a window whose loss was not finite, or None.
+
+        All processes must call it after the same step. Raises FloatingPointError.
+        """
+        if self.step.checks_at_once and found is None:
+            return  # each step has been checked
+        numbers = distributed.all_gather_object(None if found is None else found[0])
+        first = min((number for number in numbers if number is not None), default=None)
+        if first is None:
+            self._steps.clear()
+            return
+        values = found[1] if found is not None and found[0] == first else None
+        raise FloatingPointError(self._report(_Failure(first, dict(self._steps).get(first, []), values, late=True)))
+
+    def _report(self, failure: _Failure) -> str:
+        """Writes the failure's folder and gives the message.
+
+        The order is by what could be lost: state and batches are written before anything is tried.
+        """
+        sentences = []
+        if failure.values is not None:
+            problem = _problem(failure.values, self.step.model)
+            sentences.append(f"step {failure.number}: {problem}. The batch: {batch_names(failure.samples)}")
+            if failure.batch:
+                sentences.append(f"It is batch {failure.batch + 1} of the step's")
+        folder, trouble = self._write(failure)
+        if failure.values is not None:
+            sentences += self._suspects(failure)
+        gathered = distributed.all_gather_object(". ".join(sentences))
+        named = [f"process {r}: {text}" if len(gathered) > 1 else text for r, text in enumerate(gathered) if text]
+        message = ". ".join([*named, trouble or _place(folder, failure.late)]) + _ADVICE
+        if folder is not None and not trouble and distributed.is_main():
+            write_message(folder, message)
+        return message
+
+    def _write(self, failure: _Failure) -> tuple[Path | None, str]:
+        """The folder, if there is one to write to, and what went wrong with it."""
+        if self.output_dir is None:
+            return None, ""
+        folder = distributed.all_gather_object(free_folder(self.output_dir, failure.number))[0]
+        failed = distributed.all_gather_object(failure.values is not None)
+        ranks = [number for number, flag in enumerate(failed) if flag]
+        state = whole(self._state({"step": failure.number, "late": failure.late, "ranks": ranks}))
+        try:
+            write_batches(folder, distributed.rank(), failure.batches, failure.batch, failure.values or {})
+            if distributed.is_main():
+                write_state(folder, state, self.output_dir / CONFIG)
+        except Exception as error:  # a full disk must not hide why training ended
+            logger.exception("%s could not be written", folder)
+            return folder, f"What it began with could not be written to {folder} ({error})"
+        return folder, ""
+
+    def _state(self, about: Mapping[str, Any]) -> dict[str, Any]:
+        model = distributed.unwrap(self.step.model)
+        weights = {name: self._buffers.get(name, value) for name, value in model.state_dict().items()}
+        names = getattr(model, "class_names", None)
+        failure = {
+            **about,
+            "frozen": [name for name, parameter in model.named_parameters() if not parameter.requires_grad],
+            "not_training": [name for name, module in model.named_modules() if not module.training],
+            "num_threads": torch.get_num_threads(),
+            "torch": str(torch.__version__),
+            "world_size": distributed.world_size(),
+        }
+        return {
+            "model": weights,
+            "class_names": None if names is None else [str(name) for name in names],
+            "config": None,
+            "detkit_version": detkit.__version__,
+            "optimizer": self.step.optimizer.state_dict(),
+            "failure": failure,
+        }
+
+    def _suspects(self, failure: _Failure) -> list[str]:
+        """What can be told of the cause, a sentence each."""
+        model = distributed.unwrap(self.step.model)
+        sentences = target_problems(failure.samples, getattr(model, "num_classes", None))
+        broken = [name for name, p in model.named_parameters() if not torch.isfinite(own_part(p)).all()]
+        if broken:
+            since = " by now" if failure.late else ", so an earlier step has spoilt them"
+            sentences.append(f"{len(broken)} parameters are not finite{since} (the first: {broken[0]})")
+        needs_others = is_sharded(model) or any(isinstance(m, SyncBN) for m in model.modules())
+        if broken or failure.late or needs_others:
+            return sentences  # nothing to try: with these weights, or without the other processes
+        logger.info("step %d failed; looking for the image and the annotation", failure.number)
+        rng, in_loss = failure.batches[failure.batch or 0][1], bool(failure.values)
+        try:
+            return sentences + find_suspects(
+                lambda part: is_not_finite(self.step.losses, model, part, rng, in_loss), failure.samples
+            )
+        except Exception:  # no model has promised to train on parts of a batch
+            logger.debug("the search for the annotation ended", exc_info=True)
+            return sentences
+        finally:
+            self._restore_buffers()
+
+    def _remember_buffers(self) -> None:
+        buffers = dict(distributed.unwrap(self.step.model).named_buffers())
+        if self._buffers.keys() != buffers.keys():
+            self._buffers = {name: buffer.detach().clone() for name, buffer in buffers.items()}
+        elif buffers:
+            with torch.no_grad():
+                torch._foreach_copy_(list(self._buffers.values()), list(buffers.values()))
+
+    def _restore_buffers(self) -> None:
+        with torch.no_grad():
+            for name, buffer in distributed.unwrap(self.step.model).named_buffers():
+                if name in self._buffers:
+                    buffer.copy_(self._buffers[name])
+
+
+def _problem(values: Mapping[str, float], model: nn.Module) -> str:
+    if values:
+        bad = [f"{n} = {v}" for n, v in values.items() if not math.isfinite(v) and n != "total_loss"]
+        return f"the loss is not finite ({', '.join(bad) or 'the sum of its terms overflows'})"
+    named = list(distributed.unwrap(model).named_parameters())
+    bad = [name for name, p in named if p.grad is not None and not torch.isfinite(own_part(p.grad)).all()]
+    which = f"of {len(bad)} of {len(named)} parameters, the first is {bad[0]}" if bad else "their norm overflows"
+    return f"the loss is finite and its gradients are not ({which})"
+
+
+def _place(folder: Path | None, late: bool) -> str:
+    if folder is None:
+        return "Nothing was written, because the run has no folder"
+    held = "The batch and the state before the step"
+    if late:
+        held = (
+            "The batch, and the weights and the optimizer as they are now, after later steps (on a GPU losses are"
+            " checked later; the last checkpoint has sound ones),"
+        )
+    return f"{held} are in {folder}; python tools/replay_batch.py {folder} runs it again"

@@ -11,7 +11,6 @@ from detkit.doctor.grid import Level, best_iou, grid_of
 from detkit.doctor.histogram import histogram_image, histogram_text
 from detkit.doctor.input_boxes import InputBoxes, input_boxes
 from detkit.doctor.interfaces import CHECKS, Check, CheckContext, Finding
-from detkit.doctor.stats import first_thousand
 
 SAMPLE, QUICK_SAMPLE = 1000, 50
 """Images whose objects are compared with the anchors."""
@@ -52,7 +51,7 @@ class AnchorsReachObjects(Check):
             return
         share, worst = len(lost) / len(reach), lost[np.argsort(reach[lost], kind="stable")]
         sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
-        words = first_thousand(
+        words = (
             f"{context.train.annotation(objects.rows[i])}: {sides[i, 0]:.0f} x {sides[i, 1]:.0f}, IoU {reach[i]:.2f}"
             for i in worst
         )

@@ -58,7 +58,9 @@ class ImageFiles(Check):
                 results = tqdm(pool.map(_check_file, jobs), "images", len(jobs), disable=not context.bar)
                 for (path, _), (severity, what, fix) in zip(jobs, results):
                     groups[Finding(severity, part.source, what, fix)].append(path)
-            yield from (dataclasses.replace(f, examples=paths) for f, paths in groups.items() if f.what)
+            yield from (
+                dataclasses.replace(f, examples=paths, count=len(paths)) for f, paths in groups.items() if f.what
+            )
 
 
 @CHECKS.register()

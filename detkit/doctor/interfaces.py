@@ -4,10 +4,11 @@ A check of your own is a class in a file that the config names under ``imports:`
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 from detkit.building import built
 from detkit.checkpoint import Checkpoint, read_checkpoint
@@ -26,6 +27,9 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 """An error ends a run or makes its result worthless; a warning is likely a mistake; a note is worth knowing."""
 
 
+MOST_EXAMPLES = 1000
+
+
 @dataclasses.dataclass(frozen=True)
 class Finding:
     """One row of the doctor's table.
@@ -35,8 +39,8 @@ class Finding:
         where: the file, or the path in the config.
         what: what is wrong.
         fix: what to do.
-        examples: where it is, each by file, annotation id or name; all of them, the table shows the first.
-        count: how many there are; None: as many as examples, at least 1.
+        examples: where it is, each by file, annotation id or name; the first 1,000 are kept, the table shows three.
+        count: how many there are; 0: as many as examples, at least 1. Given, no more examples are made than are kept.
         detail: lines that belong below the table, such as a histogram.
         check: the check's name; the doctor fills it in.
     """
@@ -45,19 +49,15 @@ class Finding:
     where: str
     what: str
     fix: str
-    examples: Sequence[str] = ()
-    count: int | None = None
+    examples: Iterable[str] = ()
+    count: int = 0
     detail: str = ""
     check: str = ""
 
-    @property
-    def how_many(self) -> int:
-        """The count."""
-        return max(1, len(self.examples)) if self.count is None else self.count
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain data, with at most 1,000 of the examples."""
-        return {**dataclasses.asdict(self), "examples": list(self.examples[:1000]), "count": self.how_many}
+    def __post_init__(self) -> None:
+        examples = self.examples if self.count else tuple(self.examples)
+        object.__setattr__(self, "count", self.count or max(1, len(examples)))  # type: ignore[arg-type]
+        object.__setattr__(self, "examples", tuple(itertools.islice(examples, MOST_EXAMPLES)))
 
 
 class CheckContext:

@@ -6,7 +6,7 @@ import numpy as np
 
 from detkit.data.issues import Issue
 from detkit.doctor.interfaces import CHECKS, Check, CheckContext, Finding
-from detkit.doctor.stats import DatasetStats, first_thousand
+from detkit.doctor.stats import DatasetStats
 
 LOOSE_IOU, LOOSE_PIXELS = 0.8, 2.0
 """A box is its mask's where they overlap that much, or no side is further off; tools round boxes to whole pixels."""
@@ -54,9 +54,7 @@ class BoxesFitMasks(Check):
             bad = (off > LOOSE_PIXELS) & (_paired_iou(boxes, extents) < LOOSE_IOU) & ~table.crowd
             rows = np.flatnonzero(bad)
             if len(rows):
-                words = first_thousand(
-                    f"{part.annotation(r)}: box {_box(boxes[r])}, mask {_box(extents[r])}" for r in rows.tolist()
-                )
+                words = (f"{part.annotation(r)}: box {_box(boxes[r])}, mask {_box(extents[r])}" for r in rows.tolist())
                 fix = "compute the boxes from the masks"
                 yield Finding("warning", part.source, "boxes that do not fit their masks", fix, words, len(rows))
 
@@ -72,7 +70,7 @@ class IdenticalObjects(Check):
         for part in context.parts:
             pairs = _repeated(part)
             if len(pairs):
-                words = first_thousand(f"{part.objects.ids[a]} = {part.annotation(b)}" for a, b in pairs)
+                words = (f"{part.objects.ids[a]} = {part.annotation(b)}" for a, b in pairs)
                 what = "annotations that repeat another of their image: class, box and extent"
                 yield Finding("warning", part.source, what, "remove all but one", words, len(pairs))
 
@@ -89,20 +87,16 @@ class EmptyImages(Check):
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
         for part in context.parts:
-            objects = part.count_objects()
-            crowds = np.bincount(part.objects.images[part.objects.crowd], minlength=len(part))
-            rows = np.flatnonzero((objects == 0) & (crowds > 0))
-            if len(rows) and part.where.startswith("data.train_dataset"):
-                names = first_thousand(part.image(i) for i in rows.tolist())
-                fix = "keep_empty: false leaves them out"
-                yield Finding("warning", part.source, "training images with nothing but crowds", fix, names, len(rows))
-            rows = np.flatnonzero((objects == 0) & (crowds == 0))
+            empty = part.count_objects() == 0
+            crowded = np.isin(np.arange(len(part)), part.objects.images[part.objects.crowd])
+            rows = np.flatnonzero(empty & crowded).tolist()
+            if rows and part.where.startswith("data.train_dataset"):
+                what, fix = "training images with nothing but crowds", "keep_empty: false leaves them out"
+                yield Finding("warning", part.source, what, fix, map(part.image, rows), len(rows))
+            rows = np.flatnonzero(empty & ~crowded).tolist()
             if len(rows) > MOSTLY * len(part):
-                names, what = (
-                    first_thousand(part.image(i) for i in rows.tolist()),
-                    f"most of the {len(part)} images have no annotation",
-                )
-                yield Finding("warning", part.source, what, "look whether annotations were lost", names, len(rows))
+                what, fix = f"most of the {len(part)} images have no annotation", "check whether annotations were lost"
+                yield Finding("warning", part.source, what, fix, map(part.image, rows), len(rows))
 
 
 @CHECKS.register()
@@ -129,7 +123,7 @@ class CrowdedImages(Check):
                     if name in names and limit < most:
                         rows = np.flatnonzero(counts > limit)
                         rows = rows[np.argsort(-counts[rows], kind="stable")]
-                        words = first_thousand(f"{stats.image(i)}: {counts[i]} objects" for i in rows.tolist())
+                        words = (f"{stats.image(i)}: {counts[i]} objects" for i in rows.tolist())
                         what = f"images with more objects than {path} allows ({limit})"
                         yield Finding("warning", path, what, f"raise it to {most} or more", words, len(rows))
 

@@ -64,7 +64,7 @@ def check_at_start(experiment: Experiment, model: MetaArch) -> None:
 def _lines(findings: Sequence[Finding]) -> str:
     return "\n".join(
         f"  {f.severity}: {f.where}: {f.what}"
-        + (f" ({f.how_many}: {'; '.join(f.examples[:3])}{'; ...' if f.how_many > 3 else ''})" if f.examples else "")
+        + (f" ({f.count}: {'; '.join([*f.examples][:3])}{'; ...' if f.count > 3 else ''})" if f.examples else "")
         + f". {f.fix}"
         for f in findings
     )
@@ -78,7 +78,7 @@ def exit_code(findings: Sequence[Finding]) -> int:
 
 def findings_table(findings: Sequence[Finding]) -> str:
     """A row a finding, then what belongs below the table, then a line that counts."""
-    rows = [[f.severity, f.where, f.what, f.how_many, _examples(f), f.fix] for f in findings]
+    rows = [[f.severity, f.where, f.what, f.count, _examples(f), f.fix] for f in findings]
     headers = ["severity", "where", "what", "how many", "examples", "fix"]
     widths = [None, 26, 36, None, 40, 32]
     parts = [tabulate(rows, headers, tablefmt="grid", maxcolwidths=widths)] if rows else []  # type: ignore[arg-type]
@@ -91,10 +91,10 @@ def findings_table(findings: Sequence[Finding]) -> str:
 def write_findings(findings: Sequence[Finding], path: str | os.PathLike[str]) -> None:
     """Writes a JSON list with an object a finding."""
     with atomic_write(path, "w") as file:
-        json.dump([finding.as_json() for finding in findings], file, indent=1)
+        json.dump([dataclasses.asdict(finding) for finding in findings], file, indent=1)
         file.write("\n")
 
 
 def _examples(finding: Finding) -> str:
-    more = finding.how_many - SHOWN
-    return "\n".join([*finding.examples[:SHOWN], *([f"and {more} more"] if finding.examples and more > 0 else [])])
+    shown, more = list(finding.examples)[:SHOWN], finding.count - SHOWN
+    return "\n".join([*shown, *([f"and {more} more"] if shown and more > 0 else [])])

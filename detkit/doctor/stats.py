@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -97,8 +96,3 @@ def with_report(value: Any, report: Report) -> Any:
     if "check_images" in options:
         options["check_images"] = 0
     return Recipe(type(value.cls.__name__, (value.cls,), {"report": staticmethod(report)}), options)
-
-
-def first_thousand(items: Iterable[str]) -> list[str]:
-    """The first of many examples: enough to work with, not so many that a report takes minutes to write."""
-    return [item for item, _ in zip(items, range(1000))]

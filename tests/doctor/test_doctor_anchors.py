@@ -43,7 +43,7 @@ def test_objects_out_of_reach_are_named_with_sizes_that_would_reach_them(files):
     findings = files.findings(f"{GENERATOR}.sizes={sizes}", model=True, quick=True)
     (found,) = [f for f in findings if f.check == "AnchorsReachObjects"]
     assert found.severity == "warning"
-    assert found.how_many == 24  # triangles of 20 to 24 pixels, and squares of 24 x 20
+    assert found.count == 24  # triangles of 20 to 24 pixels, and squares of 24 x 20
     assert "annotation 10 " in " ".join(found.examples)
     assert "20 x 20, IoU 0.11" in " ".join(found.examples)
     assert "16 to 32" in found.detail

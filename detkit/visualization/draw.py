@@ -1,7 +1,6 @@
 """Ground truth and predictions drawn on images: every field of instances that can be drawn, and maps of pixels."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
@@ -10,7 +9,6 @@ from detkit.visualization.colors import palette
 from detkit.visualization.drawing import MIN_SIDE, Drawing
 from detkit.visualization.inputs import ImageLike
 
-ColorBy = Literal["auto", "class", "instance"]
 _SEEN = 0.05
 """Keypoints of less visibility or score are not drawn."""
 
@@ -21,15 +19,14 @@ def draw_prediction(
     class_names: Sequence[str] = (),
     *,
     score_thresh: float = 0.0,
-    color_by: ColorBy = "auto",
     skeleton: Sequence[tuple[int, int]] = (),
     min_side: int = MIN_SIDE,
 ) -> np.ndarray:
     """An image with a prediction, or with ground truth: its panoptic map, or else its instances on its semantic map.
 
-    Masks are translucent with a contour; keypoints are joined by the skeleton's edges; a field of another type is
-    drawn by its own method ``draw``, if it has one (see ``Drawing``). Labels give the class and, for predictions, the
-    score.
+    Each class has its colour where there are several, else each instance. Masks are translucent with a contour;
+    keypoints are joined by the skeleton's edges; a field of another type is drawn by its own method ``draw``, if it has
+    one (see ``Drawing``). Labels give the class and, for predictions, the score.
 
     Args:
         image: as ``Drawing`` takes it.
@@ -37,7 +34,6 @@ def draw_prediction(
             ``keypoints`` and others. They may be in other pixels than ``image``: they are scaled to it.
         class_names: the K names; without them labels give class numbers.
         score_thresh: instances below this score are not drawn.
-        color_by: what has a colour of its own; ``auto``: the class where there are several, else the instance.
         skeleton: pairs of keypoints that are joined.
         min_side: an image whose longer side is shorter is enlarged to it.
 
@@ -56,7 +52,7 @@ def draw_prediction(
     if prediction.semantic is not None:
         _draw_semantic(drawing, prediction.semantic.cpu().numpy(), class_names)
     if instances is not None and len(instances):
-        _draw_instances(drawing, instances, class_names, color_by, skeleton)
+        _draw_instances(drawing, instances, class_names, skeleton)
     return drawing.array()
 
 
@@ -64,16 +60,14 @@ def _draw_instances(
     drawing: Drawing,
     instances: Instances,
     class_names: Sequence[str],
-    color_by: ColorBy,
     skeleton: Sequence[tuple[int, int]],
 ) -> None:
     if "scores" in instances:
         instances = instances[instances.scores.argsort(descending=True)]
     num = len(instances)
     classes = instances.classes.tolist() if "classes" in instances else [0] * num
-    by_class = color_by == "class" or (color_by == "auto" and len(class_names) != 1)
     table = palette(max([num, *(c + 1 for c in classes)]))
-    colors = table[classes] if by_class else table[:num]
+    colors = table[classes] if len(class_names) != 1 else table[:num]
     fields = instances.to("cpu").fields
     masks = [field for field in fields.values() if hasattr(field, "bitmaps")]
     for field in masks:

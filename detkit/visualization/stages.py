@@ -36,7 +36,6 @@ def draw_anchors(
     ones are red, neutral ones (ignored, or not sampled) blue, and the ground truth is white.
 
     Args:
-        drawing: is drawn on.
         anchors: ``(A, 4)`` of all levels.
         labels: ``(A,)``: 1 positive, 0 negative, -1 neutral.
         matches: ``(A,)`` rows of ``target``.
@@ -57,7 +56,6 @@ def draw_proposals(drawing: Drawing, proposals: Instances, *, most: int = 50, la
     """Draws the proposals with the highest objectness, from blue (0) over green to red (1) by its probability.
 
     Args:
-        drawing: is drawn on.
         proposals: ``boxes`` and ``objectness`` (logits).
         most: how many are drawn.
         labels: how many of them get their probability as a label.
@@ -80,7 +78,6 @@ def draw_regions(
     with the name of its class, or background in red.
 
     Args:
-        drawing: is drawn on.
         sampled: ``boxes`` and ``classes``; the number of classes is background.
         class_names: the K names.
         foreground: which of the two.

@@ -66,14 +66,12 @@ def test_low_scores_are_not_drawn():
 def test_colours_follow_classes_or_instances():
     instances = two_squares().with_fields(classes=torch.tensor([1, 1]))
 
-    def colors(names, color_by="auto"):
-        picture = draw_instances(image(), instances, names, color_by=color_by, min_side=0)
+    def colors(names):
+        picture = draw_instances(image(), instances, names, min_side=0)
         return tuple(picture[50, 30]), tuple(picture[70, 120])
 
     first, second = colors(["a", "b"])
     assert first == second
-    first, second = colors(["a", "b"], "instance")
-    assert first != second
     one_class = instances.with_fields(classes=torch.tensor([0, 0]))
     picture = draw_instances(image(), one_class, ["a"], min_side=0)
     assert tuple(picture[50, 30]) != tuple(picture[70, 120])

@@ -109,6 +109,8 @@ class PolygonMasks:
         polygons = self.polygons
         if isinstance(step, CropAndPad):
             polygons = _clipped(polygons, step.visible)
+        if step.matrix is None:
+            polygons = [[_dense(p) for p in parts] for parts in polygons]
         points = [p for parts in polygons for p in parts]
         moved = step.coords(np.concatenate(points)) if points else np.zeros((0, 2))
         pieces = iter(np.split(moved, np.cumsum([len(p) for p in points])[:-1]))
@@ -153,6 +155,14 @@ class PolygonMasks:
         if len(sizes) != 1:
             raise ValueError(f"PolygonMasks.cat: expected masks of one image size, got {sorted(sizes) or 'nothing'}")
         return parts[0]._of([polygons for part in parts for polygons in part.polygons])
+
+
+def _dense(points: np.ndarray, most: float = 4.0) -> np.ndarray:
+    """The polygon with points at most so many pixels apart, for a map that bends straight lines."""
+    sides = np.roll(points, -1, 0) - points
+    counts = np.maximum(1, np.ceil(np.abs(sides).max(1) / most)).astype(int)
+    share = (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)) / np.repeat(counts, counts)
+    return np.repeat(points, counts, 0) + share[:, None] * np.repeat(sides, counts, 0)
 
 
 def _clipped(polygons: list[Polygons], region: Region) -> list[Polygons]:

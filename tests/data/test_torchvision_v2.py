@@ -133,10 +133,8 @@ def test_its_image_is_torchvisions_own():
 
 
 def test_exact_maps_are_recovered_exactly():
-    before = record()
-    flip = TorchvisionV2(transform="RandomHorizontalFlip", options={"p": 1.0}).transform(
-        before, np.random.default_rng(0)
-    )
+    before, rng = record(), np.random.default_rng(0)
+    flip = TorchvisionV2(transform="RandomHorizontalFlip", options={"p": 1.0}).transform(before, rng)
     assert flip.matrix.tolist() == [[-1, 0, W], [0, 1, 0], [0, 0, 1]]
     assert flip.reverses
     crop = TorchvisionV2(transform="CenterCrop", options={"size": [50, 60]}).transform(before, rng)

@@ -318,6 +318,7 @@ def record(height: int = 60, width: int = 80) -> Record:
 
 
 AUGMENTATIONS = {
+    "Mosaic": {"size": (96, 128)},
     "RandomCrop": {"size": (0.5, 0.5)},
     "Resize": {"size": (40, 100)},
     "ResizeAndPad": {"min_size": 70, "max_size": 128},

@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-import traceback
 from collections.abc import Iterator
 
 from detkit.data.interfaces import Record
@@ -23,47 +22,39 @@ class WorkerError(RuntimeError):
 
 
 class Progress:
-    """How far the making of one sample has come, for the words of an error.
+    """How far the making of a sample has come: its stage, which began with ``record``, for the words of an error."""
 
-    Args:
-        index: the image's number in the dataset.
-        dataset: what the dataset is called.
-    """
-
-    def __init__(self, index: int, dataset: str):
-        self.index, self.stage = index, f"{dataset}[{index}]"
+    def __init__(self, stage: str):
+        self.stage = stage
         self.record: Record | None = None
 
     def at(self, stage: str, record: Record) -> None:
         """``stage`` begins with ``record``."""
         self.stage, self.record = stage, record
 
-    def __str__(self) -> str:
-        if self.record is None:
-            return f"dataset index {self.index}"
-        ids = self.record.objects.annotation_ids.tolist()
-        shown = ", ".join(map(str, ids[:_MOST_IDS])) + (f", ... {len(ids)} in all" if len(ids) > _MOST_IDS else "")
-        return (
-            f"{self.record.file_name or self.record.image_id} (dataset index {self.index}, annotations {shown or '-'})"
-        )
-
 
 @contextlib.contextmanager
-def naming_the_sample(progress: Progress) -> Iterator[None]:
-    """Errors in this context become a ``SampleError``; a DataError names the file itself and stays."""
+def naming_the_sample(index: int, dataset: str) -> Iterator[Progress]:
+    """Errors in this context become a ``SampleError``; a DataError names the file itself and stays.
+
+    Args:
+        index: the image's number in the dataset.
+        dataset: what the dataset is called.
+    """
+    progress = Progress(f"{dataset}[{index}]")
     try:
-        yield
+        yield progress
     except (DataError, SampleError):
         raise
     except Exception as error:
+        place = f"dataset index {index}"
+        if progress.record is not None:
+            ids = progress.record.objects.annotation_ids.tolist()
+            shown = ", ".join(map(str, ids[:_MOST_IDS])) + (f", ... {len(ids)} in all" if len(ids) > _MOST_IDS else "")
+            place = f"{progress.record.file_name or progress.record.image_id} ({place}, annotations {shown or '-'})"
         what = str(error).strip() or "no message"
         memory = "; lower data.num_workers or the size of images" if isinstance(error, MemoryError) else ""
-        raise SampleError(f"{progress}: {progress.stage} failed with {type(error).__name__}: {what}{memory}") from error
-
-
-def traceback_of(error: BaseException) -> str:
-    """The traceback in words, to be carried out of a worker process."""
-    return "".join(traceback.format_exception(error))
+        raise SampleError(f"{place}: {progress.stage} failed with {type(error).__name__}: {what}{memory}") from error
 
 
 def worker_error(error: BaseException, num_workers: int) -> WorkerError | None:

@@ -6,13 +6,14 @@ import itertools
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from detkit.data.errors import SampleError, traceback_of, worker_error
+from detkit.data.errors import SampleError, worker_error
 from detkit.data.interfaces import Dataset, Sampler
 from detkit.data.mapper import Mapper
 from detkit.data.samplers import inference_batches
@@ -48,7 +49,7 @@ class _Mapped(TorchDataset):  # type: ignore[type-arg]
         except DataError as error:
             return _Failure(str(error))
         except SampleError as error:
-            return _Failure(str(error), traceback_of(error.__cause__ or error))
+            return _Failure(str(error), "".join(traceback.format_exception(error.__cause__ or error)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,12 +99,8 @@ class _Loader:
 
 
 class _SizedLoader(_Loader):
-    def __init__(self, mapper: Mapper, batches: list[list[tuple[int, int]]], num_workers: int):
-        super().__init__(mapper, batches, num_workers)
-        self._length = len(batches)
-
     def __len__(self) -> int:
-        return self._length
+        return len(self._loader)
 
 
 def train_loader(

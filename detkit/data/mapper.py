@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from detkit.data.errors import Progress, naming_the_sample
+from detkit.data.errors import naming_the_sample
 from detkit.data.interfaces import Augmentation, Dataset, Record
 from detkit.registry import DataError
 from detkit.structures import Boxes, CroppedMasks, ImageInfo, Instances, PolygonMasks, Sample
@@ -56,31 +56,25 @@ class Mapper:
             DataError: it cannot be read, or has a box or a polygon with a number that is not finite.
             SampleError: another error on the way; names the file, the annotations and the augmentation.
         """
-        progress = Progress(index, type(self.dataset).__name__)
-        with naming_the_sample(progress):
-            rng = np.random.default_rng((self.seed, epoch, index))
-            record = self._record(progress, index, rng, len(self.augmentations))
+        record = self.record(index, np.random.default_rng((self.seed, epoch, index)))
+        with naming_the_sample(index, type(self.dataset).__name__) as progress:
             progress.at("making a sample", record)
             return to_sample(record, self.mask_format, mini_mask_size=self.mini_mask_size, keep_crowd=self.keep_crowd)
 
-    def record(self, index: int, rng: np.random.Generator, num_augmentations: int) -> Record:
-        """The image ``index`` after the first ``num_augmentations`` augmentations. Raises as a call does."""
-        progress = Progress(index, type(self.dataset).__name__)
-        with naming_the_sample(progress):
-            return self._record(progress, index, rng, num_augmentations)
-
-    def _record(self, progress: Progress, index: int, rng: np.random.Generator, num_augmentations: int) -> Record:
-        record = self.dataset[index]
-        check_finite(record)
-        if self.train and not self.keep_crowd:
-            record = record.select(~record.objects.crowd)
-        for number, augmentation in enumerate(self.augmentations[:num_augmentations]):
-            progress.at(f"augmentation {number} ({type(augmentation).__name__})", record)
-            if augmentation.num_others:
-                record = augmentation(record, rng, OtherRecords(self, index, number, augmentation.num_others, rng))
-            else:
-                record = augmentation(record, rng)
-        return record
+    def record(self, index: int, rng: np.random.Generator, num_augmentations: int | None = None) -> Record:
+        """The image ``index`` after the first so many augmentations, None: all. Raises as a call does."""
+        with naming_the_sample(index, type(self.dataset).__name__) as progress:
+            record = self.dataset[index]
+            check_finite(record)
+            if self.train and not self.keep_crowd:
+                record = record.select(~record.objects.crowd)
+            for number, augmentation in enumerate(self.augmentations[:num_augmentations]):
+                progress.at(f"augmentation {number} ({type(augmentation).__name__})", record)
+                if augmentation.num_others:
+                    record = augmentation(record, rng, OtherRecords(self, index, number, augmentation.num_others, rng))
+                else:
+                    record = augmentation(record, rng)
+            return record
 
 
 class OtherRecords(Sequence[Record]):
@@ -115,7 +109,7 @@ class OtherRecords(Sequence[Record]):
 def check_finite(record: Record) -> None:
     """Raises DataError, with file and annotation, for a box or polygon that has NaN or infinity in it.
 
-    Nothing would be seen of one later: it has no area, and goes the way of objects that a crop has cut away.
+    Later such an object would vanish without a word, as one without area.
     """
     objects = record.objects
     wrong = ~objects.boxes.tensor.isfinite().all(1)

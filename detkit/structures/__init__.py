@@ -11,7 +11,8 @@ from detkit.structures.masks import BitMasks, CropMethod, Masks, PolygonMasks
 from detkit.structures.plain import from_plain, plain_form, to_plain
 from detkit.structures.prediction import Panoptic, Prediction, Segment
 from detkit.structures.sample import Sample
-from detkit.structures.transforms import Compose, CropAndPad, Flip, ProjectiveTransform, Region, Resize, Transform
+from detkit.structures.transforms import Compose, ProjectiveTransform, Region, Transform
+from detkit.structures.upright import CropAndPad, Flip, Resize
 from detkit.structures.warp import Warp
 
 __all__ = [

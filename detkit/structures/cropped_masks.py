@@ -13,7 +13,7 @@ from detkit.structures.boxes import Boxes
 from detkit.structures.mask_crops import CropMethod, check_pairs, crop_maps, to_bits
 from detkit.structures.masks import Masks
 from detkit.structures.rle import rle_of_window
-from detkit.structures.transforms import CropAndPad, Region, Transform
+from detkit.structures.transforms import Region, Transform
 
 
 class CroppedMasks:
@@ -191,35 +191,22 @@ class CroppedMasks:
             windows.append((left, top, left + part.shape[1], top + part.shape[0]))
         return CroppedMasks.of(bitmaps, windows, self.image_size, self.bits.device)
 
-    def transform(self, transform: Transform) -> "CroppedMasks":
-        """The masks where the transform takes them; a mini-mask that is cut or turned is made again, in its new box."""
-        masks = self
-        for step in transform.steps:
-            masks = masks._after(step) if self.size is None else masks._mini_after(step, self.size)
-        return masks
+    def transform(self, transform: Transform) -> "CroppedMasks | BitMasks":
+        """The masks where the transform takes them.
 
-    def _after(self, step: Transform) -> "CroppedMasks":
-        bitmaps, windows = [], []
-        for i in range(len(self)):
-            moved = self[i : i + 1].bitmaps().transform(step)
-            x1, y1, x2, y2 = moved.boxes().int()[0].tolist()
-            bitmaps.append(moved.tensor[0, y1:y2, x1:x2])
-            windows.append((x1, y1, x2, y2))
-        return CroppedMasks.of(bitmaps, windows, step.output_size, self.bits.device)
-
-    def _mini_after(self, step: Transform, size: int) -> "CroppedMasks":
-        boxes, cells = Boxes(self.windows), self.cells
-        windows = torch.where(boxes.nonempty()[:, None], boxes.outlines(step).tensor, 0.0)
-        again = torch.ones(len(self), dtype=torch.bool, device=cells.device)
-        matrix = step.matrix
-        if matrix is not None and step.keeps_boxes and matrix[0, 0]:
-            mirrored = [axis for axis, sign in ((2, matrix[0, 0]), (1, matrix[1, 1])) if sign < 0]
-            cells, again = cells.flip(mirrored), ~_inside(boxes, step)
-        bits = cells.transpose(1, 2).flatten(1).clone()
-        for i in torch.nonzero(again).flatten().tolist():
-            made = CroppedMasks.mini(self[i : i + 1].bitmaps().transform(step), size)
-            bits[i], windows[i] = made.bits, made.windows[0]
-        return CroppedMasks(bits.flatten(), windows, step.output_size, size)
+        Mini-masks that are only scaled and moved keep their cells; any others are made again, in their new windows.
+        """
+        matrix = transform.matrix
+        if self.size is None:
+            return self.bitmaps().transform(transform)
+        if matrix is None or not transform.keeps_boxes or matrix[0, 0] <= 0 or matrix[1, 1] <= 0 or transform.cuts:
+            bitmaps = (self[i : i + 1].bitmaps() for i in range(len(self)))
+            made = [CroppedMasks.mini(bitmap.transform(transform), self.size) for bitmap in bitmaps]
+            none = CroppedMasks(self.bits[:0], self.windows[:0], transform.output_size, self.size)
+            return CroppedMasks.cat([none, *made])
+        boxes = Boxes(self.windows)
+        windows = torch.where(boxes.nonempty()[:, None], boxes.outlines(transform).tensor, 0.0)
+        return CroppedMasks(self.bits, windows, transform.output_size, self.size)
 
     def crop_and_resize(self, boxes: Boxes, size: int, method: CropMethod = "roi_align", binary: bool = True) -> Tensor:
         """``(N, size, size)`` on the boxes' device: mask i inside box i, resampled, see ``BitMasks.crop_and_resize``.
@@ -247,15 +234,6 @@ class CroppedMasks:
         if len(sizes) != 1:
             raise ValueError(f"CroppedMasks.cat: expected masks of one image size and S, got {sizes or 'nothing'}")
         return parts[0]._with(torch.cat([part.bits for part in parts]), torch.cat([part.windows for part in parts]))
-
-
-def _inside(boxes: Boxes, step: Transform) -> Tensor:
-    """``(N,)`` bool: nothing of the box is cut off by the step."""
-    if not isinstance(step, CropAndPad):
-        return torch.full((len(boxes),), not step.cuts, device=boxes.device)
-    x1, y1, x2, y2 = boxes.tensor.round().unbind(1)
-    left, top, right, bottom = step.visible
-    return (x1 >= left) & (y1 >= top) & (x2 <= right) & (y2 <= bottom)
 
 
 def _resized(bitmap: Tensor, size: tuple[int, int]) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor
 from detkit.structures.bit_masks import BitMasks
 from detkit.structures.boxes import Boxes
 from detkit.structures.mask_crops import CropMethod, check_pairs
-from detkit.structures.transforms import CropAndPad, Region, Transform
+from detkit.structures.transforms import Region, Transform
+from detkit.structures.upright import CropAndPad
 
 Polygons = list[np.ndarray]
 """The polygons of one object, each (P, 2) float64 points (x, y)."""

@@ -4,8 +4,9 @@ from typing import Literal
 
 import numpy as np
 
+from detkit import structures
 from detkit.data.interfaces import AUGMENTATIONS, Augmentation, Record
-from detkit.structures import Transform, transforms
+from detkit.structures import Transform
 
 
 @AUGMENTATIONS.register()
@@ -37,7 +38,7 @@ class ResizeShortestEdge(Augmentation):
             wanted = int(rng.choice(self.short_edge))
         else:
             wanted = int(rng.integers(min(self.short_edge), max(self.short_edge) + 1))
-        return transforms.Resize(record.size, shortest_edge_size(record.size, wanted, self.max_size))
+        return structures.Resize(record.size, shortest_edge_size(record.size, wanted, self.max_size))
 
 
 @AUGMENTATIONS.register()
@@ -55,7 +56,7 @@ class Resize(Augmentation):
         self.size = size
 
     def transform(self, record: Record, rng: np.random.Generator) -> Transform:
-        return transforms.Resize(record.size, self.size)
+        return structures.Resize(record.size, self.size)
 
 
 @AUGMENTATIONS.register()
@@ -81,7 +82,7 @@ class ResizeScale(Augmentation):
         factor = rng.uniform(self.min_scale, self.max_scale)
         height, width = record.size
         scale = min(self.target_size[0] * factor / height, self.target_size[1] * factor / width)
-        return transforms.Resize(record.size, (max(1, round(height * scale)), max(1, round(width * scale))))
+        return structures.Resize(record.size, (max(1, round(height * scale)), max(1, round(width * scale))))
 
 
 def shortest_edge_size(size: tuple[int, ...], short_edge: int, max_size: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from detkit.checkpoint import load_weights, read_checkpoint
-from detkit.checkpoint.pickles import read_pickle
+from detkit.checkpoint.pickles import _ALLOWED, read_pickle
 from detkit.registry import DataError
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
@@ -134,29 +134,34 @@ def test_a_name_alone_is_refused_and_nothing_is_imported(tmp_path, monkeypatch):
 TRICKS = {
     "an instance of the oldest kind": (b"(S'x'\nios\nsystem\n.", r"os\.system"),
     "its other form": (b"(cos\nsystem\nS'x'\no.", r"os\.system"),
-    "a class made": (b"\x80\x02cnumpy\nndarray\n)\x81.", "making of an object"),
-    "a class made from an extension": (b"\x80\x02\x82\x01.", "making of an object"),
-    "a persistent id": (b"P1\n.", "outside of the file"),
-    "a call of a string": (b"\x80\x02U\x01x)R.", "a call of what is no function"),
-    "a call of the array type": (b"\x80\x02cnumpy\nndarray\n)R.", "a call of what is no function"),
-    "attributes on a known name": (b"\x80\x02cnumpy\ndtype\n}U\x01aK\x01sb.", "attributes on a"),
-    "attributes on a list": (b"\x80\x02]}b.", "attributes on a list"),
-    "the array type itself": (b"\x80\x02cnumpy\nndarray\n.", "numpy.ndarray itself"),
+    "a class made from an extension": (b"\x80\x02\x82\x01.", "extensions"),
+    "attributes on a function": (b"\x80\x02c_codecs\nencode\n}U\x01aK\x01sb.", "attributes on a function"),
+    "the array type itself": (b"\x80\x02cnumpy\nndarray\n.", "a class or function alone"),
+    "a function itself": (b"\x80\x02c_codecs\nencode\n.", "a class or function alone"),
     "another encoding": (b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aU\x03zip\x86R.", r"_codecs\.encode with 'zip'"),
     "an array of strings": (pickle.dumps(np.array(["a"])), r"numpy\.dtype\('U1'\)"),
     "a structured array": (pickle.dumps(np.zeros(1, [("a", "f4")])), r"numpy\.dtype\('V4'\)"),
     "torch's tensors": (pickle.dumps(torch.ones(1)), r"torch\._utils\._rebuild_tensor"),
-    "a tuple as a key": (b"\x80\x02})" + b"\x85" * 300_000 + b"Ns.", "a key that is a tuple"),
+    "a tuple as a key": (b"\x80\x02})\x85Ns.", "a key that is a tuple"),
     "a tuple in a set": (pickle.dumps({(1,)}), "a key that is a tuple"),
-    "items in what has none": (b"\x80\x02]K\x01K\x02s.", "items in a list"),
 }
 
 
 @pytest.mark.parametrize("trick", TRICKS)
-def test_tricks_of_the_machine_are_refused(trick):
+def test_what_a_pickle_can_do_besides_arrays_is_refused(trick):
     program, words = TRICKS[trick]
     with pytest.raises(DataError, match=rf"x: holds .*{words}"):
         read_pickle(program, "x")
+
+
+def test_nothing_can_be_set_on_what_the_allow_list_has():
+    """A state that follows a name would else change the class or function for the rest of the process."""
+    for name in _ALLOWED:
+        module, _, attribute = name.rpartition(".")
+        for state in (b"}U\x01aK\x01s", b"N}U\x01aK\x01s\x86"):  # by __dict__, and by setattr
+            with pytest.raises(DataError):
+                read_pickle(b"\x80\x02c" + f"{module}\n{attribute}\n".encode() + state + b"b.", "x")
+        assert not hasattr(_ALLOWED[name], "a")
 
 
 def laughs():
@@ -176,6 +181,15 @@ def ring():
 WITHOUT_ARRAY = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R."
 DAMAGED = {
     "deep lists": b"\x80\x02" + b"]" * 300_000 + b"a" * 299_999 + b".",
+    "deep tuples in a key": b"\x80\x02})" + b"\x85" * 300_000 + b"Ns.",
+    "deep tuples in a set": b"\x80\x04\x8f()" + b"\x85" * 300_000 + b"\x90.",
+    "a high number in the memo": b"\x80\x02Nr" + (2**31 - 1).to_bytes(4, "little") + b".",
+    "a class made": b"\x80\x02cnumpy\ndtype\n)\x81.",
+    "a persistent id": b"P1\n.",
+    "a call of a string": b"\x80\x02U\x01x)R.",
+    "a call of the array type": b"\x80\x02cnumpy\nndarray\n)R.",
+    "attributes on a list": b"\x80\x02]}b.",
+    "items in what has none": b"\x80\x02]K\x01K\x02s.",
     "deep tuples": b"\x80\x02)" + b"\x85" * 300_000 + b".",
     "a ring": pickle.dumps(ring()),
     "a size without content": b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b"abc.",

@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(result: BatchReplay) -> str:
-    """A batch's loss terms and metrics, and what can be told of the cause."""
+    """A batch's loss terms and metrics, and what is known of the cause."""
     lines = [tabulate(sorted(result.values.items()), headers=["metric", "value"], floatfmt=".9g")]
     modules = {
         "first output that is not finite": result.first_output,

@@ -1,7 +1,5 @@
 """The training loop and what happens around it."""
 
-from detkit.engine.hooks.best_checkpoint import BestCheckpoint
-from detkit.engine.hooks.early_stopping import EarlyStopping
 from detkit.engine.hooks.ema import ExponentialMovingAverage
 from detkit.engine.hooks.freeze_schedule import FreezeSchedule, FreezeStage
 from detkit.engine.hooks.periodic import CheckpointHook, EvalHook
@@ -12,6 +10,7 @@ from detkit.engine.hooks.progress_bar import ProgressBar
 from detkit.engine.hooks.step_timer import StepTimer
 from detkit.engine.hooks.validation_loss import ValidationLoss
 from detkit.engine.hooks.wandb_writer import WandbWriter
+from detkit.engine.hooks.watched_metric import BestCheckpoint, EarlyStopping
 from detkit.engine.hooks.writers import MetricsWriter, TensorBoardWriter
 from detkit.engine.interfaces import HOOKS, PARALLELISMS, Hook, Parallelism
 from detkit.engine.interruption import EXIT_CODE, Interrupted, Interruption

@@ -76,7 +76,7 @@ class Training:
         raise NotImplementedError
 
     def check_finite(self) -> None:
-        """Raises FloatingPointError if the loss of a step until now was not finite. Waits for the device."""
+        """Raises FloatingPointError if the loss of a step until now was not finite. Synchronises the device."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from detkit.utils import distributed
 T = TypeVar("T", covariant=True)
 
 EXIT_CODE = 75
-"""EX_TEMPFAIL of sysexits.h: "try again later". Neither success, which nobody starts again, nor a fault (1, 2)."""
+"""EX_TEMPFAIL of sysexits.h: "try again later". Neither success, which is not started again, nor an error (1, 2)."""
 
 
 class Interrupted(Exception):
@@ -38,7 +38,7 @@ class Interruption:
     A signal only leaves a note. The trainer asks ``check`` at the end of every step, where there is something whole to
     save. Several processes must stop at the same step, although the signal may reach one of them alone or each at
     another time: they exchange their notes in an all-reduce of one number that is started at the end of a step and
-    read at the end of the next one, so nobody waits, and no device is involved. A second Ctrl-C ends at once.
+    read at the end of the next one, so no process waits, and no device is involved. A second Ctrl-C ends at once.
 
     Handlers can be set in the main thread alone; in another thread nothing is listened to.
     """
@@ -64,7 +64,7 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
-        if self._group is not None and (kind is None or issubclass(kind, Interrupted)):  # else nobody may answer
+        if self._group is not None and (kind is None or issubclass(kind, Interrupted)):  # else no process may answer
             if self._work is not None:
                 self._work.wait()
             dist.destroy_process_group(self._group)

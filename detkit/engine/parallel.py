@@ -1,4 +1,4 @@
-"""How several processes train one model: each with a copy of it, or each with a part of its weights."""
+"""How several processes train one model: each with a copy of it, or each with a shard of its weights."""
 
 import logging
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ class DDP(Parallelism):
 
 @PARALLELISMS.register()
 class FSDP(Parallelism):
-    """Every process has a part of the weights, gradients and optimizer's state; for models too large for one device.
+    """Every process has a shard of the weights, gradients and optimizer's state; for models too large for one device.
 
     Rajbhandari et al. 2019, arXiv:1910.02054 (ZeRO, stage 3); torch's ``fully_shard`` (FSDP2). A unit is gathered
     when its forward or backward pass comes, and given up after it. Units are the smallest modules with
@@ -62,11 +62,11 @@ class FSDP(Parallelism):
     them; the rest belongs to the model itself. In one process it does nothing.
 
     Args:
-        unit_parameters: the least number of weights of a unit. Smaller units need less memory and talk more often.
+        unit_parameters: the least number of weights of a unit. Smaller units need less memory and communicate more often.
         reshard_after_forward: give a unit's weights up after its forward pass and gather them again for the backward
-            pass; false (ZeRO, stage 2) needs more memory and talks less.
-        gather_dtype: fp32, or bf16: weights are gathered and used in half precision, which halves the talk, while
-            the parts, and gradients' means, stay in fp32; for ``train.precision: bf16``.
+            pass; false (ZeRO, stage 2) needs more memory and communicates less.
+        gather_dtype: fp32, or bf16: weights are gathered and used in half precision, which halves the communication, while
+            the shards, and gradients' means, stay in fp32; for ``train.precision: bf16``.
 
     Raises:
         ValueError: ``unit_parameters`` is below 1.
@@ -106,7 +106,9 @@ class FSDP(Parallelism):
             fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=self.reshard_after_forward)
         fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
         setattr(model, RESHARDS, self.reshard_after_forward)
-        logger.info("FSDP: the weights lie in parts on %d processes, in %d units", distributed.world_size(), len(units))
+        logger.info(
+            "FSDP: the weights are sharded over %d processes, in %d units", distributed.world_size(), len(units)
+        )
         return model
 
 

@@ -28,7 +28,7 @@ class NonFinite(FloatingPointError):
 
     Attributes:
         values: of the loss on this process: its terms and metrics; {}: its gradients; None: another process has it.
-        batch: the number of the batch in the step; None where that cannot be told.
+        batch: the number of the batch in the step; None where that is not known.
     """
 
     def __init__(self, values: dict[str, float] | None, batch: int | None = None):

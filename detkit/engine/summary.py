@@ -17,11 +17,11 @@ def summarize(value: Any) -> dict[str, Any]:
     """An array's shape, type, least, greatest and mean value.
 
     Args:
-        value: a tensor, an array or masks (the figures are of their areas, in square pixels).
+        value: a tensor, an array or masks (the numbers are of their areas, in square pixels).
 
     Returns:
         ``shape``, ``type``, ``min``, ``max``, ``mean``; of an array without elements, or of another value (whose
-        ``shape`` is then its text), only the first two. Values that are not finite are left out of the figures and
+        ``shape`` is then its text), only the first two. Values that are not finite are left out of the numbers and
         counted under ``type``.
     """
     kind = type(value).__name__

@@ -1,1 +1,1 @@
-"""Failures of a training step: what is written down, what can be told of the cause, and how it is run again."""
+"""Failures of a training step: what is written down, what is known of the cause, and how it is run again."""

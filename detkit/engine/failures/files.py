@@ -34,7 +34,7 @@ class FailedStep:
 
     Args:
         batches: those that it had begun with.
-        batch: which of them has a loss that is not finite; None: that cannot be told, or it is the gradients.
+        batch: which of them has a loss that is not finite; None: that is not known, or it is the gradients.
         values: loss terms and metrics of that batch, where a loss is not finite.
     """
 

@@ -25,7 +25,7 @@ from detkit.utils.sharding import is_sharded, own_part, whole
 logger = logging.getLogger(__name__)
 
 MAX_KEPT = 20
-"""Steps whose batches are kept on a GPU; then their losses are checked, which waits for the device."""
+"""Steps whose batches are kept on a GPU; then their losses are checked, which synchronises the device."""
 
 _ADVICE = ". If the annotations are right, lower the learning rate, lengthen the warm-up or set solver.clip_grad_norm"
 
@@ -38,8 +38,8 @@ class _Failure:
         number: the step's.
         batches: those that it had begun with, each with the random state before it.
         values: of this process's loss; {}: its gradients are not finite; None: another process has failed.
-        batch: which of the batches; None where that cannot be told.
-        late: found after later steps.
+        batch: which of the batches; None where that is not known.
+        late: noticed after later steps.
     """
 
     number: int
@@ -50,7 +50,7 @@ class _Failure:
 
     @property
     def samples(self) -> list[Sample]:
-        """Of the batch that failed, or of all where that cannot be told."""
+        """Of the batch that failed, or of all where that is not known."""
         batches = self.batches if self.batch is None else [self.batches[self.batch]]
         return [sample for samples, _ in batches for sample in samples]
 
@@ -106,19 +106,19 @@ class FailureRecorder:
         if not self.step.checks_at_once:
             self._steps.append((number, self.step.begun))
 
-    def check_window(self, found: tuple[int, Mapping[str, float]] | None) -> None:
+    def check_window(self, bad: tuple[int, Mapping[str, float]] | None) -> None:
         """Takes the first step (number, values) of a window whose loss was not finite, or None.
 
         All processes must call it after the same step. Raises FloatingPointError.
         """
-        if self.step.checks_at_once and found is None:
+        if self.step.checks_at_once and bad is None:
             return  # each step has been checked
-        numbers = distributed.all_gather_object(None if found is None else found[0])
+        numbers = distributed.all_gather_object(None if bad is None else bad[0])
         first = min((number for number in numbers if number is not None), default=None)
         if first is None:
             self._steps.clear()
             return
-        values = found[1] if found is not None and found[0] == first else None
+        values = bad[1] if bad is not None and bad[0] == first else None
         raise FloatingPointError(self._report(_Failure(first, dict(self._steps).get(first, []), values, late=True)))
 
     def _report(self, failure: _Failure) -> str:
@@ -181,7 +181,7 @@ class FailureRecorder:
         }
 
     def _suspects(self, failure: _Failure) -> list[str]:
-        """What can be told of the cause, a sentence each."""
+        """What is known of the cause, a sentence each."""
         model = distributed.unwrap(self.step.model)
         sentences = target_problems(failure.samples, getattr(model, "num_classes", None))
         broken = [name for name, p in model.named_parameters() if not torch.isfinite(own_part(p)).all()]

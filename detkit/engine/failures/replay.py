@@ -36,7 +36,7 @@ class BatchReplay:
         first_gradient: the module at whose output the first gradient that is not finite arrives, coming from the loss.
         bad_parameters: parameters whose gradient is not finite.
         images: of each image alone: its name, and its loss terms or the error that it led to.
-        suspects: what can be told of images and annotations, a sentence each.
+        suspects: what is known of images and annotations, a sentence each.
     """
 
     names: str

@@ -1,4 +1,4 @@
-"""The hooks of every run that act: checkpoints and evaluation. Whoever starts the run makes them."""
+"""The hooks of every run that act: checkpoints and evaluation. They are made where the run is started."""
 
 import math
 import time
@@ -86,7 +86,7 @@ class EvalHook(Hook):
     """Evaluates every period and at the end.
 
     The raw weights are evaluated, and then each of the trainer's ``weight_sets``. The results go to
-    ``trainer.results``, those of a set under its name, and their figures as a line of metrics:
+    ``trainer.results``, those of a set under its name, and their metrics as a line:
     ``{"iteration", "box/AP", ..., "ema/box/AP", ...}``, on all ranks. Evaluating leaves the random state of training as
     it was. All ranks evaluate. How long it takes counts for the time that is left.
 
@@ -140,14 +140,14 @@ class EvalHook(Hook):
             trainer.model.train()
         self._seconds, self._evaluated = time.perf_counter() - start, trainer.finished
         trainer.results = distributed.all_gather_object(results)[0]
-        figures = flatten(trainer.results)
-        if figures:
-            trainer.metrics.publish({"iteration": trainer.step, **figures})
+        metrics = flatten(trainer.results)
+        if metrics:
+            trainer.metrics.publish({"iteration": trainer.step, **metrics})
 
     def _results(self, trainer: Training) -> dict[str, Any]:
         with autocast(
             trainer.device, trainer.training_step.precision
-        ):  # which keeps weights that it has cast: anew for each set
+        ):  # which keeps weights that it has cast: a new one for each set
             return self.evaluate()
 
     def state_dict(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class PreciseBN(Hook):
         num_batches: how many batches of ``data.batch_size`` images.
 
     Raises:
-        ValueError: fewer than one batch; in training, batches that cannot be begun anew.
+        ValueError: fewer than one batch; in training, batches that cannot be gone through again.
     """
 
     def __init__(self, *, num_batches: int = 100):
@@ -49,7 +49,7 @@ class PreciseBN(Hook):
     def before_train(self, trainer: Training) -> None:
         """Makes sure that batches can be looked at without taking them from training."""
         if not trainer.can_rewind:
-            raise ValueError("PreciseBN: the trainer's batches are a stream; give it a function that begins one anew")
+            raise ValueError("PreciseBN: the trainer's batches are a stream; give it a function that starts one")
 
     def after_step(self, trainer: Training) -> None:
         """Looks where an evaluation or the end follows."""

@@ -39,7 +39,7 @@ class ValidationLoss(Hook):
     def before_train(self, trainer: Training) -> None:
         """Makes sure that there are data."""
         if trainer.test_batches is None:
-            raise ValueError("ValidationLoss: the trainer has no test_batches; whoever builds it gives them")
+            raise ValueError("ValidationLoss: the trainer has no test_batches; pass them where the trainer is built")
 
     def after_step(self, trainer: Training) -> None:
         """Computes where it is time."""
@@ -60,17 +60,16 @@ class ValidationLoss(Hook):
         try:
             torch.manual_seed(0)
             with torch.no_grad(), keep_running_statistics(model):
-                for batch, counts_in in _in_step(trainer.test_batches or ()):
+                for batch, is_own in _in_step(trainer.test_batches or ()):
                     losses = trainer.training_step.losses(batch, model)
-                    counts = normalisers_of(losses, len(batch))
-                    for name, term in losses.terms.items() if counts_in else ():
-                        number = counts.get(name, counts[IMAGES])
+                    normalisers = normalisers_of(losses, len(batch))
+                    for name, term in losses.terms.items() if is_own else ():
+                        number = normalisers.get(name, normalisers[IMAGES])
                         sums[name] = sums.get(name, 0) + term.to(number.dtype) * number.clamp(min=1)
                         numbers[name] = numbers.get(name, 0) + number
         finally:
             set_rng_state(state)
-        figures = _means(sums, numbers)
-        trainer.metrics.publish({"iteration": trainer.step, **figures})
+        trainer.metrics.publish({"iteration": trainer.step, **_means(sums, numbers)})
 
 
 def _in_step(batches: Iterable[list[Sample]]) -> Iterator[tuple[list[Sample], bool]]:
@@ -90,12 +89,12 @@ def _in_step(batches: Iterable[list[Sample]]) -> Iterator[tuple[list[Sample], bo
 
 def _means(sums: dict[str, Tensor], numbers: dict[str, Tensor]) -> dict[str, float]:
     mine = {name: (float(sums[name]), float(numbers[name])) for name in sums}
-    every = distributed.all_gather_object(mine)
-    names = list(dict.fromkeys(name for part in every for name in part))
+    gathered = distributed.all_gather_object(mine)
+    names = list(dict.fromkeys(name for part in gathered for name in part))
     if not names:
         raise ValueError("ValidationLoss: the test set gave no batch")
     terms = {}
     for name in names:
-        total, number = (sum(values) for values in zip(*(part[name] for part in every if name in part)))
+        total, number = (sum(values) for values in zip(*(part[name] for part in gathered if name in part)))
         terms[f"validation/{name}"] = total / max(number, 1)
     return {"validation/total_loss": sum(terms.values()), **terms}

@@ -22,7 +22,7 @@ class WandbWriter(Hook):
     """Sends the lines of metrics, pictures of predictions and the run's config to Weights & Biases. Rank 0 only.
 
     The axis of every chart is ``iteration``. A run that is resumed goes on in the same W&B run, whose id is kept in
-    the checkpoints; figures that it had sent before are not sent again. The console is not recorded: ``log.txt`` is.
+    the checkpoints; metrics that it had sent before are not sent again. The console is not recorded: ``log.txt`` is.
 
     Args:
         project: W&B's project.

@@ -537,7 +537,7 @@ def test_every_role_of_detkit_has_a_case():
 
 @pytest.fixture(scope="module")
 def healthy():
-    """An experiment without faults."""
+    """An experiment without mistakes."""
     shapes = "{name: Shapes, num_images: 30, image_size: [64, 64], min_scale: 0.3, max_objects: 4, seed: "
     datasets = [f"data.{name}_dataset={shapes}{seed}}}" for seed, name in enumerate(("train", "test"))]
     small = ["model.backbone.width=8", "model.neck.out_channels=16", "model.roi_heads.box_head.fc_dims=[16]"]

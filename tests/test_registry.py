@@ -43,7 +43,7 @@ def test_the_interface_is_demanded(bases):
         bases.register(lambda shape: None)
 
 
-def test_the_wiring_is_demanded(bases):
+def test_the_runtime_arguments_are_demanded(bases):
     class Wrong(Base):
         def __init__(self, shape: int, size: int):
             pass
@@ -115,7 +115,7 @@ def test_a_module_can_be_forgotten(bases):
     assert bases.names() == []
 
 
-def test_options_are_what_stands_behind_the_star_and_wiring_what_stands_before(bases):
+def test_options_stand_behind_the_star_and_runtime_arguments_before_it(bases):
     class Split(Base):
         def __init__(self, shape: int, *, size: int = 1, kind: str):
             pass
@@ -124,10 +124,10 @@ def test_options_are_what_stands_behind_the_star_and_wiring_what_stands_before(b
     assert runtime_arguments(Split) == ("shape",)
 
 
-def test_every_field_of_a_group_is_an_option():
-    group = dataclasses.make_dataclass("Group", [("a", int), ("b", int, dataclasses.field(default=1, kw_only=True))])
-    assert list(options(group)) == ["a", "b"]
-    assert role_of(group) is None
+def test_every_field_of_nested_options_is_an_option():
+    nested = dataclasses.make_dataclass("Nested", [("a", int), ("b", int, dataclasses.field(default=1, kw_only=True))])
+    assert list(options(nested)) == ["a", "b"]
+    assert role_of(nested) is None
 
 
 @pytest.mark.parametrize(

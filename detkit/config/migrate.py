@@ -67,7 +67,7 @@ class Migration:
             children = {k: (v, want, MISSING) for k, v in value.items()}
         else:
             if below is not None and _name(below.value) not in (None, cls.__name__):
-                below = None  # what lies there is replaced whole
+                below = None  # what lies there is replaced
             value, cls = self._renamed(value, cls, below, path)
             known = schema(cls).options
             children = {k: (v, known[k].want, known[k].default) for k, v in value.items() if k in known}

@@ -1,4 +1,4 @@
-"""Recipe: a checked promise of an object, handed to whoever knows the shapes that it needs."""
+"""Recipe: a checked promise of an object, handed to the owner, which knows the shapes that it needs."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping

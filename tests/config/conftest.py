@@ -1,4 +1,4 @@
-"""A small house of stub roles and components, so that the rules are tested without a model."""
+"""A small world of stub roles and components, so that the rules are tested without a model."""
 
 import dataclasses
 import textwrap
@@ -13,7 +13,7 @@ from detkit.registry import Registry
 
 @pytest.fixture
 def house():
-    """Roles ``Part`` and ``Whole`` with components, groups and a root; forgotten after the test."""
+    """Roles ``Part`` and ``Whole`` with components, nested options and a root; forgotten after the test."""
     before = dict(Registry.of)
     yield _build_house()
     for base in set(Registry.of) - set(before):

@@ -13,8 +13,8 @@ from detkit.config.recipe import Eager
 
 def take(want: Any, value: Any) -> Any:
     """``value`` as the annotation ``want`` takes it."""
-    group = dataclasses.make_dataclass("Group", [("option", want)], frozen=True)
-    return parse({"option": value}, group, "node").kwargs["option"]
+    nested = dataclasses.make_dataclass("Nested", [("option", want)], frozen=True)
+    return parse({"option": value}, nested, "node").kwargs["option"]
 
 
 def refuse(want: Any, value: Any) -> str:
@@ -147,7 +147,7 @@ def test_a_role_annotation_is_built_with_its_owner(house):
     assert build(node, house.Whole, 3).bare is not owner.bare
 
 
-def test_keys_left_out_of_a_group_come_from_the_default_instance(house):
+def test_keys_left_out_of_nested_options_come_from_the_default_instance(house):
     made = parse(machine(matching={"limits": {"low": 2}}), house.Root)().model(1)
     assert made.matching == house.Matching(thresholds=(0.3, 0.7), limits=house.Limits(low=2.0, high=9.0))
     assert parse(machine(), house.Root)().model(1).matching.thresholds == (0.3, 0.7)

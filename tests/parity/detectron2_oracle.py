@@ -274,7 +274,7 @@ def rescaled(boxes, scores, classes, masks, size, output):
 
 
 def paste(masks, boxes, size):
-    """The whole image is looked up in each mask."""
+    """The image is looked up in each mask."""
     ys, xs = torch.arange(size[0]) + 0.5, torch.arange(size[1]) + 0.5
     out = torch.zeros(len(masks), *size, dtype=torch.bool)
     for row, mask, (x1, y1, x2, y2) in zip(out, masks, boxes):
@@ -291,12 +291,12 @@ def losses(w, model, maps, image_sizes, targets):
     anchors, logits = torch.cat([a for a, _, _ in levels]), torch.cat([s for _, s, _ in levels], 1)
     deltas, normaliser = torch.cat([d for _, _, d in levels], 1), model.rpn_batch * len(image_sizes)
     terms["loss_rpn_cls"] = terms["loss_rpn_loc"] = torch.zeros(())
-    for of_image, moves, (gt, _, _) in zip(logits, deltas, targets):
+    for image_logits, moves, (gt, _, _) in zip(logits, deltas, targets):
         iou = box_iou(gt, anchors)
         best, match = iou.max(0)
         positive = (best >= 0.7) | (iou == iou.max(1, keepdim=True).values).any(0)
         counted = positive | (best < 0.3)
-        cls = F.binary_cross_entropy_with_logits(of_image[counted], positive[counted].float(), reduction="sum")
+        cls = F.binary_cross_entropy_with_logits(image_logits[counted], positive[counted].float(), reduction="sum")
         wanted = get_deltas(anchors[positive], gt[match[positive]], (1.0, 1.0, 1.0, 1.0))
         terms["loss_rpn_cls"] = terms["loss_rpn_cls"] + cls / normaliser
         terms["loss_rpn_loc"] = terms["loss_rpn_loc"] + (moves[positive] - wanted).abs().sum() / normaliser

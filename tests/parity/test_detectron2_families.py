@@ -83,7 +83,7 @@ def fill(state, pixel_std):
 
 
 @torch.no_grad()
-def spread(weights, model, batch, sizes):
+def scale_last_layers(weights, model, batch, sizes):
     """Scales the last layers until objectness, classes, boxes and masks differ from place to place."""
 
     def scale(name, values, std):
@@ -154,7 +154,7 @@ def load(case, tmp_path, images):
     ]
     model = build(f"coco/{case.config}.yaml", overrides)
     weights = fill(export_state(model.state_dict(), "detectron2"), m.pixel_std)
-    spread(weights, m, *oracle.batch_images(m, images))
+    scale_last_layers(weights, m, *oracle.batch_images(m, images))
     torch.save({"model": dict(weights)}, tmp_path / "model_final.pth")
     report = load_weights(model, tmp_path / "model_final.pth")
     assert report.format == "Detectron2"
@@ -204,7 +204,7 @@ def test_family(name, tmp_path, monkeypatch):
 
 
 def compare_losses(model, weights, case, samples, wanted):
-    """The whole model without gradients; with them, where norms are folded, from the oracle's own proposals.
+    """The model without gradients; with them, where norms are folded, from the oracle's own proposals.
 
     The last bit of a feature decides in some places whether a box suppresses another; the losses would show it.
     """

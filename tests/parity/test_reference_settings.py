@@ -72,7 +72,7 @@ def fill(shapes):
 
 
 @torch.no_grad()
-def spread(weights, config, image):
+def scale_last_layers(weights, config, image):
     """Scales the last layers until objectness, classes, boxes and masks differ from place to place."""
     padded, maps = tuple(image.shape[1:]), oracle.features(weights, config, image)
 
@@ -110,7 +110,7 @@ def setup(request):
     picture = torch.nn.functional.interpolate(coarse, case.size, mode="bilinear")[0].byte().permute(1, 2, 0).numpy()
     sample = to_sample(case.resize(empty_record(picture), np.random.default_rng(0)))
     weights = fill(oracle.shapes(case.depth, NUM_CLASSES + 1))
-    spread(weights, case.config, sample.image)
+    scale_last_layers(weights, case.config, sample.image)
     c = case.config
     overrides = [
         f"model.proposal_generator.head.anchor_stride={c.rpn_anchor_stride}",

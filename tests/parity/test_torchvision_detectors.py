@@ -90,7 +90,7 @@ def ours_of(name, state, settings):
 
 @torch.no_grad()
 def enliven(model, images):
-    """Norms with the statistics of real images, so that nothing dies on the way, and heads whose scores spread."""
+    """Norms with the statistics of real images, so that nothing dies on the way, and heads whose scores differ."""
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         nn.init.uniform_(norm.weight, 0.6, 1.4)
@@ -109,15 +109,15 @@ def enliven(model, images):
     for norm in norms:
         norm.eval()
         norm.momentum = 0.1
-    spread(model.roi_heads.box_predictor.cls_score, vectors, 2.0)
-    spread(model.roi_heads.box_predictor.bbox_pred, vectors, 1.0)
+    set_deviation(model.roi_heads.box_predictor.cls_score, vectors, 2.0)
+    set_deviation(model.roi_heads.box_predictor.bbox_pred, vectors, 1.0)
     inner = model.rpn.head.conv(list(maps.values())[-2])
-    spread(model.rpn.head.cls_logits, inner, 2.0)
-    spread(model.rpn.head.bbox_pred, inner, 0.3)
+    set_deviation(model.rpn.head.cls_logits, inner, 2.0)
+    set_deviation(model.rpn.head.bbox_pred, inner, 0.3)
     return model
 
 
-def spread(layer, x, std):
+def set_deviation(layer, x, std):
     """Scales a layer's weights until what it gives deviates that much."""
     layer.weight.mul_(std / layer(x).std())
 

@@ -85,17 +85,17 @@ def test_mask_targets(small, shapes):
     rng = np.random.default_rng(1)
     bitmap = np.zeros((90, 120), bool)
     bitmap[20:80, 30:100] = rng.random((6, 7)).repeat(10, 0).repeat(10, 1) > 0.4
-    whole = BitMasks(torch.from_numpy(bitmap)[None])
-    x1, y1, x2, y2 = whole.boxes().tensor[0].tolist()
+    bitmaps = BitMasks(torch.from_numpy(bitmap)[None])
+    x1, y1, x2, y2 = bitmaps.boxes().tensor[0].tolist()
     box = np.array([x1 - 12.5, y1 + 6, x2 - 20, y2 + 9.25])
     rules = small.roi_heads.mask_head.targets
-    cut = whole.crop_and_resize(Boxes(box[None]), 28, rules.method, rules.binary)[0]
+    cut = bitmaps.crop_and_resize(Boxes(box[None]), 28, rules.method, rules.binary)[0]
     parts = oracles.swap(box) / (90, 120, 90, 120)
     wanted = oracles.crop_and_resize(bitmap.astype(float), parts, 28)
     clear = np.abs(wanted - 0.5) > 1e-4
     assert np.array_equal(cut.numpy()[clear], np.round(wanted).astype(bool)[clear])
     assert 0.2 < cut.float().mean() < 0.8
-    mini = CroppedMasks.mini(whole)
+    mini = CroppedMasks.mini(bitmaps)
     parts = (oracles.swap(box) - (y1, x1, y1, x1)) / ((y2 - y1, x2 - x1) * 2)
     wanted = oracles.crop_and_resize(mini.cells[0].numpy().astype(float), parts, 28)
     cut = mini.crop_and_resize(Boxes(box[None]), 28, rules.method, rules.binary)[0]

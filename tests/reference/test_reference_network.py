@@ -66,7 +66,7 @@ def test_resnet_c1_c5(depth, blocks, meta_models, preset):
 
 
 def test_resnet_c1_c5_norms(small):
-    """ResNet C1..C5: the norms in figures, also while the model trains."""
+    """ResNet C1..C5: the norms in numbers, also while the model trains."""
     conv = small.train().backbone.res2[0].conv3
     x = torch.randn(1, conv.in_channels, 6, 5)
     raw = F.conv2d(x, conv.weight, conv.bias)

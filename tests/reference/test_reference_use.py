@@ -179,9 +179,9 @@ def test_input_modes_and_flips(preset, shapes):
     known, kinds = {record.image_id: record.image for record in records}, set()
     for batch, _ in zip(shapes.data.train(seed=1), range(12)):
         for sample in batch:
-            image, whole = sample.image.permute(1, 2, 0).numpy(), known[sample.image_id]
-            kinds.add("as it is" if np.array_equal(image, whole) else "flipped")
-            assert np.array_equal(image, whole) or np.array_equal(image, whole[:, ::-1])
+            image, original = sample.image.permute(1, 2, 0).numpy(), known[sample.image_id]
+            kinds.add("as it is" if np.array_equal(image, original) else "flipped")
+            assert np.array_equal(image, original) or np.array_equal(image, original[:, ::-1])
     assert kinds == {"as it is", "flipped"}
 
 

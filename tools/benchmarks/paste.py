@@ -67,8 +67,8 @@ def run(options: PasteOptions) -> Report:
     candidates = [Candidate("torchvision + pycocotools", theirs)]
     for paster in (ExpandedBoxMaskPaster(), GridSampleMaskPaster(), ResizeMaskPaster()):
         candidates.append(Candidate(f"detkit {type(paster).__name__}", _encoded(paster, probs, boxes)))
-        whole = paster(probs, boxes, SIZE, 0.5).bitmaps()
-        assert candidates[-1].run() == whole.rle(), "pycocotools encodes the whole masks otherwise"
+        bitmaps = paster(probs, boxes, SIZE, 0.5).bitmaps()
+        assert candidates[-1].run() == bitmaps.rle(), "pycocotools encodes full-size masks differently"
     assert candidates[1].run() == candidates[0].run(), "the same masks, and the same encoding"
     measured = measure(candidates, rounds=options.rounds, warmup=options.warmup)
     facts = {"megapixels in boxes": float(boxes.area().sum()) / 1e6, "megapixels of the image": SIZE[0] * SIZE[1] / 1e6}

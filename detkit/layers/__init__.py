@@ -4,7 +4,7 @@ from detkit.layers.box_ops import nms_by_group, pairwise_iou
 from detkit.layers.conv import ConvNorm, DeformConvNorm, c2_msra_fill, c2_xavier_fill
 from detkit.layers.crop_and_resize import crop_and_resize
 from detkit.layers.norm import BN, GN, NORMS, FrozenBN, Norm, freeze, frozen_copy, make_norm, replace_modules
-from detkit.layers.paste import paste_in_windows, paste_masks
+from detkit.layers.paste import paste_in_regions
 from detkit.layers.roi_align import roi_align
 from detkit.layers.shapes import SamePad2d, ShapeSpec, choose_features, same_pad
 from detkit.layers.sync_norm import SyncBN
@@ -29,8 +29,7 @@ __all__ = [
     "make_norm",
     "nms_by_group",
     "pairwise_iou",
-    "paste_in_windows",
-    "paste_masks",
+    "paste_in_regions",
     "replace_modules",
     "roi_align",
     "same_pad",

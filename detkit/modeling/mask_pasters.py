@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from detkit.layers import paste_in_windows
+from detkit.layers import paste_in_regions
 from detkit.modeling.interfaces import MASK_PASTERS, MaskPaster
 from detkit.structures import Boxes, CroppedMasks
 
@@ -20,7 +20,7 @@ class GridSampleMaskPaster(MaskPaster):
 
     def __call__(self, probs: Tensor, boxes: Boxes, image_size: tuple[int, int], threshold: float) -> CroppedMasks:
         """See ``MaskPaster.__call__``."""
-        return CroppedMasks.of(*paste_in_windows(probs, boxes, image_size, threshold), image_size, probs.device)
+        return CroppedMasks.of(*paste_in_regions(probs, boxes, image_size, threshold), image_size, probs.device)
 
 
 @MASK_PASTERS.register()

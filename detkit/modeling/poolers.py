@@ -22,7 +22,8 @@ class PyramidPooler(RoIPooler):
         output_size: side of the pooled features.
         canonical_box_size: in pixels.
         canonical_level: log2 of the stride where boxes of that size are pooled.
-        level_rounding: floor, or round (to the nearest level; halves to the even one).
+        level_rounding: how a box between two levels is rounded: floor, to the finer one, or round, to the nearer one
+            (halves to the even one).
 
     Raises:
         ValueError: no map, several maps whose strides are not consecutive powers of two, maps of different width, or
@@ -96,22 +97,12 @@ class PyramidPooler(RoIPooler):
 
 @ROI_POOLERS.register()
 class RoIAlignPooler(PyramidPooler):
-    """RoIAlign (Mask R-CNN, He et al. 2017) on the pyramid level that fits the box (FPN, Lin et al. 2017, eq. 1).
-
-    A box of ``canonical_box_size`` goes to the level of stride 2 ** ``canonical_level``, one of half the size one
-    level finer, within the levels that there are. A single map, of any stride, has all boxes.
+    """RoIAlign (Mask R-CNN, He et al. 2017) on the level that ``PyramidPooler`` chooses.
 
     Args:
-        output_size: side of the pooled features.
         sampling_ratio: samples a bin and axis; 0 takes as many as the bin has feature pixels.
-        canonical_box_size: in pixels.
-        canonical_level: log2 of the stride where boxes of that size are pooled.
         aligned: true for pixel centres at half-integers (Detectron2); false for RoIAlign's first version, half a
             feature pixel off, with boxes of at least one feature pixel (torchvision's detectors).
-        level_rounding: how a box between two levels is rounded: floor, to the finer one, or round, to the nearer one.
-
-    Raises:
-        ValueError: several maps whose strides are not consecutive powers of two, or maps of different width.
     """
 
     def __init__(
@@ -138,17 +129,8 @@ class CropAndResizePooler(PyramidPooler):
     """One bilinear sample a bin, the corner bins at the box's corners (TensorFlow's ``crop_and_resize``).
 
     As matterport's Mask R-CNN pools: boxes in pixels are divided by the size of the padded batch (map size times
-    stride), so that its first and last pixel are the map's; a sample outside is 0. The level is chosen as by
-    ``RoIAlignPooler``.
-
-    Args:
-        output_size: side of the pooled features.
-        canonical_box_size: in pixels.
-        canonical_level: log2 of the stride where boxes of that size are pooled.
-        level_rounding: how a box between two levels is rounded: floor, to the finer one, or round, to the nearer one.
-
-    Raises:
-        ValueError: several maps whose strides are not consecutive powers of two, or maps of different width.
+    stride), so that its first and last pixel are the map's; a sample outside is 0. The level is chosen by
+    ``PyramidPooler``.
     """
 
     def __init__(

@@ -4,11 +4,19 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from detkit.layers import paste_masks
+from detkit.layers import paste_in_regions
+
+
+def paste_masks(probs: torch.Tensor, boxes: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
+    """Laid out in the whole image: ``(N, height, width)``."""
+    out = torch.zeros(len(probs), *image_size, dtype=torch.bool)
+    for image, bitmap, (x1, y1, x2, y2) in zip(out, *paste_in_regions(probs, boxes, image_size)):
+        image[y1:y2, x1:x2] = bitmap
+    return out
 
 
 def paste_everywhere(probs: torch.Tensor, boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """The definition without windows: every pixel of the image is looked up in every mask."""
+    """The definition without regions: every pixel of the image is looked up in every mask."""
     x1, y1, x2, y2 = (v[:, None] for v in boxes.unbind(1))
     xs = (torch.arange(width) + 0.5 - x1) / (x2 - x1) * 2 - 1
     ys = (torch.arange(height) + 0.5 - y1) / (y2 - y1) * 2 - 1
@@ -17,7 +25,7 @@ def paste_everywhere(probs: torch.Tensor, boxes: torch.Tensor, height: int, widt
     return F.grid_sample(probs[:, None], grid, align_corners=False)[:, 0] >= 0.5
 
 
-def test_windows_change_nothing():
+def test_regions_change_nothing():
     corner = torch.rand(40, 2) * 60 - 10
     boxes = torch.cat([corner, corner + 0.5 + torch.rand(40, 2) * 50], dim=1)
     probs = torch.rand(40, 14, 14)

@@ -6,7 +6,6 @@ import torch
 from PIL import Image
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from detkit.layers import paste_masks
 from detkit.modeling.interfaces import MASK_PASTERS
 from detkit.modeling.mask_pasters import ExpandedBoxMaskPaster, GridSampleMaskPaster, ResizeMaskPaster
 from detkit.structures import Boxes, CroppedMasks
@@ -41,11 +40,6 @@ def test_expanded_box_beyond_the_image_equals_torchvision():
     probs = torch.rand(3, 28, 28)
     wanted = paste_masks_in_image(probs[:, None], boxes.tensor, SIZE)[:, 0] >= 0.5
     assert torch.equal(ExpandedBoxMaskPaster()(probs, boxes, SIZE, 0.5).tensor, wanted)
-
-
-def test_grid_sample_is_the_layer():
-    probs, boxes = torch.rand(20, 28, 28), some_boxes(20)
-    assert torch.equal(GridSampleMaskPaster()(probs, boxes, SIZE, 0.4).tensor, paste_masks(probs, boxes, SIZE, 0.4))
 
 
 @pytest.mark.parametrize("stretch", [False, True])
@@ -141,7 +135,7 @@ def test_expanded_boxes_of_all_kinds_equal_torchvision():
 
 def test_looking_pixels_up_a_strip_at_a_time_changes_nothing(monkeypatch):
     probs, boxes = torch.rand(50, 28, 28), boxes_of_all_kinds()[:49]
-    whole = paste_masks(probs[:49], boxes, SIZE, 0.4)
+    whole = GridSampleMaskPaster()(probs[:49], boxes, SIZE, 0.4).tensor
     for pixels in (1, 300):
         monkeypatch.setattr("detkit.layers.paste.CHUNK_PIXELS", pixels)
-        assert torch.equal(paste_masks(probs[:49], boxes, SIZE, 0.4), whole)
+        assert torch.equal(GridSampleMaskPaster()(probs[:49], boxes, SIZE, 0.4).tensor, whole)

@@ -28,24 +28,14 @@ class ConvStyle:
         out_channels: int,
         kernel_size: int,
         *,
-        stride: int = 1,
-        dilation: int = 1,
-        groups: int = 1,
         relu: bool = True,
         kind: type[ConvNorm] = ConvNorm,
+        **steps: int,
     ) -> ConvNorm:
-        """A convolution of this style."""
-        return kind(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride=stride,
-            dilation=dilation,
-            groups=groups,
-            bias=self.bias,
-            norm=self.norm,
-            activation=nn.ReLU(inplace=True) if relu else None,
-        )
+        """A convolution of this style; ``steps``: its stride, dilation and groups."""
+        activation = nn.ReLU(inplace=True) if relu else None
+        sizes = in_channels, out_channels, kernel_size
+        return kind(*sizes, **steps, bias=self.bias, norm=self.norm, activation=activation)  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True)

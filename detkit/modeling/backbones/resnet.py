@@ -151,24 +151,12 @@ class ResNet(Backbone):
 class ResNeXt(ResNet):
     """ResNet with grouped 3x3 convolutions (Xie, Girshick, Dollar, Tu, He 2017, arXiv:1611.05431).
 
-    ``X-101-32x8d`` is depth 101 with 32 groups of width 8.
+    ``X-101-32x8d`` is depth 101 with 32 groups of width 8. Detectron2 and torchvision stride in the 3x3 one.
+    The other options are those of ``ResNet``.
 
     Args:
-        depth: number of layers of the original classifier.
         num_groups: groups of each 3x3 convolution.
         width_per_group: channels of a group in res2; each later stage doubles them.
-        norm: normalisation after each convolution. FrozenBN normalises nothing until weights are loaded: from
-            scratch take BN or GN.
-        freeze_at: how much of the network does not learn: 0 nothing, 1 the stem, 2 the stem and res2, up to 5. Batch
-            norms of that part become FrozenBN.
-        stride_in_1x1: where a bottleneck strides: true for its first 1x1 convolution, false for the grouped 3x3 one
-            (the original, Detectron2's X-101 and torchvision's).
-        out_features: the maps to give, of res2, res3, res4, res5.
-        res5_dilation: 2 for a res5 of stride 16 with dilated convolutions.
-        conv_bias: whether convolutions have a bias beside their norm (matterport's Mask R-CNN).
-        stem_pool: padding of the stem's max pooling: default, one pixel all around, or same, as TensorFlow pads: for
-            even sides at the right and at the bottom alone (matterport's Mask R-CNN).
-        deform: stages with deformable convolutions (their 3x3 ones); null for none.
 
     Raises:
         ValueError: as for ``ResNet``, or fewer than one group or channel.

@@ -86,14 +86,8 @@ class PAFPN(FPN):
     """FPN with a second, bottom-up path (Liu, Qi, Qin, Shi, Jia 2018, PANet, arXiv:1803.01534, section 3.1).
 
     The finest level stays. From there up, a level goes through a 3x3 convolution of stride 2, is added to the FPN's
-    next coarser level, and a 3x3 convolution gives the new one; both convolutions are followed by a ReLU.
-
-    Args:
-        out_channels: channels of every level.
-        in_features: the maps to use; null for all that the backbone gives.
-        norm: normalisation after each convolution; null for none, and convolutions with a bias.
-        top_block: makes coarser levels, here p6; null for none.
-        fuse: how an upsampled map meets the finer one on the way down: their sum or their mean.
+    next coarser level, and a 3x3 convolution gives the new one; both convolutions are followed by a ReLU. The options
+    are those of ``FPN``.
 
     Raises:
         ValueError: as for ``FPN``, or strides that do not double from map to map.

@@ -71,16 +71,7 @@ class FastRCNNHead(BoxHead):
         box_loss: Recipe[BoxLoss],
         detection: Detection,
     ) -> None:
-        """Makes the last layers.
-
-        Args:
-            width: of the features.
-            num_classes: K.
-            class_agnostic: one box for all classes instead of one a class.
-            box_coder: how deltas are expressed.
-            box_loss: the loss on the deltas of foreground proposals.
-            detection: how scored boxes become detections.
-        """
+        """Makes the last layers, on ``width`` features, and keeps the options that all such heads have."""
         self.num_classes, self.class_agnostic = num_classes, class_agnostic
         self.box_coder, self.box_loss, self.detection = box_coder(), box_loss(), detection
         self.cls_score = nn.Linear(width, num_classes + 1)

@@ -90,9 +90,9 @@ class ConvUpsampleMaskHead(MaskHead):
         """
         with_truth = [p for p in proposals if len(p)]
         logits = self(features, [p.boxes for p in proposals])
-        counts = {"loss_mask": logits.new_full((), len(logits), dtype=torch.float32)}  # each has as many pixels
+        normalisers = {"loss_mask": logits.new_full((), len(logits), dtype=torch.float32)}  # all have as many pixels
         if not with_truth:
-            return Losses({"loss_mask": logits.sum() * 0.0}, {"mask_head/accuracy": logits.new_ones(())}, counts)
+            return Losses({"loss_mask": logits.sum() * 0.0}, {"mask_head/accuracy": logits.new_ones(())}, normalisers)
         without = sum("gt_masks" not in p for p in with_truth)
         if without:
             raise ValueError(
@@ -106,7 +106,7 @@ class ConvUpsampleMaskHead(MaskHead):
         chosen = self._of_class(logits, torch.cat([p.classes for p in proposals])).float()
         loss = F.binary_cross_entropy_with_logits(chosen, targets)
         accuracy = ((chosen.detach() > 0) == (targets >= 0.5)).float().mean()
-        return Losses({"loss_mask": loss}, {"mask_head/accuracy": accuracy}, counts)
+        return Losses({"loss_mask": loss}, {"mask_head/accuracy": accuracy}, normalisers)
 
     def predict(self, features: Features, instances: list[Instances]) -> list[Instances]:
         """See ``MaskHead.predict``."""

@@ -17,17 +17,11 @@ class Res5RoIHeads(StandardRoIHeads):
     """The C4 heads: regions of res4 go through res5, and box and mask head share what it gives (He et al. 2015, 2017).
 
     In training the mask head works on the features that the box head saw, so res5 runs once. The heads' own pooler is
-    ``RegionFeatures``: the pooling has been done.
+    ``RegionFeatures``: the pooling has been done. The other options are those of ``StandardRoIHeads``.
 
     Args:
-        box_head: classes and refined boxes, e.g. FastRCNNConvFCHead with average_pool and without fc_dims.
-        mask_head: masks; null for Faster R-CNN.
         pooler: features of a region, before res5.
         res5: the stage that every region goes through.
-        in_features: the features to pool from; null for all.
-        matcher: proposals to ground truth.
-        sampling: which proposals are learned from.
-        append_ground_truth: ground-truth boxes join the proposals in training.
     """
 
     def __init__(

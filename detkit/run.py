@@ -24,6 +24,7 @@ OUTPUTS = (
     "config.yaml",
     "metrics.jsonl",
     "*.pth",
+    "*.sharded",
     "*.parts",
     "last_checkpoint",
     "evaluation.json",

@@ -97,7 +97,7 @@ logger = logging.getLogger("detkit.train_net")
 def train(exp: Experiment, go_on: bool) -> None:
     """Trains and evaluates; with ``go_on``, or in the place of a dead process, from the last checkpoint if any."""
     device, out = torch_device(exp.train.device), start_run(exp)
-    checkpointer = Checkpointer(out, keep=exp.train.checkpoint_keep, in_parts=exp.train.checkpoint_in_parts)
+    checkpointer = Checkpointer(out, keep=exp.train.checkpoint_keep, sharded=exp.train.sharded_checkpoints)
     go_on = go_on or is_restarted(out)
     fresh = not (go_on and checkpointer.latest() is not None)
     start = read_checkpoint(exp.train.init_weights) if fresh and exp.train.init_weights is not None else None

@@ -7,19 +7,21 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 import detkit
-from detkit.checkpoint.parts import write_parts
+from detkit.checkpoint.files import write_torch
+from detkit.checkpoint.sharded import write_sharded
 from detkit.utils import atomic_write, distributed
-from detkit.utils.sharding import is_sharded, whole
+from detkit.utils.sharding import full_tensors, is_sharded
 
 logger = logging.getLogger(__name__)
 
-_TRAINING = re.compile(r"checkpoint_\d+\.(pth|parts)")
+_TRAINING = re.compile(r"checkpoint_\d+\.(pth|sharded|parts)")
+"""``.parts`` is of an earlier detkit; a resume refuses it and says what to do."""
 
 
 class Checkpointer:
@@ -30,23 +32,23 @@ class Checkpointer:
     ``detkit_version`` and, in training checkpoints, ``trainer``.
 
     fvcore's Checkpointer is not used because it writes in place and pickles whatever it is given: a run that is
-    killed while writing would be left with half a file that its ``last_checkpoint`` names. Here a file is whole or
-    not there, and it is named as the last one only after that. Only rank 0 writes; all ranks may call.
+    killed while writing would be left with half a file that its ``last_checkpoint`` names. Here a file is complete or
+    not there, and it is named as the last one only after that. Only rank 0 writes one file; all ranks may call.
 
     Args:
         output_dir: the run's folder, made when the first file is written.
         keep: how many training checkpoints stay, the newest ones; None keeps all.
-        in_parts: training checkpoints of weights that lie in parts on several processes are folders, ``<name>.parts``,
-            which all processes write at once (see ``write_parts``); weights without a training state are always whole.
+        sharded: training checkpoints of sharded weights are folders, ``<name>.sharded``, to which each process writes
+            its local shards (see ``write_sharded``); weights without a training state are always one file.
 
     Raises:
         ValueError: ``keep`` is below 1.
     """
 
-    def __init__(self, output_dir: str | os.PathLike[str], *, keep: int | None = 3, in_parts: bool = False):
+    def __init__(self, output_dir: str | os.PathLike[str], *, keep: int | None = 3, sharded: bool = False):
         if keep is not None and keep < 1:
             raise ValueError(f"keep: expected at least 1 checkpoint (or None, which keeps all), got {keep}")
-        self.output_dir, self.keep, self.in_parts = Path(output_dir), keep, in_parts
+        self.output_dir, self.keep, self.sharded = Path(output_dir), keep, sharded
 
     def save(
         self,
@@ -57,7 +59,7 @@ class Checkpointer:
         config: Mapping[str, Any] | None = None,
         class_names: Sequence[str] | None = None,
     ) -> Path:
-        """Writes ``name.pth`` (or ``name.parts``, see ``in_parts``) and returns its path. All ranks must call it.
+        """Writes ``name.pth`` (or ``name.sharded``, see ``sharded``) and returns its path. All ranks must call it.
 
         With a ``trainer_state`` it becomes the checkpoint that a resume finds, and older ones are pruned.
 
@@ -69,12 +71,12 @@ class Checkpointer:
             class_names: None takes the model's own.
 
         Raises:
-            OSError: it cannot be written; names the file, and the room that it needs and that there is. What was
+            OSError: it cannot be written; names the file, and the space that it needs and that there is. What was
                 written before is untouched.
         """
         model = distributed.unwrap(model)
-        in_parts = self.in_parts and trainer_state is not None and is_sharded(model)
-        path = self.output_dir / f"{name}.{'parts' if in_parts else 'pth'}"
+        sharded = self.sharded and trainer_state is not None and is_sharded(model)
+        path = self.output_dir / f"{name}.{'sharded' if sharded else 'pth'}"
         class_names = getattr(model, "class_names", None) if class_names is None else class_names
         content: dict[str, Any] = {
             "model": model.state_dict(),
@@ -86,17 +88,16 @@ class Checkpointer:
             content["category_ids"] = [int(n) for n in category_ids]
         if trainer_state is not None:
             content["trainer"] = dict(trainer_state)
-        if in_parts:
-            try:
-                write_parts(content, path)
-            except OSError as error:
-                raise OSError(error.errno, f"{path}: {_no_room(error, content, path.parent)}") from error
-        else:
-            content = whole(content)
+        content = content if sharded else full_tensors(content)
+        try:
+            if sharded:
+                write_sharded(content, path)
+            elif distributed.is_main():
+                write_torch(content, path)
+        except OSError as error:
+            raise OSError(error.errno, f"{path}: {_no_space(error, content, path.parent)}") from error
         if not distributed.is_main():
             return path
-        if not in_parts:
-            _write(content, path)
         if trainer_state is not None:
             with atomic_write(self._last, "w") as file:
                 file.write(f"{path.name}\n")
@@ -137,49 +138,14 @@ class Checkpointer:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-class _Noting:
-    """A file to write to that keeps the error of a failed write: torch tells of its own bookkeeping instead."""
-
-    def __init__(self, file: IO[bytes]):
-        self._file, self.error = file, None
-
-    error: OSError | None
-
-    def write(self, data: bytes) -> int:
-        """As the file's; raises its OSError, which stays in ``error``."""
-        try:
-            return self._file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        """As the file's."""
-        self._file.flush()
-
-
-def _write(content: Mapping[str, Any], path: Path) -> None:
-    """Raises OSError that says how much room there was to be where it cannot be written."""
-    noting = None
-    try:
-        with atomic_write(path) as file:
-            noting = _Noting(file)
-            torch.save(content, noting)  # type: ignore[arg-type]  # all that it asks for is write and flush
-    except (OSError, RuntimeError) as error:
-        cause = error if isinstance(error, OSError) else noting.error if noting is not None else None
-        if cause is None:
-            raise
-        raise OSError(cause.errno, f"{path}: {_no_room(cause, content, path.parent)}") from error
-
-
-def _no_room(error: OSError, content: Mapping[str, Any], folder: Path) -> str:
+def _no_space(error: OSError, content: Mapping[str, Any], folder: Path) -> str:
     words = f"could not be written ({error.strerror or error}). It needs about {_megabytes(_size(content))} MB"
     with contextlib.suppress(OSError):
         words += f"; {folder} has {_megabytes(shutil.disk_usage(folder).free)} MB free"
     limit = _file_size_limit()
     if limit is not None:
         words += f", and this process may write files of up to {_megabytes(limit)} MB (ulimit -f)"
-    return f"{words}. What was written before is whole: make room (train.checkpoint_keep says how many stay), --resume"
+    return f"{words}. What was written before is complete: make space (train.checkpoint_keep: how many stay), --resume"
 
 
 def _megabytes(size: int) -> str:

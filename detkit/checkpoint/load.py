@@ -16,7 +16,7 @@ from detkit.checkpoint.report import LoadReport, group_names
 from detkit.registry import DataError
 from detkit.structures import ClassRows
 from detkit.utils.distributed import unwrap
-from detkit.utils.sharding import spread
+from detkit.utils.sharding import distribute
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def load_weights(
     model = unwrap(model)
     report, prepared, checkpoint = _plan(model, source, strict)
     own = model.state_dict()
-    model.load_state_dict({name: spread(value, own[name]) for name, value in prepared.items()}, strict=False)
+    model.load_state_dict({name: distribute(value, own[name]) for name, value in prepared.items()}, strict=False)
     _take_class_names(model, checkpoint, report)
     return report
 

@@ -2,19 +2,17 @@
 
 import dataclasses
 import os
-import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from detkit.checkpoint.files import read_torch
 from detkit.checkpoint.formats.detectron2 import zoo_class_names
 from detkit.checkpoint.formats.keras import read_keras
-from detkit.checkpoint.parts import read_parts
-from detkit.checkpoint.pickles import read_pickle, refusal
+from detkit.checkpoint.pickles import read_pickle
+from detkit.checkpoint.sharded import read_sharded
 from detkit.registry import DataError
 from detkit.utils import path_manager
 
@@ -44,7 +42,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """The checkpoint in a local file or at an http(s) address, or in a folder of parts (of FSDP), put together.
+    """The checkpoint in a local file or at an http(s) address, or in the folder of a sharded one (of FSDP).
 
     Besides detkit's own checkpoints this takes what other frameworks write: any file of ``torch.save`` with a plain
     state dict, at its top or under ``"model"`` or ``"state_dict"``; a pickle (``.pkl``) of numpy arrays, of Detectron2
@@ -55,7 +53,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
     Raises:
         DataError: there is no such file, it cannot be read, holds other objects than arrays, tensors and plain data
-            (the message names one), or is not a checkpoint. The message names the file and the way out.
+            (the message names one), or is not a checkpoint. The message names the file and the fix.
     """
     source = os.fspath(path)
     try:
@@ -65,7 +63,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             f"{source}: could not be fetched ({error}); check the address, or download it by hand"
         ) from error
     if os.path.isdir(local):
-        return as_checkpoint(read_parts(Path(local)), source)
+        return as_checkpoint(read_sharded(Path(local)), source)
     if not os.path.isfile(local):
         raise DataError(f"{source}: there is no such file; expected weights written by a run or by torch.save")
     return as_checkpoint(_content(local, source), source)
@@ -82,55 +80,9 @@ def _content(local: str, source: str) -> Any:
     if head.startswith(_HDF5):
         return _read_keras(source)
     if head.startswith(_ZIP) or _OLD_TORCH in head:
-        return _read_torch(local, source)
+        return read_torch(local, source)
     with open(local, "rb") as file:
         return read_pickle(file.read(), source)
-
-
-def _read_torch(local: str, source: str) -> Any:
-    try:
-        _check_sums(local)
-        return torch.load(local, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ... depending on where the file ends
-        offence = _offence(str(error))
-        if offence:
-            raise refusal(source, offence) from error
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(
-            f"{source}: cannot be read as a checkpoint ({first_line}); it is damaged or was not written completely."
-            " Copy or download it again, or take an earlier checkpoint"
-        ) from error
-
-
-_DIRECTORY = 0x10
-"""The bit of a zip record's attributes that says so."""
-
-
-def _check_sums(local: str) -> None:
-    """Raises BadZipFile where a record is not what its checksum says: torch itself reads over flipped bits.
-
-    Files that were written with checksums turned off (``torch.serialization.set_crc32_options``) have 0 for all.
-    """
-    if not zipfile.is_zipfile(local):
-        return  # of before torch 1.6, or cut short: torch finds out
-    with zipfile.ZipFile(local) as file:
-        if all(record.CRC == 0 for record in file.infolist()):
-            return
-        damaged = file.testzip()
-        for record in file.infolist():  # a flipped bit that makes a directory of it, for which torch reads nothing
-            if record.external_attr & _DIRECTORY:
-                damaged = record.filename
-    if damaged is not None:
-        raise zipfile.BadZipFile(f"its record {damaged} is not what its checksum says")
-
-
-def _offence(message: str) -> str:
-    """What torch's refusal complains of: the name of a global, or else its sentence; empty if it is no refusal."""
-    named = re.search(r"GLOBAL ([\w.]+\w)", message)
-    if named:
-        return named[1] if "." in named[1] else f"builtins.{named[1]}"
-    sentence = re.search(r"(?:Trying|Unsupported|Can only|Unexpected)[^\n]+", message)
-    return f"what torch refuses ({sentence[0]})" if sentence and "WeightsUnpickler" in message else ""
 
 
 def _read_keras(source: str) -> Any:

@@ -62,10 +62,10 @@ class FSDP(Parallelism):
     them; the rest belongs to the model itself. In one process it does nothing.
 
     Args:
-        unit_parameters: the least number of weights of a unit. Smaller units need less memory and communicate more often.
+        unit_parameters: the least number of weights of a unit. Smaller units need less memory and communicate more.
         reshard_after_forward: give a unit's weights up after its forward pass and gather them again for the backward
             pass; false (ZeRO, stage 2) needs more memory and communicates less.
-        gather_dtype: fp32, or bf16: weights are gathered and used in half precision, which halves the communication, while
+        gather_dtype: fp32, or bf16: weights are gathered and used in half precision, which halves the traffic, while
             the shards, and gradients' means, stay in fp32; for ``train.precision: bf16``.
 
     Raises:

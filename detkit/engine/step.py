@@ -14,7 +14,7 @@ from detkit.engine.loss_mean import IMAGES, LossMean, Normalisers, StepMean, nor
 from detkit.layers.norm import keep_running_statistics
 from detkit.structures import Losses, Sample
 from detkit.utils import distributed, rng_state, set_rng_state
-from detkit.utils.sharding import averaging_gradients, whole
+from detkit.utils.sharding import full_tensors, gradient_sync
 
 Batch = list[Sample]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -99,7 +99,7 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
         done, factors = [], None
         for number, batch in enumerate(batches):
-            with averaging_gradients(self.model, number + 1 == len(batches)):
+            with gradient_sync(self.model, number + 1 == len(batches)):
                 self.begun.append((batch, rng_state()))
                 losses = self.losses(batch)
                 self._check_loss(losses, number)
@@ -158,13 +158,13 @@ class TrainingStep:
             norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             if scaled:
                 metrics["skipped"] = (~torch.isfinite(norm)).float()
-            elif self.checks_at_once and not math.isfinite(whole(norm).item()):  # the same on all processes
+            elif self.checks_at_once and not math.isfinite(full_tensors(norm).item()):  # the same on all processes
                 raise NonFinite({})
             if scaled or self.clipping.limits:
                 metrics |= {"grad_norm": norm, **self.clipping(parameters, norm)}
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return {name: whole(value) for name, value in metrics.items()}
+        return {name: full_tensors(value) for name, value in metrics.items()}
 
 
 def batch_losses(model: nn.Module, batch: Batch, device: torch.device, precision: Precision) -> Losses:

@@ -7,7 +7,7 @@ from typing import Any
 from detkit.engine.interfaces import Hook, Training
 from detkit.structures import Losses
 from detkit.utils import distributed, rng_state
-from detkit.utils.sharding import spread_optimizer_state
+from detkit.utils.sharding import distribute_optimizer_state
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def _restore_optimizer(trainer: Training, state: dict[str, Any]) -> None:
     groups = trainer.optimizer.param_groups
     options = [{k: v for k, v in group.items() if k != "params"} for group in groups]
     try:
-        trainer.optimizer.load_state_dict(spread_optimizer_state(state, trainer.optimizer))
+        trainer.optimizer.load_state_dict(distribute_optimizer_state(state, trainer.optimizer))
     except ValueError as error:
         raise ValueError(
             f"the optimizer's state is of other parameters ({error}): what is frozen, the parameter groups or the"

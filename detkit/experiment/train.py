@@ -1,6 +1,8 @@
 """The run of an experiment."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
 
 from detkit.config import Recipe
 from detkit.engine import DDP, FSDP
@@ -26,7 +28,7 @@ class TrainConfig:
         eval_period: steps between evaluations; null for one at the end.
         checkpoint_period: steps between checkpoints; null for none but the final weights.
         checkpoint_keep: how many checkpoints are kept.
-        checkpoint_in_parts: checkpoints of FSDP are folders to which each process writes its own part; the final
+        sharded_checkpoints: checkpoints of FSDP are folders to which each process writes its local shards; the final
             weights are one file in any case.
         num_pictures: test images whose predictions are drawn after each evaluation, the same each time.
         picture_keep: of how many evaluations the pictures are kept: the first, the last and some between them.
@@ -35,6 +37,8 @@ class TrainConfig:
         hooks: further hooks, in order.
         parallel: how several processes train the model together; see docs/distributed.md.
     """
+
+    renamed_options: ClassVar[Mapping[str, str]] = {"checkpoint_in_parts": "sharded_checkpoints"}
 
     output_dir: str = "output/run"
     seed: int = 0
@@ -47,7 +51,7 @@ class TrainConfig:
     eval_period: int | None = None
     checkpoint_period: int | None = 5000
     checkpoint_keep: int = 3
-    checkpoint_in_parts: bool = False
+    sharded_checkpoints: bool = False
     num_pictures: int = 8
     picture_keep: int = 10
     doctor: bool = True
@@ -59,10 +63,10 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"train.{name}: expected at least 1, got {value}")
-        if self.checkpoint_in_parts and self.parallel.cls is not FSDP:
-            raise ValueError("train.checkpoint_in_parts: only with train.parallel={name: FSDP} do weights lie in parts")
-        if self.precision == "fp16" and self.parallel.cls is FSDP:  # each process would judge its own part of them
-            raise ValueError("train.precision: fp16 scales gradients, which FSDP has in parts; take bf16, or DDP")
+        if self.sharded_checkpoints and self.parallel.cls is not FSDP:
+            raise ValueError("train.sharded_checkpoints: only with train.parallel={name: FSDP} are weights sharded")
+        if self.precision == "fp16" and self.parallel.cls is FSDP:  # each process would check its own shard of them
+            raise ValueError("train.precision: fp16 scales gradients, which FSDP shards; take bf16, or DDP")
         if self.compile and self.parallel.cls is FSDP:  # whose hooks gather weights inside of what would be compiled
             raise ValueError("train.compile: not with train.parallel={name: FSDP}; take DDP, or leave it off")
         if self.picture_keep < 2:

@@ -8,7 +8,7 @@ from torch import nn
 
 from detkit.solver.interfaces import OPTIMIZERS, Optimizer
 from detkit.solver.param_groups import GroupRules, check_lr_scale, parameter_groups
-from detkit.utils.sharding import is_part
+from detkit.utils.sharding import is_dtensor
 
 # The role comes first among the bases: torch's constructors call super().__init__, which must reach torch's own base
 # class and not the role's placeholder. Each constructor therefore calls torch's by name.
@@ -143,7 +143,7 @@ def _begin_momentum(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwa
 def _can_fuse(groups: list[dict[str, Any]]) -> bool | None:
     """On the CPU True: one kernel for a whole group's step takes less than half the time. None leaves it to torch.
 
-    Torch has no such kernel for weights that lie in parts on several processes.
+    Torch has no such kernel for sharded weights.
     """
     parameters = [parameter for group in groups for parameter in group["params"]]
-    return True if all(p.device.type == "cpu" and not is_part(p) for p in parameters) else None
+    return True if all(p.device.type == "cpu" and not is_dtensor(p) for p in parameters) else None

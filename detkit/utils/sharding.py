@@ -1,6 +1,6 @@
-"""Models whose weights lie in parts on all processes (FSDP): putting together, taking apart, when to talk.
+"""Sharded models (FSDP): full tensors, distributing tensors, when processes exchange weights and gradients.
 
-Everything works, and costs nothing, for models that are whole.
+Everything works, and costs nothing, for models that are not sharded.
 """
 
 import contextlib
@@ -14,56 +14,56 @@ RESHARDS = "reshards_after_forward"
 """Attribute of a sharded model: whether its units give their weights back after each forward pass."""
 
 
-def is_part(value: Any) -> bool:
-    """Whether this is a tensor of which each process has a part (a ``DTensor``)."""
+def is_dtensor(value: Any) -> bool:
+    """Whether this is a sharded tensor (torch's ``DTensor``), of which each process has a local shard."""
     return isinstance(value, Tensor) and hasattr(value, "full_tensor")
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether the processes have parts of the model's weights, so that a forward pass needs all of them."""
-    return any(is_part(parameter) for parameter in model.parameters())
+    """Whether the model's weights are sharded, so that a forward pass needs all processes."""
+    return any(is_dtensor(parameter) for parameter in model.parameters())
 
 
-def own_part(value: Tensor) -> Tensor:
-    """This process's part of a tensor that lies in parts; else the tensor."""
-    return value.to_local() if is_part(value) else value  # type: ignore[attr-defined]
+def local_shard(value: Tensor) -> Tensor:
+    """This process's shard of a sharded tensor; any other tensor as it is."""
+    return value.to_local() if is_dtensor(value) else value  # type: ignore[attr-defined]
 
 
-def whole(value: Any) -> Any:
-    """``value`` with every tensor in its mappings, lists and tuples put together; all processes must call it.
+def full_tensors(value: Any) -> Any:
+    """``value`` with a full tensor for every sharded one in its mappings, lists and tuples; all processes must call it.
 
-    What was in parts becomes a tensor on the host, on every process; all else stays the very object that it is.
+    Full tensors are on the CPU, on every process; all else stays the very object that it is.
     """
-    if is_part(value):
+    if is_dtensor(value):
         return value.detach().full_tensor().cpu()
     if isinstance(value, Mapping):
-        return {key: whole(item) for key, item in value.items()}
-    return type(value)(map(whole, value)) if type(value) in (list, tuple) else value
+        return {key: full_tensors(item) for key, item in value.items()}
+    return type(value)(map(full_tensors, value)) if type(value) in (list, tuple) else value
 
 
-def spread(value: Tensor, like: Tensor) -> Tensor:
-    """``value`` laid out as ``like``: this process's part where ``like`` lies in parts; all processes must call it."""
-    if not is_part(like) or is_part(value):
+def distribute(value: Tensor, like: Tensor) -> Tensor:
+    """``value`` sharded as ``like`` is; as it is where ``like`` is not sharded. All processes must call it."""
+    if not is_dtensor(like) or is_dtensor(value):
         return value
     from torch.distributed.tensor import distribute_tensor
 
-    parts: Any = like
-    return distribute_tensor(value.to(parts.device), parts.device_mesh, parts.placements)
+    sharded: Any = like
+    return distribute_tensor(value.to(sharded.device), sharded.device_mesh, sharded.placements)
 
 
-def spread_optimizer_state(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimizer's whole state dict, its running means laid out as the parameters that they belong to."""
+def distribute_optimizer_state(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer's state dict of full tensors, its running means sharded as the parameters that they belong to."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    if not any(map(is_part, parameters)):
+    if not any(map(is_dtensor, parameters)):
         return state
 
-    def laid_out(number: int, value: Any) -> Any:
-        """A value of parameter ``number``, in parts if it is of its shape."""
+    def distributed(number: int, value: Any) -> Any:
+        """A value of parameter ``number``, sharded if it is of its shape."""
         fits = isinstance(value, Tensor) and number < len(parameters) and value.shape == parameters[number].shape
-        return spread(value, parameters[number]) if fits else value
+        return distribute(value, parameters[number]) if fits else value
 
-    each = {n: {name: laid_out(n, value) for name, value in entry.items()} for n, entry in state["state"].items()}
-    return {**state, "state": each}
+    values = {n: {name: distributed(n, value) for name, value in entry.items()} for n, entry in state["state"].items()}
+    return {**state, "state": values}
 
 
 @contextlib.contextmanager
@@ -85,14 +85,14 @@ def gathered(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def averaging_gradients(model: nn.Module, talks: bool) -> Iterator[None]:
-    """Whether backward passes within it average gradients over processes: ``talks`` is true once a step.
+def gradient_sync(model: nn.Module, enabled: bool) -> Iterator[None]:
+    """Within it backward passes average gradients over processes, or do not.
 
     Args:
         model: as ``Parallelism.wrap`` gave it.
-        talks: false for batches of a step that are not its last.
+        enabled: false for batches of a step that are not its last.
     """
-    if talks:
+    if enabled:
         yield
     elif isinstance(model, nn.parallel.DistributedDataParallel):
         with model.no_sync():

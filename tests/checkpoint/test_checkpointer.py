@@ -137,7 +137,7 @@ from detkit.checkpoint import Checkpointer
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 model = torch.nn.Linear(300, 1000)
 fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
-checkpointer = Checkpointer(sys.argv[1], in_parts=True)
+checkpointer = Checkpointer(sys.argv[1], sharded=True)
 before = checkpointer.save("checkpoint_0000001", model, trainer_state={"step": 1})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -150,13 +150,13 @@ print(checkpointer.newest_first() == [before])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files there")
-def test_a_full_disk_is_named_where_checkpoints_are_in_parts(tmp_path):
+def test_a_full_disk_is_named_where_checkpoints_are_sharded(tmp_path):
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    said, whole = done.stdout.splitlines()
-    assert "checkpoint_0000003.parts: could not be written" in said
+    said, unchanged = done.stdout.splitlines()
+    assert "checkpoint_0000003.sharded: could not be written" in said
     assert "It needs about 1.2 MB" in said
-    assert whole == "True"
-    (parts,) = tmp_path.glob("checkpoint_*.parts")
-    assert read_checkpoint(parts).model["weight"].shape == (1000, 300)
+    assert unchanged == "True"
+    (sharded,) = tmp_path.glob("checkpoint_*.sharded")
+    assert read_checkpoint(sharded).model["weight"].shape == (1000, 300)

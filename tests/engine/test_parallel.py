@@ -15,7 +15,7 @@ from detkit.evaluation import evaluate
 from detkit.experiment import Experiment
 from detkit.utils import distributed
 from detkit.utils.distributed import share_buffers
-from detkit.utils.sharding import is_sharded, whole
+from detkit.utils.sharding import full_tensors, is_sharded
 
 ALL_SAMPLES = (  # nothing is drawn by lot, so that it does not matter which process sees an image
     "model.proposal_generator.sampling.batch_size_per_image=100000",
@@ -94,7 +94,7 @@ def assert_close(ours: Trainer, theirs: Trainer) -> None:
     assert not is_sharded(theirs.model)
     for trainer in (ours, theirs):
         share_buffers(trainer.unwrapped_model)  # rank 0's, as evaluations and checkpoints have them
-    ours_weights, their_weights = whole(ours.model.state_dict()), theirs.unwrapped_model.state_dict()
+    ours_weights, their_weights = full_tensors(ours.model.state_dict()), theirs.unwrapped_model.state_dict()
     assert ours_weights.keys() == their_weights.keys()
     for name, value in their_weights.items():
         assert (ours_weights[name] - value).abs().max() <= 1e-5 * max(1, value.abs().max()), name
@@ -119,7 +119,7 @@ def fsdp_is_ddp(rank: int) -> None:
 
 
 @pytest.mark.slow
-def test_weights_in_parts_learn_what_whole_ones_learn():
+def test_sharded_weights_learn_what_full_ones_learn():
     in_processes(fsdp_is_ddp)
 
 
@@ -131,47 +131,52 @@ def results_of(model, experiment: Experiment) -> list[dict]:
 
 def stopped_and_resumed(rank: int, folder: str) -> None:
     experiment = tiny_experiment(*FSDP, *LOOSE)
-    run, parts = Checkpointer(f"{folder}/run", keep=1), Checkpointer(f"{folder}/parts", keep=2, in_parts=True)
+    run = Checkpointer(f"{folder}/run", keep=1)
+    sharded = Checkpointer(f"{folder}/sharded", keep=2, sharded=True)
     averages = [ExponentialMovingAverage(), ExponentialMovingAverage()]
-    straight = trained(experiment, 4, [averages[0], CheckpointHook(parts, 1), CheckpointHook(run, 2)])
-    assert [p.name for p in parts.newest_first()] == ["checkpoint_0000003.parts", "checkpoint_0000002.parts"]
+    straight = trained(experiment, 4, [averages[0], CheckpointHook(sharded, 1), CheckpointHook(run, 2)])
+    assert [p.name for p in sharded.newest_first()] == ["checkpoint_0000003.sharded", "checkpoint_0000002.sharded"]
     distributed.barrier()
     if rank == 0:
-        damaged = next(Path(f"{folder}/parts/checkpoint_0000003.parts").glob("*.distcp"))
-        damaged.write_bytes(damaged.read_bytes()[:-100] + bytes(100))
+        damaged = bytearray(
+            (shard := Path(f"{folder}/sharded/checkpoint_0000003.sharded/shard_1_of_2.pth")).read_bytes()
+        )
+        damaged[len(damaged) // 2] ^= 1
+        shard.write_bytes(damaged)
     distributed.barrier()
     resumed = make_trainer(experiment, 4, [averages[1]])
     results_of(resumed.model, experiment)  # before a step, and between two of them
-    assert resume(parts, resumed.model, resumed) == 3, "the damaged one is passed over"
+    assert resume(sharded, resumed.model, resumed) == 3, "the damaged one is passed over"
     results = results_of(resumed.model, experiment)
     resumed.train()
-    ours, theirs = whole(resumed.model.state_dict()), whole(straight.model.state_dict())
+    ours, theirs = full_tensors(resumed.model.state_dict()), full_tensors(straight.model.state_dict())
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items() if rank == 0 or "running" not in name)
-    ours, theirs = (whole(average.average) for average in averages)
+    ours, theirs = (full_tensors(average.average) for average in averages)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
-    states = [whole(trainer.optimizer.state_dict())["state"] for trainer in (resumed, straight)]
+    states = [full_tensors(trainer.optimizer.state_dict())["state"] for trainer in (resumed, straight)]
     assert all(torch.equal(v, states[1][n][key]) for n, entry in states[0].items() for key, v in entry.items())
     if rank == 0:
         Path(f"{folder}/results.json").write_text(json.dumps(results))
 
 
 @pytest.mark.slow
-def test_weights_in_parts_are_saved_in_parts_and_whole_resumed_exactly_and_evaluated(tmp_path):
+def test_sharded_weights_are_saved_sharded_and_full_and_resumed_exactly_and_evaluated(tmp_path):
     in_processes(stopped_and_resumed, str(tmp_path))
     experiment = tiny_experiment(*LOOSE)
     model = experiment.build_model()
-    whole_one, in_parts = (read_checkpoint(tmp_path / p) for p in ("run/checkpoint_0000003.pth", "run/model_final.pth"))
-    assert all(torch.equal(value, in_parts.model[name]) for name, value in whole_one.model.items())
-    assert load_weights(model, tmp_path / "parts/checkpoint_0000002.parts").exact
+    last, final = (read_checkpoint(tmp_path / p) for p in ("run/checkpoint_0000003.pth", "run/model_final.pth"))
+    assert all(torch.equal(value, final.model[name]) for name, value in last.model.items())
+    assert load_weights(model, tmp_path / "sharded/checkpoint_0000002.sharded").exact
     ours, theirs = json.loads((tmp_path / "results.json").read_text()), results_of(model, experiment)
     assert ours == json.loads(json.dumps(theirs))
     assert len(ours) > 5
 
 
-def test_parts_in_half_precision_with_a_scaler_are_refused():
-    with pytest.raises(ValueError, match="checkpoint_in_parts"):
-        tiny_experiment("train.checkpoint_in_parts=true")
+def test_options_that_do_not_go_with_the_parallelism_are_refused():
+    for name in ("sharded_checkpoints", "checkpoint_in_parts"):  # the second is the earlier name
+        with pytest.raises(ValueError, match="sharded_checkpoints: only with"):
+            tiny_experiment(f"train.{name}=true")
     with pytest.raises(ValueError, match="take bf16"):
         tiny_experiment(*FSDP, "train.precision=fp16")
     for wrong in ("{name: FSDP, unit_parameters: 0}", "{name: DDP, bucket_mb: 0}"):

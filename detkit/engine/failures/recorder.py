@@ -20,7 +20,7 @@ from detkit.engine.step import NonFinite, TrainingStep
 from detkit.layers import SyncBN
 from detkit.structures import Sample
 from detkit.utils import distributed
-from detkit.utils.sharding import is_sharded, own_part, whole
+from detkit.utils.sharding import full_tensors, is_sharded, local_shard
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ class FailureRecorder:
         folder = distributed.all_gather_object(free_folder(self.output_dir, failure.number))[0]
         failed = distributed.all_gather_object(failure.values is not None)
         ranks = [number for number, flag in enumerate(failed) if flag]
-        state = whole(self._state({"step": failure.number, "late": failure.late, "ranks": ranks}))
+        state = full_tensors(self._state({"step": failure.number, "late": failure.late, "ranks": ranks}))
         try:
             write_batches(folder, distributed.rank(), failure.batches, failure.batch, failure.values or {})
             if distributed.is_main():
@@ -184,7 +184,7 @@ class FailureRecorder:
         """What is known of the cause, a sentence each."""
         model = distributed.unwrap(self.step.model)
         sentences = target_problems(failure.samples, getattr(model, "num_classes", None))
-        broken = [name for name, p in model.named_parameters() if not torch.isfinite(own_part(p)).all()]
+        broken = [name for name, p in model.named_parameters() if not torch.isfinite(local_shard(p)).all()]
         if broken:
             since = " by now" if failure.late else ", so an earlier step has spoilt them"
             sentences.append(f"{len(broken)} parameters are not finite{since} (the first: {broken[0]})")
@@ -223,7 +223,7 @@ def _problem(values: Mapping[str, float], model: nn.Module) -> str:
         bad = [f"{n} = {v}" for n, v in values.items() if not math.isfinite(v) and n != "total_loss"]
         return f"the loss is not finite ({', '.join(bad) or 'the sum of its terms overflows'})"
     named = list(distributed.unwrap(model).named_parameters())
-    bad = [name for name, p in named if p.grad is not None and not torch.isfinite(own_part(p.grad)).all()]
+    bad = [name for name, p in named if p.grad is not None and not torch.isfinite(local_shard(p.grad)).all()]
     which = f"of {len(bad)} of {len(named)} parameters, the first is {bad[0]}" if bad else "their norm overflows"
     return f"the loss is finite and its gradients are not ({which})"
 

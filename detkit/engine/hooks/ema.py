@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from detkit.engine.interfaces import HOOKS, Hook, Training
-from detkit.utils.sharding import spread
+from detkit.utils.sharding import distribute
 
 NAME = "ema"
 
@@ -58,7 +58,7 @@ class ExponentialMovingAverage(Hook):
             self.average = {name: _widened(value).clone() for name, value in self._weights.items()}
         _check(self.average, self._weights)
         own = self._weights
-        self.average = {n: spread(value.to(own[n].device), like=own[n]) for n, value in self.average.items()}
+        self.average = {n: distribute(value.to(own[n].device), like=own[n]) for n, value in self.average.items()}
         trainer.weight_sets[NAME] = self.weights
 
     @torch.no_grad()

@@ -1,0 +1,102 @@
+"""Files of torch.save: written atomically, read without running code and with their checksums compared."""
+
+import os
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from detkit.checkpoint.pickles import refusal
+from detkit.registry import DataError
+from detkit.utils import atomic_write
+
+_DIRECTORY = 0x10
+"""The bit of a zip record's attributes that makes it a directory."""
+
+
+class _RecordingFile:
+    """A file to write to that keeps the error of a failed write: torch reports one of its own bookkeeping instead."""
+
+    error: OSError | None = None
+
+    def __init__(self, file: IO[bytes]):
+        self._file = file
+
+    def write(self, data: bytes) -> int:
+        """As the file's; raises its OSError, which stays in ``error``."""
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """As the file's."""
+        self._file.flush()
+
+
+def write_torch(content: Mapping[str, Any], path: Path) -> None:
+    """Writes ``path`` by torch.save; it is complete or not there. Raises OSError where it cannot be written."""
+    recording = None
+    try:
+        with atomic_write(path) as file:
+            recording = _RecordingFile(file)
+            torch.save(content, recording)  # type: ignore[arg-type]  # all that it asks for is write and flush
+    except RuntimeError as error:
+        if recording is None or recording.error is None:
+            raise
+        raise recording.error from error
+
+
+def read_torch(path: str | os.PathLike[str], source: str) -> Any:
+    """Reads tensors and plain data, on the CPU.
+
+    Args:
+        path: the local file.
+        source: the file, for messages.
+
+    Raises:
+        DataError: it is damaged, or holds other objects than tensors and plain data; nothing of it has run.
+    """
+    try:
+        _compare_checksums(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ... depending on where the file ends
+        refused = _refused(str(error))
+        if refused:
+            raise refusal(source, refused) from error
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(
+            f"{source}: cannot be read as a checkpoint ({first_line}); it is damaged or was not written completely."
+            " Copy or download it again, or take an earlier checkpoint"
+        ) from error
+
+
+def _compare_checksums(path: str | os.PathLike[str]) -> None:
+    """Raises BadZipFile where a record has another checksum than it says: torch itself reads over flipped bits.
+
+    Files that were written with checksums turned off (``torch.serialization.set_crc32_options``) have 0 for all.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # of before torch 1.6, or cut short: torch finds out
+    with zipfile.ZipFile(path) as file:
+        if all(record.CRC == 0 for record in file.infolist()):
+            return
+        damaged = file.testzip()
+        for record in file.infolist():  # a flipped bit that makes a directory of it, for which torch reads nothing
+            if record.external_attr & _DIRECTORY:
+                damaged = record.filename
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"its record {damaged} has another checksum than it says")
+
+
+def _refused(message: str) -> str:
+    """What torch's error refuses: the name of a global, or else its sentence; empty if it is about something else."""
+    named = re.search(r"GLOBAL ([\w.]+\w)", message)
+    if named:
+        return named[1] if "." in named[1] else f"builtins.{named[1]}"
+    sentence = re.search(r"(?:Trying|Unsupported|Can only|Unexpected)[^\n]+", message)
+    return f"what torch refuses ({sentence[0]})" if sentence and "WeightsUnpickler" in message else ""

@@ -1,0 +1,56 @@
+"""Sharded checkpoints: a file a process, put together by any program, and checked."""
+
+import pytest
+import torch
+
+from detkit.checkpoint import Checkpointer, read_checkpoint, resume
+from detkit.checkpoint.sharded import read_sharded
+from detkit.registry import DataError
+
+FULL = torch.arange(15.0).reshape(5, 3)
+
+
+def write(folder, slices):
+    """A checkpoint as ``len(slices)`` processes write it, each of which has some rows of the tensor."""
+    folder.mkdir()
+    note = {"sharded tensor": (0, 0, tuple(FULL.shape))}
+    content = {"model": {"w": note, "b": torch.ones(2)}, "trainer": {"mean": [note, (1, "x")]}}
+    for rank, rows in enumerate(slices):
+        written = {"shards": [FULL[rows].clone()], "content": None if rank else content}
+        torch.save(written, folder / f"shard_{rank}_of_{len(slices)}.pth")
+    return folder
+
+
+@pytest.mark.parametrize("slices", [[slice(0, 5)], [slice(0, 3), slice(3, 5)], [slice(0, 3), slice(3, 5), slice(5, 5)]])
+def test_shards_of_any_number_of_processes_make_the_full_tensors(tmp_path, slices):
+    read = read_sharded(write(tmp_path / "checkpoint_0000001.sharded", slices))
+    assert torch.equal(read["model"]["w"], FULL)
+    assert torch.equal(read["model"]["b"], torch.ones(2))
+    assert torch.equal(read["trainer"]["mean"][0], FULL)
+    assert read["trainer"]["mean"][1] == (1, "x")
+
+
+def test_a_missing_or_damaged_or_foreign_shard_is_noticed(tmp_path):
+    folder = write(tmp_path / "checkpoint_0000001.sharded", [slice(0, 3), slice(3, 5)])
+    shard = folder / "shard_1_of_2.pth"
+    content = shard.read_bytes()
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1
+    for damaged in (flipped, content[:-10], (folder / "shard_0_of_2.pth").read_bytes(), b""):
+        shard.write_bytes(damaged)
+        with pytest.raises(DataError, match="again"):
+            read_sharded(folder)
+    shard.unlink()
+    with pytest.raises(DataError, match=r"shard_1_of_2\.pth"):
+        read_sharded(folder)
+    (folder / "shard_0_of_2.pth").unlink()
+    with pytest.raises(DataError, match="dcp_to_torch"):
+        read_checkpoint(folder)
+
+
+def test_a_sharded_checkpoint_of_an_earlier_detkit_is_refused_with_what_to_do(tmp_path):
+    folder = tmp_path / "checkpoint_0000001.parts"
+    folder.mkdir()
+    (folder / "index.json").write_text("{}")
+    with pytest.raises(DataError, match=r"earlier detkit.*checkpoint_in_parts=false.*init_weights"):
+        resume(Checkpointer(tmp_path), torch.nn.Linear(1, 1), None)

@@ -62,11 +62,11 @@ def with_made_up_objects(record: Record, found: Instances, num_classes: int, see
     """
     height, width = record.original_size
     rng = np.random.default_rng(seed)
-    corners = np.sort(rng.uniform(0, 1, (3, 2, 2)), axis=1) * (0.7, 0.7) + rng.uniform(0, 0.2, (3, 1, 2))
-    corners[:, 1] += 0.1
-    random_boxes = (corners * (width, height)).reshape(-1, 4)
-    boxes = np.concatenate([found.boxes.numpy()[:5], random_boxes]).round().clip(0, (width, height, width, height))
-    classes = np.concatenate([found.classes.numpy()[:5], rng.integers(0, num_classes, len(random_boxes))])
+    corners = rng.uniform(0.0, 0.6, (3, 2))
+    shares = np.concatenate([corners, corners + rng.uniform(0.1, 0.4, (3, 2))], axis=1)
+    boxes = np.concatenate([found.boxes.numpy()[:5], shares * (width, height, width, height)])
+    boxes = boxes.round().clip(0, (width, height, width, height))
+    classes = np.concatenate([found.classes.numpy()[:5], rng.integers(0, num_classes, len(shares))])
     large = (boxes[:, 2:] - boxes[:, :2] >= 4).all(1)
     boxes, classes = boxes[large], classes[large]
     masks = torch.zeros((len(boxes), height, width), dtype=torch.bool)

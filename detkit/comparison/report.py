@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from tabulate import tabulate
@@ -85,7 +86,6 @@ class Row:
         return {**dataclasses.asdict(self, dict_factory=_plain), "verdict": self.verdict}
 
 
-@dataclasses.dataclass(frozen=True)
 class Report:
     """A parity report. ``str(report)`` is its table with the verdict below.
 
@@ -95,9 +95,19 @@ class Report:
         notes: sentences on what was left out, or was set on both sides.
     """
 
-    reference: str
-    rows: tuple[Row, ...]
-    notes: tuple[str, ...] = ()
+    def __init__(self, reference: str, rows: Iterable[Row] = (), notes: Iterable[str] = ()):
+        self.reference, self.notes = reference, list(notes)
+        self._rows = {row.stage: row for row in rows}
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The stages, in the order in which they first came."""
+        return tuple(self._rows.values())
+
+    def add(self, stage: str, *row: Any) -> None:
+        """Notes the differences of a stage, on one more image; see ``Row`` for what follows its name."""
+        added = Row(stage, *row)
+        self._rows[stage] = self._rows[stage] | added if stage in self._rows else added
 
     @property
     def equal(self) -> bool:
@@ -133,24 +143,8 @@ class Report:
             "equal": self.equal,
             "verdict": self.verdict,
             "rows": [row.as_dict() for row in self.rows],
-            "notes": list(self.notes),
+            "notes": self.notes,
         }
-
-
-class Rows:
-    """Rows as they come, image after image; rows of one stage become one."""
-
-    def __init__(self) -> None:
-        self._rows: dict[str, Row] = {}
-
-    def add(self, stage: str, *row: Any) -> None:
-        """Notes one difference; see ``Row`` for what follows the name of the stage."""
-        added = Row(stage, *row)
-        self._rows[stage] = self._rows[stage] | added if stage in self._rows else added
-
-    def report(self, reference: str, notes: tuple[str, ...] = ()) -> Report:
-        """All of them, in the order in which their stages first came."""
-        return Report(reference, tuple(self._rows.values()), notes)
 
 
 def _cell(difference: Difference | None) -> str:

@@ -21,7 +21,7 @@ from detkit.comparison.measure import (
     relative,
     set_difference,
 )
-from detkit.comparison.report import Report, Rows
+from detkit.comparison.report import Report
 from detkit.comparison.stages import Stages
 from detkit.data import Augmentation, Record
 from detkit.registry import ConfigError, DataError
@@ -54,16 +54,16 @@ def compare_with_fixture(
     kind = _WithDetectron2 if fixture.kind == "Detectron2" else _WithMatterport
     comparison = kind(Stages(model), fixture, record, augmentations)
     comparison.compare_features()
-    note = comparison.compare_rest()
-    return comparison.rows.report(f"{fixture.kind} ({fixture.path.name})", (note,) if note else ())
+    comparison.compare_rest()
+    return comparison.report
 
 
 class _Comparison:
-    """The image's way through detkit's model, and the rows of the report."""
+    """The image's way through detkit's model, and the report on it."""
 
     def __init__(self, stages: Stages, fixture: Fixture, record: Record, augmentations: Sequence[Augmentation]):
         self.stages, self.fixture, self.record, self.augmentations = stages, fixture, record, augmentations
-        self.rows = Rows()
+        self.report = Report(f"{fixture.kind} ({fixture.path.name})")
         self.sample = as_sample(record, augmentations, bitmaps=False)
         self.images = stages.images([self.sample])
         self.features = stages.features(self.images)
@@ -72,17 +72,17 @@ class _Comparison:
         """The network's input and its maps, of which a fixture keeps a part."""
         if "input_sample" in self.fixture.arrays:
             part = self.images.tensor[0, :, ::37, ::41]
-            self.rows.add("input", "absolute", RELATIVE, absolute(part, self.fixture.tensor("input_sample")))
+            self.report.add("input", "absolute", RELATIVE, absolute(part, self.fixture.tensor("input_sample")))
         for name in (name for name in self.fixture.arrays if name.startswith("feature_")):
             level = name.removeprefix("feature_")
             if level not in self.features:
                 known = ", ".join(self.features)
                 raise ConfigError(f"model: has no feature map {level}, which {self.fixture.path} has; it has {known}")
             part = self.features[level][0, :8, ::7, ::7]
-            self.rows.add(f"features {level}", "relative", RELATIVE, relative(part, self.fixture.tensor(name)))
+            self.report.add(f"features {level}", "relative", RELATIVE, relative(part, self.fixture.tensor(name)))
 
-    def compare_rest(self) -> str | None:
-        """All other stages; a sentence on what was left out."""
+    def compare_rest(self) -> None:
+        """All other stages."""
         raise NotImplementedError
 
     def input_boxes(self, boxes: Tensor, **fields: Tensor) -> Instances:
@@ -97,11 +97,11 @@ class _Comparison:
     def compare_areas(self, ours: float, theirs: float, isolated: bool) -> None:
         """The sums of the masks' areas."""
         difference = relative(*torch.tensor([[ours], [theirs]], dtype=torch.double))
-        self.rows.add("mask areas", "relative", AREA, *((None, difference) if isolated else (difference, None)))
+        self.report.add("mask areas", "relative", AREA, *((None, difference) if isolated else (difference, None)))
 
 
 class _WithDetectron2(_Comparison):
-    def compare_rest(self) -> str | None:
+    def compare_rest(self) -> None:
         """See the base class."""
         size, reference = self.sample.original_size, self.fixture.meta["reference"]
         if (reference.get("height", size[0]), reference.get("width", size[1])) != size:
@@ -109,26 +109,26 @@ class _WithDetectron2(_Comparison):
             raise DataError(f"{self.sample.file_name}: is of size {size}, the fixture's image is another ({other})")
         (proposals,) = self.stages.proposals(self.images, self.features)
         theirs = self.input_boxes(self.fixture.tensor("proposal_boxes"))
-        self.rows.add("proposals", "pixels", PIXELS, set_difference("boxes", proposals, theirs))
+        self.report.add("proposals", "pixels", PIXELS, set_difference("boxes", proposals, theirs))
         logits = self.fixture.tensor("objectness_logits").sort(descending=True).values
         ours = proposals.objectness.sort(descending=True).values
-        self.rows.add("objectness", "relative", RELATIVE, relative(ours, logits))
+        self.report.add("objectness", "relative", RELATIVE, relative(ours, logits))
         boxes, scores, classes = map(self.fixture.tensor, ("pred_boxes", "scores", "pred_classes"))
         expected = Instances(size, boxes=Boxes(boxes), scores=scores, classes=classes)
         outputs = [
             self.stages.outputs(self.stages.regions(self.features, [p]).detections[0], size)
             for p in (proposals, theirs)
         ]
-        self.rows.add("class scores", "probability", SCORE, *(set_difference("scores", o, expected) for o in outputs))
-        self.rows.add("boxes", "pixels", PIXELS, *(set_difference("boxes", o, expected) for o in outputs))
+        self.report.add("class scores", "probability", SCORE, *(set_difference("scores", o, expected) for o in outputs))
+        self.report.add("boxes", "pixels", PIXELS, *(set_difference("boxes", o, expected) for o in outputs))
         if "mask_rle" in reference:
             masks = [coco_mask.decode({"size": list(size), "counts": text}) for text in reference["mask_rle"]]
             bitmaps = BitMasks(np.stack(masks) if masks else np.zeros((0, *size)))
             self._compare_masks(outputs[0], expected.with_fields(masks=bitmaps))
-        if self.sample.target is None or not len(self.sample.target):
-            return "no losses: they need the image's annotations"
-        self._compare_losses()
-        return None
+        if self.sample.target is not None and len(self.sample.target):
+            self._compare_losses()
+        else:
+            self.report.notes.append("no losses: they need the image's annotations")
 
     def _compare_masks(self, ours: Instances, theirs: Instances) -> None:
         if not self.stages.has_masks:
@@ -143,7 +143,7 @@ class _WithDetectron2(_Comparison):
         differences = (
             mask_difference(probs, t.boxes, t.masks.tensor, model.mask_paster, model.mask_thresh) for probs, t in pairs
         )
-        self.rows.add("masks", "1 - IoU", MASK, *differences)
+        self.report.add("masks", "1 - IoU", MASK, *differences)
         parts = [slice(i, i + 32) for i in range(0, len(theirs), 32)]  # masks of full size are large
         area = sum(self.area(isolated[part], theirs.boxes[part], (height, width)) for part in parts)
         self.compare_areas(area, float(theirs.masks.tensor.sum()), isolated=True)
@@ -161,11 +161,11 @@ class _WithDetectron2(_Comparison):
         ours = self.stages.losses([as_sample(record, self.augmentations, bitmaps=False)])
         for name, expected in reference.get("losses", {}).items():
             values = torch.tensor([[ours.get(name, math.inf)], [expected]], dtype=torch.double)
-            self.rows.add(name, "relative", RELATIVE, relative(*values))
+            self.report.add(name, "relative", RELATIVE, relative(*values))
 
 
 class _WithMatterport(_Comparison):
-    def compare_rest(self) -> str | None:
+    def compare_rest(self) -> None:
         """See the base class."""
         stages, tensor = self.stages, self.fixture.tensor
         self._compare_anchors()
@@ -173,7 +173,7 @@ class _WithMatterport(_Comparison):
         (proposals,) = stages.proposals(self.images, self.features)
         shares = _xyxy(tensor("proposals_yxyx_normalized"))
         theirs = self.input_boxes(shares * torch.tensor([width, height, width, height]))
-        self.rows.add("proposals", "pixels", PIXELS, set_difference("boxes", proposals, theirs))
+        self.report.add("proposals", "pixels", PIXELS, set_difference("boxes", proposals, theirs))
 
         end_to_end, isolated = (stages.regions(self.features, [p]) for p in (proposals, theirs))
         probs = tensor("class_probs_sample")  # of every 50th proposal, background first
@@ -183,31 +183,31 @@ class _WithMatterport(_Comparison):
         expected = self.input_boxes(_xyxy(table), scores=table[:, 5], classes=table[:, 4].long() - 1)
         ours = end_to_end.detections[0]
         whole_scores = set_difference("scores", ours, expected, WHOLE_PIXELS)
-        self.rows.add("class scores", "probability", SCORE, whole_scores, scores)
+        self.report.add("class scores", "probability", SCORE, whole_scores, scores)
         difference = relative(deltas, _xyxy(tensor("class_deltas_sample")[:, 1:]))
-        self.rows.add("box deltas", "relative", RELATIVE, None, difference)
+        self.report.add("box deltas", "relative", RELATIVE, None, difference)
         both = (ours, isolated.detections[0])
         boxes = (set_difference("boxes", found, expected, WHOLE_PIXELS) for found in both)
-        self.rows.add("boxes", "pixels", WHOLE_PIXELS, *boxes)
+        self.report.add("boxes", "pixels", WHOLE_PIXELS, *boxes)
         masks = stages.masks(self.features, [expected])[0].mask_probs[::10]
         difference = absolute(masks, tensor("mask_probs_of_class_sample"))
-        self.rows.add("masks", "probability", RELATIVE, None, difference)
+        self.report.add("masks", "probability", RELATIVE, None, difference)
         self._compare_outputs(stages.outputs(ours, self.sample.original_size))
-        return "no losses: the fixture has none"
+        self.report.notes.append("no losses: the fixture has none")
 
     def _compare_anchors(self) -> None:
         tensor = self.fixture.tensor
         anchors, logits, deltas = (part[::997] for part in self.stages.anchors(self.images, self.features))
         pairs = tensor("rpn_logits_sample")  # background, object
-        self.rows.add("anchors", "pixels", PIXELS, absolute(anchors, _xyxy(tensor("anchors_sample"))))
-        self.rows.add("objectness", "relative", RELATIVE, relative(logits, pairs[:, 1] - pairs[:, 0]))
-        self.rows.add("anchor deltas", "relative", RELATIVE, relative(deltas, _xyxy(tensor("rpn_deltas_sample"))))
+        self.report.add("anchors", "pixels", PIXELS, absolute(anchors, _xyxy(tensor("anchors_sample"))))
+        self.report.add("objectness", "relative", RELATIVE, relative(logits, pairs[:, 1] - pairs[:, 0]))
+        self.report.add("anchor deltas", "relative", RELATIVE, relative(deltas, _xyxy(tensor("rpn_deltas_sample"))))
 
     def _compare_outputs(self, outputs: Instances) -> None:
         size, tensor = self.sample.original_size, self.fixture.tensor
         boxes, classes = _xyxy(tensor("final_boxes_yxyx")).float(), tensor("final_class_ids").long() - 1
         final = Instances(size, boxes=Boxes(boxes), scores=tensor("final_scores"), classes=classes)
-        self.rows.add("final boxes", "pixels", WHOLE_PIXELS, set_difference("boxes", outputs, final, WHOLE_PIXELS))
+        self.report.add("final boxes", "pixels", WHOLE_PIXELS, set_difference("boxes", outputs, final, WHOLE_PIXELS))
         area = self.area(outputs.mask_probs, outputs.boxes, size)
         self.compare_areas(area, float(tensor("final_mask_areas").double().sum()), isolated=False)
 

@@ -19,7 +19,7 @@ from detkit.comparison.measure import (
     relative,
     set_difference,
 )
-from detkit.comparison.report import Difference, Report, Rows
+from detkit.comparison.report import Difference, Report
 from detkit.comparison.stages import Stages
 from detkit.comparison.tie_breaking import TieBreaking
 from detkit.comparison.torchvision_reference import DetectionTrace, LossTrace, trace_detections, trace_losses
@@ -59,7 +59,7 @@ def compare_with_torchvision(
         ConfigError: a model without the stages of a two-stage detector, or with another number of feature maps.
         DataError: an object of a class that the model has not.
     """
-    stages, rows = Stages(model), Rows()
+    stages, report = Stages(model), Report(name, notes=notes)
     for records in batches:
         pixels = [torch.from_numpy(r.image).permute(2, 0, 1).contiguous().float() / 255 for r in records]
         theirs = trace_detections(reference, pixels)
@@ -69,18 +69,20 @@ def compare_with_torchvision(
         ]
         samples = [as_sample(record, augmentations, bitmaps=True) for record in records]
         _check_classes(records, stages.model.num_classes)
-        _Batch(stages, samples, theirs, rows, TieBreaking.of(reference)).compare()
+        _Batch(stages, samples, theirs, report, TieBreaking.of(reference)).compare()
         targets = [target for record in records if (target := as_sample(record, (), bitmaps=True).target) is not None]
         targets = targets if stages.has_masks else [target.without("masks") for target in targets]
-        _losses(stages, samples, trace_losses(reference, pixels, targets), rows)
-    return rows.report(name, tuple(notes))
+        _losses(stages, samples, trace_losses(reference, pixels, targets), report)
+    return report
 
 
 class _Batch:
-    """One batch: what both sides make of it, and the rows of it but for the losses."""
+    """One batch: what both sides make of it, and the report on it but for the losses."""
 
-    def __init__(self, stages: Stages, samples: list[Sample], theirs: DetectionTrace, rows: Rows, rules: TieBreaking):
-        self.stages, self.samples, self.theirs, self.rows, self.rules = stages, samples, theirs, rows, rules
+    def __init__(
+        self, stages: Stages, samples: list[Sample], theirs: DetectionTrace, report: Report, rules: TieBreaking
+    ):
+        self.stages, self.samples, self.theirs, self.report, self.rules = stages, samples, theirs, report, rules
         self.images = stages.images(samples)
         self.features = stages.features(self.images)
         self.their_images = _with_infos(theirs.images, self.images)
@@ -93,15 +95,15 @@ class _Batch:
     def compare(self) -> None:
         """All stages, in their order."""
         ours, theirs = self.images, self.theirs.images
-        self.rows.add("input", "absolute", RELATIVE, absolute(ours.tensor, theirs.tensor))
+        self.report.add("input", "absolute", RELATIVE, absolute(ours.tensor, theirs.tensor))
         for level, expected in self.their_features.items():
             both = (relative(f[level], expected) for f in (self.features, self.isolated_features))
-            self.rows.add(f"features {level}", "relative", RELATIVE, *both)
+            self.report.add(f"features {level}", "relative", RELATIVE, *both)
         proposals = self.stages.proposals(self.images, self.features)
         isolated = self.stages.proposals(self.their_images, self.their_features)
         for ours_and_isolated, wanted in zip(zip(proposals, isolated), self.theirs.proposals):
             both = (set_difference("boxes", found, wanted) for found in ours_and_isolated)
-            self.rows.add("proposals", "pixels", PIXELS, *both)
+            self.report.add("proposals", "pixels", PIXELS, *both)
         self._regions(proposals)
 
     def _regions(self, proposals: list[Instances]) -> None:
@@ -116,14 +118,14 @@ class _Batch:
         for ours, other, candidates in zip(outputs, theirs.outputs, theirs.candidates):
             (height, width), inside = other.image_size, candidates.image_size
             moved = candidates.boxes.scale(height / inside[0], width / inside[1])
-            end_to_end.append(self.rules.differences(ours, other, candidates.with_fields(boxes=moved)))
+            end_to_end.append(self.ties.differences(ours, other, candidates.with_fields(boxes=moved)))
         for scores, _ in end_to_end:
-            self.rows.add("class scores", "probability", SCORE, scores, probs)
-        self.rows.add("box deltas", "relative", RELATIVE, None, relative(isolated.deltas, theirs.deltas))
+            self.report.add("class scores", "probability", SCORE, scores, probs)
+        self.report.add("box deltas", "relative", RELATIVE, None, relative(isolated.deltas, theirs.deltas))
         for _, boxes in end_to_end:
-            self.rows.add("boxes", "pixels", PIXELS, boxes)
+            self.report.add("boxes", "pixels", PIXELS, boxes)
         for ours, other, candidates in zip(isolated.detections, theirs.detections, theirs.candidates):
-            self.rows.add("boxes", "pixels", PIXELS, None, self.rules.differences(ours, other, candidates)[1])
+            self.report.add("boxes", "pixels", PIXELS, None, self.ties.differences(ours, other, candidates)[1])
         if stages.has_masks:
             self._masks(outputs)
 
@@ -136,7 +138,7 @@ class _Batch:
                 raise ConfigError("model.roi_heads.mask_head: the reference has no masks; set it to null")
             rows, partners = match(ours, other)
             again = stages.outputs(single, sample.original_size)
-            self.rows.add(
+            self.report.add(
                 "masks",
                 "1 - IoU",
                 MASK,
@@ -149,7 +151,7 @@ class _Batch:
         return mask_difference(ours.mask_probs, ours.boxes, theirs.masks.tensor, model.mask_paster, model.mask_thresh)
 
 
-def _losses(stages: Stages, samples: list[Sample], theirs: LossTrace, rows: Rows) -> None:
+def _losses(stages: Stages, samples: list[Sample], theirs: LossTrace, report: Report) -> None:
     with stages.sampling_everything():
         end_to_end = stages.losses(samples)
         images = stages.images(samples)
@@ -157,7 +159,7 @@ def _losses(stages: Stages, samples: list[Sample], theirs: LossTrace, rows: Rows
         features = _named(theirs.features, stages.features(images))
         isolated = stages.losses_of(infos, features, theirs.proposals, theirs.targets)
     for name, expected in theirs.losses.items():
-        rows.add(name, "relative", RELATIVE, *(_of_loss(ours.get(name), expected) for ours in (end_to_end, isolated)))
+        report.add(name, "relative", RELATIVE, *(_of_loss(ours.get(name), expected) for ours in (end_to_end, isolated)))
 
 
 def _of_loss(ours: float | None, theirs: float) -> Difference:

@@ -80,9 +80,9 @@ class _Batch:
     """One batch: what both sides make of it, and the report on it but for the losses."""
 
     def __init__(
-        self, stages: Stages, samples: list[Sample], theirs: DetectionTrace, report: Report, rules: TieBreaking
+        self, stages: Stages, samples: list[Sample], theirs: DetectionTrace, report: Report, ties: TieBreaking
     ):
-        self.stages, self.samples, self.theirs, self.report, self.rules = stages, samples, theirs, report, rules
+        self.stages, self.samples, self.theirs, self.report, self.ties = stages, samples, theirs, report, ties
         self.images = stages.images(samples)
         self.features = stages.features(self.images)
         self.their_images = _with_infos(theirs.images, self.images)

@@ -90,7 +90,7 @@ class _InsideImage:
         self.image_size, self.device = image_size, device
         self._nothing = torch.zeros((0, 0), dtype=torch.bool, device=device)
         self._bitmaps: list[Tensor] = []
-        self._windows: list[tuple[int, int, int, int]] = []
+        self._regions: list[tuple[int, int, int, int]] = []
 
     def outside(self, x1: int, y1: int, x2: int, y2: int) -> bool:
         """Whether no pixel of the image lies in that box; its mask is then empty."""
@@ -98,7 +98,7 @@ class _InsideImage:
         if min(x2, width) > max(x1, 0) and min(y2, height) > max(y1, 0):
             return False
         self._bitmaps.append(self._nothing)
-        self._windows.append((0, 0, 0, 0))
+        self._regions.append((0, 0, 0, 0))
         return True
 
     def add(self, mask: Tensor, left: int, top: int) -> None:
@@ -106,8 +106,8 @@ class _InsideImage:
         x, y = max(left, 0), max(top, 0)
         inside = mask[y - top : self.image_size[0] - top, x - left : self.image_size[1] - left]
         self._bitmaps.append(inside)
-        self._windows.append((x, y, x + inside.shape[1], y + inside.shape[0]))
+        self._regions.append((x, y, x + inside.shape[1], y + inside.shape[0]))
 
     def masks(self) -> CroppedMasks:
         """The collected masks."""
-        return CroppedMasks.of(self._bitmaps, self._windows, self.image_size, self.device)
+        return CroppedMasks.of(self._bitmaps, self._regions, self.image_size, self.device)

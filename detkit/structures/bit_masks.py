@@ -68,13 +68,13 @@ class BitMasks(Tensor):
     def boxes(self) -> Boxes:
         """Tight boxes on the masks' device; an empty mask gives (0, 0, 0, 0)."""
         rows, columns = self.tensor.any(2).to(torch.uint8), self.tensor.any(1).to(torch.uint8)
-        found = columns.any(1)
+        present = columns.any(1)
         height, width = self.image_size
         if len(self) == 0 or height * width == 0:
             return Boxes(self.tensor.new_zeros((len(self), 4), dtype=torch.float32))
         x1, y1 = columns.argmax(1), rows.argmax(1)
         x2, y2 = width - columns.flip(1).argmax(1), height - rows.flip(1).argmax(1)
-        return Boxes(torch.stack([x1, y1, x2, y2], 1) * found[:, None])
+        return Boxes(torch.stack([x1, y1, x2, y2], 1) * present[:, None])
 
     def areas(self) -> Tensor:
         """``(N,)`` float32 numbers of pixels."""
@@ -112,12 +112,12 @@ class BitMasks(Tensor):
         check_pairs(len(self), len(boxes))
         height, width = self.image_size
         step = max(1, CHUNK_PIXELS // max(1, height * width))
-        windows = boxes.tensor.to(self.device)
+        regions = boxes.tensor.to(self.device)
         parts = [
-            crop_maps(self.tensor[start : start + step], windows[start : start + step], size, method)
+            crop_maps(self.tensor[start : start + step], regions[start : start + step], size, method)
             for start in range(0, len(self), step)
         ]
-        inside = torch.cat(parts) if parts else windows.new_zeros((0, size, size))
+        inside = torch.cat(parts) if parts else regions.new_zeros((0, size, size))
         return (to_bits(inside, method) if binary else inside).to(boxes.device)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""CroppedMasks: bitmaps of which only the part inside a window around each object is kept."""
+"""CroppedMasks: bitmaps of which only the part inside a region around each object is kept."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,48 +12,48 @@ from detkit.structures.bit_masks import BitMasks
 from detkit.structures.boxes import Boxes
 from detkit.structures.mask_crops import CropMethod, check_pairs, crop_maps, to_bits
 from detkit.structures.masks import Masks
-from detkit.structures.rle import rle_of_window
+from detkit.structures.rle import rle_of_region
 from detkit.structures.transforms import Region, Transform
 
 
 class CroppedMasks:
-    """N objects of one image, each a bitmap that fills a window of its own; implements ``Masks``.
+    """N objects of one image, each a bitmap that fills a region of its own; implements ``Masks``.
 
-    Without ``size`` a bitmap has a value for each pixel of its window, as pasted predictions have (``of``). With
-    ``size`` S every bitmap has S x S cells, whatever its window: the mini-masks of matterport's Mask R-CNN (``mini``).
+    Without ``size`` a bitmap has a value for each pixel of its region, as pasted predictions have (``of``). With
+    ``size`` S every bitmap has S x S cells, whatever its region: the mini-masks of matterport's Mask R-CNN (``mini``).
     A thousand objects then take the memory of a few whole bitmaps, and what is finer than a cell is lost.
 
-    Rows, areas, tight boxes and RLE cost what the windows' area costs, whatever the image's is. ``bitmaps`` lays
+    Rows, areas, tight boxes and RLE cost what the regions' area costs, whatever the image's is. ``bitmaps`` lays
     whole masks out, as indexing by an int does, ``(H, W)``; rows by a slice, an index tensor or array, or a bool mask
     are ``CroppedMasks``. It is not edited.
 
     Args:
-        bits: bool, the bitmaps of all windows one after the other, each column by column.
-        windows: ``(N, 4)`` x1, y1, x2, y2: without ``size`` whole pixels within the image, int64 on the CPU; with it
+        bits: bool, the bitmaps of all regions one after the other, each column by column.
+        regions: ``(N, 4)`` x1, y1, x2, y2: without ``size`` whole pixels within the image, int64 on the CPU; with it
             boxes in pixels of the image, (0, 0, 0, 0) for an empty mask.
         image_size: ``(height, width)``.
         size: S.
 
     Raises:
-        ValueError: the bits do not fill the windows.
+        ValueError: the bits do not fill the regions.
     """
 
-    def __init__(self, bits: Tensor, windows: Tensor, image_size: tuple[int, int], size: int | None = None):
-        self.bits, self.windows, self.size = bits if bits.dtype == torch.bool else bits != 0, windows, size
+    def __init__(self, bits: Tensor, regions: Tensor, image_size: tuple[int, int], size: int | None = None):
+        self.bits, self.regions, self.size = bits if bits.dtype == torch.bool else bits != 0, regions, size
         self._image_size = (int(image_size[0]), int(image_size[1]))
-        pixels = len(windows) * size**2 if size is not None else int(self._sides().prod(1).sum())
+        pixels = len(regions) * size**2 if size is not None else int(self._sides().prod(1).sum())
         if len(bits) != pixels:
-            raise ValueError(f"CroppedMasks: {len(bits)} bits do not fill windows of {pixels} pixels")
+            raise ValueError(f"CroppedMasks: {len(bits)} bits do not fill regions of {pixels} pixels")
 
     @staticmethod
     def of(
-        bitmaps: Sequence[Tensor], windows: Sequence[Region], image_size: tuple[int, int], device: torch.device
+        bitmaps: Sequence[Tensor], regions: Sequence[Region], image_size: tuple[int, int], device: torch.device
     ) -> "CroppedMasks":
-        """From N bitmaps ``(h, w)`` bool on ``device`` and the windows ``(x1, y1, x2, y2)`` that they fill."""
+        """From N bitmaps ``(h, w)`` bool on ``device`` and the regions ``(x1, y1, x2, y2)`` that they fill."""
         bits = torch.empty(sum(bitmap.numel() for bitmap in bitmaps), dtype=torch.bool, device=device)
         for place, bitmap in zip(bits.split([bitmap.numel() for bitmap in bitmaps]), bitmaps):
             place.view(bitmap.shape[::-1]).copy_(bitmap.t())
-        return CroppedMasks(bits, torch.tensor(windows, dtype=torch.int64).reshape(-1, 4), image_size)
+        return CroppedMasks(bits, torch.tensor(regions, dtype=torch.int64).reshape(-1, 4), image_size)
 
     @staticmethod
     def mini(masks: Masks, size: int = 56) -> "CroppedMasks":
@@ -65,13 +65,13 @@ class CroppedMasks:
         if size < 1:
             raise ValueError(f"CroppedMasks.mini: expected a size of at least 1, got {size}")
         none = masks[:0].bitmaps()
-        rows, windows = [none.tensor.new_zeros(0)], [none.boxes()]
+        rows, regions = [none.tensor.new_zeros(0)], [none.boxes()]
         for i in range(len(masks)):  # one at a time: all bitmaps of an image may take gigabytes
             bitmap = masks[i : i + 1].bitmaps()
-            windows.append(bitmap.boxes())
-            x1, y1, x2, y2 = windows[-1].int()[0].tolist()
+            regions.append(bitmap.boxes())
+            x1, y1, x2, y2 = regions[-1].int()[0].tolist()
             rows.append(_resized(bitmap.tensor[0, y1:y2, x1:x2], (size, size)).t().reshape(-1))
-        return CroppedMasks(torch.cat(rows), Boxes.cat(windows).tensor, masks.image_size, size)
+        return CroppedMasks(torch.cat(rows), Boxes.cat(regions).tensor, masks.image_size, size)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -90,22 +90,22 @@ class CroppedMasks:
         return self.bits.view(len(self), self.size, self.size).transpose(1, 2)
 
     def __len__(self) -> int:
-        return len(self.windows)
+        return len(self.regions)
 
     def __repr__(self) -> str:
         return f"CroppedMasks(num={len(self)}, size={self.size}, image_size={self.image_size})"
 
-    def _with(self, bits: Tensor, windows: Tensor) -> "CroppedMasks":
-        return CroppedMasks(bits, windows, self.image_size, self.size)
+    def _with(self, bits: Tensor, regions: Tensor) -> "CroppedMasks":
+        return CroppedMasks(bits, regions, self.image_size, self.size)
 
     def _sides(self) -> Tensor:
         """``(N, 2)`` width and height of the bitmaps, as they are kept."""
         if self.size is None:
-            return self.windows[:, 2:] - self.windows[:, :2]
+            return self.regions[:, 2:] - self.regions[:, :2]
         return torch.full((len(self), 2), self.size)
 
     def crops(self) -> list[Tensor]:
-        """The N bitmaps ``(h, w)`` of the windows, as they are kept."""
+        """The N bitmaps ``(h, w)`` of the regions, as they are kept."""
         sides = self._sides().tolist()
         return [part.view(w, h).t() for part, (w, h) in zip(self.bits.split([w * h for w, h in sides]), sides)]
 
@@ -114,26 +114,26 @@ class CroppedMasks:
             return self[item : item + 1 or None].tensor[0]
         if self.size is not None:
             item = torch.from_numpy(item) if isinstance(item, np.ndarray) else item
-            return self._with(self.bits.view(len(self), self.size**2)[item].flatten(), self.windows[item])
+            return self._with(self.bits.view(len(self), self.size**2)[item].flatten(), self.regions[item])
         rows = torch.arange(len(self))[item.cpu() if isinstance(item, Tensor) else item]
         pieces = self.bits.split(self._sides().prod(1).tolist())
-        return self._with(torch.cat([self.bits[:0], *(pieces[row] for row in rows.tolist())]), self.windows[rows])
+        return self._with(torch.cat([self.bits[:0], *(pieces[row] for row in rows.tolist())]), self.regions[rows])
 
     def to(self, *args: Any, **kwargs: Any) -> "CroppedMasks":
         """As ``Tensor.to``; masks stay bool."""
-        windows = self.windows if self.size is None else self.windows.to(*args, **kwargs)
-        return self._with(self.bits.to(*args, **kwargs), windows)
+        regions = self.regions if self.size is None else self.regions.to(*args, **kwargs)
+        return self._with(self.bits.to(*args, **kwargs), regions)
 
     def pin_memory(self) -> "CroppedMasks":
         """The same in page-locked memory."""
-        return self._with(self.bits.pin_memory(), self.windows if self.size is None else self.windows.pin_memory())
+        return self._with(self.bits.pin_memory(), self.regions if self.size is None else self.regions.pin_memory())
 
     @property
     def tensor(self) -> Tensor:
-        """``(N, H, W)`` bool: whole bitmaps, laid out each time. Masks of a ``size`` are resized into their windows."""
+        """``(N, H, W)`` bool: whole bitmaps, laid out each time. Masks of a ``size`` are resized into their regions."""
         pasted = self._at_full_size()
         out = torch.zeros(self.shape, dtype=torch.bool, device=self.bits.device)
-        for whole, bitmap, (x1, y1, x2, y2) in zip(out, pasted.crops(), pasted.windows.tolist()):
+        for whole, bitmap, (x1, y1, x2, y2) in zip(out, pasted.crops(), pasted.regions.tolist()):
             whole[y1:y2, x1:x2] = bitmap
         return out
 
@@ -151,7 +151,7 @@ class CroppedMasks:
     def boxes(self) -> Boxes:
         """Tight boxes on the masks' device; an empty mask gives (0, 0, 0, 0)."""
         pasted, boxes = self._at_full_size(), [Boxes([]).to(self.bits.device)]
-        for bitmap, (x, y, _, _) in zip(pasted.crops(), pasted.windows.tolist()):
+        for bitmap, (x, y, _, _) in zip(pasted.crops(), pasted.regions.tolist()):
             tight = BitMasks(bitmap[None]).boxes().tensor
             boxes.append(Boxes(tight + tight.new_tensor([x, y, x, y]) * bitmap.any()))
         return Boxes.cat(boxes)
@@ -169,32 +169,32 @@ class CroppedMasks:
         """``(N,)`` bool: some pixel is the object's."""
         if self.size is None:
             return self.areas() > 0
-        return self.cells.flatten(1).any(1) & Boxes(self.windows).nonempty()
+        return self.cells.flatten(1).any(1) & Boxes(self.regions).nonempty()
 
     def rle(self) -> list[dict[str, Any]]:
         """COCO compressed RLE, counts as str."""
         pasted = self.to("cpu")._at_full_size()
-        places = zip(pasted.crops(), pasted.windows.tolist())
-        return [rle_of_window(bitmap.numpy(), x, y, self.image_size) for bitmap, (x, y, _, _) in places]
+        places = zip(pasted.crops(), pasted.regions.tolist())
+        return [rle_of_region(bitmap.numpy(), x, y, self.image_size) for bitmap, (x, y, _, _) in places]
 
     def _at_full_size(self) -> "CroppedMasks":
-        """The same masks with a bit for each pixel of their windows, as far as those lie in the image."""
+        """The same masks with a bit for each pixel of their regions, as far as those lie in the image."""
         if self.size is None:
             return self
         height, width = self.image_size
-        bitmaps, windows = [], []
-        for cells, (x1, y1, x2, y2) in zip(self.cells, self.windows.round().int().tolist()):
+        bitmaps, regions = [], []
+        for cells, (x1, y1, x2, y2) in zip(self.cells, self.regions.round().int().tolist()):
             whole = _resized(cells, (max(0, y2 - y1), max(0, x2 - x1)))
             part = whole[max(0, -y1) : max(0, height - y1), max(0, -x1) : max(0, width - x1)]
             left, top = min(max(x1, 0), width), min(max(y1, 0), height)
             bitmaps.append(part)
-            windows.append((left, top, left + part.shape[1], top + part.shape[0]))
-        return CroppedMasks.of(bitmaps, windows, self.image_size, self.bits.device)
+            regions.append((left, top, left + part.shape[1], top + part.shape[0]))
+        return CroppedMasks.of(bitmaps, regions, self.image_size, self.bits.device)
 
     def transform(self, transform: Transform) -> "CroppedMasks | BitMasks":
         """The masks where the transform takes them.
 
-        Mini-masks that are only scaled and moved keep their cells; any others are made again, in their new windows.
+        Mini-masks that are only scaled and moved keep their cells; any others are made again, in their new regions.
         """
         matrix = transform.matrix
         if self.size is None:
@@ -202,27 +202,27 @@ class CroppedMasks:
         if matrix is None or not transform.keeps_boxes or matrix[0, 0] <= 0 or matrix[1, 1] <= 0 or transform.cuts:
             bitmaps = (self[i : i + 1].bitmaps() for i in range(len(self)))
             made = [CroppedMasks.mini(bitmap.transform(transform), self.size) for bitmap in bitmaps]
-            none = CroppedMasks(self.bits[:0], self.windows[:0], transform.output_size, self.size)
+            none = CroppedMasks(self.bits[:0], self.regions[:0], transform.output_size, self.size)
             return CroppedMasks.cat([none, *made])
-        boxes = Boxes(self.windows)
-        windows = torch.where(boxes.nonempty()[:, None], boxes.outlines(transform).tensor, 0.0)
-        return CroppedMasks(self.bits, windows, transform.output_size, self.size)
+        boxes = Boxes(self.regions)
+        regions = torch.where(boxes.nonempty()[:, None], boxes.outlines(transform).tensor, 0.0)
+        return CroppedMasks(self.bits, regions, transform.output_size, self.size)
 
     def crop_and_resize(self, boxes: Boxes, size: int, method: CropMethod = "roi_align", binary: bool = True) -> Tensor:
         """``(N, size, size)`` on the boxes' device: mask i inside box i, resampled, see ``BitMasks.crop_and_resize``.
 
         Masks with a ``size`` are resampled in their own cells: box i is first expressed in the coordinates of the
-        mask's window, as matterport does; beyond that window there is no object.
+        mask's region, as matterport does; beyond that region there is no object.
         """
         check_pairs(len(self), len(boxes))
         if self.size is None:
             return self.bitmaps().crop_and_resize(boxes, size, method, binary)
-        corner = self.windows[:, :2].repeat(1, 2)
-        sides = (self.windows[:, 2:] - self.windows[:, :2]).clamp(min=1e-3).repeat(1, 2)
-        places = (boxes.tensor.to(self.windows.device) - corner) / sides * self.size
+        corner = self.regions[:, :2].repeat(1, 2)
+        sides = (self.regions[:, 2:] - self.regions[:, :2]).clamp(min=1e-3).repeat(1, 2)
+        places = (boxes.tensor.to(self.regions.device) - corner) / sides * self.size
         if method == "crop_and_resize":
             inside = crop_maps(self.cells, places, size, method)
-        else:  # RoIAlign repeats the map's rim; a rim of zeros ends the object where its window ends
+        else:  # RoIAlign repeats the map's rim; a rim of zeros ends the object where its region ends
             samples = max(1, -(-self.size // size))  # not by the box's size: a huge box would take forever
             inside = crop_maps(F.pad(self.cells, (1, 1, 1, 1)), places + 1, size, method, samples)
         return (to_bits(inside, method) if binary else inside).to(boxes.device)
@@ -233,7 +233,7 @@ class CroppedMasks:
         sizes = {(part.image_size, part.size) for part in parts}
         if len(sizes) != 1:
             raise ValueError(f"CroppedMasks.cat: expected masks of one image size and S, got {sizes or 'nothing'}")
-        return parts[0]._with(torch.cat([part.bits for part in parts]), torch.cat([part.windows for part in parts]))
+        return parts[0]._with(torch.cat([part.bits for part in parts]), torch.cat([part.regions for part in parts]))
 
 
 def _resized(bitmap: Tensor, size: tuple[int, int]) -> Tensor:

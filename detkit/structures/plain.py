@@ -75,7 +75,7 @@ def from_plain(value: Any) -> Any:
 plain_form(Boxes, ("tensor",))
 plain_form(BitMasks, ("tensor",))
 plain_form(PolygonMasks, ("polygons", "image_size"))
-plain_form(CroppedMasks, ("bits", "windows", "image_size", "size"))
+plain_form(CroppedMasks, ("bits", "regions", "image_size", "size"))
 plain_form(Keypoints, ("tensor", "flip_pairs"))
 plain_form(ImageInfo, ("valid_region", "active_classes", "crowds"))
 plain_form(Instances, ("image_size", "info", "fields"), lambda size, info, fields: Instances(size, info=info, **fields))

@@ -141,11 +141,11 @@ class PolygonMasks:
             empty = torch.zeros((0, size, size), dtype=torch.bool if binary else torch.float32)
             return torch.cat([empty, *cut]).to(boxes.device)
         out = np.zeros((len(self), size, size), np.uint8)
-        windows = boxes.tensor.detach().cpu().double().numpy()
-        for i, (polygons, window) in enumerate(zip(self.polygons, windows)):
+        regions = boxes.tensor.detach().cpu().double().numpy()
+        for i, (polygons, region) in enumerate(zip(self.polygons, regions)):
             if polygons:
-                factor = size / np.maximum(window[2:] - window[:2], 0.1)
-                out[i] = coco_mask.decode(_encode([(p - window[:2]) * factor for p in polygons], size, size))
+                factor = size / np.maximum(region[2:] - region[:2], 0.1)
+                out[i] = coco_mask.decode(_encode([(p - region[:2]) * factor for p in polygons], size, size))
         inside = torch.from_numpy(out.view(bool)).to(boxes.device)
         return inside if binary else inside.float()
 
@@ -171,14 +171,14 @@ def _clipped(polygons: list[Polygons], region: Region) -> list[Polygons]:
     return [[p for p in parts if len(p)] for parts in cut]
 
 
-def clip_polygon(points: np.ndarray, window: tuple[float, float, float, float]) -> np.ndarray:
-    """The part of a polygon inside ``window`` (x1, y1, x2, y2); (0, 2) where there is none.
+def clip_polygon(points: np.ndarray, region: tuple[float, float, float, float]) -> np.ndarray:
+    """The part of a polygon inside ``region`` (x1, y1, x2, y2); (0, 2) where there is none.
 
     Sutherland and Hodgman, "Reentrant polygon clipping", 1974. A part that falls into several pieces comes as one
-    polygon whose pieces hang together along the window's border; a spike without area is removed, because it would
+    polygon whose pieces hang together along the region's border; a spike without area is removed, because it would
     widen the tight box.
     """
-    for axis, sign, bound in ((0, 1, window[0]), (1, 1, window[1]), (0, -1, window[2]), (1, -1, window[3])):
+    for axis, sign, bound in ((0, 1, region[0]), (1, 1, region[1]), (0, -1, region[2]), (1, -1, region[3])):
         distance = sign * (points[:, axis] - bound)
         inside = distance >= 0
         if inside.all():

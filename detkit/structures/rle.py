@@ -39,12 +39,12 @@ def rle_counts(compressed: bytes) -> np.ndarray:
     return numbers
 
 
-def rle_of_window(bitmap: np.ndarray, x: int, y: int, size: tuple[int, int]) -> dict[str, Any]:
-    """The compressed RLE, counts as str, of a mask of which only a window is kept.
+def rle_of_region(bitmap: np.ndarray, x: int, y: int, size: tuple[int, int]) -> dict[str, Any]:
+    """The compressed RLE, counts as str, of a mask of which only a region is kept.
 
     Args:
-        bitmap: ``(h, w)`` bool, the window's pixels; fast where it is stored column by column.
-        x, y: where the window's corner lies in the image.
+        bitmap: ``(h, w)`` bool, the region's pixels; fast where it is stored column by column.
+        x, y: where the region's corner lies in the image.
         size: ``(height, width)`` of the image.
     """
     height, width = size
@@ -87,6 +87,6 @@ def checked_rle(rle: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]
     if len(runs) == 0 or runs.min() < 0 or runs.sum() != height * width:
         raise ValueError(f"the runs of its RLE sum up to {int(runs.sum())} pixels; its image has {height * width}")
     if not compressed:
-        plain = {"size": [height, width], "counts": [int(n) for n in runs]}
-        compressed = coco_mask.frPyObjects(plain, height, width)["counts"]
+        uncompressed = {"size": [height, width], "counts": [int(n) for n in runs]}
+        compressed = coco_mask.frPyObjects(uncompressed, height, width)["counts"]
     return {"size": [height, width], "counts": compressed}

@@ -49,7 +49,7 @@ class Sample:
     def with_crowds_apart(self) -> "Sample":
         """Crowds are no objects: without them among the rows of the target, their boxes in ``info``.
 
-        ``to`` and ``pin_memory`` do this first: on a GPU the host would have to wait to learn how many there are.
+        ``to`` and ``pin_memory`` do this first: on a GPU, counting them would be a device synchronisation.
         """
         if self.target is None or "crowd" not in self.target:
             return self

@@ -60,7 +60,7 @@ class Transform:
     def cuts(self) -> bool:
         """Whether part of the input falls outside of the output."""
         height, width = self.output_size
-        x1, y1, x2, y2 = self._bounds((0, 0, self.input_size[1], self.input_size[0]))
+        x1, y1, x2, y2 = self._bounds_of_all
         return min(x1, y1, width - x2, height - y2) < -1e-6
 
     @property
@@ -114,7 +114,7 @@ class Transform:
         None stands for a whole image, before and after. A region of which nothing is visible comes out empty.
         """
         height, width = self.output_size
-        x1, y1, x2, y2 = self._bounds(region or (0, 0, self.input_size[1], self.input_size[0]))
+        x1, y1, x2, y2 = self._bounds_of_all if region is None else self._bounds(region)
         left, right = (min(max(round(side), 0), width) for side in (x1, x2))
         top, bottom = (min(max(round(side), 0), height) for side in (y1, y2))
         whole = (left, top, right, bottom) == (0, 0, width, height)
@@ -135,6 +135,10 @@ class Transform:
         height, width = self.output_size
         x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
         return self.inverse().coords(np.stack([x, y], -1))
+
+    @cached_property
+    def _bounds_of_all(self) -> list[float]:
+        return self._bounds((0, 0, self.input_size[1], self.input_size[0]))
 
     def _bounds(self, region: Region) -> list[float]:
         points = self.rim(np.array([region], np.float64))[0]
@@ -186,9 +190,11 @@ class Compose(Transform):
     def __post_init__(self) -> None:
         if not self.transforms:
             raise ValueError("Compose: expected at least one transform; what changes nothing is Resize(size, size)")
-        for one, two in zip(self.transforms, self.transforms[1:]):
-            if one.output_size != two.input_size:
-                raise ValueError(f"Compose: {two} takes {two.input_size}, the one before it gives {one.output_size}")
+        for before, after in zip(self.transforms, self.transforms[1:]):
+            if before.output_size != after.input_size:
+                raise ValueError(
+                    f"Compose: {after} takes {after.input_size}, the one before it gives {before.output_size}"
+                )
 
     @property
     def input_size(self) -> Size:  # type: ignore[override]

@@ -44,10 +44,10 @@ class Warp(Transform):
     def coords(self, points: ArrayT) -> ArrayT:
         """``(..., 2)`` points of the input, as points of the output, found by iteration."""
         wanted = torch.as_tensor(points).double()
-        found = wanted
+        moved = wanted
         for _ in range(STEPS):
-            found = wanted - self._displacement_at(found)
-        return found.to(points.dtype) if isinstance(points, Tensor) else found.numpy().astype(points.dtype)
+            moved = wanted - self._displacement_at(moved)
+        return moved.to(points.dtype) if isinstance(points, Tensor) else moved.numpy().astype(points.dtype)
 
     def inverse(self) -> "Warp":
         """The map with the opposite displacements, at the pixels' centres of the input."""

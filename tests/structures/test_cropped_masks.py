@@ -1,4 +1,4 @@
-"""Masks kept in windows: in everything equal to the whole bitmaps, and to pycocotools' encoding of them."""
+"""Masks kept in regions: in everything equal to the whole bitmaps, and to pycocotools' encoding of them."""
 
 import copy
 import pickle
@@ -26,25 +26,25 @@ CPU = torch.device("cpu")
 TURN = ProjectiveTransform(SIZE, (40, 40), [[0.8, -0.6, 15], [0.6, 0.8, 0], [0, 0, 1]])
 
 
-def windows_in(size, n, rng):
+def regions_in(size, n, rng):
     """Anywhere, some of one pixel or line, some over the image's whole height or width, all of it, and none."""
     height, width = size
     x, y = np.sort(rng.integers(0, width + 1, (n, 2))), np.sort(rng.integers(0, height + 1, (n, 2)))
     y[rng.random(n) < 0.3] = 0, height
     x[rng.random(n) < 0.2] = 0, width
-    windows = np.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], 1)
-    windows[(x[:, 0] == x[:, 1]) | (y[:, 0] == y[:, 1])] = 0
-    return [(0, 0, width, height), (0, 0, 0, 0), (width - 1, height - 1, width, height), *map(tuple, windows.tolist())]
+    regions = np.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], 1)
+    regions[(x[:, 0] == x[:, 1]) | (y[:, 0] == y[:, 1])] = 0
+    return [(0, 0, width, height), (0, 0, 0, 0), (width - 1, height - 1, width, height), *map(tuple, regions.tolist())]
 
 
 def made(size, n, fill, seed=0):
     rng = np.random.default_rng(seed)
-    windows = windows_in(size, n, rng)
-    bitmaps = [torch.from_numpy(rng.random((y2 - y1, x2 - x1)) < fill) for x1, y1, x2, y2 in windows]
-    whole = torch.zeros((len(windows), *size), dtype=torch.bool)
-    for mask, bitmap, (x1, y1, x2, y2) in zip(whole, bitmaps, windows):
+    regions = regions_in(size, n, rng)
+    bitmaps = [torch.from_numpy(rng.random((y2 - y1, x2 - x1)) < fill) for x1, y1, x2, y2 in regions]
+    whole = torch.zeros((len(regions), *size), dtype=torch.bool)
+    for mask, bitmap, (x1, y1, x2, y2) in zip(whole, bitmaps, regions):
         mask[y1:y2, x1:x2] = bitmap
-    return CroppedMasks.of(bitmaps, windows, size, CPU), BitMasks(whole)
+    return CroppedMasks.of(bitmaps, regions, size, CPU), BitMasks(whole)
 
 
 @pytest.mark.parametrize("size", [SIZE, (1, 40), (40, 1), (200, 3), (1, 1)])
@@ -106,7 +106,7 @@ def _identity(batch):
     return batch
 
 
-def test_they_travel_as_windows():
+def test_they_travel_as_regions():
     masks, whole = made(SIZE, 5, 0.5)
     workers = DataLoader([Instances(SIZE, masks=masks)], batch_size=1, num_workers=1, collate_fn=_identity)
     copies = [
@@ -131,5 +131,5 @@ def test_no_masks():
     assert masks.areas().shape == (0,)
     assert masks.boxes().shape == (0, 4)
     assert masks[torch.zeros(0, dtype=torch.long)].shape == (0, *SIZE)
-    with pytest.raises(ValueError, match="do not fill windows of 6 pixels"):
+    with pytest.raises(ValueError, match="do not fill regions of 6 pixels"):
         CroppedMasks(torch.zeros(5, dtype=torch.bool), torch.tensor([[0, 0, 2, 3]]), SIZE)

@@ -192,7 +192,7 @@ def test_crop_commutes_with_rasterising(polygons, x, y, height, width):
 
 
 def test_clipped_concave_polygon_leaves_no_spike():
-    # a C whose spine lies left of the window and whose upper arm lies above it
+    # a C whose spine lies left of the region and whose upper arm lies above it
     c = np.array([[-10, -30], [20, -30], [20, -20], [-5, -20], [-5, 25], [20, 25], [20, 35], [-10, 35]], float)
     clipped = clip_polygon(c, (0, 0, 50, 50))
     assert clipped.min(0).tolist() == [0, 25]

@@ -40,7 +40,7 @@ def test_it_is_masks_and_gives_back_what_it_was_made_of():
     assert isinstance(mini, Masks)
     assert mini.cells.shape == (5, 56, 56)
     assert mini.image_size == (H, W)
-    assert torch.equal(mini.windows, whole.boxes().tensor)
+    assert torch.equal(mini.regions, whole.boxes().tensor)
     assert close(mini, whole, 0.97)
     polygon = PolygonMasks([[[20, 20, 120, 30, 80, 150]], []], (H, W))
     assert torch.equal(CroppedMasks.mini(polygon).cells, CroppedMasks.mini(polygon.bitmaps()).cells)
@@ -76,7 +76,7 @@ def test_regions_are_taken_in_the_mini_masks_own_coordinates():
     """Matterport's: ((y1 - gt_y1) / gt_h, ...) of the mini-mask, by one bilinear sample a cell, rounded."""
     mini = CroppedMasks.mini(discs())[[0, 1, 2]]
     rois = torch.tensor([[20.0, 15, 100, 120], [80, 30, 215, 150], [180, 140, 220, 160]])
-    g = mini.windows
+    g = mini.regions
     parts = (rois - g[:, :2].repeat(1, 2)) / (g[:, 2:] - g[:, :2]).repeat(1, 2)
     expected = crop_and_resize(mini.cells[:, None].float(), parts, torch.arange(3), 28)[:, 0]
     soft = mini.crop_and_resize(Boxes(rois), 28, "crop_and_resize", binary=False)
@@ -103,7 +103,7 @@ def test_flip(direction):
     assert close(mini.transform(flip), whole.transform(flip), 0.97)
     again = mini.transform(flip).transform(flip)
     assert close(again, whole, 0.95)
-    assert torch.equal(again.windows, mini.windows)
+    assert torch.equal(again.regions, mini.regions)
 
 
 @pytest.mark.parametrize("size", [(100, 120), (333, 251), (H, W)])
@@ -152,7 +152,7 @@ def test_travels_and_refuses_what_does_not_fit():
     for again in (pickle.loads(pickle.dumps(mini)), Instances((H, W), masks=mini).to("cpu").masks, mini.to("cpu")):
         assert type(again) is CroppedMasks
         assert torch.equal(again.bitmaps().tensor, mini.bitmaps().tensor)
-    with pytest.raises(ValueError, match="do not fill windows of 3136 pixels"):
-        CroppedMasks(mini.bits, mini.windows[:1], (H, W), 56)
+    with pytest.raises(ValueError, match="do not fill regions of 3136 pixels"):
+        CroppedMasks(mini.bits, mini.regions[:1], (H, W), 56)
     with pytest.raises(ValueError, match="at least 1"):
         CroppedMasks.mini(discs(), 0)

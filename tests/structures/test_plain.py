@@ -110,7 +110,7 @@ def test_a_sample_comes_back_bit_for_bit(masks):
     else:
         assert torch.equal(back.target.masks.bitmaps().tensor, masks.bitmaps().tensor)
     if isinstance(masks, CroppedMasks):
-        assert torch.equal(back.target.masks.windows, masks.windows)
+        assert torch.equal(back.target.masks.regions, masks.regions)
 
 
 def test_what_is_no_plain_data_is_refused_by_its_type():

@@ -63,7 +63,7 @@ from detkit import command_line
 from detkit.checkpoint import Checkpoint, read_checkpoint
 from detkit.checkpoint.conversion import convert, write_conversion
 from detkit.checkpoint.formats import import_foreign
-from detkit.checkpoint.formats.matterport import SeedImporter
+from detkit.checkpoint.formats.matterport import MatterportImporter
 from detkit.experiment import load_experiment
 from detkit.registry import DataError
 
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.class_names is not None:
         checkpoint = with_class_names(checkpoint, args.class_names)
     wanted, config = (None, checkpoint.config) if args.config_file is None else model_of(args, checkpoint)
-    importer = None if args.mode is None else SeedImporter(args.mode)
+    importer = None if args.mode is None else MatterportImporter(args.mode)
     conversion = convert(checkpoint, args.to, wanted=wanted, importer=importer)
     write_conversion(conversion, args.output, config=config)
     print("\n".join(map(str, conversion.lines)) if args.list else conversion)

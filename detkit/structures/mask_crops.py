@@ -11,7 +11,7 @@ from detkit.layers import crop_and_resize
 CropMethod = Literal["roi_align", "roi_align_unaligned", "crop_and_resize"]
 """roi_align: RoIAlign with pixel centres at half-integers (Detectron2). roi_align_unaligned: its first version with
 pixel centres at integers (torchvision's detection models). crop_and_resize: TensorFlow's operator, one bilinear sample
-a cell and the outermost samples on the region's corners (matterport, the seed)."""
+a cell and the outermost samples on the region's corners (matterport, pytorch-mask-rcnn)."""
 
 
 def crop_maps(maps: Tensor, boxes: Tensor, size: int, method: CropMethod, sampling_ratio: int = 0) -> Tensor:
@@ -30,7 +30,7 @@ def crop_maps(maps: Tensor, boxes: Tensor, size: int, method: CropMethod, sampli
     height, width = maps.shape[1:]
     index = torch.arange(len(maps), device=maps.device)
     if method == "crop_and_resize":
-        parts = boxes / boxes.new_tensor([width, height] * 2)  # not by size - 1: as the seed has it
+        parts = boxes / boxes.new_tensor([width, height] * 2)  # not by size - 1: as pytorch-mask-rcnn has it
         return crop_and_resize(maps[:, None], parts, index, size)[:, 0]
     rois = torch.cat([index[:, None].to(boxes), boxes], 1)
     values, aligned = maps[:, None].float(), method == "roi_align"

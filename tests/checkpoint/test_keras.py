@@ -6,12 +6,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from seed_weights import seed_weights
+from reference_weights import reference_weights
 from torch.nn import functional as F
 
 from detkit.checkpoint import read_checkpoint
-from detkit.checkpoint.formats.keras import read_keras, seed_name
-from detkit.checkpoint.formats.matterport import SeedImporter
+from detkit.checkpoint.formats.keras import read_keras, port_name
+from detkit.checkpoint.formats.matterport import MatterportImporter
 from detkit.registry import DataError
 
 KERAS = {
@@ -28,7 +28,7 @@ KERAS = {
 
 
 def keras_layer(name):
-    """The Keras layer of the seed's ``name``, by the rules of matterport's model."""
+    """The Keras layer of pytorch-mask-rcnn's ``name``, by the rules of matterport's model."""
     if name in KERAS:
         return KERAS[name]
     top, rest = name.split(".", 1)
@@ -73,7 +73,7 @@ def write(path, arrays, group=""):
 
 @pytest.fixture
 def state():
-    return seed_weights()
+    return reference_weights()
 
 
 @pytest.mark.parametrize("group", ["", "model_weights/"])
@@ -83,8 +83,8 @@ def test_a_file_becomes_the_seeds_state(state, tmp_path, group):
     assert found.keys() == expected.keys()
     for name, tensor in found.items():
         assert torch.equal(tensor, expected[name]), name
-    assert SeedImporter().recognises(found)
-    assert not SeedImporter().convert(found, {}).unused
+    assert MatterportImporter().recognises(found)
+    assert not MatterportImporter().convert(found, {}).unused
 
 
 def test_a_checkpoint_may_be_keras(state, tmp_path):
@@ -93,14 +93,14 @@ def test_a_checkpoint_may_be_keras(state, tmp_path):
 
 
 def test_the_last_block_of_resnet_101():
-    assert seed_name("res4w_branch2c/res4w_branch2c/kernel:0") == "fpn.C4.22.conv3.weight"
-    assert seed_name("bn2a_branch1/bn2a_branch1/moving_variance:0") == "fpn.C2.0.downsample.1.running_var"
+    assert port_name("res4w_branch2c/res4w_branch2c/kernel:0") == "fpn.C4.22.conv3.weight"
+    assert port_name("bn2a_branch1/bn2a_branch1/moving_variance:0") == "fpn.C2.0.downsample.1.running_var"
 
 
 def test_names_of_keras_1():
-    assert seed_name("conv1/conv1_W:0") == "fpn.C1.0.weight"
-    assert seed_name("bn_conv1/bn_conv1_running_std:0") == "fpn.C1.1.running_var"
-    assert seed_name("res3b_branch2b/res3b_branch2b_b_1:0") == "fpn.C3.1.conv2.bias"
+    assert port_name("conv1/conv1_W:0") == "fpn.C1.0.weight"
+    assert port_name("bn_conv1/bn_conv1_running_std:0") == "fpn.C1.1.running_var"
+    assert port_name("res3b_branch2b/res3b_branch2b_b_1:0") == "fpn.C3.1.conv2.bias"
 
 
 def test_a_deconvolution_is_keras(tmp_path):
@@ -129,7 +129,7 @@ def test_other_layers_keep_their_path_and_are_reported(state, tmp_path):
     arrays = [*keras_tensors(state), ("anchors/anchors/Variable:0", np.zeros((5, 1, 4), ">f4")), ("note", b"words")]
     found = read_keras(write(tmp_path / "a.h5", arrays))
     assert found["anchors/anchors/Variable:0"].shape == (5, 1, 4)
-    assert list(SeedImporter().convert(found, {}).unused) == ["anchors/anchors/Variable:0"]
+    assert list(MatterportImporter().convert(found, {}).unused) == ["anchors/anchors/Variable:0"]
 
 
 def test_a_damaged_file_says_so(state, tmp_path):

@@ -1,15 +1,15 @@
-"""Importing the seed's weights: its own layers, and the same predictions folded into ordinary ones."""
+"""Importing pytorch-mask-rcnn's weights: its own layers, and the same predictions folded into ordinary ones."""
 
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from seed_weights import seed_weights
+from reference_weights import reference_weights
 from torch.nn import functional as F
 
 from detkit.checkpoint.formats import choose
-from detkit.checkpoint.formats.matterport import EPS, SeedImporter
+from detkit.checkpoint.formats.matterport import EPS, MatterportImporter
 from detkit.experiment import load_experiment
 from detkit.layers import NORMS, ConvNorm
 
@@ -19,17 +19,17 @@ BOX, MASK, RPN = "roi_heads.box_head", "roi_heads.mask_head", "proposal_generato
 
 @pytest.fixture
 def state():
-    return seed_weights()
+    return reference_weights()
 
 
 @pytest.fixture
 def native(state):
-    return SeedImporter().convert(state, {}).model
+    return MatterportImporter().convert(state, {}).model
 
 
 @pytest.fixture
 def folded(state):
-    return SeedImporter("folded").convert(state, {}).model
+    return MatterportImporter("folded").convert(state, {}).model
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def wanted(monkeypatch):
 
 
 def theirs(state, conv, norm, x, **options):
-    """The seed's convolution and batch norm in evaluation."""
+    """pytorch-mask-rcnn's convolution and batch norm in evaluation."""
     x = F.conv2d(x, state[f"{conv}.weight"], state[f"{conv}.bias"], **options)
     parts = (state[f"{norm}.{kind}"] for kind in ("running_mean", "running_var", "weight", "bias"))
     return F.batch_norm(x, *parts, eps=EPS)
@@ -56,17 +56,17 @@ def close(actual, expected):
 
 
 def test_the_seed_is_recognised(state):
-    assert isinstance(choose(state), SeedImporter)
+    assert isinstance(choose(state), MatterportImporter)
 
 
 def test_every_tensor_is_accounted_for(state):
     for mode in ("native", "folded"):
-        found = SeedImporter(mode).convert(state, {})
+        found = MatterportImporter(mode).convert(state, {})
         used = {name for ours in found.model for name in found.origin.get(ours, ours).split(" + ")}
         assert used | set(found.unused) == set(state), mode
         assert set(found.origin) <= set(found.model)
         assert set(found.changes) <= set(found.model)
-        assert not any(name.endswith(tuple(state)) for name in found.model), "no name of the seed's is left"
+        assert not any(name.endswith(tuple(state)) for name in found.model), "no name of pytorch-mask-rcnn's is left"
     assert all(name.endswith("num_batches_tracked") for name in found.unused)
 
 
@@ -144,7 +144,7 @@ def test_a_part_comes_as_the_model_has_it(state, native, folded):
     for part, prefix in parts.items():
         mixed = {n: s for n, s in sizes.items() if not n.startswith(prefix) and not n.endswith("num_batches_tracked")}
         mixed |= {n: t.shape for n, t in folded.items() if n.startswith(prefix) and not n.endswith("tracked")}
-        found = SeedImporter().convert(state, mixed).model
+        found = MatterportImporter().convert(state, mixed).model
         assert {n: t.shape for n, t in found.items()} == mixed, part
         for name, tensor in found.items():
             assert torch.equal(tensor, (folded if name.startswith(prefix) else native)[name]), name
@@ -153,7 +153,7 @@ def test_a_part_comes_as_the_model_has_it(state, native, folded):
 def test_a_mask_head_with_norms_but_no_biases(state):
     kinds = ("weight", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var")
     sought = {f"{MASK}.convs.{i}.{kind}": torch.Size() for i in range(4) for kind in kinds}
-    found = SeedImporter().convert(state, sought).model
+    found = MatterportImporter().convert(state, sought).model
     assert {name for name in found if name.startswith(f"{MASK}.convs")} == set(sought)
     layer = ConvNorm(8, 8, 3, norm="FrozenBN")
     layer.load_state_dict({n.removeprefix(f"{MASK}.convs.2."): t for n, t in found.items() if f"{MASK}.convs.2." in n})
@@ -164,18 +164,18 @@ def test_a_mask_head_with_norms_but_no_biases(state):
 
 def test_the_matterport_preset_is_the_seeds_network(wanted):
     sought = wanted("matterport/mask_rcnn_R_50_FPN.yaml")
-    found = {name for name in SeedImporter().convert(seed_weights(), sought).model if ".res" not in name}
+    found = {name for name in MatterportImporter().convert(reference_weights(), sought).model if ".res" not in name}
     assert found == {name for name in sought if ".res" not in name}
 
 
 def test_an_ordinary_model_takes_the_seed_folded(wanted):
     dims = "model.proposal_generator.head.conv_dims=[512]"
     sought = wanted("coco/mask_rcnn_R_50_FPN_1x.yaml", dims)
-    found = {name for name in SeedImporter().convert(seed_weights(), sought).model if ".res" not in name}
+    found = {name for name in MatterportImporter().convert(reference_weights(), sought).model if ".res" not in name}
     assert found == {name for name in sought if ".res" not in name}
 
 
 def test_a_damaged_file_without_some_tensors_is_still_read(state):
     for name in ("fpn.C2.0.conv1.bias", "classifier.bn1.running_var", "rpn.conv_class.bias"):
         del state[name]
-    assert SeedImporter("folded").convert(state, {}).model
+    assert MatterportImporter("folded").convert(state, {}).model

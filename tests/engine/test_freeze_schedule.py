@@ -18,7 +18,7 @@ STAGES = (
     FreezeStage(0.75, ("backbone.res4", "neck", "heads")),
     FreezeStage(1.0),
 )
-"""The seed's: heads, then 4+, then all."""
+"""pytorch-mask-rcnn's: heads, then 4+, then all."""
 
 
 class Detector(nn.Module):
@@ -166,7 +166,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(trainer_of, tmp_path):
 
 
 def test_stages_change_with_the_milestones_of_the_rate(trainer_of):
-    """The seed's training: heads, then 4+, then all with a tenth of the rate."""
+    """pytorch-mask-rcnn's training: heads, then 4+, then all with a tenth of the rate."""
     schedule, hook = WarmupMultiStepLR(milestones=(0.75,), gamma=0.1, warmup_iters=0), FreezeSchedule(stages=STAGES)
     for max_iter in (1, 2, 3, 7, 10, 999, 160_000):
         for step in range(0, max_iter, max(1, max_iter // 500)):

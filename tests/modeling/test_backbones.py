@@ -92,7 +92,7 @@ def test_dilated_res5_equals_torchvision():
 
 @pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
 def test_biases_epsilon_and_same_pooling_equal_a_network_with_them(norm):
-    """The seed's ResNet: convolutions with a bias, BN with an epsilon of 1e-3, TensorFlow's padding in the stem."""
+    """pytorch-mask-rcnn's ResNet: convolutions with a bias, BN with epsilon 1e-3, TensorFlow's padding in the stem."""
     theirs = with_random_norms(torchvision.models.resnet50(weights=None))
     for module in theirs.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -41,7 +41,7 @@ def model(reference, path):
     thresh = reference.meta["config"]["DETECTION_MIN_CONFIDENCE"]
     model = build("matterport/mask_rcnn_R_101_FPN.yaml", [f"model.roi_heads.box_head.detection.score_thresh={thresh}"])
     report = load_weights(model, path)
-    assert report.format.startswith("seed")
+    assert report.format.startswith("matterport")
     assert report.exact, report
     return model
 

@@ -40,7 +40,7 @@ def test_unaligned_equals_torchvisions_mask_targets(size):
 
 
 def test_crop_and_resize_samples_the_boxs_corners():
-    """The seed divides a box by (W, H) and the operator multiplies by (W - 1, H - 1): of a ramp it reads x / W."""
+    """The reference divides a box by (W, H), the operator multiplies by (W - 1, H - 1): of a ramp it reads x / W."""
     x = torch.linspace(0, 1, W).expand(1, H, W)
     box = torch.tensor([[8.0, 6, 72, 48]])
     read = crop_and_resize(x[:, None], box / torch.tensor([W, H, W, H]), torch.zeros(1, dtype=torch.long), 5)

@@ -17,7 +17,7 @@ from detkit.experiment import load_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "checkpoint"))
-from seed_weights import seed_weights  # noqa: E402  (weights that two folders of tests use)
+from reference_weights import reference_weights  # noqa: E402  (weights that two folders of tests use)
 
 CONFIG = ROOT / "configs" / "torchvision" / "mask_rcnn_R_50_FPN.yaml"
 
@@ -110,9 +110,9 @@ def test_detectron2_and_back(convert, theirs, reference, tmp_path, name):
 
 
 def test_the_seed_native_and_folded(convert, tmp_path):
-    torch.save(seed_weights(), tmp_path / "seed.pth")
-    convert(tmp_path / "seed.pth", tmp_path / "native.pth")
-    text = convert(tmp_path / "seed.pth", tmp_path / "folded.pth", "--mode", "folded", "--list")
+    torch.save(reference_weights(), tmp_path / "reference.pth")
+    convert(tmp_path / "reference.pth", tmp_path / "native.pth")
+    text = convert(tmp_path / "reference.pth", tmp_path / "folded.pth", "--mode", "folded", "--list")
     native, folded = (read_checkpoint(tmp_path / f"{mode}.pth").model for mode in ("native", "folded"))
     assert "proposal_generator.head.class_logits.weight" in native
     assert "proposal_generator.head.objectness.weight" in folded
@@ -123,12 +123,12 @@ def test_the_seed_native_and_folded(convert, tmp_path):
 
 
 def test_class_names_from_a_file(convert, tmp_path):
-    torch.save(seed_weights(num_classes=2), tmp_path / "seed.pth")
+    torch.save(reference_weights(num_classes=2), tmp_path / "reference.pth")
     (tmp_path / "names.txt").write_text("cat\n\ndog \n")
-    convert(tmp_path / "seed.pth", tmp_path / "ours.pth", "--class-names", tmp_path / "names.txt")
+    convert(tmp_path / "reference.pth", tmp_path / "ours.pth", "--class-names", tmp_path / "names.txt")
     assert read_checkpoint(tmp_path / "ours.pth").class_names == ("cat", "dog")
     (tmp_path / "names.txt").write_text("cat\n")
-    text = convert(tmp_path / "seed.pth", tmp_path / "two.pth", "--class-names", tmp_path / "names.txt", code=2)
+    text = convert(tmp_path / "reference.pth", tmp_path / "two.pth", "--class-names", tmp_path / "names.txt", code=2)
     assert "has 1 names, and the weights have 2 classes" in text
     assert not (tmp_path / "two.pth").exists()
 
@@ -148,13 +148,13 @@ def test_what_does_not_fit_is_said(convert, theirs, tmp_path):
 def test_mistakes_have_a_message_and_write_nothing(convert, theirs, tmp_path):
     out = tmp_path / "out.pth"
     torch.save({"a.weight": torch.zeros(2)}, tmp_path / "foreign.pth")
-    torch.save(seed_weights(), tmp_path / "seed.pth")
+    torch.save(reference_weights(), tmp_path / "reference.pth")
     cases = (
         ((tmp_path / "gone.pth", out), "there is no such file"),
         ((tmp_path / "foreign.pth", out), "is of no framework that detkit knows"),
         ((tmp_path / "foreign.pth", out, "--config-file", CONFIG), "not one of its tensors fits the model"),
         ((theirs, out, "--mode", "folded"), "has not the names of seed"),
-        ((tmp_path / "seed.pth", out, "--to", "detectron2"), "cannot be written in detectron2's layout"),
+        ((tmp_path / "reference.pth", out, "--to", "detectron2"), "cannot be written in detectron2's layout"),
         ((theirs, tmp_path / "out.pkl"), "a .pkl is for Detectron2"),
         ((theirs, theirs), "would overwrite the weights"),
         ((theirs, out, "--config-file", CONFIG, "model.nack=1"), "nack"),

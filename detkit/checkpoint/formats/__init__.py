@@ -8,12 +8,12 @@ from torch import Tensor
 from detkit.checkpoint.formats.caffe2 import Caffe2Importer
 from detkit.checkpoint.formats.detectron2 import Detectron2Importer
 from detkit.checkpoint.formats.importing import Imported, Importer
-from detkit.checkpoint.formats.matterport import SeedImporter
+from detkit.checkpoint.formats.matterport import MatterportImporter
 from detkit.checkpoint.formats.torchvision import TorchvisionClassifierImporter, TorchvisionImporter
 
 IMPORTERS: tuple[Importer, ...] = (
     TorchvisionImporter(),
-    SeedImporter(),
+    MatterportImporter(),
     Detectron2Importer(),
     Caffe2Importer(),
     TorchvisionClassifierImporter(),

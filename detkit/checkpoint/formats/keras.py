@@ -1,4 +1,4 @@
-"""Weights of matterport's Keras Mask R-CNN, in the seed's words."""
+"""Weights of matterport's Keras Mask R-CNN, in the words of its port pytorch-mask-rcnn."""
 
 import os
 import re
@@ -30,7 +30,7 @@ _HEADS = {
     **{f"fpn_c{s}p{s}": f"fpn.P{s}_conv1" for s in range(2, 6)},
     **{f"fpn_p{s}": f"fpn.P{s}_conv2.1" for s in range(2, 6)},
 }
-"""Keras layer -> the seed's."""
+"""Keras layer -> the port's."""
 
 _KINDS = {
     "kernel": "weight",
@@ -48,7 +48,7 @@ _KINDS = {
 
 
 def read_keras(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a Keras ``.h5`` of matterport's Mask R-CNN, or of its ResNet alone, under the seed's names.
+    """The tensors of a Keras ``.h5`` of matterport's Mask R-CNN, or of its ResNet alone, under the port's names.
 
     Kernels are turned: (height, width, in, out) to (out, in, height, width), those of a deconvolution likewise, and
     (in, out) of a linear layer to (out, in). A tensor of another layer keeps its path in the file as its name. Reading
@@ -72,7 +72,7 @@ def read_keras(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         if item.external or item.is_virtual:
             raise DataError(f"{source}: '{name}' keeps its values in other files, which are not read")
         if item.dtype.kind in "fiu":
-            ours = seed_name(name)
+            ours = port_name(name)
             values = np.asarray(item[()])
             tensor = torch.from_numpy(values.astype(values.dtype.newbyteorder("="), copy=False))
             state[name if ours is None else ours] = tensor if ours is None else _turned(tensor, f"{source}: '{name}'")
@@ -93,8 +93,8 @@ def read_keras(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return state
 
 
-def seed_name(path: str) -> str | None:
-    """The seed's name of the tensor at ``path`` of the file, e.g. ``rpn_model/rpn_class_raw/kernel:0``; else None."""
+def port_name(path: str) -> str | None:
+    """The port's name of the tensor at ``path`` of the file, e.g. ``rpn_model/rpn_class_raw/kernel:0``; else None."""
     *layers, last = path.split("/")
     match = re.fullmatch(r"(?:.*_)?(kernel|W|gamma|bias|b|beta|(?:moving|running)_\w+?)(?:_\d+)?(?::0)?", last)
     kind = _KINDS.get(match[1]) if match else None

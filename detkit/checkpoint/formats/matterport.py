@@ -1,4 +1,4 @@
-"""Weights of the seed: pytorch-mask-rcnn's Mask R-CNN, after matterport's."""
+"""Weights of pytorch-mask-rcnn, the port of matterport's Mask R-CNN to PyTorch."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from detkit.checkpoint.formats.importing import Imported, background_last, chang
 from detkit.checkpoint.formats.two_way import Pairs, to_ours
 
 EPS = 1e-3
-"""Epsilon of the seed's batch norms."""
+"""Epsilon of the port's batch norms."""
 
 ORDINARY_EPS = 1e-5
 """Epsilon of detkit's batch norms unless a config says otherwise."""
@@ -45,16 +45,16 @@ NAMES: Pairs = (
     ("mask.deconv.{p}", f"{_MASK}.deconv.{{p}}"),
     ("mask.conv5.{p}", f"{_MASK}.predictor.{{p}}"),
 )
-"""The seed's names and those of detkit's counterparts of its own layers."""
+"""The port's names and those of detkit's counterparts of its own layers."""
 
 
 @dataclasses.dataclass(frozen=True)
-class SeedImporter:
-    """The seed's Mask R-CNN, of any depth, and matterport's through ``read_keras``.
+class MatterportImporter:
+    """The port's Mask R-CNN, of any depth, and matterport's through ``read_keras``.
 
-    Each part comes as the model has it. *Native* are the seed's own layers: convolutions with a bias before batch norms
-    of epsilon 1e-3, ``SoftmaxRPNHead``, ``MatterportBoxHead``. They also train on as in the seed. Where the model has
-    ordinary layers, the seed's are *folded* into them, which gives the same predictions:
+    Each part comes as the model has it. *Native* are the port's own layers: convolutions with a bias before batch norms
+    of epsilon 1e-3, ``SoftmaxRPNHead``, ``MatterportBoxHead``. They also train on as in the port. Where the model has
+    ordinary layers, the port's are *folded* into them, which gives the same predictions:
 
     - a convolution's bias into the running mean of its batch norm, whose epsilon is taken to be 1e-5: the running
       variance makes up for the difference;
@@ -62,7 +62,7 @@ class SeedImporter:
     - the two logits of an anchor into their difference, which the sigmoid makes the same probability;
     - the two convolutions of the box head into two fully connected layers.
 
-    Rows go from background first to background last, and from (dy, dx, dh, dw) to (dx, dy, dw, dh). The seed divides
+    Rows go from background first to background last, and from (dy, dx, dh, dw) to (dx, dy, dw, dh). The port divides
     deltas by (0.1, 0.1, 0.2, 0.2) in both stages, so both box coders of the config need weights (10, 10, 5, 5).
 
     Args:
@@ -70,7 +70,7 @@ class SeedImporter:
     """
 
     mode: Literal["auto", "native", "folded"] = "auto"
-    name = "seed (pytorch-mask-rcnn, matterport)"
+    name = "matterport (pytorch-mask-rcnn)"
 
     def recognises(self, names: Collection[str]) -> bool:
         """See ``Importer.recognises``."""

@@ -1,4 +1,4 @@
-"""Small random weights with the names of the seed's Mask R-CNN."""
+"""Small random weights with the names of pytorch-mask-rcnn's Mask R-CNN."""
 
 import torch
 
@@ -6,8 +6,8 @@ BLOCKS = {2: 2, 3: 1, 4: 1, 5: 1}
 """Stage -> blocks."""
 
 
-def seed_weights(num_classes=3, num_anchors=3, width=8, seed=0):
-    """``num_classes`` without the background; the channels are a few, the layers the seed's."""
+def reference_weights(num_classes=3, num_anchors=3, width=8, seed=0):
+    """``num_classes`` without the background; the channels are a few, the layers pytorch-mask-rcnn's."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
 

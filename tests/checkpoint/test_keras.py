@@ -10,7 +10,7 @@ from reference_weights import reference_weights
 from torch.nn import functional as F
 
 from detkit.checkpoint import read_checkpoint
-from detkit.checkpoint.formats.keras import read_keras, port_name
+from detkit.checkpoint.formats.keras import port_name, read_keras
 from detkit.checkpoint.formats.matterport import MatterportImporter
 from detkit.registry import DataError
 
@@ -77,7 +77,7 @@ def state():
 
 
 @pytest.mark.parametrize("group", ["", "model_weights/"])
-def test_a_file_becomes_the_seeds_state(state, tmp_path, group):
+def test_a_file_becomes_the_ports_state(state, tmp_path, group):
     found = read_keras(write(tmp_path / "mask_rcnn.h5", keras_tensors(state), group))
     expected = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
     assert found.keys() == expected.keys()

@@ -55,7 +55,7 @@ def close(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
 
 
-def test_the_seed_is_recognised(state):
+def test_the_port_is_recognised(state):
     assert isinstance(choose(state), MatterportImporter)
 
 
@@ -162,13 +162,13 @@ def test_a_mask_head_with_norms_but_no_biases(state):
         close(layer(x), theirs(state, "mask.conv3", "mask.bn3", x, padding=1))
 
 
-def test_the_matterport_preset_is_the_seeds_network(wanted):
+def test_the_matterport_preset_is_the_ports_network(wanted):
     sought = wanted("matterport/mask_rcnn_R_50_FPN.yaml")
     found = {name for name in MatterportImporter().convert(reference_weights(), sought).model if ".res" not in name}
     assert found == {name for name in sought if ".res" not in name}
 
 
-def test_an_ordinary_model_takes_the_seed_folded(wanted):
+def test_an_ordinary_model_takes_the_port_folded(wanted):
     dims = "model.proposal_generator.head.conv_dims=[512]"
     sought = wanted("coco/mask_rcnn_R_50_FPN_1x.yaml", dims)
     found = {name for name in MatterportImporter().convert(reference_weights(), sought).model if ".res" not in name}

@@ -153,7 +153,7 @@ def test_mistakes_have_a_message_and_write_nothing(convert, theirs, tmp_path):
         ((tmp_path / "gone.pth", out), "there is no such file"),
         ((tmp_path / "foreign.pth", out), "is of no framework that detkit knows"),
         ((tmp_path / "foreign.pth", out, "--config-file", CONFIG), "not one of its tensors fits the model"),
-        ((theirs, out, "--mode", "folded"), "has not the names of seed"),
+        ((theirs, out, "--mode", "folded"), "has not the names of matterport"),
         ((tmp_path / "reference.pth", out, "--to", "detectron2"), "cannot be written in detectron2's layout"),
         ((theirs, tmp_path / "out.pkl"), "a .pkl is for Detectron2"),
         ((theirs, theirs), "would overwrite the weights"),

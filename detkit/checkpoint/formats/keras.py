@@ -98,11 +98,11 @@ def port_name(path: str) -> str | None:
     *layers, last = path.split("/")
     match = re.fullmatch(r"(?:.*_)?(kernel|W|gamma|bias|b|beta|(?:moving|running)_\w+?)(?:_\d+)?(?::0)?", last)
     kind = _KINDS.get(match[1]) if match else None
-    layer = next((found for name in reversed(layers) if (found := _seed_layer(name))), None)
+    layer = next((found for name in reversed(layers) if (found := _port_layer(name))), None)
     return None if layer is None or kind is None else f"{layer}.{kind}"
 
 
-def _seed_layer(name: str) -> str | None:
+def _port_layer(name: str) -> str | None:
     block = re.fullmatch(r"(res|bn)([2-5])([a-z])_branch(1|2[abc])", name)
     if block is None:
         return _HEADS.get(name)

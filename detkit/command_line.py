@@ -1,21 +1,43 @@
 """How a tool ends: a user's mistake gives its message and no stack trace."""
 
+import contextlib
 import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from detkit.registry import ConfigError, DataError
-from detkit.utils.distributed import launched, leave_exit_code
+from detkit.utils.distributed import launched
 
 # Said by a library while it is imported; no user of ours can do anything about it.
 warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
 
 
+EXIT_CODES = "DETKIT_EXIT_CODES"
+"""The environment variable by which a launcher names a folder where its processes leave their exit codes."""
+
+
+def leave_exit_code(code: int) -> None:
+    """Writes the code with which this process is about to end for its launcher, if that has a folder for it."""
+    folder = os.environ.get(EXIT_CODES)
+    if folder and launched():
+        start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        with contextlib.suppress(OSError):  # a launcher that has ended removed the folder
+            Path(folder, f"{start}.{os.environ['RANK']}").write_text(str(code))
+
+
+def exit_codes(folder: str | Path) -> list[int]:
+    """The codes in ``folder`` of the processes that were started last, in no order."""
+    left = [(int(path.name.partition(".")[0]), path.read_text()) for path in Path(folder).iterdir()]
+    last = max((start for start, _ in left), default=0)
+    return [int(code) for start, code in left if start == last and code]  # none where a process was killed as it wrote
+
+
 def run(main: Callable[[], int]) -> int:
-    """Runs a tool's ``main``. In a process that a launcher started, it is also told the code, and what an error said.
+    """Runs a tool's ``main``. A launcher that started the process gets the code, and the message of an error.
 
     Returns:
         What ``main`` returns; 2 after a mistake in config or data, a loss that is not finite, too little memory,

@@ -13,7 +13,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from detkit.utils import distributed
+from detkit.command_line import EXIT_CODES, exit_codes
 from detkit.utils.environment import cores
 
 
@@ -33,7 +33,7 @@ def launch(script: str, arguments: Sequence[str], num_processes: int, max_restar
     Returns:
         0 when all went well; else the exit code of the process that failed first, whose error is printed, or 128 plus
         the signal that ended it. After a signal to the launcher the code with which all processes left, if it is one,
-        as they do who have saved a checkpoint first; else 128 plus the signal.
+        as after a checkpoint has been saved; else 128 plus the signal.
 
     Raises:
         ValueError: a number that makes no sense.
@@ -59,16 +59,16 @@ def launch(script: str, arguments: Sequence[str], num_processes: int, max_restar
             print(f"rank {rank} failed first: {_words(failure)}", file=sys.stderr)
             return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
         except SignalException as error:
-            left = distributed.exit_codes(folder)  # torch's launcher has waited for the processes, and says no more
+            left = exit_codes(folder)  # torch's launcher has waited for the processes, and says no more
             return left[0] if len(left) == num_processes and len(set(left)) == 1 else 128 + int(error.sigval)
     return 0
 
 
 @contextlib.contextmanager
 def _surroundings(num_processes: int, folder: str) -> Iterator[None]:
-    """The variables that processes inherit (threads, where exit codes go), and the signal; as they were afterwards."""
+    """Sets the variables that processes inherit (threads, folder for exit codes) and the signal; restores them."""
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(cores() // num_processes, 1))
-    variables = {"OMP_NUM_THREADS": threads, distributed.EXIT_CODES: folder}
+    variables = {"OMP_NUM_THREADS": threads, EXIT_CODES: folder}
     before, handler = {name: os.environ.pop(name, None) for name in variables}, signal.signal(signal.SIGUSR1, _stop)
     os.environ.update(variables)
     try:
@@ -81,12 +81,12 @@ def _surroundings(num_processes: int, folder: str) -> Iterator[None]:
 
 
 def _stop(number: int, frame: Any) -> None:
-    """As torch's launcher does for SIGTERM: whoever waits for the processes sends them the signal and ends."""
+    """As torch's launcher does for SIGTERM: its loop sends the processes the signal and ends."""
     raise SignalException(f"process {os.getpid()} got signal {number}", signal.Signals(number))
 
 
 def _words(failure: ProcessFailure) -> str:
-    """The error's own words, where the process could leave them."""
+    """The error's own message, where the process could write it."""
     said: Any = failure.message
     if failure.exitcode < 0:
         return f"ended by {failure.signal_name()} (if nobody sent it: for want of memory)"

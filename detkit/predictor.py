@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from detkit.building import torch_device
 from detkit.checkpoint import Checkpointer, load_whole, read_checkpoint
 from detkit.data import Augmentation, bare_record, to_sample
 from detkit.evaluation import coco_results
-from detkit.experiment import load_experiment
+from detkit.experiment import load_experiment, torch_device
 from detkit.inference import Precision, optimized
 from detkit.registry import DataError
 from detkit.structures import Prediction, Sample
@@ -148,7 +147,7 @@ class Predictor:
         names = checkpoint.class_names or experiment.data.train_set.class_names
         if checkpoint.class_names is None:
             logger.info("%s carries no class names; taking the training dataset's", checkpoint.source)
-        model = experiment.build_model_for(names, pretrained=False)
+        model = experiment.build_model(class_names=names, pretrained=False)
         load_whole(model, checkpoint)
         model.category_ids = checkpoint.category_ids
         augmentations = [recipe() for recipe in experiment.data.test_augmentations]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from detkit import run
-from detkit.building import torch_device
+from detkit import command_line
 from detkit.config import ConfigError
+from detkit.experiment import run, torch_device
 from detkit.launch import launch
 from detkit.utils import distributed
 from detkit.utils.environment import cores
@@ -73,7 +73,7 @@ def test_the_first_error_is_shown_and_ends_all(what, code, words, script, tmp_pa
     assert launch(script, [what, str(tmp_path)], 2) == code
     assert words in capfd.readouterr().err
     assert (tmp_path / "threads0").read_text() == str(max(cores() // 2, 1))
-    assert not {"OMP_NUM_THREADS", distributed.EXIT_CODES} & set(os.environ)
+    assert not {"OMP_NUM_THREADS", command_line.EXIT_CODES} & set(os.environ)
 
 
 def signalled(script: str, what: str, folder: Path, number: signal.Signals) -> tuple[int, str]:
@@ -99,21 +99,21 @@ def test_a_signal_ends_in_the_code_with_which_all_processes_left(what, code, scr
 
 
 def test_the_exit_codes_that_count_are_those_of_the_last_start(tmp_path, monkeypatch):
-    assert distributed.exit_codes(tmp_path) == []
-    distributed.leave_exit_code(7)  # nobody asks
+    assert command_line.exit_codes(tmp_path) == []
+    command_line.leave_exit_code(7)  # nobody asks
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR"):
         monkeypatch.setenv(name, "0")
-    monkeypatch.setenv(distributed.EXIT_CODES, str(tmp_path))
+    monkeypatch.setenv(command_line.EXIT_CODES, str(tmp_path))
     for start, rank, code in (("9", "0", 75), ("9", "1", 75), ("10", "1", 2)):
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", start)
         monkeypatch.setenv("RANK", rank)
-        distributed.leave_exit_code(code)
-        assert distributed.exit_codes(tmp_path)[-1] == code
-    assert distributed.exit_codes(tmp_path) == [2]
+        command_line.leave_exit_code(code)
+        assert command_line.exit_codes(tmp_path)[-1] == code
+    assert command_line.exit_codes(tmp_path) == [2]
     (tmp_path / "10.0").write_text("")  # killed in the middle of it
-    assert distributed.exit_codes(tmp_path) == [2]
-    monkeypatch.setenv(distributed.EXIT_CODES, str(tmp_path / "gone"))
-    distributed.leave_exit_code(75)  # whose launcher is gone
+    assert command_line.exit_codes(tmp_path) == [2]
+    monkeypatch.setenv(command_line.EXIT_CODES, str(tmp_path / "gone"))
+    command_line.leave_exit_code(75)  # whose launcher is gone
 
 
 @pytest.mark.slow

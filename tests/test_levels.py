@@ -21,14 +21,12 @@ LEVELS = {
     "inference": 4,
     "engine": 5,
     "visualization": 5,
-    "building": 5,
     "experiment": 6,
     "comparison": 7,
     "doctor": 7,
     "predictor": 7,
-    "run": 7,
     "launch": 7,
-    "command_line": 7,
+    "command_line": 5,
 }
 NOT_FOR = {"engine": {"modeling", "data"}, "config": {"utils"}}
 """What a package does without, although it lies below."""

@@ -312,7 +312,7 @@ def test_weights_that_do_not_fill_the_model_are_refused(run, tmp_path):
 
 def test_classes_come_from_the_checkpoint(run, tmp_path):
     folder, exp, _ = run
-    model = exp.build_model_for(["cat", "dog"])
+    model = exp.build_model(class_names=["cat", "dog"])
     Checkpointer(tmp_path).save("two", model)
     predictor = Predictor.from_weights(tmp_path / "two.pth", config=folder / "config.yaml")
     assert predictor.class_names == ("cat", "dog")
@@ -334,7 +334,7 @@ def test_results_have_the_ids_that_the_training_data_gave_the_classes(run, tmp_p
 
 
 def test_precision_takes_a_faster_copy_and_leaves_the_model():
-    model = load_experiment(ROOT_CONFIG).build_model_for(("a", "b", "c"))
+    model = load_experiment(ROOT_CONFIG).build_model(class_names=("a", "b", "c"))
     predictor = Predictor(model, device="cpu", precision="bf16")
     assert predictor.model is not model
     assert predictor.class_names == ("a", "b", "c")

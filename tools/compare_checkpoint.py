@@ -117,7 +117,7 @@ def build(exp: Experiment, checkpoint: Checkpoint, num_classes: int) -> MetaArch
     _, imported = import_foreign(checkpoint.model, {})
     names = checkpoint.class_names or (imported.class_names if imported is not None else None)
     unknown = tuple(f"class {index}" for index in range(num_classes))
-    model = exp.build_model_for(names or unknown, pretrained=False)
+    model = exp.build_model(class_names=names or unknown, pretrained=False)
     load_whole(model, checkpoint)
     model.class_names = names
     return model

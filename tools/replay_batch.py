@@ -57,13 +57,12 @@ import torch
 from tabulate import tabulate
 
 from detkit import command_line
-from detkit.building import torch_device
 from detkit.checkpoint import load_whole, read_checkpoint
 from detkit.engine.failures.files import CONFIG, STATE, read_batches, read_state
 from detkit.engine.failures.replay import BatchReplay, prepare, replay, same_values
 from detkit.engine.failures.suspects import annotation_name
 from detkit.engine.step import batch_losses
-from detkit.experiment import load_experiment
+from detkit.experiment import load_experiment, torch_device
 from detkit.registry import DataError
 from detkit.structures import Instances, Prediction, Sample
 from detkit.visualization import draw_prediction, file_stem, side_by_side, write_picture
@@ -84,7 +83,9 @@ def run(args: argparse.Namespace) -> int:
             "give those of the last checkpoint: --weights FILE"
         )
     device = torch_device(exp.train.device)
-    model = exp.build_model_for(state["class_names"] or exp.data.train_set.class_names, pretrained=False).to(device)
+    model = exp.build_model(class_names=state["class_names"] or exp.data.train_set.class_names, pretrained=False).to(
+        device
+    )
     load_whole(model, read_checkpoint(args.weights or args.folder / STATE))
     prepare(model, failure)
     precision = exp.train.precision

@@ -63,7 +63,6 @@ if __name__ == "__main__":
     parse_arguments(None)  # so --help and mistakes are answered at once: what is imported from here on takes seconds
 
 from detkit import command_line
-from detkit.building import torch_device
 from detkit.checkpoint import Checkpointer, load_weights, load_whole, read_checkpoint, resume
 from detkit.doctor import check_at_start
 from detkit.engine import (
@@ -80,13 +79,20 @@ from detkit.engine import (
     Trainer,
 )
 from detkit.evaluation import FirstPredictions, evaluate, write_evaluation
-from detkit.experiment import Experiment, load_experiment
+from detkit.experiment import Experiment, load_experiment, torch_device
+from detkit.experiment.run import (
+    finished_message,
+    init_output_dir,
+    is_restarted,
+    start_run,
+    validate_datasets,
+    warn_random_frozen,
+)
 from detkit.inference import optimized
 from detkit.launch import launch
 from detkit.modeling import MetaArch
 from detkit.modeling.compiling import compile_parts
 from detkit.registry import ConfigError
-from detkit.run import claim_folder, is_restarted, look_at_data, say_finished, start_run, warn_of_frozen_noise
 from detkit.utils import distributed
 from detkit.utils.logging import optional_output
 from detkit.visualization import draw_predictions, plot_curves, write_prediction_pictures
@@ -101,11 +107,11 @@ def train(exp: Experiment, go_on: bool) -> None:
     go_on = go_on or is_restarted(out)
     fresh = not (go_on and checkpointer.latest() is not None)
     start = read_checkpoint(exp.train.init_weights) if fresh and exp.train.init_weights is not None else None
-    look_at_data(exp)
+    validate_datasets(exp)
     model = exp.build_model().to(device)
     if start is not None:
         logger.info("%s", load_weights(model, start))
-    warn_of_frozen_noise(exp, model)
+    warn_random_frozen(exp, model)
     if exp.train.doctor:
         check_at_start(exp, model)
     if exp.train.compile:
@@ -131,10 +137,10 @@ def train(exp: Experiment, go_on: bool) -> None:
     if go_on:
         resume(checkpointer, model, trainer)
     if trainer.is_last_step:
-        logger.info("%s", say_finished(exp, trainer.stop_reason))
+        logger.info("%s", finished_message(exp, trainer.stop_reason))
         if (out / "evaluation.json").is_file():
             return
-    claim_folder(exp, fresh=fresh)
+    init_output_dir(exp, fresh=fresh)
     trainer.train()
     if not trainer.results:  # of a run that was stopped between its evaluation and its end
         evaluation.after_stop(trainer)
@@ -173,7 +179,7 @@ def evaluate_only(exp: Experiment, args: argparse.Namespace) -> None:
     checkpoint = read_checkpoint(args.weights or out / "model_final.pth")
     names = checkpoint.class_names or exp.data.train_set.class_names
     exp.data.check_classes(names)
-    model = exp.build_model_for(names, pretrained=False).to(device)
+    model = exp.build_model(class_names=names, pretrained=False).to(device)
     load_whole(model, checkpoint)
     if args.precision is not None or args.compile:
         model = optimized(model, args.precision or "fp32", args.compile)

@@ -81,7 +81,7 @@ def load(exp: Experiment, weights: str | None) -> Predictor:
     """The model, in evaluation mode on the config's device. Raises ConfigError where it has no such stages."""
     if weights is not None:
         checkpoint = read_checkpoint(weights)
-        model = exp.build_model_for(checkpoint.class_names or exp.data.train_set.class_names, pretrained=False)
+        model = exp.build_model(class_names=checkpoint.class_names or exp.data.train_set.class_names, pretrained=False)
         load_whole(model, checkpoint)
     else:
         model = exp.build_model()

@@ -3,7 +3,7 @@
 from detkit.config.describe import OptionRow, describe, usage
 from detkit.config.load import Config, load_config
 from detkit.config.parse import build, parse
-from detkit.config.recipe import Recipe, parts_of
+from detkit.config.recipe import Recipe, built, parts_of
 from detkit.config.write import complete, to_yaml
 from detkit.registry import ConfigError, DataError
 
@@ -14,6 +14,7 @@ __all__ = [
     "OptionRow",
     "Recipe",
     "build",
+    "built",
     "complete",
     "describe",
     "load_config",

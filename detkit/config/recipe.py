@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
+from detkit.registry import ConfigError, DataError
+
 T = TypeVar("T")
 
 
@@ -40,6 +42,16 @@ def make(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: make(v) for k, v in value.items()}
     return value
+
+
+def built(path: str, recipe: Recipe[T], *runtime: Any) -> T:
+    """Makes what a recipe says; an error becomes a ConfigError that names the part of the config at ``path``."""
+    try:
+        return recipe(*runtime)
+    except (ConfigError, DataError):
+        raise
+    except (ValueError, RuntimeError, ZeroDivisionError) as error:  # torch's own words for a width of 0, say
+        raise ConfigError(f"{path}: cannot be built. {error}") from error
 
 
 def parts_of(value: Any, kind: type, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from detkit.building import built
+from detkit.config import built
 from detkit.data import Dataset, Mapper, Record
 from detkit.doctor.interfaces import CheckContext
 from detkit.doctor.stats import DatasetStats

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
-from detkit.building import built
 from detkit.checkpoint import Checkpoint, read_checkpoint
-from detkit.config import ConfigError, Recipe
+from detkit.config import ConfigError, Recipe, built
 from detkit.data import Dataset
 from detkit.data.issues import Issue
 from detkit.doctor.stats import DatasetStats, with_report
@@ -126,7 +125,7 @@ class CheckContext:
             names = names or (self.checkpoint.class_names if self.checkpoint else None)
         if names is not None:
             known = names
-            self.model = self._attempt("model", lambda: self.experiment.build_model_for(known))
+            self.model = self._attempt("model", lambda: self.experiment.build_model(class_names=known))
         return self
 
     def use(self, model: MetaArch) -> "CheckContext":

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from detkit.building import torch_device
 from detkit.config import ConfigError
 from detkit.doctor.interfaces import CHECKS, Check, CheckContext, Finding
+from detkit.experiment import torch_device
 from detkit.utils.environment import cores
 
 

@@ -12,8 +12,8 @@ from detkit.evaluation.coco_results import Detections
 from detkit.evaluation.interfaces import EVALUATORS, Evaluator
 from detkit.registry import DataError
 from detkit.structures import Instances, Prediction, Sample
-from detkit.utils.collector import no_collection
 from detkit.utils.distributed import gather_object, is_main
+from detkit.utils.memory import no_collection
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pycocotools.mask as coco_mask
 
 from detkit.registry import DataError
-from detkit.utils.collector import no_collection
+from detkit.utils.memory import no_collection
 
 logger = logging.getLogger(__name__)
 

@@ -3,6 +3,6 @@
 from detkit.experiment.data import DataConfig
 from detkit.experiment.experiment import Experiment, load_experiment
 from detkit.experiment.solver import SolverConfig
-from detkit.experiment.train import TrainConfig
+from detkit.experiment.train import TrainConfig, torch_device
 
-__all__ = ["DataConfig", "Experiment", "SolverConfig", "TrainConfig", "load_experiment"]
+__all__ = ["DataConfig", "Experiment", "SolverConfig", "TrainConfig", "load_experiment", "torch_device"]

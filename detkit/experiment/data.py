@@ -5,8 +5,7 @@ import functools
 from collections.abc import Iterable, Sequence
 
 from detkit import data
-from detkit.building import built
-from detkit.config import ConfigError, Recipe
+from detkit.config import ConfigError, Recipe, built
 from detkit.data import Mapper, test_loader, train_loader
 from detkit.data.interfaces import Augmentation, Dataset, Sampler
 from detkit.registry import DataError

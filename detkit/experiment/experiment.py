@@ -9,19 +9,18 @@ from typing import Any
 import torch
 
 from detkit import data, evaluation, modeling, solver
-from detkit.building import built, without_weights
-from detkit.config import ConfigError, Recipe, complete, load_config, parse, parts_of
+from detkit.config import ConfigError, Recipe, built, complete, load_config, parse, parts_of
 from detkit.engine.interfaces import Hook, Parallelism
 from detkit.evaluation.interfaces import Evaluator
 from detkit.experiment.data import DataConfig
 from detkit.experiment.solver import SolverConfig
 from detkit.experiment.train import TrainConfig
-from detkit.modeling.interfaces import MetaArch
+from detkit.modeling.interfaces import Backbone, MetaArch
 from detkit.modeling.matcher import Matcher
 from detkit.solver.interfaces import LRSchedule, Optimizer
 
-ROOMS = (data, evaluation, modeling, solver)
-"""Importing a room registers its components; a config may name any of them."""
+PACKAGES = (data, evaluation, modeling, solver)
+"""Importing a package registers its components; a config may name any of them."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -36,7 +35,7 @@ class Experiment:
         evaluators: what is measured on the test dataset.
 
     Raises:
-        ConfigError: the model wants to know of crowds, and the data leave them out.
+        ConfigError: the model has an option for crowds, and the data leave them out.
     """
 
     model: Recipe[MetaArch]
@@ -55,32 +54,29 @@ class Experiment:
                     f"leave crowds out; set data.keep_crowd=true, or {path}.crowd_thresh=null"
                 )
 
-    def build_model(self, num_classes: int | None = None) -> MetaArch:
-        """A new model on the CPU.
+    def build_model(
+        self, num_classes: int | None = None, *, class_names: Sequence[str] | None = None, pretrained: bool = True
+    ) -> MetaArch:
+        """Builds a new model on the CPU, for the classes of the training dataset unless others are given.
 
         Args:
-            num_classes: None takes the number, and the names, from the training dataset.
-
-        Raises:
-            ConfigError: parts that do not fit together, such as anchor sizes for another number of levels.
-        """
-        if num_classes is None:
-            model = self.build_model_for(self.data.train_set.class_names)
-            model.category_ids = tuple(self.data.train_set.category_ids)
-            return model
-        return built("model", self.model, num_classes)
-
-    def build_model_for(self, class_names: Sequence[str], pretrained: bool = True) -> MetaArch:
-        """A new model for these classes.
-
-        Args:
-            class_names: the K names.
+            num_classes: for so many classes, whose names nobody knows.
+            class_names: for these classes.
             pretrained: False leaves out the files of weights that a backbone's ``weights`` option names, because
                 a checkpoint of the whole model will be loaded anyway.
+
+        Raises:
+            ConfigError: options that do not fit together, such as anchor sizes for another number of levels.
         """
-        recipe = self.model if pretrained else without_weights(self.model)
-        model = dataclasses.replace(self, model=recipe).build_model(len(class_names))
-        model.class_names = tuple(class_names)
+        category_ids = None
+        if num_classes is None and class_names is None:
+            class_names, category_ids = self.data.train_set.class_names, tuple(self.data.train_set.category_ids)
+        recipe = self.model if pretrained else _without_weights(self.model)
+        model = built("model", recipe, num_classes if class_names is None else len(class_names))
+        if class_names is not None:
+            model.class_names = tuple(class_names)
+        if category_ids is not None:
+            model.category_ids = category_ids
         return model
 
     def build_evaluators(self) -> list[Evaluator]:
@@ -122,6 +118,14 @@ class Experiment:
         return math.ceil((self.solver.epochs or 0) * len(self.data.train_set) / self.images_per_step)
 
 
+def _without_weights(recipe: Recipe[Any]) -> Recipe[Any]:
+    """``recipe`` with ``weights=None`` for every backbone in it."""
+    options = {k: _without_weights(v) if isinstance(v, Recipe) else v for k, v in recipe.kwargs.items()}
+    if issubclass(recipe.cls, Backbone) and "weights" in options:
+        options["weights"] = None
+    return Recipe(recipe.cls, options)
+
+
 def _names_weights(node: Mapping[str, Any]) -> bool:
     return any(
         _names_weights(value) if isinstance(value, Mapping) else key == "weights" and isinstance(value, str)
@@ -137,7 +141,7 @@ def load_experiment(path: str | Path | Mapping[str, Any], overrides: Sequence[st
         overrides: ``key.path=value``, the values in YAML.
 
     Raises:
-        ConfigError: the first thing that is wrong, with its path, what was expected and the way out.
+        ConfigError: the first thing that is wrong, with its path, what was expected and the fix.
     """
     config = load_config(path, overrides, Experiment)
     recipe = parse(config.tree, Experiment, sources=config.sources)

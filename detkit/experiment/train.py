@@ -1,10 +1,13 @@
-"""The run of an experiment."""
+"""The run of an experiment, and the device that it is on."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import ClassVar
 
-from detkit.config import Recipe
+import torch
+
+from detkit.config import ConfigError, Recipe
 from detkit.engine import DDP, FSDP
 from detkit.engine.interfaces import Hook, Parallelism
 from detkit.engine.step import Precision
@@ -73,3 +76,31 @@ class TrainConfig:
             raise ValueError(f"train.picture_keep: expected at least 2, got {self.picture_keep}")
         if self.seed < 0 or self.num_pictures < 0:
             raise ValueError(f"train: expected no negative seed or num_pictures, got {self.seed}, {self.num_pictures}")
+
+
+def torch_device(name: str | torch.device) -> torch.device:
+    """The device that ``name`` means here; ``auto`` is a CUDA GPU where there is one, else the CPU.
+
+    Of several processes on a machine each gets a GPU of its own, by ``LOCAL_RANK``.
+
+    Raises:
+        ConfigError: torch does not have it, there are more processes than GPUs, or one GPU is named for several.
+    """
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        number, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if number >= gpus:
+            raise ConfigError(
+                f"device: '{name}' is a GPU for each process, and this is process {number + 1} on a machine that has"
+                f" {gpus}; start fewer processes, or take train.device=cpu"
+            )
+        return torch.device(f"cuda:{number}")
+    if name == "auto":
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise ConfigError(f"device: '{name}' is not available; take auto, cpu, cuda, cuda:1 or mps") from None
+    if device.type == "cuda" and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
+        raise ConfigError(f"device: '{name}' is one GPU, and there are several processes; take auto or cuda")
+    return device

@@ -5,7 +5,6 @@ import datetime
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,26 +32,6 @@ def launch_id() -> str:
         return ""
     given = os.environ.get("TORCHELASTIC_RUN_ID", "none")
     return given if given != "none" else f"process {os.getppid()} on {socket.gethostname()}"
-
-
-EXIT_CODES = "DETKIT_EXIT_CODES"
-"""The environment variable by which a launcher names a folder where its processes leave their exit codes."""
-
-
-def leave_exit_code(code: int) -> None:
-    """Tells the launcher, if it wants to know (``EXIT_CODES``), with which code this process is about to end."""
-    folder = os.environ.get(EXIT_CODES)
-    if folder and launched():
-        start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        with contextlib.suppress(OSError):  # a launcher that is gone already asks no more
-            Path(folder, f"{start}.{os.environ['RANK']}").write_text(str(code))
-
-
-def exit_codes(folder: str | Path) -> list[int]:
-    """What the processes left in ``folder`` that were started last, in no order."""
-    left = [(int(path.name.partition(".")[0]), path.read_text()) for path in Path(folder).iterdir()]
-    last = max((start for start, _ in left), default=0)
-    return [int(code) for start, code in left if start == last and code]  # none where a process was killed as it wrote
 
 
 @contextlib.contextmanager

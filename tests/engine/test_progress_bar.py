@@ -9,8 +9,7 @@ import torch
 
 from detkit.engine import EvalHook, Hook, MetricsWriter, ProgressBar
 from detkit.engine.hooks import progress_bar as bars
-from detkit.engine.metrics import Metrics
-from detkit.engine.metrics import Pace
+from detkit.engine.metrics import Metrics, Pace
 from detkit.utils.memory import peak_memory
 
 LINE = {

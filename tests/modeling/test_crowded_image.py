@@ -15,7 +15,7 @@ from detkit.structures import Boxes, Instances, PolygonMasks, Sample
 
 config = "configs/quick_start/mask_rcnn_shapes.yaml"
 overrides = ["model.roi_heads.sampling.batch_size_per_image=512"]
-model = load_experiment(config, overrides).build_model_for(("thing",)).train()
+model = load_experiment(config, overrides).build_model(class_names=("thing",)).train()
 size, random = (800, 1333), np.random.default_rng(0)
 
 

@@ -268,7 +268,7 @@ def test_evaluation_of_the_converted_weights(preset):
         )
     dataset = f"{{name: CocoInstances, json_file: {data}/coco/annotations/instances_minival2014.json"
     exp = preset(f"data.test_dataset={dataset}, image_root: {data}/coco/val2014}}", depth=101)
-    model = exp.build_model_for(exp.data.test_set.class_names)
+    model = exp.build_model(class_names=exp.data.test_set.class_names)
     load_weights(model, read_checkpoint(weights))
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     results = evaluate(model, exp.data.test(), exp.build_evaluators())

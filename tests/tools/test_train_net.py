@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from detkit.building import torch_device
 from detkit.config import ConfigError
-from detkit.experiment import load_experiment
+from detkit.experiment import load_experiment, torch_device
+from detkit.experiment.run import warn_random_frozen
 from detkit.modeling.roi_heads import Detection
 from detkit.predictor import Predictor
 from detkit.registry import DataError
-from detkit.run import warn_of_frozen_noise
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs/quick_start/mask_rcnn_shapes.yaml"
@@ -183,7 +182,7 @@ def test_parts_that_do_not_fit_are_named():
         load_experiment(CONFIG, ["model.neck.top_block=null"]).build_model(3)
     with pytest.raises(ConfigError, match=r"no feature named p9; there are p2"):
         load_experiment(CONFIG, ["model.roi_heads.in_features=[p2, p9]"]).build_model(3)
-    with pytest.raises(ConfigError, match="'cuba' is not there"):
+    with pytest.raises(ConfigError, match="'cuba' is not available"):
         torch_device("cuba")
 
 
@@ -211,10 +210,10 @@ def test_test_classes_must_be_the_models(tmp_path):
 
 def test_frozen_layers_without_weights_are_warned_of(caplog):
     exp = load_experiment(CONFIG, ["model.backbone.freeze_at=2", "model.backbone.norm=FrozenBN"])
-    warn_of_frozen_noise(exp, exp.build_model(3))
+    warn_random_frozen(exp, exp.build_model(3))
     assert "frozen at their random start" in caplog.text
     caplog.clear()
-    warn_of_frozen_noise(load_experiment(CONFIG), load_experiment(CONFIG).build_model(3))
+    warn_random_frozen(load_experiment(CONFIG), load_experiment(CONFIG).build_model(3))
     assert not caplog.text
 
 

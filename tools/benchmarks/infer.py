@@ -13,7 +13,7 @@ from benchmarks.models import as_samples, images_of, make_pair
 from benchmarks.options import InferOptions
 from benchmarks.report import Report, Row
 from benchmarks.timing import Candidate, measure
-from detkit.building import torch_device
+from detkit.experiment import torch_device
 from detkit.inference import optimized
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -10,8 +10,8 @@ from benchmarks.models import as_samples, images_of, make_pair
 from benchmarks.options import TrainOptions
 from benchmarks.report import Report, Row
 from benchmarks.timing import Candidate, measure
-from detkit.building import torch_device
 from detkit.engine.step import Precision, autocast
+from detkit.experiment import torch_device
 from detkit.modeling.compiling import compile_parts
 from detkit.solver import SGD
 from detkit.structures import BitMasks, Boxes, Instances, Sample

@@ -16,7 +16,7 @@ from detkit.data.images import check_image, read_image
 from detkit.data.interfaces import Dataset, ObjectTable, Record
 from detkit.data.issues import Issue, raise_errors
 from detkit.registry import DataError
-from detkit.utils.collector import no_collection
+from detkit.utils.memory import no_collection
 
 logger = logging.getLogger(__name__)
 

@@ -1,11 +1,11 @@
-"""The start of a run: its folder, its log, its seeds, and a look at what it starts from."""
+"""The start of a run: its folder, its log, its seeds, and checks of what it starts from."""
 
 import itertools
 import logging
 from pathlib import Path
 
 from detkit.config import to_yaml
-from detkit.experiment import Experiment
+from detkit.experiment.experiment import Experiment
 from detkit.modeling import MetaArch
 from detkit.registry import ConfigError
 from detkit.utils import (
@@ -54,15 +54,15 @@ def start_run(experiment: Experiment) -> Path:
 
 
 def check_alike(what: str, words: str) -> None:
-    """Raises ConfigError unless ``words``, which say what this process goes by, are the same in every process.
+    """Raises ConfigError unless ``words``, which describe this process's config or data, are the same in all processes.
 
-    Processes with different configs or data would wait for one another for ever, or learn something else than they
-    seem to. All must call it.
+    Processes with different ones would wait for one another for ever, or learn something else than they seem to. All
+    must call it.
     """
-    every = distributed.all_gather_object(words)
-    for rank, other in enumerate(every):
-        if other != every[0]:
-            lines = itertools.zip_longest(every[0].splitlines(), other.splitlines(), fillvalue="nothing")
+    gathered = distributed.all_gather_object(words)
+    for rank, other in enumerate(gathered):
+        if other != gathered[0]:
+            lines = itertools.zip_longest(gathered[0].splitlines(), other.splitlines(), fillvalue="nothing")
             ours, theirs = next(pair for pair in lines if pair[0] != pair[1])
             raise ConfigError(
                 f"{what}: rank {rank} has '{theirs.strip()}' where rank 0 has '{ours.strip()}'. Start every process"
@@ -70,8 +70,8 @@ def check_alike(what: str, words: str) -> None:
             )
 
 
-def look_at_data(experiment: Experiment) -> None:
-    """Opens both datasets and says what was found in them.
+def validate_datasets(experiment: Experiment) -> None:
+    """Opens both datasets, logs what is in them, and compares their classes.
 
     Raises:
         ConfigError: the processes of the run have different data.
@@ -90,14 +90,14 @@ def is_restarted(folder: Path) -> bool:
     ours = distributed.launched() and claim.is_file() and claim.read_text() == distributed.launch_id()
     again: bool = distributed.all_gather_object(ours)[0]  # rank 0's word: another machine's folder may lag behind
     if again:
-        logger.info("started again by the launcher: going on where the last checkpoint stands")
+        logger.info("started again by the launcher: going on from the last checkpoint")
     return again
 
 
-def claim_folder(experiment: Experiment, *, fresh: bool) -> None:
-    """Leaves the complete config as ``config.yaml``; for when all checks have passed and training can begin.
+def init_output_dir(experiment: Experiment, *, fresh: bool) -> None:
+    """Writes the complete config as ``config.yaml``; for when all checks have passed and training can begin.
 
-    What killed processes left half written is removed, and the evaluation of what is trained on now.
+    Files that killed processes left half written are removed, and the evaluation of weights that will be trained on.
 
     Args:
         experiment: whose folder it is.
@@ -132,8 +132,8 @@ def _set_aside(folder: Path) -> None:
     logger.warning("%s held a run already; it is now in %s (--resume would have gone on with it)", folder, target)
 
 
-def say_finished(experiment: Experiment, stop_reason: str | None) -> str:
-    """What a resume of a run that is at its end says: that it is, and what makes it go on.
+def finished_message(experiment: Experiment, stop_reason: str | None) -> str:
+    """The message of a resume of a run that is at its end: that it is, and what makes it go on.
 
     Args:
         experiment: the run's.
@@ -146,7 +146,7 @@ def say_finished(experiment: Experiment, stop_reason: str | None) -> str:
     return f"The run in {folder} is finished. To train longer, raise solver.{what}, which is {now} now, and --resume"
 
 
-def warn_of_frozen_noise(experiment: Experiment, model: MetaArch) -> None:
+def warn_random_frozen(experiment: Experiment, model: MetaArch) -> None:
     """Warns where layers are frozen at random values, because the config names no weights to start from."""
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     if frozen and not experiment.names_weights:

@@ -1,6 +1,7 @@
 """ImageInfo: what is known of an image besides its pixels. ImageList: images of different sizes as a padded batch."""
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -30,18 +31,15 @@ class ImageInfo:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "ImageInfo":
         """The same with its tensors on ``device``."""
-        return self._with([None if t is None else t.to(device, non_blocking=non_blocking) for t in self._tensors()])
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "ImageInfo":
         """The same with its tensors in page-locked memory."""
-        return self._with([None if t is None else t.pin_memory() for t in self._tensors()])
+        return self._moved(lambda tensor: tensor.pin_memory())
 
-    def _tensors(self) -> tuple[Tensor | None, Tensor | None]:
-        return self.active_classes, self.crowds
-
-    def _with(self, tensors: list[Tensor | None]) -> "ImageInfo":
-        active, crowds = tensors
-        return ImageInfo(self.valid_region, active, None if crowds is None else Boxes(crowds))
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> "ImageInfo":
+        active = None if self.active_classes is None else move(self.active_classes)
+        return ImageInfo(self.valid_region, active, None if self.crowds is None else Boxes(move(self.crowds)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Sample: what the loader hands to the model."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,26 +61,20 @@ class Sample:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Sample":
         """The sample on ``device``, its crowds apart."""
-        apart = self.with_crowds_apart()
-        info = apart.info.to(device, non_blocking)
-        return dataclasses.replace(
-            apart,
-            image=self.image.to(device, non_blocking=non_blocking),
-            target=None if apart.target is None else apart.target.to(device, non_blocking),
-            maps={name: values.to(device, non_blocking=non_blocking) for name, values in self.maps.items()},
-            active_classes=info.active_classes,
-            crowds=info.crowds,
-        )
+        return self._moved(lambda value: value.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Sample":
         """The sample in page-locked memory (called by torch's DataLoader), its crowds apart."""
+        return self._moved(lambda value: value.pin_memory())
+
+    def _moved(self, move: Callable[[Any], Any]) -> "Sample":
         apart = self.with_crowds_apart()
-        info = apart.info.pin_memory()
+        info = move(apart.info)
         return dataclasses.replace(
             apart,
-            image=self.image.pin_memory(),
-            target=None if apart.target is None else apart.target.pin_memory(),
-            maps={name: values.pin_memory() for name, values in self.maps.items()},
+            image=move(self.image),
+            target=None if apart.target is None else move(apart.target),
+            maps={name: move(values) for name, values in self.maps.items()},
             active_classes=info.active_classes,
             crowds=info.crowds,
         )

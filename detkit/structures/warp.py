@@ -57,7 +57,7 @@ class Warp(Transform):
 
     def _displacement_at(self, points: Tensor) -> Tensor:
         height, width = self.input_size
-        field = torch.from_numpy(self.displacement).double().permute(2, 0, 1)[None]
+        field = torch.from_numpy(self.displacement).to(points).permute(2, 0, 1)[None]
         grid = points.reshape(1, 1, -1, 2) / points.new_tensor([width / 2, height / 2]) - 1
         values = F.grid_sample(field, grid, padding_mode="border", align_corners=False)
         return values[0, :, 0].t().reshape(points.shape)

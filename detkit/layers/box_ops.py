@@ -24,7 +24,7 @@ def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
 
 
 def nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor | None, iou_thresh: float) -> Tensor:
-    """Greedy NMS within each group (class or feature level): torchvision's operator, on plain tensors.
+    """Greedy NMS within each group (class or feature level): torchvision's operator, on tensors of any type.
 
     Detectron2 and torchvision call the same operator. Where scores are equal its order decides which boxes are kept,
     so another way of grouping would not give their numbers.

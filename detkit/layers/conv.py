@@ -1,4 +1,4 @@
-"""A convolution, plain or deformable, with its norm and activation as one module."""
+"""A convolution, ordinary or deformable, with its norm and activation as one module."""
 
 from collections.abc import Callable
 
@@ -16,8 +16,8 @@ class ConvNorm(nn.Conv2d):
 
     On a channels-last map a ``FrozenBN`` is folded into the convolution's weights on the fly:
     ``conv(x, w) * a + b`` is ``conv(x, a * w) + b``. That saves a pass over the map, forward and backward, and its copy
-    for the backward pass; hooks on the norm do not fire then. On a map in plain layout, the references', it is computed
-    as written, so that imported weights give their reference's numbers to the last bit.
+    for the backward pass; hooks on the norm do not fire then. On a map in contiguous layout, the references', it is
+    computed as written, so that imported weights give their reference's numbers to the last bit.
 
     Args:
         in_channels: channels in.

@@ -68,7 +68,7 @@ class FrozenBN(Norm):
         return f"{self.num_features}, eps={self.eps}"
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        state_dict.pop(prefix + "num_batches_tracked", None)  # of a plain BatchNorm; means nothing here
+        state_dict.pop(prefix + "num_batches_tracked", None)  # of nn.BatchNorm2d; means nothing here
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

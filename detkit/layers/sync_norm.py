@@ -16,7 +16,7 @@ class SyncBN(Norm, nn.BatchNorm2d):
     """Batch normalisation whose statistics are those of all processes' batches together.
 
     The processes compute what one would with all images in its batch, forward and backward; a process may have none.
-    In evaluation, and in one process, it is plain batch normalisation. All processes must call it in every step.
+    In evaluation, and in one process, it is ordinary batch normalisation. All processes must call it in every step.
     ``nn.SyncBatchNorm`` computes the same on GPUs alone, and DistributedDataParallel refuses it elsewhere.
 
     Args:

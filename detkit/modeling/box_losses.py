@@ -15,7 +15,7 @@ class SmoothL1BoxLoss(BoxLoss):
     """Smooth L1 on the deltas (Fast R-CNN, Girshick 2015, equation 3).
 
     Args:
-        beta: where the loss turns from quadratic to linear; 0 is plain L1.
+        beta: where the loss turns from quadratic to linear; 0 is L1.
         weight: factor on the loss.
         mean_over: samples divides the sum over the foreground by the number of all samples, background included, so
             that every sample weighs the same (Fast R-CNN); foreground by its own number of deltas (matterport).

@@ -136,8 +136,8 @@ class Matcher:
         if self.allow_low_quality and not self.low_quality_ties:
             labels.index_fill_(0, iou.argmax(dim=1), 1)
         elif self.allow_low_quality:
-            best_of_box = iou.max(dim=1, keepdim=True).values
-            labels.masked_fill_((iou == best_of_box).any(dim=0), 1)
+            best_per_box = iou.max(dim=1, keepdim=True).values
+            labels.masked_fill_((iou == best_per_box).any(dim=0), 1)
         return matches, labels
 
     def _labels(self, best: Tensor, matches: Tensor) -> Tensor:

@@ -96,6 +96,6 @@ def test_narrow_pointwise_convolutions_with_a_stride_learn_on_channels_last_maps
         block.zero_grad()
         return found
 
-    plain = gradients(x.clone())
-    for mine, reference in zip(gradients(x.clone(memory_format=torch.channels_last)), plain, strict=True):
+    ordinary = gradients(x.clone())
+    for mine, reference in zip(gradients(x.clone(memory_format=torch.channels_last)), ordinary, strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-4)

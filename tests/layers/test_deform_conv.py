@@ -1,4 +1,4 @@
-"""Deformable convolution: a plain one where nothing is moved, a shifted one where everything is, and its own parts."""
+"""Deformable convolution: an ordinary one where nothing is moved, shifted where everything is, and its own parts."""
 
 import pytest
 import torch
@@ -9,24 +9,24 @@ from detkit.layers import ConvNorm, DeformConvNorm
 
 
 def pair(norm, **options) -> tuple[DeformConvNorm, ConvNorm]:
-    """A deformable and a plain convolution with the same weights and with norms that are not neutral."""
-    deformable, plain = (
+    """A deformable and an ordinary convolution with the same weights and with norms that are not neutral."""
+    deformable, ordinary = (
         kind(6, 8, 3, norm=norm, activation=nn.ReLU(), **options) for kind in (DeformConvNorm, ConvNorm)
     )
     for name, tensor in deformable.state_dict().items():
         if "norm" in name and tensor.is_floating_point():
             nn.init.uniform_(tensor, 0.3, 1.5)
-    plain.load_state_dict(deformable.state_dict(), strict=True)
-    return deformable.eval(), plain.eval()
+    ordinary.load_state_dict(deformable.state_dict(), strict=True)
+    return deformable.eval(), ordinary.eval()
 
 
 @pytest.mark.parametrize("norm", [None, "BN", "FrozenBN", "GN"])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("options", [{}, {"stride": 2}, {"dilation": 2}, {"groups": 2}], ids=str)
 def test_unmoved_taps_make_a_plain_convolution(norm, bias, options):
-    deformable, plain = pair(norm, bias=bias, **options)
+    deformable, ordinary = pair(norm, bias=bias, **options)
     x = torch.randn(2, 6, 9, 10)
-    wanted = plain(x)
+    wanted = ordinary(x)
     offset = torch.zeros(2, 18, *wanted.shape[2:])
     torch.testing.assert_close(deformable(x, offset), wanted, rtol=1e-4, atol=1e-5)
     ones = torch.ones(2, 9, *wanted.shape[2:])
@@ -34,10 +34,10 @@ def test_unmoved_taps_make_a_plain_convolution(norm, bias, options):
 
 
 def test_the_first_of_two_numbers_moves_down_and_the_second_to_the_right():
-    deformable, plain = pair("FrozenBN")
+    deformable, ordinary = pair("FrozenBN")
     x, offset = torch.randn(1, 6, 9, 10), torch.zeros(1, 18, 9, 10)
     offset[:, 0::2], offset[:, 1::2] = 2, 1
-    torch.testing.assert_close(deformable(x, offset)[:, :, 1:5, 1:7], plain(x)[:, :, 3:7, 2:8], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(deformable(x, offset)[:, :, 1:5, 1:7], ordinary(x)[:, :, 3:7, 2:8], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", ["BN", "FrozenBN"])

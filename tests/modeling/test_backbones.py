@@ -148,7 +148,7 @@ DEFORM = [
 def test_deformable_stages_start_as_plain_ones(make, options, deform):
     """Unmoved taps, which count one half where they are modulated."""
     net = make(RGB, depth=50, norm="BN", freeze_at=0, deform=deform, **options).eval()
-    plain = make(RGB, depth=50, norm="BN", freeze_at=0, **options).eval()
+    ordinary = make(RGB, depth=50, norm="BN", freeze_at=0, **options).eval()
     state = net.state_dict()
     names = {n for n in state if "offset" in n}
     assert {n.split(".")[0] for n in names} == set(deform.stages)
@@ -157,10 +157,10 @@ def test_deformable_stages_start_as_plain_ones(make, options, deform):
     channels = (27 if deform.modulated else 18) * deform.num_groups
     assert all(state[n].shape[0] == channels for n in names)
     halved = {n: t / 2 if deform.modulated and _is_deformable_weight(n, deform) else t for n, t in state.items()}
-    plain.load_state_dict({n: t for n, t in halved.items() if n not in names}, strict=True)
+    ordinary.load_state_dict({n: t for n, t in halved.items() if n not in names}, strict=True)
     x = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
-        for mine, theirs in zip(net(x).values(), plain(x).values()):
+        for mine, theirs in zip(net(x).values(), ordinary(x).values()):
             torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max().item())
 
 

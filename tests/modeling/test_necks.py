@@ -144,13 +144,13 @@ def test_pafpn_needs_strides_that_double(shapes, strides):
         PAFPN(shapes)
 
 
-TWINS = {"res4": ShapeSpec(8, 16), "res5": ShapeSpec(16, 32), "res5_2": ShapeSpec(24, 32)}
+SAME_STRIDE = {"res4": ShapeSpec(8, 16), "res5": ShapeSpec(16, 32), "res5_2": ShapeSpec(24, 32)}
 
 
 @pytest.mark.parametrize("in_features", [None, ("res5_2", "res5", "res4")])
 @pytest.mark.parametrize("top", [LastLevelMaxPool, LastLevelP6P7])
 def test_maps_of_one_stride_give_levels_of_one_stride(top, in_features):
-    fpn = FPN(TWINS, out_channels=16, in_features=in_features, top_block=Recipe(top))
+    fpn = FPN(SAME_STRIDE, out_channels=16, in_features=in_features, top_block=Recipe(top))
     assert [(n, s.stride) for n, s in fpn.output_shape.items()][:4] == [
         ("p4", 16),
         ("p5", 32),
@@ -162,7 +162,7 @@ def test_maps_of_one_stride_give_levels_of_one_stride(top, in_features):
     place = {"res4": "res2", "res5": "res3", "res5_2": "res4"}  # what torchvision_names makes 0, 1, 2 of
     state = {".".join(place.get(part, part) for part in n.split(".")): t for n, t in fpn.state_dict().items()}
     reference.load_state_dict(torchvision_names(state), strict=True)
-    features = maps(75, 101, TWINS)
+    features = maps(75, 101, SAME_STRIDE)
     got, want = fpn(features), reference(features)
     assert list(got) == list(fpn.output_shape)
     for mine, theirs in zip(got.values(), want.values(), strict=True):

@@ -133,15 +133,15 @@ def test_looking_ahead_for_the_normalisers_changes_nothing():
     torch.manual_seed(3)
     ahead, buffers, state = after("step")
     torch.manual_seed(3)
-    plain, wanted, wanted_state = after("batch")
-    assert plain == [ahead[0], *ahead[4:]], "the first batch's normalisers need no pass of their own"
+    ordinary, wanted, wanted_state = after("batch")
+    assert ordinary == [ahead[0], *ahead[4:]], "the first batch's normalisers need no pass of their own"
     assert ahead[1:4] == ahead[4:]
     assert all(torch.equal(buffers[name], wanted[name]) for name in wanted)
     assert torch.equal(state, wanted_state)
 
 
 def test_a_head_without_normalisers_is_a_mean_over_images():
-    class Plain(nn.Module):
+    class MeanOfImages(nn.Module):
         def __init__(self):
             super().__init__()
             self.weight = nn.Parameter(torch.ones(1))
@@ -152,9 +152,9 @@ def test_a_head_without_normalisers_is_a_mean_over_images():
             values = torch.stack([s.image.double().mean() for s in samples])
             return Losses({"loss": (self.weight * values).mean()})
 
-    one = step(Plain(), [SAMPLES])
-    assert_same(step(Plain(), [SAMPLES[:1], SAMPLES[1:]]), one)
-    model = Plain()
+    one = step(MeanOfImages(), [SAMPLES])
+    assert_same(step(MeanOfImages(), [SAMPLES[:1], SAMPLES[1:]]), one)
+    model = MeanOfImages()
     step(model, [[s] for s in SAMPLES])
     assert model.calls == 4, "nothing is looked at ahead"
 

@@ -192,16 +192,16 @@ def test_frozen_parts_do_not_learn(model, freeze_at):
 @pytest.mark.parametrize(("norm", "kind"), [("FrozenBN", FrozenBN), ("SyncBN", SyncBN)])
 def test_norms_are_exchanged_and_compute_the_same(norm, kind):
     net = TorchvisionBackbone(RGB, model="mobilenet_v3_small", norm=norm).eval()
-    plain = TorchvisionBackbone(RGB, model="mobilenet_v3_small").eval()
-    for name, tensor in plain.state_dict().items():
+    ordinary = TorchvisionBackbone(RGB, model="mobilenet_v3_small").eval()
+    for name, tensor in ordinary.state_dict().items():
         if name.endswith(("running_mean", "bias")):
             nn.init.normal_(tensor, std=0.1)
-    net.load_state_dict(plain.state_dict(), strict=True)
+    net.load_state_dict(ordinary.state_dict(), strict=True)
     norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm | FrozenBN)]
     assert {type(m) for m in norms} == {kind}
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        for a, b in zip(net(x).values(), plain(x).values()):
+        for a, b in zip(net(x).values(), ordinary(x).values()):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 

@@ -128,7 +128,7 @@ class BottleneckBlock(ResidualBlock):
         stride_in_1x1: whether the first 1x1 convolution strides, not the 3x3 one.
         num_groups: groups of the 3x3 convolution.
         dilation: of the 3x3 convolution.
-        deform: makes the 3x3 convolution a deformable one; None for a plain one.
+        deform: makes the 3x3 convolution a deformable one; None for an ordinary one.
 
     Raises:
         ValueError: the groups of ``deform`` do not divide the channels.

@@ -104,15 +104,15 @@ class TorchvisionBackbone(Backbone):
         }
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TorchvisionBackbone":
-        # a copy of the traced body always wakes up in training mode, with the graph and the norms of that mode
-        twin = type(self).__new__(type(self))
-        memo[id(self)] = twin
-        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        twin.body.train(self.body.training)
+        # a copy of the traced body is always in training mode, with the graph and the norms of that mode
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        new.body.train(self.body.training)
         modes = {name: module.training for name, module in self.named_modules()}
-        for name, module in twin.named_modules():
+        for name, module in new.named_modules():
             module.training = modes[name]
-        return twin
+        return new
 
 
 def _choose(model: str, out_features: tuple[str, ...] | None) -> dict[str, Node]:

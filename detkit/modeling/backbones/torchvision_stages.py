@@ -13,7 +13,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 from detkit.registry import did_you_mean
 
 PROBE_SIZE = (256, 384)
-"""Size of the traced image. Not square: a network that accepts it takes any size, and channels are told from sides."""
+"""Size of the traced image. Not square: a network that accepts it takes any size, and channels differ from sides."""
 
 
 @dataclasses.dataclass(frozen=True)

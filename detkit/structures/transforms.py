@@ -132,9 +132,7 @@ class Transform:
     @cached_property
     def _sources(self) -> np.ndarray:
         """``(H', W', 2)``: the point of the input that each pixel's centre of the output comes from."""
-        height, width = self.output_size
-        x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-        return self.inverse().coords(np.stack([x, y], -1))
+        return self.inverse().coords(pixel_centres(self.output_size))
 
     @cached_property
     def _bounds_of_all(self) -> list[float]:
@@ -249,6 +247,11 @@ class Compose(Transform):
         for step in self.steps:
             region = step.region(region)
         return region
+
+
+def pixel_centres(size: Size) -> np.ndarray:
+    """``(H, W, 2)`` float64: x and y of the centre of each pixel of an image."""
+    return np.stack(np.meshgrid(np.arange(size[1]) + 0.5, np.arange(size[0]) + 0.5), -1)
 
 
 def _weighted(x: Any, y: Any, row: Sequence[float]) -> Any:

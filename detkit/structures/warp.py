@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detkit.structures.transforms import ArrayT, Size, Transform
+from detkit.structures.transforms import ArrayT, Size, Transform, pixel_centres
 
 STEPS = 20
 """Of the iteration that inverts the displacements; each makes the error smaller where they do not fold the image."""
@@ -51,8 +51,7 @@ class Warp(Transform):
 
     def inverse(self) -> "Warp":
         """The map with the opposite displacements, at the pixels' centres of the input."""
-        height, width = self.input_size
-        centres = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), -1)
+        centres = pixel_centres(self.input_size)
         return Warp(self.coords(centres) - centres, self.fill)
 
     def _displacement_at(self, points: Tensor) -> Tensor:
@@ -64,5 +63,4 @@ class Warp(Transform):
 
     @cached_property
     def _sources(self) -> np.ndarray:
-        height, width = self.output_size
-        return np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), -1) + self.displacement
+        return pixel_centres(self.output_size) + self.displacement

@@ -87,9 +87,10 @@ if __name__ == "__main__":
 import torch
 from tqdm import tqdm
 
+from comparisons.fixtures import read_fixture
+from comparisons.with_fixture import compare_with_fixture
 from detkit import command_line
 from detkit.checkpoint import Checkpoint, as_checkpoint, import_foreign, load_whole, read_checkpoint
-from detkit.comparison.fixtures import read_fixture
 from detkit.comparison.images import read_images
 from detkit.comparison.report import Report
 from detkit.comparison.torchvision_reference import (
@@ -101,7 +102,6 @@ from detkit.comparison.torchvision_reference import (
     published_norm_eps,
 )
 from detkit.comparison.weights import calibrate
-from detkit.comparison.with_fixture import compare_with_fixture
 from detkit.comparison.with_torchvision import compare_with_torchvision
 from detkit.data import Record
 from detkit.experiment import Experiment, load_experiment

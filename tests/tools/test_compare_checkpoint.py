@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from comparisons.fixtures import read_fixture
 from detkit import command_line
 from detkit.checkpoint import Checkpointer, load_weights
-from detkit.comparison.fixtures import read_fixture
 from detkit.comparison.measure import mask_difference, set_difference
 from detkit.comparison.report import Difference, Report, Row
 from detkit.comparison.tie_breaking import TieBreaking

@@ -8,7 +8,7 @@ import pycocotools.mask as coco_mask
 import torch
 from torch import Tensor, nn
 
-from detkit.comparison.fixtures import Fixture
+from comparisons.fixtures import Fixture
 from detkit.comparison.images import as_sample
 from detkit.comparison.measure import (
     MASK,

@@ -52,6 +52,14 @@ class FastRCNNHead(BoxHead):
 
     The classification loss is a mean over all samples. A class that the dataset of an image does not label takes no
     part in the loss of its samples: it counts as impossible there, and gets no gradient.
+
+    Args:
+        pooler: features of a proposal.
+        norm: normalisation after each convolution. FrozenBN normalises nothing until weights are loaded: from scratch
+            take BN or GN.
+        box_coder: how deltas are expressed.
+        box_loss: the loss on the deltas of foreground proposals.
+        detection: how scored boxes become detections.
     """
 
     renamed_options: ClassVar[Mapping[str, str | Removed]] = {
@@ -187,15 +195,10 @@ class FastRCNNConvFCHead(FastRCNNHead):
     """Convolutions and fully connected layers, then class scores and box deltas (Fast R-CNN, Girshick 2015).
 
     Args:
-        pooler: features of a proposal.
         conv_dims: channels of the 3x3 convolutions before the fully connected layers.
         average_pool: the mean over the region goes on, not every cell (He et al. 2015, the C4 head).
         fc_dims: widths of the fully connected layers.
-        norm: normalisation after each convolution.
         class_agnostic: one box for all classes instead of one a class.
-        box_coder: how deltas are expressed.
-        box_loss: the loss on the deltas of foreground proposals.
-        detection: how scored boxes become detections.
     """
 
     def __init__(

@@ -46,13 +46,7 @@ class ConvBNBoxHead(FastRCNNHead):
     The convolutions have biases beside their norms.
 
     Args:
-        pooler: features of a proposal.
         conv_dim: channels of both convolutions.
-        norm: normalisation after each convolution. FrozenBN normalises nothing until weights are loaded: from scratch
-            take BN or GN.
-        box_coder: how deltas are expressed.
-        box_loss: the loss on the deltas of foreground proposals.
-        detection: how scored boxes become detections.
     """
 
     renamed_options: ClassVar[Mapping[str, str | Removed]] = {

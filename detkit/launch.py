@@ -52,20 +52,20 @@ def launch(script: str, arguments: Sequence[str], num_processes: int, max_restar
     )
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with _surroundings(num_processes, folder):
+            with _environment(num_processes, folder):
                 elastic_launch(config, sys.executable)("-u", script, *arguments)
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
-            print(f"rank {rank} failed first: {_words(failure)}", file=sys.stderr)
+            print(f"rank {rank} failed first: {_message(failure)}", file=sys.stderr)
             return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
         except SignalException as error:
-            left = exit_codes(folder)  # torch's launcher has waited for the processes, and says no more
+            left = exit_codes(folder)  # torch's launcher has waited for the processes, and drops their codes
             return left[0] if len(left) == num_processes and len(set(left)) == 1 else 128 + int(error.sigval)
     return 0
 
 
 @contextlib.contextmanager
-def _surroundings(num_processes: int, folder: str) -> Iterator[None]:
+def _environment(num_processes: int, folder: str) -> Iterator[None]:
     """Sets the variables that processes inherit (threads, folder for exit codes) and the signal; restores them."""
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(cores() // num_processes, 1))
     variables = {"OMP_NUM_THREADS": threads, EXIT_CODES: folder}
@@ -85,9 +85,9 @@ def _stop(number: int, frame: Any) -> None:
     raise SignalException(f"process {os.getpid()} got signal {number}", signal.Signals(number))
 
 
-def _words(failure: ProcessFailure) -> str:
+def _message(failure: ProcessFailure) -> str:
     """The error's own message, where the process could write it."""
-    said: Any = failure.message
+    message: Any = failure.message
     if failure.exitcode < 0:
         return f"ended by {failure.signal_name()} (if nobody sent it: for want of memory)"
-    return str(said["message"]) if isinstance(said, dict) else said or f"exit code {failure.exitcode}"
+    return str(message["message"]) if isinstance(message, dict) else message or f"exit code {failure.exitcode}"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from detkit.checkpoint import Checkpointer, load_whole, read_checkpoint
+from detkit.checkpoint import Checkpointer, load_all_weights, read_checkpoint
 from detkit.data import Augmentation, bare_record, to_sample
 from detkit.evaluation import coco_results
 from detkit.experiment import load_experiment, torch_device
@@ -148,7 +148,7 @@ class Predictor:
         if checkpoint.class_names is None:
             logger.info("%s carries no class names; taking the training dataset's", checkpoint.source)
         model = experiment.build_model(class_names=names, pretrained=False)
-        load_whole(model, checkpoint)
+        load_all_weights(model, checkpoint)
         model.category_ids = checkpoint.category_ids
         augmentations = [recipe() for recipe in experiment.data.test_augmentations]
         options: dict[str, Any] = {"device": device, "batch_size": batch_size}

@@ -27,7 +27,7 @@ def main():
     what, folder = sys.argv[1:]
     rank = os.environ["RANK"]
     Path(folder, f"threads{rank}").write_text(os.environ["OMP_NUM_THREADS"])
-    # Whoever fails first ends the others, which may still be starting.
+    # The process that fails first ends the others, which may still be starting.
     while not (Path(folder, "threads0").exists() and Path(folder, "threads0").read_text()):
         time.sleep(0.05)
     if what == "error" and rank == "1":

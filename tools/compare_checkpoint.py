@@ -90,7 +90,7 @@ from tqdm import tqdm
 from comparisons.fixtures import read_fixture
 from comparisons.with_fixture import compare_with_fixture
 from detkit import command_line
-from detkit.checkpoint import Checkpoint, as_checkpoint, import_foreign, load_whole, read_checkpoint
+from detkit.checkpoint import Checkpoint, as_checkpoint, import_foreign, load_all_weights, read_checkpoint
 from detkit.comparison.images import read_images
 from detkit.comparison.report import Report
 from detkit.comparison.torchvision_reference import (
@@ -118,7 +118,7 @@ def build(exp: Experiment, checkpoint: Checkpoint, num_classes: int) -> MetaArch
     names = checkpoint.class_names or (imported.class_names if imported is not None else None)
     unknown = tuple(f"class {index}" for index in range(num_classes))
     model = exp.build_model(class_names=names or unknown, pretrained=False)
-    load_whole(model, checkpoint)
+    load_all_weights(model, checkpoint)
     model.class_names = names
     return model
 

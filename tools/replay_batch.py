@@ -57,7 +57,7 @@ import torch
 from tabulate import tabulate
 
 from detkit import command_line
-from detkit.checkpoint import load_whole, read_checkpoint
+from detkit.checkpoint import load_all_weights, read_checkpoint
 from detkit.engine.failures.files import CONFIG, STATE, read_batches, read_state
 from detkit.engine.failures.replay import BatchReplay, prepare, replay, same_values
 from detkit.engine.failures.suspects import annotation_name
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     model = exp.build_model(class_names=state["class_names"] or exp.data.train_set.class_names, pretrained=False).to(
         device
     )
-    load_whole(model, read_checkpoint(args.weights or args.folder / STATE))
+    load_all_weights(model, read_checkpoint(args.weights or args.folder / STATE))
     prepare(model, failure)
     precision = exp.train.precision
     results = replay(lambda batch, model: batch_losses(model, batch, device, precision), model, step.batches)

@@ -63,7 +63,7 @@ if __name__ == "__main__":
     parse_arguments(None)  # so --help and mistakes are answered at once: what is imported from here on takes seconds
 
 from detkit import command_line
-from detkit.checkpoint import Checkpointer, load_weights, load_whole, read_checkpoint, resume
+from detkit.checkpoint import Checkpointer, load_all_weights, load_weights, read_checkpoint, resume
 from detkit.doctor import check_at_start
 from detkit.engine import (
     CheckpointHook,
@@ -180,7 +180,7 @@ def evaluate_only(exp: Experiment, args: argparse.Namespace) -> None:
     names = checkpoint.class_names or exp.data.train_set.class_names
     exp.data.check_classes(names)
     model = exp.build_model(class_names=names, pretrained=False).to(device)
-    load_whole(model, checkpoint)
+    load_all_weights(model, checkpoint)
     if args.precision is not None or args.compile:
         model = optimized(model, args.precision or "fp32", args.compile)
     pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()

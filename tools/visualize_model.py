@@ -62,7 +62,7 @@ import torch
 from tqdm import tqdm
 
 from detkit import command_line
-from detkit.checkpoint import load_weights, load_whole, read_checkpoint
+from detkit.checkpoint import load_all_weights, load_weights, read_checkpoint
 from detkit.experiment import Experiment, load_experiment
 from detkit.predictor import Predictor
 from detkit.registry import ConfigError
@@ -82,7 +82,7 @@ def load(exp: Experiment, weights: str | None) -> Predictor:
     if weights is not None:
         checkpoint = read_checkpoint(weights)
         model = exp.build_model(class_names=checkpoint.class_names or exp.data.train_set.class_names, pretrained=False)
-        load_whole(model, checkpoint)
+        load_all_weights(model, checkpoint)
     else:
         model = exp.build_model()
         if exp.train.init_weights is not None:

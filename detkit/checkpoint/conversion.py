@@ -126,7 +126,7 @@ def convert(
 def write_conversion(
     conversion: Conversion, path: str | os.PathLike[str], *, config: Mapping[str, Any] | None = None
 ) -> Path:
-    """Writes a conversion to a file that is whole or not there.
+    """Writes a conversion to a file that is complete or not there.
 
     For detkit it is a checkpoint as a run writes it, for Detectron2 one that its checkpointer reads (a ``.pkl`` of
     numpy arrays, or else of ``torch.save``), for torchvision a plain state dict.
@@ -164,7 +164,7 @@ def write_conversion(
 def _imported(
     checkpoint: Checkpoint, wanted: Mapping[str, torch.Size], importer: Importer | None
 ) -> tuple[Imported, str]:
-    """The file in detkit's words, and the name of its format."""
+    """The file under detkit's names, and the name of its format."""
     if importer is None:
         importer, imported = import_foreign(checkpoint.model, wanted)
     elif importer.recognises(checkpoint.model):

@@ -26,7 +26,7 @@ def load_weights(
 ) -> LoadReport:
     """Loads the weights of ``source`` whose names the model has, and says what happened to every name.
 
-    Weights of another framework are put in detkit's words first (``IMPORTERS`` lists the formats); which one it is,
+    Weights of another framework are translated first (``IMPORTERS`` lists the formats); which one it is,
     the names say. A tensor of another shape is skipped, with the reason. Where the class names of both sides are known
     and differ, the tensors that modules declare in ``class_rows`` (see ``ClassRows``) are filled row by row, from the
     classes of the same name and the background; the rows of the other classes keep their values. A model that does not
@@ -59,10 +59,10 @@ def examine_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[s
 def _plan(
     model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any] | Checkpoint, strict: bool
 ) -> tuple[LoadReport, dict[str, Tensor], Checkpoint]:
-    """What is to be said, what is to be loaded, and the source in detkit's words."""
+    """The report, the tensors to load, and the source under detkit's names."""
     own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     original = _read(source)
-    checkpoint, report = _in_our_words(original, own)
+    checkpoint, report = _translated(original, own)
     rows = _rows_by_name(model, checkpoint)
     prepared: dict[str, Tensor] = {}
     for name, current in own.items():
@@ -84,7 +84,7 @@ def _plan(
     return report, prepared, checkpoint
 
 
-def load_whole(model: nn.Module, checkpoint: Checkpoint) -> LoadReport:
+def load_all_weights(model: nn.Module, checkpoint: Checkpoint) -> LoadReport:
     """Loads weights that the model is to be used with as it is, without training.
 
     Raises:
@@ -107,8 +107,8 @@ def _read(source: str | os.PathLike[str] | Mapping[str, Any] | Checkpoint) -> Ch
     return as_checkpoint(source) if isinstance(source, Mapping) else read_checkpoint(source)
 
 
-def _in_our_words(checkpoint: Checkpoint, own: Mapping[str, Tensor]) -> tuple[Checkpoint, LoadReport]:
-    """The checkpoint under detkit's names, and a report that says so far what that took."""
+def _translated(checkpoint: Checkpoint, own: Mapping[str, Tensor]) -> tuple[Checkpoint, LoadReport]:
+    """The checkpoint under detkit's names, and a report of what was renamed and changed for that."""
     report = LoadReport(checkpoint.source)
     importer, imported = import_foreign(checkpoint.model, {name: value.shape for name, value in own.items()})
     if importer is None or imported is None:
@@ -133,9 +133,9 @@ class _RowMap:
         if layout.background:
             pairs.append((len(ours), len(theirs)))
             self.note += ", and the background"
-        each = range(layout.per_class)
-        self.target = torch.tensor([t * layout.per_class + i for t, _ in pairs for i in each], dtype=torch.long)
-        self.origin = torch.tensor([o * layout.per_class + i for _, o in pairs for i in each], dtype=torch.long)
+        offsets = range(layout.per_class)
+        self.target = torch.tensor([t * layout.per_class + i for t, _ in pairs for i in offsets], dtype=torch.long)
+        self.origin = torch.tensor([o * layout.per_class + i for _, o in pairs for i in offsets], dtype=torch.long)
 
     def fits(self, current: Tensor, new: Tensor) -> bool:
         """Whether both tensors are laid out as declared."""

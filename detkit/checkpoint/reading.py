@@ -47,7 +47,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Besides detkit's own checkpoints this takes what other frameworks write: any file of ``torch.save`` with a plain
     state dict, at its top or under ``"model"`` or ``"state_dict"``; a pickle (``.pkl``) of numpy arrays, of Detectron2
     or, under ``"blobs"`` or at its top, of Caffe2; and matterport's Keras weights (HDF5; needs ``detkit[keras]``). The
-    names stay as they are; ``load_weights`` translates them. What a file is, its content says, not its extension.
+    names stay as they are; ``load_weights`` translates them. The content decides what a file is, not its extension.
 
     Nothing of a file is ever run: torch's are unpickled with ``weights_only=True``, others by ``read_pickle``.
 

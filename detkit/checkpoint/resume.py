@@ -1,4 +1,4 @@
-"""Going on with a run where its last checkpoint stands."""
+"""Going on with a run from its last checkpoint."""
 
 import logging
 from typing import Any, Protocol
@@ -30,7 +30,7 @@ class Resumable(Protocol):
 
 
 def resume(checkpointer: Checkpointer, model: nn.Module, trainer: Resumable) -> int:
-    """Loads the last whole checkpoint of the run into model and trainer; gives the number of finished steps.
+    """Loads the last readable checkpoint of the run into model and trainer; gives the number of finished steps.
 
     A checkpoint that is damaged is passed over with a warning. 0, with a line in the log, where there is none yet.
     All ranks must call it.
@@ -39,7 +39,7 @@ def resume(checkpointer: Checkpointer, model: nn.Module, trainer: Resumable) -> 
         DataError: no checkpoint can be read, or the one taken holds weights without a training state, or is of another
             model or optimizer: names, shapes, class names or parameter groups differ.
     """
-    checkpoint = newest_whole(checkpointer)
+    checkpoint = newest_readable(checkpointer)
     if checkpoint is None:
         logger.info("%s has no checkpoint yet: starting from the beginning", checkpointer.output_dir)
         return 0
@@ -67,7 +67,7 @@ def resume(checkpointer: Checkpointer, model: nn.Module, trainer: Resumable) -> 
     return trainer.finished
 
 
-def newest_whole(checkpointer: Checkpointer) -> Checkpoint | None:
+def newest_readable(checkpointer: Checkpointer) -> Checkpoint | None:
     """The newest training checkpoint that can be read, the same for all ranks; None where there is none at all.
 
     Raises:
@@ -92,4 +92,4 @@ def _search(checkpointer: Checkpointer) -> tuple[Checkpoint | None, str]:
         return checkpoint, ""
     if not faults:
         return None, ""
-    return None, f"none of the run's {len(faults)} checkpoints can be read; remove them to begin anew. {faults[0]}"
+    return None, f"none of the run's {len(faults)} checkpoints can be read; remove them to start again. {faults[0]}"

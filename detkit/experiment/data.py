@@ -61,7 +61,7 @@ class DataConfig:
         return built("data.test_dataset", self.test_dataset)
 
     def check_classes(self, class_names: Sequence[str]) -> None:
-        """Raises DataError unless these are the test dataset's classes: a figure would mean nothing."""
+        """Raises DataError unless these are the test dataset's classes: metrics would mean nothing."""
         if tuple(class_names) != tuple(self.test_set.class_names):
             raise DataError(
                 f"data.test_dataset: its classes ({_few(self.test_set.class_names)}) differ from those that the model "

@@ -1,4 +1,4 @@
-"""What the processes of a run say to one another. Everything works, and costs nothing, without a process group."""
+"""The communication of a run's processes. Everything works, and costs nothing, without a process group."""
 
 import contextlib
 import datetime
@@ -38,13 +38,13 @@ def launch_id() -> str:
 def process_group(device: torch.device, minutes: float = 30) -> Iterator[None]:
     """The process group of the processes that a launcher has started, for as long as the block runs.
 
-    Tensors on a GPU are talked about by nccl, all else (objects, flags, barriers) by gloo. Without a launcher, or where
+    Tensors on a GPU go through nccl, all else (objects, flags, barriers) through gloo. Without a launcher, or where
     there is a group already, this does nothing. When the block ends by an exception the group is left to the end of
     the process, because the others may not answer any more; it is the launcher that ends them.
 
     Args:
         device: this process's own.
-        minutes: how long a process waits for the others before it gives up. Rank 0 alone makes an evaluation's figures.
+        minutes: how long a process waits for the others before it gives up. Rank 0 alone computes metrics.
     """
     if not launched() or _active():
         yield
@@ -74,7 +74,7 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """Whether this process writes files and talks to the user (rank 0)."""
+    """Whether this process writes files and prints messages (rank 0)."""
     return rank() == 0
 
 
@@ -98,9 +98,9 @@ def any_process(flag: bool) -> bool:
     if world_size() == 1:
         return flag
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    found = torch.tensor(int(flag), device=device)
-    dist.all_reduce(found, op=dist.ReduceOp.MAX)
-    return bool(found.item())
+    value = torch.tensor(int(flag), device=device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value.item())
 
 
 def share_buffers(model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""How far a loop is: a bar in a terminal, a line now and then in a log."""
+"""The progress of a loop: a bar in a terminal, a line now and then in a log."""
 
 import datetime
 import logging
@@ -14,37 +14,27 @@ logger = logging.getLogger(__name__)
 
 
 def watched(
-    items: Iterable[T], name: str, *, show: bool = True, unit: str = "it", every: float = 30.0, bar: bool | None = None
+    items: Iterable[T], name: str, *, show: bool = True, unit: str = "it", period: float = 30.0, bar: bool | None = None
 ) -> Iterator[T]:
-    """The items, while their progress is shown on stderr with the time left.
+    """Yields the items, while their progress is shown on stderr with the time left.
 
     Args:
-        items: what is gone through; with a ``len`` the time left can be told.
-        name: what is being done.
+        items: with a ``len`` the time left can be estimated.
+        name: what the loop does.
         show: False shows nothing, for other ranks than 0.
         unit: what an item is.
-        every: seconds between the log's lines; what takes less has none.
+        period: seconds between the log's lines; a loop that takes less has none.
         bar: None shows a bar where stderr is a terminal, else lines.
     """
     total = len(items) if isinstance(items, Sized) else None
-    if not show:
-        yield from items
-    elif bar or (bar is None and sys.stderr.isatty()):
+    if show and (bar or (bar is None and sys.stderr.isatty())):
         yield from tqdm(items, name, total, unit=unit, dynamic_ncols=True, leave=False, file=sys.stderr)
-    else:
-        yield from _with_lines(items, name, total, every)
-
-
-def _with_lines(items: Iterable[T], name: str, total: int | None, every: float) -> Iterator[T]:
-    start = told = time.monotonic()
+        return
+    start = logged = time.monotonic()
     for done, item in enumerate(items):
         now = time.monotonic()
-        if done and now - told >= every:
-            told = now
-            left = "" if total is None else f"/{total}  eta {_words((now - start) / done * (total - done))}"
-            logger.info("%s %d%s", name, done, left)
+        if show and done and now - logged >= period:
+            logged = now
+            rest = "" if total is None else datetime.timedelta(seconds=round((now - start) / done * (total - done)))
+            logger.info("%s %d%s", name, done, f"/{total}  eta {rest}" if total else "")
         yield item
-
-
-def _words(seconds: float) -> datetime.timedelta:
-    return datetime.timedelta(seconds=round(seconds))

@@ -1,4 +1,4 @@
-"""Checkpoints: atomic, pruned, readable without unpickling, and errors with a way out."""
+"""Checkpoints: atomic, pruned, readable without unpickling, and errors that name the fix."""
 
 import os
 import pickle

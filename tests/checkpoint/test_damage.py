@@ -137,7 +137,7 @@ def test_a_last_checkpoint_that_names_nothing_is_overlooked(three, words):
     assert resume(checkpointer, nn.Linear(30, 30), Counter()) == 3
 
 
-def test_checkpoints_of_an_older_kind_are_refused_with_a_way_out(tmp_path):
+def test_checkpoints_of_an_older_kind_are_refused_with_what_to_do(tmp_path):
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save("checkpoint_0000001", nn.Linear(1, 1), trainer_state={"finished": 2, "rng": []})
     with pytest.raises(DataError, match=r"older detkit.*train\.init_weights"):
@@ -169,7 +169,7 @@ def limit_files():
 
 
 @pytest.mark.parametrize("size", [0, 1000, 3000])
-def test_no_room_names_file_and_sizes_and_leaves_what_was_there(three, limit_files, size):
+def test_a_full_disk_names_file_and_sizes_and_leaves_what_was_there(three, limit_files, size):
     checkpointer, _ = three
     before = {path: path.read_bytes() for path in checkpointer.output_dir.iterdir()}
     limit_files(size)

@@ -11,7 +11,7 @@ import torch
 from detectron2_names import c4_model, dc5_model, fpn_model, meta, network
 from torch import nn
 
-from detkit.checkpoint import Checkpointer, as_checkpoint, load_weights, load_whole, read_checkpoint, resume
+from detkit.checkpoint import Checkpointer, as_checkpoint, load_all_weights, load_weights, read_checkpoint, resume
 from detkit.checkpoint.formats.detectron2 import Detectron2Importer, coco_class_names
 from detkit.checkpoint.formats.exporting import export_state
 from detkit.experiment import load_experiment
@@ -132,7 +132,7 @@ def test_every_form_of_file_gives_the_same_weights(tmp_path, form):
     assert report.renamed["roi_heads.box_head.cls_score.bias"] == "roi_heads.box_predictor.cls_score.bias"
     assert f"{path} (Detectron2): 142 of the model's 142 tensors loaded" in str(report)
     assert all(torch.equal(a, b) for a, b in zip(source.state_dict().values(), model.state_dict().values()))
-    assert load_whole(small("a", "b"), read_checkpoint(path)).exact
+    assert load_all_weights(small("a", "b"), read_checkpoint(path)).exact
 
 
 def test_a_training_state_of_detectron2_is_not_resumed(tmp_path):
@@ -169,7 +169,7 @@ def test_a_cascade_is_read_as_far_as_it_is_understood():
     assert "roi_heads.box_predictor.2.cls_score.bias" in report.unexpected
     assert not report.unused
     with pytest.raises(DataError, match="another model"):
-        load_whole(small(), as_checkpoint(state))
+        load_all_weights(small(), as_checkpoint(state))
 
 
 @pytest.mark.parametrize("prefix", ["", "bottom_up.", "backbone.bottom_up."])

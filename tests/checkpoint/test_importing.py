@@ -8,7 +8,6 @@ from detkit.checkpoint.formats.importing import (
     UNKNOWN,
     Imported,
     background_last,
-    change,
     import_by_rules,
     place_backbone,
     renamed,
@@ -37,12 +36,22 @@ def test_every_name_is_accounted_for_once():
 
 def test_changes_are_noted_and_add_up():
     imported = Imported({"a": torch.arange(3), "b": torch.arange(3)})
-    once = change(imported, "a", background_last, "turned")
-    twice = change(once, "a", without_background, "cut")
-    assert twice.model["a"].tolist() == [2, 0]
-    assert twice.changes == {"a": "turned; cut"}
-    assert torch.equal(twice.model["b"], imported.model["b"])
-    assert imported.changes == {}
+    imported.change("a", background_last, "turned")
+    imported.change("a", without_background, "cut")
+    assert imported.model["a"].tolist() == [2, 0]
+    assert imported.changes == {"a": "turned; cut"}
+    assert imported.model["b"].tolist() == [0, 1, 2]
+
+
+def test_what_is_computed_replaces_its_sources_and_names_them():
+    imported = Imported({"a": ONE, "b": ONE, "c": ONE}, {"a": "x", "c": "z"}, {"b": "turned"})
+    imported.compute({"d": 2 * ONE, "c": 3 * ONE}, {"d": ("a", "b", "gone"), "c": ("c",)}, "added")
+    assert imported.model == {"c": 3 * ONE, "d": 2 * ONE}
+    assert imported.origin == {"d": "x + b", "c": "z"}
+    assert imported.changes == {"d": "added", "c": "added"}
+    imported.drop("c", "no use")
+    imported.drop("gone", "no use")
+    assert imported.unused == {"z": "no use"}
 
 
 def test_rows_of_the_background():
@@ -51,15 +60,18 @@ def test_rows_of_the_background():
     assert without_background(rows, 4).tolist() == [4, 5, 6, 7]
 
 
+def placed(wanted, **others):
+    imported = Imported({"backbone.res2.a": ONE, "backbone.res5.a": ONE, **others}, {"backbone.res5.a": "r5"})
+    place_backbone(imported, wanted)
+    return imported
+
+
 def test_a_backbone_finds_its_place():
-    network = Imported({"backbone.res2.a": ONE, "backbone.res5.a": ONE}, {"backbone.res5.a": "r5"})
-    assert place_backbone(network, {}) == network
-    heads = place_backbone(network, sizes("backbone.res2.a", "roi_heads.res5.a"))
-    assert heads.origin == {"roi_heads.res5.a": "r5"}
-    alone = place_backbone(network, sizes("res2.a", "res5.a"))
-    assert alone.origin == {"res2.a": "backbone.res2.a", "res5.a": "r5"}
-    whole = Imported({**network.model, "roi_heads.box": ONE})
-    assert "backbone.res5.a" in place_backbone(whole, sizes("backbone.res2.a", "roi_heads.res5.a")).model
+    assert placed({}).origin == {"backbone.res5.a": "r5"}
+    assert placed(sizes("backbone.res2.a", "roi_heads.res5.a")).origin == {"roi_heads.res5.a": "r5"}
+    assert placed(sizes("res2.a", "res5.a")).origin == {"res2.a": "backbone.res2.a", "res5.a": "r5"}
+    detector = placed(sizes("backbone.res2.a", "roi_heads.res5.a"), **{"roi_heads.box": ONE})
+    assert "backbone.res5.a" in detector.model
 
 
 def test_files_whose_names_the_model_has_are_left_alone():

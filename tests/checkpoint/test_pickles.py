@@ -164,7 +164,7 @@ def test_nothing_can_be_set_on_what_the_allow_list_has():
         assert not hasattr(_ALLOWED[name], "a")
 
 
-def laughs():
+def unfolding():
     """Few bytes that unfold to 2 to the 40 lists."""
     x = []
     for _ in range(40):
@@ -203,7 +203,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
-def test_bombs_and_rubbish_are_errors_of_data(tmp_path, kind):
+def test_bombs_and_files_of_other_kinds_are_data_errors(tmp_path, kind):
     path = tmp_path / "weights.pkl"
     path.write_bytes(DAMAGED[kind])
     with pytest.raises(DataError, match=r"weights\.pkl: cannot be read.*again"):
@@ -211,7 +211,7 @@ def test_bombs_and_rubbish_are_errors_of_data(tmp_path, kind):
 
 
 def test_what_is_shared_is_read_once():
-    read = read_pickle(pickle.dumps({"a": laughs(), "b": [TABLE, TABLE]}), "x")
+    read = read_pickle(pickle.dumps({"a": unfolding(), "b": [TABLE, TABLE]}), "x")
     assert read["b"][0] is read["b"][1]
 
 

@@ -19,10 +19,10 @@ def test_a_log_gets_lines_now_and_then(capsys, caplog, monkeypatch):
     ticks = itertools.count()
     monkeypatch.setattr(progress, "time", types.SimpleNamespace(monotonic=lambda: float(next(ticks))))
     with caplog.at_level(logging.INFO, "detkit"):
-        assert list(watched([1, 2, 3], "counting", bar=False, every=0.0)) == [1, 2, 3]
-        assert list(watched(iter([1, 2]), "unsized", bar=False, every=0.0)) == [1, 2]
+        assert list(watched([1, 2, 3], "counting", bar=False, period=0.0)) == [1, 2, 3]
+        assert list(watched(iter([1, 2]), "unsized", bar=False, period=0.0)) == [1, 2]
         assert list(watched([1, 2, 3], "short", bar=False)) == [1, 2, 3]
-        assert list(watched([1, 2, 3], "hidden", show=False, every=0.0)) == [1, 2, 3]
+        assert list(watched([1, 2, 3], "hidden", show=False, period=0.0)) == [1, 2, 3]
     assert [r.getMessage() for r in caplog.records] == [
         "counting 1/3  eta 0:00:04",
         "counting 2/3  eta 0:00:02",

@@ -29,7 +29,7 @@ def choose(names: Collection[str]) -> Importer | None:
 def import_foreign(
     state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]
 ) -> tuple[Importer | None, Imported | None]:
-    """A file's tensors in detkit's words, and the importer that found them; (None, None) for a file of detkit's.
+    """A file's tensors under detkit's names, and the importer that found them; (None, None) for a file of detkit's.
 
     A file is taken as detkit's own where no importer recognises it, and where more of the model's names are found in
     it as it stands than an importer would make.

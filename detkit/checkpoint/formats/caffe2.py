@@ -7,12 +7,10 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from detkit.checkpoint.formats.counters import with_counters
 from detkit.checkpoint.formats.importing import (
     Imported,
     Rules,
     background_last,
-    change,
     import_by_rules,
     place_backbone,
     renamed,
@@ -83,8 +81,12 @@ class Caffe2Importer:
         """See ``Importer.convert``."""
         shared = "cls_score_w" in state and "fc6_w" not in state  # heads without layers of their own: on a common res5
         rename = functools.partial(_rename, res5="roi_heads.res5" if shared else "backbone.res5")
-        imported = place_backbone(import_by_rules(state, ((_BLOB, rename),), _unused(state)), wanted)
-        return with_counters(_with_statistics(_without_background(imported), wanted), wanted)
+        imported = import_by_rules(state, ((_BLOB, rename),), _unused(state))
+        place_backbone(imported, wanted)
+        _drop_background(imported)
+        _add_statistics(imported, wanted)
+        imported.match_counters(wanted)
+        return imported
 
 
 def _rename(blob: re.Match[str], res5: str) -> str | None:
@@ -99,18 +101,18 @@ def _unused(state: Mapping[str, Tensor]) -> Rules:
     return (*_UNUSED, (biases, "bias before a norm, which Detectron2 leaves out too"))
 
 
-def _without_background(imported: Imported) -> Imported:
-    scores = r"roi_heads\.box_head\.cls_score\..*"
-    imported = change(imported, scores, background_last, "rows reordered: background from first to last")
-    boxes = r"roi_heads\.box_head\.bbox_pred\..*"
-    imported = change(imported, boxes, lambda rows: without_background(rows, 4), "the background's 4 rows dropped")
-    masks = r"roi_heads\.mask_head\.predictor\..*"
-    if any(re.fullmatch(masks, name) and len(tensor) == 1 for name, tensor in imported.model.items()):
-        return imported  # one mask for all classes
-    return change(imported, masks, without_background, "the background's row dropped")
+def _drop_background(imported: Imported) -> None:
+    head = r"roi_heads\.(?:box|mask)_head"
+    imported.change(rf"{head}\.cls_score\..*", background_last, "rows reordered: background from first to last")
+    imported.change(
+        rf"{head}\.bbox_pred\..*", lambda rows: without_background(rows, 4), "the background's 4 rows dropped"
+    )
+    masks = rf"{head}\.predictor\..*"
+    if not any(re.fullmatch(masks, name) and len(tensor) == 1 for name, tensor in imported.model.items()):
+        imported.change(masks, without_background, "the background's row dropped")  # else one mask for all classes
 
 
-def _with_statistics(imported: Imported, wanted: Mapping[str, torch.Size]) -> Imported:
+def _add_statistics(imported: Imported, wanted: Mapping[str, torch.Size]) -> None:
     """Adds mean 0 and variance 1 for the batch norms that come without statistics.
 
     Such a file has them merged into scale and shift: y = scale * x + shift. Detectron2 reads a norm without statistics
@@ -118,19 +120,10 @@ def _with_statistics(imported: Imported, wanted: Mapping[str, torch.Size]) -> Im
     is smaller than the file's by the factor 1 / sqrt(1 + 1e-5), and everything that was trained from there, its zoo
     included, has it so. The same numbers come out here because the same statistics go in.
     """
-    added: dict[str, Tensor] = {}
-    for name, theirs in imported.origin.items():
-        if not theirs.endswith(("_bn_s", "_bn_gamma")):
-            continue
+    scales = [name for name, theirs in imported.origin.items() if theirs.endswith(("_bn_s", "_bn_gamma"))]
+    for name in scales:
         for statistic, fill in (("running_mean", torch.zeros_like), ("running_var", torch.ones_like)):
             ours = name.removesuffix("weight") + statistic
             if ours not in imported.model and (ours in wanted or not wanted):
-                added[ours] = fill(imported.model[name])
-    words = "mean 0 and variance 1: the file's batch norms are a scale and a shift alone"
-    return Imported(
-        {**imported.model, **added},
-        imported.origin,
-        {**imported.changes, **dict.fromkeys(added, words)},
-        imported.unused,
-        imported.class_names,
-    )
+                imported.model[ours] = fill(imported.model[name])
+                imported.changes[ours] = "mean 0 and variance 1: the file's batch norms are a scale and a shift alone"

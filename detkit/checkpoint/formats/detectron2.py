@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detkit.checkpoint.formats.counters import with_counters
 from detkit.checkpoint.formats.importing import Imported, Rules, import_by_rules, place_backbone
 from detkit.checkpoint.formats.two_way import Pairs, to_ours
 
@@ -94,14 +93,17 @@ class Detectron2Importer:
 
     def convert(self, state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> Imported:
         """See ``Importer.convert``."""
-        return with_counters(place_backbone(import_by_rules(state, _RULES, _UNUSED), wanted), wanted)
+        imported = import_by_rules(state, _RULES, _UNUSED)
+        place_backbone(imported, wanted)
+        imported.match_counters(wanted)
+        return imported
 
 
 def zoo_class_names(content: Mapping[Any, Any]) -> tuple[str, ...] | None:
     """COCO's 80 class names for a model of Detectron2's zoo with that many classes; else None.
 
-    No file of Detectron2 says what its classes are. The zoo's say that they are the zoo's, and 80 classes has COCO
-    alone there.
+    No file of Detectron2 names its classes. Those of the zoo name it as their author, and its only dataset with 80
+    classes is COCO.
 
     Args:
         content: the whole file: ``model``, ``__author__``, ...

@@ -13,9 +13,9 @@ Rules = Sequence[tuple[str, Replacement]]
 """Rows of (pattern of a whole name, what it becomes: a template such as ``r"neck.laterals.res\\1"`` or a function)."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Imported:
-    """A foreign state dict in detkit's words.
+    """A foreign state dict under detkit's names, with methods that keep track of what is done to each tensor.
 
     Every name of the file stands either in ``origin``, or, under the same name, in ``model``, or in ``unused``.
 
@@ -34,6 +34,57 @@ class Imported:
     unused: dict[str, str] = dataclasses.field(default_factory=dict)
     class_names: tuple[str, ...] | None = None
 
+    def change(self, pattern: str, function: Callable[[Tensor], Tensor], words: str) -> None:
+        """Applies ``function`` to the tensors whose name ``pattern`` matches whole, and notes ``words`` for them."""
+        for name in filter(re.compile(pattern).fullmatch, self.model):
+            self.model[name] = function(self.model[name])
+            self.changes[name] = f"{self.changes[name]}; {words}" if name in self.changes else words
+
+    def compute(self, new: Mapping[str, Tensor], sources: Mapping[str, Sequence[str]], words: str) -> None:
+        """Adds the tensors ``new``, each computed from ``sources``, which go unless they are new themselves."""
+        origin = {
+            ours: " + ".join(self.origin.get(name, name) for name in names if name in self.model)
+            for ours, names in sources.items()
+        }
+        for name in {name for names in sources.values() for name in names}:
+            for content in (self.model, self.origin, self.changes):
+                content.pop(name, None)
+        self.model |= new
+        self.origin |= origin
+        self.changes |= dict.fromkeys(new, words)
+
+    def move(self, old: str, new: str) -> None:
+        """Gives a tensor another of detkit's names."""
+        theirs = self.origin.pop(old, old)
+        self.model[new] = self.model.pop(old)
+        if theirs != new:
+            self.origin[new] = theirs
+        if old in self.changes:
+            self.changes[new] = self.changes.pop(old)
+
+    def drop(self, name: str, reason: str) -> None:
+        """Takes a tensor out, if it is there, and notes why nothing is made of it."""
+        if self.model.pop(name, None) is not None:
+            self.unused[self.origin.pop(name, name)] = reason
+            self.changes.pop(name, None)
+
+    def match_counters(self, wanted: Mapping[str, torch.Size]) -> None:
+        """Leaves just those counters of batch norms that the model has; without a model they stay as they are.
+
+        Batch norms count batches and frozen ones do not. The count matters only to a batch norm without momentum, which
+        no detector has, so one that the file lacks is set to 0.
+        """
+        for name in list(self.model) if wanted else ():
+            if name.endswith(COUNTER) and name not in wanted:
+                self.drop(name, "counter of a batch norm that counts nothing here")
+            counter = name.removesuffix("running_var") + COUNTER
+            if name.endswith("running_var") and counter in wanted and counter not in self.model:
+                self.model[counter] = torch.zeros((), dtype=torch.long)
+                self.changes[counter] = "set to 0: the file has no counters of batch norms"
+
+
+COUNTER = "num_batches_tracked"
+
 
 class Importer(Protocol):
     """Reads the weights of one foreign format."""
@@ -46,7 +97,7 @@ class Importer(Protocol):
         ...
 
     def convert(self, state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> Imported:
-        """The file's weights in detkit's words.
+        """The file's weights under detkit's names.
 
         Args:
             state: the file's tensors; they are not changed.
@@ -57,7 +108,7 @@ class Importer(Protocol):
 
 
 def renamed(name: str, rules: Rules) -> str | None:
-    """What the first rule whose pattern matches the whole name makes of it; None where no rule does."""
+    """The name that the first rule whose pattern matches all of ``name`` gives it; None where no rule does."""
     for pattern, replacement in rules:
         match = re.fullmatch(pattern, name)
         if match:
@@ -87,48 +138,22 @@ def import_by_rules(state: Mapping[str, Tensor], rules: Rules, unused: Rules = (
     return Imported(model, origin, unused=left)
 
 
-def place_backbone(imported: Imported, wanted: Mapping[str, torch.Size]) -> Imported:
+def place_backbone(imported: Imported, wanted: Mapping[str, torch.Size]) -> None:
     """Moves a network's layers to where a model has them that has none in ``backbone.``.
 
     That is a backbone on its own, whose names begin with the layers', or heads that share the last stage
     (``roi_heads.res5``), if the file is of a network alone.
     """
     alone = not any(name.startswith(("proposal_generator.", "roi_heads.", "neck.")) for name in imported.model)
-    moves: dict[str, str] = {}
-    for name in imported.model:
+    for name in [name for name in imported.model if name.startswith("backbone.") and name not in wanted]:
         bare = name.removeprefix("backbone.")
-        if bare == name or name in wanted:
-            continue
-        for place in (bare, f"roi_heads.{bare}") if alone else (bare,):
-            if place in wanted:
-                moves[name] = place
-    back = {new: old for old, new in moves.items()}
-    model = {moves.get(name, name): tensor for name, tensor in imported.model.items()}
-    origin = {name: imported.origin.get(back.get(name, name), back.get(name, name)) for name in model}
-    return dataclasses.replace(
-        imported,
-        model=model,
-        origin={ours: theirs for ours, theirs in origin.items() if ours != theirs},
-        changes={moves.get(name, name): words for name, words in imported.changes.items()},
-    )
+        place = next((place for place in (f"roi_heads.{bare}", bare) if place in wanted), None)
+        if place is not None and (alone or place == bare):
+            imported.move(name, place)
 
 
 UNKNOWN = "not understood: detkit has no such part"
 """The reason for names that no rule knows."""
-
-
-def change(imported: Imported, pattern: str, function: Callable[[Tensor], Tensor], words: str) -> Imported:
-    """Applies ``function`` to the tensors whose detkit name ``pattern`` matches whole, and notes ``words`` for them."""
-    names = [name for name in imported.model if re.fullmatch(pattern, name)]
-    return dataclasses.replace(
-        imported,
-        model={**imported.model, **{name: function(imported.model[name]) for name in names}},
-        changes={**imported.changes, **{name: _join(imported.changes.get(name), words) for name in names}},
-    )
-
-
-def _join(before: str | None, words: str) -> str:
-    return words if before is None else f"{before}; {words}"
 
 
 def background_last(tensor: Tensor, per_class: int = 1) -> Tensor:

@@ -1,4 +1,4 @@
-"""Weights of matterport's Keras Mask R-CNN, in the words of its port pytorch-mask-rcnn."""
+"""Weights of matterport's Keras Mask R-CNN, under the names of its port pytorch-mask-rcnn."""
 
 import os
 import re

@@ -9,8 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from detkit.checkpoint.formats.counters import with_counters
-from detkit.checkpoint.formats.importing import Imported, background_last, change, import_by_rules, without_background
+from detkit.checkpoint.formats.importing import COUNTER, Imported, background_last, import_by_rules, without_background
 from detkit.checkpoint.formats.two_way import Pairs, to_ours
 
 EPS = 1e-3
@@ -78,17 +77,19 @@ class MatterportImporter:
 
     def convert(self, state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> Imported:
         """See ``Importer.convert``."""
-        imported = _reorder(import_by_rules(state, to_ours(NAMES)))
+        imported = import_by_rules(state, to_ours(NAMES))
+        _reorder(imported)
         if self._folds_rpn(wanted):
-            imported = _subtract_background(imported)
+            _subtract_background(imported)
         convs = [name.removesuffix(".norm.running_var") for name in imported.model if name.endswith("norm.running_var")]
         for conv in convs:
             form = self._form(conv, imported.model[f"{conv}.weight"].shape, wanted)
             if form == "norm":
-                imported = _fold_bias(imported, conv)
+                _fold_bias(imported, conv)
             elif form != "native":
-                imported = _fold_norm(imported, conv, _fc(conv) if form == "fc" else conv)
-        return with_counters(imported, wanted)
+                _fold_norm(imported, conv, _fc(conv) if form == "fc" else conv)
+        imported.match_counters(wanted)
+        return imported
 
     def _folds_rpn(self, wanted: Mapping[str, torch.Size]) -> bool:
         if self.mode != "auto":
@@ -113,7 +114,7 @@ def yx_to_xy(tensor: Tensor) -> Tensor:
     return tensor.unflatten(0, (-1, 4))[:, [1, 0, 3, 2]].flatten(0, 1)
 
 
-def _reorder(imported: Imported) -> Imported:
+def _reorder(imported: Imported) -> None:
     deltas, background = "rows reordered: (dy, dx, dh, dw) to (dx, dy, dw, dh)", "the background's {} dropped"
     steps: tuple[tuple[str, Callable[[Tensor], Tensor], str], ...] = (
         (f"{_BOX}.cls_score", background_last, "rows reordered: background from first to last"),
@@ -123,32 +124,30 @@ def _reorder(imported: Imported) -> Imported:
         (f"{_RPN}.anchor_deltas", yx_to_xy, deltas),
     )
     for module, function, words in steps:
-        imported = change(imported, rf"{re.escape(module)}\.(weight|bias)", function, words)
-    return imported
+        imported.change(rf"{re.escape(module)}\.(weight|bias)", function, words)
 
 
-def _subtract_background(imported: Imported) -> Imported:
+def _subtract_background(imported: Imported) -> None:
     """Two logits an anchor to their difference: the sigmoid of it is the softmax of them."""
     for kind in ("weight", "bias"):
         ours, theirs = f"{_RPN}.objectness.{kind}", f"{_RPN}.class_logits.{kind}"
         if theirs in imported.model:
             rows = imported.model[theirs]
             words = "rows folded: object's less background's"
-            imported = _replace(imported, {ours: rows[1::2] - rows[0::2]}, {ours: (theirs,)}, words)
-    return imported
+            imported.compute({ours: rows[1::2] - rows[0::2]}, {ours: (theirs,)}, words)
 
 
-def _fold_bias(imported: Imported, conv: str) -> Imported:
+def _fold_bias(imported: Imported, conv: str) -> None:
     """A convolution without bias, and an ordinary batch norm: (x + b - m) / sqrt(v + eps) = (x - (m - b)) / ..."""
     mean, var, bias = f"{conv}.norm.running_mean", f"{conv}.norm.running_var", f"{conv}.bias"
     model = imported.model
     shifted = model[mean] - model[bias] if bias in model else model[mean]
     new = {mean: shifted, var: model[var] + (EPS - ORDINARY_EPS)}
     words = f"bias folded into the mean; epsilon {EPS:g} into the variance of one with {ORDINARY_EPS:g}"
-    return _replace(imported, new, {mean: (mean, bias), var: (var,)}, words)
+    imported.compute(new, {mean: (mean, bias), var: (var,)}, words)
 
 
-def _fold_norm(imported: Imported, conv: str, target: str) -> Imported:
+def _fold_norm(imported: Imported, conv: str, target: str) -> None:
     """A layer ``target`` with a bias and without norm; linear where it is another one than ``conv``."""
     model = imported.model
     weight = model[f"{conv}.weight"]
@@ -167,37 +166,9 @@ def _fold_norm(imported: Imported, conv: str, target: str) -> Imported:
         f"{target}.bias": (f"{conv}.bias", *parts),
     }
     words = "batch norm folded" + (", 7x7 and 1x1 convolutions as fully connected layers" if target != conv else "")
-    imported = _replace(imported, new, sources, words)
-    return _drop(imported, f"{conv}.norm.num_batches_tracked", "counter of a batch norm that is folded away")
+    imported.compute(new, sources, words)
+    imported.drop(f"{conv}.norm.{COUNTER}", "counter of a batch norm that is folded away")
 
 
 def _fc(conv: str) -> str:
     return conv.replace(".convs.", ".fcs.")
-
-
-def _replace(
-    imported: Imported, new: Mapping[str, Tensor], sources: Mapping[str, tuple[str, ...]], words: str
-) -> Imported:
-    """The import with tensors that are computed from others, which go unless they are new themselves."""
-    used = {name for names in sources.values() for name in names}
-    origin = {
-        ours: " + ".join(imported.origin.get(name, name) for name in names if name in imported.model)
-        for ours, names in sources.items()
-    }
-    return dataclasses.replace(
-        imported,
-        model={name: tensor for name, tensor in imported.model.items() if name not in used} | dict(new),
-        origin={name: theirs for name, theirs in imported.origin.items() if name not in used} | origin,
-        changes={name: text for name, text in imported.changes.items() if name not in used} | dict.fromkeys(new, words),
-    )
-
-
-def _drop(imported: Imported, name: str, reason: str) -> Imported:
-    if name not in imported.model:
-        return imported
-    return dataclasses.replace(
-        imported,
-        model={n: tensor for n, tensor in imported.model.items() if n != name},
-        origin={n: theirs for n, theirs in imported.origin.items() if n != name},
-        unused=imported.unused | {imported.origin.get(name, name): reason},
-    )

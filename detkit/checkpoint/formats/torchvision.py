@@ -1,6 +1,5 @@
 """Weights of torchvision: its R-CNNs, and its classification networks as backbones."""
 
-import dataclasses
 import functools
 import re
 from collections.abc import Collection, Mapping
@@ -8,12 +7,10 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from detkit.checkpoint.formats.counters import with_counters
 from detkit.checkpoint.formats.importing import (
     Imported,
     Rules,
     background_last,
-    change,
     import_by_rules,
     place_backbone,
     renamed,
@@ -58,32 +55,22 @@ class TorchvisionImporter:
         rules = to_ours(layout_of_theirs(list(present.values()), wanted).pairs)
         old = [(pattern, lambda match: renamed(present[match[0]], rules)) for pattern, _ in _OLD_NAMES]
         imported = import_by_rules(state, [*rules, *old], _UNUSED_OF_DETECTOR)
-        imported = _without_background(imported)
         scores = imported.model.get("roi_heads.box_head.cls_score.weight")
-        coco = scores is not None and len(scores) == NUM_COCO_ROWS
-        return dataclasses.replace(with_counters(imported, wanted), class_names=coco_names() if coco else None)
-
-
-def _without_background(imported: Imported) -> Imported:
-    scores = imported.model.get("roi_heads.box_head.cls_score.weight")
-    if scores is None:
+        if scores is not None:
+            _drop_background(imported, len(scores))
+            imported.class_names = coco_names() if len(scores) == NUM_COCO_ROWS else None
+        imported.match_counters(wanted)
         return imported
-    rows = len(scores)
-    imported = change(
-        imported,
-        r"roi_heads\.box_head\.cls_score\..*",
-        background_last,
-        "rows reordered: background from first to last",
-    )
-    dropped = (
-        (r"roi_heads\.box_head\.bbox_pred\..*", 4, "the background's 4 rows dropped"),
-        (r"roi_heads\.mask_head\.predictor\..*", 1, "the background's row dropped"),
-    )
-    for pattern, per_class, words in dropped:
-        fit = [n for n in imported.model if re.fullmatch(pattern, n) and len(imported.model[n]) == rows * per_class]
-        pattern = "|".join(map(re.escape, fit)) or "(?!)"
-        imported = change(imported, pattern, functools.partial(without_background, per_class=per_class), words)
-    return imported
+
+
+def _drop_background(imported: Imported, num_rows: int) -> None:
+    head = r"roi_heads\.(?:box|mask)_head"
+    imported.change(rf"{head}\.cls_score\..*", background_last, "rows reordered: background from first to last")
+    for module, per_class, rows in (("bbox_pred", 4, "4 rows"), ("predictor", 1, "row")):
+        names = [name for name in imported.model if re.fullmatch(rf"{head}\.{module}\..*", name)]
+        fit = [re.escape(name) for name in names if len(imported.model[name]) == num_rows * per_class]
+        drop = functools.partial(without_background, per_class=per_class)
+        imported.change("|".join(fit) or "(?!)", drop, f"the background's {rows} dropped")
 
 
 class TorchvisionClassifierImporter:
@@ -107,7 +94,10 @@ class TorchvisionClassifierImporter:
         """See ``Importer.convert``."""
         as_body = any(name.startswith("backbone.body.") for name in wanted)
         rules = _AS_BODY if as_body or "layer1.0.conv1.weight" not in state else to_ours(resnet_pairs(""))
-        return with_counters(place_backbone(import_by_rules(state, rules, _CLASSIFIERS), wanted), wanted)
+        imported = import_by_rules(state, rules, _CLASSIFIERS)
+        place_backbone(imported, wanted)
+        imported.match_counters(wanted)
+        return imported
 
 
 _BODY_PARTS = {"features", "layer1", "layers", "trunk_output", "blocks", "stage2", "inception3a", "Mixed_5b"}

@@ -114,7 +114,7 @@ def layout_of_ours(names: Collection[str]) -> DetectorLayout:
 
 
 def _usual_levels(number: int, body: str) -> Sequence[str]:
-    """What the maps of a pyramid of that many levels are called where no model says it."""
+    """The names of the maps of a pyramid of that many levels, where there is no model to ask."""
     if body == "features." and number == 2:  # torchvision's MobileNet detectors: two maps of stride 32
         return "res5", "res5_2"
     return [f"res{6 - number + i}" for i in range(number)]

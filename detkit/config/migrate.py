@@ -56,7 +56,8 @@ class Migration:
         """``entry``, written where the annotation is ``want``, as it is written today."""
         value = entry.value
         if isinstance(value, str) and str not in leaves(want) and _class_named(value, want) is not None:
-            value = {"name": dataclasses.replace(entry, source=entry.source.removesuffix(_MARK))}
+            value = {"name": entry}  # of an override it is then the name that changes, so options that fit are kept
+            entry = Entry(value, entry.source.removesuffix(_MARK))
         if isinstance(value, list) and _takes_list(want):
             items = [self._value(item, want, MISSING, None, f"{path}[{i}]") for i, item in enumerate(value)]
             return Entry(items, entry.source)

@@ -106,3 +106,9 @@ def test_what_only_a_class_of_its_own_does_today_is_refused_with_its_name(overri
     with pytest.raises(ConfigError) as caught:
         model(override)
     assert all(word in str(caught.value) for word in words)
+
+
+def test_an_override_with_a_bare_name_keeps_the_options_that_fit():
+    config = "configs/matterport/mask_rcnn_R_50_FPN.yaml"
+    for override in ("model.backbone.norm=BN", "model.backbone.norm.name=BN"):
+        assert load_experiment(config, [override]).tree["model"]["backbone"]["norm"] == {"name": "BN", "eps": 0.001}

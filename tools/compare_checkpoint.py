@@ -114,8 +114,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 def build(exp: Experiment, checkpoint: Checkpoint, num_classes: int) -> MetaArch:
     """The config's model with these weights. Raises DataError where they are not all there."""
-    _, imported = import_foreign(checkpoint.model, {})
-    names = checkpoint.class_names or (imported.class_names if imported is not None else None)
+    names = checkpoint.class_names or import_foreign(checkpoint.model, {}).class_names
     unknown = tuple(f"class {index}" for index in range(num_classes))
     model = exp.build_model(class_names=names or unknown, pretrained=False)
     load_all_weights(model, checkpoint)

@@ -80,9 +80,7 @@ def num_classes_in(checkpoint: Checkpoint) -> int:
     """How many classes the weights have; 1 where they have no class scores."""
     if checkpoint.class_names is not None:
         return len(checkpoint.class_names)
-    _, imported = import_foreign(checkpoint.model, {})
-    state = checkpoint.model if imported is None else imported.model
-    scores = state.get("roi_heads.box_head.cls_score.weight")
+    scores = import_foreign(checkpoint.model, {}).model.get("roi_heads.box_head.cls_score.weight")
     return 1 if scores is None else max(len(scores) - 1, 1)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-import detkit
 from detkit.checkpoint.files import write_torch
+from detkit.checkpoint.reading import Checkpoint
 from detkit.checkpoint.sharded import write_sharded
 from detkit.utils import atomic_write, distributed
 from detkit.utils.sharding import full_tensors, is_sharded
@@ -77,17 +77,15 @@ class Checkpointer:
         model = distributed.unwrap(model)
         sharded = self.sharded and trainer_state is not None and is_sharded(model)
         path = self.output_dir / f"{name}.{'sharded' if sharded else 'pth'}"
-        class_names = getattr(model, "class_names", None) if class_names is None else class_names
-        content: dict[str, Any] = {
-            "model": model.state_dict(),
-            "class_names": None if class_names is None else [str(n) for n in class_names],
-            "config": None if config is None else dict(config),
-            "detkit_version": detkit.__version__,
-        }
-        if (category_ids := getattr(model, "category_ids", None)) is not None:
-            content["category_ids"] = [int(n) for n in category_ids]
-        if trainer_state is not None:
-            content["trainer"] = dict(trainer_state)
+        names = getattr(model, "class_names", None) if class_names is None else class_names
+        ids = getattr(model, "category_ids", None)
+        content = Checkpoint(
+            model=model.state_dict(),
+            class_names=None if names is None else tuple(map(str, names)),
+            category_ids=None if ids is None else tuple(map(int, ids)),
+            config=None if config is None else dict(config),
+            trainer=None if trainer_state is None else dict(trainer_state),
+        ).content()
         content = content if sharded else full_tensors(content)
         try:
             if sharded:
@@ -139,17 +137,10 @@ class Checkpointer:
 
 
 def _no_space(error: OSError, content: Mapping[str, Any], folder: Path) -> str:
-    words = f"could not be written ({error.strerror or error}). It needs about {_megabytes(_size(content))} MB"
+    words = f"could not be written ({error.strerror or error}). It needs about {_size(content) / 1e6:,.1f} MB"
     with contextlib.suppress(OSError):
-        words += f"; {folder} has {_megabytes(shutil.disk_usage(folder).free)} MB free"
-    limit = _file_size_limit()
-    if limit is not None:
-        words += f", and this process may write files of up to {_megabytes(limit)} MB (ulimit -f)"
+        words += f"; {folder} has {shutil.disk_usage(folder).free / 1e6:,.1f} MB free"
     return f"{words}. What was written before is complete: make space (train.checkpoint_keep: how many stay), --resume"
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f}"
 
 
 def _size(content: Any) -> int:
@@ -158,12 +149,3 @@ def _size(content: Any) -> int:
         return content.numel() * content.element_size()
     values = content.values() if isinstance(content, Mapping) else content if isinstance(content, list | tuple) else ()
     return sum(_size(value) for value in values)
-
-
-def _file_size_limit() -> int | None:
-    try:
-        import resource
-    except ImportError:  # not on Windows, which has no such limit
-        return None
-    soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    return None if soft == resource.RLIM_INFINITY else soft

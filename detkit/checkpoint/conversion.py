@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-import detkit
+from detkit.checkpoint.files import write_torch
 from detkit.checkpoint.formats import import_foreign
 from detkit.checkpoint.formats.exporting import export_state
 from detkit.checkpoint.formats.importing import Imported, Importer
@@ -98,7 +98,7 @@ def convert(
     Raises:
         DataError: the file is of no known framework, has nothing that the model has, or ``target`` cannot express it.
     """
-    imported, origin = _imported(checkpoint, wanted or {}, importer)
+    imported = _imported(checkpoint, wanted or {}, importer)
     model, left = _fitting(imported, wanted)
     if not model:
         raise DataError(
@@ -115,7 +115,7 @@ def convert(
     lines = [_line(imported, *pair, model, written) for pair in zip(model, written)]
     return Conversion(
         source=checkpoint.source,
-        origin=origin,
+        origin=imported.format or "detkit",
         target=target,
         model={name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in written.items()},
         class_names=None if skipped else checkpoint.class_names or imported.class_names,
@@ -124,7 +124,7 @@ def convert(
 
 
 def write_conversion(
-    conversion: Conversion, path: str | os.PathLike[str], *, config: Mapping[str, Any] | None = None
+    conversion: Conversion, path: str | os.PathLike[str], *, config: dict[str, Any] | None = None
 ) -> Path:
     """Writes a conversion to a file that is complete or not there.
 
@@ -140,6 +140,7 @@ def write_conversion(
         DataError: a ``.pkl`` for another framework than Detectron2.
     """
     path, target = Path(path), conversion.target
+    content: dict[str, Any]
     if path.suffix == ".pkl":
         if target != "detectron2":
             raise DataError(f"{path}: a .pkl is for Detectron2; {target} reads files of torch.save, so call it .pth")
@@ -147,38 +148,31 @@ def write_conversion(
         with atomic_write(path) as file:
             pickle.dump({"model": arrays, "__author__": "detkit"}, file)
         return path
-    names = conversion.class_names
-    content: dict[str, Any] = {
-        "model": conversion.model,
-        "class_names": None if names is None else list(names),
-        "config": None if config is None else dict(config),
-        "detkit_version": detkit.__version__,
-    }
-    if target == "detectron2":
+    if target == "torchvision":
+        content = conversion.model
+    elif target == "detectron2":
         content = {"model": conversion.model, "__author__": "detkit"}
-    with atomic_write(path) as file:
-        torch.save(conversion.model if target == "torchvision" else content, file)
+    else:
+        content = Checkpoint(conversion.model, conversion.class_names, config=config).content()
+    write_torch(content, path)
     return path
 
 
-def _imported(
-    checkpoint: Checkpoint, wanted: Mapping[str, torch.Size], importer: Importer | None
-) -> tuple[Imported, str]:
-    """The file under detkit's names, and the name of its format."""
+def _imported(checkpoint: Checkpoint, wanted: Mapping[str, torch.Size], importer: Importer | None) -> Imported:
+    """The file under detkit's names."""
     if importer is None:
-        importer, imported = import_foreign(checkpoint.model, wanted)
+        imported = import_foreign(checkpoint.model, wanted)
     elif importer.recognises(checkpoint.model):
         imported = importer.convert(checkpoint.model, wanted)
+        imported.format = importer.name
     else:
         raise DataError(f"{checkpoint.source}: has not the names of {importer.name}")
-    if importer is not None and imported is not None:
-        return imported, importer.name
-    if not wanted and not any(name.startswith(_PARTS) for name in checkpoint.model):
+    if not imported.format and not wanted and not any(name.startswith(_PARTS) for name in checkpoint.model):
         raise DataError(
             f"{checkpoint.source}: is of no framework that detkit knows; its tensors are called"
             f" {group_names(list(checkpoint.model))}"
         )
-    return Imported(dict(checkpoint.model)), "detkit"
+    return imported
 
 
 def _fitting(imported: Imported, wanted: Mapping[str, torch.Size] | None) -> tuple[dict[str, Tensor], list[Line]]:

@@ -12,6 +12,7 @@ import torch
 from detkit.checkpoint.pickles import refusal
 from detkit.registry import DataError
 from detkit.utils import atomic_write
+from detkit.utils.logging import first_line
 
 _DIRECTORY = 0x10
 """The bit of a zip record's attributes that makes it a directory."""
@@ -68,9 +69,8 @@ def read_torch(path: str | os.PathLike[str], source: str) -> Any:
         refused = _refused(str(error))
         if refused:
             raise refusal(source, refused) from error
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"{source}: cannot be read as a checkpoint ({first_line}); it is damaged or was not written completely."
+            f"{source}: cannot be read as a checkpoint ({first_line(error)}); it is damaged or incomplete."
             " Copy or download it again, or take an earlier checkpoint"
         ) from error
 

@@ -109,15 +109,15 @@ def _read(source: str | os.PathLike[str] | Mapping[str, Any] | Checkpoint) -> Ch
 
 def _translated(checkpoint: Checkpoint, own: Mapping[str, Tensor]) -> tuple[Checkpoint, LoadReport]:
     """The checkpoint under detkit's names, and a report of what was renamed and changed for that."""
-    report = LoadReport(checkpoint.source)
-    importer, imported = import_foreign(checkpoint.model, {name: value.shape for name, value in own.items()})
-    if importer is None or imported is None:
-        return checkpoint, report
-    report.format = importer.name
-    report.renamed = dict(imported.origin)
-    report.changed = {name: words for name, words in imported.changes.items() if name in own}
-    report.unused = {name: reason for name, reason in imported.unused.items() if reason != UNKNOWN}
-    report.unexpected = [name for name, reason in imported.unused.items() if reason == UNKNOWN]
+    imported = import_foreign(checkpoint.model, {name: value.shape for name, value in own.items()})
+    report = LoadReport(
+        checkpoint.source,
+        format=imported.format,
+        renamed=imported.origin,
+        changed={name: words for name, words in imported.changes.items() if name in own},
+        unused={name: reason for name, reason in imported.unused.items() if reason != UNKNOWN},
+        unexpected=[name for name, reason in imported.unused.items() if reason == UNKNOWN],
+    )
     names = checkpoint.class_names or imported.class_names
     return dataclasses.replace(checkpoint, model=imported.model, class_names=names), report
 

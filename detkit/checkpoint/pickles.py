@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from detkit.registry import DataError
+from detkit.utils.logging import first_line
 
 _MAX_DEPTH = 50
 _DTYPES = {f"{np.dtype(c).kind}{np.dtype(c).itemsize}": np.dtype(c) for c in "?bhilqBHILQefdFD"}
@@ -136,7 +137,7 @@ def read_pickle(content: bytes, source: str) -> Any:
         raise refusal(source, str(error)) from error
     except Exception as error:  # a damaged program fails in as many ways as there are instructions
         raise DataError(
-            f"{source}: cannot be read as a checkpoint ({_first_line(error)}); it is damaged, was not written"
+            f"{source}: cannot be read as a checkpoint ({_reason(error)}); it is damaged, was not written"
             " completely, or is no file of weights. Copy or download it again; weights are read from .pth of"
             " torch.save, .pkl of numpy arrays and .h5"
         ) from error
@@ -151,10 +152,10 @@ def refusal(source: str, what: str) -> DataError:
     )
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, KeyError | EOFError | IndexError):  # which say nothing by themselves
         return "it ends too early" if isinstance(error, EOFError) else "it is no pickle, or one with errors"
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return first_line(error)[:200]
 
 
 def _check_bounds(content: bytes) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+import detkit
 from detkit.checkpoint.files import read_torch
 from detkit.checkpoint.formats.detectron2 import zoo_class_names
 from detkit.checkpoint.formats.keras import read_keras
@@ -39,6 +40,20 @@ class Checkpoint:
     config: dict[str, Any] | None = None
     trainer: dict[str, Any] | None = None
     source: str = "state dict"
+
+    def content(self) -> dict[str, Any]:
+        """The plain mapping to write to a file, from which ``as_checkpoint`` makes the checkpoint again."""
+        content: dict[str, Any] = {
+            "model": self.model,
+            "class_names": None if self.class_names is None else list(self.class_names),
+            "config": self.config,
+            "detkit_version": detkit.__version__,
+        }
+        if self.category_ids is not None:
+            content["category_ids"] = list(self.category_ids)
+        if self.trainer is not None:
+            content["trainer"] = self.trainer
+        return content
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -78,18 +93,11 @@ def _content(local: str, source: str) -> Any:
     with open(local, "rb") as file:
         head = file.read(64)
     if head.startswith(_HDF5):
-        return _read_keras(source)
+        return read_keras(source)
     if head.startswith(_ZIP) or _OLD_TORCH in head:
         return read_torch(local, source)
     with open(local, "rb") as file:
         return read_pickle(file.read(), source)
-
-
-def _read_keras(source: str) -> Any:
-    try:
-        return read_keras(source)
-    except ImportError as error:
-        raise DataError(f"{source}: {error}") from error
 
 
 def as_checkpoint(content: Any, source: str = "state dict") -> Checkpoint:

@@ -105,9 +105,7 @@ def build_torchvision(name: str, num_classes: int, settings: Settings = Settings
 
 def num_classes_of(checkpoint: Checkpoint) -> int:
     """K of torchvision's or of detkit's weights, from their shapes. Raises DataError."""
-    _, imported = import_foreign(checkpoint.model, {})
-    state = checkpoint.model if imported is None else imported.model
-    scores = state.get("roi_heads.box_head.cls_score.weight")
+    scores = import_foreign(checkpoint.model, {}).model.get("roi_heads.box_head.cls_score.weight")
     if scores is None or len(scores) < 2:
         raise DataError(f"{checkpoint.source}: has no class scores, so it is not a detector's weights")
     return len(scores) - 1
@@ -119,13 +117,11 @@ def load_torchvision(reference: nn.Module, checkpoint: Checkpoint) -> None:
     Raises:
         DataError: weights of another model or of another framework.
     """
-    importer, _ = import_foreign(checkpoint.model, {})
-    if importer is not None and importer.name != "torchvision":
-        raise DataError(
-            f"{checkpoint.source}: holds weights of {importer.name}, which torchvision's models cannot take"
-        )
+    origin = import_foreign(checkpoint.model, {}).format
+    if origin not in ("", "torchvision"):
+        raise DataError(f"{checkpoint.source}: holds weights of {origin}, which torchvision's models cannot take")
     try:
-        state = checkpoint.model if importer is not None else export_state(checkpoint.model, "torchvision")
+        state = checkpoint.model if origin else export_state(checkpoint.model, "torchvision")
         reference.load_state_dict(state)
     except (ValueError, RuntimeError) as error:
         words = " ".join(str(error).split())

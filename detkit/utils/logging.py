@@ -64,6 +64,11 @@ def setup_logging(output_dir: str | os.PathLike[str] | None = None) -> None:
         root.addHandler(log_file)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 @contextlib.contextmanager
 def optional_output(what: str) -> Iterator[None]:
     """Within, an error is logged and goes no further: for pictures and curves, which must never end a run."""

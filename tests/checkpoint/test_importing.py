@@ -76,15 +76,14 @@ def test_a_backbone_finds_its_place():
 
 def test_files_whose_names_the_model_has_are_left_alone():
     state = {"res2.0.conv1.weight": ONE, "stem.conv1.weight": ONE}  # Detectron2's, and those of detkit's ResNet
-    assert import_foreign(state, sizes(*state)) == (None, None)
-    importer, imported = import_foreign(state, {})
-    assert importer.name == "Detectron2"
+    assert import_foreign(state, sizes(*state)) == Imported(state)
+    imported = import_foreign(state, {})
+    assert imported.format == "Detectron2"
     assert set(imported.model) == {f"backbone.{name}" for name in state}
-    importer, _ = import_foreign({**state, "stem.fc.weight": ONE}, sizes(*state))
-    assert importer is not None  # as good as it stands, but now it is said what the rest is
+    assert import_foreign({**state, "stem.fc.weight": ONE}, sizes(*state)).format  # to report the rest
     odd = {"proposal_generator.rpn_head.conv.weight": ONE, "a": ONE, "b": ONE}  # a model of the user's own
-    assert import_foreign(odd, sizes("a", "b", "c")) == (None, None)
-    assert import_foreign({"something": ONE}, sizes("else")) == (None, None)
+    assert import_foreign(odd, sizes("a", "b", "c")) == Imported(odd)
+    assert import_foreign({"something": ONE}, sizes("else")) == Imported({"something": ONE})
 
 
 @pytest.mark.parametrize(

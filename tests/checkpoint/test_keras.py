@@ -162,5 +162,5 @@ def test_no_other_file_is_read(state, tmp_path):
 
 def test_without_h5py_the_message_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(ImportError, match=r"detkit\[keras\]"):
+    with pytest.raises(DataError, match=r"detkit\[keras\]"):
         read_keras(tmp_path / "a.h5")

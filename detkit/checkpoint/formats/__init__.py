@@ -26,10 +26,8 @@ def choose(names: Collection[str]) -> Importer | None:
     return next((importer for importer in IMPORTERS if importer.recognises(names)), None)
 
 
-def import_foreign(
-    state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]
-) -> tuple[Importer | None, Imported | None]:
-    """A file's tensors under detkit's names, and the importer that found them; (None, None) for a file of detkit's.
+def import_foreign(state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> Imported:
+    """A file's tensors under detkit's names; ``format`` is empty for a file of detkit's.
 
     A file is taken as detkit's own where no importer recognises it, and where more of the model's names are found in
     it as it stands than an importer would make.
@@ -39,9 +37,9 @@ def import_foreign(
         wanted: names and shapes of the model's tensors; empty where there is no model.
     """
     importer = None if state.keys() <= wanted.keys() else choose(state.keys())
-    if importer is None:
-        return None, None
-    imported = importer.convert(state, wanted)
-    if len(state.keys() & wanted.keys()) > len(imported.model.keys() & wanted.keys()):
-        return None, None
-    return importer, imported
+    if importer is not None:
+        imported = importer.convert(state, wanted)
+        if len(state.keys() & wanted.keys()) <= len(imported.model.keys() & wanted.keys()):
+            imported.format = importer.name
+            return imported
+    return Imported(dict(state))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from detkit.checkpoint.formats.importing import Imported, Rules, import_by_rules, place_backbone
+from detkit.checkpoint.formats.torchvision import coco_names
 from detkit.checkpoint.formats.two_way import Pairs, to_ours
 
 _MOST_CONVS = 16
@@ -117,7 +118,4 @@ def zoo_class_names(content: Mapping[Any, Any]) -> tuple[str, ...] | None:
 
 def coco_class_names() -> tuple[str, ...]:
     """The 80 classes of COCO by ascending category id, as Detectron2 numbers them."""
-    from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights  # slow to load, and seldom needed
-
-    names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
-    return tuple(name for name in names if name not in ("__background__", "N/A"))
+    return tuple(name for name in coco_names() if name != "N/A")

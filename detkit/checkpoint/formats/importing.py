@@ -26,6 +26,7 @@ class Imported:
             whose values were rearranged or computed.
         unused: name in the file -> why nothing is made of it.
         class_names: the names of the classes, where the file's layout implies them.
+        format: the framework whose names the file has; empty for detkit's own.
     """
 
     model: dict[str, Tensor]
@@ -33,6 +34,7 @@ class Imported:
     changes: dict[str, str] = dataclasses.field(default_factory=dict)
     unused: dict[str, str] = dataclasses.field(default_factory=dict)
     class_names: tuple[str, ...] | None = None
+    format: str = ""
 
     def change(self, pattern: str, function: Callable[[Tensor], Tensor], words: str) -> None:
         """Applies ``function`` to the tensors whose name ``pattern`` matches whole, and notes ``words`` for them."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from detkit.registry import DataError
 from detkit.utils import path_manager
+from detkit.utils.logging import first_line
 
 _HEADS = {
     "conv1": "fpn.C1.0",
@@ -55,11 +56,13 @@ def read_keras(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     HDF5 runs no code; links to other files are not followed.
 
     Raises:
-        DataError: the file is missing, damaged, or no HDF5, or has a layer of an unexpected shape.
-        ImportError: h5py is not installed; the message says how to install it.
+        DataError: the file is missing, damaged, or no HDF5, or has a layer of an unexpected shape; or h5py is missing.
     """
-    h5py = _h5py()
     source = os.fspath(path)
+    try:
+        import h5py
+    except ImportError:
+        raise DataError(f"{source}: Keras weights need h5py: pip install 'detkit[keras]' (or h5py)") from None
     local = path_manager.get_local_path(source)
     if not os.path.isfile(local):
         raise DataError(f"{source}: there is no such file; expected Keras weights (.h5)")
@@ -83,10 +86,9 @@ def read_keras(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     except DataError:
         raise
     except (OSError, RuntimeError, KeyError, ValueError) as error:  # whichever part of the file is damaged
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"{source}: cannot be read as Keras weights ({first_line}); it is damaged, not written completely, or no"
-            " HDF5 file. Copy or download it again"
+            f"{source}: cannot be read as Keras weights ({first_line(error)}); it is damaged, incomplete, or no HDF5"
+            " file. Copy or download it again"
         ) from error
     if not state:
         raise DataError(f"{source}: is HDF5, but holds no weights")
@@ -122,11 +124,3 @@ def _turned(tensor: Tensor, place: str) -> Tensor:
     if tensor.ndim != 1:
         raise DataError(f"{place} has shape {tuple(tensor.shape)}; expected 1, 2 or 4 axes")
     return tensor
-
-
-def _h5py() -> Any:
-    try:
-        import h5py
-    except ImportError:
-        raise ImportError("Keras weights need h5py: pip install 'detkit[keras]' (or: pip install h5py)") from None
-    return h5py

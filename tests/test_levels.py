@@ -22,7 +22,6 @@ LEVELS = {
     "engine": 5,
     "visualization": 5,
     "experiment": 6,
-    "comparison": 7,
     "doctor": 7,
     "predictor": 7,
     "launch": 7,

@@ -88,12 +88,9 @@ import torch
 from tqdm import tqdm
 
 from comparisons.fixtures import read_fixture
-from comparisons.with_fixture import compare_with_fixture
-from detkit import command_line
-from detkit.checkpoint import Checkpoint, as_checkpoint, import_foreign, load_all_weights, read_checkpoint
-from detkit.comparison.images import read_images
-from detkit.comparison.report import Report
-from detkit.comparison.torchvision_reference import (
+from comparisons.images import read_images
+from comparisons.report import Report
+from comparisons.torchvision_reference import (
     TORCHVISION_MODELS,
     Settings,
     build_torchvision,
@@ -101,8 +98,11 @@ from detkit.comparison.torchvision_reference import (
     num_classes_of,
     published_norm_eps,
 )
-from detkit.comparison.weights import calibrate
-from detkit.comparison.with_torchvision import compare_with_torchvision
+from comparisons.weights import calibrate
+from comparisons.with_fixture import compare_with_fixture
+from comparisons.with_torchvision import compare_with_torchvision
+from detkit import command_line
+from detkit.checkpoint import Checkpoint, as_checkpoint, import_foreign, load_all_weights, read_checkpoint
 from detkit.data import Record
 from detkit.experiment import Experiment, load_experiment
 from detkit.modeling.interfaces import MetaArch

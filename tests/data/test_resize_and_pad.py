@@ -90,7 +90,7 @@ def test_options_that_do_not_fit_are_refused(options, words):
 
 
 def test_input_of_the_reference(shared_data):
-    """What pytorch-mask-rcnn computed for a photograph: its valid region, and its input after the mean's subtraction."""
+    """What pytorch-mask-rcnn computed for a photograph: its valid region, and its input with the mean subtracted."""
     file = shared_data.parent / "reference/parity/pmr_mask_rcnn_R_101.npz"
     if not file.is_file():
         pytest.skip(f"no fixture at {file}")

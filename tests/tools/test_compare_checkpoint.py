@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 
 from comparisons.fixtures import read_fixture
+from comparisons.measure import mask_difference, set_difference
+from comparisons.report import Difference, Report, Row
+from comparisons.tie_breaking import TieBreaking
+from comparisons.torchvision_reference import build_torchvision, published_norm_eps
+from comparisons.weights import calibrate, weights_by_name
 from detkit import command_line
 from detkit.checkpoint import Checkpointer, load_weights
-from detkit.comparison.measure import mask_difference, set_difference
-from detkit.comparison.report import Difference, Report, Row
-from detkit.comparison.tie_breaking import TieBreaking
-from detkit.comparison.torchvision_reference import build_torchvision, published_norm_eps
-from detkit.comparison.weights import calibrate, weights_by_name
 from detkit.data import Shapes
 from detkit.experiment import load_experiment
 from detkit.modeling.mask_pasters import GridSampleMaskPaster

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from detkit.comparison.torchvision_reference import Settings
+from comparisons.torchvision_reference import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = sorted((ROOT / "tools").glob("*.py"))

@@ -1,1 +1,5 @@
-"""Comparison with fixtures: numbers that Detectron2 or pytorch-mask-rcnn once computed. For compare_checkpoint.py."""
+"""Comparisons of detkit's models with the frameworks that their weights come from, stage by stage.
+
+For ``tools/compare_checkpoint.py``; ``tools/benchmark.py`` builds its candidates with it. They need the checkout's
+configs.
+"""

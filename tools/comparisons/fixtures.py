@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detkit.comparison.weights import weights_by_name
+from comparisons.weights import weights_by_name
 from detkit.registry import DataError
 
 Kind = Literal["Detectron2", "pytorch-mask-rcnn"]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from comparisons.fixtures import Fixture
-from detkit.comparison.images import as_sample
-from detkit.comparison.measure import (
+from comparisons.images import as_sample
+from comparisons.measure import (
     MASK,
     PIXELS,
     RELATIVE,
@@ -21,8 +21,8 @@ from detkit.comparison.measure import (
     relative,
     set_difference,
 )
-from detkit.comparison.report import Report
-from detkit.comparison.stages import Stages
+from comparisons.report import Report
+from comparisons.stages import Stages
 from detkit.data import Augmentation, Record
 from detkit.registry import ConfigError, DataError
 from detkit.structures import BitMasks, Boxes, Instances

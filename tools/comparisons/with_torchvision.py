@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from detkit.comparison.images import as_sample, with_made_up_objects
-from detkit.comparison.measure import (
+from comparisons.images import as_sample, with_made_up_objects
+from comparisons.measure import (
     MASK,
     PIXELS,
     RELATIVE,
@@ -19,10 +19,10 @@ from detkit.comparison.measure import (
     relative,
     set_difference,
 )
-from detkit.comparison.report import Difference, Report
-from detkit.comparison.stages import Stages
-from detkit.comparison.tie_breaking import TieBreaking
-from detkit.comparison.torchvision_reference import DetectionTrace, LossTrace, trace_detections, trace_losses
+from comparisons.report import Difference, Report
+from comparisons.stages import Stages
+from comparisons.tie_breaking import TieBreaking
+from comparisons.torchvision_reference import DetectionTrace, LossTrace, trace_detections, trace_losses
 from detkit.data import Augmentation, Record
 from detkit.modeling.interfaces import Features
 from detkit.registry import ConfigError, DataError

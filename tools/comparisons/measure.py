@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from detkit.comparison.report import Difference
+from comparisons.report import Difference
 from detkit.modeling.interfaces import MaskPaster
 from detkit.structures import Boxes, Instances
 

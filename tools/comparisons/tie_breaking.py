@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from detkit.comparison.measure import PIXELS, SCORE, match, set_difference
-from detkit.comparison.report import Difference
+from comparisons.measure import PIXELS, SCORE, match, set_difference
+from comparisons.report import Difference
 from detkit.structures import Instances
 
 

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from detkit.comparison.hooks import replaced
+from comparisons.hooks import replaced
 from detkit.modeling.interfaces import Features
 from detkit.modeling.meta_archs import GeneralizedRCNN
 from detkit.modeling.postprocess import to_original_size

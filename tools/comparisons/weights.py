@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from detkit.comparison.hooks import recorded
+from comparisons.hooks import recorded
 
 
 def weights_by_name(shapes: Mapping[str, Sequence[int]], gains: Sequence[tuple[str, float]] = ()) -> dict[str, Tensor]:

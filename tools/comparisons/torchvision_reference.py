@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import detection
 
+from comparisons.hooks import recorded, replaced
+from comparisons.stages import EVERYTHING
 from detkit.checkpoint import Checkpoint, export_state
 from detkit.checkpoint.formats import import_foreign
-from detkit.comparison.hooks import recorded, replaced
-from detkit.comparison.stages import EVERYTHING
 from detkit.registry import ConfigError, DataError
 from detkit.structures import BitMasks, Boxes, ImageList, Instances
 

@@ -7,11 +7,11 @@ of the error. This tool builds the model from that config, takes that state and 
 to the same numbers (on the machine that it failed on; others may differ in the last bit). It says
 
   - the loss terms, and whether they are what they were when the step failed;
-  - the first module whose output is not finite, and whether its inputs were: if they were, the fault is in that module
-    or in its weights; if no module's output is to blame, it is in the computation of the loss or in its target;
+  - the first module whose output is not finite, and whether its inputs were: if they were, the mistake is in that module
+    or in its weights; if all outputs are finite, it is in the computation of the loss or in its target;
   - the first gradient that is not finite, and the parameters that it reached;
   - each image alone, term by term; and which annotation it takes for the batch to fail;
-  - faults in the targets themselves: boxes that are not finite or without area, masks without pixels.
+  - mistakes in the targets themselves: boxes that are not finite or without area, masks without pixels.
 
 It draws the batch with its targets and the ids of the annotations into FAILURE_DIR/pictures.
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train a detector that a config describes, evaluate it, and leave weights, figures and pictures in the run's folder.
+"""Train a detector that a config describes, evaluate it, and leave weights, metrics and pictures in the run's folder.
 
 examples:
   train a small Mask R-CNN on drawn shapes, in minutes, on any machine

@@ -73,23 +73,23 @@ def newest_readable(checkpointer: Checkpointer) -> Checkpoint | None:
     Raises:
         DataError: there are some, and none can be read; or this process does not see the one that rank 0 reads.
     """
-    found, fault = _search(checkpointer) if is_main() else (None, "")
-    path, fault = all_gather_object((None if found is None else found.source, fault))[0]
-    if fault:
-        raise DataError(fault)
+    found, problem = _search(checkpointer) if is_main() else (None, "")
+    path, problem = all_gather_object((None if found is None else found.source, problem))[0]
+    if problem:
+        raise DataError(problem)
     return found if found is not None or path is None else read_checkpoint(path)
 
 
 def _search(checkpointer: Checkpointer) -> tuple[Checkpoint | None, str]:
-    faults = []
+    problems = []
     for path in checkpointer.newest_first():
         try:
             checkpoint = read_checkpoint(path)
         except DataError as error:
             logger.warning("passed over a damaged checkpoint: %s", error)
-            faults.append(str(error))
+            problems.append(str(error))
             continue
         return checkpoint, ""
-    if not faults:
+    if not problems:
         return None, ""
-    return None, f"none of the run's {len(faults)} checkpoints can be read; remove them to start again. {faults[0]}"
+    return None, f"none of the run's {len(problems)} checkpoints can be read; remove them to start again. {problems[0]}"

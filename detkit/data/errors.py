@@ -11,7 +11,7 @@ _MOST_IDS = 20
 
 
 class SampleError(RuntimeError):
-    """A sample could not be made for a reason that the dataset has no word for, such as a fault in an augmentation.
+    """A sample could not be made for a reason that the dataset has no word for, such as a mistake in an augmentation.
 
     The message names the dataset's index, the file, the annotations and the stage.
     """

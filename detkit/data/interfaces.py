@@ -115,7 +115,7 @@ class Record:
 
 
 def _unknown(dtype: np.dtype) -> float:
-    """What stands in a map for a pixel that nothing is known of."""
+    """What stands in a map for a pixel of unknown value."""
     if dtype.kind == "f":
         return float("nan")
     return np.iinfo(dtype).max if dtype.kind == "u" else -1 if dtype.kind == "i" else 0

@@ -18,7 +18,7 @@ class ImageInfo:
         valid_region: ``(x1, y1, x2, y2)``, the part of the (padded) image that is no padding; None: all of it.
         active_classes: ``(K,)`` bool, the classes that the image's dataset labels; None: all. An object of another
             class may be on the image without an annotation.
-        crowds: ``(C, 4)`` boxes around crowds, in training, where the data keep them; None: nothing is known of any.
+        crowds: ``(C, 4)`` boxes around crowds, in training, where the data keep them; None: unknown.
     """
 
     valid_region: Region | None = None

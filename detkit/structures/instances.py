@@ -130,7 +130,7 @@ class Instances:
 
 
 def _pinned(value: Any) -> Any:
-    if not hasattr(value, "pin_memory"):  # polygons stay on the host
+    if not hasattr(value, "pin_memory"):  # polygons stay on the CPU
         return value
     pinned = value.pin_memory()
     return pinned if type(pinned) is type(value) else type(value)(pinned)  # a tensor's subclass gives a plain tensor

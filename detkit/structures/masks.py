@@ -27,7 +27,7 @@ class Masks(Protocol):
         """Rows by slice, index tensor/array or bool mask, as the same type; one object's shape by an int."""
 
     def to(self, *args: Any, **kwargs: Any) -> "Masks":
-        """On another device; polygons stay on the host."""
+        """On another device; polygons stay on the CPU."""
 
     def bitmaps(self) -> BitMasks:
         """As bitmaps, rasterised by COCO's rule (pycocotools)."""

@@ -21,7 +21,7 @@ Polygons = list[np.ndarray]
 class PolygonMasks:
     """N objects of one image, each the union of some polygons; implements ``Masks``.
 
-    It stays on the host: ``to`` gives itself. Indexing rows by a slice, an index tensor or array, or a bool mask
+    It stays on the CPU: ``to`` gives itself. Indexing rows by a slice, an index tensor or array, or a bool mask
     gives ``PolygonMasks``; an int gives that object's polygons. It is not edited.
 
     Args:
@@ -61,7 +61,7 @@ class PolygonMasks:
         return made
 
     def to(self, *args: Any, **kwargs: Any) -> "PolygonMasks":
-        """Itself: polygons stay on the host."""
+        """Itself: polygons stay on the CPU."""
         return self
 
     def bitmaps(self) -> BitMasks:

@@ -80,9 +80,15 @@ class _Batch:
     """One batch: what both sides make of it, and the report on it but for the losses."""
 
     def __init__(
-        self, stages: Stages, samples: list[Sample], theirs: DetectionTrace, report: Report, ties: TieBreaking
+        self, stages: Stages, samples: list[Sample], theirs: DetectionTrace, report: Report, tie_breaking: TieBreaking
     ):
-        self.stages, self.samples, self.theirs, self.report, self.ties = stages, samples, theirs, report, ties
+        self.stages, self.samples, self.theirs, self.report, self.tie_breaking = (
+            stages,
+            samples,
+            theirs,
+            report,
+            tie_breaking,
+        )
         self.images = stages.images(samples)
         self.features = stages.features(self.images)
         self.their_images = _with_infos(theirs.images, self.images)
@@ -118,14 +124,14 @@ class _Batch:
         for ours, other, candidates in zip(outputs, theirs.outputs, theirs.candidates):
             (height, width), inside = other.image_size, candidates.image_size
             moved = candidates.boxes.scale(height / inside[0], width / inside[1])
-            end_to_end.append(self.ties.differences(ours, other, candidates.with_fields(boxes=moved)))
+            end_to_end.append(self.tie_breaking.differences(ours, other, candidates.with_fields(boxes=moved)))
         for scores, _ in end_to_end:
             self.report.add("class scores", "probability", SCORE, scores, probs)
         self.report.add("box deltas", "relative", RELATIVE, None, relative(isolated.deltas, theirs.deltas))
         for _, boxes in end_to_end:
             self.report.add("boxes", "pixels", PIXELS, boxes)
         for ours, other, candidates in zip(isolated.detections, theirs.detections, theirs.candidates):
-            self.report.add("boxes", "pixels", PIXELS, None, self.ties.differences(ours, other, candidates)[1])
+            self.report.add("boxes", "pixels", PIXELS, None, self.tie_breaking.differences(ours, other, candidates)[1])
         if stages.has_masks:
             self._masks(outputs)
 

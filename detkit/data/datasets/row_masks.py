@@ -36,7 +36,7 @@ class MaskColumn:
     polygons: Ragged
     rles: Ragged
 
-    def of_rows(self, rows: range, size: tuple[int, int], boxes: np.ndarray, crowd: np.ndarray) -> Masks:
+    def for_rows(self, rows: range, size: tuple[int, int], boxes: np.ndarray, crowd: np.ndarray) -> Masks:
         """The masks of some rows of an image of ``size`` (height, width): polygons if all of them are, else bitmaps.
 
         A crowd, which is no target, does not turn an image's polygons into bitmaps: its box stands in for its RLE.

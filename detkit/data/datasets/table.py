@@ -132,7 +132,7 @@ class AnnotationTable:
             "annotation_ids": torch.from_numpy(self.ids[rows].copy()),
         }
         if self.masks is not None:
-            fields["masks"] = self.masks.of_rows(range(rows.start, rows.stop), size, self.boxes, self.crowd)
+            fields["masks"] = self.masks.for_rows(range(rows.start, rows.stop), size, self.boxes, self.crowd)
         if self.keypoint_spec is not None:
             fields["keypoints"] = keypoint_field(self.keypoints, rows, self.keypoint_spec)
         for name, (values, kind) in self.own.items():

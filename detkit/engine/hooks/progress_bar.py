@@ -71,7 +71,7 @@ class ProgressBar(Hook):
         if self._bar is not None:
             gone = time.monotonic() - self._came
             left = time_left(self._line["eta_seconds"] - gone, eta.endswith("+"))
-            self._bar.set_postfix_str(bar_words(self._line, left, self._room(trainer)), refresh=False)
+            self._bar.set_postfix_str(bar_words(self._line, left, self._width(trainer)), refresh=False)
             self._bar.update(trainer.finished - self._bar.n)
 
     def after_train(self, trainer: Training) -> None:
@@ -84,7 +84,7 @@ class ProgressBar(Hook):
         if "total_loss" in line:
             self._line, self._came, self._fresh = line, time.monotonic(), True
 
-    def _room(self, trainer: Training) -> int | None:
+    def _width(self, trainer: Training) -> int | None:
         width = terminal_width()
         return None if width is None else width - _BEFORE - 2 * len(str(trainer.max_iter)) - 1
 
@@ -102,13 +102,13 @@ def time_left(seconds: float, more: bool) -> str:
     return f"{datetime.timedelta(seconds=max(0, round(seconds)))}{'+' * more}"
 
 
-def bar_words(line: Line, eta: str, room: int | None) -> str:
-    """What stands behind the bar: the more important words first, as many as fit into ``room`` columns."""
+def bar_words(line: Line, eta: str, width: int | None) -> str:
+    """What stands behind the bar: the more important words first, as many as fit into ``width`` columns."""
     share = line["data_time"] / line["step_time"] if line["step_time"] else 0.0
     words = [f"eta {eta.removeprefix('0:')}", f"loss {line['total_loss']:.4g}", f"lr {line['lr']:.3g}"]
     words += [f"{line['step_time']:.3g} s/step", f"data {share:.0%}", *_memory(line, "GB", 2**10)]
     words += [f"{_short(name)} {value:.3g}" for name, value in line.items() if _is_term(name)]
-    return ", ".join(_fitting(words, room))
+    return ", ".join(_fitting(words, width))
 
 
 def log_line(line: Line, trainer: Training, eta: str) -> str:
@@ -127,13 +127,13 @@ def _memory(line: Line, unit: str, divisor: int) -> list[str]:
     return [f"{word} {line[name] / divisor:.{digits}f} {unit}" for name, word in named if name in line]
 
 
-def _fitting(words: Sequence[str], room: int | None) -> list[str]:
-    if room is None:
+def _fitting(words: Sequence[str], width: int | None) -> list[str]:
+    if width is None:
         return list(words)
     taken, kept = 0, []
     for word in words:
         taken += len(word) + 2
-        if taken > room:
+        if taken > width:
             break
         kept.append(word)
     return kept

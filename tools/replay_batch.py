@@ -7,8 +7,8 @@ of the error. This tool builds the model from that config, takes that state and 
 to the same numbers (on the machine that it failed on; others may differ in the last bit). It says
 
   - the loss terms, and whether they are what they were when the step failed;
-  - the first module whose output is not finite, and whether its inputs were: if they were, the mistake is in that module
-    or in its weights; if all outputs are finite, it is in the computation of the loss or in its target;
+  - the first module whose output is not finite, and whether its inputs were: if they were, the mistake is in that
+    module or in its weights; if all outputs are finite, it is in the computation of the loss or in its target;
   - the first gradient that is not finite, and the parameters that it reached;
   - each image alone, term by term; and which annotation it takes for the batch to fail;
   - mistakes in the targets themselves: boxes that are not finite or without area, masks without pixels.
@@ -125,11 +125,11 @@ def draw(batches: Sequence[tuple[Sequence[Sample], object]], class_names: Sequen
     samples = [sample for batch, _ in batches for sample in batch]
     for number, sample in enumerate(samples):
         target = sample.target or Instances((sample.image.shape[-2], sample.image.shape[-1]))
-        drawn = target[torch.isfinite(target.boxes.tensor).all(1)] if "boxes" in target else target
+        valid = target[torch.isfinite(target.boxes.tensor).all(1)] if "boxes" in target else target
         ids = ", ".join(annotation_name(sample, row).split(" of ")[0] for row in range(min(len(target), 40)))
         title = f"{sample.file_name or sample.image_id}: {len(target)} objects. {ids}"
         name = file_stem(sample.image_id)
-        picture = side_by_side([draw_prediction(sample.image, Prediction(drawn), class_names)], [title])
+        picture = side_by_side([draw_prediction(sample.image, Prediction(valid), class_names)], [title])
         write_picture(picture, folder / f"{number:03d}_{name}.png")
     print(f"\n{len(samples)} pictures: {folder}/")
 

@@ -135,7 +135,7 @@ class Hook:
     def after_stop(self, trainer: Training) -> None:
         """After the last step of a training that a hook's ``stop_reason`` ended, once every ``after_step`` is done.
 
-        What a hook does at the last step it does here: in ``after_step`` nobody knew yet that this was the last one.
+        What a hook does at the last step it does here: ``after_step`` came before it was known to be the last one.
         """
 
     def on_interrupt(self, trainer: Training) -> None:

@@ -31,7 +31,7 @@ TIMES = {"data_time", "step_time", "eta_seconds", "max_memory_mb", "max_rss_mb"}
 
 
 class Small(nn.Module):
-    """A regression with a batch norm, dropout, and a figure that only some batches give."""
+    """A regression with a batch norm, dropout, and a metric that only some batches give."""
 
     def __init__(self):
         super().__init__()
@@ -47,7 +47,7 @@ class Small(nn.Module):
 
 
 class Kill(BaseException):
-    """As sudden as a SIGKILL: nobody handles it."""
+    """As sudden as a SIGKILL: nothing handles it."""
 
 
 class Die(Hook):
@@ -172,7 +172,7 @@ def outcome(folder, trainer):
     wander = next(hook for hook in trainer.hooks if isinstance(hook, Wander))
     return {
         "lines": [{k: v for k, v in line.items() if k not in TIMES} for line in lines],
-        "weights": {kind: {n: v.tolist() for n, v in every.items()} for kind, every in weights.items()},
+        "weights": {kind: {n: v.tolist() for n, v in state.items()} for kind, state in weights.items()},
         "average": {name: value.tolist() for name, value in average.items()},
         "hooks": hooks,
         "optimizer": [

@@ -1,4 +1,4 @@
-"""The best weights are kept, a run that does not get better ends, and a figure that is never given is an error."""
+"""The best weights are kept, a run that does not get better ends, and a metric that is never given is an error."""
 
 import json
 import logging
@@ -174,7 +174,7 @@ def test_patience_outlives_a_resume(build):
     assert again.finished == 8
 
 
-def test_a_figure_that_is_no_number_is_no_gain(build):
+def test_a_metric_that_is_no_number_is_no_gain(build):
     nan = float("nan")
     trainer, _, _ = build(EarlyStopping(metric="mask/AP", patience=2), values=[nan, nan, 0.1])
     trainer.train()

@@ -100,8 +100,8 @@ def in_parts(names, *parts):
 def trainer_of():
     def make(hooks=(), stages=STAGES, optimizer=sgd, max_iter=12, model=None):
         model = model or Detector()
-        every = [FreezeSchedule(stages=stages), *hooks]
-        return Trainer(model, optimizer(model), lambda step, n: 1.0, batches, max_iter, hooks=every, log_period=2)
+        all_hooks = [FreezeSchedule(stages=stages), *hooks]
+        return Trainer(model, optimizer(model), lambda step, n: 1.0, batches, max_iter, hooks=all_hooks, log_period=2)
 
     return make
 

@@ -20,7 +20,7 @@ from detkit.engine import (
 
 
 class Collect(Hook):
-    """Keeps every step's figures, to average them by hand."""
+    """Keeps every step's metrics, to average them by hand."""
 
     def __init__(self):
         super().__init__()
@@ -61,7 +61,7 @@ def test_a_resume_cuts_what_it_does_again_and_what_is_torn(make_trainer, tmp_pat
     assert [line["iteration"] for line in read(path)] == [1]
 
 
-def test_evaluation_writes_figures_and_keeps_results(make_trainer, tmp_path):
+def test_evaluation_writes_metrics_and_keeps_results(make_trainer, tmp_path):
     results = {
         "box": {"AP": 0.5, "APs": float("nan"), "per_class": {"a": 0.1}, "reasons": {"AP": "x"}},
         "note": "words",

@@ -1,4 +1,4 @@
-"""PreciseBN: the statistics of many batches, before whoever looks at them."""
+"""PreciseBN: the statistics of many batches, in place before an evaluation or a checkpoint."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The time that is left, and what the bar says where there is little room."""
+"""The time that is left, and what the bar says where there is little space."""
 
 import copy
 import json
@@ -144,9 +144,9 @@ def test_what_does_not_fit_is_left_out_the_least_important_first():
     assert full == (
         "eta 02:13, loss 1.235, lr 0.0018, 0.25 s/step, data 4%, rss 2.0 GB, gpu 0.5 GB, rpn_cls 0.1, mask 0.457"
     )
-    for room in range(len(full) + 3):
-        words = bars.bar_words(LINE, "0:02:13", room)
-        assert len(words) <= room
+    for width in range(len(full) + 3):
+        words = bars.bar_words(LINE, "0:02:13", width)
+        assert len(words) <= width
         assert full.startswith(words)
     assert bars.bar_words(LINE, "0:02:13", 25) == "eta 02:13, loss 1.235"
 

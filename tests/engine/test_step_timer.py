@@ -61,7 +61,7 @@ def test_a_slow_part_is_found(make_trainer, toy_batches, part):
     assert all(value > 0 for value in seconds.values())
 
 
-def test_the_parts_are_the_whole(make_trainer, monkeypatch):
+def test_the_parts_add_up_to_the_step(make_trainer, monkeypatch):
     """On a clock that moves by a second whenever it is read, each part of a step takes one."""
     ticks = itertools.count()
     monkeypatch.setattr(step_timer, "time", types.SimpleNamespace(perf_counter=lambda: float(next(ticks))))

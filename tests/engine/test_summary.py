@@ -24,9 +24,9 @@ def sample():
     return Sample(image, (8, 12), image_id=3, file_name="a.png", target=target, valid_region=(0, 0, 6, 3))
 
 
-def test_shape_type_and_figures():
-    whole = {"shape": [2, 2], "type": "Tensor int64", "min": 1, "max": 10, "mean": 4.0}
-    assert summarize(torch.tensor([[1, 2], [3, 10]])) == whole
+def test_shape_type_and_statistics():
+    expected = {"shape": [2, 2], "type": "Tensor int64", "min": 1, "max": 10, "mean": 4.0}
+    assert summarize(torch.tensor([[1, 2], [3, 10]])) == expected
     real = {"shape": [2], "type": "ndarray float64", "min": 0.5, "max": 1.5, "mean": 1.0}
     assert summarize(np.array([0.5, 1.5])) == real
     assert summarize(torch.tensor([True, False, False, False]))["mean"] == 0.25

@@ -28,7 +28,7 @@ class Mean(nn.Module):
 
     def forward(self, samples):
         target = torch.stack([s.image.float().mean() for s in samples])
-        metrics = {"rank_only": target.mean()} if target.mean() > 5 else {}  # figures may differ between ranks
+        metrics = {"rank_only": target.mean()} if target.mean() > 5 else {}  # metrics may differ between ranks
         return Losses({"loss": (self.value - target).square().mean()}, metrics)
 
 

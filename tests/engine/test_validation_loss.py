@@ -19,7 +19,7 @@ def plain_model():
     return model
 
 
-def figures(lines):
+def validation_metrics(lines):
     return [
         {k: v for k, v in line.items() if k.startswith("validation/")} for line in lines if "total_loss" not in line
     ]
@@ -27,14 +27,14 @@ def figures(lines):
 
 def expected(model):
     with torch.no_grad():
-        losses = model([sample for one in TEST_SET for sample in one])
+        losses = model([sample for batch in TEST_SET for sample in batch])
     terms = {f"validation/{name}": value.item() for name, value in losses.terms.items()}
     return {"validation/total_loss": sum(terms.values()), **terms}
 
 
 def test_means_are_over_the_whole_test_set():
     trainer, lines = run([ValidationLoss()], model=plain_model(), test_batches=TEST_SET)
-    (found,) = figures(lines)
+    (found,) = validation_metrics(lines)
     assert found == pytest.approx(expected(trainer.model), rel=1e-5)
 
 
@@ -47,7 +47,7 @@ def test_nothing_is_learned_and_the_same_is_drawn_each_time():
     hook = trainer.hooks[0]
     for _ in range(2):
         hook._run(trainer)
-    found = figures(lines)
+    found = validation_metrics(lines)
     assert len(found) == 4 + 2
     assert found[-1] == found[-2] == found[-3], "dropout falls alike"
 
@@ -80,16 +80,16 @@ def process(rank, folder):
         trainer.metrics.subscribe(lines.append)
         model.module.dropout.p = 0.0
         trainer.train()
-        found.append((figures(lines), trainer.unwrapped_model.state_dict()))
+        found.append((validation_metrics(lines), trainer.unwrapped_model.state_dict()))
     torch.save(found, f"{folder}/{rank}.pth")
 
 
 @pytest.mark.slow
 def test_two_processes_find_what_one_does(tmp_path):
     in_processes(process, str(tmp_path))
-    (one, other) = (torch.load(tmp_path / f"{rank}.pth") for rank in (0, 1))
-    assert one[0][0] == other[0][0]
-    assert one[0][0][0] == pytest.approx(expected(plain_model()), rel=1e-5)
+    (first, second) = (torch.load(tmp_path / f"{rank}.pth") for rank in (0, 1))
+    assert first[0][0] == second[0][0]
+    assert first[0][0][0] == pytest.approx(expected(plain_model()), rel=1e-5)
     model = Normed()
     model.dropout.p = 0.0
     seen = []
@@ -98,7 +98,7 @@ def test_two_processes_find_what_one_does(tmp_path):
         for number in range(2, 6):  # the two batches after the first step, on both processes
             model(batch(number))
     values = torch.cat(seen, dim=1)
-    for _, state in (one[1], other[1]):
+    for _, state in (first[1], second[1]):
         torch.testing.assert_close(state["norm.running_mean"], values.mean(dim=1))
         torch.testing.assert_close(state["norm.running_var"], values.var(dim=1))
-    assert torch.equal(one[1][1]["last.running_var"], other[1][1]["last.running_var"])
+    assert torch.equal(first[1][1]["last.running_var"], second[1][1]["last.running_var"])

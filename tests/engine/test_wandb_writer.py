@@ -69,7 +69,7 @@ class ShowPictures(Hook):
             trainer.metrics.publish_pictures(trainer.step, {"7": np.zeros((4, 5, 3), np.uint8)})
 
 
-def test_figures_pictures_and_config_arrive(make_trainer, tmp_path, wandb):
+def test_metrics_pictures_and_config_arrive(make_trainer, tmp_path, wandb):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("solver: {max_iter: 4}\n")
     hook = WandbWriter(project="p", group="g", tags=("a", "b"), mode="offline")
@@ -109,13 +109,13 @@ def test_a_resumed_run_goes_on_in_the_same_one_and_sends_nothing_twice(make_trai
     assert [row["iteration"] for row in run.history] == [1, 3, 5, 5, 7]  # 3 was sent before; 5 may not have been whole
 
 
-def test_only_rank_0_talks(make_trainer, wandb, monkeypatch):
+def test_only_rank_0_sends(make_trainer, wandb, monkeypatch):
     monkeypatch.setattr("detkit.utils.distributed.is_main", lambda: False)
     make_trainer(2, [WandbWriter()]).train()
     assert wandb.runs == {}
 
 
-def test_without_wandb_the_way_out_is_named(monkeypatch):
+def test_without_wandb_the_fix_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match=r"pip install 'detkit\[wandb\]'"):
         WandbWriter()

@@ -106,10 +106,10 @@ def test_a_poisoned_annotation_is_named_written_down_and_found_again(failed_run,
 
     torch.manual_seed(99)
     assert replay_batch.main([str(folder)]) == 1
-    told = capsys.readouterr().out
-    assert "the numbers are those of the failure, to the last bit" in told
-    assert "first output that is not finite: the loss itself" in told
-    assert f"found: annotation {victim} of {file}" in told
+    printed = capsys.readouterr().out
+    assert "the numbers are those of the failure, to the last bit" in printed
+    assert "first output that is not finite: the loss itself" in printed
+    assert f"found: annotation {victim} of {file}" in printed
     assert len(list((folder / "pictures").glob("*.png"))) == 4
     cured = ["--no-pictures", "model.roi_heads.mask_head.victim=-1"]
     assert replay_batch.main([str(folder), *cured]) == 0
@@ -125,10 +125,10 @@ def test_a_poisoned_gradient_is_found_before_the_weights_are_touched(failed_run,
     assert f"annotation {victim} of {file}: fails with no other object" in words
     assert all(torch.isfinite(v).all() for v in read_state(folder)["model"].values() if v.is_floating_point())
     assert replay_batch.main([str(folder), "--no-pictures"]) == 1
-    told = capsys.readouterr().out
-    assert "first output that is not finite: none" in told
-    assert "first gradient that is not finite: roi_heads.mask_head.predictor" in told
-    assert f"found: annotation {victim} of {file}" in told
+    printed = capsys.readouterr().out
+    assert "first output that is not finite: none" in printed
+    assert "first gradient that is not finite: roi_heads.mask_head.predictor" in printed
+    assert f"found: annotation {victim} of {file}" in printed
 
 
 def test_what_is_no_failure_is_refused(tmp_path):

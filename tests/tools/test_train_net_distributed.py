@@ -82,8 +82,8 @@ def assert_same_run(folder: Path, other: Path) -> None:
     ours, theirs = weights(folder), weights(other)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
-    figures = [json.loads((f / "evaluation.json").read_text()) for f in (folder, other)]
-    assert [figures[0][task] for task in ("box", "mask")] == [figures[1][task] for task in ("box", "mask")]
+    results = [json.loads((f / "evaluation.json").read_text()) for f in (folder, other)]
+    assert [results[0][task] for task in ("box", "mask")] == [results[1][task] for task in ("box", "mask")]
 
 
 def free_port() -> int:
@@ -155,7 +155,7 @@ def test_two_machines_train_as_one_machine_with_two_processes(two_processes, sta
     out, said = job.communicate(timeout=400)
     assert job.returncode == 0, said
     assert out.count("The run is in") == 1
-    assert said.count("INFO training data") == 1, "rank 0 alone talks"
+    assert said.count("INFO training data") == 1, "rank 0 alone logs"
     assert_same_run(tmp_path / "run", two_processes)
     assert "requeue" not in (tmp_path / "notes").read_text()
 

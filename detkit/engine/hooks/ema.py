@@ -82,7 +82,10 @@ class ExponentialMovingAverage(Hook):
 
     @torch.no_grad()
     def _put(self, values: dict[str, Tensor]) -> None:
-        for name, value in values.items():  # in place: whoever holds the parameters, or watches their version, sees it
+        for (
+            name,
+            value,
+        ) in values.items():  # in place, so that what holds the parameters, or watches their version, sees it
             self._weights[name].copy_(value)
 
     def state_dict(self) -> dict[str, Any]:

@@ -18,9 +18,9 @@ class ValidationLoss(Hook):
     """Computes the losses of the test set: where they rise while those of training fall, a model learns by heart.
 
     They are ``validation/total_loss``, ``validation/loss_cls`` and so on in the lines of metrics: means over the whole
-    test set, over all processes, by the terms' counts. The model computes them in training mode, dropout and sampling
-    included, with random numbers that are the same each time; it does not learn, and neither running statistics nor the
-    random numbers of training change.
+    test set, over all processes, by the terms' normalisers. The model computes them in training mode, dropout and
+    sampling included, with random numbers that are the same each time; it does not learn, and neither running
+    statistics nor the random numbers of training change.
 
     Args:
         period: steps between them, and once at the end; null: whenever the weights are evaluated.
@@ -60,7 +60,7 @@ class ValidationLoss(Hook):
         try:
             torch.manual_seed(0)
             with torch.no_grad(), keep_running_statistics(model):
-                for batch, is_own in _in_step(trainer.test_batches or ()):
+                for batch, is_own in _in_lockstep(trainer.test_batches or ()):
                     losses = trainer.training_step.losses(batch, model)
                     normalisers = normalisers_of(losses, len(batch))
                     for name, term in losses.terms.items() if is_own else ():
@@ -72,7 +72,7 @@ class ValidationLoss(Hook):
         trainer.metrics.publish({"iteration": trainer.step, **_means(sums, numbers)})
 
 
-def _in_step(batches: Iterable[list[Sample]]) -> Iterator[tuple[list[Sample], bool]]:
+def _in_lockstep(batches: Iterable[list[Sample]]) -> Iterator[tuple[list[Sample], bool]]:
     """The batches, as many on each process: one that has fewer sees its last one again, which then does not count.
 
     Parts of a model may wait for all processes in every forward pass.

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from detkit.config.describe import usage
 from detkit.config.merge import merge
 from detkit.config.migrate import migrate
+from detkit.config.ranges import Interval
 from detkit.config.recipe import Eager, Recipe, make
 from detkit.config.scalar import Mismatch, convert, shown
 from detkit.config.schema import MISSING, Schema, is_dict, is_list, is_nested, is_node, registry_for, schema, words
@@ -132,7 +133,7 @@ class _Check:
         origin, args = get_origin(want), get_args(want)
         expected = expected or words(want)
         if origin is Annotated:
-            return self.value(value, args[0], path, default, owner, expected)
+            return self._in_range(self.value(value, args[0], path, default, owner, expected), args[1:], path, expected)
         if origin in (Union, types.UnionType):
             return self._union(value, want, path, default, owner)
         if is_node(want):
@@ -148,6 +149,12 @@ class _Check:
             return convert(value, want, expected)
         except Mismatch as error:
             self.fail(path, str(error))
+
+    def _in_range(self, number: Any, intervals: tuple[Any, ...], path: str, expected: str) -> Any:
+        for interval in intervals:
+            if isinstance(interval, Interval) and number is not None and number not in interval:
+                self.fail(path, f"expected {expected}, got {number}{interval.hint(number)}")
+        return number
 
     def _class_of(self, node: Mapping[Any, Any], role: Any, path: str) -> type | None:
         registry: Registry[Any] | None = registry_for(role)

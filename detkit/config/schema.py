@@ -109,7 +109,7 @@ def words(want: Any) -> str:
     if want is None or want is type(None):
         return "null"
     if origin is Annotated:
-        return words(args[0])
+        return " ".join([words(args[0]), *(f"({arg})" for arg in args[1:])])
     if origin in (Union, types.UnionType):
         return " | ".join(words(arm) for arm in args)
     if origin is Literal:
@@ -133,6 +133,7 @@ def words(want: Any) -> str:
 def leaves(want: Any) -> list[Any]:
     """What the annotation ``want`` is made of: the classes in its unions, lists, mappings' values and recipes."""
     args = () if get_origin(want) is Literal else get_args(want)[1:] if is_dict(want) else get_args(want)
+    args = args[:1] if get_origin(want) is Annotated else args
     return [leaf for arg in args for leaf in leaves(arg)] if args else [want]
 
 

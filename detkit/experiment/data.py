@@ -5,7 +5,7 @@ import functools
 from collections.abc import Iterable, Sequence
 
 from detkit import data
-from detkit.config import ConfigError, Recipe, built
+from detkit.config import ConfigError, Count, CountOrZero, Recipe, built
 from detkit.data import Mapper, test_loader, train_loader
 from detkit.data.interfaces import Augmentation, Dataset, Sampler
 from detkit.registry import DataError
@@ -38,11 +38,11 @@ class DataConfig:
     train_augmentations: tuple[Recipe[Augmentation], ...] = ()
     test_augmentations: tuple[Recipe[Augmentation], ...] = ()
     sampler: Recipe[Sampler] = Recipe(data.ShuffleSampler)
-    batch_size: int = 16
-    test_batch_size: int = 1
-    num_workers: int = 4
+    batch_size: Count = 16
+    test_batch_size: Count = 1
+    num_workers: CountOrZero = 4
     mask_format: data.MaskFormat = "polygon"
-    mini_mask_size: int = 56
+    mini_mask_size: Count = 56
     keep_crowd: bool = False
 
     def __post_init__(self) -> None:

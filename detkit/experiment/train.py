@@ -3,11 +3,11 @@
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 
-from detkit.config import ConfigError, Recipe
+from detkit.config import ConfigError, Interval, Recipe
 from detkit.engine import DDP, FSDP
 from detkit.engine.interfaces import Hook, Parallelism
 from detkit.engine.step import Precision
@@ -44,7 +44,7 @@ class TrainConfig:
     renamed_options: ClassVar[Mapping[str, str]] = {"checkpoint_in_parts": "sharded_checkpoints"}
 
     output_dir: str = "output/run"
-    seed: int = 0
+    seed: Annotated[int, Interval(0, 2**63 - 1)] = 0
     deterministic: bool = False
     precision: Precision = "fp32"
     compile: bool = False

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from detkit.config import Positive
 from detkit.layers import ShapeSpec
 from detkit.modeling.interfaces import ANCHOR_GENERATORS, AnchorGenerator
 from detkit.structures import Boxes
@@ -37,8 +38,8 @@ class GridAnchorGenerator(AnchorGenerator):
         self,
         input_shape: list[ShapeSpec],
         *,
-        sizes: tuple[tuple[float, ...], ...] = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)),
-        aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
+        sizes: tuple[tuple[Positive, ...], ...] = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)),
+        aspect_ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0),
         offset: float = 0.0,
         order: Literal["size", "ratio"] = "size",
         rounded: bool = False,
@@ -51,6 +52,8 @@ class GridAnchorGenerator(AnchorGenerator):
                 f"anchor_generator.sizes: {len(sizes)} lists for {len(self.strides)} feature levels (strides "
                 f"{self.strides}); give one list a level, or one for all"
             )
+        if not aspect_ratios or not all(sizes):
+            raise ValueError("anchor_generator: expected at least one aspect ratio, and a size at each level")
         if not 0 <= offset < 1:
             raise ValueError(f"anchor_generator.offset: expected 0 <= offset < 1, got {offset}")
         self.offset, self.measured = offset, stride == "measured"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from detkit.config import Fraction
 from detkit.layers import box_ops, pairwise_iou
 from detkit.structures import Boxes, Instances
 
@@ -27,10 +28,10 @@ class Matcher:
         ValueError: the background threshold is above the foreground threshold, or a crowd threshold of 0 or less.
     """
 
-    background_thresh: float = 0.5
-    foreground_thresh: float = 0.5
+    background_thresh: Fraction = 0.5
+    foreground_thresh: Fraction = 0.5
     allow_low_quality: bool = False
-    crowd_thresh: float | None = None
+    crowd_thresh: Fraction | None = None
     low_quality_ties: bool = True
 
     def __post_init__(self) -> None:

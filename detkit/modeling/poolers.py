@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from detkit.config import Count, CountOrZero, Positive
 from detkit.layers import ShapeSpec, crop_and_resize, roi_align
 from detkit.modeling.interfaces import ROI_POOLERS, Features, RoIPooler
 from detkit.structures import Boxes
@@ -33,8 +34,8 @@ class PyramidPooler(RoIPooler):
     def __init__(
         self,
         input_shape: dict[str, ShapeSpec],
-        output_size: int,
-        canonical_box_size: float,
+        output_size: Count,
+        canonical_box_size: Positive,
         canonical_level: int,
         level_rounding: Literal["floor", "round"],
     ):
@@ -109,9 +110,9 @@ class RoIAlignPooler(PyramidPooler):
         self,
         input_shape: dict[str, ShapeSpec],
         *,
-        output_size: int,
-        sampling_ratio: int = 0,
-        canonical_box_size: float = 224.0,
+        output_size: Count,
+        sampling_ratio: CountOrZero = 0,
+        canonical_box_size: Positive = 224.0,
         canonical_level: int = 4,
         aligned: bool = True,
         level_rounding: Literal["floor", "round"] = "floor",
@@ -137,8 +138,8 @@ class CropAndResizePooler(PyramidPooler):
         self,
         input_shape: dict[str, ShapeSpec],
         *,
-        output_size: int,
-        canonical_box_size: float = 224.0,
+        output_size: Count,
+        canonical_box_size: Positive = 224.0,
         canonical_level: int = 4,
         level_rounding: Literal["floor", "round"] = "round",
     ):

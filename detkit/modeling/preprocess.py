@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.config import Recipe
+from detkit.config import Count, Positive, Recipe
 from detkit.modeling.interfaces import Backbone, InputResize, Neck
 from detkit.registry import Registry
 from detkit.structures import ImageList, Instances, Sample
@@ -44,12 +44,12 @@ class Preprocess(nn.Module):
         self,
         *,
         pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53),
-        pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375),
-        pixel_scale: float = 1.0,
+        pixel_std: tuple[Positive, ...] = (58.395, 57.12, 57.375),
+        pixel_scale: Positive = 1.0,
         pixel_precision: Literal["single", "double"] = "single",
         channel_order: Literal["RGB", "BGR"] = "RGB",
         resize: Recipe[InputResize] | None = None,
-        size_divisibility: int | None = None,
+        size_divisibility: Count | None = None,
         channels_last: bool = True,
     ):
         super().__init__()

@@ -5,6 +5,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from detkit.config import Count, Share
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
@@ -18,8 +20,8 @@ class Sampling:
         ValueError: a share that is not above 0 and at most 1, or a negative number.
     """
 
-    batch_size_per_image: int
-    positive_fraction: float
+    batch_size_per_image: Count
+    positive_fraction: Share
 
     def __post_init__(self) -> None:
         if self.batch_size_per_image < 0:

@@ -12,6 +12,7 @@ import math
 
 from fvcore.common.param_scheduler import CosineParamScheduler
 
+from detkit.config import CountOrZero, Fraction
 from detkit.solver.interfaces import LR_SCHEDULES, LRSchedule
 
 
@@ -63,9 +64,9 @@ class WarmupMultiStepLR(_WarmupSchedule):
         self,
         *,
         milestones: tuple[float, ...] = (0.666667, 0.888889),
-        gamma: float = 0.1,
-        warmup_iters: int = 1000,
-        warmup_factor: float = 0.001,
+        gamma: Fraction = 0.1,
+        warmup_iters: CountOrZero = 1000,
+        warmup_factor: Fraction = 0.001,
     ):
         super().__init__(warmup_iters, warmup_factor)
         if any(not 0 < m <= 1 for m in milestones):

@@ -75,9 +75,9 @@ def test_the_list_has_what_the_config_imports(show, tmp_path):
 
 def test_options_of_a_class_of_nested_options_and_of_a_role(show):
     text = show("--options", "ConvUpsampleMaskHead")
-    assert "num_conv: int = 4" in text
+    assert "num_conv: int (>= 0) = 4" in text
     assert "runtime arguments, passed by its owner: input_shape, num_classes" in text
-    assert "batch_size: int = 16" in show("--options", "DataConfig")
+    assert "batch_size: int (>= 1) = 16" in show("--options", "DataConfig")
     assert "ConvUpsampleMaskHead" in show("--options", "MaskHead")
 
 
@@ -88,7 +88,7 @@ def test_options_of_a_path(show):
     removed = show("--config-file", CONFIG, "--options", "model.roi_heads.mask_head", "model.roi_heads.mask_head=null")
     assert "an option of StandardRoIHeads" in removed
     assert "registered: ConvUpsampleMaskHead" in removed
-    assert "model.neck.out_channels: int = 256" in show("--config-file", CONFIG, "--options", "model.neck.out_channels")
+    assert "model.neck.out_channels: int (>= 1) = 256" in show("--config-file", CONFIG, "--options", "model.neck.out_channels")
 
 
 def test_a_config_with_names_of_before_is_shown_with_those_of_today(show, tmp_path):

@@ -4,6 +4,7 @@ from typing import Literal
 
 import numpy as np
 
+from detkit.config import Fraction
 from detkit.data.interfaces import AUGMENTATIONS, Augmentation, Record
 from detkit.structures import Flip, Resize, Transform
 
@@ -17,7 +18,7 @@ class RandomFlip(Augmentation):
         direction: horizontal swaps left and right; vertical swaps top and bottom.
     """
 
-    def __init__(self, *, prob: float = 0.5, direction: Literal["horizontal", "vertical"] = "horizontal"):
+    def __init__(self, *, prob: Fraction = 0.5, direction: Literal["horizontal", "vertical"] = "horizontal"):
         super().__init__()
         if not 0 <= prob <= 1:
             raise ValueError(f"RandomFlip.prob: expected 0..1, got {prob}")

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional
 
+from detkit.config import Fraction, NonNegative
 from detkit.data.interfaces import AUGMENTATIONS, Augmentation, Record
 
 
@@ -27,11 +28,11 @@ class ColorJitter(Augmentation):
     def __init__(
         self,
         *,
-        brightness: float = 0.2,
-        contrast: float = 0.2,
-        saturation: float = 0.2,
+        brightness: NonNegative = 0.2,
+        contrast: NonNegative = 0.2,
+        saturation: NonNegative = 0.2,
         hue: float = 0.0,
-        prob: float = 1.0,
+        prob: Fraction = 1.0,
     ):
         super().__init__()
         if min(brightness, contrast, saturation) < 0 or not 0 <= hue <= 0.5 or not 0 <= prob <= 1:

@@ -5,6 +5,7 @@ from typing import Literal
 import numpy as np
 
 from detkit import structures
+from detkit.config import Count
 from detkit.data.interfaces import AUGMENTATIONS, Augmentation, Record
 from detkit.structures import Transform
 
@@ -24,8 +25,8 @@ class ResizeShortestEdge(Augmentation):
     def __init__(
         self,
         *,
-        short_edge: tuple[int, ...] = (800,),
-        max_size: int = 1333,
+        short_edge: tuple[Count, ...] = (800,),
+        max_size: Count = 1333,
         sample: Literal["choice", "range"] = "choice",
     ):
         super().__init__()

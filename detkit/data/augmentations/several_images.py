@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from detkit.config import Count, Fraction
 from detkit.data.interfaces import AUGMENTATIONS, Augmentation, Record
 from detkit.structures import Compose, CropAndPad, Resize
 
@@ -24,7 +25,7 @@ class CopyPaste(Augmentation):
 
     num_others = 1
 
-    def __init__(self, *, prob: float = 0.5, max_objects: int = 20):
+    def __init__(self, *, prob: Fraction = 0.5, max_objects: Count = 20):
         super().__init__()
         if not 0 <= prob <= 1 or max_objects < 1:
             raise ValueError(f"CopyPaste: expected prob in 0..1 and max_objects above 0, got {prob} and {max_objects}")
@@ -62,7 +63,7 @@ class Mosaic(Augmentation):
     num_others = 3
 
     def __init__(
-        self, *, size: tuple[int, int] = (640, 640), centre: tuple[float, float] = (0.3, 0.7), prob: float = 1.0
+        self, *, size: tuple[int, int] = (640, 640), centre: tuple[float, float] = (0.3, 0.7), prob: Fraction = 1.0
     ):
         super().__init__()
         if min(size) < 2 or not 0 < centre[0] <= centre[1] < 1 or not 0 <= prob <= 1:
@@ -111,7 +112,7 @@ class MixUp(Augmentation):
 
     num_others = 1
 
-    def __init__(self, *, weight: tuple[float, float] = (0.4, 0.6), prob: float = 0.5):
+    def __init__(self, *, weight: tuple[float, float] = (0.4, 0.6), prob: Fraction = 0.5):
         super().__init__()
         if not 0 <= weight[0] <= weight[1] <= 1 or not 0 <= prob <= 1:
             raise ValueError(

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.config import Recipe
+from detkit.config import Count, Recipe
 from detkit.layers import FrozenBN, Norm, ShapeSpec, freeze, same_pad
 from detkit.modeling.backbones.layout import STAGES, Layout
 from detkit.modeling.backbones.residual import ConvStyle, DeformConv
@@ -85,7 +85,7 @@ class ResNet(Backbone):
         stride_in_1x1: bool = True,
         out_features: tuple[str, ...] = ("res2", "res3", "res4", "res5"),
         res5_dilation: Literal[1, 2] = 1,
-        width: int = 64,
+        width: Count = 64,
         conv_bias: bool = False,
         stem_pool: StemPool = "default",
         deform: DeformConv | None = None,
@@ -167,8 +167,8 @@ class ResNeXt(ResNet):
         input_shape: ShapeSpec,
         *,
         depth: Literal[50, 101, 152] = 101,
-        num_groups: int = 32,
-        width_per_group: int = 8,
+        num_groups: Count = 32,
+        width_per_group: Count = 8,
         norm: Recipe[Norm] = Recipe(FrozenBN),
         freeze_at: int = 2,
         stride_in_1x1: bool = False,

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from detkit.config import Recipe
+from detkit.config import Fraction, Recipe
 from detkit.layers import ShapeSpec
 from detkit.modeling.interfaces import (
     META_ARCHS,
@@ -55,7 +55,7 @@ class GeneralizedRCNN(MetaArch):
         proposal_generator: Recipe[ProposalGenerator],
         roi_heads: Recipe[RoIHeads],
         mask_paster: Recipe[MaskPaster] = Recipe(GridSampleMaskPaster),
-        mask_thresh: float = 0.5,
+        mask_thresh: Fraction = 0.5,
     ):
         super().__init__(num_classes)
         self.preprocess = preprocess()

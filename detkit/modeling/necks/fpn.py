@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.config import Recipe
+from detkit.config import Count, Recipe
 from detkit.layers import ConvNorm, Norm, ShapeSpec, c2_xavier_fill
 from detkit.modeling.interfaces import NECKS, Features, Neck, TopBlock
 from detkit.modeling.necks.top_blocks import LastLevelMaxPool, level_name
@@ -36,7 +36,7 @@ class FPN(Neck):
         self,
         input_shape: dict[str, ShapeSpec],
         *,
-        out_channels: int = 256,
+        out_channels: Count = 256,
         in_features: tuple[str, ...] | None = None,
         norm: Recipe[Norm] | None = None,
         top_block: Recipe[TopBlock] | None = Recipe(LastLevelMaxPool),
@@ -97,7 +97,7 @@ class PAFPN(FPN):
         self,
         input_shape: dict[str, ShapeSpec],
         *,
-        out_channels: int = 256,
+        out_channels: Count = 256,
         in_features: tuple[str, ...] | None = None,
         norm: Recipe[Norm] | None = None,
         top_block: Recipe[TopBlock] | None = Recipe(LastLevelMaxPool),

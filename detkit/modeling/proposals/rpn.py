@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from detkit.config import Recipe
+from detkit.config import Count, Fraction, NonNegative, Recipe
 from detkit.layers import ShapeSpec, choose_features, nms_by_group
 from detkit.modeling.box_coder import DeltaBoxCoder
 from detkit.modeling.box_losses import SmoothL1BoxLoss, foreground_box_loss
@@ -45,13 +45,13 @@ class ProposalSelection:
         min_size: candidates with a side not longer than this many pixels are dropped; null keeps even empty ones.
     """
 
-    pre_nms_topk_train: int = 2000
-    pre_nms_topk_test: int = 1000
-    post_nms_topk_train: int = 1000
-    post_nms_topk_test: int = 1000
-    nms_thresh: float = 0.7
-    score_thresh: float = 0.0
-    min_size: float | None = 0.0
+    pre_nms_topk_train: Count = 2000
+    pre_nms_topk_test: Count = 1000
+    post_nms_topk_train: Count = 1000
+    post_nms_topk_test: Count = 1000
+    nms_thresh: Fraction = 0.7
+    score_thresh: Fraction = 0.0
+    min_size: NonNegative | None = 0.0
 
 
 @PROPOSAL_GENERATORS.register()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.config import Recipe
+from detkit.config import Count, Fraction, NonNegative, Recipe
 from detkit.layers import ConvNorm, Norm, ShapeSpec, c2_xavier_fill, nms_by_group
 from detkit.modeling.box_coder import DeltaBoxCoder
 from detkit.modeling.box_losses import SmoothL1BoxLoss, foreground_box_loss
@@ -32,10 +32,10 @@ class Detection:
         min_size: boxes with a side not longer than this many pixels are dropped; null keeps them.
     """
 
-    score_thresh: float = 0.05
-    nms_thresh: float = 0.5
-    max_detections: int = 100
-    min_size: float | None = None
+    score_thresh: Fraction = 0.05
+    nms_thresh: Fraction = 0.5
+    max_detections: Count = 100
+    min_size: NonNegative | None = None
 
 
 class BoxPredictions(NamedTuple):
@@ -207,9 +207,9 @@ class FastRCNNConvFCHead(FastRCNNHead):
         num_classes: int,
         *,
         pooler: Recipe[RoIPooler],
-        conv_dims: tuple[int, ...] = (),
+        conv_dims: tuple[Count, ...] = (),
         average_pool: bool = False,
-        fc_dims: tuple[int, ...] = (1024, 1024),
+        fc_dims: tuple[Count, ...] = (1024, 1024),
         norm: Recipe[Norm] | None = None,
         class_agnostic: bool = False,
         box_coder: Recipe[BoxCoder] = PROPOSAL_CODER,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.config import Recipe
+from detkit.config import Count, CountOrZero, Recipe
 from detkit.layers import ConvNorm, Norm, ShapeSpec, c2_msra_fill
 from detkit.modeling.interfaces import MASK_HEADS, Features, MaskHead, RoIPooler
 from detkit.structures import Boxes, ClassRows, CropMethod, Instances, Losses
@@ -53,8 +53,8 @@ class ConvUpsampleMaskHead(MaskHead):
         num_classes: int,
         *,
         pooler: Recipe[RoIPooler],
-        num_conv: int = 4,
-        conv_dim: int = 256,
+        num_conv: CountOrZero = 4,
+        conv_dim: Count = 256,
         norm: Recipe[Norm] | None = None,
         conv_bias: bool = False,
         class_agnostic: bool = False,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.config import Recipe
+from detkit.config import Count, Recipe
 from detkit.layers import ConvNorm, FrozenBN, Norm, ShapeSpec
 from detkit.modeling.box_losses import SmoothL1BoxLoss
 from detkit.modeling.interfaces import BOX_HEADS, ROI_HEADS, BoxCoder, BoxLoss, Features, RoIPooler
@@ -61,7 +61,7 @@ class ConvBNBoxHead(FastRCNNHead):
         num_classes: int,
         *,
         pooler: Recipe[RoIPooler],
-        conv_dim: int = 1024,
+        conv_dim: Count = 1024,
         norm: Recipe[Norm] | None = Recipe(FrozenBN, {"eps": 1e-3}),
         box_coder: Recipe[BoxCoder] = PROPOSAL_CODER,
         box_loss: Recipe[BoxLoss] = Recipe(SmoothL1BoxLoss),

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import train_net  # noqa: E402
 from detkit import command_line  # noqa: E402
-from detkit.checkpoint import checkpointer  # noqa: E402
+from detkit.checkpoint import files  # noqa: E402
 from detkit.engine.step import TrainingStep  # noqa: E402
 from detkit.utils import paths  # noqa: E402
 
@@ -69,7 +69,7 @@ class DieWriting(Fault):
                 os.kill(os.getpid(), signal.SIGKILL)
             rename(source, target)
 
-        checkpointer.atomic_write, os.replace = deadly, deadly_rename
+        files.atomic_write, os.replace = deadly, deadly_rename
 
 
 class Deadly:

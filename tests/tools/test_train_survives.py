@@ -25,16 +25,16 @@ def test_twenty_kills_change_nothing(tmp_path):
     straight, runner = Runner(tmp_path / "straight", *options), Runner(tmp_path / "run", *options)
     assert straight.run() == 0
     size = next(straight.folder.glob("checkpoint_*.pth")).stat().st_size
-    chance, writing = random.Random(1), 0
+    rng, writing = random.Random(1), 0
     for number in range(20):
         fault = None
         if number % 3 == 2:
             moment = ("write", "write", "before", "after")[writing % 4]
-            fault, writing = DieWriting(chance.randint(1, 2), chance.randrange(size), moment), writing + 1
+            fault, writing = DieWriting(rng.randint(1, 2), rng.randrange(size), moment), writing + 1
         process = runner.start(fault=fault)
         if fault is None:
             runner.wait_for_a_line(process)
-            time.sleep(chance.uniform(0, 0.1))
+            time.sleep(rng.uniform(0, 0.1))
             os.kill(process.pid, signal.SIGKILL)
         process.join(240)
         assert process.exitcode == -signal.SIGKILL, runner.words()[-2000:]

@@ -1,6 +1,7 @@
-"""The files of a step that failed: what went in, and the state it met. Tensors and plain data only."""
+"""The files of a step that failed: its batches, and the state that it began with. Tensors and plain data only."""
 
 import dataclasses
+import itertools
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -14,18 +15,14 @@ from detkit.registry import DataError
 from detkit.structures import Sample, from_plain, to_plain
 from detkit.utils import atomic_write
 
-STATE, CONFIG, MESSAGE = "state.pth", "config.yaml", "error.txt"
+STATE, CONFIG = "state.pth", "config.yaml"
 
 
 def free_folder(output_dir: Path, step: int) -> Path:
     """``failure_step_<n>``, with a number behind where an earlier failure has taken that."""
     first = output_dir / f"failure_step_{step}"
-    others = (first.with_name(f"{first.name}_{number}") for number in range(2, 10_000))
-    return first if not first.exists() else next(path for path in others if not path.exists())
-
-
-Batches = Sequence[tuple[Sequence[Sample], Mapping[str, Any]]]
-"""Of each batch the samples, and the random state before it."""
+    others = (first.with_name(f"{first.name}_{number}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([first], others) if not path.exists())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,48 +30,41 @@ class FailedStep:
     """A step that failed, as one process saw it.
 
     Args:
-        batches: those that it had begun with.
+        batches: those that it had begun with: samples, and the random state before.
         batch: which of them has a loss that is not finite; None: that is not known, or it is the gradients.
-        values: loss terms and metrics of that batch, where a loss is not finite.
+        values: loss terms and metrics of that batch; {}: it is the gradients; None: it is another process's loss.
     """
 
-    batches: list[tuple[list[Sample], dict[str, Any]]]
-    batch: int | None
-    values: dict[str, float]
+    batches: Sequence[tuple[list[Sample], dict[str, Any]]]
+    batch: int | None = None
+    values: Mapping[str, float] | None = None
+
+    @property
+    def samples(self) -> list[Sample]:
+        """Of the batch that failed, or of all where that is not known."""
+        batches = self.batches if self.batch is None else [self.batches[self.batch]]
+        return [sample for samples, _ in batches for sample in samples]
 
 
-def write_batches(
-    folder: str | Path, rank: int, batches: Batches, batch: int | None, values: Mapping[str, float]
-) -> Path:
-    """Writes ``batch_rank<r>.pth``; see ``FailedStep``.
-
-    Raises TypeError for a field of a sample that is no plain data.
-    """
-    path = Path(folder) / f"batch_rank{rank}.pth"
+def write_batches(folder: Path, rank: int, step: FailedStep) -> None:
+    """Writes ``batch_rank<r>.pth``. Raises TypeError for a field of a sample that is no plain data."""
     content = {
         "detkit_version": detkit.__version__,
-        "batches": [{"samples": [to_plain(s) for s in samples], "rng": dict(rng)} for samples, rng in batches],
-        "batch": batch,
-        "values": dict(values),
+        "batches": [{"samples": [to_plain(s) for s in samples], "rng": dict(rng)} for samples, rng in step.batches],
+        "batch": step.batch,
+        "values": dict(step.values or {}),
     }
-    with atomic_write(path) as file:
+    with atomic_write(folder / f"batch_rank{rank}.pth") as file:
         torch.save(content, file)
-    return path
 
 
-def write_state(folder: Path, state: Mapping[str, Any], run_config: Path | None) -> None:
+def write_state(folder: Path, state: Mapping[str, Any], run_config: Path) -> None:
     """Writes ``state.pth`` (a checkpoint that also holds ``failure``), and a copy of the run's config beside it."""
-    if run_config is not None and run_config.is_file():
+    if run_config.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run_config, folder / CONFIG)
     with atomic_write(folder / STATE) as file:
         torch.save(dict(state), file)
-
-
-def write_message(folder: Path, message: str) -> None:
-    """Writes ``error.txt``: the failure's message."""
-    with atomic_write(folder / MESSAGE, "w") as file:
-        file.write(f"{message}\n")
 
 
 def read_state(folder: str | Path) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Out of memory in a training step: which batch it was, and what to lower, with its present values."""
 
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from detkit.engine.failures.files import CONFIG
 from detkit.engine.failures.suspects import image_name
 from detkit.structures import Sample
 from detkit.utils import distributed
+from detkit.utils.logging import first_line
+from detkit.utils.memory import peak_memory
 
 _CPU_WORDS = re.compile(r"DefaultCPUAllocator|can't allocate memory|not enough memory", re.IGNORECASE)
 
@@ -38,10 +39,11 @@ def out_of_memory(
     if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not on_cpu:
         return None
     config = _config(output_dir)
+    peak = ", ".join(f"{name} {mb}" for name, mb in peak_memory(_device(model)).items())
     lines = [
-        f"step {step}: out of memory ({(str(error).strip() or type(error).__name__).splitlines()[0]}).",
+        f"step {step}: out of memory ({first_line(error)}).",
         *_batch(samples),
-        *_peak(samples, model),
+        f"Peak memory of this process: {peak or 'not known'}.",
         "What to lower, by what it costs in the result, the least first (overrides of the config):",
         *(f"  - {line}" for line in _what_to_lower(samples, model, config)),
     ]
@@ -63,37 +65,19 @@ def _count(sample: Sample) -> int:
     return 0 if sample.target is None else len(sample.target)
 
 
-def _peak(samples: Sequence[Sample], model: nn.Module) -> Iterator[str]:
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    if device.type == "cuda":
-        peak, total = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
-        yield f"Peak memory of this process on {device}: {_gib(peak)} of {_gib(total)}."
-        return
-    try:
-        import resource
-    except ImportError:  # Windows does not say
-        return
-    unit = 1 if sys.platform == "darwin" else 1024
-    yield f"Peak memory of this process: {_gib(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)}."
-
-
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.2f} GiB"
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def _what_to_lower(samples: Sequence[Sample], model: nn.Module, config: Mapping[str, Any]) -> Iterator[str]:
     data, solver = config.get("data", {}), config.get("solver", {})
-    batch_size, accumulate = (
-        data.get("batch_size", len(samples) * distributed.world_size()),
-        solver.get("accumulate", 1),
-    )
+    processes, accumulate = distributed.world_size(), solver.get("accumulate", 1)
+    batch_size = data.get("batch_size", len(samples) * processes)
     if len(samples) > 1:
-        processes = distributed.world_size()
         half = max(batch_size // processes // 2, 1) * processes
         yield (
             f"data.batch_size (now {batch_size}) with as much more of solver.accumulate (now {accumulate}): the same"
-            f" step from smaller batches, e.g. data.batch_size={half}"
-            f" solver.accumulate={accumulate * 2}"
+            f" step from smaller batches, e.g. data.batch_size={half} solver.accumulate={accumulate * 2}"
         )
     train = config.get("train", {})
     if "precision" in train:
@@ -111,7 +95,7 @@ def _what_to_lower(samples: Sequence[Sample], model: nn.Module, config: Mapping[
     if max(map(_count, samples), default=0) > 100 and data.get("mask_format") == "bitmap":
         yield "data.mask_format (now bitmap): polygon, or mini, keep no image-sized bitmap an instance"
     workers = data.get("num_workers")
-    if workers != 0 and next((p.device.type for p in model.parameters()), "cpu") == "cpu":
+    if workers != 0 and _device(model).type == "cpu":
         yield f"data.num_workers{'' if workers is None else f' (now {workers})'}: each holds batches in memory"
 
 

@@ -1,11 +1,11 @@
 """The failure recorder: a context around each training step, which writes down what a failed step began with."""
 
 import contextlib
-import dataclasses
+import functools
 import logging
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,20 @@ import torch
 from torch import Tensor, nn
 
 import detkit
-from detkit.engine.failures.files import CONFIG, Batches, free_folder, write_batches, write_message, write_state
+from detkit.engine.failures.files import CONFIG, FailedStep, free_folder, write_batches, write_state
 from detkit.engine.failures.out_of_memory import out_of_memory
-from detkit.engine.failures.suspects import batch_names, find_suspects, is_not_finite, target_problems
+from detkit.engine.failures.suspects import (
+    batch_names,
+    find_suspects,
+    is_not_finite,
+    not_finite,
+    set_buffers,
+    target_problems,
+)
 from detkit.engine.step import NonFinite, TrainingStep
 from detkit.layers import SyncBN
-from detkit.structures import Sample
-from detkit.utils import distributed
-from detkit.utils.sharding import full_tensors, is_sharded, local_shard
+from detkit.utils import atomic_write, distributed
+from detkit.utils.sharding import full_tensors, is_sharded
 
 logger = logging.getLogger(__name__)
 
@@ -30,36 +36,11 @@ MAX_KEPT = 20
 _ADVICE = ". If the annotations are right, lower the learning rate, lengthen the warm-up or set solver.clip_grad_norm"
 
 
-@dataclasses.dataclass(frozen=True)
-class _Failure:
-    """A step that is not finite.
-
-    Args:
-        number: the step's.
-        batches: those that it had begun with, each with the random state before it.
-        values: of this process's loss; {}: its gradients are not finite; None: another process has failed.
-        batch: which of the batches; None where that is not known.
-        late: noticed after later steps.
-    """
-
-    number: int
-    batches: Batches
-    values: Mapping[str, float] | None
-    batch: int | None = None
-    late: bool = False
-
-    @property
-    def samples(self) -> list[Sample]:
-        """Of the batch that failed, or of all where that is not known."""
-        batches = self.batches if self.batch is None else [self.batches[self.batch]]
-        return [sample for samples, _ in batches for sample in samples]
-
-
 class FailureRecorder:
     """Ends the run at the first loss or gradient that is not finite, with a failure report.
 
     On the CPU a step checks each loss before its backward pass and the gradients before the update: what is written
-    then is the state before the step. On a GPU the losses of a window of steps are checked together, at the log period
+    then is the state before the step. On a GPU the losses of several steps are checked together, at the log period
     or after ``MAX_KEPT`` steps. The batch and the random state are then still those of the step that failed, the
     weights and the optimizer are not, and the message says so. With several processes all stop at the same step, and
     each writes its batch. Of any other error in a step the batch is named; out of memory says what to lower.
@@ -71,7 +52,7 @@ class FailureRecorder:
 
     def __init__(self, step: TrainingStep, output_dir: Path | None):
         self.step, self.output_dir = step, output_dir
-        self._steps: list[tuple[int, Batches]] = []
+        self._steps: list[tuple[int, FailedStep]] = []
         self._buffers: dict[str, Tensor] = {}
 
     @property
@@ -92,8 +73,8 @@ class FailureRecorder:
         try:
             yield
         except NonFinite as error:
-            failure = _Failure(number, self.step.begun, error.values, error.batch)
-            raise FloatingPointError(self._report(failure)) from None
+            step = FailedStep(self.step.begun, error.batch, error.values)
+            raise FloatingPointError(self._report(number, step)) from None
         except Exception as error:
             message = f"step {number} failed on the batch {batch_names(self.step.batch)}"
             logger.error("%s", message)
@@ -104,10 +85,10 @@ class FailureRecorder:
                 error.add_note(message)
             raise
         if not self.step.checks_at_once:
-            self._steps.append((number, self.step.begun))
+            self._steps.append((number, FailedStep(self.step.begun)))
 
     def check_window(self, bad: tuple[int, Mapping[str, float]] | None) -> None:
-        """Takes the first step (number, values) of a window whose loss was not finite, or None.
+        """Takes the first step (number, values) since the last check whose loss was not finite, or None.
 
         All processes must call it after the same step. Raises FloatingPointError.
         """
@@ -118,53 +99,62 @@ class FailureRecorder:
         if first is None:
             self._steps.clear()
             return
+        batches = dict(self._steps).get(first, FailedStep([])).batches
         values = bad[1] if bad is not None and bad[0] == first else None
-        raise FloatingPointError(self._report(_Failure(first, dict(self._steps).get(first, []), values, late=True)))
+        raise FloatingPointError(self._report(first, FailedStep(batches, None, values), late=True))
 
-    def _report(self, failure: _Failure) -> str:
-        """Writes the failure's folder and gives the message.
+    def _report(self, number: int, step: FailedStep, late: bool = False) -> str:
+        """Writes the failure's folder and gives the message; ``late``: noticed after later steps.
 
         The order is by what could be lost: state and batches are written before anything is tried.
         """
         sentences = []
-        if failure.values is not None:
-            problem = _problem(failure.values, self.step.model)
-            sentences.append(f"step {failure.number}: {problem}. The batch: {batch_names(failure.samples)}")
-            if failure.batch:
-                sentences.append(f"It is batch {failure.batch + 1} of the step's")
-        folder, trouble = self._write(failure)
-        if failure.values is not None:
-            sentences += self._suspects(failure)
+        if step.values is not None:
+            problem = _problem(step.values, self.step.model)
+            sentences.append(f"step {number}: {problem}. The batch: {batch_names(step.samples)}")
+            if step.batch:
+                sentences.append(f"It is batch {step.batch + 1} of the step's")
+        folder, place = self._write(number, step, late)
+        if step.values is not None:
+            sentences += self._suspects(number, step, late)
         gathered = distributed.all_gather_object(". ".join(sentences))
         named = [f"process {r}: {text}" if len(gathered) > 1 else text for r, text in enumerate(gathered) if text]
-        message = ". ".join([*named, trouble or _place(folder, failure.late)]) + _ADVICE
-        if folder is not None and not trouble and distributed.is_main():
-            write_message(folder, message)
+        message = ". ".join([*named, place]) + _ADVICE
+        if folder is not None and distributed.is_main():
+            with atomic_write(folder / "error.txt", "w") as file:
+                file.write(f"{message}\n")
         return message
 
-    def _write(self, failure: _Failure) -> tuple[Path | None, str]:
-        """The folder, if there is one to write to, and what went wrong with it."""
+    def _write(self, number: int, step: FailedStep, late: bool) -> tuple[Path | None, str]:
+        """Writes the failure's folder. Gives it, None where nothing could be written, and a sentence about that."""
         if self.output_dir is None:
-            return None, ""
-        folder = distributed.all_gather_object(free_folder(self.output_dir, failure.number))[0]
-        failed = distributed.all_gather_object(failure.values is not None)
-        ranks = [number for number, flag in enumerate(failed) if flag]
-        state = full_tensors(self._state({"step": failure.number, "late": failure.late, "ranks": ranks}))
+            return None, "Nothing was written, because the run has no folder"
+        mine = (free_folder(self.output_dir, number), step.values is not None)
+        ranks = distributed.all_gather_object(mine)
+        folder: Path = ranks[0][0]
+        state = full_tensors(self._state(number, late, [rank for rank, (_, failed) in enumerate(ranks) if failed]))
         try:
-            write_batches(folder, distributed.rank(), failure.batches, failure.batch, failure.values or {})
+            write_batches(folder, distributed.rank(), step)
             if distributed.is_main():
                 write_state(folder, state, self.output_dir / CONFIG)
         except Exception as error:  # a full disk must not hide why training ended
             logger.exception("%s could not be written", folder)
-            return folder, f"What it began with could not be written to {folder} ({error})"
-        return folder, ""
+            return None, f"What it began with could not be written to {folder} ({error})"
+        held = "The batch and the state before the step"
+        if late:
+            held = (
+                "The batch, and the weights and the optimizer as they are now, after later steps (on a GPU losses are"
+                " checked later; the last checkpoint has sound ones),"
+            )
+        return folder, f"{held} are in {folder}; python tools/replay_batch.py {folder} runs it again"
 
-    def _state(self, about: Mapping[str, Any]) -> dict[str, Any]:
+    def _state(self, number: int, late: bool, ranks: Sequence[int]) -> dict[str, Any]:
         model = distributed.unwrap(self.step.model)
-        weights = {name: self._buffers.get(name, value) for name, value in model.state_dict().items()}
         names = getattr(model, "class_names", None)
         failure = {
-            **about,
+            "step": number,
+            "late": late,
+            "ranks": ranks,
             "frozen": [name for name, parameter in model.named_parameters() if not parameter.requires_grad],
             "not_training": [name for name, module in model.named_modules() if not module.training],
             "num_threads": torch.get_num_threads(),
@@ -172,7 +162,7 @@ class FailureRecorder:
             "world_size": distributed.world_size(),
         }
         return {
-            "model": weights,
+            "model": {name: self._buffers.get(name, value) for name, value in model.state_dict().items()},
             "class_names": None if names is None else [str(name) for name in names],
             "config": None,
             "detkit_version": detkit.__version__,
@@ -180,28 +170,27 @@ class FailureRecorder:
             "failure": failure,
         }
 
-    def _suspects(self, failure: _Failure) -> list[str]:
+    def _suspects(self, number: int, step: FailedStep, late: bool) -> list[str]:
         """What is known of the cause, a sentence each."""
         model = distributed.unwrap(self.step.model)
-        sentences = target_problems(failure.samples, getattr(model, "num_classes", None))
-        broken = [name for name, p in model.named_parameters() if not torch.isfinite(local_shard(p)).all()]
+        sentences = target_problems(step.samples, getattr(model, "num_classes", None))
+        broken = not_finite(model.named_parameters())
         if broken:
-            since = " by now" if failure.late else ", so an earlier step has spoilt them"
+            since = " by now" if late else ", so an earlier step has spoilt them"
             sentences.append(f"{len(broken)} parameters are not finite{since} (the first: {broken[0]})")
         needs_others = is_sharded(model) or any(isinstance(m, SyncBN) for m in model.modules())
-        if broken or failure.late or needs_others:
+        if broken or late or needs_others:
             return sentences  # nothing to try: with these weights, or without the other processes
-        logger.info("step %d failed; looking for the image and the annotation", failure.number)
-        rng, in_loss = failure.batches[failure.batch or 0][1], bool(failure.values)
+        logger.info("step %d failed; looking for the image and the annotation", number)
+        rng, in_loss = step.batches[step.batch or 0][1], bool(step.values)
+        fails = functools.partial(is_not_finite, forward=self.step.losses, model=model, rng=rng, in_loss=in_loss)
         try:
-            return sentences + find_suspects(
-                lambda part: is_not_finite(self.step.losses, model, part, rng, in_loss), failure.samples
-            )
-        except Exception:  # no model has promised to train on parts of a batch
+            return sentences + find_suspects(fails, step.samples)
+        except Exception:  # no model has promised to train on a part of a batch
             logger.debug("the search for the annotation ended", exc_info=True)
             return sentences
         finally:
-            self._restore_buffers()
+            set_buffers(model, self._buffers)
 
     def _remember_buffers(self) -> None:
         buffers = dict(distributed.unwrap(self.step.model).named_buffers())
@@ -211,30 +200,12 @@ class FailureRecorder:
             with torch.no_grad():
                 torch._foreach_copy_(list(self._buffers.values()), list(buffers.values()))
 
-    def _restore_buffers(self) -> None:
-        with torch.no_grad():
-            for name, buffer in distributed.unwrap(self.step.model).named_buffers():
-                if name in self._buffers:
-                    buffer.copy_(self._buffers[name])
-
 
 def _problem(values: Mapping[str, float], model: nn.Module) -> str:
     if values:
         bad = [f"{n} = {v}" for n, v in values.items() if not math.isfinite(v) and n != "total_loss"]
         return f"the loss is not finite ({', '.join(bad) or 'the sum of its terms overflows'})"
     named = list(distributed.unwrap(model).named_parameters())
-    bad = [name for name, p in named if p.grad is not None and not torch.isfinite(local_shard(p.grad)).all()]
+    bad = not_finite((name, p.grad) for name, p in named)
     which = f"of {len(bad)} of {len(named)} parameters, the first is {bad[0]}" if bad else "their norm overflows"
     return f"the loss is finite and its gradients are not ({which})"
-
-
-def _place(folder: Path | None, late: bool) -> str:
-    if folder is None:
-        return "Nothing was written, because the run has no folder"
-    held = "The batch and the state before the step"
-    if late:
-        held = (
-            "The batch, and the weights and the optimizer as they are now, after later steps (on a GPU losses are"
-            " checked later; the last checkpoint has sound ones),"
-        )
-    return f"{held} are in {folder}; python tools/replay_batch.py {folder} runs it again"

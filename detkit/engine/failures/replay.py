@@ -2,8 +2,9 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from detkit.engine.failures.suspects import (
     find_suspects,
     image_name,
     is_not_finite,
+    not_finite,
+    set_buffers,
     target_problems,
 )
 from detkit.structures import Instances, Sample
@@ -66,29 +69,30 @@ def prepare(model: nn.Module, failure: Mapping[str, Any]) -> None:
 
 
 def replay(
-    forward: Forward, model: nn.Module, batches: Sequence[tuple[list[Sample], dict[str, Any]]], look_closer: bool = True
+    forward: Forward, model: nn.Module, batches: Sequence[tuple[list[Sample], dict[str, Any]]]
 ) -> list[BatchReplay]:
-    """Runs the batches of a step in order, each from its own random state, forward and backward.
+    """Runs the batches of a step in order, each from its own random state, forward and backward; of a batch that fails
+    also each image alone, and searches for annotations.
 
     Args:
         forward: how a step computes losses (``TrainingStep.losses``).
         model: with the weights of the failure, see ``prepare``; its running statistics go on, its weights do not.
-        batches: see ``read_batches``.
-        look_closer: also runs each image of a batch that fails alone, and searches for annotations.
+        batches: see ``FailedStep``.
     """
     results = []
     for samples, rng in batches:
-        buffers = [buffer.clone() for buffer in model.buffers()]
+        before = _buffers(model)
         result = _run(forward, model, samples, rng)
         result.suspects = target_problems(samples, getattr(model, "num_classes", None))
-        if look_closer and result.failed:
-            after = [buffer.clone() for buffer in model.buffers()]
-            in_loss = not result.finite
-            _set_buffers(model, buffers)
+        if result.failed:
+            after = _buffers(model)
+            set_buffers(model, before)
             result.images = [(image_name(s), _alone(forward, model, s, rng)) for s in samples]
-            _set_buffers(model, buffers)
-            result.suspects += find_suspects(lambda part: is_not_finite(forward, model, part, rng, in_loss), samples)  # noqa: B023
-            _set_buffers(model, after)
+            set_buffers(model, before)
+            in_loss = not result.finite
+            fails = functools.partial(is_not_finite, forward=forward, model=model, rng=rng, in_loss=in_loss)
+            result.suspects += find_suspects(fails, samples)
+            set_buffers(model, after)
         results.append(result)
     return results
 
@@ -96,16 +100,16 @@ def replay(
 def _run(forward: Forward, model: nn.Module, samples: list[Sample], rng: dict[str, Any]) -> BatchReplay:
     set_rng_state(rng)
     model.zero_grad(set_to_none=True)
-    with _watching(model) as watch:
+    with _watching(model) as first:
         losses = forward(samples, model)
         total = losses.total()
         if total.requires_grad:
             total.backward()  # type: ignore[no-untyped-call]
-    bad = [n for n, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+    bad = not_finite((name, p.grad) for name, p in model.named_parameters())
     model.zero_grad(set_to_none=True)
     finite = math.isfinite(total.item())
-    output = watch.output or (None if finite else LOSS)
-    return BatchReplay(batch_names(samples), losses.values(), finite, output, watch.gradient, bad)
+    output = first.get("output") or (None if finite else LOSS)
+    return BatchReplay(batch_names(samples), losses.values(), finite, output, first.get("gradient"), bad)
 
 
 def same_values(ours: Mapping[str, float], theirs: Mapping[str, float]) -> bool:
@@ -124,54 +128,34 @@ def _alone(forward: Forward, model: nn.Module, sample: Sample, rng: dict[str, An
         return f"{type(error).__name__}: {error}"
 
 
-def _set_buffers(model: nn.Module, values: Iterable[Tensor]) -> None:
-    with torch.no_grad():
-        for buffer, value in zip(model.buffers(), values):
-            buffer.copy_(value)
-
-
-@dataclasses.dataclass
-class _Watch:
-    """The first module whose output, and at whose output the first gradient, is not finite."""
-
-    output: str | None = None
-    gradient: str | None = None
-
-    def saw_output(self, name: str, inputs: Any, output: Any) -> None:
-        """Looks at what a module of this name gave, and later at the gradient there."""
-        if self.output is None and not _finite(output):
-            self.output = f"{name}, from inputs that are {'' if _finite(inputs) else 'not '}finite"
-        for tensor in _tensors(output):
-            if tensor.requires_grad:
-                tensor.register_hook(self._gradient_hook(name))
-
-    def _gradient_hook(self, name: str) -> Callable[[Tensor], None]:
-        def look(gradient: Tensor) -> None:
-            """Notes the name if this gradient is the first that is not finite."""
-            if self.gradient is None and not torch.isfinite(gradient).all():
-                self.gradient = name
-
-        return look
+def _buffers(model: nn.Module) -> dict[str, Tensor]:
+    return {name: buffer.clone() for name, buffer in model.named_buffers()}
 
 
 @contextlib.contextmanager
-def _watching(model: nn.Module) -> Iterator[_Watch]:
-    watch = _Watch()
+def _watching(model: nn.Module) -> Iterator[dict[str, str]]:
+    """Gathers the first module whose ``output``, and at whose output the first ``gradient``, is not finite."""
+    first: dict[str, str] = {}
 
-    def hook_of(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        """The forward hook of the module of this name."""
-        return lambda module, inputs, output: watch.saw_output(name, inputs, output)
+    def look_at_output(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        """Checks what a module of this name gave, and later the gradient there."""
+        if not _finite(output):
+            first.setdefault("output", f"{name}, from inputs that are {'' if _finite(inputs) else 'not '}finite")
+        for tensor in _tensors(output):
+            if tensor.requires_grad:
+                tensor.register_hook(functools.partial(look_at_gradient, name))
 
-    handles = [
-        module.register_forward_hook(hook_of(f"{name} ({type(module).__name__})"))
-        for name, module in model.named_modules()
-        if name  # a hook on the model itself would see the loss
-    ]
-    try:
-        yield watch
-    finally:
-        for handle in handles:
-            handle.remove()
+    def look_at_gradient(name: str, gradient: Tensor) -> None:
+        """Checks the gradient at the output of a module of this name."""
+        if not _finite(gradient):
+            first.setdefault("gradient", name)
+
+    with contextlib.ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if name:  # a hook on the model itself would see the loss
+                look = functools.partial(look_at_output, f"{name} ({type(module).__name__})")
+                hooks.enter_context(module.register_forward_hook(look))
+        yield first
 
 
 def _finite(value: Any) -> bool:
@@ -180,14 +164,12 @@ def _finite(value: Any) -> bool:
 
 def _tensors(value: Any) -> Iterator[Tensor]:
     """The floating-point tensors in nested outputs; of losses none, which are looked at by themselves."""
-    if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value
+    if isinstance(value, Tensor) and value.is_floating_point():
+        yield value
     elif isinstance(value, Instances):
         yield from _tensors(dict(value.fields))
     elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _tensors(part)
+        yield from _tensors(list(value.values()))
     elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _tensors(part)
+        for item in value:
+            yield from _tensors(item)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from detkit.structures import Instances, Losses, PolygonMasks, Sample
 from detkit.utils import set_rng_state
+from detkit.utils.sharding import local_shard
 
 Forward = Callable[[list[Sample], nn.Module], Losses]
 """The losses of a batch (on the CPU) by a model in training mode, as a training step computes them."""
@@ -18,7 +19,7 @@ Forward = Callable[[list[Sample], nn.Module], Losses]
 MAX_TRIES = 120
 """Forward passes that a search may take: enough for a thousand annotations in an image."""
 MAX_SUSPECTS = 5
-"""A search ends when it has found this many in an image."""
+"""A search ends when it has named this many in an image."""
 MIN_SIDE = 1e-5
 """Pixels; the logarithm of a thinner box's side is lost in float32."""
 _FEW = 20
@@ -39,17 +40,27 @@ def annotation_name(sample: Sample, row: int) -> str:
 
 def batch_names(samples: Sequence[Sample], most: int = _FEW) -> str:
     """The files of a batch with the ids of their annotations, at most ``most`` an image."""
-    return ", ".join(_with_annotations(sample, most) for sample in samples) or "unnamed samples"
+    names = []
+    for sample in samples:
+        names.append(image_name(sample))
+        if sample.target is not None and "annotation_ids" in sample.target:
+            ids = sample.target.annotation_ids.tolist()
+            more = f", ... {len(ids)} in all" if len(ids) > most else ""
+            names[-1] += f" (annotations {', '.join(map(str, ids[:most]))}{more})" if ids else " (no annotations)"
+    return ", ".join(names) or "unnamed samples"
 
 
-def _with_annotations(sample: Sample, most: int) -> str:
-    if sample.target is None or "annotation_ids" not in sample.target:
-        return image_name(sample)
-    ids = sample.target.annotation_ids.tolist()
-    if not ids:
-        return f"{image_name(sample)} (no annotations)"
-    more = f", ... {len(ids)} in all" if len(ids) > most else ""
-    return f"{image_name(sample)} (annotations {', '.join(map(str, ids[:most]))}{more})"
+def not_finite(named: Iterable[tuple[str, Tensor | None]]) -> list[str]:
+    """The names of tensors (of this process's shards of them) that hold something that is not finite."""
+    return [name for name, tensor in named if tensor is not None and not torch.isfinite(local_shard(tensor)).all()]
+
+
+@torch.no_grad()
+def set_buffers(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Copies values into the model's buffers of these names."""
+    for name, buffer in model.named_buffers():
+        if name in values:
+            buffer.copy_(values[name])
 
 
 def target_problems(samples: Sequence[Sample], num_classes: int | None = None) -> list[str]:
@@ -93,7 +104,7 @@ def _problems(target: Instances, num_classes: int | None) -> Iterator[tuple[int,
 
 @dataclasses.dataclass
 class _Search:
-    """Tries parts of a batch; says no to everything when it has tried often enough."""
+    """Tries samples of a batch; answers no when it has tried often enough."""
 
     fails: Callable[[list[Sample]], bool]
     left: int = MAX_TRIES
@@ -104,7 +115,7 @@ class _Search:
 
 
 def is_not_finite(
-    forward: Forward, model: nn.Module, samples: list[Sample], rng: Mapping[str, Any], in_loss: bool
+    samples: list[Sample], *, forward: Forward, model: nn.Module, rng: Mapping[str, Any], in_loss: bool
 ) -> bool:
     """Whether the loss of these samples (``in_loss``), or else a gradient of it, is not finite, from a random state."""
     set_rng_state(rng)
@@ -114,9 +125,9 @@ def is_not_finite(
         return not math.isfinite(total.item())
     model.zero_grad(set_to_none=True)
     total.backward()  # type: ignore[no-untyped-call]
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    bad = not_finite((name, p.grad) for name, p in model.named_parameters())
     model.zero_grad(set_to_none=True)
-    return not all(torch.isfinite(gradient).all() for gradient in gradients)
+    return bool(bad)
 
 
 def find_suspects(fails: Callable[[list[Sample]], bool], samples: Sequence[Sample]) -> list[str]:

@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     for number, result in enumerate(results):
         print(f"\nbatch {number + 1} of {len(results)}: {result.names}\n{describe(result)}")
         if number == step.batch:
-            same = same_values(result.values, step.values)
+            same = same_values(result.values, step.values or {})
             print(f"the numbers are {'' if same else 'NOT '}those of the failure, to the last bit")
     if not args.no_pictures:
         draw(step.batches, state["class_names"] or (), args.folder / "pictures")

@@ -72,10 +72,11 @@ class Interruption:
 
     def check(self) -> None:
         """Raises Interrupted if the run is to stop here. All ranks must call it at the end of every step."""
-        if self._group is None:
-            agreed = self._noted
-        else:
-            agreed = self._read()
+        agreed = self._noted if self._group is None else 0
+        if self._work is not None and self._notes is not None:
+            self._work.wait()
+            agreed = int(self._notes.item())
+        if self._group is not None:
             self._notes = torch.tensor([self._noted])
             self._work = dist.all_reduce(self._notes, dist.ReduceOp.MAX, self._group, async_op=True)
         if agreed:
@@ -92,12 +93,6 @@ class Interruption:
         """Raises Interrupted after a signal, in a run of one process; for where there is no step to end."""
         if self._noted and self._before and self._group is None:
             raise Interrupted(self._noted)
-
-    def _read(self) -> int:
-        if self._work is None or self._notes is None:
-            return 0
-        self._work.wait()
-        return int(self._notes.item())
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._noted == signal.SIGINT:

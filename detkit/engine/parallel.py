@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from detkit.config import Count, Positive
 from detkit.engine.interfaces import PARALLELISMS, Parallelism
 from detkit.utils import distributed
 from detkit.utils.sharding import RESHARDS
@@ -27,20 +28,11 @@ class DDP(Parallelism):
         static_graph: promise that each step uses the same parameters in the same order, which saves time.
     """
 
-    def __init__(
-        self,
-        *,
-        find_unused_parameters: bool = False,
-        bucket_mb: float = 25.0,
-        static_graph: bool = False,
-    ):
+    def __init__(self, *, find_unused_parameters: bool = False, bucket_mb: Positive = 25.0, static_graph: bool = False):
         super().__init__()
-        if not bucket_mb > 0:
-            raise ValueError(f"bucket_mb: expected above 0, got {bucket_mb}")
         self.find_unused_parameters, self.bucket_mb, self.static_graph = find_unused_parameters, bucket_mb, static_graph
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """See ``Parallelism.wrap``."""
         if distributed.world_size() == 1 or not any(p.requires_grad for p in model.parameters()):
             return model
         return nn.parallel.DistributedDataParallel(
@@ -67,26 +59,20 @@ class FSDP(Parallelism):
             pass; false (ZeRO, stage 2) needs more memory and communicates less.
         gather_dtype: fp32, or bf16: weights are gathered and used in half precision, which halves the traffic, while
             the shards, and gradients' means, stay in fp32; for ``train.precision: bf16``.
-
-    Raises:
-        ValueError: ``unit_parameters`` is below 1.
     """
 
     def __init__(
         self,
         *,
-        unit_parameters: int = 1_000_000,
+        unit_parameters: Count = 1_000_000,
         reshard_after_forward: bool = True,
         gather_dtype: Literal["fp32", "bf16"] = "fp32",
     ):
         super().__init__()
-        if unit_parameters < 1:
-            raise ValueError(f"unit_parameters: expected at least 1, got {unit_parameters}")
         self.unit_parameters, self.reshard_after_forward = unit_parameters, reshard_after_forward
         self.gather_dtype = gather_dtype
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """See ``Parallelism.wrap``. The weights become contiguous, which is all that ``fully_shard`` takes."""
         if distributed.world_size() == 1:
             return model
         from torch.distributed.device_mesh import init_device_mesh
@@ -99,16 +85,15 @@ class FSDP(Parallelism):
             reduce_dtype=torch.float32,
             cast_forward_inputs=False,  # autocast does that
         )
-        for parameter in model.parameters():
+        for parameter in model.parameters():  # as fully_shard takes no other
             parameter.data = parameter.data.contiguous()
         units = list(_units(model, self.unit_parameters))
         for unit in units:
             fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=self.reshard_after_forward)
         fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
         setattr(model, RESHARDS, self.reshard_after_forward)
-        logger.info(
-            "FSDP: the weights are sharded over %d processes, in %d units", distributed.world_size(), len(units)
-        )
+        number = distributed.world_size()
+        logger.info("FSDP: the weights are sharded over %d processes, in %d units", number, len(units))
         return model
 
 

@@ -72,7 +72,8 @@ class TrainingStep:
         self.model, self.optimizer, self.device = model, optimizer, device
         self.accumulate, self.loss_mean, self.precision = accumulate, loss_mean, precision
         self.clipping = clipping or Clipping()
-        self.scaler = gradient_scaler(device, precision)
+        # It keeps fp16's gradients from underflow: scales losses up, gradients down, skips steps that overflow.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.checks_at_once = device.type == "cpu"
         self.begun: list[tuple[Batch, dict[str, Any]]] = []
         self.batch: Batch = []
@@ -194,11 +195,3 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     if precision not in _TYPES:
         raise ValueError(f"precision: expected fp32, {' or '.join(_TYPES)}, got {precision!r}")
     return torch.autocast(device.type, _TYPES[precision])  # type: ignore[return-value]
-
-
-def gradient_scaler(device: torch.device, precision: Precision) -> torch.amp.GradScaler:
-    """Keeps fp16's gradients from underflow: scales losses up, gradients down, skips steps that overflow.
-
-    For the other precisions it does nothing.
-    """
-    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")

@@ -62,6 +62,13 @@ def test_ranges_are_shown_with_the_options():
         "data.batch_size=0",
         "data.num_workers=-1",
         "train.seed=18446744073709551616",
+        "train.hooks=[{name: StepTimer, period: 0}]",
+        "train.hooks=[{name: TorchProfiler, start: -1}]",
+        "train.hooks=[{name: TorchProfiler, steps: 0}]",
+        "train.hooks=[{name: ExponentialMovingAverage, decay: -0.1}]",
+        "train.hooks=[{name: ExponentialMovingAverage, period: 0}]",
+        "train.parallel={name: FSDP, unit_parameters: 0}",
+        "train.parallel={name: DDP, bucket_mb: 0}",
     ],
 )
 def test_options_of_a_run_have_ranges(option):

@@ -95,7 +95,6 @@ def test_another_models_average_is_refused(make_trainer):
         new.train()
 
 
-@pytest.mark.parametrize("options", [{"decay": 1.0}, {"decay": -0.1}, {"period": 0}])
-def test_nonsense_is_refused(options):
+def test_an_average_that_never_changes_is_refused():
     with pytest.raises(ValueError, match="ExponentialMovingAverage"):
-        ExponentialMovingAverage(**options)
+        ExponentialMovingAverage(decay=1.0)

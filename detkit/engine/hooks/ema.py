@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detkit.config import Count, Fraction
 from detkit.engine.interfaces import HOOKS, Hook, Training
 from detkit.utils.sharding import distribute
 
@@ -31,15 +32,13 @@ class ExponentialMovingAverage(Hook):
         period: steps between updates.
 
     Raises:
-        ValueError: a number that makes no sense; or, as training begins, a resumed average of other parameters.
+        ValueError: ``decay`` is 1; or, as training begins, a resumed average of other parameters.
     """
 
-    def __init__(self, *, decay: float = 0.9998, warm_up: bool = True, period: int = 1):
+    def __init__(self, *, decay: Fraction = 0.9998, warm_up: bool = True, period: Count = 1):
         super().__init__()
-        if not 0 <= decay < 1 or period < 1:
-            raise ValueError(
-                f"ExponentialMovingAverage: expected 0 <= decay < 1 and period >= 1, got {decay} and {period}"
-            )
+        if decay == 1:
+            raise ValueError("ExponentialMovingAverage: with a decay of 1 the average never changes; expected below 1")
         self.decay, self.warm_up, self.period = decay, warm_up, period
         self.updates = 0
         self.average: dict[str, Tensor] = {}
@@ -50,20 +49,24 @@ class ExponentialMovingAverage(Hook):
         return min(self.decay, (1 + update) / (10 + update)) if self.warm_up else self.decay
 
     def before_train(self, trainer: Training) -> None:
-        """Begins with the weights, or goes on with a resumed average."""
         changed = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
         named = trainer.unwrapped_model.named_parameters()
         self._weights = {name: p.detach() for name, p in named if id(p) in changed}
         if not self.average:
             self.average = {name: _widened(value).clone() for name, value in self._weights.items()}
-        _check(self.average, self._weights)
         own = self._weights
+        shapes, expected = ({(n, v.shape) for n, v in values.items()} for values in (self.average, own))
+        if shapes != expected:
+            other = {name for name, _ in shapes ^ expected}
+            raise ValueError(
+                "train.hooks: ExponentialMovingAverage: the average of the checkpoint is not one of this model's"
+                f" learned parameters; {len(other)} differ, such as {min(other)}. Start a new run: train.init_weights"
+            )
         self.average = {n: distribute(value.to(own[n].device), like=own[n]) for n, value in self.average.items()}
         trainer.weight_sets[NAME] = self.weights
 
     @torch.no_grad()
     def after_step(self, trainer: Training) -> None:
-        """Updates where it is time."""
         if trainer.finished % self.period:
             return
         self.updates += 1
@@ -89,24 +92,12 @@ class ExponentialMovingAverage(Hook):
             self._weights[name].copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
-        """The averages and how many updates they have had."""
         return {"updates": self.updates, "average": dict(self.average)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what ``state_dict`` gave."""
         self.updates, self.average = state["updates"], {n: v.clone() for n, v in state["average"].items()}
 
 
 def _widened(value: Tensor) -> Tensor:
     """In float32 where it is narrower: a half has no digits for what one step adds to an average."""
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
-
-
-def _check(average: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
-    other = [name for name in average.keys() | weights.keys() if name not in average or name not in weights]
-    other += [name for name in average.keys() & weights.keys() if average[name].shape != weights[name].shape]
-    if other:
-        raise ValueError(
-            f"train.hooks: ExponentialMovingAverage: the average of the checkpoint is not one of this model's learned"
-            f" parameters; {len(other)} differ, such as {min(other)}. Start a new run with train.init_weights"
-        )

@@ -78,24 +78,20 @@ class FreezeSchedule(Hook):
         return self.stages[bisect.bisect_right(ends, step)]
 
     def before_train(self, trainer: Training) -> None:
-        """Checks the stages against the model and the optimizer."""
-        model = trainer.unwrapped_model
         for stage in self.stages:
-            _check_names(model, stage)
+            _check_names(trainer.unwrapped_model, stage)
         _check_learners(trainer, self.stages)
-        self._before = {parameter: parameter.requires_grad for parameter in model.parameters()}
+        self._before = {parameter: parameter.requires_grad for parameter in trainer.unwrapped_model.parameters()}
         self._stage = None
 
     def before_step(self, trainer: Training) -> None:
-        """Begins a stage where it is time; keeps batch norms still, whatever has set the model to training mode."""
         stage = self.stage_at(trainer.step, trainer.max_iter)
         if stage is not self._stage:
             self._begin(stage, trainer)
-        for norm in self._still:
+        for norm in self._still:  # in each step, as an evaluation has set the model to training mode again
             norm.eval()
 
     def after_train(self, trainer: Training) -> None:
-        """Lets go of everything."""
         for parameter, learned in self._before.items():
             parameter.requires_grad_(learned)
         for norm in self._still:
@@ -113,8 +109,7 @@ class FreezeSchedule(Hook):
             if parameter not in learning:
                 parameter.grad = None
         for name, module in model.named_modules():
-            own = list(module.parameters(recurse=False))
-            if isinstance(module, _NormBase) and not stage.holds(name) and not any(p in learning for p in own):
+            if isinstance(module, _NormBase) and not stage.holds(name) and learning.isdisjoint(module.parameters()):
                 self._still.append(module)
         logger.info(
             "step %d: stage %d of %d begins: %s of %s parameters learn: %s",
@@ -130,15 +125,16 @@ def _learners(model: nn.Module, stage: FreezeStage) -> set[nn.Parameter]:
 
 
 def _check_names(model: nn.Module, stage: FreezeStage) -> None:
-    known = {name for name, _ in model.named_modules()} | {name for name, _ in model.named_parameters()}
+    modules = dict(model.named_modules())
+    known = modules.keys() | dict(model.named_parameters()).keys()
     for name in () if isinstance(stage.train, str) else stage.train:
         if name in known and name:
             continue
         holder = name
         while holder not in known:
             holder = holder.rpartition(".")[0]
-        inside = model.get_submodule(holder) if holder not in dict(model.named_parameters()) else nn.Module()
-        children = ", ".join(f"{holder}.{child}".lstrip(".") for child, _ in inside.named_children())
+        inside = modules[holder].named_children() if holder in modules else ()
+        children = ", ".join(f"{holder}.{child}".lstrip(".") for child, _ in inside)
         raise ConfigError(
             f"train.hooks: FreezeSchedule: the model has no submodule or parameter '{name}'; "
             f"there are {children or 'none'}"
@@ -148,10 +144,11 @@ def _check_names(model: nn.Module, stage: FreezeStage) -> None:
 def _check_learners(trainer: Training, stages: tuple[FreezeStage, ...]) -> None:
     model, wrapper = trainer.unwrapped_model, trainer.model
     learning = {parameter for stage in stages for parameter in _learners(model, stage)}
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter in learning]
     optimized = {parameter for group in trainer.optimizer.param_groups for parameter in group["params"]}
     for words, bad in (
-        ("were frozen when the model was built", [n for n, p in _named(model, learning) if not p.requires_grad]),
-        ("are not the optimizer's", [n for n, p in _named(model, learning) if p not in optimized]),
+        ("were frozen when the model was built", [name for name, p in named if not p.requires_grad]),
+        ("are not the optimizer's", [name for name, p in named if p not in optimized]),
     ):
         if bad:
             raise ConfigError(
@@ -161,7 +158,3 @@ def _check_learners(trainer: Training, stages: tuple[FreezeStage, ...]) -> None:
             )
     if isinstance(wrapper, nn.parallel.DistributedDataParallel) and not wrapper.find_unused_parameters:
         raise ConfigError("train.hooks: FreezeSchedule needs train.parallel.find_unused_parameters=true")
-
-
-def _named(model: nn.Module, wanted: set[nn.Parameter]) -> list[tuple[str, nn.Parameter]]:
-    return [(name, parameter) for name, parameter in model.named_parameters() if parameter in wanted]

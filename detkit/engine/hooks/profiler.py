@@ -4,6 +4,7 @@ import logging
 
 import torch
 
+from detkit.config import Count, CountOrZero
 from detkit.engine.hooks.writers import output_folder
 from detkit.engine.interfaces import HOOKS, Hook, Training
 from detkit.utils import atomic_write, distributed
@@ -21,33 +22,25 @@ class TorchProfiler(Hook):
         start: steps to wait first, counted from where this process begins, so that caches are warm.
         steps: steps to profile.
         rows: operators in the table.
-
-    Raises:
-        ValueError: a number that makes no sense.
     """
 
     optional = True
 
-    def __init__(self, *, start: int = 10, steps: int = 3, rows: int = 15):
+    def __init__(self, *, start: CountOrZero = 10, steps: Count = 3, rows: Count = 15):
         super().__init__()
-        if start < 0 or steps < 1 or rows < 1:
-            raise ValueError(f"TorchProfiler: expected start >= 0, steps >= 1, rows >= 1, got {start}, {steps}, {rows}")
         self.start, self.steps, self.rows = start, steps, rows
         self._first = 0
         self._profiler: torch.profiler.profile | None = None
 
     def before_train(self, trainer: Training) -> None:
-        """Fixes the first step to profile."""
         self._first = trainer.finished + self.start
 
     def before_step(self, trainer: Training) -> None:
-        """Starts where it is time."""
         if distributed.is_main() and trainer.step == self._first:
             self._profiler = torch.profiler.profile()
             self._profiler.start()
 
     def after_step(self, trainer: Training) -> None:
-        """Stops and reports."""
         if self._profiler is not None and trainer.finished >= self._first + self.steps:
             self._report(trainer)
 

@@ -1,4 +1,4 @@
-"""Into which parts the time of a step falls."""
+"""How much of a step's time data, forward and backward pass, optimizer and hooks take."""
 
 import logging
 import time
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+from detkit.config import Count
 from detkit.engine.interfaces import HOOKS, Hook, Training
 from detkit.utils import distributed
 
@@ -27,31 +28,25 @@ class StepTimer(Hook):
 
     Args:
         period: steps between tables, each of the steps since the one before; null: one at the end.
-
-    Raises:
-        ValueError: ``period`` is below 1.
     """
 
     optional = True
 
-    def __init__(self, *, period: int | None = None):
+    def __init__(self, *, period: Count | None = None):
         super().__init__()
-        if period is not None and period < 1:
-            raise ValueError(f"StepTimer: expected a period of at least 1 step, or null, got {period}")
         self.period = period
         self.seconds = dict.fromkeys(PARTS, 0.0)
         self.steps = 0
         self._marks: list[tuple[str, Any]] = []  # where a part begins, and when
         self._in_step = False
         self._started = False
-        self._device = torch.device("cpu")
+        self._on_gpu = False
         self._handles: list[Any] = []
 
     def before_train(self, trainer: Training) -> None:
-        """Begins to look at model and optimizer."""
         if not distributed.is_main():
             return
-        self._device, self._started, self._marks = trainer.device, False, []
+        self._on_gpu, self._started, self._marks = trainer.device.type == "cuda", False, []
         self._handles = [
             trainer.model.register_forward_pre_hook(lambda *_: self._begin("forward")),
             trainer.model.register_forward_hook(lambda *_: self._begin("backward")),
@@ -60,7 +55,6 @@ class StepTimer(Hook):
         ]
 
     def before_step(self, trainer: Training) -> None:
-        """A step ends and one begins."""
         if not self._handles:
             return
         self._in_step = True
@@ -74,7 +68,6 @@ class StepTimer(Hook):
         self._started = True
 
     def after_train(self, trainer: Training) -> None:
-        """Reports, and lets go of model and optimizer."""
         if not self._handles:
             return
         for handle in self._handles:
@@ -96,19 +89,17 @@ class StepTimer(Hook):
         self._in_step = False
 
     def _mark(self, part: str) -> None:
-        if self._device.type == "cuda":
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
-            self._marks.append((part, event))
-        else:
-            self._marks.append((part, time.perf_counter()))
+        now: Any = torch.cuda.Event(enable_timing=True) if self._on_gpu else time.perf_counter()
+        if self._on_gpu:
+            now.record()
+        self._marks.append((part, now))
 
     def _settle(self) -> None:
         """Adds up what lies between marks; the last one stays as the beginning of the next."""
-        if self._device.type == "cuda":
+        if self._on_gpu:
             self._marks[-1][1].synchronize()
         for (part, start), (_, end) in zip(self._marks, self._marks[1:]):
-            self.seconds[part] += start.elapsed_time(end) / 1e3 if self._device.type == "cuda" else end - start
+            self.seconds[part] += start.elapsed_time(end) / 1e3 if self._on_gpu else end - start
         del self._marks[:-1]
 
     def _report(self) -> None:

@@ -117,7 +117,7 @@ def describe(result: BatchReplay) -> str:
             for name, row in result.images
         ]
         lines.append(tabulate(rows, headers=["image alone", *terms], floatfmt=".6g"))
-    return "\n".join([*lines, *(f"found: {sentence}" for sentence in result.suspects)])
+    return "\n".join([*lines, *(f"suspect: {sentence}" for sentence in result.suspects)])
 
 
 def draw(batches: Sequence[tuple[Sequence[Sample], object]], class_names: Sequence[str], folder: Path) -> None:

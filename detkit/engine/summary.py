@@ -55,11 +55,11 @@ def describe_batch(samples: Sequence[Sample]) -> str:
 
 
 def _arrays(sample: Sample) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+    arrays: list[tuple[str, Any]] = []
     for field in dataclasses.fields(sample):
         value = getattr(sample, field.name)
         if isinstance(value, Instances):
-            found += [(f"{field.name}.{name}", inner) for name, inner in value.fields.items()]
+            arrays += [(f"{field.name}.{name}", inner) for name, inner in value.fields.items()]
         elif value is not None:
-            found.append((field.name, value))
-    return found
+            arrays.append((field.name, value))
+    return arrays

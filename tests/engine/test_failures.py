@@ -34,8 +34,8 @@ def test_halving_finds_the_one_annotation_of_a_thousand_in_few_tries():
     batch = [sample_of(0, [1, 2]), sample_of(1, list(range(10, 1010))), sample_of(2, [])]
     tries = []
     fails = fails_with(777)
-    found = find_suspects(lambda samples: tries.append(1) or fails(samples), batch)
-    assert found == [
+    sentences = find_suspects(lambda samples: tries.append(1) or fails(samples), batch)
+    assert sentences == [
         "annotation 777 of 1.png: fails with no other object in the image",
         "1.png does not fail without what was named",
     ]
@@ -70,8 +70,8 @@ def test_problems_of_targets_are_named():
     classes = torch.tensor([0, 0, 0, 0, 0, 7])
     target = Instances((8, 8), boxes=boxes, classes=classes, annotation_ids=torch.arange(6) + 10)
     sample = dataclasses.replace(sample_of(0, []), target=target)
-    found = dict(words.split(": ", 1) for words in target_problems([sample], num_classes=5))
-    assert {name: words.split(")")[-1].strip() for name, words in found.items()} == {
+    sentences = dict(words.split(": ", 1) for words in target_problems([sample], num_classes=5))
+    assert {name: words.split(")")[-1].strip() for name, words in sentences.items()} == {
         "annotation 11 of 0.png": "is not finite",
         "annotation 12 of 0.png": "is not finite",
         "annotation 13 of 0.png": "has no area",
@@ -82,9 +82,9 @@ def test_problems_of_targets_are_named():
     polygons = PolygonMasks([[[1.0, 1, 5, 1, 5, 5]], [[1.0, 1, nan, 1, 5, 5]]], (8, 8))
     for kind, words in ((masks, "its mask has no pixel"), (polygons, "points that are not finite")):
         target = sample_of(0, [1, 2]).target.with_fields(masks=kind)
-        (found,) = target_problems([dataclasses.replace(sample_of(0, []), target=target)])
-        assert found.startswith("annotation 2 of 0.png")
-        assert words in found
+        (sentences,) = target_problems([dataclasses.replace(sample_of(0, []), target=target)])
+        assert sentences.startswith("annotation 2 of 0.png")
+        assert words in sentences
 
 
 class Detector(nn.Module):

@@ -36,7 +36,7 @@ class KeepGradients(Hook):
     """Keeps the last step's gradients."""
 
     def after_step(self, trainer: Trainer) -> None:
-        self.found = {n: p.grad.clone() for n, p in trainer.unwrapped_model.named_parameters()}
+        self.gradients = {n: p.grad.clone() for n, p in trainer.unwrapped_model.named_parameters()}
 
 
 def one_step(*overrides: str) -> dict[str, torch.Tensor]:
@@ -49,14 +49,14 @@ def one_step(*overrides: str) -> dict[str, torch.Tensor]:
     trained = experiment.build_parallelism().wrap(model)
     optimizer = experiment.build_optimizer(trained)
     Trainer(trained, optimizer, experiment.build_schedule(), experiment.data.train, 1, hooks=[kept]).train()
-    return kept.found
+    return kept.gradients
 
 
 def gradients_of_two(rank: int, folder: str) -> None:
     for name, overrides in NORMS.items():
-        found = one_step(*overrides)
+        gradients = one_step(*overrides)
         if rank == 0:
-            torch.save(found, f"{folder}/{name}")
+            torch.save(gradients, f"{folder}/{name}")
 
 
 @pytest.mark.slow

@@ -150,14 +150,14 @@ def test_a_loss_that_is_not_finite_names_step_term_and_files(make_trainer, tmp_p
     assert trainer.hooks[0].calls == ["before_train", 0, 1, 2, "after_train"]
 
 
-def test_where_the_device_is_not_waited_for_the_window_finds_the_step(make_trainer, tmp_path):
+def test_losses_checked_at_the_log_period_name_the_step_that_failed(make_trainer, tmp_path):
     checkpointer = Checkpointer(tmp_path / "run")
     trainer = make_trainer(10, [CheckpointHook(checkpointer, 5)], log_period=100)
     trainer.model.poison_at = 6
     trainer.training_step.checks_at_once = False  # as on a GPU, which is not asked
     with pytest.raises(FloatingPointError, match=r"step 3: .*6\.png, 7\.png"):
         trainer.train()
-    assert trainer.step == 4  # found when the checkpoint was due
+    assert trainer.step == 4  # noticed when the checkpoint was due
     assert checkpointer.latest() is None
 
 

@@ -89,7 +89,7 @@ def test_the_registered_signature_is_the_schema():
         assert "lr" in inspect.signature(cls).parameters
 
 
-def test_the_ways_out():
+def test_mistakes_are_named_with_their_fix():
     with pytest.raises(ValueError, match=r"no trainable parameter.*freeze_at"):
         SGD(nn.Linear(1, 1).requires_grad_(False), 1.0, lr=0.1)
     with pytest.raises(ValueError, match=r"weight_decay.*-1"):

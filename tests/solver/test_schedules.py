@@ -33,7 +33,7 @@ def test_multi_step_is_the_3x_schedule():
     assert values == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
 
 
-def test_multi_step_is_the_seeds_schedule():
+def test_multi_step_is_the_reference_implementations_schedule():
     """One rate for the heads and for 4+, a tenth of it where all layers learn: the last quarter of 160 epochs."""
     schedule = WarmupMultiStepLR(milestones=(0.75,), gamma=0.1, warmup_iters=0)
     assert [schedule(s, 160_000) for s in (0, 39_999, 40_000, 119_999)] == [1.0] * 4

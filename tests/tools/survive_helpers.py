@@ -38,14 +38,14 @@ TINY = [
 TIMES = {"data_time", "step_time", "eta_seconds", "max_rss_mb"}
 
 
-class Fault:
+class Failure:
     """What goes wrong in a process, set up before the tool starts."""
 
     def __call__(self):
         raise NotImplementedError
 
 
-class DieWriting(Fault):
+class DieWriting(Failure):
     """A SIGKILL in the middle of a checkpoint: ``share`` of the bytes that the last one had, or its renaming."""
 
     def __init__(self, number, written, moment="write"):
@@ -89,7 +89,7 @@ class Deadly:
         self.file.flush()
 
 
-class DieEvaluating(Fault):
+class DieEvaluating(Failure):
     """A SIGKILL as the ``number``-th evaluation of the process ends, or as its results are written."""
 
     def __init__(self, number, name="evaluate"):
@@ -107,7 +107,7 @@ class DieEvaluating(Fault):
         setattr(train_net, self.name, deadly)
 
 
-class Pause(Fault):
+class Pause(Failure):
     """Stands still in the middle of the process's third step, as the file ``paused`` says, until it is removed.
 
     By then each of two loader workers has started, since both have delivered.
@@ -130,7 +130,7 @@ class Pause(Fault):
         TrainingStep.__call__ = pausing
 
 
-class NoRoom(Fault):
+class NoRoom(Failure):
     """A limit on the size of files."""
 
     def __init__(self, size):
@@ -140,15 +140,15 @@ class NoRoom(Fault):
         resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.size))
 
 
-def entry(arguments, said, fault):
+def entry(arguments, said, failure):
     """What the process runs: the tool as the command line runs it, its words going to a file."""
     with open(said, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     multiprocessing.set_start_method("fork", force=True)  # what this process was started by is not for its workers
     torch.set_num_threads(1)
-    if fault is not None:
-        fault()
+    if failure is not None:
+        failure()
     sys.exit(command_line.run(lambda: train_net.main(arguments)))
 
 
@@ -162,15 +162,15 @@ class Runner:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["survive_helpers"])
 
-    def start(self, *more, fault=None):
+    def start(self, *more, failure=None):
         arguments = [*TINY, "--resume", f"train.output_dir={self.folder}", *self.overrides, *more]
-        process = self.context.Process(target=entry, args=(arguments, str(self.said), fault))
+        process = self.context.Process(target=entry, args=(arguments, str(self.said), failure))
         process.start()
         return process
 
-    def run(self, *more, fault=None, timeout=240):
+    def run(self, *more, failure=None, timeout=240):
         """The exit code."""
-        process = self.start(*more, fault=fault)
+        process = self.start(*more, failure=failure)
         process.join(timeout)
         assert process.exitcode is not None, "it hangs"
         return process.exitcode

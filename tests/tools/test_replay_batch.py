@@ -109,7 +109,7 @@ def test_a_poisoned_annotation_is_named_written_down_and_found_again(failed_run,
     printed = capsys.readouterr().out
     assert "the numbers are those of the failure, to the last bit" in printed
     assert "first output that is not finite: the loss itself" in printed
-    assert f"found: annotation {victim} of {file}" in printed
+    assert f"suspect: annotation {victim} of {file}" in printed
     assert len(list((folder / "pictures").glob("*.png"))) == 4
     cured = ["--no-pictures", "model.roi_heads.mask_head.victim=-1"]
     assert replay_batch.main([str(folder), *cured]) == 0
@@ -128,7 +128,7 @@ def test_a_poisoned_gradient_is_found_before_the_weights_are_touched(failed_run,
     printed = capsys.readouterr().out
     assert "first output that is not finite: none" in printed
     assert "first gradient that is not finite: roi_heads.mask_head.predictor" in printed
-    assert f"found: annotation {victim} of {file}" in printed
+    assert f"suspect: annotation {victim} of {file}" in printed
 
 
 def test_what_is_no_failure_is_refused(tmp_path):

@@ -54,7 +54,7 @@ from detkit.engine import HOOKS, Hook
 
 @HOOKS.register()
 class Slow(Hook):
-    '''Where it is told to, a step lasts until a signal has come.'''
+    '''Where a file asks for it, a step lasts until a signal has come.'''
 
     def before_step(self, trainer):
         while trainer.step >= 2 and os.path.exists(os.environ["NOTES"] + ".hold") and not trainer.interruption._noted:

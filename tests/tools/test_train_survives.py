@@ -27,18 +27,18 @@ def test_twenty_kills_change_nothing(tmp_path):
     size = next(straight.folder.glob("checkpoint_*.pth")).stat().st_size
     rng, writing = random.Random(1), 0
     for number in range(20):
-        fault = None
+        failure = None
         if number % 3 == 2:
             moment = ("write", "write", "before", "after")[writing % 4]
-            fault, writing = DieWriting(rng.randint(1, 2), rng.randrange(size), moment), writing + 1
-        process = runner.start(fault=fault)
-        if fault is None:
+            failure, writing = DieWriting(rng.randint(1, 2), rng.randrange(size), moment), writing + 1
+        process = runner.start(failure=failure)
+        if failure is None:
             runner.wait_for_a_line(process)
             time.sleep(rng.uniform(0, 0.1))
             os.kill(process.pid, signal.SIGKILL)
         process.join(240)
         assert process.exitcode == -signal.SIGKILL, runner.words()[-2000:]
-        if fault is not None and moment != "after":
+        if failure is not None and moment != "after":
             assert len(list(runner.folder.glob(".checkpoint_*.tmp"))) == 1  # it was writing
     assert writing == 6
     assert runner.run() == 0, runner.words()[-2000:]
@@ -53,7 +53,7 @@ def test_a_signal_to_all_processes_of_a_run_ends_it_with_a_checkpoint(tmp_path):
     assert straight.run() == 0
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         paused = tmp_path / "paused"
-        process = runner.start(fault=Pause(paused))
+        process = runner.start(failure=Pause(paused))
         runner.wait_for_the_pause(process, paused)
         workers = children(process.pid)
         assert len(workers) == 2
@@ -69,20 +69,20 @@ def test_a_signal_to_all_processes_of_a_run_ends_it_with_a_checkpoint(tmp_path):
 
 def children(pid):
     """The loader's workers."""
-    found = []
+    pids = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
-                found.append(int(stat.parent.name))
-    return found
+                pids.append(int(stat.parent.name))
+    return pids
 
 
 def test_killed_around_its_end_a_run_still_gets_its_evaluation(tmp_path):
     options = ["solver.max_iter=4", "train.checkpoint_period=3", "train.eval_period=2"]
     straight, runner = Runner(tmp_path / "straight", *options), Runner(tmp_path / "run", *options)
     assert straight.run() == 0
-    for fault in (DieEvaluating(2), DieEvaluating(3), DieEvaluating(2), DieEvaluating(1, "write_evaluation")):
-        assert runner.run(fault=fault) == -signal.SIGKILL
+    for failure in (DieEvaluating(2), DieEvaluating(3), DieEvaluating(2), DieEvaluating(1, "write_evaluation")):
+        assert runner.run(failure=failure) == -signal.SIGKILL
         assert not (runner.folder / "evaluation.json").exists()
     assert runner.run() == 0, runner.words()[-2000:]
     assert runner.outcome() == straight.outcome()
@@ -101,7 +101,7 @@ def test_a_full_disk_stops_it_and_leaves_the_checkpoint_before(tmp_path):
     runner = Runner(tmp_path / "run", "train.checkpoint_period=1")
     assert runner.run("solver.max_iter=1") == 0
     before = (runner.folder / "checkpoint_0000000.pth").read_bytes()
-    assert runner.run("solver.max_iter=3", fault=NoRoom(len(before) // 2)) == 2
+    assert runner.run("solver.max_iter=3", failure=NoRoom(len(before) // 2)) == 2
     last = runner.words().splitlines()[-1]
     for words in ("OSError", "checkpoint_0000001.pth: could not be written", "needs about", "MB free", "--resume"):
         assert words in last

@@ -1,6 +1,7 @@
 """The roles of the engine: Hook and Parallelism, and a training as its hooks see it."""
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +16,9 @@ from detkit.registry import Registry
 from detkit.structures import Losses, Sample
 from detkit.utils import distributed
 
+Batches = Iterable[list[Sample]] | Callable[[int], Iterable[list[Sample]]]
+"""An endless stream of batches, or a function from the number of the first batch to the stream that begins there."""
+
 
 class Training:
     """A training as its hooks see it; ``Trainer`` runs it.
@@ -22,6 +26,7 @@ class Training:
     Attributes:
         model: on its device; may be wrapped for distributed training.
         optimizer: over its parameters.
+        batches: see ``Batches``.
         max_iter: number of the run's steps.
         device: where samples are sent.
         output_dir: the run's folder, for the hooks that write.
@@ -37,10 +42,12 @@ class Training:
         weight_sets: further sets of weights that the run keeps beside the raw ones (averages, say), by name: functions
             that give a context inside which the model has them. They are evaluated and saved beside the raw ones.
         batches_seen: how many batches the finished steps have taken: where the stream goes on.
+        pending: names of the hooks whose ``after_step`` of the last finished step is still to come.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    batches: Batches
     max_iter: int
     device: torch.device
     output_dir: Path | None
@@ -55,6 +62,7 @@ class Training:
     results: dict[str, Any]
     weight_sets: dict[str, Callable[[], contextlib.AbstractContextManager[None]]]
     batches_seen: int
+    pending: list[str]
 
     @property
     def unwrapped_model(self) -> nn.Module:
@@ -62,18 +70,36 @@ class Training:
         return distributed.unwrap(self.model)
 
     @property
+    def stop_reason(self) -> str | None:
+        """Why a hook ended training before ``max_iter``; None where none did."""
+        reasons = (hook.stop_reason() for hook in self.hooks if not hook.optional)
+        return next((reason for reason in reasons if reason is not None), None)
+
+    @property
     def is_last_step(self) -> bool:
-        """In ``after_step``: whether no step follows."""
-        raise NotImplementedError
+        """In ``after_step``: whether no step follows, because of ``max_iter`` or of a ``stop_reason``."""
+        return self.finished >= self.max_iter or self.stop_reason is not None
+
+    @property
+    def evaluates(self) -> bool:
+        """In ``after_step``: whether some hook evaluates the weights after this step."""
+        return any(hook.evaluates(self) for hook in self.hooks if not hook.optional)
+
+    def hooks_left(self) -> tuple[float, bool]:
+        """How many seconds hooks will still take as far as they know, and whether one of them does not know."""
+        seconds = [hook.seconds_left(self) for hook in self.hooks if not hook.optional]
+        return sum(value or 0.0 for value in seconds), None in seconds
 
     @property
     def can_rewind(self) -> bool:
         """Whether ``batches_from`` gives a stream that takes nothing from the training's own."""
-        raise NotImplementedError
+        return not isinstance(self.batches, Iterator)
 
     def batches_from(self, number: int) -> Iterator[list[Sample]]:
         """The training batches from ``number`` on, in a stream of their own where the training ``can_rewind``."""
-        raise NotImplementedError
+        if callable(self.batches):
+            return iter(self.batches(number))
+        return itertools.islice(self.batches, number, None)
 
     def check_finite(self) -> None:
         """Raises FloatingPointError if the loss of a step until now was not finite. Synchronises the device."""
@@ -91,8 +117,9 @@ class Hook:
     before the run's own that write checkpoints and evaluate.
 
     Attributes:
-        optional: whether it only shows something, on one process alone. An error in it is logged, and the training goes
-            on without it. An optional hook must not exchange anything with other processes.
+        optional: whether it only shows something. Any error in it is logged once, and the training goes on without it;
+            ``after_train`` is still called, to let go of what it holds. An optional hook must not exchange anything
+            with other processes, change the training or end it.
     """
 
     optional: ClassVar[bool] = False

@@ -1,15 +1,17 @@
 """Metrics of a run: collected without waiting for the device, averaged over a window, handed on as lines."""
 
+import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from detkit.engine.interruption import Interrupted
 from detkit.utils import distributed
 from detkit.utils.memory import peak_memory
 
@@ -21,8 +23,38 @@ Line = dict[str, Any]
 Pictures = Mapping[str, np.ndarray]
 """name -> ``(H, W, 3)`` uint8, RGB"""
 
-
 _HORIZON = 200
+
+
+class Guard:
+    """Keeps an error in what only shows something from ending a run: it is logged, and its owner is switched off.
+
+    An owner is a hook, or a function without one; its attribute ``optional`` says that it only shows something.
+    """
+
+    def __init__(self) -> None:
+        self._off: list[Any] = []
+
+    def is_off(self, owner: Any) -> bool:
+        """Whether an error of ``owner`` has been caught."""
+        return any(owner is other for other in self._off)
+
+    @contextlib.contextmanager
+    def __call__(self, owner: Any, optional: bool | None = None) -> Iterator[None]:
+        """Within it an error is taken for one of ``owner``'s. ``optional``: in place of the attribute."""
+        try:
+            yield
+        except Interrupted:
+            raise
+        except (Exception, SystemExit) as error:
+            if not (getattr(owner, "optional", False) if optional is None else optional):
+                raise
+            if self.is_off(owner):
+                return
+            self._off.append(owner)
+            name = getattr(owner, "__qualname__", type(owner).__name__)
+            logger.warning("training goes on without %s, which failed: %s", name, error)
+            logger.debug("where %s failed", name, exc_info=True)
 
 
 class Pace:
@@ -91,8 +123,9 @@ class Metrics:
         if log_period < 1:
             raise ValueError(f"log_period: expected at least 1 step, got {log_period}")
         self.log_period = log_period
-        self._subscribers: dict[Callable[[Line], None], bool] = {}
-        self._picture_subscribers: dict[Callable[[int, Pictures], None], bool] = {}
+        self.guard = Guard()
+        self._subscribers: list[Callable[[Line], None]] = []
+        self._picture_subscribers: list[Callable[[int, Pictures], None]] = []
         self._window: list[_Step] = []
         self._data_time = self._step_time = 0.0
         self._pace = Pace()
@@ -102,27 +135,37 @@ class Metrics:
         """Whether no step has come since the last line."""
         return not self._window
 
-    def subscribe(self, receiver: Callable[[Line], None], *, optional: bool = False) -> None:
+    def subscribe(self, receiver: Callable[[Line], None]) -> None:
         """From now on ``receiver`` gets every line, on every rank; subscribing twice changes nothing.
 
-        An ``optional`` receiver that fails is named once in the log, and gets no more lines.
+        A method of an optional hook that fails is logged once, and gets no more lines; see ``Guard``.
         """
-        self._subscribers[receiver] = optional
+        if receiver not in self._subscribers:
+            self._subscribers.append(receiver)
 
     def publish(self, line: Line) -> None:
         """Hands a line to all subscribers."""
-        _hand_on(self._subscribers, line)
+        for receiver in self._subscribers:
+            self._hand_on(receiver, None, line)
 
     def subscribe_pictures(self, receiver: Callable[[int, Pictures], None]) -> None:
         """From now on ``receiver`` gets every set of pictures, with the step's number; on the rank that has them.
 
-        It is optional, see ``subscribe``.
+        Whatever receives pictures is optional.
         """
-        self._picture_subscribers[receiver] = True
+        if receiver not in self._picture_subscribers:
+            self._picture_subscribers.append(receiver)
 
     def publish_pictures(self, step: int, pictures: Pictures) -> None:
         """Hands pictures to all their subscribers."""
-        _hand_on(self._picture_subscribers, step, pictures)
+        for receiver in self._picture_subscribers:
+            self._hand_on(receiver, True, step, pictures)
+
+    def _hand_on(self, receiver: Callable[..., None], optional: bool | None, *content: Any) -> None:
+        owner = getattr(receiver, "__self__", receiver)
+        if not self.guard.is_off(owner):
+            with self.guard(owner, optional):
+                receiver(*content)
 
     def add(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Takes the 0-d tensors of one step, ``total_loss`` among them."""
@@ -189,19 +232,6 @@ class Metrics:
         mine = state["ranks"][distributed.rank()]
         self._window = [_Step(number, {}, dict(values)) for number, values, *_ in mine["window"]]
         self._data_time, self._step_time = mine["data_time"], mine["step_time"]
-
-
-def _hand_on(subscribers: dict[Callable[..., None], bool], *content: Any) -> None:
-    for receiver, optional in list(subscribers.items()):
-        try:
-            receiver(*content)
-        except Exception as error:
-            if not optional:
-                raise
-            del subscribers[receiver]
-            name = getattr(receiver, "__qualname__", receiver)
-            logger.warning("training goes on without %s, which failed: %s", name, error)
-            logger.debug("where %s failed", name, exc_info=True)
 
 
 def _over_ranks(window: list[_Step], memory: dict[str, int]) -> tuple[dict[str, float], dict[str, int]]:

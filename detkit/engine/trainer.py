@@ -13,7 +13,7 @@ from torch import nn
 
 from detkit.engine.clipping import Clipping
 from detkit.engine.failures.recorder import FailureRecorder
-from detkit.engine.interfaces import Hook, Training
+from detkit.engine.interfaces import Batches, Hook, Training
 from detkit.engine.interruption import Interrupted, Interruption
 from detkit.engine.loss_mean import LossMean
 from detkit.engine.metrics import Metrics
@@ -24,9 +24,6 @@ from detkit.structures import Losses, Sample
 from detkit.utils import rng_state, set_rng_state
 
 logger = logging.getLogger(__name__)
-
-Batches = Iterable[list[Sample]] | Callable[[int], Iterable[list[Sample]]]
-"""An endless stream of batches, or a function from the number of the first batch to the stream that begins there."""
 
 
 class Trainer(Training):
@@ -53,7 +50,6 @@ class Trainer(Training):
 
     Attributes (besides those of ``Training``):
         failures: what ends the run at a loss that is not finite, and writes down what led to it.
-        pending: names of the hooks whose ``after_step`` of the last finished step is still to come.
 
     Raises:
         ValueError: ``max_iter``, ``accumulate`` or a limit of gradients is not positive, or there are several limits.
@@ -84,8 +80,8 @@ class Trainer(Training):
             raise ValueError(f"max_iter: expected at least 1 step, got {max_iter}")
         if accumulate < 1:
             raise ValueError(f"accumulate: expected at least 1 batch a step, got {accumulate}")
-        self.model, self.optimizer, self.schedule, self.max_iter = model, optimizer, schedule, max_iter
-        self.hooks = list(hooks)
+        self.model, self.optimizer, self.schedule = model, optimizer, schedule
+        self.batches, self.max_iter, self.hooks = batches, max_iter, list(hooks)
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
         self.training_step = TrainingStep(
             model,
@@ -103,21 +99,9 @@ class Trainer(Training):
         self.losses, self.results, self.weight_sets = Losses(), {}, {}
         self.interruption, self.test_batches = interruption, test_batches
         self.pending: list[str] = []
-        self._batches = batches
-        self._switched_off: set[int] = set()  # optional hooks that have failed
         self._rng: dict[str, Any] | None = None  # of a resumed run, to be set when its first batch is there
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-
-    @property
-    def is_last_step(self) -> bool:
-        """See ``Training``; also whether training has ended: by ``max_iter``, or because a hook has stopped it."""
-        return self.finished >= self.max_iter or self.stop_reason is not None
-
-    @property
-    def stop_reason(self) -> str | None:
-        """Why a hook ended training before ``max_iter``; None where none did."""
-        return next((reason for hook in self.hooks if (reason := hook.stop_reason()) is not None), None)
 
     def train(self) -> None:
         """Trains until ``max_iter``, or until a hook's ``stop_reason``. A finished run says so and does nothing.
@@ -204,24 +188,14 @@ class Trainer(Training):
             self._call(hook, method)
 
     def _call(self, hook: Hook, method: str) -> None:
-        """Calls a hook; an optional one that fails is named once and then left out."""
-        if id(hook) in self._switched_off:
-            return
-        try:
-            getattr(hook, method)(self)
-        except Interrupted:
-            raise
-        except Exception as error:
-            if not hook.optional:
-                raise
-            self._switched_off.add(id(hook))
-            logger.warning("training goes on without %s, which failed: %s", type(hook).__name__, error)
-            logger.debug("where %s failed", type(hook).__name__, exc_info=True)
+        """Calls a hook; an optional one that has failed can only let go of what it holds."""
+        if not hook.optional or method == "after_train" or not self.metrics.guard.is_off(hook):
+            with self.metrics.guard(hook):
+                getattr(hook, method)(self)
 
     def _flush(self) -> None:
         lr = self.optimizer.param_groups[0]["lr"]
-        hooks_left = sum(hook.seconds_left(self) or 0.0 for hook in self.hooks)
-        self.metrics.flush(lr, self.max_iter - self.finished, self.device, hooks_left)
+        self.metrics.flush(lr, self.max_iter - self.finished, self.device, self.hooks_left()[0])
 
     def _catch_up(self) -> None:
         """What the last finished step of a resumed run has still to do."""
@@ -243,17 +217,6 @@ class Trainer(Training):
         self._rng = None
         return itertools.chain(first, stream)
 
-    @property
-    def can_rewind(self) -> bool:
-        """See ``Training``."""
-        return not isinstance(self._batches, Iterator)
-
-    def batches_from(self, number: int) -> Iterator[list[Sample]]:
-        """See ``Training``."""
-        if callable(self._batches):
-            return iter(self._batches(number))
-        return itertools.islice(self._batches, number, None)
-
     def check_finite(self) -> None:
         """See ``Training``."""
         self.failures.check_window(self.metrics.settle())
@@ -265,7 +228,7 @@ class Trainer(Training):
             FloatingPointError: the loss of a step until now was not finite.
         """
         self.check_finite()
-        return training_state(self, self.pending)
+        return training_state(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes what ``state_dict`` gave. Rates, decays and other options stay those of this trainer's optimizer.
@@ -273,7 +236,7 @@ class Trainer(Training):
         Raises:
             ValueError: the state is of an optimizer over other parameters.
         """
-        self.pending, self._rng = restore(self, state)
+        self._rng = restore(self, state)
 
 
 def _described(stream: Iterator[list[Sample]]) -> Iterator[list[Sample]]:

@@ -12,31 +12,33 @@ from detkit.utils.sharding import distribute_optimizer_state
 logger = logging.getLogger(__name__)
 
 
-def training_state(trainer: Training, pending: Sequence[str]) -> dict[str, Any]:
+def training_state(trainer: Training) -> dict[str, Any]:
     """Everything that the next steps of ``trainer`` depend on: tensors and plain data. All ranks must call it.
 
-    ``pending`` names the hooks whose ``after_step`` of the last finished step is still to come. ``ranks`` holds what
-    differs from process to process: random states and the losses.
+    ``ranks`` holds what differs from process to process: random states and the losses.
     """
+    hooks: dict[str, Any] = {}
+    for key, hook in named_hooks(trainer.hooks):
+        with trainer.metrics.guard(hook):
+            hooks[key] = hook.state_dict()
     ranks = distributed.all_gather_object({"rng": rng_state(), "losses": _plain(trainer.losses)})
     return {
         "finished": trainer.finished,
         "batches": trainer.batches_seen,
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": trainer.training_step.scaler.state_dict(),
-        "hooks": {key: hook.state_dict() for key, hook in named_hooks(trainer.hooks)},
+        "hooks": hooks,
         "metrics": trainer.metrics.state_dict(),
-        "pending": list(pending),
+        "pending": list(trainer.pending),
         "ranks": ranks,
     }
 
 
-def restore(trainer: Training, state: dict[str, Any]) -> tuple[list[str], dict[str, Any] | None]:
+def restore(trainer: Training, state: dict[str, Any]) -> dict[str, Any] | None:
     """Puts ``trainer`` where ``state`` was written. Rates, decays and other options stay those of its optimizer.
 
     Returns:
-        The names of pending hooks, and the random state that training goes on with; None where this process had no
-        part in the run before.
+        The random state that training goes on with; None where this process had no part in the run before.
 
     Raises:
         ValueError: the state is of an optimizer over other parameters.
@@ -46,11 +48,12 @@ def restore(trainer: Training, state: dict[str, Any]) -> tuple[list[str], dict[s
         trainer.training_step.scaler.load_state_dict(state["scaler"])
     hooks = dict(named_hooks(trainer.hooks))
     for key in hooks.keys() & state["hooks"].keys():
-        hooks[key].load_state_dict(state["hooks"][key])
+        with trainer.metrics.guard(hooks[key]):
+            hooks[key].load_state_dict(state["hooks"][key])
     trainer.finished = int(state["finished"])
     trainer.batches_seen = int(state["batches"])
     trainer.step = max(trainer.finished - 1, 0)
-    pending = [key for key in state["pending"] if key in hooks]
+    trainer.pending = [key for key in state["pending"] if key in hooks]
     trainer.metrics.load_state_dict(state["metrics"])
     number, ranks = distributed.rank(), state["ranks"]
     if len(ranks) != distributed.world_size():
@@ -59,10 +62,11 @@ def restore(trainer: Training, state: dict[str, Any]) -> tuple[list[str], dict[s
             *(len(ranks), distributed.world_size()),
         )
     if number >= len(ranks):
-        return pending, None
+        return None
     losses = ranks[number]["losses"]
     trainer.losses = Losses(*({name: v.to(trainer.device) for name, v in losses[part].items()} for part in losses))
-    return pending, ranks[number]["rng"]
+    rng: dict[str, Any] = ranks[number]["rng"]
+    return rng
 
 
 def named_hooks(hooks: Sequence[Hook]) -> Iterator[tuple[str, Hook]]:

@@ -85,7 +85,7 @@ def test_two_batches_are_as_one_of_both(accumulate, size, options):
 
 def test_gradients_are_averaged_not_summed():
     (one, _), (twice, _) = run(1, 2, 1), run(4, 2, 1)
-    twice._batches = itertools.repeat(list(images(0, 2)))
+    twice.batches = itertools.repeat(list(images(0, 2)))
     one.train()
     twice.train()
     torch.testing.assert_close(weights(one), weights(twice), rtol=1e-12, atol=0)
@@ -104,7 +104,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(tmp_path):
     for as_function in (True, False):
         again, _ = build(f"again_{as_function}")
         if not as_function:
-            again._batches = stream(3)(0)
+            again.batches = stream(3)(0)
         assert resume(checkpointer, again.model, again) == 3
         again.train()
         assert again.model.calls[0] == [18, 19, 20]  # the seventh batch of three
@@ -141,7 +141,7 @@ def test_an_error_names_the_batch_and_a_step_is_not_half_done(caplog):
 
 def test_batches_that_end_within_a_step_are_an_error():
     trainer, _ = run(2, 1)
-    trainer._batches = [list(images(number, 1)) for number in range(5)]
+    trainer.batches = [list(images(number, 1)) for number in range(5)]
     with pytest.raises(ValueError, match="ended after 2 steps; max_iter is 5"):
         trainer.train()
 

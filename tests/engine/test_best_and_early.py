@@ -198,6 +198,16 @@ def test_a_metric_that_nothing_like_appears_is_warned_of_and_an_error_at_the_end
     assert (folder / "model_final.pth").is_file()
 
 
+@pytest.mark.parametrize("value", [0.3, float("nan")])
+def test_a_metric_that_was_seen_before_a_resume_is_not_missed(build, value):
+    build(EarlyStopping(metric="mask/AP", patience=9), values=[value] * 9, max_iter=3)[0].train()
+    again, _, _ = build(EarlyStopping(metric="mask/AP", patience=9), max_iter=3)
+    again.hooks[-1].evaluate = dict  # gives the metric no more
+    again.max_iter = 4
+    again.train()
+    assert again.finished == 4
+
+
 def test_losses_can_be_watched(build):
     trainer, _, _ = build(EarlyStopping(metric="total_loss", mode="min", patience=1, min_delta=1e9))
     trainer.train()

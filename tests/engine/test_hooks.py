@@ -6,7 +6,7 @@ import logging
 import pytest
 import torch
 
-from detkit.checkpoint import Checkpointer
+from detkit.checkpoint import Checkpointer, resume
 from detkit.engine import (
     HOOKS,
     CheckpointHook,
@@ -59,6 +59,46 @@ def test_a_resume_cuts_what_it_does_again_and_what_is_torn(make_trainer, tmp_pat
     assert [line["iteration"] for line in read(path)] == [1, 3, 5, 7]
     make_trainer(2, [MetricsWriter()]).train()  # from the start: a new file
     assert [line["iteration"] for line in read(path)] == [1]
+
+
+@pytest.mark.parametrize("lost", [1, 9])
+def test_a_last_line_without_its_end_spoils_no_other(make_trainer, tmp_path, lost):
+    path = tmp_path / "run" / "metrics.jsonl"
+    make_trainer(4, [MetricsWriter()]).train()
+    path.write_bytes(path.read_bytes()[:-lost])
+    trainer = make_trainer(6, [MetricsWriter()])
+    trainer.finished = 4
+    trainer.train()
+    assert [line["iteration"] for line in read(path)] == [1, 3, 5] if lost == 1 else [1, 5]
+
+
+def test_a_line_that_is_no_json_is_left_out(make_trainer, tmp_path, caplog):
+    class Publish(Hook):
+        def after_step(self, trainer):
+            trainer.metrics.publish({"iteration": trainer.step, "what": object()})
+
+    make_trainer(4, [MetricsWriter(), Publish()]).train()
+    assert [line["iteration"] for line in read(tmp_path / "run" / "metrics.jsonl")] == [1, 3]
+    assert "a line is left out" in caplog.text
+
+
+def test_a_run_that_was_killed_before_its_final_weights_gets_them_by_a_resume(make_trainer, tmp_path):
+    class Killed(BaseException):
+        pass
+
+    class Checkpoints(Checkpointer):
+        def save(self, name, *args, **options):
+            if name == "model_final":
+                raise Killed
+            super().save(name, *args, **options)
+
+    with pytest.raises(Killed):
+        make_trainer(4, [CheckpointHook(Checkpoints(tmp_path / "run"), 2)]).train()
+    checkpointer = Checkpointer(tmp_path / "run")
+    trainer = make_trainer(4, [CheckpointHook(checkpointer, 2)])
+    assert resume(checkpointer, trainer.model, trainer) == 2
+    trainer.train()
+    assert (tmp_path / "run" / "model_final.pth").is_file()
 
 
 def test_evaluation_writes_metrics_and_keeps_results(make_trainer, tmp_path):
@@ -168,7 +208,7 @@ def test_registered_hooks_take_options_only():
 
 
 def test_periods_are_checked(tmp_path):
-    with pytest.raises(ValueError, match="eval period"):
+    with pytest.raises(ValueError, match="EvalHook: expected a period"):
         EvalHook(dict, 0)
-    with pytest.raises(ValueError, match="checkpoint period"):
+    with pytest.raises(ValueError, match="CheckpointHook: expected a period"):
         CheckpointHook(Checkpointer(tmp_path), 0)

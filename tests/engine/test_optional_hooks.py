@@ -2,6 +2,7 @@
 
 import json
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -48,18 +49,75 @@ def test_any_other_hook_ends_the_training(make_trainer):
         make_trainer(4, [hook]).train()
 
 
-def test_a_receiver_of_lines_that_fails_costs_the_others_nothing(make_trainer, caplog):
-    trainer, lines = make_trainer(4), []
-    trainer.metrics.subscribe(lambda line: 1 / 0, optional=True)
+class Receiver(Hook):
+    """Fails when it gets a line or pictures."""
+
+    optional = True
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.cleaned = [], False
+
+    def before_train(self, trainer):
+        trainer.metrics.subscribe(self.take)
+        trainer.metrics.subscribe_pictures(self.take)
+
+    def take(self, *content):
+        self.calls.append(content)
+        raise SystemExit("no connection")
+
+    def after_step(self, trainer):
+        self.calls.append(trainer.step)
+
+    def after_train(self, trainer):
+        self.cleaned = True
+
+
+def test_a_receiver_that_fails_switches_its_hook_off_and_costs_the_others_nothing(make_trainer, caplog):
+    hook, lines = Receiver(), []
+    trainer = make_trainer(4, [hook])
     trainer.metrics.subscribe(lines.append)
-    trainer.metrics.subscribe_pictures(lambda step, pictures: 1 / 0)
     trainer.train()
     trainer.metrics.publish_pictures(3, {"a": np.zeros((1, 1, 3), np.uint8)})
     assert [line["iteration"] for line in lines] == [1, 3]
-    assert caplog.text.count("division by zero") == 2
+    assert hook.calls[0] == 0
+    assert len(hook.calls) == 2  # after the first step, and the line of the second one
+    assert hook.cleaned
+    assert caplog.text.count("no connection") == 1
 
 
-@pytest.mark.parametrize("error", ["TypeError('descriptors')", "AttributeError('module')", "ImportError('protobuf')"])
+def test_pictures_are_optional_whatever_receives_them(make_trainer, caplog):
+    trainer, received = make_trainer(1), []
+    trainer.metrics.subscribe_pictures(lambda step, pictures: 1 / 0)
+    trainer.metrics.subscribe_pictures(lambda step, pictures: received.append(step))
+    for step in (3, 4):
+        trainer.metrics.publish_pictures(step, {})
+    assert received == [3, 4]
+    assert caplog.text.count("division by zero") == 1
+
+
+def test_the_state_of_an_optional_hook_ends_no_run(make_trainer, caplog):
+    class Stateful(Hook):
+        optional = True
+
+        def state_dict(self):
+            raise RuntimeError("nothing to save")
+
+        def load_state_dict(self, state):
+            raise KeyError("id")
+
+    trainer = make_trainer(2, [Stateful()])
+    trainer.train()
+    state = trainer.state_dict()
+    assert "Stateful" not in state["hooks"]
+    make_trainer(2, [Stateful()]).load_state_dict({**state, "hooks": {"Stateful": {}}})
+    assert "which failed: nothing to save" in caplog.text
+    assert "which failed: 'id'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error", ["TypeError('descriptors')", "AttributeError('module')", "ImportError('protobuf')", "SystemExit('no GPU')"]
+)
 def test_a_tensorboard_that_cannot_be_imported(make_trainer, tmp_path, monkeypatch, caplog, error):
     (tmp_path / "tensorboard").mkdir()
     (tmp_path / "tensorboard" / "__init__.py").write_text(f"raise {error}\n")
@@ -104,10 +162,28 @@ def batch(number=0):
     return [Sample(torch.zeros(3, 1, 1, dtype=torch.uint8), (1, 1), image_id=number)]
 
 
-def draw_with_pictures_that_fail(rank, folder):
+class FailsOnOne(Hook):
+    """A writer that fails in one step, on one process."""
+
+    optional = True
+
+    def after_step(self, trainer):
+        if trainer.step == 1 and torch.distributed.get_rank() == 1:
+            raise OSError("the disk is full")
+
+
+class NoTensorBoard(types.ModuleType):
+    """A TensorBoard of which nothing can be imported."""
+
+    def __getattr__(self, name):
+        raise TypeError("descriptors")
+
+
+def train_with_what_fails(rank, folder):
+    sys.modules["torch.utils.tensorboard"] = NoTensorBoard("torch.utils.tensorboard")
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     torch.set_num_threads(1)
-    first = FirstPredictions(2)
+    first, drawn = FirstPredictions(2), []
 
     def evaluate():
         first.reset()
@@ -115,14 +191,19 @@ def draw_with_pictures_that_fail(rank, folder):
         return {"box": {"AP": 0.5}}
 
     model = nn.parallel.DistributedDataParallel(Tiny())
-    hooks = [EvalHook(evaluate, 1), PredictionPictures(first, lambda pairs: 1 / 0)]
+    pictures = PredictionPictures(first, lambda pairs: drawn.append(len(pairs)) or 1 / 0)
+    hooks = [TensorBoardWriter(), FailsOnOne(), EvalHook(evaluate, 1), pictures]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     stream = iter(batch, None)
     trainer = Trainer(model, optimizer, lambda s, m: 1.0, stream, 3, hooks=hooks, output_dir=f"{folder}/run")
     trainer.train()
     assert trainer.finished == 3
+    assert drawn == ([2] if rank == 0 else [])  # once, as it failed
+    weights = [torch.zeros(1) for _ in range(2)]
+    torch.distributed.all_gather(weights, model.module.weight.detach())
+    assert torch.equal(*weights)
     torch.distributed.destroy_process_group()
 
 
-def test_pictures_that_fail_on_one_process_leave_the_others_in_step(tmp_path):
-    mp.spawn(draw_with_pictures_that_fail, args=(str(tmp_path),), nprocs=2)
+def test_what_fails_on_one_process_leaves_the_others_in_step(tmp_path):
+    mp.spawn(train_with_what_fails, args=(str(tmp_path),), nprocs=2)

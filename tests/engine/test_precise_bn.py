@@ -66,9 +66,9 @@ def test_it_comes_before_every_evaluation_and_checkpoint(tmp_path):
     looks = []
 
     class Counting(PreciseBN):
-        def _run(self, trainer):
+        def run(self, trainer):
             looks.append(trainer.finished)
-            super()._run(trainer)
+            super().run(trainer)
 
     model = Normed()
     evaluated = []

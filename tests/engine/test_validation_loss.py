@@ -46,7 +46,7 @@ def test_nothing_is_learned_and_the_same_is_drawn_each_time():
     assert all(torch.equal(a, b) for a, b in zip(*weights))
     hook = trainer.hooks[0]
     for _ in range(2):
-        hook._run(trainer)
+        hook.run(trainer)
     found = validation_metrics(lines)
     assert len(found) == 4 + 2
     assert found[-1] == found[-2] == found[-3], "dropout falls alike"

@@ -12,7 +12,50 @@ from detkit.engine.step import autocast
 from detkit.utils import distributed, rng_state, set_rng_state
 
 
-class CheckpointHook(Hook):
+class PeriodicHook(Hook):
+    """Does something after every ``period``-th step and after the last one, also where training stops early.
+
+    Args:
+        period: steps between; None: see ``with_evaluations``.
+        with_evaluations: whether, without a period, it does it before each evaluation of the weights.
+
+    Raises:
+        ValueError: ``period`` is below 1.
+    """
+
+    def __init__(self, period: int | None = None, *, with_evaluations: bool = False):
+        super().__init__()
+        if period is not None and period < 1:
+            raise ValueError(f"{type(self).__name__}: expected a period of at least 1 step, or none, got {period}")
+        self.period, self.with_evaluations = period, with_evaluations
+        self._done = -1  # steps that were finished then
+
+    def run(self, trainer: Training) -> None:
+        """Does it."""
+        raise NotImplementedError
+
+    def is_due(self, trainer: Training) -> bool:
+        """In ``after_step``: whether it is time."""
+        if trainer.is_last_step:
+            return True
+        if self.period is None:
+            return self.with_evaluations and trainer.evaluates
+        return trainer.finished % self.period == 0
+
+    def after_step(self, trainer: Training) -> None:
+        """Does it where it is time."""
+        if self.is_due(trainer):
+            self.run(trainer)
+            self._done = trainer.finished
+
+    def after_stop(self, trainer: Training) -> None:
+        """Does it for the last step, unless that is just done."""
+        if self._done != trainer.finished:
+            self.run(trainer)
+            self._done = trainer.finished
+
+
+class CheckpointHook(PeriodicHook):
     """Writes ``checkpoint_<step>.pth`` every period and at the end, and the weights as ``model_final.pth`` at the end.
 
     Each of the trainer's ``weight_sets`` is written beside them at the end, as ``model_final_<name>.pth``. A training
@@ -40,22 +83,19 @@ class CheckpointHook(Hook):
         config: Mapping[str, Any] | None = None,
         class_names: Sequence[str] | None = None,
     ):
-        super().__init__()
-        self.checkpointer, self.period = checkpointer, _period("checkpoint period", period)
-        self.config, self.class_names = config, class_names
+        super().__init__(period)
+        self.checkpointer, self.config, self.class_names = checkpointer, config, class_names
 
-    def after_step(self, trainer: Training) -> None:
-        """Writes where it is time."""
-        if self.period is not None and _is_due(trainer, self.period):
-            self._save_all(trainer)
+    def run(self, trainer: Training) -> None:
+        """Writes the weights after the last step, and then a checkpoint: from that on they are not written again."""
         if trainer.is_last_step:
             self._save_final(trainer)
-
-    def after_stop(self, trainer: Training) -> None:
-        """Writes what the last step of any training leaves."""
         if self.period is not None:
             self._save_all(trainer)
-        self._save_final(trainer)
+
+    def after_stop(self, trainer: Training) -> None:
+        """Writes what the last step of any training leaves, also where it has written a checkpoint of it."""
+        self.run(trainer)
 
     def on_interrupt(self, trainer: Training) -> None:
         """Writes a checkpoint, whatever the period."""
@@ -82,7 +122,7 @@ class CheckpointHook(Hook):
         )
 
 
-class EvalHook(Hook):
+class EvalHook(PeriodicHook):
     """Evaluates every period and at the end.
 
     The raw weights are evaluated, and then each of the trainer's ``weight_sets``. The results go to
@@ -99,35 +139,25 @@ class EvalHook(Hook):
     """
 
     def __init__(self, evaluate: Callable[[], dict[str, Any]], period: int | None = None):
-        super().__init__()
-        self.evaluate, self.period = evaluate, _period("eval period", period)
+        super().__init__(period)
+        self.evaluate = evaluate
         self._seconds: float | None = None  # of the last evaluation
-        self._evaluated = 0  # steps that were finished then
 
     def seconds_left(self, trainer: Training) -> float | None:
         """What evaluations until the end will take, each as long as the last one; None before the first."""
         period = self.period or trainer.max_iter
         left = 0 if trainer.is_last_step else math.ceil(trainer.max_iter / period) - trainer.finished // period
-        left += _is_due(trainer, self.period) and self._evaluated != trainer.finished
+        left += self.is_due(trainer) and self._done != trainer.finished
         if left == 0:
             return 0.0
         return None if self._seconds is None else left * self._seconds
 
     def evaluates(self, trainer: Training) -> bool:
         """Whether it is time."""
-        return _is_due(trainer, self.period)
+        return self.is_due(trainer)
 
-    def after_step(self, trainer: Training) -> None:
-        """Evaluates where it is time."""
-        if _is_due(trainer, self.period):
-            self._run(trainer)
-
-    def after_stop(self, trainer: Training) -> None:
-        """Evaluates the last step's weights, unless that is just done."""
-        if self._evaluated != trainer.finished:
-            self._run(trainer)
-
-    def _run(self, trainer: Training) -> None:
+    def run(self, trainer: Training) -> None:
+        """Evaluates."""
         trainer.check_finite()
         state, start = rng_state(), time.perf_counter()
         try:
@@ -138,16 +168,15 @@ class EvalHook(Hook):
         finally:
             set_rng_state(state)
             trainer.model.train()
-        self._seconds, self._evaluated = time.perf_counter() - start, trainer.finished
+        self._seconds = time.perf_counter() - start
         trainer.results = distributed.all_gather_object(results)[0]
         metrics = flatten(trainer.results)
         if metrics:
             trainer.metrics.publish({"iteration": trainer.step, **metrics})
 
     def _results(self, trainer: Training) -> dict[str, Any]:
-        with autocast(
-            trainer.device, trainer.training_step.precision
-        ):  # which keeps weights that it has cast: a new one for each set
+        # A new context for each set of weights, as it keeps those that it has cast.
+        with autocast(trainer.device, trainer.training_step.precision):
             return self.evaluate()
 
     def state_dict(self) -> dict[str, Any]:
@@ -157,13 +186,3 @@ class EvalHook(Hook):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes what ``state_dict`` gave."""
         self._seconds = state.get("seconds")
-
-
-def _period(name: str, period: int | None) -> int | None:
-    if period is not None and period < 1:
-        raise ValueError(f"{name}: expected at least 1 step (or None, which is the end of training), got {period}")
-    return period
-
-
-def _is_due(trainer: Training, period: int | None) -> bool:
-    return trainer.is_last_step or (period is not None and trainer.finished % period == 0)

@@ -12,7 +12,6 @@ from detkit.engine.interfaces import Hook, Training
 from detkit.engine.metrics import Pictures
 from detkit.evaluation import FirstPredictions, Pair
 from detkit.utils import distributed
-from detkit.utils.logging import optional_output
 
 
 class PredictionPictures(Hook):
@@ -20,7 +19,7 @@ class PredictionPictures(Hook):
 
     It predicts nothing itself: the evaluation's own predictions are drawn. Put it behind the hooks that evaluate.
     Writers (TensorBoard, Weights & Biases) get the pictures too. With several processes the images are the same as
-    with one; rank 0 draws.
+    with one; rank 0 draws. An error in drawing is logged once, and nothing is drawn from then on.
 
     Args:
         predictions: filled by the evaluation.
@@ -41,21 +40,22 @@ class PredictionPictures(Hook):
 
     def before_train(self, trainer: Training) -> None:
         """Removes pictures of steps that will be done again."""
-        self._drawn = self.predictions.evaluations
+        self._drawn, root = self.predictions.evaluations, output_folder(trainer, self) / "predictions"
         if distributed.is_main():
-            for step, folder in step_folders(output_folder(trainer, self) / "predictions"):
-                if step >= trainer.finished:
-                    shutil.rmtree(folder)
+            with trainer.metrics.guard(self, optional=True):
+                for step, folder in step_folders(root):
+                    if step >= trainer.finished:
+                        shutil.rmtree(folder)
 
     def after_step(self, trainer: Training) -> None:
         """Draws where an evaluation has been."""
         if self._drawn == self.predictions.evaluations:
             return
         self._drawn = self.predictions.evaluations
-        pairs = self.predictions.gathered()
-        if not pairs or not distributed.is_main():
+        pairs = self.predictions.gathered()  # from all processes, also where nothing is drawn any more
+        if not pairs or not distributed.is_main() or trainer.metrics.guard.is_off(self):
             return
-        with optional_output("pictures of predictions"):
+        with trainer.metrics.guard(self, optional=True):
             pictures, root = self.draw(pairs), output_folder(trainer, self) / "predictions"
             folder = root / f"step_{trainer.step:07d}"
             folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from detkit.engine.interfaces import HOOKS, Hook, Training
+from detkit.engine.hooks.periodic import PeriodicHook
+from detkit.engine.interfaces import HOOKS, Training
 from detkit.engine.step import without_ddp
 from detkit.layers.norm import keep_running_statistics
 from detkit.structures import Sample
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 @HOOKS.register()
-class PreciseBN(Hook):
+class PreciseBN(PeriodicHook):
     """Before each evaluation, and at the end, gives batch norms the mean and variance of many batches (Wu and Johnson
     2021, arXiv:2105.07576).
 
@@ -40,30 +41,19 @@ class PreciseBN(Hook):
     """
 
     def __init__(self, *, num_batches: int = 100):
-        super().__init__()
+        super().__init__(with_evaluations=True)
         if num_batches < 1:
             raise ValueError(f"PreciseBN: expected num_batches of at least 1, got {num_batches}")
         self.num_batches = num_batches
-        self._done = -1
 
     def before_train(self, trainer: Training) -> None:
         """Makes sure that batches can be looked at without taking them from training."""
         if not trainer.can_rewind:
             raise ValueError("PreciseBN: the trainer's batches are a stream; give it a function that starts one")
 
-    def after_step(self, trainer: Training) -> None:
-        """Looks where an evaluation or the end follows."""
-        if trainer.is_last_step or any(hook.evaluates(trainer) for hook in trainer.hooks):
-            self._run(trainer)
-
-    def after_stop(self, trainer: Training) -> None:
-        """Looks, unless that is just done."""
-        if self._done != trainer.finished:
-            self._run(trainer)
-
     @torch.no_grad()
-    def _run(self, trainer: Training) -> None:
-        self._done = trainer.finished
+    def run(self, trainer: Training) -> None:
+        """Gives the norms their statistics."""
         model = without_ddp(trainer.model)
         norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
         if not norms:

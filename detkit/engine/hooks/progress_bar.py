@@ -56,7 +56,7 @@ class ProgressBar(Hook):
                 file=sys.stderr,
                 bar_format=_BAR,
             )
-        trainer.metrics.subscribe(self._take, optional=True)
+        trainer.metrics.subscribe(self._take)
 
     def after_step(self, trainer: Training) -> None:
         """Moves it on."""
@@ -64,7 +64,7 @@ class ProgressBar(Hook):
             if self._bar is not None:
                 self._bar.update(trainer.finished - self._bar.n)
             return
-        eta = time_left(self._line["eta_seconds"], any(hook.seconds_left(trainer) is None for hook in trainer.hooks))
+        eta = time_left(self._line["eta_seconds"], trainer.hooks_left()[1])
         if self._fresh:
             self._fresh = False
             logger.log(logging.INFO if self._bar is None else logging.DEBUG, "%s", log_line(self._line, trainer, eta))

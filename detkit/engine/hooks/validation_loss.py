@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from detkit.engine.interfaces import HOOKS, Hook, Training
+from detkit.engine.hooks.periodic import PeriodicHook
+from detkit.engine.interfaces import HOOKS, Training
 from detkit.engine.loss_mean import IMAGES, normalisers_of
 from detkit.engine.step import without_ddp
 from detkit.layers.norm import keep_running_statistics
@@ -14,7 +15,7 @@ from detkit.utils import distributed, rng_state, set_rng_state
 
 
 @HOOKS.register()
-class ValidationLoss(Hook):
+class ValidationLoss(PeriodicHook):
     """Computes the losses of the test set: where they rise while those of training fall, a model learns by heart.
 
     They are ``validation/total_loss``, ``validation/loss_cls`` and so on in the lines of metrics: means over the whole
@@ -30,30 +31,15 @@ class ValidationLoss(Hook):
     """
 
     def __init__(self, *, period: int | None = None):
-        super().__init__()
-        if period is not None and period < 1:
-            raise ValueError(f"ValidationLoss: expected a period of at least 1 step or null, got {period}")
-        self.period = period
-        self._done = -1
+        super().__init__(period, with_evaluations=True)
 
     def before_train(self, trainer: Training) -> None:
         """Makes sure that there are data."""
         if trainer.test_batches is None:
             raise ValueError("ValidationLoss: the trainer has no test_batches; pass them where the trainer is built")
 
-    def after_step(self, trainer: Training) -> None:
-        """Computes where it is time."""
-        evaluates = any(hook.evaluates(trainer) for hook in trainer.hooks)
-        if trainer.is_last_step or (evaluates if self.period is None else trainer.finished % self.period == 0):
-            self._run(trainer)
-
-    def after_stop(self, trainer: Training) -> None:
-        """Computes, unless that is just done."""
-        if self._done != trainer.finished:
-            self._run(trainer)
-
-    def _run(self, trainer: Training) -> None:
-        self._done = trainer.finished
+    def run(self, trainer: Training) -> None:
+        """Computes and publishes them."""
         model, state = without_ddp(trainer.model), rng_state()
         sums: dict[str, Tensor] = {}
         numbers: dict[str, Tensor] = {}

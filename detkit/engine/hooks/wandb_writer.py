@@ -83,7 +83,7 @@ class WandbWriter(Hook):
         self._run.define_metric("iteration")
         self._run.define_metric("*", step_metric="iteration")
         logger.info("Weights & Biases: run %s, %s", self._id, self._run.url or f"{self.mode} in {folder / 'wandb'}")
-        trainer.metrics.subscribe(self._write, optional=True)
+        trainer.metrics.subscribe(self._write)
         trainer.metrics.subscribe_pictures(self._write_pictures)
 
     def after_train(self, trainer: Training) -> None:

@@ -29,7 +29,7 @@ class MetricsWriter(Hook):
         self.path = None if path is None else Path(path)
         self._there: list[frozenset[str]] = []  # of the lines of the last finished step
         self._step = -1
-        self._waiting: list[Line] = []  # lines that could not be written yet
+        self._waiting: list[str] = []  # lines that could not be written yet
 
     def before_train(self, trainer: Training) -> None:
         """Cuts the file. Raises ValueError where neither hook nor trainer knows a folder."""
@@ -48,10 +48,13 @@ class MetricsWriter(Hook):
         trainer.metrics.subscribe(self._write)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing; but the lines are on the disk before the checkpoint is, which counts on them."""
+        """Nothing; but the lines are on the disk before the checkpoint is, which relies on them."""
         if self.path is not None and self.path.is_file():
-            with self.path.open("rb") as file:
-                os.fsync(file.fileno())
+            try:
+                with self.path.open("rb") as file:
+                    os.fsync(file.fileno())
+            except OSError as error:
+                logger.warning("%s: may not be complete on the disk (%s)", self.path, error)
         return {}
 
     def _write(self, line: Line) -> None:
@@ -60,14 +63,16 @@ class MetricsWriter(Hook):
         if line.get("iteration") == self._step and names in self._there:
             self._there.remove(names)
             return
-        self._waiting.append(line)
         try:
+            self._waiting.append(as_json(line))
             while self._waiting:
                 append_line(self.path, self._waiting[0])
                 del self._waiting[0]
         except OSError as error:
             words = "its lines are kept, and written with the next one"
             logger.warning("%s: cannot be written (%s); %s", self.path, error, words)
+        except (TypeError, ValueError) as error:  # from a hook that publishes something else than numbers
+            logger.warning("%s: a line is left out (%s): %s", self.path, error, line)
 
 
 def _names_of_lines(path: Path, iteration: int) -> list[frozenset[str]]:
@@ -76,13 +81,15 @@ def _names_of_lines(path: Path, iteration: int) -> list[frozenset[str]]:
     return [frozenset(line) for text in lines if (line := json.loads(text))["iteration"] == iteration]
 
 
-def append_line(path: Path, line: Line) -> None:
-    """Appends ``line`` as one line of JSON. Numbers that are not finite become null.
-
-    Raises OSError where it cannot be written whole; the file is then as it was.
-    """
+def as_json(line: Line) -> str:
+    """The line as JSON. Numbers that are not finite become null. Raises TypeError for what is no number or text."""
     finite = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in line.items()}
-    content = (json.dumps(finite, allow_nan=False) + "\n").encode()
+    return json.dumps(finite, allow_nan=False)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Appends a line. Raises OSError where it cannot be written whole; the file is then as it was."""
+    content = f"{line}\n".encode()
     with path.open("ab", buffering=0) as file:
         size = file.tell()
         try:
@@ -94,16 +101,18 @@ def append_line(path: Path, line: Line) -> None:
 
 
 def cut_lines(path: Path, finished: int) -> int:
-    """Drops the lines of steps that will be done (again): those numbered ``finished`` or higher, and torn ones.
+    """Drops the lines of steps that will be done (again): those numbered ``finished`` or higher, and torn ones. The
+    file then ends with a line's end.
 
     Returns:
         How many were dropped; 0 where there is no file.
     """
     if not path.is_file():
         return 0
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = text.splitlines()
     kept = [line for line in lines if _iteration(line) < finished]
-    if len(kept) < len(lines):
+    if len(kept) < len(lines) or not text.endswith("\n"):
         with atomic_write(path, "w") as file:
             file.writelines(f"{line}\n" for line in kept)
     return len(lines) - len(kept)
@@ -144,7 +153,7 @@ class TensorBoardWriter(Hook):
             return
         # purge_step hides what a run that was resumed had written beyond its checkpoint.
         self._writer = SummaryWriter(str(output_folder(trainer, self) / self.folder), purge_step=trainer.finished)
-        trainer.metrics.subscribe(self._write, optional=True)
+        trainer.metrics.subscribe(self._write)
         trainer.metrics.subscribe_pictures(self._write_pictures)
 
     def after_train(self, trainer: Training) -> None:

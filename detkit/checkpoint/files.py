@@ -1,5 +1,6 @@
 """Files of torch.save: written atomically, read without running code and with their checksums compared."""
 
+import io
 import os
 import re
 import zipfile
@@ -9,13 +10,15 @@ from typing import IO, Any
 
 import torch
 
-from detkit.checkpoint.pickles import refusal
+from detkit.checkpoint.pickles import check_bounds, refusal
 from detkit.registry import DataError
 from detkit.utils import atomic_write
 from detkit.utils.logging import first_line
 
 _DIRECTORY = 0x10
 """The bit of a zip record's attributes that makes it a directory."""
+_LEGACY_PICKLES = 5
+"""A file of before torch 1.6 begins with so many pickles."""
 
 
 class _RecordingFile:
@@ -64,6 +67,7 @@ def read_torch(path: str | os.PathLike[str], source: str) -> Any:
     """
     try:
         _compare_checksums(path)
+        _check_pickles(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ... depending on where the file ends
         refused = _refused(str(error))
@@ -91,6 +95,21 @@ def _compare_checksums(path: str | os.PathLike[str]) -> None:
                 damaged = record.filename
     if damaged is not None:
         raise zipfile.BadZipFile(f"its record {damaged} has another checksum than it says")
+
+
+def _check_pickles(path: str | os.PathLike[str]) -> None:
+    """Raises ValueError where a pickle in the file would take more than its size, see ``check_bounds``."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            for record in file.infolist():
+                if record.filename.endswith("data.pkl"):
+                    if record.CRC == 0:  # written without checksums
+                        del record.CRC
+                    check_bounds(io.BytesIO(file.read(record)))
+        return
+    with open(path, "rb") as stream:  # of before torch 1.6: some pickles, then the tensors' bytes
+        for _ in range(_LEGACY_PICKLES):
+            check_bounds(stream)
 
 
 def _refused(message: str) -> str:

@@ -11,7 +11,7 @@ import pickle
 import pickletools
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -20,7 +20,9 @@ from torch import Tensor
 from detkit.registry import DataError
 from detkit.utils.logging import first_line
 
-_MAX_DEPTH = 50
+_MAX_DEPTH, _MAX_SIZE = 50, 1_000_000
+_LEAF = (0, 1)
+"""Depth, and size when unfolded, of what holds nothing."""
 _DTYPES = {f"{np.dtype(c).kind}{np.dtype(c).itemsize}": np.dtype(c) for c in "?bhilqBHILQefdFD"}
 
 
@@ -32,10 +34,10 @@ class _DType:
     """A type of numbers; its state, which follows it in the pickle, has the byte order."""
 
     def __init__(self, code: Any, *_: Any):
-        name = code.decode("ascii", "replace") if isinstance(code, bytes) else str(code)
-        self.value = _DTYPES.get(name.lstrip("<>=|"))
+        name = code.decode("ascii", "replace") if isinstance(code, bytes) else code
+        self.value = _DTYPES.get(name.lstrip("<>=|")) if isinstance(name, str) else None
         if self.value is None:
-            raise Refused(f"numpy.dtype({code!r:.40}), which is no type of numbers")
+            raise Refused(f"numpy.dtype({_shown(code)}), which is no type of numbers")
         self._set_order(name[0])
 
     def __setstate__(self, state: Any) -> None:
@@ -79,8 +81,8 @@ def _numbers(raw: Any, dtype: Any, shape: Any, order: Any = "C") -> Tensor:
     if not isinstance(dtype, _DType) or dtype.value is None:
         raise Refused("a numpy array of objects")
     content = raw.encode("latin1") if isinstance(raw, str) else bytes(memoryview(raw))
-    if type(shape) is not tuple or not all(type(n) is int and n >= 0 for n in shape):
-        raise ValueError("an array's shape is no tuple of numbers")
+    if type(shape) is not tuple or len(shape) > 64 or not all(type(n) is int and 0 <= n < 2**48 for n in shape):
+        raise ValueError("an array's shape is no tuple of a few numbers")
     if math.prod(shape) * dtype.value.itemsize != len(content):
         raise ValueError(f"an array of shape {shape} has {len(content)} bytes")
     array = np.frombuffer(content, dtype.value).reshape(shape, order="F" if order == "F" else "C")
@@ -89,8 +91,13 @@ def _numbers(raw: Any, dtype: Any, shape: Any, order: Any = "C") -> Tensor:
 
 def _encode(text: Any, encoding: Any) -> bytes:
     if type(text) is not str or encoding not in ("latin1", "latin-1"):
-        raise Refused(f"_codecs.encode with {encoding!r:.40}")
+        raise Refused(f"_codecs.encode with {_shown(encoding)}")
     return text.encode("latin1")
+
+
+def _shown(value: Any) -> str:
+    """A text as it is, and of any other value its type alone: showing one may take forever."""
+    return f"{value!r:.40}" if isinstance(value, str | bytes) else type(value).__name__
 
 
 _ALLOWED: dict[str, Any] = {
@@ -131,7 +138,7 @@ def read_pickle(content: bytes, source: str) -> Any:
             too deeply, is damaged, or is no pickle. Nothing of it has run.
     """
     try:
-        _check_bounds(content)
+        check_bounds(io.BytesIO(content))
         return _plain(_Unpickler(io.BytesIO(content), encoding="latin1").load(), {}, 0)
     except Refused as error:
         raise refusal(source, str(error)) from error
@@ -158,34 +165,37 @@ def _reason(error: Exception) -> str:
     return first_line(error)[:200]
 
 
-def _check_bounds(content: bytes) -> None:
-    """Raises where the program would take more than its size: of memory, by a high number in its memo, or of the stack.
+def check_bounds(file: IO[bytes]) -> None:
+    """Raises ValueError where the pickle that begins in ``file`` would take more than its size: of memory, by a high
+    number in its memo, of the stack, or of time.
 
-    Hashing nested tuples recurses without a limit, so their depth is followed here; ``stack`` and ``memo`` hold it for
-    each value, and None for a mark.
+    Hashing nested tuples recurses without a limit, and goes through what they share each time, so their depth and
+    their size when unfolded are followed here; ``stack`` and ``memo`` hold both for each value, and None for a mark.
     """
-    stack: list[int | None] = []
-    memo: dict[Any, int] = {}
-    for number, (code, argument, _) in enumerate(pickletools.genops(content)):
+    stack: list[tuple[int, int] | None] = []
+    memo: dict[Any, tuple[int, int]] = {}
+    for number, (code, argument, _) in enumerate(pickletools.genops(file)):
         if code.name.startswith("EXT"):
             raise Refused("an object of copyreg's extensions")
         if code.name.endswith(("PUT", "MEMOIZE")):
             index = len(memo) if argument is None else argument
             if not 0 <= index <= number:
                 raise ValueError("it numbers its values wrongly")
-            memo[index] = stack[-1] or 0
+            memo[index] = stack[-1] or _LEAF
             continue
-        depth = memo[argument] if code.name.endswith("GET") else 0
+        parts = [memo[argument]] if code.name.endswith("GET") else []
         taken = list(code.stack_before)
         if pickletools.markobject in taken:
             del taken[taken.index(pickletools.markobject) :]
             while (value := stack.pop()) is not None:
-                depth = max(depth, value)
-        depth = max([depth, *(stack.pop() or 0 for _ in taken)])
-        depth += code.name.startswith(("TUPLE", "FROZENSET"))
-        if depth > _MAX_DEPTH:
-            raise ValueError(f"its tuples are nested more than {_MAX_DEPTH} deep")
-        stack += [None if item is pickletools.markobject else depth for item in code.stack_after]
+                parts.append(value)
+        parts += [stack.pop() or _LEAF for _ in taken]
+        is_tuple = code.name.startswith(("TUPLE", "FROZENSET"))
+        depth = max([0, *(part[0] for part in parts)]) + is_tuple
+        size = sum(part[1] for part in parts) if is_tuple else max([1, *(part[1] for part in parts)])
+        if depth > _MAX_DEPTH or size > _MAX_SIZE:
+            raise ValueError(f"its tuples are nested more than {_MAX_DEPTH} deep, or unfold to more than {_MAX_SIZE}")
+        stack += [None if item is pickletools.markobject else (depth, size) for item in code.stack_after]
 
 
 def _plain(value: Any, done: dict[int, Any], depth: int) -> Any:

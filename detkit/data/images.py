@@ -19,6 +19,34 @@ ORIENTATION = 0x0112
 warnings.filterwarnings("ignore", "The image decoding and encoding capabilities", DeprecationWarning)
 
 
+FORMATS = (
+    "JPEG",
+    "MPO",
+    "PNG",
+    "TIFF",
+    "WEBP",
+    "BMP",
+    "DIB",
+    "GIF",
+    "PPM",
+    "JPEG2000",
+    "AVIF",
+    "TGA",
+    "PCX",
+    "SGI",
+    "ICO",
+)
+"""Pillow's raster formats that are read. Others may start programs: PostScript starts Ghostscript."""
+
+
+def open_image(path: str | os.PathLike[str]) -> Image.Image:
+    """An image file of ``FORMATS``, whose pixels are not read yet. Raises OSError for any other file."""
+    Image.init()
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError("it is no regular file")
+    return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
 def read_image(path: str, size: tuple[int, int] | None = None) -> np.ndarray:
     """An image file as ``(H, W, 3)`` uint8 RGB.
 
@@ -37,7 +65,7 @@ def read_image(path: str, size: tuple[int, int] | None = None) -> np.ndarray:
             its kind).
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             turned = _turned(image, size)
             found = None if turned else _common_jpeg(image, path)
             pixels = _rgb(ImageOps.exif_transpose(image) if turned else image, path) if found is None else found
@@ -63,7 +91,7 @@ def check_image(path: str, size: tuple[int, int]) -> None:
         DataError: as ``read_image`` would.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             found, kind = (image.height, image.width), image.format
     except Exception as error:
         raise _unreadable(path, error) from None

@@ -40,6 +40,12 @@ class Record:
     valid_region: Region | None = None
     active_classes: np.ndarray | None = None
 
+    def __getattr__(self, name: str) -> Any:
+        """A field of the objects: ``record.boxes`` is ``record.objects.boxes``."""
+        if name.startswith("__") or name == "objects":  # copying and pickling ask for these before __init__
+            raise AttributeError(name)
+        return getattr(self.objects, name)
+
     @property
     def size(self) -> tuple[int, int]:
         """``(height, width)`` of the image as it is now."""

@@ -7,10 +7,9 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from PIL import Image
 from tqdm import tqdm
 
-from detkit.data.images import ORIENTATION, read_image
+from detkit.data.images import ORIENTATION, open_image, read_image
 from detkit.data.issues import Issue
 from detkit.doctor.interfaces import CHECKS, Check, CheckContext, Finding, Severity
 from detkit.utils.environment import cores
@@ -131,7 +130,7 @@ def _check_file(job: tuple[str, tuple[int, int]]) -> tuple[Severity, str, str]:
     path, size = job
     try:
         read_image(path, size)
-        with Image.open(path) as image:
+        with open_image(path) as image:
             tag, stored = image.getexif().get(ORIENTATION, 1), (image.height, image.width)
     except Issue as issue:
         return issue.severity, "" if issue.kind == "missing image" else issue.kind, issue.fix

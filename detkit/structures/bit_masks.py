@@ -78,7 +78,8 @@ class BitMasks(Tensor):
 
     def areas(self) -> Tensor:
         """``(N,)`` float32 numbers of pixels."""
-        return self.tensor.flatten(1).sum(1).float()
+        counts = [mask.count_nonzero() for mask in self.tensor]  # a sum of all would copy them as int64
+        return torch.stack(counts).float() if counts else self.tensor.new_zeros(0, dtype=torch.float32)
 
     def rle(self) -> list[dict[str, Any]]:
         """COCO compressed RLE, counts as str."""

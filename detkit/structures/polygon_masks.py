@@ -103,8 +103,11 @@ class PolygonMasks:
         return self.bitmaps().covered(hidden)
 
     def nonempty(self) -> Tensor:
-        """``(N,)`` bool: the polygons have an area."""
-        return self.areas() > 0
+        """``(N,)`` bool: the polygons have an area, or pixels, as one whose sides cross may have without."""
+        nonempty = self.areas() > 0
+        for row in (~nonempty).nonzero()[:, 0].tolist():
+            nonempty[row] = bool(self[row : row + 1].bitmaps().nonempty())
+        return nonempty
 
     def _after(self, step: Transform) -> "PolygonMasks":
         polygons = self.polygons

@@ -2,7 +2,7 @@
 
 from detkit.visualization.colors import palette
 from detkit.visualization.curves import plot_curves, read_metrics
-from detkit.visualization.draw import draw_prediction
+from detkit.visualization.draw import draw_instances, draw_prediction
 from detkit.visualization.drawing import Drawing
 from detkit.visualization.inputs import ImageLike, image_files, to_array
 from detkit.visualization.pictures import (
@@ -21,6 +21,7 @@ __all__ = [
     "Drawing",
     "ImageLike",
     "VideoWriter",
+    "draw_instances",
     "draw_prediction",
     "draw_predictions",
     "file_stem",

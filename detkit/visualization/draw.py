@@ -56,6 +56,11 @@ def draw_prediction(
     return drawing.array()
 
 
+def draw_instances(image: ImageLike, instances: Instances, class_names: Sequence[str] = ()) -> np.ndarray:
+    """An image with instances; see ``draw_prediction``."""
+    return draw_prediction(image, Prediction(instances), class_names)
+
+
 def _draw_instances(
     drawing: Drawing,
     instances: Instances,

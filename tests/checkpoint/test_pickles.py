@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import sys
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -257,3 +258,32 @@ def test_the_content_says_what_a_file_is_not_its_name(tmp_path, name):
         assert read_checkpoint(path).model["w"].tolist() == [1, 1]
     path.write_bytes(pickle.dumps({"w": np.ones(2)}))
     assert read_checkpoint(path).model["w"].dtype == torch.float64
+
+
+def zipped(program: bytes) -> bytes:
+    """A file of torch.save whose pickle is ``program``."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as file:
+        file.writestr("archive/data.pkl", program)
+        file.writestr("archive/version", "3\n")
+    return out.getvalue()
+
+
+DTYPE, TUPLE = b"cnumpy\ndtype\n", pickle.TUPLE1
+BOMBS = {
+    "a type that is a doubling tuple.pkl": b"\x80\x02" + DTYPE + b")" + (pickle.DUP + pickle.TUPLE2) * 40 + TUPLE + b"R.",
+    "a doubling tuple as key.pkl": b"\x80\x02})" + (pickle.DUP + pickle.TUPLE2) * 40 + b"K\x01s.",
+    "a doubling tuple as key.pth": zipped(b"\x80\x02})" + (pickle.DUP + pickle.TUPLE2) * 40 + b"K\x01s."),
+    "a deep tuple as key.pth": zipped(b"\x80\x02})" + TUPLE * 500_000 + b"K\x01s."),
+    "a deep tuple as key, old form.pth": b"\x80\x02})" + TUPLE * 500_000 + b"K\x01s.",
+    "a shape of large numbers.pkl": b"\x80\x02cnumpy.core.numeric\n_frombuffer\n(U\x04abcd"
+    + DTYPE + b"U\x02f4\x85R(" + (b"\x8a\xfe" + b"\xff" * 253 + b"\x7f") * 2000 + b"tU\x01CtR.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_small_files_take_neither_the_interpreter_nor_forever(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(BOMBS[name])
+    with pytest.raises(DataError, match=r"cannot be read|no type of numbers"):
+        read_checkpoint(path)

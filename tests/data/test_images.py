@@ -1,4 +1,7 @@
+import os
+
 import numpy as np
+import PIL.EpsImagePlugin
 import pytest
 from PIL import Image
 
@@ -132,3 +135,21 @@ def test_a_jpeg_cut_in_half_is_named(tmp_path, rgb, end):
     path.write_bytes(data[: int(len(data) * end)])
     with pytest.raises(DataError, match=r"half\.jpg: cannot be decoded"):
         read_image(str(path))
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "photo.eps"])
+def test_a_file_that_would_start_a_program_is_no_image(tmp_path, name, monkeypatch):
+    calls = []
+    monkeypatch.setattr(PIL.EpsImagePlugin, "Ghostscript", lambda *args, **kwargs: calls.append(args))
+    path = tmp_path / name
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 48\n%%EndComments\nshowpage\n%%EOF\n")
+    for read in (lambda: read_image(str(path)), lambda: check_image(str(path), (48, 64))):
+        with pytest.raises(DataError, match="cannot be decoded as an image"):
+            read()
+    assert not calls
+
+
+def test_a_pipe_is_no_image(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(DataError, match="no regular file"):
+        read_image(str(tmp_path / "a.png"))

@@ -273,3 +273,11 @@ def test_masks_come_whole_out_of_loader_workers(polygons):
     for a, b in zip(items, got):
         assert type(a.masks) is type(b.masks)
         assert torch.equal(a.masks.bitmaps().tensor, b.masks.bitmaps().tensor)
+
+
+@pytest.mark.parametrize("corners", [[10, 10, 50, 50, 50, 10, 10, 50], [0, 0, 20, 20, 20, 0, 0, 20]])
+def test_a_polygon_whose_sides_cross_is_not_empty(corners):
+    masks = PolygonMasks([[corners], [[5, 5, 9, 5, 7, 5]]], (60, 60))
+    assert masks.areas().tolist() == [0, 0]
+    assert masks.nonempty().tolist() == (masks.bitmaps().areas() > 0).tolist()
+    assert masks.nonempty()[0]

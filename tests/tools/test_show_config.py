@@ -88,7 +88,9 @@ def test_options_of_a_path(show):
     removed = show("--config-file", CONFIG, "--options", "model.roi_heads.mask_head", "model.roi_heads.mask_head=null")
     assert "an option of StandardRoIHeads" in removed
     assert "registered: ConvUpsampleMaskHead" in removed
-    assert "model.neck.out_channels: int (>= 1) = 256" in show("--config-file", CONFIG, "--options", "model.neck.out_channels")
+    assert "model.neck.out_channels: int (>= 1) = 256" in show(
+        "--config-file", CONFIG, "--options", "model.neck.out_channels"
+    )
 
 
 def test_a_config_with_names_of_before_is_shown_with_those_of_today(show, tmp_path):

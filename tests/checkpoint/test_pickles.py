@@ -269,15 +269,16 @@ def zipped(program: bytes) -> bytes:
     return out.getvalue()
 
 
-DTYPE, TUPLE = b"cnumpy\ndtype\n", pickle.TUPLE1
+TYPE, TUPLE = b"cnumpy\ndtype\n", pickle.TUPLE1
+DOUBLE = pickle.DUP + pickle.TUPLE2
 BOMBS = {
-    "a type that is a doubling tuple.pkl": b"\x80\x02" + DTYPE + b")" + (pickle.DUP + pickle.TUPLE2) * 40 + TUPLE + b"R.",
-    "a doubling tuple as key.pkl": b"\x80\x02})" + (pickle.DUP + pickle.TUPLE2) * 40 + b"K\x01s.",
-    "a doubling tuple as key.pth": zipped(b"\x80\x02})" + (pickle.DUP + pickle.TUPLE2) * 40 + b"K\x01s."),
+    "a type that is a doubling tuple.pkl": b"\x80\x02" + TYPE + b")" + DOUBLE * 40 + TUPLE + b"R.",
+    "a doubling tuple as key.pkl": b"\x80\x02})" + DOUBLE * 40 + b"K\x01s.",
+    "a doubling tuple as key.pth": zipped(b"\x80\x02})" + DOUBLE * 40 + b"K\x01s."),
     "a deep tuple as key.pth": zipped(b"\x80\x02})" + TUPLE * 500_000 + b"K\x01s."),
     "a deep tuple as key, old form.pth": b"\x80\x02})" + TUPLE * 500_000 + b"K\x01s.",
     "a shape of large numbers.pkl": b"\x80\x02cnumpy.core.numeric\n_frombuffer\n(U\x04abcd"
-    + DTYPE + b"U\x02f4\x85R(" + (b"\x8a\xfe" + b"\xff" * 253 + b"\x7f") * 2000 + b"tU\x01CtR.",
+    + TYPE + b"U\x02f4\x85R(" + (b"\x8a\xfe" + b"\xff" * 253 + b"\x7f") * 2000 + b"tU\x01CtR.",
 }  # fmt: skip
 
 

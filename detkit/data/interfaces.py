@@ -41,10 +41,11 @@ class Record:
     active_classes: np.ndarray | None = None
 
     def __getattr__(self, name: str) -> Any:
-        """A field of the objects: ``record.boxes`` is ``record.objects.boxes``."""
-        if name.startswith("__") or name == "objects":  # copying and pickling ask for these before __init__
-            raise AttributeError(name)
-        return getattr(self.objects, name)
+        """A field of the objects, e.g. ``record.boxes``."""
+        fields = self.__dict__["objects"].fields if "objects" in self.__dict__ else {}  # none before it is unpickled
+        if name not in fields:
+            raise AttributeError(f"Record has no attribute '{name}', nor its objects; these have {', '.join(fields)}")
+        return fields[name]
 
     @property
     def size(self) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """A dataset's annotations in flat arrays are those that its records and its COCO form give."""
 
+import copy
 import json
 import pickle
 from typing import ClassVar
@@ -155,3 +156,12 @@ def test_images_that_are_none_are_named(image, words):
     images = [*IMAGES, {**IMAGES[0], "id": "c", **image}]
     with pytest.raises(DataError, match=f"my data: {words}"):
         AnnotationTable.from_rows(images, [], {5: "bar"}, place="my data")
+
+
+def test_a_records_fields_are_read_as_its_attributes_also_in_a_copy():
+    record = Shapes(num_images=1)[0]
+    for one in (record, copy.deepcopy(record), pickle.loads(pickle.dumps(record))):
+        assert one.boxes.tensor.equal(record.objects.boxes.tensor)
+        assert one.crowd is one.objects.crowd
+    with pytest.raises(AttributeError, match=r"'keypoint'.*boxes, classes"):
+        record.keypoint  # noqa: B018

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from detkit import visualization
 from detkit.structures import BitMasks, Boxes, Instances, Keypoints, Panoptic, Prediction, Segment
 from detkit.visualization import draw_prediction, drawing, palette
 
@@ -35,6 +36,11 @@ def test_masks_are_filled_inside_and_nothing_is_drawn_far_away():
     assert changed(picture)[20:60, 20:60].all()
     assert changed(picture)[40:80, 100:140].all()
     assert not changed(picture)[82:, :].any()
+
+
+def test_instances_alone_are_drawn_as_the_prediction_that_holds_them():
+    alone = visualization.draw_instances(image(), two_squares(), ["cat", "dog"])
+    assert (alone == draw_instances(image(), two_squares(), ["cat", "dog"])).all()
 
 
 def test_small_images_are_enlarged_and_large_ones_are_not():

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from detkit.engine.interruption import Interruption
-from detkit.engine.metrics import Metrics
+from detkit.engine.interruption import Interrupted, Interruption
+from detkit.engine.metrics import Line, Metrics, Pictures
 from detkit.engine.step import TrainingStep
 from detkit.registry import Registry
 from detkit.structures import Losses, Sample
@@ -18,6 +19,8 @@ from detkit.utils import distributed
 
 Batches = Iterable[list[Sample]] | Callable[[int], Iterable[list[Sample]]]
 """An endless stream of batches, or a function from the number of the first batch to the stream that begins there."""
+
+logger = logging.getLogger(__name__)
 
 
 class Training:
@@ -37,12 +40,13 @@ class Training:
         step: number (0-based) of the step under way; between steps, of the last one.
         finished: how many steps are done. In ``before_step`` it equals ``step``, in ``after_step`` ``step + 1``.
         losses: the last step's ``Losses``.
-        metrics: where lines of metrics are published and subscribed to.
+        metrics: those of the steps since the last line of metrics.
         results: what the last evaluation gave.
         weight_sets: further sets of weights that the run keeps beside the raw ones (averages, say), by name: functions
             that give a context inside which the model has them. They are evaluated and saved beside the raw ones.
         batches_seen: how many batches the finished steps have taken: where the stream goes on.
         pending: names of the hooks whose ``after_step`` of the last finished step is still to come.
+        switched_off: hooks of which an error was caught, see ``guard``.
     """
 
     model: nn.Module
@@ -63,6 +67,7 @@ class Training:
     weight_sets: dict[str, Callable[[], contextlib.AbstractContextManager[None]]]
     batches_seen: int
     pending: list[str]
+    switched_off: "list[Hook]"
 
     @property
     def unwrapped_model(self) -> nn.Module:
@@ -101,6 +106,35 @@ class Training:
             return iter(self.batches(number))
         return itertools.islice(self.batches, number, None)
 
+    @contextlib.contextmanager
+    def guard(self, hook: "Hook", optional: bool | None = None) -> Iterator[None]:
+        """Within it an error of a hook that is ``optional`` (None: as it says itself) is logged and switches it off."""
+        try:
+            yield
+        except Interrupted:
+            raise
+        except (Exception, SystemExit) as error:
+            if not (hook.optional if optional is None else optional):
+                raise
+            if hook not in self.switched_off:
+                self.switched_off.append(hook)
+                logger.warning("training goes on without %s, which failed: %s", type(hook).__name__, error)
+                logger.debug("where %s failed", type(hook).__name__, exc_info=True)
+
+    def publish(self, line: Line) -> None:
+        """Gives a line of metrics to all hooks. All ranks do that, and their lines may differ."""
+        for hook in self.hooks:
+            if not (hook.optional and hook in self.switched_off):
+                with self.guard(hook):
+                    hook.on_metrics(self, line)
+
+    def publish_pictures(self, pictures: Pictures) -> None:
+        """Gives pictures to all hooks; no error of theirs ends the training."""
+        for hook in self.hooks:
+            if hook not in self.switched_off:
+                with self.guard(hook, optional=True):
+                    hook.on_pictures(self, pictures)
+
     def check_finite(self) -> None:
         """Raises FloatingPointError if the loss of a step until now was not finite. Synchronises the device."""
         raise NotImplementedError
@@ -138,6 +172,12 @@ class Hook:
 
     def after_train(self, trainer: Training) -> None:
         """After the last step, also when training ends by an exception."""
+
+    def on_metrics(self, trainer: Training, line: Line) -> None:
+        """A line of metrics: of the steps since the last such line, or of an evaluation. On all ranks."""
+
+    def on_pictures(self, trainer: Training, pictures: Pictures) -> None:
+        """Pictures of predictions after the last finished step, on the rank that has drawn them."""
 
     def seconds_left(self, trainer: Training) -> float | None:
         """How long this hook will still take until the end of training, where it is long enough to count.

@@ -1,21 +1,16 @@
-"""Metrics of a run: collected without waiting for the device, averaged over a window, handed on as lines."""
+"""Metrics of a run: collected without a synchronisation of the device, averaged over some steps, given as lines."""
 
-import contextlib
 import dataclasses
-import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from detkit.engine.interruption import Interrupted
 from detkit.utils import distributed
 from detkit.utils.memory import peak_memory
-
-logger = logging.getLogger(__name__)
 
 Line = dict[str, Any]
 """``{"iteration": ..., name: number, ...}``. ``iteration`` is the number (0-based) of the last finished step."""
@@ -24,37 +19,6 @@ Pictures = Mapping[str, np.ndarray]
 """name -> ``(H, W, 3)`` uint8, RGB"""
 
 _HORIZON = 200
-
-
-class Guard:
-    """Keeps an error in what only shows something from ending a run: it is logged, and its owner is switched off.
-
-    An owner is a hook, or a function without one; its attribute ``optional`` says that it only shows something.
-    """
-
-    def __init__(self) -> None:
-        self._off: list[Any] = []
-
-    def is_off(self, owner: Any) -> bool:
-        """Whether an error of ``owner`` has been caught."""
-        return any(owner is other for other in self._off)
-
-    @contextlib.contextmanager
-    def __call__(self, owner: Any, optional: bool | None = None) -> Iterator[None]:
-        """Within it an error is taken for one of ``owner``'s. ``optional``: in place of the attribute."""
-        try:
-            yield
-        except Interrupted:
-            raise
-        except (Exception, SystemExit) as error:
-            if not (getattr(owner, "optional", False) if optional is None else optional):
-                raise
-            if self.is_off(owner):
-                return
-            self._off.append(owner)
-            name = getattr(owner, "__qualname__", type(owner).__name__)
-            logger.warning("training goes on without %s, which failed: %s", name, error)
-            logger.debug("where %s failed", name, exc_info=True)
 
 
 class Pace:
@@ -107,7 +71,7 @@ class _Step:
 
 
 class Metrics:
-    """Gathers metrics step by step; every ``log_period`` steps they become a line that goes to the subscribers.
+    """Gathers metrics step by step; every ``log_period`` steps they become a line.
 
     The metrics of a window stay on the device until it is full, and are then copied to the CPU in one transfer. A
     metric's value in the line is its mean over the window's steps that gave it, and over all ranks.
@@ -123,9 +87,6 @@ class Metrics:
         if log_period < 1:
             raise ValueError(f"log_period: expected at least 1 step, got {log_period}")
         self.log_period = log_period
-        self.guard = Guard()
-        self._subscribers: list[Callable[[Line], None]] = []
-        self._picture_subscribers: list[Callable[[int, Pictures], None]] = []
         self._window: list[_Step] = []
         self._data_time = self._step_time = 0.0
         self._pace = Pace()
@@ -134,38 +95,6 @@ class Metrics:
     def is_empty(self) -> bool:
         """Whether no step has come since the last line."""
         return not self._window
-
-    def subscribe(self, receiver: Callable[[Line], None]) -> None:
-        """From now on ``receiver`` gets every line, on every rank; subscribing twice changes nothing.
-
-        A method of an optional hook that fails is logged once, and gets no more lines; see ``Guard``.
-        """
-        if receiver not in self._subscribers:
-            self._subscribers.append(receiver)
-
-    def publish(self, line: Line) -> None:
-        """Hands a line to all subscribers."""
-        for receiver in self._subscribers:
-            self._hand_on(receiver, None, line)
-
-    def subscribe_pictures(self, receiver: Callable[[int, Pictures], None]) -> None:
-        """From now on ``receiver`` gets every set of pictures, with the step's number; on the rank that has them.
-
-        Whatever receives pictures is optional.
-        """
-        if receiver not in self._picture_subscribers:
-            self._picture_subscribers.append(receiver)
-
-    def publish_pictures(self, step: int, pictures: Pictures) -> None:
-        """Hands pictures to all their subscribers."""
-        for receiver in self._picture_subscribers:
-            self._hand_on(receiver, True, step, pictures)
-
-    def _hand_on(self, receiver: Callable[..., None], optional: bool | None, *content: Any) -> None:
-        owner = getattr(receiver, "__self__", receiver)
-        if not self.guard.is_off(owner):
-            with self.guard(owner, optional):
-                receiver(*content)
 
     def add(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Takes the 0-d tensors of one step, ``total_loss`` among them."""
@@ -196,7 +125,7 @@ class Metrics:
         return next(((step.number, step.values) for step in bad), None)
 
     def flush(self, lr: float, steps_left: int, device: torch.device, hooks_left: float = 0.0) -> Line:
-        """Publishes the window, after it has settled, as a line and begins the next one.
+        """Ends the window, after it has settled, and begins the next one.
 
         All ranks must call it at the same step.
 
@@ -205,17 +134,24 @@ class Metrics:
             steps_left: how many steps follow.
             device: whose memory is reported, beside the processes' own.
             hooks_left: seconds that hooks will take until the end, for the time left.
+
+        Returns:
+            The window's line.
         """
         window, self._window = self._window, []
         count = max(len(window), 1)
-        means, memory = _over_ranks(window, peak_memory(device))
+        values: dict[str, list[float]] = {}
+        for step in window:
+            for name, value in step.values.items():
+                values.setdefault(name, []).append(value)
+        means = mean_over_ranks({name: (sum(numbers), len(numbers)) for name, numbers in values.items()})
+        memory = distributed.all_gather_object(peak_memory(device))
         line: Line = {"iteration": window[-1].number, **means} if window else {}
         line["lr"] = lr
         line["data_time"], line["step_time"] = self._data_time / count, self._step_time / count
         line["eta_seconds"] = round(self._pace.settle() * steps_left + hooks_left, 1)
-        line.update(memory)
+        line.update({name: max(taken[name] for taken in memory) for name in memory[0]})
         self._data_time = self._step_time = 0.0
-        self.publish(line)
         return line
 
     def state_dict(self) -> dict[str, Any]:
@@ -234,22 +170,13 @@ class Metrics:
         self._data_time, self._step_time = mine["data_time"], mine["step_time"]
 
 
-def _over_ranks(window: list[_Step], memory: dict[str, int]) -> tuple[dict[str, float], dict[str, int]]:
-    """The metrics' means over the steps of all ranks, and the most memory that any of them took."""
-    sums: dict[str, tuple[float, int]] = {}
-    for step in window:
-        for name, value in step.values.items():
-            total, count = sums.get(name, (0.0, 0))
-            sums[name] = total + value, count + 1
-    merged: dict[str, tuple[float, int]] = {}
-    most: dict[str, int] = {}
-    for part, taken in distributed.all_gather_object((sums, memory)):
-        for name, (value, number) in part.items():
-            total, count = merged.get(name, (0.0, 0))
-            merged[name] = total + value, count + number
-        for name, size in taken.items():
-            most[name] = max(size, most.get(name, 0))
-    return {name: total / count for name, (total, count) in merged.items()}, most
+def mean_over_ranks(sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Means by name, from the sum and the number of values that each process has. All processes must call it."""
+    ranks, means = distributed.all_gather_object(dict(sums)), dict[str, float]()
+    for name in dict.fromkeys(name for part in ranks for name in part):
+        total, number = (sum(values) for values in zip(*(part[name] for part in ranks if name in part)))
+        means[name] = total / max(number, 1)
+    return means
 
 
 def flatten(results: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

@@ -128,12 +128,19 @@ class TrainingStep:
             [own, *({IMAGES: torch.full_like(own[IMAGES], max(len(batch), 1))} for batch in batches[1:])]
         )
 
-    @torch.no_grad()
     def _normalisers(self, batches: Sequence[Batch]) -> list[Normalisers]:
-        model, state = without_ddp(self.model), rng_state()
+        with self.aside() as model:
+            return [normalisers_of(self.losses(batch, model), len(batch)) for batch in batches]
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[nn.Module]:
+        """A context for forward passes that leave no trace in the training: without gradients and exchange of buffers,
+        with running statistics and random state as before. It gives the model to call."""
+        model = self.model.module if isinstance(self.model, nn.parallel.DistributedDataParallel) else self.model
+        state = rng_state()
         try:
-            with keep_running_statistics(model):
-                return [normalisers_of(self.losses(batch, model), len(batch)) for batch in batches]
+            with torch.no_grad(), keep_running_statistics(model):
+                yield model
         finally:
             set_rng_state(state)
 
@@ -175,11 +182,6 @@ def batch_losses(model: nn.Module, batch: Batch, device: torch.device, precision
     if not losses.terms:
         raise ValueError("the model gave no loss term; is it in training mode?")
     return losses
-
-
-def without_ddp(model: nn.Module) -> nn.Module:
-    """The model that takes part in no exchange of buffers; what compiles it stays."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[None]:

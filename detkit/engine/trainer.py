@@ -98,7 +98,7 @@ class Trainer(Training):
         self.step, self.finished, self.batches_seen = 0, 0, 0
         self.losses, self.results, self.weight_sets = Losses(), {}, {}
         self.interruption, self.test_batches = interruption, test_batches
-        self.pending: list[str] = []
+        self.pending, self.switched_off = [], []
         self._rng: dict[str, Any] | None = None  # of a resumed run, to be set when its first batch is there
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
@@ -189,13 +189,13 @@ class Trainer(Training):
 
     def _call(self, hook: Hook, method: str) -> None:
         """Calls a hook; an optional one that has failed can only let go of what it holds."""
-        if not hook.optional or method == "after_train" or not self.metrics.guard.is_off(hook):
-            with self.metrics.guard(hook):
+        if not hook.optional or method == "after_train" or hook not in self.switched_off:
+            with self.guard(hook):
                 getattr(hook, method)(self)
 
     def _flush(self) -> None:
         lr = self.optimizer.param_groups[0]["lr"]
-        self.metrics.flush(lr, self.max_iter - self.finished, self.device, self.hooks_left()[0])
+        self.publish(self.metrics.flush(lr, self.max_iter - self.finished, self.device, self.hooks_left()[0]))
 
     def _catch_up(self) -> None:
         """What the last finished step of a resumed run has still to do."""

@@ -19,7 +19,7 @@ def training_state(trainer: Training) -> dict[str, Any]:
     """
     hooks: dict[str, Any] = {}
     for key, hook in named_hooks(trainer.hooks):
-        with trainer.metrics.guard(hook):
+        with trainer.guard(hook):
             hooks[key] = hook.state_dict()
     ranks = distributed.all_gather_object({"rng": rng_state(), "losses": _plain(trainer.losses)})
     return {
@@ -48,7 +48,7 @@ def restore(trainer: Training, state: dict[str, Any]) -> dict[str, Any] | None:
         trainer.training_step.scaler.load_state_dict(state["scaler"])
     hooks = dict(named_hooks(trainer.hooks))
     for key in hooks.keys() & state["hooks"].keys():
-        with trainer.metrics.guard(hooks[key]):
+        with trainer.guard(hooks[key]):
             hooks[key].load_state_dict(state["hooks"][key])
     trainer.finished = int(state["finished"])
     trainer.batches_seen = int(state["batches"])

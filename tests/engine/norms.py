@@ -1,6 +1,7 @@
 """A small network with batch norms, and batches for it, for the tests of what looks at norms."""
 
 import torch
+from lines import lines_of
 from torch import nn
 
 from detkit.engine import Trainer
@@ -43,8 +44,7 @@ def run(hooks, steps=4, model=None, **options):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     options = {"log_period": 1, **options}
     trainer = Trainer(model, optimizer, lambda s, n: 1.0, stream, steps, hooks=hooks, **options)
-    lines = []
-    trainer.metrics.subscribe(lines.append)
+    lines = lines_of(trainer)
     torch.manual_seed(9)
     trainer.train()
     return trainer, lines

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from lines import lines_of
 from torch import nn
 
 from detkit.checkpoint import Checkpointer, resume
@@ -58,8 +59,7 @@ def run(accumulate, size, max_iter=5, hooks=(), **options):
     trainer = Trainer(
         model, optimizer, lambda s, n: 1.0, stream(size), max_iter, hooks=hooks, accumulate=accumulate, **options
     )
-    lines = []
-    trainer.metrics.subscribe(lines.append)
+    lines = lines_of(trainer)
     return trainer, lines
 
 

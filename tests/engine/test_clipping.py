@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from lines import lines_of
 from torch import nn
 
 from detkit.engine import EvalHook, Trainer
@@ -34,8 +35,7 @@ class Two(nn.Module):
 def train(model, steps=1, **options):
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     trainer = Trainer(model, optimizer, lambda s, n: 1.0, itertools.repeat(BATCH), steps, log_period=1, **options)
-    lines = []
-    trainer.metrics.subscribe(lines.append)
+    lines = lines_of(trainer)
     trainer.train()
     return trainer, lines
 

@@ -75,7 +75,7 @@ def test_a_last_line_without_its_end_spoils_no_other(make_trainer, tmp_path, los
 def test_a_line_that_is_no_json_is_left_out(make_trainer, tmp_path, caplog):
     class Publish(Hook):
         def after_step(self, trainer):
-            trainer.metrics.publish({"iteration": trainer.step, "what": object()})
+            trainer.publish({"iteration": trainer.step, "what": object()})
 
     make_trainer(4, [MetricsWriter(), Publish()]).train()
     assert [line["iteration"] for line in read(tmp_path / "run" / "metrics.jsonl")] == [1, 3]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
+from lines import lines_of
 from torch import nn
 
 from detkit.engine import EvalHook, Hook, MetricsWriter, PredictionPictures, TensorBoardWriter, Trainer
@@ -58,13 +59,11 @@ class Receiver(Hook):
         super().__init__()
         self.calls, self.cleaned = [], False
 
-    def before_train(self, trainer):
-        trainer.metrics.subscribe(self.take)
-        trainer.metrics.subscribe_pictures(self.take)
-
-    def take(self, *content):
-        self.calls.append(content)
+    def on_metrics(self, trainer, line):
+        self.calls.append(line)
         raise SystemExit("no connection")
+
+    on_pictures = on_metrics
 
     def after_step(self, trainer):
         self.calls.append(trainer.step)
@@ -74,11 +73,11 @@ class Receiver(Hook):
 
 
 def test_a_receiver_that_fails_switches_its_hook_off_and_costs_the_others_nothing(make_trainer, caplog):
-    hook, lines = Receiver(), []
+    hook = Receiver()
     trainer = make_trainer(4, [hook])
-    trainer.metrics.subscribe(lines.append)
+    lines = lines_of(trainer)
     trainer.train()
-    trainer.metrics.publish_pictures(3, {"a": np.zeros((1, 1, 3), np.uint8)})
+    trainer.publish_pictures({"a": np.zeros((1, 1, 3), np.uint8)})
     assert [line["iteration"] for line in lines] == [1, 3]
     assert hook.calls[0] == 0
     assert len(hook.calls) == 2  # after the first step, and the line of the second one
@@ -87,12 +86,19 @@ def test_a_receiver_that_fails_switches_its_hook_off_and_costs_the_others_nothin
 
 
 def test_pictures_are_optional_whatever_receives_them(make_trainer, caplog):
-    trainer, received = make_trainer(1), []
-    trainer.metrics.subscribe_pictures(lambda step, pictures: 1 / 0)
-    trainer.metrics.subscribe_pictures(lambda step, pictures: received.append(step))
-    for step in (3, 4):
-        trainer.metrics.publish_pictures(step, {})
-    assert received == [3, 4]
+    class Fails(Hook):
+        def on_pictures(self, trainer, pictures):
+            return 1 / 0
+
+    class Receives(Hook):
+        def on_pictures(self, trainer, pictures):
+            received.extend(pictures)
+
+    received = []
+    trainer = make_trainer(1, [Fails(), Receives()])
+    for name in ("a", "b"):
+        trainer.publish_pictures({name: np.zeros((1, 1, 3), np.uint8)})
+    assert received == ["a", "b"]
     assert caplog.text.count("division by zero") == 1
 
 

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+from lines import lines_of
 
 from detkit.checkpoint import Checkpointer, read_checkpoint, resume
 from detkit.engine import CheckpointHook, EvalHook, Hook
@@ -62,8 +63,7 @@ def test_the_rate_is_base_rate_times_schedule(make_trainer):
 
 def test_gradients_are_clipped(make_trainer):
     trainer = make_trainer(1, clip_grad_norm=1e-3)
-    lines = []
-    trainer.metrics.subscribe(lines.append)
+    lines = lines_of(trainer)
     before = weights(trainer)
     trainer.train()
     assert (weights(trainer) - before).norm() == pytest.approx(0.05 * 1e-3, rel=1e-3)

@@ -66,7 +66,7 @@ def wandb(monkeypatch):
 class ShowPictures(Hook):
     def after_step(self, trainer):
         if trainer.is_last_step:
-            trainer.metrics.publish_pictures(trainer.step, {"7": np.zeros((4, 5, 3), np.uint8)})
+            trainer.publish_pictures({"7": np.zeros((4, 5, 3), np.uint8)})
 
 
 def test_metrics_pictures_and_config_arrive(make_trainer, tmp_path, wandb):

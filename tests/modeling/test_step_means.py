@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from lines import lines_of
 from processes import in_processes
 from small import sample, small_model
 from torch import nn
@@ -53,8 +54,7 @@ def step(model, batches, **options):
     """The losses and gradients of one step that changes nothing."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     trainer = Trainer(model, optimizer, lambda s, n: 1.0, batches, 1, accumulate=len(batches), log_period=1, **options)
-    lines = []
-    trainer.metrics.subscribe(lines.append)
+    lines = lines_of(trainer)
     trainer.train()
     line = {name: value for name, value in lines[0].items() if "loss" in name}
     return line, {n: p.grad.clone() for n, p in trainer.unwrapped_model.named_parameters()}

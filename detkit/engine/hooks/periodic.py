@@ -35,7 +35,7 @@ class PeriodicHook(Hook):
         raise NotImplementedError
 
     def is_due(self, trainer: Training) -> bool:
-        """In ``after_step``: whether it is time."""
+        """In ``after_step``: whether it is done after this step."""
         if trainer.is_last_step:
             return True
         if self.period is None:
@@ -43,13 +43,11 @@ class PeriodicHook(Hook):
         return trainer.finished % self.period == 0
 
     def after_step(self, trainer: Training) -> None:
-        """Does it where it is time."""
         if self.is_due(trainer):
             self.run(trainer)
             self._done = trainer.finished
 
     def after_stop(self, trainer: Training) -> None:
-        """Does it for the last step, unless that is just done."""
         if self._done != trainer.finished:
             self.run(trainer)
             self._done = trainer.finished
@@ -70,9 +68,6 @@ class CheckpointHook(PeriodicHook):
         period: steps between checkpoints; None: ``model_final.pth`` only.
         config: the run's complete config as plain data.
         class_names: None takes the model's own.
-
-    Raises:
-        ValueError: ``period`` is below 1.
     """
 
     def __init__(
@@ -89,34 +84,28 @@ class CheckpointHook(PeriodicHook):
     def run(self, trainer: Training) -> None:
         """Writes the weights after the last step, and then a checkpoint: from that on they are not written again."""
         if trainer.is_last_step:
-            self._save_final(trainer)
+            trainer.check_finite()
+            self.save("model_final", trainer)
+            for name, weights in trainer.weight_sets.items():
+                with weights():
+                    self.save(f"model_final_{name}", trainer)
         if self.period is not None:
-            self._save_all(trainer)
+            self.save_checkpoint(trainer)
 
     def after_stop(self, trainer: Training) -> None:
         """Writes what the last step of any training leaves, also where it has written a checkpoint of it."""
         self.run(trainer)
 
     def on_interrupt(self, trainer: Training) -> None:
-        """Writes a checkpoint, whatever the period."""
-        self._save_all(trainer)
+        self.save_checkpoint(trainer)
 
-    def save_weights(self, name: str, trainer: Training) -> None:
+    def save_checkpoint(self, trainer: Training) -> None:
+        """Writes what a resume goes on from, whatever the period."""
+        trainer.check_finite()
+        self.save(f"checkpoint_{trainer.step:07d}", trainer, trainer.state_dict())
+
+    def save(self, name: str, trainer: Training, state: dict[str, Any] | None = None) -> None:
         """Writes the weights that the model has now as ``name.pth``, with the run's config and class names."""
-        self._save(name, trainer, None)
-
-    def _save_all(self, trainer: Training) -> None:
-        trainer.check_finite()
-        self._save(f"checkpoint_{trainer.step:07d}", trainer, trainer.state_dict())
-
-    def _save_final(self, trainer: Training) -> None:
-        trainer.check_finite()
-        self.save_weights("model_final", trainer)
-        for name, weights in trainer.weight_sets.items():
-            with weights():
-                self.save_weights(f"model_final_{name}", trainer)
-
-    def _save(self, name: str, trainer: Training, state: dict[str, Any] | None) -> None:
         self.checkpointer.save(
             name, trainer.model, trainer_state=state, config=self.config, class_names=self.class_names
         )
@@ -133,9 +122,6 @@ class EvalHook(PeriodicHook):
     Args:
         evaluate: gives nested results; {} on other ranks than 0.
         period: steps between evaluations; None: at the end only.
-
-    Raises:
-        ValueError: ``period`` is below 1.
     """
 
     def __init__(self, evaluate: Callable[[], dict[str, Any]], period: int | None = None):
@@ -153,11 +139,9 @@ class EvalHook(PeriodicHook):
         return None if self._seconds is None else left * self._seconds
 
     def evaluates(self, trainer: Training) -> bool:
-        """Whether it is time."""
         return self.is_due(trainer)
 
     def run(self, trainer: Training) -> None:
-        """Evaluates."""
         trainer.check_finite()
         state, start = rng_state(), time.perf_counter()
         try:
@@ -172,7 +156,7 @@ class EvalHook(PeriodicHook):
         trainer.results = distributed.all_gather_object(results)[0]
         metrics = flatten(trainer.results)
         if metrics:
-            trainer.metrics.publish({"iteration": trainer.step, **metrics})
+            trainer.publish({"iteration": trainer.step, **metrics})
 
     def _results(self, trainer: Training) -> dict[str, Any]:
         # A new context for each set of weights, as it keeps those that it has cast.
@@ -180,9 +164,7 @@ class EvalHook(PeriodicHook):
             return self.evaluate()
 
     def state_dict(self) -> dict[str, Any]:
-        """How long an evaluation takes."""
         return {"seconds": self._seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what ``state_dict`` gave."""
         self._seconds = state.get("seconds")

@@ -42,37 +42,35 @@ class PredictionPictures(Hook):
         """Removes pictures of steps that will be done again."""
         self._drawn, root = self.predictions.evaluations, output_folder(trainer, self) / "predictions"
         if distributed.is_main():
-            with trainer.metrics.guard(self, optional=True):
+            with trainer.guard(self, optional=True):
                 for step, folder in step_folders(root):
                     if step >= trainer.finished:
                         shutil.rmtree(folder)
 
     def after_step(self, trainer: Training) -> None:
-        """Draws where an evaluation has been."""
         if self._drawn == self.predictions.evaluations:
             return
         self._drawn = self.predictions.evaluations
         pairs = self.predictions.gathered()  # from all processes, also where nothing is drawn any more
-        if not pairs or not distributed.is_main() or trainer.metrics.guard.is_off(self):
+        if not pairs or not distributed.is_main() or self in trainer.switched_off:
             return
-        with trainer.metrics.guard(self, optional=True):
+        with trainer.guard(self, optional=True):
             pictures, root = self.draw(pairs), output_folder(trainer, self) / "predictions"
             folder = root / f"step_{trainer.step:07d}"
             folder.mkdir(parents=True, exist_ok=True)
             for name, picture in pictures.items():
                 Image.fromarray(picture).save(folder / f"{name}.png")
             thin_out(root, self.keep)
-            trainer.metrics.publish_pictures(trainer.step, pictures)
+            trainer.publish_pictures(pictures)
 
     def after_stop(self, trainer: Training) -> None:
-        """Draws the last evaluation of a training that stopped early."""
         self.after_step(trainer)
 
 
 def step_folders(root: Path) -> list[tuple[int, Path]]:
     """The folders ``step_<number>`` in ``root`` with their numbers, in their order."""
-    found = [(re.fullmatch(r"step_(\d+)", path.name), path) for path in root.glob("step_*")]
-    return sorted((int(match[1]), path) for match, path in found if match)
+    matches = [(re.fullmatch(r"step_(\d+)", path.name), path) for path in root.glob("step_*")]
+    return sorted((int(match[1]), path) for match, path in matches if match)
 
 
 def thin_out(root: Path, keep: int) -> None:

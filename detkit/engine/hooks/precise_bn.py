@@ -12,12 +12,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from detkit.config import Count
 from detkit.engine.hooks.periodic import PeriodicHook
 from detkit.engine.interfaces import HOOKS, Training
-from detkit.engine.step import without_ddp
-from detkit.layers.norm import keep_running_statistics
 from detkit.structures import Sample
-from detkit.utils import distributed, rng_state, set_rng_state
+from detkit.utils import distributed
 
 logger = logging.getLogger(__name__)
 
@@ -37,38 +36,29 @@ class PreciseBN(PeriodicHook):
         num_batches: how many batches of ``data.batch_size`` images.
 
     Raises:
-        ValueError: fewer than one batch; in training, batches that cannot be gone through again.
+        ValueError: (in training) batches that cannot be gone through again.
     """
 
-    def __init__(self, *, num_batches: int = 100):
+    def __init__(self, *, num_batches: Count = 100):
         super().__init__(with_evaluations=True)
-        if num_batches < 1:
-            raise ValueError(f"PreciseBN: expected num_batches of at least 1, got {num_batches}")
         self.num_batches = num_batches
 
     def before_train(self, trainer: Training) -> None:
-        """Makes sure that batches can be looked at without taking them from training."""
         if not trainer.can_rewind:
             raise ValueError("PreciseBN: the trainer's batches are a stream; give it a function that starts one")
 
-    @torch.no_grad()
     def run(self, trainer: Training) -> None:
-        """Gives the norms their statistics."""
-        model = without_ddp(trainer.model)
-        norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+        modules = trainer.model.modules()
+        norms = [m for m in modules if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
         if not norms:
             logger.info("PreciseBN: the model has no batch norm that learns; nothing to do")
             return
-        state = rng_state()
-        try:
-            with keep_running_statistics(model), _gathering(norms) as sums:
-                batches: Iterable[list[Sample]] = trainer.batches_from(trainer.batches_seen)
-                if trainer.interruption is not None:
-                    batches = trainer.interruption.watch(batches)
-                for batch in itertools.islice(batches, self.num_batches):
-                    trainer.training_step.losses(batch, model)
-        finally:
-            set_rng_state(state)
+        with trainer.training_step.aside() as model, _gathering(norms) as sums:
+            batches: Iterable[list[Sample]] = trainer.batches_from(trainer.batches_seen)
+            if trainer.interruption is not None:
+                batches = trainer.interruption.watch(batches)
+            for batch in itertools.islice(batches, self.num_batches):
+                trainer.training_step.losses(batch, model)
         for norm, total in zip(norms, sums):
             _put(norm, total)
 
@@ -77,12 +67,10 @@ class PreciseBN(PeriodicHook):
 def _gathering(norms: list[_BatchNorm]) -> Iterator[list[Tensor]]:
     """Sums ``(3, C)`` a norm of everything that enters it meanwhile: how many values, their sum and that of squares."""
     sums = [_zeros(norm) for norm in norms]
-    handles = [norm.register_forward_pre_hook(functools.partial(_add, total)) for norm, total in zip(norms, sums)]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for norm, total in zip(norms, sums):
+            hooks.enter_context(norm.register_forward_pre_hook(functools.partial(_add, total)))
         yield sums
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _add(total: Tensor, norm: nn.Module, inputs: tuple[Any, ...]) -> None:

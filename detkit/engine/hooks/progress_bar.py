@@ -5,7 +5,6 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
 
 from tqdm import tqdm
 
@@ -41,10 +40,8 @@ class ProgressBar(Hook):
         self._bar: tqdm | None = None
         self._line: Line | None = None
         self._came = 0.0
-        self._fresh = False
 
     def before_train(self, trainer: Training) -> None:
-        """Opens the bar."""
         if not distributed.is_main():
             return
         if self.bar or (self.bar is None and sys.stderr.isatty()):
@@ -56,45 +53,33 @@ class ProgressBar(Hook):
                 file=sys.stderr,
                 bar_format=_BAR,
             )
-        trainer.metrics.subscribe(self._take)
+
+    def on_metrics(self, trainer: Training, line: Line) -> None:
+        if "total_loss" in line and distributed.is_main():
+            self._line, self._came = line, time.monotonic()
+            eta = time_left(line["eta_seconds"], trainer.hooks_left()[1])
+            logger.log(logging.INFO if self._bar is None else logging.DEBUG, "%s", log_line(line, trainer, eta))
 
     def after_step(self, trainer: Training) -> None:
-        """Moves it on."""
-        if self._line is None:
-            if self._bar is not None:
-                self._bar.update(trainer.finished - self._bar.n)
+        if self._bar is None:
             return
-        eta = time_left(self._line["eta_seconds"], trainer.hooks_left()[1])
-        if self._fresh:
-            self._fresh = False
-            logger.log(logging.INFO if self._bar is None else logging.DEBUG, "%s", log_line(self._line, trainer, eta))
-        if self._bar is not None:
-            gone = time.monotonic() - self._came
-            left = time_left(self._line["eta_seconds"] - gone, eta.endswith("+"))
-            self._bar.set_postfix_str(bar_words(self._line, left, self._width(trainer)), refresh=False)
-            self._bar.update(trainer.finished - self._bar.n)
+        if self._line is not None:
+            eta = time_left(self._line["eta_seconds"] - time.monotonic() + self._came, trainer.hooks_left()[1])
+            self._bar.set_postfix_str(bar_words(self._line, eta, self._width(trainer)), refresh=False)
+        self._bar.update(trainer.finished - self._bar.n)
 
     def after_train(self, trainer: Training) -> None:
-        """Closes it."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
-    def _take(self, line: Line) -> None:
-        if "total_loss" in line:
-            self._line, self._came, self._fresh = line, time.monotonic(), True
-
     def _width(self, trainer: Training) -> int | None:
-        width = terminal_width()
-        return None if width is None else width - _BEFORE - 2 * len(str(trainer.max_iter)) - 1
-
-
-def terminal_width() -> int | None:
-    """Columns of the terminal that stderr is; None where it is none."""
-    try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns
-    except (OSError, ValueError, AttributeError):
-        return None
+        """Columns behind the bar in the terminal that stderr is; None where it is none."""
+        try:
+            width = os.get_terminal_size(sys.stderr.fileno()).columns
+        except (OSError, ValueError, AttributeError):
+            return None
+        return width - _BEFORE - 2 * len(str(trainer.max_iter)) - 1
 
 
 def time_left(seconds: float, more: bool) -> str:
@@ -107,8 +92,11 @@ def bar_words(line: Line, eta: str, width: int | None) -> str:
     share = line["data_time"] / line["step_time"] if line["step_time"] else 0.0
     words = [f"eta {eta.removeprefix('0:')}", f"loss {line['total_loss']:.4g}", f"lr {line['lr']:.3g}"]
     words += [f"{line['step_time']:.3g} s/step", f"data {share:.0%}", *_memory(line, "GB", 2**10)]
-    words += [f"{_short(name)} {value:.3g}" for name, value in line.items() if _is_term(name)]
-    return ", ".join(_fitting(words, width))
+    terms = [(name, value) for name, value in line.items() if "loss" in name and name != "total_loss"]
+    words += [f"{name.removeprefix('loss_')} {value:.3g}" for name, value in terms]
+    while words and width is not None and sum(len(word) + 2 for word in words) > width:
+        words.pop()
+    return ", ".join(words)
 
 
 def log_line(line: Line, trainer: Training, eta: str) -> str:
@@ -125,23 +113,3 @@ def _memory(line: Line, unit: str, divisor: int) -> list[str]:
     digits = 1 if divisor > 1 else 0
     named = (("max_rss_mb", "rss"), ("max_memory_mb", "gpu"))
     return [f"{word} {line[name] / divisor:.{digits}f} {unit}" for name, word in named if name in line]
-
-
-def _fitting(words: Sequence[str], width: int | None) -> list[str]:
-    if width is None:
-        return list(words)
-    taken, kept = 0, []
-    for word in words:
-        taken += len(word) + 2
-        if taken > width:
-            break
-        kept.append(word)
-    return kept
-
-
-def _is_term(name: str) -> bool:
-    return "loss" in name and name != "total_loss"
-
-
-def _short(name: str) -> str:
-    return name.removeprefix("loss_")

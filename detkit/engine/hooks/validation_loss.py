@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from detkit.config import Count
 from detkit.engine.hooks.periodic import PeriodicHook
 from detkit.engine.interfaces import HOOKS, Training
 from detkit.engine.loss_mean import IMAGES, normalisers_of
-from detkit.engine.step import without_ddp
-from detkit.layers.norm import keep_running_statistics
+from detkit.engine.metrics import mean_over_ranks
 from detkit.structures import Sample
-from detkit.utils import distributed, rng_state, set_rng_state
+from detkit.utils import distributed
 
 
 @HOOKS.register()
@@ -27,35 +27,33 @@ class ValidationLoss(PeriodicHook):
         period: steps between them, and once at the end; null: whenever the weights are evaluated.
 
     Raises:
-        ValueError: ``period`` is below 1; in training, the trainer has no ``test_batches``, or they give nothing.
+        ValueError: (in training) the trainer has no ``test_batches``, or they give nothing.
     """
 
-    def __init__(self, *, period: int | None = None):
+    def __init__(self, *, period: Count | None = None):
         super().__init__(period, with_evaluations=True)
 
     def before_train(self, trainer: Training) -> None:
-        """Makes sure that there are data."""
         if trainer.test_batches is None:
             raise ValueError("ValidationLoss: the trainer has no test_batches; pass them where the trainer is built")
 
     def run(self, trainer: Training) -> None:
-        """Computes and publishes them."""
-        model, state = without_ddp(trainer.model), rng_state()
         sums: dict[str, Tensor] = {}
         numbers: dict[str, Tensor] = {}
-        try:
+        with trainer.training_step.aside() as model:
             torch.manual_seed(0)
-            with torch.no_grad(), keep_running_statistics(model):
-                for batch, is_own in _in_lockstep(trainer.test_batches or ()):
-                    losses = trainer.training_step.losses(batch, model)
-                    normalisers = normalisers_of(losses, len(batch))
-                    for name, term in losses.terms.items() if is_own else ():
-                        number = normalisers.get(name, normalisers[IMAGES])
-                        sums[name] = sums.get(name, 0) + term.to(number.dtype) * number.clamp(min=1)
-                        numbers[name] = numbers.get(name, 0) + number
-        finally:
-            set_rng_state(state)
-        trainer.metrics.publish({"iteration": trainer.step, **_means(sums, numbers)})
+            for batch, is_own in _in_lockstep(trainer.test_batches or ()):
+                losses = trainer.training_step.losses(batch, model)
+                normalisers = normalisers_of(losses, len(batch))
+                for name, term in losses.terms.items() if is_own else ():
+                    number = normalisers.get(name, normalisers[IMAGES])
+                    sums[name] = sums.get(name, 0) + term.to(number.dtype) * number.clamp(min=1)
+                    numbers[name] = numbers.get(name, 0) + number
+        means = mean_over_ranks({name: (float(value), float(numbers[name])) for name, value in sums.items()})
+        if not means:
+            raise ValueError("ValidationLoss: the test set gave no batch")
+        means = {"total_loss": sum(means.values()), **means}
+        trainer.publish({"iteration": trainer.step, **{f"validation/{name}": value for name, value in means.items()}})
 
 
 def _in_lockstep(batches: Iterable[list[Sample]]) -> Iterator[tuple[list[Sample], bool]]:
@@ -71,16 +69,3 @@ def _in_lockstep(batches: Iterable[list[Sample]]) -> Iterator[tuple[list[Sample]
         last = last if batch is None else batch
         if last is not None:
             yield last, batch is not None
-
-
-def _means(sums: dict[str, Tensor], numbers: dict[str, Tensor]) -> dict[str, float]:
-    mine = {name: (float(sums[name]), float(numbers[name])) for name in sums}
-    gathered = distributed.all_gather_object(mine)
-    names = list(dict.fromkeys(name for part in gathered for name in part))
-    if not names:
-        raise ValueError("ValidationLoss: the test set gave no batch")
-    terms = {}
-    for name in names:
-        total, number = (sum(values) for values in zip(*(part[name] for part in gathered if name in part)))
-        terms[f"validation/{name}"] = total / max(number, 1)
-    return {"validation/total_loss": sum(terms.values()), **terms}

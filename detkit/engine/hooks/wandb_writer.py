@@ -1,9 +1,9 @@
 """Weights & Biases, for those who have it."""
 
+import importlib
 import logging
 import math
 import sys
-from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -52,7 +52,15 @@ class WandbWriter(Hook):
         super().__init__()
         self.project, self.name, self.entity = project, name, entity
         self.group, self.tags, self.mode = group, tags, mode
-        self._wandb: Any = None if mode == "disabled" else _wandb()
+        self._wandb: Any = None
+        if mode != "disabled":
+            try:
+                self._wandb = importlib.import_module("wandb")
+            except ImportError:
+                raise ConfigError(
+                    "WandbWriter: wandb is not installed. pip install 'detkit[wandb]' (or pip install wandb), or take"
+                    " the hook out of train.hooks, or set its mode: disabled"
+                ) from None
         self._run: Any = None
         self._id: str | None = None
         self._sent = -1
@@ -63,6 +71,7 @@ class WandbWriter(Hook):
             return
         folder = output_folder(trainer, self)
         folder.mkdir(parents=True, exist_ok=True)
+        config = folder / "config.yaml"
         try:
             self._run = self._wandb.init(
                 project=self.project,
@@ -74,7 +83,7 @@ class WandbWriter(Hook):
                 dir=str(folder),
                 id=self._id,
                 resume="allow" if self._id else None,
-                config=_config_of(folder),
+                config=yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else None,
                 settings=self._wandb.Settings(console="off"),
             )
         except self._wandb.errors.Error as error:
@@ -83,8 +92,6 @@ class WandbWriter(Hook):
         self._run.define_metric("iteration")
         self._run.define_metric("*", step_metric="iteration")
         logger.info("Weights & Biases: run %s, %s", self._id, self._run.url or f"{self.mode} in {folder / 'wandb'}")
-        trainer.metrics.subscribe(self._write)
-        trainer.metrics.subscribe_pictures(self._write_pictures)
 
     def after_train(self, trainer: Training) -> None:
         """Ends it, as failed where an exception is ending the training."""
@@ -93,34 +100,16 @@ class WandbWriter(Hook):
             self._run = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The id of W&B's run."""
         return {"id": self._id}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what ``state_dict`` gave."""
         self._id = state["id"]
 
-    def _write(self, line: Line) -> None:
+    def on_metrics(self, trainer: Training, line: Line) -> None:
         if self._run is not None and line["iteration"] >= self._sent:
             self._run.log({name: value for name, value in line.items() if value is not None and math.isfinite(value)})
 
-    def _write_pictures(self, step: int, pictures: Pictures) -> None:
-        if self._run is not None and step >= self._sent:
+    def on_pictures(self, trainer: Training, pictures: Pictures) -> None:
+        if self._run is not None and trainer.step >= self._sent:
             images = {f"predictions/{name}": self._wandb.Image(picture) for name, picture in pictures.items()}
-            self._run.log({"iteration": step, **images})
-
-
-def _wandb() -> Any:
-    try:
-        import wandb
-    except ImportError:
-        raise ConfigError(
-            "WandbWriter: wandb is not installed. pip install 'detkit[wandb]' (or pip install wandb), or take the hook"
-            " out of train.hooks, or set its mode: disabled"
-        ) from None
-    return wandb
-
-
-def _config_of(folder: Path) -> dict[str, Any]:
-    file = folder / "config.yaml"
-    return yaml.safe_load(file.read_text(encoding="utf-8")) or {} if file.is_file() else {}
+            self._run.log({"iteration": trainer.step, **images})

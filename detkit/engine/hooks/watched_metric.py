@@ -6,7 +6,9 @@ import math
 from typing import Any, Literal
 
 from detkit.checkpoint import Checkpointer
+from detkit.config import Count, NonNegative
 from detkit.engine.hooks.periodic import CheckpointHook
+from detkit.engine.hooks.writers import output_folder
 from detkit.engine.interfaces import HOOKS, Hook, Training
 from detkit.engine.metrics import Line
 from detkit.registry import ConfigError
@@ -30,29 +32,20 @@ class WatchingHook(Hook):
         best, best_step: the best value and the number of its step; None before the first.
 
     Raises:
-        ValueError: ``min_delta`` is negative.
         ConfigError: (in training) no line has such a metric; the message lists those that there are.
     """
 
     def __init__(self, metric: str, mode: Mode, min_delta: float = 0.0):
         super().__init__()
-        if not min_delta >= 0:
-            raise ValueError(f"{type(self).__name__}: expected min_delta of at least 0, got {min_delta}")
         self.metric, self.mode, self.min_delta = metric, mode, min_delta
         self.best: float | None = None
         self.best_step: int | None = None
         self._seen = self._warned = False
         self._names: set[str] = set()
-        self._trainer: Training | None = None
 
     def value_seen(self, trainer: Training, better: bool) -> None:
         """Called with each value of the metric, after ``best`` was updated: whether it is the best so far."""
         raise NotImplementedError
-
-    def before_train(self, trainer: Training) -> None:
-        """Begins to listen."""
-        self._trainer = trainer
-        trainer.metrics.subscribe(self._look)
 
     def after_step(self, trainer: Training) -> None:
         """Warns once where there has been an evaluation without the metric."""
@@ -62,33 +55,31 @@ class WatchingHook(Hook):
 
     def after_train(self, trainer: Training) -> None:
         """Makes sure that there has been such a metric."""
-        self._trainer = None
         if trainer.is_last_step and self._names and not self._seen:
             raise self._missing()
 
     def state_dict(self) -> dict[str, Any]:
-        """Best value and step, and of which metric."""
-        state = {"name": self.metric, "mode": self.mode, "best": self.best, "step": self.best_step}
-        return {**state, "seen": self._seen}
+        watched = {"name": self.metric, "mode": self.mode}
+        return {**watched, "best": self.best, "step": self.best_step, "seen": self._seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes what ``state_dict`` gave; not where it is of another metric or mode."""
-        if (state["name"], state["mode"]) != (self.metric, self.mode):
-            logger.warning(
-                "%s: watched %s (%s) before and watches %s (%s) now: starts again",
-                *(type(self).__name__, state["name"], state["mode"], self.metric, self.mode),
-            )
+        if self.watches(state):
+            self.best, self.best_step = state["best"], state["step"]
+            self._seen = state.get("seen", self.best is not None)
             return
-        self.best, self.best_step = state["best"], state["step"]
-        self._seen = state.get("seen", self.best is not None)
+        before, now = f"{state['name']} ({state['mode']})", f"{self.metric} ({self.mode})"
+        logger.warning("%s: watched %s before and watches %s now: starts again", type(self).__name__, before, now)
 
-    def _look(self, line: Line) -> None:
-        if self._trainer is None:
-            return
+    def watches(self, state: dict[str, Any]) -> bool:
+        """Whether a state is of this metric and mode."""
+        return (state["name"], state["mode"]) == (self.metric, self.mode)
+
+    def on_metrics(self, trainer: Training, line: Line) -> None:
         self._names |= line.keys() - {"iteration"}
         if self.metric in line:
             self._seen = True
-            self.value_seen(self._trainer, self._is_better(float(line[self.metric]), int(line["iteration"])))
+            self.value_seen(trainer, self._is_better(float(line[self.metric]), int(line["iteration"])))
             return
         family = self.metric.rpartition("/")[0]
         if family and any(name.rpartition("/")[0] == family for name in line):
@@ -102,10 +93,8 @@ class WatchingHook(Hook):
         return True
 
     def _missing(self) -> ConfigError:
-        known = ", ".join(sorted(self._names))
-        return ConfigError(
-            f"train.hooks: {type(self).__name__}: no line of metrics has '{self.metric}'; there are {known}"
-        )
+        words = f"train.hooks: {type(self).__name__}: no line of metrics has '{self.metric}'"
+        return ConfigError(f"{words}; there are {', '.join(sorted(self._names))}")
 
 
 @HOOKS.register()
@@ -119,31 +108,23 @@ class BestCheckpoint(WatchingHook):
     Args:
         metric: a name in the lines of metrics.
         mode: whether more or less of it is better.
-
-    Raises:
-        ConfigError: (in training) no line has such a metric; the message lists those that there are.
     """
 
     def __init__(self, *, metric: str, mode: Mode = "max"):
         super().__init__(metric, mode)
 
     def before_train(self, trainer: Training) -> None:
-        """Begins to listen."""
-        if trainer.output_dir is None:
-            raise ValueError("BestCheckpoint: the trainer has no output_dir to write to")
-        super().before_train(trainer)
+        output_folder(trainer, self)
 
     def value_seen(self, trainer: Training, better: bool) -> None:
-        """Writes the weights where it is the best."""
         if not better:
             return
-        assert trainer.output_dir is not None
         writer = next((hook for hook in trainer.hooks if isinstance(hook, CheckpointHook)), None)  # it knows the config
+        writer = writer or CheckpointHook(Checkpointer(output_folder(trainer, self)), None)
         with trainer.weight_sets.get(self.metric.partition("/")[0], contextlib.nullcontext)():
-            (writer or CheckpointHook(Checkpointer(trainer.output_dir), None)).save_weights("model_best", trainer)
+            writer.save("model_best", trainer)
 
     def after_train(self, trainer: Training) -> None:
-        """Says what was best."""
         super().after_train(trainer)
         if self.best is not None:
             logger.info("best %s: %.4g at step %d: model_best.pth", self.metric, self.best, self.best_step)
@@ -161,24 +142,16 @@ class EarlyStopping(WatchingHook):
         patience: how many values in a row may be no better than the best one before; at the last of them it ends.
         mode: whether more or less of the metric is better.
         min_delta: by how much a value must beat the best one to count as better.
-
-    Raises:
-        ValueError: a number that makes no sense.
-        ConfigError: (in training) no line has such a metric; the message lists those that there are.
     """
 
-    def __init__(self, *, metric: str, patience: int, mode: Mode = "max", min_delta: float = 0.0):
+    def __init__(self, *, metric: str, patience: Count, mode: Mode = "max", min_delta: NonNegative = 0.0):
         super().__init__(metric, mode, min_delta)
-        if patience < 1:
-            raise ValueError(f"EarlyStopping: expected a patience of at least 1 evaluation, got {patience}")
         self.patience, self.without_gain = patience, 0
 
     def value_seen(self, trainer: Training, better: bool) -> None:
-        """Counts."""
         self.without_gain = 0 if better else self.without_gain + 1
 
     def stop_reason(self) -> str | None:
-        """Why it ends, and how to go on."""
         if self.without_gain < self.patience:
             return None
         return (
@@ -188,11 +161,9 @@ class EarlyStopping(WatchingHook):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Best value and step, and how many values have been no better since."""
         return {**super().state_dict(), "without_gain": self.without_gain}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what ``state_dict`` gave."""
         super().load_state_dict(state)
-        if state["name"] == self.metric and state["mode"] == self.mode:
+        if self.watches(state):
             self.without_gain = state["without_gain"]

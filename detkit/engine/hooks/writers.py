@@ -32,7 +32,7 @@ class MetricsWriter(Hook):
         self._waiting: list[str] = []  # lines that could not be written yet
 
     def before_train(self, trainer: Training) -> None:
-        """Cuts the file. Raises ValueError where neither hook nor trainer knows a folder."""
+        """Cuts the file. Raises ValueError where neither hook nor trainer has a folder."""
         if not distributed.is_main():
             return
         if self.path is None:
@@ -44,8 +44,8 @@ class MetricsWriter(Hook):
         if dropped:
             logger.info("%s: dropped %d lines of steps from %d on", self.path, dropped, trainer.finished)
         self._step = trainer.finished - 1
-        self._there = _names_of_lines(self.path, self._step)
-        trainer.metrics.subscribe(self._write)
+        kept = map(json.loads, self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else ())
+        self._there = [frozenset(line) for line in kept if line["iteration"] == self._step]
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing; but the lines are on the disk before the checkpoint is, which relies on them."""
@@ -57,8 +57,9 @@ class MetricsWriter(Hook):
                 logger.warning("%s: may not be complete on the disk (%s)", self.path, error)
         return {}
 
-    def _write(self, line: Line) -> None:
-        assert self.path is not None
+    def on_metrics(self, trainer: Training, line: Line) -> None:
+        if self.path is None or not distributed.is_main():
+            return
         names = frozenset(line)
         if line.get("iteration") == self._step and names in self._there:
             self._there.remove(names)
@@ -73,12 +74,6 @@ class MetricsWriter(Hook):
             logger.warning("%s: cannot be written (%s); %s", self.path, error, words)
         except (TypeError, ValueError) as error:  # from a hook that publishes something else than numbers
             logger.warning("%s: a line is left out (%s): %s", self.path, error, line)
-
-
-def _names_of_lines(path: Path, iteration: int) -> list[frozenset[str]]:
-    """Which metrics each line of a step holds."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [frozenset(line) for text in lines if (line := json.loads(text))["iteration"] == iteration]
 
 
 def as_json(line: Line) -> str:
@@ -143,7 +138,6 @@ class TensorBoardWriter(Hook):
         self._writer: Any = None
 
     def before_train(self, trainer: Training) -> None:
-        """Opens the writer."""
         if not distributed.is_main():
             return
         try:
@@ -153,27 +147,20 @@ class TensorBoardWriter(Hook):
             return
         # purge_step hides what a run that was resumed had written beyond its checkpoint.
         self._writer = SummaryWriter(str(output_folder(trainer, self) / self.folder), purge_step=trainer.finished)
-        trainer.metrics.subscribe(self._write)
-        trainer.metrics.subscribe_pictures(self._write_pictures)
 
     def after_train(self, trainer: Training) -> None:
-        """Closes it."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
-    def _write(self, line: Line) -> None:
-        if self._writer is None:
-            return
-        for name, value in line.items():
+    def on_metrics(self, trainer: Training, line: Line) -> None:
+        for name, value in line.items() if self._writer is not None else ():
             if name != "iteration":
                 self._writer.add_scalar(name, value, line["iteration"])
 
-    def _write_pictures(self, step: int, pictures: Pictures) -> None:
-        if self._writer is None:
-            return
-        for name, picture in pictures.items():
-            self._writer.add_image(f"predictions/{name}", picture, step, dataformats="HWC")
+    def on_pictures(self, trainer: Training, pictures: Pictures) -> None:
+        for name, picture in pictures.items() if self._writer is not None else ():
+            self._writer.add_image(f"predictions/{name}", picture, trainer.step, dataformats="HWC")
 
 
 def output_folder(trainer: Training, hook: Hook) -> Path:

@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 from fvcore.common.registry import Registry as _Registry
@@ -50,12 +50,14 @@ class Removed:
         subclass: the registered class that has the option today. A node that sets the option becomes one of it.
         becomes: pairs of a value and of the registered class that does today what the value said. A node with this
             value becomes one of the class, without the option.
+        group: of an option that was a group, its defaults: what a config said that left out some of them.
     """
 
     fix: str = ""
     default: Any = inspect.Parameter.empty
     subclass: str | None = None
     becomes: tuple[tuple[Any, str], ...] = ()
+    group: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Registry(_Registry, Generic[T]):

@@ -116,6 +116,8 @@ def _laid_over(tree: Entry, overrides: list[Override], migration: Migration) -> 
     written: dict[tuple[str | int, ...], Override] = {}
     for given in overrides:
         override = migration.override(given, tree)
+        if override is None:
+            continue
         other = written.setdefault(override.keys, given)
         if other.keys != given.keys:
             raise ConfigError(

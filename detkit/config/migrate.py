@@ -30,6 +30,7 @@ class Migration:
         self.root = root
         self.notes: dict[str, None] = {}
         """What was migrated: a line each, in order, none twice."""
+        self._moved_to: set[str] = set()
 
     def warn(self) -> None:
         """Logs the notes."""
@@ -40,14 +41,19 @@ class Migration:
         """One file's ``tree``, which will be laid over the migrated ``below``. Raises ConfigError for a refusal."""
         return self._value(tree, self.root, default, below, path)
 
-    def override(self, override: Override, tree: Entry) -> Override:
-        """``override``, which will be laid over the migrated ``tree``, with its path and value of today."""
+    def override(self, override: Override, tree: Entry) -> Override | None:
+        """``override``, which will be laid over the migrated ``tree``, with its path and value of today.
+
+        None: it says of an option that is gone only what is so anyway.
+        """
         source = override.value.source
         nested = Entry(override.value.value, source + _MARK)
         for key in reversed(override.keys):
             nested = Entry({key: nested}, source)
         nested, keys = self.layer(nested, tree), []
         while not nested.source.endswith(_MARK):
+            if not nested.value:
+                return None
             key, nested = next(iter(nested.value.items()))
             keys.append(key)
         return dataclasses.replace(override, keys=tuple(keys), value=dataclasses.replace(nested, source=source))
@@ -56,7 +62,9 @@ class Migration:
         """``entry``, written where the annotation is ``want``, as it is written today."""
         value = entry.value
         if isinstance(value, str) and str not in leaves(want) and _class_named(value, want) is not None:
-            value = {"name": entry}  # of an override it is then the name that changes, so options that fit are kept
+            kept = below.value if below is not None and isinstance(below.value, dict) else {}
+            kept = {k: v for k, v in kept.items() if _below(path, k) in self._moved_to}  # they stood beside the name
+            value = {**kept, "name": entry}  # an override changes just the name, so options that fit are kept
             entry = Entry(value, entry.source.removesuffix(_MARK))
         if isinstance(value, list) and _takes_list(want):
             items = [self._value(item, want, MISSING, None, f"{path}[{i}]") for i, item in enumerate(value)]
@@ -88,9 +96,11 @@ class Migration:
                 continue
             rest = _without(node, split(key))
             if isinstance(to, str):
-                node = self._moved(rest, to, old, path, where)
+                node = rest if _no_part(cls, to, rest, below) else self._moved(rest, to, old, path, where)
                 continue
             value = old.plain()
+            if isinstance(value, dict):
+                value = {**to.group, **value}
             if to.default is not MISSING and value == plain(to.default):
                 node = rest  # a config that a run saved has every default
                 continue
@@ -107,11 +117,9 @@ class Migration:
         return node, cls
 
     def _moved(self, node: dict[Any, Entry], to: str, old: Entry, path: str, where: str) -> dict[Any, Entry]:
-        """``node`` with ``old`` at the path ``to``; without it where the part on the way is null."""
-        first = node.get(split(to)[0])
-        if first is not None and first.value is None and len(split(to)) > 1:
-            return node
+        """``node`` with ``old`` at the path ``to``."""
         self._note(old.source, where, _below(path, to))
+        self._moved_to.add(_below(path, to))
         return _put(node, split(to), old, where, _below(path, to))
 
     def _note(self, source: str, old: str, new: str) -> None:
@@ -137,6 +145,14 @@ def _class_of(node: dict[Any, Entry], want: Any, default: Any, below: Entry | No
     if isinstance(default, Recipe):
         return default.cls
     return next((leaf for leaf in leaves(want) if isinstance(leaf, type) and _needs_no_name(leaf)), None)
+
+
+def _no_part(cls: type, to: str, node: dict[Any, Entry], below: Entry | None) -> bool:
+    """Whether the path ``to`` leads into a part of the node that is null, so that what stood there said nothing."""
+    first, *rest = split(to)
+    given = node.get(first) or find(below, (first,))
+    option = schema(cls).options.get(str(first))
+    return bool(rest) and (given.value is None if given is not None else option is not None and option.default is None)
 
 
 def _takes_list(want: Any) -> bool:

@@ -194,6 +194,15 @@ def test_a_removed_option_that_says_its_default_of_then_is_left_out(load):
     assert not lines
 
 
+def test_an_option_that_stood_beside_a_name_outlives_another_name_above_it(load):
+    tree, _ = load("tool: {name: Saw, blade: SteelBlade, sharpness: 3}", "_base_: a.yaml\ntool: {blade: GlassBlade}")
+    assert tree == {"tool": {"name": "Saw", "blade": {"name": "GlassBlade", "hardness": 3}}}
+    tree, _ = load(
+        "tool: {name: Saw, blade: {name: SteelBlade, hardness: 3}}", "_base_: a.yaml\ntool: {blade: GlassBlade}"
+    )
+    assert tree == {"tool": {"name": "Saw", "blade": {"name": "GlassBlade"}}}
+
+
 def test_an_option_of_a_part_that_is_not_there_is_left_out(load):
     tree, lines = load("tool: {name: Saw, sharpness: 3, blade: null}")
     assert tree == {"tool": {"name": "Saw", "blade": None}}

@@ -90,6 +90,24 @@ def test_an_epsilon_of_no_norm_says_nothing(model_of):
     assert model_of(text).roi_heads.mask_head.convs[0].norm is None
 
 
+def test_rules_of_a_reference_may_leave_out_what_was_the_default(model_of):
+    text = "model: {proposal_generator: {mean_over: samples, selection: {rules: {nms_by: probability}}}}"
+    assert type(model_of(text).proposal_generator) is TorchvisionRPN
+
+
+def test_rules_of_a_reference_with_means_of_another_are_refused_as_no_class_has_both(model_of):
+    with pytest.raises(ConfigError, match="their losses are means over the samples"):
+        model_of("model: {proposal_generator: {selection: {rules: {nms_by: probability}}}}")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [f"{HEADS}.fill_background=true", f"{RPN}.mean_over=batch_size", f"{HEADS}.mask_head.norm_eps=0.01"],
+)
+def test_an_override_that_says_of_an_earlier_option_what_is_so_anyway_changes_nothing(override):
+    assert load_experiment(QUICK_START, [override]).tree == load_experiment(QUICK_START).tree
+
+
 def test_a_negative_epsilon_is_refused_with_its_place():
     with pytest.raises(ConfigError, match=r"model.backbone.norm.eps: expected at least 0, got -1"):
         model("model.backbone.norm.eps=-1.0")

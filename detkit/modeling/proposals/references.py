@@ -8,7 +8,7 @@ from torch import Tensor
 
 from detkit.layers import nms_by_group
 from detkit.modeling.interfaces import PROPOSAL_GENERATORS
-from detkit.modeling.proposals.rpn import MATTERPORT_RULES, RPN, TORCHVISION_RULES
+from detkit.modeling.proposals.rpn import DETECTRON2_RULES, MATTERPORT_RULES, RPN, TORCHVISION_RULES
 from detkit.registry import Removed
 from detkit.structures import Boxes, ImageList, Instances
 from detkit.structures.transforms import Region
@@ -25,8 +25,9 @@ class TorchvisionRPN(RPN):
     renamed_options: ClassVar[Mapping[str, str | Removed]] = {
         "mean_over": Removed("its losses are always means over the samples; RPN's are not", default="samples"),
         "selection.rules": Removed(
-            "write name: MatterportRPN for its rules",
+            "write name: MatterportRPN for its rules, or name: RPN for NMS by logits and its mean over the batch",
             default=TORCHVISION_RULES,
+            group=DETECTRON2_RULES,
             becomes=((MATTERPORT_RULES, "MatterportRPN"),),
         ),
     }
@@ -49,7 +50,9 @@ class MatterportRPN(TorchvisionRPN):
     """
 
     renamed_options: ClassVar[Mapping[str, str | Removed]] = {
-        "selection.rules": Removed("the class has its own; write name: RPN for others", default=MATTERPORT_RULES)
+        "selection.rules": Removed(
+            "the class has its own; write name: RPN for others", default=MATTERPORT_RULES, group=DETECTRON2_RULES
+        )
     }
 
     @torch.no_grad()

@@ -81,9 +81,9 @@ class RPN(ProposalGenerator):
         "positive_fraction": "sampling.positive_fraction",
         "mean_over": Removed(subclass="TorchvisionRPN", default="batch_size"),
         "selection.rules": Removed(
-            "write name: TorchvisionRPN or name: MatterportRPN for their rules",
+            "write name: TorchvisionRPN or name: MatterportRPN; their losses are means over the samples",
             default=DETECTRON2_RULES,
-            becomes=((TORCHVISION_RULES, "TorchvisionRPN"), (MATTERPORT_RULES, "MatterportRPN")),
+            group=DETECTRON2_RULES,
         ),
     }
 

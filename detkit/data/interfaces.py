@@ -54,7 +54,8 @@ class Record:
 
     def select(self, keep: Any) -> "Record":
         """The record with only some of the annotations: A bools, or their numbers."""
-        return self.with_objects(self.objects[torch.as_tensor(keep)])
+        rows = torch.as_tensor(keep)
+        return self.with_objects(self.objects[rows if len(rows) else rows.long()])
 
     def with_objects(self, objects: Instances) -> "Record":
         """The record with other annotations, in the pixels of the same image."""

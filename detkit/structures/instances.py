@@ -121,7 +121,7 @@ class Instances:
         first = parts[0]
         if any(p.image_size != first.image_size or p._fields.keys() != first._fields.keys() for p in parts):
             raise ValueError("Instances.cat: the parts differ in image size or fields")
-        fields = {k: _cat([p._fields[k] for p in parts]) for k in first._fields}
+        fields = {k: _cat(k, [p._fields[k] for p in parts]) for k in first._fields}
         return Instances(first.image_size, info=first.info, **fields)
 
     def __repr__(self) -> str:
@@ -136,8 +136,10 @@ def _pinned(value: Any) -> Any:
     return pinned if type(pinned) is type(value) else type(value)(pinned)  # a tensor's subclass gives a plain tensor
 
 
-def _cat(values: Sequence[Any]) -> Any:
+def _cat(name: str, values: Sequence[Any]) -> Any:
     if len({type(value) for value in values}) > 1 and all(hasattr(value, "bitmaps") for value in values):
         values = [value.bitmaps() for value in values]  # masks of several kinds
     cat = getattr(type(values[0]), "cat", None)
+    if cat is None and not isinstance(values[0], Tensor):
+        raise TypeError(f"the field '{name}' cannot be joined: give {type(values[0]).__name__} a static cat(parts)")
     return cat(values) if cat is not None else torch.cat(list(values))

@@ -256,6 +256,7 @@ def test_color_jitter_changes_colours_only():
 
 def test_empty_images_pass_through_everything():
     empty = record("polygons").select(np.zeros(4, bool))
+    assert len(record("polygons").select([]).objects) == 0, "no numbers choose as no bools do"
     for augment in [*GEOMETRIC, ColorJitter()]:
         out = augment(empty, np.random.default_rng(0))
         assert out.objects.boxes.shape == (0, 4)

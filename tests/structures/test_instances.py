@@ -85,6 +85,8 @@ def test_instances_refuse_what_does_not_fit():
         Instances.cat([make(), make().without("masks")])
     with pytest.raises(ValueError, match="nothing"):
         Instances.cat([])
+    with pytest.raises(TypeError, match=r"the field 'notes' cannot be joined: give list a static cat\(parts\)"):
+        Instances.cat([make().with_fields(notes=list("abcd"))] * 2)
     with pytest.raises(AttributeError, match="no field 'scores'; it has boxes, classes, masks"):
         _ = make().scores
 

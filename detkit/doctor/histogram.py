@@ -8,6 +8,7 @@ from tabulate import tabulate
 
 from detkit.doctor.grid import Level
 from detkit.utils import atomic_write
+from detkit.visualization.curves import new_figure
 
 WIDTH = 30
 """Characters of the longest bar."""
@@ -46,10 +47,8 @@ def histogram_image(
     boxes: np.ndarray, reach: np.ndarray, levels: Sequence[Level], thresh: float, path: str | os.PathLike[str]
 ) -> None:
     """The same as a PNG; anchors are dashed lines."""
-    from matplotlib.figure import Figure  # heavy, and rarely needed
-
     (sizes, ratios), (anchor_sizes, anchor_ratios) = _measures(boxes), _anchor_measures(levels)
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = new_figure(10, 4)
     left, right = figure.subplots(1, 2)
     lost = reach < thresh
     for axes, values, own, title in (

@@ -103,8 +103,6 @@ def plot_runs(
     Raises:
         ValueError: ``smooth_share`` is not in [0, 1).
     """
-    from matplotlib.lines import Line2D
-
     if not 0 <= smooth_share < 1:
         raise ValueError(f"smooth: expected a part of the run, at least 0 and below 1, got {smooth_share}")
     columns = min(3, len(names)) if len(names) != 4 else 2
@@ -112,6 +110,8 @@ def plot_runs(
     figure = new_figure(max(5.6 * columns, 7.0), 3.6 * rows + 0.4)
     for number, name in enumerate(names, 1):
         _panel(figure.add_subplot(rows, columns, number), name, runs, smooth_share)
+    from matplotlib.lines import Line2D
+
     handles = [Line2D([], [], **_look(number)) for number in range(len(runs))]
     per_row = max(1, int(figure.get_figwidth() * 11 / (max(map(len, runs)) + 6)))
     figure.legend(handles, list(runs), loc="outside upper center", ncols=min(len(runs), per_row), frameon=False)

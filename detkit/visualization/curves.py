@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from detkit.visualization.colors import LINE_COLORS
+from detkit.visualization.drawing import load_matplotlib
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ def plot_curves(metrics_file: str | Path, out_png: str | Path) -> Path:
 
 def new_figure(width: float, height: float) -> Any:
     """An empty figure of matplotlib, in inches, apart from its global state."""
+    load_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,7 +1,11 @@
 """Drawing: an image with shapes and labels on it. N shapes have N colours."""
 
+import importlib
 import math
+import os
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
@@ -138,12 +142,30 @@ def _enlarged_mask(bitmap: np.ndarray, size: tuple[int, int]) -> Image.Image:
     return shape
 
 
+def load_matplotlib() -> Any:
+    """The module matplotlib; also where ``MPLBACKEND`` names a backend that is not installed, as nothing here uses one.
+
+    Programs that a notebook starts inherit its backend, often in an environment that has not got it.
+    """
+    backend = os.environ.get("MPLBACKEND")
+    try:
+        return importlib.import_module("matplotlib")
+    except ValueError:
+        if backend is None:
+            raise
+        del os.environ["MPLBACKEND"]
+        for name in [n for n in sys.modules if n.partition(".")[0] == "matplotlib"]:  # imported before the error
+            del sys.modules[name]
+        try:
+            return importlib.import_module("matplotlib")
+        finally:
+            os.environ["MPLBACKEND"] = backend
+
+
 def load_font(size: int) -> Font:
     """A sans-serif with a wide choice of scripts (DejaVu, which comes with matplotlib), or else Pillow's own."""
-    import matplotlib
-
     try:
-        return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+        return ImageFont.truetype(f"{load_matplotlib().get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
     except OSError:
         return ImageFont.load_default(size)
 

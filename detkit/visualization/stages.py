@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detkit.structures import Boxes, Instances
 from detkit.visualization.colors import palette
-from detkit.visualization.drawing import Colors, Drawing
+from detkit.visualization.drawing import Colors, Drawing, load_matplotlib
 
 AnchorKind = Literal["positive", "negative", "neutral"]
 ANCHOR_LABELS: dict[AnchorKind, int] = {"positive": 1, "negative": 0, "neutral": -1}
@@ -60,11 +60,10 @@ def draw_proposals(drawing: Drawing, proposals: Instances, *, most: int = 50, la
         most: how many are drawn.
         labels: how many of them get their probability as a label.
     """
-    import matplotlib
-
     best = proposals.objectness.argsort(descending=True)[:most]
     probs = proposals.objectness[best].float().sigmoid().cpu().numpy()
-    colors = (matplotlib.colormaps["turbo"](0.1 + 0.78 * probs)[:, :3] * 255).round().astype(np.uint8)  # dark ends off
+    turbo = load_matplotlib().colormaps["turbo"]
+    colors = (turbo(0.1 + 0.78 * probs)[:, :3] * 255).round().astype(np.uint8)  # without its dark ends
     texts = [f"{prob:.2f}" if number < labels else "" for number, prob in enumerate(probs)]
     boxes = proposals.boxes.tensor[best].cpu().numpy()
     drawing.boxes(boxes, colors)

@@ -1,5 +1,7 @@
 import json
 import math
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -67,6 +69,21 @@ def test_little_or_nothing_to_draw(tmp_path, rows):
 def test_no_global_plotting_state(tmp_path):
     plot_curves(write(tmp_path / "m.jsonl", [{"iteration": 0, "loss": 1}]), tmp_path / "c.png")
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense"])
+def test_pictures_and_curves_are_drawn_whatever_backend_a_notebook_has_set(tmp_path, backend):
+    write(tmp_path / "m.jsonl", [{"iteration": i, "total_loss": 1.0, "lr": 0.1} for i in range(3)])
+    code = f"""
+import os
+from detkit.visualization import plot_curves
+from detkit.visualization.drawing import load_font
+assert load_font(12).getbbox("a")
+plot_curves({str(tmp_path / "m.jsonl")!r}, {str(tmp_path / "curves.png")!r})
+assert os.environ["MPLBACKEND"] == {backend!r}
+"""
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "MPLBACKEND": backend}, check=True)
+    assert all(part > 0.001 for part in ink(tmp_path / "curves.png"))
 
 
 def test_smoothing_keeps_lines_and_bridges_gaps():

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from detkit.config import Count, Fraction
 from detkit.engine.interfaces import HOOKS, Hook, Training
@@ -71,7 +72,7 @@ class ExponentialMovingAverage(Hook):
             return
         self.updates += 1
         weights = [_widened(self._weights[name]) for name in self.average]
-        torch._foreach_lerp_(list(self.average.values()), weights, 1 - self.decay_at(self.updates))
+        get_ema_multi_avg_fn(self.decay_at(self.updates))(list(self.average.values()), weights, None)
 
     @contextlib.contextmanager
     def weights(self) -> Iterator[None]:

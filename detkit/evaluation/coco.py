@@ -128,7 +128,7 @@ class CocoEvaluator(Evaluator):
     def _checked(self, instances: Instances | None) -> Instances:
         """The instances on the CPU, if they can be evaluated."""
         if instances is None:
-            raise ValueError("the model predicts no instances, so there is nothing for CocoEvaluator to evaluate; take it out of evaluators")
+            raise ValueError("the model predicts no instances; take CocoEvaluator out of evaluators")
         num_classes = len(self.dataset.class_names)
         if len(instances) and int(instances.classes.max()) >= num_classes:
             raise ValueError(

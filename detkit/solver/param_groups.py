@@ -11,11 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from detkit.solver.interfaces import Layered
 
-_NORMS: tuple[type[nn.Module], ...] = tuple(
-    # _NormBase: every batch and instance normalisation, the synchronised one included.
-    getattr(nn, name, _NormBase)
-    for name in ("GroupNorm", "LayerNorm", "RMSNorm")
-) + (_NormBase,)
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)  # _NormBase: all batch and instance norms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,11 +96,10 @@ def parameter_groups(model: nn.Module, rules: GroupRules) -> list[dict[str, Any]
 
 
 def _factors_by_module(model: nn.Module, factors: Mapping[str, float]) -> Mapping[str, float]:
-    names = {name for name, _ in model.named_modules()}
-    for name in factors:
-        if name not in names:
-            children = ", ".join(child for child, _ in model.named_children())
-            raise ValueError(f"lr_factors: the model has no submodule '{name}'; its children are {children or 'none'}")
+    unknown = factors.keys() - dict(model.named_modules()).keys()
+    if unknown:
+        children = ", ".join(name for name, _ in model.named_children()) or "none"
+        raise ValueError(f"lr_factors: the model has no submodule '{min(unknown)}'; its children are {children}")
     return factors
 
 

@@ -24,50 +24,29 @@ logger = logging.getLogger(__name__)
 
 
 class Training:
-    """A training as its hooks see it; ``Trainer`` runs it.
+    """A training as its hooks see it; ``Trainer`` runs it."""
 
-    Attributes:
-        model: on its device; may be wrapped for distributed training.
-        optimizer: over its parameters.
-        batches: see ``Batches``.
-        max_iter: number of the run's steps.
-        device: where samples are sent.
-        output_dir: the run's folder, for the hooks that write.
-        hooks: in the order in which they are called.
-        training_step: how weights change; ``training_step.losses(batch)`` gives the losses of a batch.
-        test_batches: the test set with its targets, this process's share, for each time that it is gone through.
-        interruption: whether and when the process is asked to leave; None: it does not listen to signals.
-        step: number (0-based) of the step under way; between steps, of the last one.
-        finished: how many steps are done. In ``before_step`` it equals ``step``, in ``after_step`` ``step + 1``.
-        losses: the last step's ``Losses``.
-        metrics: those of the steps since the last line of metrics.
-        results: what the last evaluation gave.
-        weight_sets: further sets of weights that the run keeps beside the raw ones (averages, say), by name: functions
-            that give a context inside which the model has them. They are evaluated and saved beside the raw ones.
-        batches_seen: how many batches the finished steps have taken: where the stream goes on.
-        pending: names of the hooks whose ``after_step`` of the last finished step is still to come.
-        switched_off: hooks of which an error was caught, see ``guard``.
-    """
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
+    model: nn.Module  # on its device; may be wrapped for distributed training
+    optimizer: torch.optim.Optimizer  # over its parameters
     batches: Batches
-    max_iter: int
-    device: torch.device
-    output_dir: Path | None
-    hooks: "Sequence[Hook]"
-    training_step: TrainingStep
-    test_batches: Iterable[list[Sample]] | None
-    interruption: Interruption | None
-    step: int
-    finished: int
-    losses: Losses
-    metrics: Metrics
-    results: dict[str, Any]
+    max_iter: int  # number of the run's steps
+    device: torch.device  # where samples are sent
+    output_dir: Path | None  # the run's folder, for the hooks that write
+    hooks: "Sequence[Hook]"  # in the order in which they are called
+    training_step: TrainingStep  # how weights change; ``training_step.losses(batch)`` gives the losses of a batch
+    test_batches: Iterable[list[Sample]] | None  # the test set with its targets, this process's share; read repeatedly
+    interruption: Interruption | None  # whether and when to leave; None: the process does not listen to signals
+    step: int  # number (0-based) of the step under way; between steps, of the last one
+    finished: int  # how many steps are done: in ``before_step`` as many as ``step``, in ``after_step`` one more
+    losses: Losses  # of the last step
+    metrics: Metrics  # of the steps since the last line of metrics
+    results: dict[str, Any]  # what the last evaluation gave
+    batches_seen: int  # how many batches the finished steps have taken: where the stream goes on
+    pending: list[str]  # names of the hooks whose ``after_step`` of the last finished step is still to come
+    switched_off: "list[Hook]"  # of which an error was caught, see ``guard``
     weight_sets: dict[str, Callable[[], contextlib.AbstractContextManager[None]]]
-    batches_seen: int
-    pending: list[str]
-    switched_off: "list[Hook]"
+    """Further sets of weights that the run keeps beside the raw ones (averages, say), by name: functions that give a
+    context inside which the model has them. They are evaluated and saved beside the raw ones."""
 
     @property
     def unwrapped_model(self) -> nn.Module:

@@ -43,14 +43,7 @@ class TrainingStep:
     batch's come from its own forward pass; for each of the others, where the model gives normalisers, there is a
     forward pass without gradients before, with the same random numbers, that leaves running statistics alone.
 
-    Args:
-        model: gives ``Losses`` in training mode; may be wrapped for distributed training.
-        optimizer: over the model's parameters.
-        device: where samples are sent.
-        accumulate: batches a step.
-        loss_mean: what losses are means over, see ``LossMean``.
-        precision: of the forward passes.
-        clipping: the limit of the gradients.
+    The arguments are those of ``Trainer``.
 
     Attributes:
         checks_at_once: whether losses and gradients are checked before they are used (the CPU, where it costs nothing).

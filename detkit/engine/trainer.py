@@ -218,24 +218,15 @@ class Trainer(Training):
         return itertools.chain(first, stream)
 
     def check_finite(self) -> None:
-        """See ``Training``."""
         self.failures.check_window(self.metrics.settle())
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resume needs besides the weights; see ``training_state``. All ranks must call it.
-
-        Raises:
-            FloatingPointError: the loss of a step until now was not finite.
-        """
+        """See ``Training``. Raises FloatingPointError where the loss of a step until now was not finite."""
         self.check_finite()
         return training_state(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what ``state_dict`` gave. Rates, decays and other options stay those of this trainer's optimizer.
-
-        Raises:
-            ValueError: the state is of an optimizer over other parameters.
-        """
+        """Takes what ``state_dict`` gave; see ``restore``."""
         self._rng = restore(self, state)
 
 

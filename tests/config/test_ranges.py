@@ -67,6 +67,8 @@ def test_ranges_are_shown_with_the_options():
         "train.hooks=[{name: TorchProfiler, steps: 0}]",
         "train.hooks=[{name: ExponentialMovingAverage, decay: -0.1}]",
         "train.hooks=[{name: ExponentialMovingAverage, period: 0}]",
+        "train.hooks=[{name: FreezeSchedule, stages: [{until: 0}, {until: 1}]}]",
+        "train.hooks=[{name: FreezeSchedule, stages: [{until: 1.5}]}]",
         "train.hooks=[{name: PreciseBN, num_batches: 0}]",
         "train.hooks=[{name: ValidationLoss, period: 0}]",
         "train.hooks=[{name: EarlyStopping, metric: a, patience: 0}]",

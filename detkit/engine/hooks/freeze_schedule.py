@@ -9,6 +9,7 @@ from typing import Literal
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from detkit.config import Share
 from detkit.engine.interfaces import HOOKS, Hook, Training
 from detkit.registry import ConfigError
 
@@ -24,15 +25,13 @@ class FreezeStage:
         train: dotted names of the submodules (or parameters) that learn, with all that is in them; or ``all``.
 
     Raises:
-        ValueError: ``until`` outside 0..1, or nothing that learns.
+        ValueError: nothing learns.
     """
 
-    until: float
+    until: Share
     train: tuple[str, ...] | Literal["all"] = "all"
 
     def __post_init__(self) -> None:
-        if not 0 < self.until <= 1:
-            raise ValueError(f"until: expected a fraction of the run within 0..1, got {self.until}")
         if not self.train or (isinstance(self.train, str) and self.train != "all"):
             raise ValueError(f"train: expected names of what learns in the stage, or all; got {self.train!r}")
 

@@ -1,5 +1,6 @@
 """Hooks that write the lines of metrics: to metrics.jsonl in every run, to TensorBoard where a config says so."""
 
+import contextlib
 import json
 import logging
 import math
@@ -40,11 +41,8 @@ class MetricsWriter(Hook):
                 raise ValueError("MetricsWriter: give a path, or the trainer an output_dir")
             self.path = trainer.output_dir / "metrics.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        dropped = cut_lines(self.path, trainer.finished)
-        if dropped:
-            logger.info("%s: dropped %d lines of steps from %d on", self.path, dropped, trainer.finished)
         self._step = trainer.finished - 1
-        kept = map(json.loads, self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else ())
+        kept = cut_lines(self.path, trainer.finished)
         self._there = [frozenset(line) for line in kept if line["iteration"] == self._step]
 
     def state_dict(self) -> dict[str, Any]:
@@ -95,29 +93,26 @@ def append_line(path: Path, line: str) -> None:
             raise
 
 
-def cut_lines(path: Path, finished: int) -> int:
-    """Drops the lines of steps that will be done (again): those numbered ``finished`` or higher, and torn ones. The
-    file then ends with a line's end.
+def cut_lines(path: Path, finished: int) -> list[Line]:
+    """Drops the lines of steps that will be done (again), those numbered ``finished`` or higher, and torn ones.
 
     Returns:
-        How many were dropped; 0 where there is no file.
+        The lines that stay; the file then ends with a line's end.
     """
-    if not path.is_file():
-        return 0
-    text = path.read_text(encoding="utf-8", errors="replace")
-    lines = text.splitlines()
-    kept = [line for line in lines if _iteration(line) < finished]
-    if len(kept) < len(lines) or not text.endswith("\n"):
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    contents, lines = text.splitlines(), list[Line]()
+    kept = []
+    for content in contents:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            line = json.loads(content)
+            if line["iteration"] < finished:
+                lines.append(line)
+                kept.append(f"{content}\n")
+    if text != "".join(kept):
+        logger.info("%s: dropped %d lines, of steps from %d on", path, len(contents) - len(kept), finished)
         with atomic_write(path, "w") as file:
-            file.writelines(f"{line}\n" for line in kept)
-    return len(lines) - len(kept)
-
-
-def _iteration(line: str) -> float:
-    try:
-        return float(json.loads(line)["iteration"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
+            file.writelines(kept)
+    return lines
 
 
 @HOOKS.register()

@@ -5,6 +5,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from detkit.utils.tables import side_by_side
+
 
 def coco_report(results: Mapping[str, Any], instances: Mapping[str, int]) -> str:
     """The overall table, the table of classes and the reasons.
@@ -32,14 +34,8 @@ def _class_table(tasks: Mapping[str, Any], instances: Mapping[str, int]) -> str:
     per_class = {task: metrics["per_class"] for task, metrics in tasks.items() if "per_class" in metrics}
     rows = [[name, n, *(_number(aps[name]) for aps in per_class.values())] for name, n in instances.items()]
     header = ["class", "objects", *(f"{task} AP" for task in per_class)]
-    blocks = min(3, -(-len(rows) // 20)) or 1
-    height = -(-len(rows) // blocks)
-    empty = [""] * len(header)
-    wide = [
-        [cell for b in range(blocks) for cell in (rows[b * height + r] if b * height + r < len(rows) else empty)]
-        for r in range(height)
-    ]
-    return _table(header * blocks, wide)
+    wide, headers = side_by_side(header, rows, min(3, -(-len(rows) // 20)) or 1)
+    return _table(headers, wide)
 
 
 def _reason_lines(tasks: Mapping[str, Any]) -> list[str]:

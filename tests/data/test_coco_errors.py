@@ -236,5 +236,3 @@ def test_image_that_is_none(read, content, folder):
     (folder / "1.png").write_text("not an image")
     with pytest.raises(DataError, match=r"1\.png: cannot be decoded"):
         read(content)
-    with pytest.raises(DataError, match="check_images"):
-        read(content, check_images=-1)

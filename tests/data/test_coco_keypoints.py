@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from detkit.config import Recipe
-from detkit.data import AnnotationTable, CocoInstances, ConcatDataset, Mapper, RandomFlip, Shapes
-from detkit.data.datasets.keypoints import flip_pairs
+from detkit.data import AnnotationTable, CocoInstances, ConcatDataset, KeypointSpec, Mapper, RandomFlip, Shapes
 from detkit.registry import DataError
 
 H, W = 40, 60
@@ -116,17 +115,18 @@ def test_malformed_categories_are_named(make, change, words):
     ],
 )
 def test_left_and_right_are_told_by_their_names(left, right):
-    assert flip_pairs(["nose", right, "tail", left]) == ((1, 3),)
+    assert KeypointSpec(("nose", right, "tail", left)).flip_pairs == ((1, 3),)
 
 
 def test_names_that_only_look_like_sides_have_no_pair():
-    assert flip_pairs(["bright", "cleft", "l", "left_eye", "wheel", "wheer", "left_hand", "nose"]) == ()
+    names = ("bright", "cleft", "l", "left_eye", "wheel", "wheer", "left_hand", "nose")
+    assert KeypointSpec(names).flip_pairs == ()
 
 
 def test_the_17_of_coco():
     parts = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
     sides = [f"{side}_{part}" for part in parts for side in ("left", "right")]
-    assert flip_pairs(["nose", *sides]) == tuple((i, i + 1) for i in range(1, 17, 2))
+    assert KeypointSpec(("nose", *sides)).flip_pairs == tuple((i, i + 1) for i in range(1, 17, 2))
 
 
 def test_datasets_with_and_without_keypoints_together(make, tmp_path):

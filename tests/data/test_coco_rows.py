@@ -158,7 +158,7 @@ def test_arrays_are_kept_apart_from_those_that_are_given(tmp_path):
     row = {"id": np.int64(4), "image_id": 1, "category_id": 2, "bbox": box, "segmentation": mask}
     table = AnnotationTable.from_rows(IMAGES, [row], CATEGORIES)
     box[:] = 0
-    objects = table.instances(1)
+    objects = table.record(1, np.zeros((40, 60, 3), np.uint8), "1.jpg").objects
     assert objects.boxes.tensor.tolist() == [[10, 5, 30, 15]]
     assert (objects.masks.numpy()[0] == mask).all()
     assert table.areas.tolist() == [200]

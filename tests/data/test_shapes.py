@@ -4,7 +4,8 @@ import numpy as np
 import pycocotools.mask as coco_mask
 import pytest
 
-from detkit.data import Shapes
+from detkit.config import ConfigError, parse
+from detkit.data import Dataset, Shapes
 
 
 @pytest.fixture(scope="module")
@@ -109,14 +110,14 @@ def test_summary_counts(shapes):
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"num_images": 0},
-        {"image_size": (8, 8)},
-        {"min_objects": 5, "max_objects": 2},
-        {"min_scale": 0.0},
-        {"min_scale": 0.7},
-    ],
+    [{"num_images": 0}, {"image_size": [8, 8]}, {"seed": -1}, {"min_scale": 0.0}, {"min_visible": 1.5}],
 )
 def test_options_out_of_range_are_refused(options):
+    with pytest.raises(ConfigError, match="expected"):
+        parse({"name": "Shapes", **options}, Dataset)
+
+
+@pytest.mark.parametrize("options", [{"min_objects": 5, "max_objects": 2}, {"min_scale": 0.7}])
+def test_bounds_that_cross_are_refused(options):
     with pytest.raises(ValueError, match="expected"):
         Shapes(**options)

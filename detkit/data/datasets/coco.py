@@ -1,6 +1,6 @@
 """CocoInstances: any COCO JSON with a folder of images."""
 
-import itertools
+import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from detkit.config import CountOrZero
 from detkit.data.datasets.keypoints import KeypointSpec
 from detkit.data.datasets.row_masks import InvalidMasks
 from detkit.data.datasets.row_reader import CHUNK, InvalidBoxes, Policy
@@ -17,8 +18,6 @@ from detkit.data.interfaces import DATASETS
 from detkit.data.issues import Issue, Report
 from detkit.data.paths import data_path
 from detkit.registry import DataError
-
-KEYS = ("images", "annotations", "categories")
 
 
 @DATASETS.register()
@@ -60,7 +59,7 @@ class CocoInstances(TableDataset):
         keep_crowd: bool = True,
         invalid_boxes: InvalidBoxes = "drop",
         invalid_masks: InvalidMasks = "error",
-        check_images: int = 1000,
+        check_images: CountOrZero = 1000,
     ):
         json_file = data_path(json_file, f"{type(self).__name__}.json_file", folder=False)
         image_root = data_path(image_root, f"{type(self).__name__}.image_root", folder=True)
@@ -72,10 +71,9 @@ class CocoInstances(TableDataset):
             categories,
             class_names=class_names,
             keypoints=keypoints,
-            policy=Policy(keep_crowd, invalid_boxes, invalid_masks),
+            policy=Policy(keep_empty, keep_crowd, invalid_boxes, invalid_masks),
             source=json_file,
             image_root=image_root,
-            keep_empty=keep_empty,
             check_images=check_images,
         )
 
@@ -86,23 +84,21 @@ class _Parts(msgspec.Struct, gc=False):
     categories: list[Any]
 
 
+@dataclasses.dataclass
 class JsonRows(Iterable[Any]):
     """The entries of a JSON list, each a text that is decoded when its turn comes: they are never all in memory."""
 
-    def __init__(self, texts: list[msgspec.Raw], kind: type[Row]):
-        self.texts, self.kind = texts, kind
+    texts: list[msgspec.Raw]
+    kind: type[Row]
 
     def __iter__(self) -> Iterator[Any]:
-        return itertools.chain.from_iterable(self._chunks())
-
-    def _chunks(self) -> Iterator[list[Any]]:
         decoder = msgspec.json.Decoder(list[self.kind])  # type: ignore[name-defined]
         for start in range(0, len(self.texts), CHUNK):
             text = b"[" + b",".join(map(bytes, self.texts[start : start + CHUNK])) + b"]"
             try:
-                yield decoder.decode(text)
+                yield from decoder.decode(text)
             except msgspec.ValidationError:  # an entry that is no mapping, or a number beyond reach such as 1e999
-                yield json.loads(text)
+                yield from json.loads(text)
 
 
 def read_json(path: str, kind: type[Row]) -> tuple[Iterable[Any], Iterable[Any], list[Any]]:
@@ -120,14 +116,13 @@ def read_json(path: str, kind: type[Row]) -> tuple[Iterable[Any], Iterable[Any],
             content = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not JSON ({error}); expected a COCO instances file") from None
-    missing = [key for key in KEYS if not isinstance(content, Mapping) or not isinstance(content.get(key), list)]
+    content = content if isinstance(content, Mapping) else {}
+    missing = [name for name in _Parts.__struct_fields__ if not isinstance(content.get(name), list)]
     if missing:
-        keys = ", ".join(map(repr, content)) if isinstance(content, Mapping) else ""
-        raise DataError(
-            f"{path}: is not a COCO instances file: it has {f'keys {keys}' if keys else 'no keys'}, but no list "
-            f"under {', '.join(map(repr, missing))}"
-        )
-    return tuple(content[key] for key in KEYS)  # type: ignore[return-value]
+        keys = f"keys {', '.join(map(repr, content))}" if content else "no keys"
+        lacking = ", ".join(map(repr, missing))
+        raise DataError(f"{path}: is not a COCO instances file: it has {keys}, but no list under {lacking}")
+    return content["images"], content["annotations"], content["categories"]
 
 
 def read_categories(entries: list[Any], place: str, report: Report) -> tuple[dict[int, str], dict[int, KeypointSpec]]:

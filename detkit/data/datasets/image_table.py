@@ -41,9 +41,10 @@ class ImageTable:
         height, width = self.sizes[image].tolist()
         return height, width
 
-    def index(self) -> dict[int | str, int]:
-        """Image id -> its number."""
-        return {self.id(i): i for i in range(len(self))}
+    def select(self, keep: np.ndarray) -> "ImageTable":
+        """Only the images where ``keep`` (I bools) is true."""
+        ids = self.ids[keep] if isinstance(self.ids, np.ndarray) else self.ids.select(keep)
+        return ImageTable(ids, self.file_names.select(keep), self.sizes[keep])
 
     @staticmethod
     def from_rows(rows: Iterable[ImageRow | Mapping[str, Any]], place: str, report: Report) -> "ImageTable":
@@ -79,14 +80,14 @@ class ImageTable:
 
 def _wrong(row: ImageRow) -> str:
     """What is wrong with an image; empty for nothing."""
-    right_id = type(row.id) is str or (type(row.id) is int and abs(row.id) < 2**63)
-    if right_id and type(row.file_name) is str and row.file_name and _is_side(row.height) and _is_side(row.width):
-        return ""
-    for name in ImageRow.__struct_fields__:
-        if getattr(row, name) is MISSING:
-            return f"has no '{name}'; an image needs {', '.join(ImageRow.__struct_fields__)}"
-    if not right_id:
+    needed = ImageRow.__struct_fields__
+    missing = [name for name in needed if getattr(row, name) is MISSING]
+    if missing:
+        return f"has no '{missing[0]}'; an image needs {', '.join(needed)}"
+    if type(row.id) is not str and (type(row.id) is not int or abs(row.id) >= 2**63):
         return f"has the id {str(row.id)[:40]!r}; expected a string, or a whole number of at most 64 bits"
+    if type(row.file_name) is str and row.file_name and _is_side(row.height) and _is_side(row.width):
+        return ""
     found = f"file_name {row.file_name!r}, height {row.height!r} and width {row.width!r}"
     return f"has {found}; expected a name and whole numbers above 0"
 

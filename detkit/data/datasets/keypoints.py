@@ -2,18 +2,16 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from detkit.data.datasets.rows import Chunk
+from detkit.data.datasets.rows import FAR, Chunk
 from detkit.data.flat import Ragged
 from detkit.structures import Keypoints
 
 SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
-FAR = 1e6
-"""Pixels; a coordinate beyond is a mistake."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +28,13 @@ class KeypointSpec:
 
     @property
     def flip_pairs(self) -> tuple[tuple[int, int], ...]:
-        """Pairs of keypoints that change places in a mirror; see ``flip_pairs``."""
-        return flip_pairs(self.names)
+        """Pairs of keypoints that change places in a mirror: their names differ in left and right, or l and r.
+
+        The side may stand anywhere in the name, in any writing: ``left_eye``, ``eye_r``, ``Ear-L``, ``RAnkle``.
+        """
+        index = {_words(name): i for i, name in enumerate(self.names)}
+        others = [index.get(_words(name, mirrored=True)) for name in self.names]
+        return tuple((i, other) for i, other in enumerate(others) if other is not None and i < other)
 
     @staticmethod
     def from_coco(category: Mapping[str, Any]) -> "KeypointSpec":
@@ -39,9 +42,9 @@ class KeypointSpec:
         names, lines = category["keypoints"], category.get("skeleton") or []
         if type(names) is not list or len(set(map(str, names))) < len(names):
             raise ValueError(f"keypoints is {str(names)[:60]}; expected a list of different names")
-        numbers = range(1, len(names) + 1)
-        if type(lines) is not list or not all(
-            type(pair) is list and len(pair) == 2 and {*pair} <= {*numbers} for pair in lines
+        numbers = {*range(1, len(names) + 1)}
+        if type(lines) is not list or any(
+            type(pair) is not list or len(pair) != 2 or not {*pair} <= numbers for pair in lines
         ):
             raise ValueError(f"skeleton is {str(lines)[:60]}; expected pairs of keypoints, the first of which is 1")
         return KeypointSpec(tuple(map(str, names)), tuple((a - 1, b - 1) for a, b in lines))
@@ -63,16 +66,6 @@ def keypoint_field(given: Ragged, rows: slice, spec: KeypointSpec) -> Keypoints:
     out[..., :2] += 0.5
     out[out[..., 2] == 0] = 0
     return Keypoints(out, spec.flip_pairs)
-
-
-def flip_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Pairs of keypoints whose names differ in left and right, or l and r as a word of its own.
-
-    That may stand anywhere in the name, in any writing: ``left_eye``, ``eye_r``, ``Ear-L``, ``RAnkle``.
-    """
-    index = {_words(name): i for i, name in enumerate(names)}
-    others = [index.get(_words(name, mirrored=True)) for name in names]
-    return tuple((i, other) for i, other in enumerate(others) if other is not None and i < other)
 
 
 def _words(name: str, mirrored: bool = False) -> str:
@@ -106,6 +99,5 @@ def read_keypoints(chunk: Chunk, num_keypoints: int | None) -> int | None:
         ),
         "correct it, or leave keypoints out of the annotation",
     )
-    chunk.sound &= ~wrong
     chunk.columns["keypoints"] = numbers
     return num_keypoints

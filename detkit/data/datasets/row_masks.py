@@ -10,13 +10,11 @@ import numpy as np
 import pycocotools.mask as coco_mask
 import torch
 
-from detkit.data.datasets.rows import Chunk
+from detkit.data.datasets.rows import FAR, Chunk
 from detkit.data.flat import Ragged, offsets
 from detkit.structures import BitMasks, Masks, PolygonMasks
 from detkit.structures.rle import checked_rle, rle_counts
 
-FAR = 1e6
-"""Pixels; a coordinate beyond is a mistake, and rasterising it would take the machine's memory."""
 FIX = "correct it, or set invalid_masks: drop (leaves it out) or box (takes the box as its mask)"
 
 InvalidMasks = Literal["error", "drop", "box"]
@@ -108,7 +106,6 @@ def read_masks(chunk: Chunk, sizes: np.ndarray, invalid: InvalidMasks, tally: co
         try:
             rles[i] = checked_rle(shapes[i], (height, width))["counts"]
         except (ValueError, TypeError) as error:
-            chunk.sound[i] = False
             fix = "encode the mask again in its image's size, height first"
             chunk.report(np.arange(len(chunk)) == i, "malformed RLE", f": {error}", fix)
     parts = [_polygons_in(shape) for shape in shapes]
@@ -143,7 +140,8 @@ def read_masks(chunk: Chunk, sizes: np.ndarray, invalid: InvalidMasks, tally: co
         parts[i] = [] if bad[i] else rectangle if bare[i] else [part for part in parts[i] if len(part) >= 6]
     if changed.any():
         polygons, counts = _flat(parts)
-    chunk.sound &= ~bad & ~(bare & (invalid != "box"))
+    if invalid == "drop":
+        chunk.sound &= ~bare
     starts = offsets(counts)
     chunk.columns["lengths"] = Ragged(polygons.lengths, starts)
     chunk.columns["polygons"] = Ragged(polygons.data, polygons.offsets[starts])

@@ -3,14 +3,14 @@
 import collections
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
 
 from detkit.data.datasets.image_table import ImageTable
 from detkit.data.datasets.keypoints import read_keypoints
-from detkit.data.datasets.row_masks import InvalidMasks, read_areas, read_masks
+from detkit.data.datasets.row_masks import InvalidMasks, MaskColumn, read_areas, read_masks
 from detkit.data.datasets.rows import MISSING, Chunk, Row, as_row, row_type
 from detkit.data.flat import Ragged
 from detkit.data.issues import Issue, Report
@@ -23,61 +23,78 @@ CHUNK = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """What happens to annotations that cannot be used.
+    """What is left out.
 
     Args:
-        keep_crowd, invalid_boxes, invalid_masks: see ``CocoInstances``, which has them as options.
+        keep_empty, keep_crowd, invalid_boxes, invalid_masks: see ``CocoInstances``, which has them as options.
         masks: whether annotations should have masks; None: they should if any of them has one.
     """
 
+    keep_empty: bool = True
     keep_crowd: bool = True
     invalid_boxes: InvalidBoxes = "drop"
     invalid_masks: InvalidMasks = "error"
     masks: bool | None = None
 
 
+@dataclasses.dataclass
 class RowReader:
     """Checks rows and gives their columns.
 
     Args:
+        images: when all is read, those that are left.
         classes: category id -> class index, -1 for a category whose objects are left out.
         num_keypoints: how many keypoints an object has; None: as many as the first one has.
-        images, fields, policy, place, report: as for ``AnnotationTable.from_rows``.
-
-    Attributes:
+        fields, policy, place, report: as for ``AnnotationTable.from_rows``.
         tally: what was left out or changed, in words -> how many.
-        has_masks: whether any row has a mask.
-        num_keypoints: how many keypoints an object has; None where no row has any.
     """
 
-    def __init__(
-        self,
-        images: ImageTable,
-        classes: Mapping[int, int],
-        num_keypoints: int | None,
-        fields: Iterable[str],
-        policy: Policy,
-        place: str,
-        report: Report,
-    ):
-        self.images, self.classes, self.fields, self.policy = images, classes, tuple(fields), policy
-        self.place, self.report, self.num_keypoints = place, report, num_keypoints
-        self.tally: collections.Counter[str] = collections.Counter()
-        self.has_masks = bool(policy.masks)
-        self._row_type, self._image_index = row_type(self.fields), images.index()
+    images: ImageTable
+    classes: Mapping[int, int]
+    num_keypoints: int | None
+    fields: Collection[str]
+    policy: Policy
+    place: str
+    report: Report
+    tally: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
-    def read(self, rows: Iterable[Any]) -> list[dict[str, Any]]:
-        """The columns of the rows that can be used, some thousands to a piece, in the order of the rows.
+    def __post_init__(self) -> None:
+        self._row_type = row_type(self.fields)
+        self._image_index = {self.images.id(i): i for i in range(len(self.images))}
+        self._has_masks = bool(self.policy.masks)
+
+    def read(self, rows: Iterable[Any]) -> dict[str, Any]:
+        """The columns of the rows that can be used, ordered by image; of rows with the same id, the first.
 
         Whether a mask is missing is known when one was seen, so rows are gone through twice where the first have none.
         """
         rows = list(rows) if isinstance(rows, Iterator) else rows
         chunks = (chunk for _, chunk in self._chunks(rows))
         if self.policy.masks is None:
-            self.has_masks = any(row.segmentation for chunk in chunks for row in chunk if isinstance(row, Row))
-        return [self._columns(0, []), *(self._columns(start, chunk) for start, chunk in self._chunks(rows))]
+            self._has_masks = any(row.segmentation for chunk in chunks for row in chunk if isinstance(row, Row))
+        pieces = [self._columns(0, []), *(self._columns(start, chunk) for start, chunk in self._chunks(rows))]
+        columns: dict[str, Any] = {
+            name: np.concatenate([piece.pop(name) for piece in pieces])
+            for name in ("id", "image", "class_index", "crowd", "area", "box")
+        }
+        order = self._first_of_each_id(columns["id"])
+        images = columns["image"][order]
+        objects = np.bincount(images[~columns["crowd"][order]], minlength=len(self.images)) > 0
+        done = "kept" if self.policy.keep_empty else "left out"
+        self.tally[f"images without an object {done}"] = int((~objects).sum())
+        if not self.policy.keep_empty:
+            order, self.images = order[objects[images]], self.images.select(objects)
+            columns["image"] = np.cumsum(objects)[columns["image"]] - 1
+        order = order[np.argsort(columns["image"][order], kind="stable")]
+        columns = {name: column[order] for name, column in columns.items()}
+        own = [piece.pop("own") for piece in pieces]
+        columns["own"] = {name: self._own_column([v for part in own for v in part[name]], name) for name in self.fields}
+        columns["own"] = {name: values[order] for name, values in columns["own"].items()}
+        columns["masks"] = MaskColumn.cat(pieces, order) if self._has_masks else None
+        columns["keypoints"] = Ragged.cat([piece.pop("keypoints") for piece in pieces], order)
+        return columns
 
-    def first_of_each_id(self, ids: np.ndarray) -> np.ndarray:
+    def _first_of_each_id(self, ids: np.ndarray) -> np.ndarray:
         """Which of all read annotations come first with their id, in order; reports the others."""
         first = np.sort(np.unique(ids, return_index=True)[1])
         for id_ in np.delete(ids, first).tolist() if len(first) < len(ids) else ():
@@ -98,25 +115,23 @@ class RowReader:
         self._read_ids(chunk)
         self._leave_out_classes_and_crowds(chunk)
         self._read_boxes(chunk)
-        if self.has_masks:
+        if self._has_masks:
             read_masks(chunk, self.images.sizes, self.policy.invalid_masks, self.tally)
         self.num_keypoints = read_keypoints(chunk, self.num_keypoints)
         for name in self.fields:
             lacking = np.array([value is MISSING for value in chunk.values(name)], bool)
             chunk.report(lacking, "malformed entry", f" has no '{name}'", "give every row one")
-            chunk.sound &= ~lacking
         for _, issue in sorted(chunk.issues, key=lambda item: item[0]):
             self.report(issue)
         chunk.select(chunk.sound)
         read_areas(chunk)
-        return {**chunk.columns, **{name: chunk.values(name) for name in self.fields}}
+        return {**chunk.columns, "own": {name: chunk.values(name) for name in self.fields}}
 
-    def own_column(self, values: list[Any], name: str) -> np.ndarray:
+    def _own_column(self, values: list[Any], name: str) -> np.ndarray:
         """``(A, ...)`` bool, int64 or float32: the values of a field of one's own. Raises DataError for all else."""
-        kinds: dict[str, Any] = {"b": bool, "i": np.int64, "u": np.int64, "f": np.float32}
         try:
             column = np.array(values)
-            return column.astype(kinds[column.dtype.kind])
+            return column.astype({"b": bool, "i": np.int64, "u": np.int64, "f": np.float32}[column.dtype.kind])
         except (ValueError, KeyError):
             what = f"the field '{name}': expected numbers of one shape in all annotations"
             raise DataError(f"{self.place}: {what}") from None
@@ -130,16 +145,15 @@ class RowReader:
         category_ids, right_categories = chunk.values_of("category_id", {int})
         image = np.array([self._image_index.get(id_, -1) for id_ in image_ids], np.int64)
         class_index = np.array([self.classes.get(id_, -2) for id_ in category_ids], np.int64)
-        images, known = len(self.images), ", ".join(map(str, sorted(self.classes)[:20]))
-        more = " ..." if len(self.classes) > 20 else ""
+        known = ", ".join(map(str, sorted(self.classes)[:20])) + (" ..." if len(self.classes) > 20 else "")
         chunk.report(
             *(right_images & (image < 0), "unknown image"),
-            lambda i: f": image_id {image_ids[i]!r} is not the id of any of the {images} images",
+            lambda i: f": image_id {image_ids[i]!r} is not the id of any of the {len(self.images)} images",
             "remove the annotation, or add its image",
         )
         chunk.report(
             *(right_categories & (class_index == -2), "unknown category"),
-            lambda i: f": category_id {category_ids[i]} is not listed in 'categories' ({known}{more})",
+            lambda i: f": category_id {category_ids[i]} is not listed in 'categories' ({known})",
             "correct category_id, or add the category",
         )
         _, has_box = chunk.values_of("bbox", {list})
@@ -148,13 +162,11 @@ class RowReader:
             "image": image,
             "class_index": class_index,
         }
-        chunk.sound &= class_index >= -1
         chunk.select(right_ids & (image >= 0) & has_box)
 
     def _leave_out_classes_and_crowds(self, chunk: Chunk) -> None:
         others: np.ndarray = chunk.columns["class_index"] == -1
-        flags, right = chunk.values_of("iscrowd", {bool, int, float, type(None)})  # "0" or "False" would be true
-        chunk.sound &= right
+        flags, _ = chunk.values_of("iscrowd", {bool, int, float, type(None)})  # "0" or "False" would be true
         crowd = np.array(list(map(bool, flags)), bool)
         crowds = crowd & ~others & (not self.policy.keep_crowd)
         self.tally["objects of other classes left out"] += int(others.sum())
@@ -197,5 +209,4 @@ class RowReader:
         self.tally["boxes without area in their image left out"] += int(empty.sum())
         self.tally["boxes that reached over their image cut"] += int(over.sum())
         chunk.columns["box"] = box
-        chunk.sound &= finite & ~empty
         chunk.select(~(empty & drop))

@@ -12,6 +12,8 @@ from detkit.data.flat import Ragged
 from detkit.data.issues import Issue
 
 MISSING = msgspec.UNSET
+FAR = 1e6
+"""Pixels; a coordinate beyond is a mistake, and rasterising it would take the machine's memory."""
 
 
 class ImageRow(msgspec.Struct, gc=False):
@@ -84,14 +86,13 @@ class Chunk:
     """Some rows on their way to columns.
 
     Args:
-        rows: the rows; what is none is reported.
+        rows: the rows; what is none is reported and left out.
         start: the first one's number in the file.
         place: the file, for messages.
 
     Attributes:
-        rows: A rows.
-        columns: name -> A values, an array or ``Ragged``.
-        sound: which of them can be used; the others are kept until all that is wrong with them has been said.
+        columns: name -> a value of each row, an array or ``Ragged``.
+        sound: which have no error so far; the others are kept until all that is wrong with them has been said.
         issues: what is wrong with them, with the number of the row.
     """
 
@@ -149,6 +150,8 @@ class Chunk:
         severity: Literal["error", "warning"] = "error",
     ) -> None:
         """An ``Issue`` for each row where ``where`` is true; ``words`` follow its name, or are made of its number."""
+        if severity == "error":
+            self.sound &= ~where
         for i in np.flatnonzero(where).tolist():
             id_, number = self.rows[i].id, int(self.index[i])
             label = f"annotation {id_}" if type(id_) is int else f"annotations[{number}]"

@@ -1,12 +1,13 @@
 """Shapes: a dataset that the package draws itself."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pycocotools.mask as coco_mask
 from tqdm import tqdm
 
+from detkit.config import Count, CountOrZero, Fraction, Interval, Positive
 from detkit.data.datasets.row_reader import Policy
 from detkit.data.datasets.rows import ImageRow, Row
 from detkit.data.datasets.shapes_drawing import SHAPES, Scene, draw_scene
@@ -14,6 +15,7 @@ from detkit.data.datasets.table_dataset import TableDataset
 from detkit.data.interfaces import DATASETS
 from detkit.structures import BitMasks
 
+Side = Annotated[int, Interval(16)]
 MIN_PIXELS = 8
 """No object's diameter is smaller, however small the image."""
 
@@ -32,8 +34,7 @@ class Shapes(TableDataset):
         seed: of everything drawn; sets of different seeds share no image.
         min_objects: the fewest objects that are placed on an image; what is hidden too much is left out.
         max_objects: the most.
-        min_scale: the smallest diameter of an object, in parts of the image's shorter side; never below 8
-            pixels.
+        min_scale: the smallest diameter of an object, in parts of the image's shorter side; never below 8 pixels.
         max_scale: the largest.
         min_visible: an object of which a smaller part than this is visible behind others is left out.
     """
@@ -41,27 +42,18 @@ class Shapes(TableDataset):
     def __init__(
         self,
         *,
-        num_images: int = 200,
-        image_size: tuple[int, int] = (128, 128),
-        seed: int = 0,
-        min_objects: int = 1,
+        num_images: Count = 200,
+        image_size: tuple[Side, Side] = (128, 128),
+        seed: CountOrZero = 0,
+        min_objects: CountOrZero = 1,
         max_objects: int = 6,
-        min_scale: float = 0.12,
+        min_scale: Positive = 0.12,
         max_scale: float = 0.6,
-        min_visible: float = 0.25,
+        min_visible: Fraction = 0.25,
     ):
-        if num_images < 1 or min(image_size) < 16 or seed < 0:
-            raise ValueError(
-                f"Shapes: expected num_images of at least 1, image_size of at least 16 x 16 and a seed of at least 0, "
-                f"got {num_images}, {image_size} and {seed}"
-            )
-        if not 0 <= min_objects <= max_objects or not 0 < min_scale <= max_scale:
-            raise ValueError(
-                f"Shapes: expected 0 <= min_objects <= max_objects, got {min_objects} and {max_objects}; and "
-                f"0 < min_scale <= max_scale, got {min_scale} and {max_scale}"
-            )
-        if not 0 <= min_visible <= 1:
-            raise ValueError(f"Shapes: expected 0 <= min_visible <= 1, got {min_visible}")
+        if min_objects > max_objects or min_scale > max_scale:
+            given = f"{min_objects} and {max_objects}, {min_scale:g} and {max_scale:g}"
+            raise ValueError(f"Shapes: expected min_objects <= max_objects and min_scale <= max_scale, got {given}")
         self.size, self.seed = (int(image_size[0]), int(image_size[1])), seed
         smallest = max(min_scale, MIN_PIXELS / min(self.size))
         scale = (smallest, max(smallest, max_scale))

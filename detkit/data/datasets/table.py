@@ -15,7 +15,7 @@ from detkit.data.datasets.row_masks import MaskColumn
 from detkit.data.datasets.row_reader import Policy, RowReader
 from detkit.data.datasets.rows import ImageRow, Row
 from detkit.data.flat import Ragged, offsets
-from detkit.data.interfaces import ObjectTable
+from detkit.data.interfaces import ObjectTable, Record
 from detkit.data.issues import Report, raise_errors
 from detkit.structures import Boxes, Instances
 
@@ -85,7 +85,7 @@ class AnnotationTable:
             keypoints: category id -> what its keypoints are; None where that is not known, or where there are none.
             fields: fields of one's own: name -> its type, which gets the values of an image's objects as a tensor. They
                 are in ``record.objects`` and in the target then.
-            policy: what happens to rows that cannot be used.
+            policy: what is left out.
             place: the file, for messages.
             report: takes what is wrong; where it returns, the row is left out.
 
@@ -97,11 +97,29 @@ class AnnotationTable:
         classes, class_index = choose_classes(categories, class_names, place)
         spec = common_keypoints(classes, keypoints or {}, place)
         num_keypoints = None if spec is None else len(spec.names)
-        reader = RowReader(image_table, class_index, num_keypoints, fields or (), policy or Policy(), place, report)
-        pieces = reader.read(rows)
+        reader = RowReader(image_table, class_index, num_keypoints, fields or {}, policy or Policy(), place, report)
+        column = reader.read(rows)
+        image_table = reader.images
         if spec is None and reader.num_keypoints is not None:
             spec = KeypointSpec(tuple(map(str, range(reader.num_keypoints))))
-        return _assembled(image_table, classes, pieces, reader, spec, fields or {})
+        limits = image_table.sizes[column["image"]][:, [1, 0, 1, 0]]
+        corners = np.concatenate([column["box"][:, :2], column["box"][:, :2] + column["box"][:, 2:]], 1)
+        return AnnotationTable(
+            images=image_table,
+            categories=classes,
+            starts=offsets(np.bincount(column["image"], minlength=len(image_table))),
+            ids=column["id"],
+            classes=column["class_index"],
+            crowd=column["crowd"],
+            areas=column["area"],
+            given_boxes=column["box"],
+            boxes=np.clip(corners, 0, limits).astype(np.float32),
+            masks=column["masks"],
+            keypoints=column["keypoints"],
+            keypoint_spec=spec,
+            own={name: (values, (fields or {})[name]) for name, values in column["own"].items()},
+            tally={words: count for words, count in reader.tally.items() if count},
+        )
 
     @staticmethod
     def from_columns(
@@ -118,60 +136,40 @@ class AnnotationTable:
         """The rows of an image."""
         return slice(int(self.starts[image]), int(self.starts[image + 1]))
 
-    def image_of(self) -> np.ndarray:
-        """``(A,)`` the image of each annotation."""
-        return np.repeat(np.arange(len(self.images)), np.diff(self.starts))
-
-    def instances(self, image: int) -> Instances:
-        """The annotations of an image as fields, in memory of their own."""
+    def record(self, image: int, pixels: np.ndarray, file_name: str) -> Record:
+        """An image and its annotations as fields, in memory of their own."""
         rows, size = self.rows(image), self.images.size(image)
-        fields: dict[str, Any] = {
-            "boxes": Boxes(torch.from_numpy(self.boxes[rows].copy())),
-            "classes": torch.from_numpy(self.classes[rows].copy()),
-            "crowd": torch.from_numpy(self.crowd[rows].copy()),
-            "annotation_ids": torch.from_numpy(self.ids[rows].copy()),
-        }
+        columns = {"boxes": self.boxes, "classes": self.classes, "crowd": self.crowd, "annotation_ids": self.ids}
+        columns |= {name: values for name, (values, _) in self.own.items()}
+        fields: dict[str, Any] = {name: torch.from_numpy(column[rows].copy()) for name, column in columns.items()}
+        fields["boxes"] = Boxes(fields["boxes"])
         if self.masks is not None:
             fields["masks"] = self.masks.for_rows(range(rows.start, rows.stop), size, self.boxes, self.crowd)
         if self.keypoint_spec is not None:
             fields["keypoints"] = keypoint_field(self.keypoints, rows, self.keypoint_spec)
-        for name, (values, kind) in self.own.items():
-            tensor = torch.from_numpy(values[rows].copy())
-            fields[name] = tensor if kind is None else kind(tensor)
-        return Instances(size, **fields)
+        for name, (_, kind) in self.own.items():
+            fields[name] = fields[name] if kind is None else kind(fields[name])
+        return Record(pixels, self.images.id(image), file_name, size, Instances(size, **fields))
 
-    def objects(self, images: np.ndarray) -> ObjectTable:
-        """The annotations of some images, which are numbered from 0 in the order of their increasing numbers here."""
-        image_of, sizes = self.image_of(), self.images.sizes
-        number = np.full(len(self.images), -1, np.int64)
-        number[images] = np.arange(len(images))
-        rows = number[image_of] >= 0
-        extents = np.full((len(self), 4), np.nan)
+    def objects(self) -> ObjectTable:
+        """The annotations without masks, keypoints and fields of one's own."""
+        images = np.repeat(np.arange(len(self.images)), np.diff(self.starts))
+        sizes, extents = self.images.sizes[images], np.full((len(self), 4), np.nan)
         if self.masks is not None:
-            extents = np.clip(
-                self.masks.extents(sizes[image_of]), 0, sizes[image_of].astype(np.float64)[:, [1, 0, 1, 0]]
-            )
-        return ObjectTable(
-            images=number[image_of][rows],
-            ids=self.ids[rows],
-            classes=self.classes[rows],
-            crowd=self.crowd[rows],
-            boxes=self.boxes[rows],
-            extents=extents[rows].astype(np.float32),
-        )
+            extents = np.clip(self.masks.extents(sizes), 0, sizes[:, [1, 0, 1, 0]])
+        return ObjectTable(images, self.ids, self.classes, self.crowd, self.boxes, extents.astype(np.float32))
 
-    def coco(self, images: np.ndarray) -> dict[str, Any]:
-        """Some images and their annotations in COCO's form, with ids, boxes, areas and masks as they were given."""
+    def coco(self) -> dict[str, Any]:
+        """The images and their annotations in COCO's form, with ids, boxes, areas and masks as they were given."""
         content: dict[str, Any] = {"info": {}, "images": [], "annotations": [], "categories": []}
-        for image in images.tolist():
+        for image in range(len(self.images)):
             height, width = self.images.size(image)
             names = {"file_name": self.images.file_name(image), "height": height, "width": width}
             content["images"].append({"id": self.images.id(image), **names})
             rows = self.rows(image)
             content["annotations"] += [self._coco_entry(row, image) for row in range(rows.start, rows.stop)]
-        for id_, name in self.categories:
-            category = {"id": id_, "name": name}
-            content["categories"].append(category | (self.keypoint_spec.coco() if self.keypoint_spec else {}))
+        keypoints = self.keypoint_spec.coco() if self.keypoint_spec else {}
+        content["categories"] = [{"id": id_, "name": name, **keypoints} for id_, name in self.categories]
         return content
 
     def _coco_entry(self, row: int, image: int) -> dict[str, Any]:
@@ -189,41 +187,3 @@ class AnnotationTable:
             entry["num_keypoints"] = int((self.keypoints[row][2::3] > 0).sum())
             entry["keypoints"] = self.keypoints[row].tolist()
         return entry
-
-
-def _assembled(
-    images: ImageTable,
-    categories: tuple[tuple[int, str], ...],
-    pieces: list[dict[str, Any]],
-    reader: RowReader,
-    keypoints: KeypointSpec | None,
-    fields: Mapping[str, FieldType],
-) -> AnnotationTable:
-    """The table of a reader's pieces, which are used up; the first annotation of each id."""
-    image = np.concatenate([piece["image"] for piece in pieces])
-    order = reader.first_of_each_id(np.concatenate([piece["id"] for piece in pieces]))
-    order = order[np.argsort(image[order], kind="stable")]
-    names = ("id", "class_index", "crowd", "area", "box")
-    column = {name: np.concatenate([piece.pop(name) for piece in pieces])[order] for name in names}
-    own = {}
-    for name, kind in fields.items():
-        values = [value for piece in pieces for value in piece.pop(name)]
-        own[name] = (reader.own_column(values, name)[order], kind)
-    limits = images.sizes[image[order]][:, [1, 0, 1, 0]]
-    corners = np.concatenate([column["box"][:, :2], column["box"][:, :2] + column["box"][:, 2:]], 1)
-    return AnnotationTable(
-        images=images,
-        categories=categories,
-        starts=offsets(np.bincount(image[order], minlength=len(images))),
-        ids=column["id"],
-        classes=column["class_index"],
-        crowd=column["crowd"],
-        areas=column["area"],
-        given_boxes=column["box"],
-        boxes=np.clip(corners, 0, limits).astype(np.float32),
-        masks=MaskColumn.cat(pieces, order) if reader.has_masks else None,
-        keypoints=Ragged.cat([piece.pop("keypoints") for piece in pieces], order),
-        keypoint_spec=keypoints,
-        own=own,
-        tally={words: count for words, count in reader.tally.items() if count},
-    )

@@ -101,7 +101,12 @@ class Record:
         Args:
             transform: takes an image of the record's size.
             image: the image after the transform, where it has been made already.
+
+        Raises:
+            ValueError: the transform takes an image of another size.
         """
+        if transform.input_size != self.size:
+            raise ValueError(f"the transform takes an image of {transform.input_size}, the record's is {self.size}")
         record = self
         for step in transform.steps:
             record = record if step.is_identity else record._after(step, image)

@@ -74,6 +74,8 @@ class Mapper:
                     record = augmentation(record, rng, OtherRecords(self, index, number, augmentation.num_others, rng))
                 else:
                     record = augmentation(record, rng)
+                if not isinstance(record, Record):
+                    raise TypeError(f"expected a Record from the augmentation, got {type(record).__name__}")
             return record
 
 

@@ -186,6 +186,7 @@ class Compose(Transform):
     transforms: Sequence[Transform]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "transforms", tuple(self.transforms))
         if not self.transforms:
             raise ValueError("Compose: expected at least one transform; what changes nothing is Resize(size, size)")
         for before, after in zip(self.transforms, self.transforms[1:]):

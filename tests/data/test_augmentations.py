@@ -279,3 +279,8 @@ def test_empty_images_pass_through_everything():
 def test_options_out_of_range_are_refused(make):
     with pytest.raises(ValueError, match=r"expected|expects|min_scale|pad_value"):
         make()
+
+
+def test_a_transform_of_another_image_is_refused():
+    with pytest.raises(ValueError, match=r"the transform takes an image of \(9, 9\)"):
+        record("polygons").apply(CropAndPad((9, 9), 0, 0, 5, 5))

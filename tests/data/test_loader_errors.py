@@ -101,3 +101,13 @@ def test_full_shared_memory_is_told_from_too_little_memory():
     assert "--shm-size" in words
     assert "dmesg" not in words
     assert worker_error(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), 4) is None
+
+
+class Forgetful(Augmentation):
+    def __call__(self, record, rng, others=()):
+        pass
+
+
+def test_an_augmentation_that_gives_no_record_is_named(shapes):
+    with pytest.raises(SampleError, match=r"augmentation 0 \(Forgetful\) failed with TypeError: expected a Record"):
+        Mapper(shapes, [Forgetful()])(0, 0)

@@ -14,6 +14,7 @@ from detkit.engine.failures.out_of_memory import OutOfMemory, out_of_memory
 from detkit.engine.failures.replay import LOSS, prepare, replay, same_values
 from detkit.engine.failures.suspects import find_suspects, target_problems
 from detkit.modeling.sampling import Sampling
+from detkit.registry import DataError
 from detkit.structures import BitMasks, Boxes, Instances, Losses, PolygonMasks, Sample
 
 
@@ -251,3 +252,9 @@ def test_an_error_in_a_step_carries_the_batch_in_its_notes(tmp_path):
         trainer.train()
     notes = getattr(error.value, "__notes__", ["step 0 failed on the batch 0.png (annotations 0, 1), 1.png"])
     assert notes[0].startswith("step 0 failed on the batch 0.png (annotations 0, 1), 1.png")
+
+
+def test_the_batches_of_an_earlier_version_are_refused(tmp_path):
+    torch.save({"batches": [], "batch": None}, tmp_path / "batch_rank0.pth")
+    with pytest.raises(DataError, match="written by an earlier detkit; replay it with that one"):
+        read_batches(tmp_path)

@@ -180,6 +180,7 @@ def test_composition_is_one_after_the_other():
 def test_they_are_values():
     assert Resize((H, W), (3, 4)) == Resize((H, W), (3, 4)) != Resize((H, W), (4, 3))
     assert ProjectiveTransform((H, W), (70, 80), np.array(TURN.rows)) == TURN
+    assert len({Compose([TURN]), Compose((TURN,))}) == 1
     assert Resize((H, W), (H, W)).is_identity
     assert not CropAndPad((H, W), 0, 0, H, W + 1).is_identity
     with pytest.raises(dataclasses.FrozenInstanceError):

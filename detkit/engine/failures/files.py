@@ -73,8 +73,11 @@ def read_state(folder: str | Path) -> dict[str, Any]:
 
 
 def read_batches(folder: str | Path, rank: int = 0) -> FailedStep:
-    """What ``write_batches`` wrote. Raises DataError where it is missing or damaged."""
-    content = _read(Path(folder) / f"batch_rank{rank}.pth", "batches")
+    """What ``write_batches`` wrote. Raises DataError where it is missing, damaged or of an earlier detkit."""
+    path = Path(folder) / f"batch_rank{rank}.pth"
+    content = _read(path, "batches")
+    if "values" not in content:
+        raise DataError(f"{path}: was written by an earlier detkit; replay it with that one")
     batches = [([from_plain(s) for s in batch["samples"]], batch["rng"]) for batch in content["batches"]]
     return FailedStep(batches, content["batch"], content["values"])
 

@@ -1,5 +1,6 @@
 """What passes between the parts: boxes, masks, instances, image batches, samples and losses."""
 
+from detkit.structures.bit_masks import BitMasks
 from detkit.structures.boxes import Boxes
 from detkit.structures.class_rows import ClassRows
 from detkit.structures.cropped_masks import CroppedMasks
@@ -7,8 +8,10 @@ from detkit.structures.image_list import ImageInfo, ImageList
 from detkit.structures.instances import Instances
 from detkit.structures.keypoints import Keypoints
 from detkit.structures.losses import Losses
-from detkit.structures.masks import BitMasks, CropMethod, Masks, PolygonMasks
+from detkit.structures.mask_crops import CropMethod
+from detkit.structures.masks import Masks
 from detkit.structures.plain import from_plain, plain_form, to_plain
+from detkit.structures.polygon_masks import PolygonMasks
 from detkit.structures.prediction import Panoptic, Prediction, Segment
 from detkit.structures.sample import Sample
 from detkit.structures.transforms import Compose, ProjectiveTransform, Region, Transform

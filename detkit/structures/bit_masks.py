@@ -1,6 +1,6 @@
 """BitMasks: masks as an (N, H, W) bool tensor."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,20 +8,16 @@ import pycocotools.mask as coco_mask
 import torch
 from torch import Tensor
 
-from detkit.structures.boxes import Boxes
+from detkit.structures.boxes import Boxes, RowTensor
 from detkit.structures.mask_crops import CropMethod, check_pairs, crop_maps, to_bits
-from detkit.structures.rle import checked_rle
 from detkit.structures.transforms import Transform
 
 CHUNK_PIXELS = 2**25
 """Pixels that are held as float32 at a time (128 MiB)."""
 
 
-class BitMasks(Tensor):
+class BitMasks(RowTensor):
     """``(N, H, W)`` bool masks of one image; implements ``Masks``.
-
-    It is a tensor: every torch operator takes it and gives a plain tensor, e.g. ``masks.numpy()``. Indexing rows by a
-    slice, an index tensor or a bool mask gives ``BitMasks``; an int gives that mask as a plain ``(H, W)`` tensor.
 
     Args:
         data: N masks of one size; what is not zero is the object.
@@ -30,8 +26,6 @@ class BitMasks(Tensor):
         ValueError: the data is not of shape (N, H, W).
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
-
     def __new__(cls, data: "Tensor | np.ndarray | Sequence[Any]") -> "BitMasks":
         tensor = torch.as_tensor(data)
         if tensor.ndim != 3:
@@ -39,27 +33,9 @@ class BitMasks(Tensor):
         return (tensor if tensor.dtype == torch.bool else tensor != 0).as_subclass(cls)
 
     @property
-    def tensor(self) -> Tensor:
-        """The same masks as a plain tensor."""
-        return self.as_subclass(Tensor)
-
-    @property
     def image_size(self) -> tuple[int, int]:
         """``(height, width)``."""
         return self.shape[1], self.shape[2]
-
-    def __getitem__(self, item: Any) -> Any:
-        if isinstance(item, np.ndarray):
-            item = torch.from_numpy(item)
-        chosen = self.tensor[item]
-        return chosen if isinstance(item, tuple) or chosen.ndim != 3 else BitMasks(chosen)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "BitMasks":
-        return BitMasks(self.tensor.clone())
-
-    def to(self, *args: Any, **kwargs: Any) -> "BitMasks":  # type: ignore[override]
-        """As ``Tensor.to``; masks stay bool."""
-        return BitMasks(self.tensor.to(*args, **kwargs))
 
     def bitmaps(self) -> "BitMasks":
         """Itself."""
@@ -128,11 +104,3 @@ class BitMasks(Tensor):
         if len(sizes) != 1:
             raise ValueError(f"BitMasks.cat: expected masks of one image size, got {sorted(sizes) or 'nothing'}")
         return BitMasks(torch.cat([part.tensor for part in parts]))
-
-    @staticmethod
-    def from_rle(rles: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> "BitMasks":
-        """From COCO RLEs of either form, all of image ``size`` (height, width). Raises ValueError where one is not."""
-        out = np.zeros((len(rles), *size), np.uint8)
-        for i, rle in enumerate(rles):
-            out[i] = coco_mask.decode(checked_rle(rle, size))
-        return BitMasks(torch.from_numpy(out.view(bool)))

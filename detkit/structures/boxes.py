@@ -1,25 +1,49 @@
-"""Boxes: axis-aligned boxes as an (N, 4) tensor."""
+"""RowTensor: a tensor with an object a row. Boxes: axis-aligned boxes as an (N, 4) tensor."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from detkit.structures.transforms import Transform
 
+RowsT = TypeVar("RowsT", bound="RowTensor")
 
-class Boxes(Tensor):
+
+class RowTensor(Tensor):
+    """A tensor with an object a row. Every torch operator takes it and gives a plain tensor.
+
+    Indexing rows by a slice, an index tensor or array, or a bool mask gives the same class; an int gives that row as a
+    plain tensor.
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @property
+    def tensor(self) -> Tensor:
+        """The same values as a plain tensor."""
+        return self.as_subclass(Tensor)
+
+    def __getitem__(self, item: Any) -> Any:
+        chosen = self.tensor[torch.from_numpy(item) if isinstance(item, np.ndarray) else item]
+        return chosen if isinstance(item, tuple) or chosen.ndim != self.ndim else type(self)(chosen)
+
+    def __deepcopy__(self: RowsT, memo: dict[int, Any]) -> RowsT:
+        return type(self)(self.tensor.clone())
+
+    def to(self: RowsT, *args: Any, **kwargs: Any) -> RowsT:  # type: ignore[override]
+        """As ``Tensor.to``; the type of the values stays."""
+        return type(self)(self.tensor.to(*args, **kwargs))
+
+
+class Boxes(RowTensor):
     """``(N, 4)`` float32 boxes ``(x1, y1, x2, y2)`` in absolute pixels, half-open: width = x2 - x1.
-
-    It is a tensor: every torch operator takes it and gives a plain tensor. Indexing rows gives ``Boxes``,
-    a single index the four numbers of one box.
 
     Raises:
         ValueError: the data is not of shape (N, 4). An empty sequence gives (0, 4).
     """
-
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     def __new__(cls, data: "Tensor | Sequence[Any]") -> "Boxes":
         tensor = torch.as_tensor(data, dtype=torch.float32)
@@ -28,22 +52,6 @@ class Boxes(Tensor):
         if tensor.ndim != 2 or tensor.shape[1] != 4:
             raise ValueError(f"boxes: expected shape (N, 4), got {tuple(tensor.shape)}")
         return tensor.as_subclass(cls)
-
-    @property
-    def tensor(self) -> Tensor:
-        """The same numbers as a plain tensor."""
-        return self.as_subclass(Tensor)
-
-    def __getitem__(self, item: Any) -> Any:
-        chosen = self.tensor[item]
-        return chosen if isinstance(item, tuple) or chosen.ndim != 2 else Boxes(chosen)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Boxes":
-        return Boxes(self.tensor.clone())
-
-    def to(self, *args: Any, **kwargs: Any) -> "Boxes":  # type: ignore[override]
-        """As ``Tensor.to``; boxes stay float32."""
-        return Boxes(self.tensor.to(*args, **kwargs))
 
     def area(self) -> Tensor:
         """``(N,)`` areas in square pixels."""
@@ -78,10 +86,6 @@ class Boxes(Tensor):
         """As ``transform``, but whole, even where that is outside of the image."""
         points = transform.rim(self.tensor)
         return Boxes(torch.cat([points.amin(1), points.amax(1)], 1))
-
-    def scale(self, scale_y: float, scale_x: float) -> "Boxes":
-        """The boxes in an image that was resized by these factors."""
-        return Boxes(self.tensor * self.tensor.new_tensor([scale_x, scale_y, scale_x, scale_y]))
 
     @staticmethod
     def cat(parts: "Sequence[Boxes]") -> "Boxes":

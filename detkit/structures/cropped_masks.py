@@ -40,7 +40,7 @@ class CroppedMasks:
 
     def __init__(self, bits: Tensor, regions: Tensor, image_size: tuple[int, int], size: int | None = None):
         self.bits, self.regions, self.size = bits if bits.dtype == torch.bool else bits != 0, regions, size
-        self._image_size = (int(image_size[0]), int(image_size[1]))
+        self.image_size = (int(image_size[0]), int(image_size[1]))
         pixels = len(regions) * size**2 if size is not None else int(self._sides().prod(1).sum())
         if len(bits) != pixels:
             raise ValueError(f"CroppedMasks: {len(bits)} bits do not fill regions of {pixels} pixels")
@@ -72,11 +72,6 @@ class CroppedMasks:
             x1, y1, x2, y2 = regions[-1].int()[0].tolist()
             rows.append(_resized(bitmap.tensor[0, y1:y2, x1:x2], (size, size)).t().reshape(-1))
         return CroppedMasks(torch.cat(rows), Boxes.cat(regions).tensor, masks.image_size, size)
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """``(height, width)``."""
-        return self._image_size
 
     @property
     def shape(self) -> torch.Size:

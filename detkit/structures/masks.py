@@ -7,10 +7,7 @@ from torch import Tensor
 from detkit.structures.bit_masks import BitMasks
 from detkit.structures.boxes import Boxes
 from detkit.structures.mask_crops import CropMethod
-from detkit.structures.polygon_masks import PolygonMasks
 from detkit.structures.transforms import Transform
-
-__all__ = ["BitMasks", "CropMethod", "Masks", "PolygonMasks"]
 
 
 @runtime_checkable

@@ -35,12 +35,7 @@ class PolygonMasks:
 
     def __init__(self, polygons: Sequence[Sequence[Any]], image_size: tuple[int, int]):
         self.polygons: list[Polygons] = [[_points(p) for p in parts] for parts in polygons]
-        self._image_size = (int(image_size[0]), int(image_size[1]))
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """``(height, width)``."""
-        return self._image_size
+        self.image_size = (int(image_size[0]), int(image_size[1]))
 
     def __len__(self) -> int:
         return len(self.polygons)
@@ -57,7 +52,7 @@ class PolygonMasks:
 
     def _of(self, polygons: list[Polygons], image_size: tuple[int, int] | None = None) -> "PolygonMasks":
         made = PolygonMasks.__new__(PolygonMasks)  # the points are sound already
-        made.polygons, made._image_size = polygons, image_size or self._image_size
+        made.polygons, made.image_size = polygons, image_size or self.image_size
         return made
 
     def to(self, *args: Any, **kwargs: Any) -> "PolygonMasks":
@@ -124,17 +119,10 @@ class PolygonMasks:
         return self._of(polygons, step.output_size)
 
     def crop_and_resize(self, boxes: Boxes, size: int, method: CropMethod = "roi_align", binary: bool = True) -> Tensor:
-        """``(N, size, size)`` on the boxes' device: object i inside box i, resampled.
+        """``(N, size, size)`` on the boxes' device: object i inside box i, resampled, see ``BitMasks.crop_and_resize``.
 
-        Args:
-            boxes: one an object, in pixels of the image.
-            size: side of the result.
-            method: ``roi_align`` scales the polygons into the box and rasterises them there by COCO's rule, as
-                Detectron2 does, so nothing is between 0 and 1; the others take the objects' bitmaps.
-            binary: bool, see ``BitMasks.crop_and_resize``; else float32, 0..1.
-
-        Raises:
-            ValueError: there are not as many boxes as objects.
+        ``roi_align`` scales the polygons into the box and rasterises them there by COCO's rule, as Detectron2 does, so
+        nothing is between 0 and 1; the other methods take the objects' bitmaps.
         """
         check_pairs(len(self), len(boxes))
         if method != "roi_align":

@@ -27,13 +27,9 @@ class Transform:
     """
 
     input_size: Size
+    output_size: Size
     fill: int = 0
     """Value of the pixels of the output, in all channels, that no pixel of the input falls on."""
-
-    @property
-    def output_size(self) -> Size:
-        """``(height, width)`` of the output."""
-        raise NotImplementedError
 
     @property
     def matrix(self) -> np.ndarray | None:
@@ -148,13 +144,13 @@ class ProjectiveTransform(Transform):
     """Any map that keeps lines straight: rotation, shear, affine maps, a change of perspective.
 
     Args:
-        input_size, size: ``(height, width)`` of input and output.
+        input_size, output_size: ``(height, width)`` each.
         rows: the ``(3, 3)`` matrix, as nested sequences or an array; see ``Transform.matrix``.
         fill: value of what no pixel of the input falls on.
     """
 
     input_size: Size
-    size: Size
+    output_size: Size
     rows: Any
     fill: int = 0
 
@@ -162,17 +158,12 @@ class ProjectiveTransform(Transform):
         object.__setattr__(self, "rows", tuple(tuple(float(value) for value in row) for row in self.rows))
 
     @property
-    def output_size(self) -> Size:
-        """``(height, width)``."""
-        return self.size
-
-    @property
     def matrix(self) -> np.ndarray:
         return np.array(self.rows)
 
     def inverse(self) -> "ProjectiveTransform":
         rows = np.linalg.inv(self.matrix)
-        return ProjectiveTransform(self.size, self.input_size, rows / rows[2, 2], self.fill)
+        return ProjectiveTransform(self.output_size, self.input_size, rows / rows[2, 2], self.fill)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,12 +188,10 @@ class Compose(Transform):
 
     @property
     def input_size(self) -> Size:  # type: ignore[override]
-        """``(height, width)`` of the first one's input."""
         return self.transforms[0].input_size
 
     @property
-    def output_size(self) -> Size:
-        """``(height, width)`` of the last one's output."""
+    def output_size(self) -> Size:  # type: ignore[override]
         return self.transforms[-1].output_size
 
     @property

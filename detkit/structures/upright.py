@@ -13,18 +13,13 @@ from detkit.structures.transforms import ArrayT, Region, Size, Transform
 
 @dataclasses.dataclass(frozen=True)
 class Resize(Transform):
-    """Scales an image of ``input_size`` to ``size``, with Pillow's bilinear filter.
+    """Scales an image of ``input_size`` to ``output_size``, with Pillow's bilinear filter.
 
     The filter widens as the image shrinks (antialiasing), the same pixels as Detectron2's training sees.
     """
 
     input_size: Size
-    size: Size
-
-    @property
-    def output_size(self) -> Size:
-        """``(height, width)``."""
-        return self.size
+    output_size: Size
 
     @property
     def matrix(self) -> np.ndarray:
@@ -65,8 +60,7 @@ class Flip(Transform):
     direction: Literal["horizontal", "vertical"] = "horizontal"
 
     @property
-    def output_size(self) -> Size:
-        """The input's size."""
+    def output_size(self) -> Size:  # type: ignore[override]
         return self.input_size
 
     @property
@@ -104,8 +98,7 @@ class CropAndPad(Transform):
     fill: int = 0
 
     @property
-    def output_size(self) -> Size:
-        """``(height, width)``."""
+    def output_size(self) -> Size:  # type: ignore[override]
         return self.height, self.width
 
     @property

@@ -28,17 +28,14 @@ class Warp(Transform):
 
     @property
     def input_size(self) -> Size:  # type: ignore[override]
-        """``(height, width)``."""
         return self.displacement.shape[0], self.displacement.shape[1]
 
     @property
-    def output_size(self) -> Size:
-        """The input's size."""
+    def output_size(self) -> Size:  # type: ignore[override]
         return self.input_size
 
     @property
     def matrix(self) -> None:
-        """There is none."""
         return None
 
     def coords(self, points: ArrayT) -> ArrayT:

@@ -3,6 +3,7 @@ import json
 import logging
 
 import numpy as np
+import pycocotools.mask as coco_mask
 import pytest
 import torch
 from coco_oracle import JsonDataset, noisy_results, pycocotools_metrics
@@ -29,7 +30,7 @@ def to_pairs(coco, results):
                 boxes=Boxes(torch.from_numpy(boxes)),
                 scores=torch.tensor([r["score"] for r in rows]),
                 classes=torch.tensor([r["category_id"] - 1 for r in rows], dtype=torch.int64),
-                masks=BitMasks.from_rle([r["segmentation"] for r in rows], size),
+                masks=BitMasks(np.array([coco_mask.decode(r["segmentation"]) for r in rows]).reshape(-1, *size)),
             )
         )
         samples.append(Sample(torch.zeros(3, 1, 1, dtype=torch.uint8), size, image["id"]))

@@ -32,13 +32,12 @@ def test_boxes_stay_boxes_only_by_rows():
     assert type(boxes + 1) is torch.Tensor
 
 
-def test_boxes_area_clip_scale_nonempty():
+def test_boxes_area_clip_nonempty():
     boxes = Boxes([[-5, 0, 5, 10], [30, 2, 40, 4]])
     assert boxes.area().tolist() == [100, 20]
     clipped = boxes.clip((8, 20))
     assert clipped.tolist() == [[0, 0, 5, 8], [20, 2, 20, 4]]
     assert clipped.nonempty().tolist() == [True, False]
-    assert boxes.scale(2, 0.5)[0].tolist() == [-2.5, 0, 2.5, 20]
     assert torch.equal(Boxes.cat([boxes[:1], boxes[1:]]).tensor, boxes.tensor)
     assert Boxes.cat([]).shape == (0, 4)
 

@@ -25,7 +25,7 @@ from comparisons.report import Report
 from comparisons.stages import Stages
 from detkit.data import Augmentation, Record
 from detkit.registry import ConfigError, DataError
-from detkit.structures import BitMasks, Boxes, Instances
+from detkit.structures import BitMasks, Boxes, Instances, Resize
 
 AREA = 1e-3
 """Tolerance of the sum of the masks' areas, relative."""
@@ -133,9 +133,9 @@ class _WithDetectron2(_Comparison):
     def _compare_masks(self, ours: Instances, theirs: Instances) -> None:
         if not self.stages.has_masks:
             raise ConfigError("model.roi_heads.mask_head: is null, and the fixture has masks")
-        model, (height, width) = self.stages.model, theirs.image_size
+        model = self.stages.model
         inside = self.images.image_sizes[0]
-        boxes = theirs.boxes.scale(inside[0] / height, inside[1] / width).tensor
+        boxes = theirs.boxes.outlines(Resize(theirs.image_size, inside)).tensor
         given = self.input_boxes(boxes, scores=theirs.scores, classes=theirs.classes)
         isolated = self.stages.masks(self.features, [given])[0].mask_probs
         rows, partners = match(ours, theirs)
@@ -145,7 +145,7 @@ class _WithDetectron2(_Comparison):
         )
         self.report.add("masks", "1 - IoU", MASK, *differences)
         parts = [slice(i, i + 32) for i in range(0, len(theirs), 32)]  # masks of full size are large
-        area = sum(self.area(isolated[part], theirs.boxes[part], (height, width)) for part in parts)
+        area = sum(self.area(isolated[part], theirs.boxes[part], theirs.image_size) for part in parts)
         self.compare_areas(area, float(theirs.masks.tensor.sum()), isolated=True)
 
     def _compare_losses(self) -> None:

@@ -26,7 +26,7 @@ from comparisons.torchvision_reference import DetectionTrace, LossTrace, trace_d
 from detkit.data import Augmentation, Record
 from detkit.modeling.interfaces import Features
 from detkit.registry import ConfigError, DataError
-from detkit.structures import ImageList, Instances, Sample
+from detkit.structures import ImageList, Instances, Resize, Sample
 
 
 def compare_with_torchvision(
@@ -122,8 +122,7 @@ class _Batch:
         probs = absolute(isolated.logits.softmax(1), theirs.logits.softmax(1))
         end_to_end = []
         for ours, other, candidates in zip(outputs, theirs.outputs, theirs.candidates):
-            (height, width), inside = other.image_size, candidates.image_size
-            moved = candidates.boxes.scale(height / inside[0], width / inside[1])
+            moved = candidates.boxes.outlines(Resize(candidates.image_size, other.image_size))
             end_to_end.append(self.tie_breaking.differences(ours, other, candidates.with_fields(boxes=moved)))
         for scores, _ in end_to_end:
             self.report.add("class scores", "probability", SCORE, scores, probs)

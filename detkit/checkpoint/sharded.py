@@ -105,7 +105,7 @@ def _put_back(value: Any, shards: Sequence[Sequence[Tensor]]) -> Any:
         if list(value) != [_NOTE]:
             return {key: _put_back(item, shards) for key, item in value.items()}
         number, axis, shape = value[_NOTE]
-        full = torch.cat([of_process[number] for of_process in shards], axis)
+        full = torch.cat([shard_list[number] for shard_list in shards], axis)
         if tuple(full.shape) != shape:
             raise ValueError(f"a tensor of shape {tuple(full.shape)} instead of {shape}")
         return full

@@ -33,13 +33,13 @@ class OutputFolder(Check):
             return
         if context.model is None:
             return
-        one = checkpoint_bytes(context.model, context.experiment.solver.optimizer.cls)
-        wanted = one * (train.checkpoint_keep + 2)  # with model_final, and one being written
+        size = checkpoint_bytes(context.model, context.experiment.solver.optimizer.cls)
+        wanted = size * (train.checkpoint_keep + 2)  # with model_final, and one being written
         free = shutil.disk_usage(present).free
         if free < wanted:
             what = f"{free / 2**30:.1f} GiB are free, the run's checkpoints take about {wanted / 2**30:.1f}"
             fix = "make space, lower train.checkpoint_keep, or give another train.output_dir"
-            yield Finding("error" if free < 2 * one else "warning", "train.output_dir", what, fix)
+            yield Finding("error" if free < 2 * size else "warning", "train.output_dir", what, fix)
 
 
 @CHECKS.register()

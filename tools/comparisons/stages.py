@@ -131,8 +131,8 @@ class Stages:
     ) -> dict[str, float]:
         """The losses of proposal generator and RoI heads, each on inputs that are given."""
         _, of_proposals = self.model.proposal_generator.loss(images, features, targets)
-        of_regions = self.model.roi_heads.loss(features, proposals, targets)
-        return _numbers((of_proposals | of_regions).terms)
+        region_losses = self.model.roi_heads.loss(features, proposals, targets)
+        return _numbers((of_proposals | region_losses).terms)
 
     @contextmanager
     def sampling_everything(self) -> Iterator[None]:

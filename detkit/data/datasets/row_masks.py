@@ -62,10 +62,10 @@ class MaskColumn:
     def extents(self, sizes: np.ndarray) -> np.ndarray:
         """``(A, 4)`` float64 xyxy around each mask; the image of annotation a is of ``sizes[a]``."""
         out = np.full((len(self.rles), 4), np.nan)
-        some = np.flatnonzero(np.diff(self.starts))
-        for axis in range(2) if len(some) else ():
-            values, first = self.polygons.data[axis::2], self.polygons.offsets[self.starts[some]] // 2
-            out[some, axis], out[some, axis + 2] = (f.reduceat(values, first) for f in (np.minimum, np.maximum))
+        nonempty = np.flatnonzero(np.diff(self.starts))
+        for axis in range(2) if len(nonempty) else ():
+            values, first = self.polygons.data[axis::2], self.polygons.offsets[self.starts[nonempty]] // 2
+            out[nonempty, axis], out[nonempty, axis + 2] = (f.reduceat(values, first) for f in (np.minimum, np.maximum))
         runs = np.flatnonzero(self.rles.lengths)
         if len(runs):
             boxes = coco_mask.toBbox(

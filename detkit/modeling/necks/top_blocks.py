@@ -48,9 +48,9 @@ class LastLevelP6P7(TopBlock):
     def __init__(self, input_shape: dict[str, ShapeSpec], out_channels: int, *, in_feature: str | None = None):
         super().__init__(input_shape, out_channels)
         coarsest = max(shape.stride for shape in input_shape.values())
-        of_coarsest = [name for name, shape in input_shape.items() if shape.stride == coarsest]
+        coarsest_names = [name for name, shape in input_shape.items() if shape.stride == coarsest]
         # the backbone's maps stand before the levels that the neck made of them, one each
-        self._source = in_feature or of_coarsest[(len(of_coarsest) - 1) // 2]
+        self._source = in_feature or coarsest_names[(len(coarsest_names) - 1) // 2]
         if self._source not in input_shape:
             raise ValueError(f"in_feature: there is no map '{in_feature}'; choose one of {', '.join(input_shape)}")
         self.p6 = nn.Conv2d(input_shape[self._source].channels, out_channels, 3, stride=2, padding=1)

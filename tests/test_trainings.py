@@ -25,28 +25,28 @@ def train(config: Path, output: Path, *overrides: str, **environment: str) -> di
 
 def test_quick_start(tmp_path):
     ap = train(ROOT / "configs/quick_start/mask_rcnn_shapes.yaml", tmp_path)
-    assert ap["box"] >= 0.67
-    assert ap["mask"] >= 0.63
+    assert ap["box"] >= 0.60
+    assert ap["mask"] >= 0.60
 
 
 def test_matterport_preset_on_shapes(tmp_path):
     ap = train(ROOT / "configs/matterport/mask_rcnn_R_50_FPN_shapes.yaml", tmp_path)
-    assert ap["box"] >= 0.57
-    assert ap["mask"] >= 0.52
+    assert ap["box"] >= 0.50
+    assert ap["mask"] >= 0.50
 
 
 def test_nuclei_from_scratch(tmp_path, shared_data):
     config = ROOT / "configs/nuclei/mask_rcnn_R_18_FPN.yaml"
     ap = train(config, tmp_path, DETKIT_DATASETS=str(shared_data))
-    assert ap["box"] >= 0.50
-    assert ap["mask"] >= 0.51
+    assert ap["box"] >= 0.43
+    assert ap["mask"] >= 0.40
 
 
 def test_balloon_from_imagenet_weights(tmp_path, shared_data):
     config = ROOT / "configs/balloon/mask_rcnn_mobilenet_v2_FPN.yaml"
     ap = train(config, tmp_path, DETKIT_DATASETS=str(shared_data))
-    assert ap["box"] >= 0.38
-    assert ap["mask"] >= 0.36
+    assert ap["box"] >= 0.30
+    assert ap["mask"] >= 0.32
 
 
 def test_eight_photographs_of_coco_can_be_learned_by_heart(tmp_path, shared_data):

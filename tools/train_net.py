@@ -169,6 +169,7 @@ def build_trainer(
         log_period=exp.train.log_period,
         test_batches=test_batches,
         interruption=interruption,
+        data=exp.training_data(),
         hooks=hooks,
     )
 

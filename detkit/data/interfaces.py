@@ -256,6 +256,9 @@ class Sampler(TorchSampler[list[tuple[int, int]]]):
         batch_size: images a batch on this rank.
         seed: the run's seed, equal on all ranks.
         rank, world_size: this process's share of the stream.
+
+    ``batch_size``, ``rank`` and ``world_size`` are read for every batch: a run that is resumed with another batch size
+    goes through its earlier batches with the size that they had.
     """
 
     def __init__(self, dataset: Dataset, batch_size: int, seed: int, rank: int, world_size: int):

@@ -1,5 +1,6 @@
 """Loaders: batches of samples, made ahead by worker processes."""
 
+import copy
 import dataclasses
 import gc
 import itertools
@@ -7,7 +8,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch.utils.data import DataLoader
@@ -54,13 +55,31 @@ class _Mapped(TorchDataset):  # type: ignore[type-arg]
 
 @dataclasses.dataclass(frozen=True)
 class _From:
-    """A sampler's batches from one of them on, again and again the same."""
+    """A sampler's batches from one of them on, again and again the same.
 
-    sampler: Batches
+    The batches of ``earlier`` are drawn with their own size, as one process draws them, so that what follows is what
+    has not been seen, whatever the sampler's order.
+    """
+
+    sampler: Sampler
     start: int
+    earlier: Sequence[tuple[int, int]] = ()
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return itertools.islice(iter(self.sampler), self.start, None)
+        sampler, left = copy.copy(self.sampler), self.start
+        stream = iter(sampler)
+        sampler.rank, sampler.world_size = 0, 1
+        for number, sampler.batch_size in self.earlier:
+            left -= sum(1 for _ in itertools.islice(stream, number))
+        own = self.sampler
+        sampler.batch_size, sampler.rank, sampler.world_size = own.batch_size, own.rank, own.world_size
+        for batch in itertools.islice(stream, left, None):
+            if self.earlier and len(batch) != own.batch_size:
+                raise DataError(
+                    f"data.batch_size: {type(own).__name__} cannot go on with other batches than before, as it reads"
+                    " its batch_size once: resume with the batch size that the run had"
+                )
+            yield batch
 
 
 class _Loader:
@@ -104,7 +123,12 @@ class _SizedLoader(_Loader):
 
 
 def train_loader(
-    dataset: Dataset, mapper: Mapper, sampler: Sampler, num_workers: int = 0, start_batch: int = 0
+    dataset: Dataset,
+    mapper: Mapper,
+    sampler: Sampler,
+    num_workers: int = 0,
+    start_batch: int = 0,
+    earlier: Sequence[tuple[int, int]] = (),
 ) -> Iterable[list[Sample]]:
     """Endless batches in the sampler's order.
 
@@ -114,6 +138,7 @@ def train_loader(
         sampler: which images make up a batch of this rank.
         num_workers: processes that read ahead; 0 reads in this one. It changes nothing in what is read.
         start_batch: how many batches have been seen before, by a run that is resumed.
+        earlier: those of them that had another size: (number of batches, images a batch over all processes), in order.
 
     Raises (at iteration):
         DataError: an image cannot be read; the message is the dataset's own, whichever process met it.
@@ -122,7 +147,7 @@ def train_loader(
     """
     if len(dataset) == 0:
         raise DataError("the training dataset has no images")
-    return _Loader(mapper, _From(sampler, start_batch), num_workers)
+    return _Loader(mapper, _From(sampler, start_batch, earlier), num_workers)
 
 
 def test_loader(

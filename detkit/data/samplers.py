@@ -18,10 +18,9 @@ class ShuffleSampler(Sampler):
     """Every epoch a new random order of all images; batches run on across the end of an epoch."""
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        total, mine = self.batch_size * self.world_size, slice_of_rank(self)
         stream = shuffled(len(self.dataset), self.seed)
         while True:
-            yield list(itertools.islice(stream, total))[mine]
+            yield list(itertools.islice(stream, self.batch_size * self.world_size))[slice_of_rank(self)]
 
 
 @SAMPLERS.register()
@@ -33,16 +32,15 @@ class AspectRatioSampler(Sampler):
     """
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        total, mine = self.batch_size * self.world_size, slice_of_rank(self)
         sizes = [self.dataset.image_size(i) for i in range(len(self.dataset))]
         landscape = [width > height for height, width in sizes]
         waiting: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
         for epoch, index in shuffled(len(self.dataset), self.seed):
             batch = waiting[landscape[index]]
             batch.append((epoch, index))
-            if len(batch) == total:
-                yield batch[mine]
-                batch.clear()
+            while len(batch) >= (total := self.batch_size * self.world_size):  # more, where batches are smaller now
+                yield batch[:total][slice_of_rank(self)]
+                del batch[:total]
 
 
 def shuffled(length: int, seed: int) -> Iterator[tuple[int, int]]:

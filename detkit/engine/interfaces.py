@@ -1,6 +1,7 @@
 """The roles of the engine: Hook and Parallelism, and a training as its hooks see it."""
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,10 +18,28 @@ from detkit.registry import Registry
 from detkit.structures import Losses, Sample
 from detkit.utils import distributed
 
-Batches = Iterable[list[Sample]] | Callable[[int], Iterable[list[Sample]]]
-"""An endless stream of batches, or a function from the number of the first batch to the stream that begins there."""
+Batches = Iterable[list[Sample]] | Callable[..., Iterable[list[Sample]]]
+"""An endless stream of batches, or a function from the number of the first batch to the stream that begins there. One
+whose training is described by a ``TrainingData`` also takes ``earlier``, see ``Training``."""
 
 logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """What a training's batches are made of. Checkpoints hold it, and a resume compares it.
+
+    Args:
+        batch_size: images a batch, over all processes.
+        num_images: length of the dataset.
+        identity: differs where the images, their objects or the order in which they are seen are others.
+        epochs: after how many passes over the dataset training ends; None: after ``max_iter`` steps.
+    """
+
+    batch_size: int
+    num_images: int
+    identity: str
+    epochs: float | None = None
 
 
 class Training:
@@ -42,6 +61,8 @@ class Training:
     metrics: Metrics  # of the steps since the last line of metrics
     results: dict[str, Any]  # what the last evaluation gave
     batches_seen: int  # how many batches the finished steps have taken: where the stream goes on
+    data: TrainingData | None  # None: nothing is known of it
+    earlier: "list[tuple[int, int]]"  # (number of batches, images a batch) of resumed runs with another batch size
     pending: list[str]  # names of the hooks whose ``after_step`` of the last finished step is still to come
     switched_off: "list[Hook]"  # of which an error was caught, see ``guard``
     weight_sets: dict[str, Callable[[], contextlib.AbstractContextManager[None]]]
@@ -82,7 +103,7 @@ class Training:
     def batches_from(self, number: int) -> Iterator[list[Sample]]:
         """The training batches from ``number`` on, in a stream of their own where the training ``can_rewind``."""
         if callable(self.batches):
-            return iter(self.batches(number))
+            return iter(self.batches(number, earlier=self.earlier) if self.earlier else self.batches(number))
         return itertools.islice(self.batches, number, None)
 
     @contextlib.contextmanager

@@ -13,7 +13,7 @@ from torch import nn
 
 from detkit.engine.clipping import Clipping
 from detkit.engine.failures.recorder import FailureRecorder
-from detkit.engine.interfaces import Batches, Hook, Training
+from detkit.engine.interfaces import Batches, Hook, Training, TrainingData
 from detkit.engine.interruption import Interrupted, Interruption
 from detkit.engine.loss_mean import LossMean
 from detkit.engine.metrics import Metrics
@@ -47,6 +47,7 @@ class Trainer(Training):
         log_period: steps between lines of metrics.
         test_batches: see ``Training``.
         interruption: whether and when the process is asked to leave; None: signals do what they do by themselves.
+        data: what the batches are made of, for a resume to compare.
 
     Attributes (besides those of ``Training``):
         failures: what ends the run at a loss that is not finite, and writes down what led to it.
@@ -75,6 +76,7 @@ class Trainer(Training):
         log_period: int = 20,
         test_batches: Iterable[list[Sample]] | None = None,
         interruption: Interruption | None = None,
+        data: TrainingData | None = None,
     ):
         if max_iter < 1:
             raise ValueError(f"max_iter: expected at least 1 step, got {max_iter}")
@@ -96,6 +98,7 @@ class Trainer(Training):
         self.metrics = Metrics(log_period)
         self.failures = FailureRecorder(self.training_step, self.output_dir)
         self.step, self.finished, self.batches_seen = 0, 0, 0
+        self.data, self.earlier = data, []
         self.losses, self.results, self.weight_sets = Losses(), {}, {}
         self.interruption, self.test_batches = interruption, test_batches
         self.pending, self.switched_off = [], []

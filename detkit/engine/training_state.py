@@ -1,6 +1,8 @@
 """The state of a training between two steps: what a checkpoint holds besides the weights."""
 
+import dataclasses
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,7 +17,8 @@ logger = logging.getLogger(__name__)
 def training_state(trainer: Training) -> dict[str, Any]:
     """Everything that the next steps of ``trainer`` depend on: tensors and plain data. All ranks must call it.
 
-    ``ranks`` holds what differs from process to process: random states and the losses.
+    ``ranks`` holds what differs from process to process: random states and the losses. ``data`` and the optimizer's
+    class and names of parameters say what the rest belongs to.
     """
     hooks: dict[str, Any] = {}
     for key, hook in named_hooks(trainer.hooks):
@@ -25,7 +28,10 @@ def training_state(trainer: Training) -> dict[str, Any]:
     return {
         "finished": trainer.finished,
         "batches": trainer.batches_seen,
-        "optimizer": trainer.optimizer.state_dict(),
+        "earlier": [list(pair) for pair in trainer.earlier],
+        "accumulate": trainer.training_step.accumulate,
+        "data": None if trainer.data is None else dataclasses.asdict(trainer.data),
+        "optimizer": _optimizer_state(trainer),
         "scaler": trainer.training_step.scaler.state_dict(),
         "hooks": hooks,
         "metrics": trainer.metrics.state_dict(),
@@ -41,7 +47,7 @@ def restore(trainer: Training, state: dict[str, Any]) -> dict[str, Any] | None:
         The random state that training goes on with; None where this process had no part in the run before.
 
     Raises:
-        ValueError: the state is of an optimizer over other parameters.
+        ValueError: the state is of another optimizer, or of one over other parameters.
     """
     _restore_optimizer(trainer, state["optimizer"])
     if state["scaler"]:  # empty where there was nothing to scale, before a change to fp16
@@ -53,6 +59,7 @@ def restore(trainer: Training, state: dict[str, Any]) -> dict[str, Any] | None:
     trainer.finished = int(state["finished"])
     trainer.batches_seen = int(state["batches"])
     trainer.step = max(trainer.finished - 1, 0)
+    _restore_position(trainer, state)
     trainer.pending = [key for key in state["pending"] if key in hooks]
     trainer.metrics.load_state_dict(state["metrics"])
     number, ranks = distributed.rank(), state["ranks"]
@@ -83,15 +90,79 @@ def _plain(losses: Losses) -> dict[str, Any]:
     return {part: {name: value.detach().cpu() for name, value in values.items()} for part, values in parts.items()}
 
 
-def _restore_optimizer(trainer: Training, state: dict[str, Any]) -> None:
+def _restore_position(trainer: Training, state: dict[str, Any]) -> None:
+    """Where the stream of batches goes on: after the images that were seen, whatever batches they are in now."""
+    trainer.earlier = [(int(number), int(size)) for number, size in state.get("earlier", ())]
+    now, before = trainer.data, state.get("data")
+    if now is None or before is None:
+        if now is not None and trainer.finished:
+            logger.warning("the checkpoint does not say what data and batch size it is of: both are taken to be as now")
+        return
+    if (now.num_images, now.identity) != (before["num_images"], before["identity"]):
+        logger.warning(
+            "the training data or their order (data.train_dataset, data.sampler, train.seed) are others than before:"
+            " %d images, now %d. Some may be seen again and others later; weights and optimizer go on",
+            *(before["num_images"], now.num_images),
+        )
+    own = sum(number for number, _ in trainer.earlier)
+    seen = sum(number * size for number, size in trainer.earlier) + (trainer.batches_seen - own) * before["batch_size"]
+    if now.batch_size != before["batch_size"] and trainer.batches_seen > own:
+        trainer.earlier.append((trainer.batches_seen - own, before["batch_size"]))
+    per_step = now.batch_size * trainer.training_step.accumulate
+    then = before["batch_size"] * state["accumulate"]
+    if now.epochs is not None and seen != trainer.finished * per_step:
+        left = max(now.epochs * now.num_images - seen, 0)
+        trainer.max_iter = trainer.finished + math.ceil(left / per_step)
+    if per_step != then or now.batch_size != before["batch_size"]:
+        logger.warning(
+            "%d images a step (data.batch_size, solver.accumulate) before and %d now: the run goes on after the %d"
+            " images that it has seen, and ends after step %d; the learning rate follows the new number of steps",
+            *(then, per_step, seen, trainer.max_iter),
+        )
+
+
+def _optimizer_state(trainer: Training) -> dict[str, Any]:
+    """The optimizer's state dict, with its class and, in each group, the names of its parameters."""
+    state = trainer.optimizer.state_dict()
+    for group, names in zip(state["param_groups"], _parameter_names(trainer)):
+        group["param_names"] = names
+    return {**state, "class": type(trainer.optimizer).__name__}
+
+
+def _parameter_names(trainer: Training) -> list[list[str]]:
+    """The names of each group's parameters; detkit's optimizers know them, for others the model does."""
     groups = trainer.optimizer.param_groups
-    options = [{k: v for k, v in group.items() if k != "params"} for group in groups]
-    try:
-        trainer.optimizer.load_state_dict(distribute_optimizer_state(state, trainer.optimizer))
-    except ValueError as error:
+    if all("param_names" in group for group in groups):
+        return [list(group["param_names"]) for group in groups]
+    names = {parameter: name for name, parameter in trainer.unwrapped_model.named_parameters()}
+    return [[names.get(parameter, "") for parameter in group["params"]] for group in groups]
+
+
+def _restore_optimizer(trainer: Training, state: dict[str, Any]) -> None:
+    """Gives each parameter the state of its name; the groups' options stay."""
+    optimizer, before = trainer.optimizer, state.get("class")
+    if before not in (None, type(optimizer).__name__):
         raise ValueError(
-            f"the optimizer's state is of other parameters ({error}): what is frozen, the parameter groups or the"
-            " model have changed since it was written"
-        ) from error
-    for group, option in zip(trainer.optimizer.param_groups, options):
-        group.update(option)
+            f"The optimizer (solver.optimizer) was {before} and is {type(optimizer).__name__} now, which cannot go on"
+            " with its state"
+        )
+    own, saved = optimizer.state_dict()["param_groups"], state["param_groups"]
+    ours = [name for names in _parameter_names(trainer) for name in names]
+    theirs = [name for group in saved for name in group.get("param_names", ())]
+    numbers = [number for group in saved for number in group["params"]]  # in the file's order
+    if len(set(theirs)) == len(numbers) and "" not in theirs:
+        if set(ours) != set(theirs):
+            raise _other_parameters(f"{min(set(ours) ^ set(theirs))} is on one side only")
+        by_name = dict(zip(theirs, numbers))
+        numbers = [by_name[name] for name in ours]
+    elif [len(group["params"]) for group in own] != [len(group["params"]) for group in saved]:
+        raise _other_parameters("there are more or fewer in a group")
+    values = {number: state["state"][other] for number, other in enumerate(numbers) if other in state["state"]}
+    optimizer.load_state_dict(distribute_optimizer_state({"state": values, "param_groups": own}, optimizer))
+
+
+def _other_parameters(words: str) -> ValueError:
+    return ValueError(
+        f"the optimizer's state is of other parameters ({words}): what is frozen, the parameter groups or the model"
+        " have changed since it was written"
+    )

@@ -2,7 +2,10 @@
 
 import dataclasses
 import functools
+import zlib
 from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from detkit import data
 from detkit.config import ConfigError, Count, CountOrZero, Recipe, built
@@ -68,8 +71,11 @@ class DataConfig:
                 f"learned ({_few(class_names)}); names and order count. Set the dataset's 'class_names' to the model's"
             )
 
-    def train(self, seed: int = 0, start_iter: int = 0) -> Iterable[list[Sample]]:
-        """An endless stream of training batches, from the one numbered ``start_iter`` on.
+    def train(
+        self, seed: int = 0, start_iter: int = 0, earlier: Sequence[tuple[int, int]] = ()
+    ) -> Iterable[list[Sample]]:
+        """An endless stream of training batches, from the one numbered ``start_iter`` on; ``earlier``: see
+        ``train_loader``.
 
         Raises ConfigError where the batch size does not divide by the number of processes."""
         if self.batch_size % world_size():
@@ -80,7 +86,16 @@ class DataConfig:
         mapper = self._mapper(self.train_set, self.train_augmentations, seed, train=True)
         per_process = self.batch_size // world_size()
         sampler = built("data.sampler", self.sampler, self.train_set, per_process, seed, rank(), world_size())
-        return train_loader(self.train_set, mapper, sampler, self.num_workers, start_batch=start_iter)
+        return train_loader(self.train_set, mapper, sampler, self.num_workers, start_iter, earlier)
+
+    def identity(self, seed: int) -> str:
+        """Differs where the training images, their objects or the order in which they are seen are others."""
+        dataset = self.train_set
+        objects = dataset.objects()
+        content = "\n".join(str(dataset.image_id(i)) for i in range(len(dataset))).encode("utf-8", "surrogatepass")
+        for array in (objects.images, objects.classes, objects.boxes):
+            content += np.ascontiguousarray(array).tobytes()
+        return f"{zlib.crc32(content):08x} {self.sampler.cls.__name__} {seed}"
 
     def test(self) -> Iterable[list[Sample]]:
         """The test images once, in order; each process gets its share."""

@@ -10,7 +10,7 @@ import torch
 
 from detkit import data, evaluation, modeling, solver
 from detkit.config import ConfigError, Recipe, built, complete, load_config, parse, parts_of
-from detkit.engine.interfaces import Hook, Parallelism
+from detkit.engine.interfaces import Hook, Parallelism, TrainingData
 from detkit.evaluation.interfaces import Evaluator
 from detkit.experiment.data import DataConfig
 from detkit.experiment.solver import SolverConfig
@@ -110,6 +110,12 @@ class Experiment:
     def images_per_step(self) -> int:
         """Training images between two changes of the weights, over all processes."""
         return self.data.batch_size * self.solver.accumulate
+
+    def training_data(self) -> TrainingData:
+        """What the training's batches are made of. Reads the training dataset."""
+        return TrainingData(
+            self.data.batch_size, len(self.data.train_set), self.data.identity(self.train.seed), self.solver.epochs
+        )
 
     def max_iter(self) -> int:
         """Training steps; for ``epochs`` this reads the training dataset."""

@@ -63,8 +63,9 @@ def parameter_groups(model: nn.Module, rules: GroupRules) -> list[dict[str, Any]
 
     Parameters with the same rate and decay share one group, so that torch's multi-tensor kernels see long lists.
     Frozen parameters are left out and a shared one counts once, where it is first met. Each group has ``params``,
-    ``lr``, ``initial_lr`` (the base rate that the schedule multiplies) and ``weight_decay``; the group with the most
-    weights comes first, and its rate is the one that is logged.
+    ``param_names``, ``lr``, ``initial_lr`` (the base rate that the schedule multiplies) and ``weight_decay``; the group
+    with the most weights comes first, and its rate is the one that is logged. By its names a checkpoint's state finds
+    its parameters again.
 
     Raises:
         ValueError: nothing is trainable, ``lr_factors`` names a submodule that the model has not, or there is a
@@ -72,7 +73,7 @@ def parameter_groups(model: nn.Module, rules: GroupRules) -> list[dict[str, Any]
     """
     factors = _factors_by_module(model, rules.lr_factors or {})
     decays = {} if rules.layer_decay is None else _layer_factors(model, rules.layer_decay)
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float], dict[str, nn.Parameter]] = {}
     seen: set[nn.Parameter] = set()
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -85,14 +86,17 @@ def parameter_groups(model: nn.Module, rules: GroupRules) -> list[dict[str, Any]
             elif name.endswith("bias"):  # also in_proj_bias of attention
                 lr *= rules.bias_lr_factor
                 decay = decay if rules.weight_decay_bias is None else rules.weight_decay_bias
-            groups.setdefault((lr, decay), []).append(parameter)
+            groups.setdefault((lr, decay), {})[f"{module_name}.{name}" if module_name else name] = parameter
     if not groups:
         raise ValueError(
             f"{type(model).__name__} has no trainable parameter; lower freeze_at, or set requires_grad of what is to"
             " be trained"
         )
-    by_size = sorted(groups.items(), key=lambda item: -sum(p.numel() for p in item[1]))
-    return [{"params": p, "lr": lr, "initial_lr": lr, "weight_decay": decay} for (lr, decay), p in by_size]
+    by_size = sorted(groups.items(), key=lambda item: -sum(p.numel() for p in item[1].values()))
+    return [
+        {"params": [*named.values()], "param_names": [*named], "lr": lr, "initial_lr": lr, "weight_decay": decay}
+        for (lr, decay), named in by_size
+    ]
 
 
 def _factors_by_module(model: nn.Module, factors: Mapping[str, float]) -> Mapping[str, float]:

@@ -33,6 +33,14 @@ def data_path(path: str, option: str, folder: bool) -> str:
     raise DataError(f"{option}: the {kind} '{absolute}' {what}.{_nearest(Path(absolute))}{_variable_hint(path)}")
 
 
+def leaves_folder(folder: str, name: str) -> bool:
+    """Whether ``name``, a path as it stands in a file of data, leads out of ``folder``. Links are followed freely."""
+    if not os.path.isabs(name) and ".." not in name and not os.path.splitdrive(name)[0]:
+        return False
+    root = os.path.abspath(folder)
+    return not os.path.normpath(os.path.join(root, name)).startswith(os.path.join(root, ""))
+
+
 def _nearest(path: Path) -> str:
     """A sentence on where the path leaves what exists."""
     present = path.parent

@@ -2,19 +2,33 @@
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 from tqdm import tqdm
 
-from detkit.data.images import ORIENTATION, open_image, read_image
+from detkit.data.image_files import decoder_warnings, naming_warnings, open_image
+from detkit.data.images import (
+    DARK_IMAGE,
+    TURNED_FIX,
+    TURNED_IN_DOUBT,
+    ImageReading,
+    decode_image,
+    is_dark,
+    orientation,
+    sizes,
+)
 from detkit.data.issues import Issue
 from detkit.doctor.interfaces import CHECKS, Check, CheckContext, Finding, Severity
 from detkit.utils.environment import cores
 
 TURNED = "turned by its EXIF tag"
+CHUNK = 256
+"""Files that are decoded together, by several threads."""
+Job = tuple[str, tuple[int, int], ImageReading]
 
 
 @CHECKS.register()
@@ -37,29 +51,34 @@ class MissingImages(Check):
 
 @CHECKS.register()
 class ImageFiles(Check):
-    """Image files that cannot be decoded, are cut off, or have another size than their record says; turned ones.
+    """Image files that cannot be decoded, are damaged, or have another size than their record says; odd ones.
 
     A file that cannot be decoded ends a training in the middle of an epoch; of another size, its boxes and masks lie in
     the wrong place. The reader applies a camera's EXIF orientation if the image then has the size of its record; where
     turning does not change the size (by half a turn, mirrored, or square) it is applied too, and nobody can tell
-    whether the boxes were drawn on the turned image.
+    whether the boxes were drawn on the turned image. Odd are also images that are nearly black or of one value, as
+    those of 12 bits in a file of 16 become, and files of several frames, of which the first is read.
 
-    Fix: replace the files; save turned images without the tag, in the way they were annotated.
+    Fix: replace the files; set the dataset's ``reading``, which says how turned images and bits are meant.
     """
 
     quick = False
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
         for part in context.parts:
-            jobs = [(path, part.dataset.image_size(i)) for i, path in enumerate(part.paths) if path is not None]
+            reading = getattr(part.dataset, "reading", ImageReading())
+            jobs = [
+                (path, part.dataset.image_size(i), reading) for i, path in enumerate(part.paths) if path is not None
+            ]
             groups = collections.defaultdict[Finding, list[str]](list)
-            with ThreadPoolExecutor(cores()) as pool:
-                results = tqdm(pool.map(_check_file, jobs), "images", len(jobs), disable=not context.bar)
-                for (path, _), (severity, what, fix) in zip(jobs, results):
-                    groups[Finding(severity, part.source, what, fix)].append(path)
-            yield from (
-                dataclasses.replace(f, examples=paths, count=len(paths)) for f, paths in groups.items() if f.what
-            )
+            with ThreadPoolExecutor(cores()) as pool, tqdm(total=len(jobs), disable=not context.bar) as bar:
+                for start in range(0, len(jobs), CHUNK):
+                    chunk = jobs[start : start + CHUNK]
+                    for issue in _check_files(chunk, pool):
+                        severity: Severity = "note" if issue.kind == TURNED else issue.severity
+                        groups[Finding(severity, part.source, issue.kind, issue.fix)].append(issue.place)
+                    bar.update(len(chunk))
+            yield from (dataclasses.replace(f, examples=paths, count=len(paths)) for f, paths in groups.items())
 
 
 @CHECKS.register()
@@ -125,21 +144,35 @@ def _listed(path: str, listings: dict[str, set[str]]) -> bool:
     return name in listings[folder] or os.path.exists(path)
 
 
-def _check_file(job: tuple[str, tuple[int, int]]) -> tuple[Severity, str, str]:
-    """What is wrong with an image, and its fix; empty where nothing is, or where the file is missing."""
-    path, size = job
+def _check_files(jobs: Sequence[Job], pool: Executor) -> list[Issue]:
+    """What is wrong with images. Where a decoder has warned of one of them, they are read again one by one."""
+    with decoder_warnings() as found:
+        issues = [issue for issues in pool.map(_check_file, jobs) for issue in issues]
+    for job in jobs if found else ():
+        with naming_warnings(job[0], issues.append):
+            _check_file(job)
+    return issues
+
+
+def _check_file(job: Job) -> list[Issue]:
+    """What is wrong with an image that is there."""
+    path, size, reading = job
+    issues: list[Issue] = []
+    note = functools.partial(Issue, place=path, entry="", severity="warning")
     try:
-        read_image(path, size)
+        pixels = decode_image(path, size, reading, issues.append)
         with open_image(path) as image:
-            tag, stored = image.getexif().get(ORIENTATION, 1), (image.height, image.width)
+            tag, (stored, seen) = orientation(image), sizes(image)
     except Issue as issue:
-        return issue.severity, "" if issue.kind == "missing image" else issue.kind, issue.fix
-    if tag not in range(2, 9):
-        return "note", "", ""
-    if tag >= 5 and stored[0] != stored[1]:
-        return "note", TURNED, "none needed; or save without the tag"
-    doubt = f"{TURNED}, and its size does not say whether the annotations are"
-    return "warning", doubt, "look at one with tools/visualize_data.py; or save without the tag"
+        return [] if issue.kind == "missing image" else [issue]
+    if pixels.min() == pixels.max():
+        issues.append(note("image of one value", what="has one value", fix="look at it; leave it out if it is empty"))
+    elif is_dark(pixels) and not any(issue.kind == DARK_IMAGE for issue in issues):
+        issues.append(note(DARK_IMAGE, what="is nearly black", fix="look at it; reading.max_value scales deep images"))
+    if tag != 1 and reading.orientation == "auto" and (stored == seen or seen == size):
+        kind, fix = (TURNED_IN_DOUBT, TURNED_FIX) if stored == seen else (TURNED, "none needed")
+        issues.append(note(kind, what="is turned", fix=fix))
+    return issues
 
 
 def _indexed(paths: list[str | None]) -> dict[str, str]:

@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from detkit.data import CocoInstances
+from detkit.data.images import ImageReading
 from detkit.registry import DataError
 
 H, W = 40, 60
@@ -236,3 +238,39 @@ def test_image_that_is_none(read, content, folder):
     (folder / "1.png").write_text("not an image")
     with pytest.raises(DataError, match=r"1\.png: cannot be decoded"):
         read(content)
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "a/../../secret.png", "{parent}/secret.png"])
+def test_a_file_name_that_leads_out_of_the_folder_is_refused_unless_allowed(read, content, folder, name):
+    (folder / "images/a").mkdir(parents=True)
+    shutil.copy(folder / "1.png", folder / "secret.png")
+    content["images"][0]["file_name"] = name.format(parent=folder)
+    options = {"json_file": str(folder / "instances.json"), "image_root": str(folder / "images")}
+    (folder / "instances.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"secret\.png' leads out of .* set the dataset's reading\.outside_root"):
+        CocoInstances(**options)
+    allowed = CocoInstances(**options, reading=ImageReading(outside_root=True))
+    assert allowed[0].image.shape == (H, W, 3)
+
+
+def test_a_file_name_that_stays_in_the_folder_may_take_detours(read, content, folder):
+    for name in ("x/../1.png", f"{folder}/1.png", "..1.png"):
+        (folder / "..1.png").write_bytes((folder / "1.png").read_bytes())
+        (folder / "x").mkdir(exist_ok=True)
+        content["images"][0]["file_name"] = name
+        assert read(content)[0].image.shape == (H, W, 3)
+
+
+def test_how_images_are_read_is_an_option_and_what_is_odd_is_counted(read, content, folder, caplog):
+    Image.fromarray(np.full((H, W), 2000, np.uint16)).save(folder / "1.png")
+    assert (read(content, reading=ImageReading(max_value=4095))[0].image == 125).all()
+    assert (read(content)[0].image == 7).all()
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(np.zeros((H, W, 3), np.uint8)).save(folder / "1.jpg", exif=exif)
+    content["images"][0]["file_name"] = "1.jpg"
+    read(content)
+    assert "of 1 checked images 1 are odd: turned by its EXIF tag" in caplog.text
+    caplog.clear()
+    read(content, reading=ImageReading(orientation="stored"))
+    assert caplog.text == ""

@@ -1,12 +1,16 @@
 import os
+import struct
+import warnings
+import zlib
 
 import numpy as np
 import PIL.EpsImagePlugin
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from detkit.data import read_image
-from detkit.data.images import check_image
+from detkit.data.image_files import FORMATS, IMAGE_SUFFIXES, decoder_warnings
+from detkit.data.images import TURNED_IN_DOUBT, ImageReading, check_image
 from detkit.registry import DataError
 
 H, W = 8, 12
@@ -153,3 +157,167 @@ def test_a_pipe_is_no_image(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(DataError, match="no regular file"):
         read_image(str(tmp_path / "a.png"))
+
+
+def reported(path, size=None, **reading):
+    issues = []
+    pixels = read_image(str(path), size, ImageReading(**reading), issues.append)
+    return pixels, [issue.kind for issue in issues]
+
+
+def png_chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def deep_png(path, values, significant=None):
+    """A PNG of 16 bits, gray or RGB; Pillow writes no RGB of 16 bits, and no sBIT."""
+    h, w, c = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    chunks = [png_chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 16, {1: 0, 3: 2}[c], 0, 0, 0))]
+    chunks += [png_chunk(b"sBIT", bytes([significant] * c))] if significant else []
+    chunks += [png_chunk(b"IDAT", zlib.compress(rows)), png_chunk(b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    return path
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("bits", [9, 12, 15])
+def test_bits_of_a_16_bit_png_are_scaled_by_what_is_declared_or_given(tmp_path, rgb, bits, channels):
+    eight = rgb[:, :, :channels]
+    values = eight.astype(np.uint16) << (bits - 8)
+    pixels, kinds = reported(deep_png(tmp_path / "given.png", values), max_value=2**bits - 1)
+    assert (pixels == eight).all()
+    assert kinds == []
+    pixels, kinds = reported(deep_png(tmp_path / "declared.png", values, significant=bits))
+    assert (pixels == eight).all()
+    assert kinds == []
+    scaled_already = values << (16 - bits)  # as the format asks for
+    assert (reported(deep_png(tmp_path / "scaled.png", scaled_already, significant=bits))[0] == eight).all()
+    assert reported(deep_png(tmp_path / "neither.png", values))[1] == (["unused bits"] if bits < 15 else [])
+
+
+def test_numbers_of_a_tiff_are_scaled_by_what_is_declared_or_given(tmp_path, rgb):
+    gray = rgb[:, :, 0]
+    expected = np.repeat(gray[:, :, None], 3, 2)
+    twelve, unit = Image.fromarray(gray.astype(np.uint16) << 4), Image.fromarray(gray.astype(np.float32) / 255)
+    for name, image, tag in (("u.tif", twelve, (341, 4000)), ("f.tif", unit, (341, 1.0))):
+        declared = TiffImagePlugin.ImageFileDirectory_v2()
+        declared.tagtype[341] = 3 if name == "u.tif" else 11
+        declared[tag[0]] = tag[1]
+        image.save(tmp_path / name, tiffinfo=declared)
+        pixels, kinds = reported(tmp_path / name)
+        assert (pixels == expected).all()
+        assert kinds == []
+    unit.save(tmp_path / "plain.tif")
+    assert (reported(tmp_path / "plain.tif", max_value=1.0)[0] == expected).all()
+    wide = Image.fromarray(gray.astype(np.int32) * 1000)
+    wide.save(tmp_path / "wide.tif")
+    with pytest.raises(DataError, match=r"unknown range; give the value of white as the dataset's reading\.max_value"):
+        read_image(str(tmp_path / "wide.tif"))
+    assert (reported(tmp_path / "wide.tif", max_value=255_999)[0] == expected).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["tif", "jpg", "webp", "png"])
+def test_one_rule_of_orientation_for_all_formats(tmp_path, kind, orientation):
+    corner = np.zeros((16, 24, 3), np.uint8)
+    corner[:8, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"o.{kind}"
+    options = {"tiffinfo": {0x0112: orientation}} if kind == "tif" else {"exif": exif, "quality": 100}
+    Image.fromarray(corner).save(path, **options)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+    for size in (None, upright.shape[:2]):
+        assert np.abs(reported(path, size)[0].astype(int) - upright).max() < 30
+    stored = [reported(path, (16, 24), orientation="stored")]
+    stored += [reported(path, (16, 24))] if orientation >= 5 else []
+    for pixels, _ in stored:
+        assert np.abs(pixels.astype(int) - corner).max() < 30
+    issues = []
+    check_image(str(path), (16, 24), report=issues.append)
+    assert [i.kind for i in issues] == ([TURNED_IN_DOUBT] if orientation in (2, 3, 4) else [])
+
+
+def test_a_limit_of_size_says_how_it_is_lifted(tmp_path, monkeypatch):
+    for name, size in (("a.png", (12000, 11999)), ("b.gif", (13000, 14500))):
+        Image.new("P", size).save(tmp_path / name)
+        for look in (read_image, lambda path: check_image(path, (1, 1))):
+            with pytest.raises(
+                DataError, match=rf"{name}: .* more than the 134,217,728 that are read; set .*MAX_PIXELS"
+            ):
+                look(str(tmp_path / name))
+    Image.new("L", (300, 20)).save(tmp_path / "c.png")
+    monkeypatch.setenv("DETKIT_MAX_PIXELS", "5000")
+    with pytest.raises(DataError, match=r"300 x 20 pixels .* more than the 5,000"):
+        read_image(str(tmp_path / "c.png"))
+    monkeypatch.setenv("DETKIT_MAX_PIXELS", "6000")
+    assert read_image(str(tmp_path / "c.png")).shape == (20, 300, 3)
+    monkeypatch.setenv("DETKIT_MAX_PIXELS", "many")
+    with pytest.raises(DataError, match="DETKIT_MAX_PIXELS is 'many'; expected a number"):
+        read_image(str(tmp_path / "c.png"))
+
+
+def test_a_limit_of_pillow_is_lifted_by_the_variable(tmp_path, monkeypatch):
+    Image.new("1", (190, 10)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)
+    with pytest.raises(DataError, match=r"a\.png: has 1,900 pixels, more than .* DETKIT_MAX_PIXELS"):
+        read_image(str(tmp_path / "a.png"))
+    monkeypatch.setenv("DETKIT_MAX_PIXELS", "2000")
+    assert read_image(str(tmp_path / "a.png")).shape == (10, 190, 3)
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_a_png_with_long_texts_is_read(tmp_path, rgb, compress):
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("prompt", "x" * 2_000_000, zip=compress)
+    save(tmp_path / "a.png", Image.fromarray(rgb), pnginfo=info)
+    assert (read_image(str(tmp_path / "a.png")) == rgb).all()
+    assert PngImagePlugin.MAX_TEXT_CHUNK < 2_000_000
+
+
+def test_warnings_of_decoders_name_the_file(tmp_path, rgb, capfd):
+    """Nothing else that is written meanwhile is lost."""
+    large = np.tile(rgb, (20, 20, 1))
+    progressive, summed = tmp_path / "p.jpg", tmp_path / "s.png"
+    save(progressive, Image.fromarray(large), progressive=True)
+    data = bytearray(progressive.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 40] = bytes(40)
+    progressive.write_bytes(data)
+    save(summed, Image.fromarray(rgb))
+    data = bytearray(summed.read_bytes())
+    data[-13] ^= 1  # in the checksum of the last IDAT
+    summed.write_bytes(data)
+    assert reported(summed)[1] == ["wrong checksum"]
+    assert reported(progressive)[1] == ["decoder's warning"]
+    assert "Corrupt" not in capfd.readouterr().err
+    with warnings.catch_warnings(record=True) as others, decoder_warnings() as found:
+        os.write(2, b"Corrupt JPEG data: bad Huffman code\nsomething else\n")
+        warnings.warn_explicit("Truncated File Read", UserWarning, "/lib/PIL/TiffImagePlugin.py", 1)
+        warnings.warn("of others", stacklevel=1)
+    assert found == ["Truncated File Read", "Corrupt JPEG data: bad Huffman code"]
+    assert [str(warning.message) for warning in others] == ["of others"]
+    assert capfd.readouterr().err == "something else\n"
+
+
+def test_an_oddity_is_logged_once_with_the_files_name(tmp_path, rgb, caplog):
+    frames = [Image.fromarray(rgb + k) for k in range(3)]
+    for name in ("a.webp", "b.png", "c.gif", "d.tif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], lossless=True)
+        for _ in range(2):
+            read_image(str(tmp_path / name))
+        assert [r.message for r in caplog.records if name in r.message] == [
+            f"{tmp_path / name}: has 3 frames; only the first is read; name the file itself to tools/predict.py to have"
+            " all, or save the frames as images"
+        ]
+    previews = [frames[0], frames[1].resize((6, 4))]
+    previews[1].encoderinfo = {"tiffinfo": {254: 1}}
+    previews[0].save(tmp_path / "pyramid.tif", save_all=True, append_images=previews[1:])
+    assert reported(tmp_path / "pyramid.tif")[1] == []
+
+
+def test_every_suffix_of_the_formats_that_are_read_is_known():
+    Image.init()
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
+    assert suffixes | {".mpo"} == set(IMAGE_SUFFIXES)

@@ -168,6 +168,35 @@ def test_image_files(files):
     }
 
 
+def test_odd_image_files(files):
+    folder = files.folder
+    frames = [Image.fromarray(np.random.default_rng(k).integers(0, 256, (64, 64, 3), np.uint8)) for k in range(2)]
+    frames[0].save(folder / "1.png", save_all=True, append_images=frames[1:])
+    black = np.zeros((64, 64, 3), np.uint8)
+    black[0, :2] = 255
+    Image.fromarray(black).save(folder / "2.png")
+    Image.new("RGB", (64, 64), (9, 9, 9)).save(folder / "3.png")
+    deep = np.random.default_rng(0).integers(0, 1024, (64, 64), np.uint16)
+    Image.fromarray(deep).save(folder / "4.png")
+    frames[0].save(folder / "5.jpg")
+    data = bytearray((folder / "5.jpg").read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 30] = bytes(30)
+    (folder / "5.png").write_bytes(data)
+    save_turned(folder / "8.png", 4)
+    found = {f.what: (f.severity, [e.replace(str(folder), "") for e in f.examples]) for f in files.findings()}
+    assert found == {
+        "several frames": ("warning", ["/1.png"]),
+        "nearly black image": ("warning", ["/2.png", "/4.png"]),
+        "image of one value": ("warning", ["/3.png"]),
+        "unused bits": ("warning", ["/4.png"]),
+        "decoder's warning": ("warning", ["/5.png"]),
+        "turned by its EXIF tag, and its size does not say whether the annotations are": ("warning", ["/8.png"]),
+    }
+    given = files.findings("data.train_dataset.reading={max_value: 1023, orientation: stored}")
+    assert not {"unused bits", "turned by its EXIF tag"} & {f.what[:22] for f in given}
+    assert [f.examples[0][-6:] for f in given if f.what == "nearly black image"] == ["/2.png"]
+
+
 def test_the_same_name_with_other_content_is_worth_a_note(files):
     (files.folder / "other").mkdir()
     (files.folder / "21.png").rename(files.folder / "other/5.png")

@@ -14,6 +14,7 @@ from detkit.data.datasets.row_masks import InvalidMasks
 from detkit.data.datasets.row_reader import CHUNK, InvalidBoxes, Policy
 from detkit.data.datasets.rows import ImageRow, Row, row_type
 from detkit.data.datasets.table_dataset import TableDataset
+from detkit.data.images import ImageReading
 from detkit.data.interfaces import DATASETS
 from detkit.data.issues import Issue, Report
 from detkit.data.paths import data_path
@@ -43,6 +44,7 @@ class CocoInstances(TableDataset):
             fewer than 3 points: error, drop (left out and counted) or box (its box becomes its mask, counted).
         check_images: how many image files, evenly spread, are checked when the dataset is made (that they are
             there, are images, are whole and have the file's size), at about 0.2 ms each; 0 for none.
+        reading: how the images are read: their bit depth, their orientation, whether they may lie elsewhere.
 
     Raises:
         DataError: a path that does not exist, a file that is not JSON or not COCO, an annotation with an unknown
@@ -60,6 +62,7 @@ class CocoInstances(TableDataset):
         invalid_boxes: InvalidBoxes = "drop",
         invalid_masks: InvalidMasks = "error",
         check_images: CountOrZero = 1000,
+        reading: ImageReading = ImageReading(),  # noqa: B008  # it is frozen
     ):
         json_file = data_path(json_file, f"{type(self).__name__}.json_file", folder=False)
         image_root = data_path(image_root, f"{type(self).__name__}.image_root", folder=True)
@@ -75,6 +78,7 @@ class CocoInstances(TableDataset):
             source=json_file,
             image_root=image_root,
             check_images=check_images,
+            reading=reading,
         )
 
 

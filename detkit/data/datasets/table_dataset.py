@@ -1,8 +1,9 @@
 """TableDataset: a dataset whose annotations are in an AnnotationTable. A format of one's own is a subclass."""
 
+import functools
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,9 +13,10 @@ from detkit.data.datasets.keypoints import KeypointSpec
 from detkit.data.datasets.row_reader import Policy
 from detkit.data.datasets.rows import ImageRow, Row
 from detkit.data.datasets.table import AnnotationTable, FieldType
-from detkit.data.images import check_image, read_image
+from detkit.data.images import ImageReading, check_image, read_image
 from detkit.data.interfaces import Dataset, ObjectTable, Record
-from detkit.data.issues import Report, raise_errors
+from detkit.data.issues import Issue, Report, raise_errors
+from detkit.data.paths import leaves_folder
 from detkit.registry import DataError
 from detkit.utils.memory import no_collection
 from detkit.utils.tables import side_by_side
@@ -30,6 +32,7 @@ class TableDataset(Dataset):
         source: the file that the data is from, for messages; empty where there is none.
         image_root: the folder below which the images lie; empty where their names are paths.
         check_images: how many image files, evenly spread, are checked; see ``CocoInstances``.
+        reading: how they are read.
 
     Attributes:
         table: the annotations.
@@ -56,13 +59,14 @@ class TableDataset(Dataset):
         source: str = "",
         image_root: str = "",
         check_images: int = 0,
+        reading: ImageReading = ImageReading(),  # noqa: B008  # it is frozen
     ):
         super().__init__()
-        self.source, self.image_root = source, image_root
+        self.source, self.image_root, self.reading = source, image_root, reading
         place = source or type(self).__name__
         with no_collection():
             self.table = AnnotationTable.from_rows(
-                images,
+                images if reading.outside_root or not image_root else self._inside(images),
                 rows,
                 categories,
                 class_names=class_names,
@@ -80,10 +84,28 @@ class TableDataset(Dataset):
         if not len(self.table.images):
             raise DataError(f"{place}: of its images none is left: {said or 'it has none'}")
         chosen = np.linspace(0, len(self) - 1, min(check_images, len(self))).round().astype(int)
+        odd: dict[str, list[Issue]] = {}
         for index in np.unique(chosen).tolist():
-            check_image(self.image_path(index) or "", self.image_size(index))
+            check = functools.partial(check_image, self.image_path(index) or "", self.image_size(index), reading)
+            check(lambda issue: odd.setdefault(issue.kind, []).append(issue))
+        for kind, (first, *others) in odd.items():
+            logger.warning(
+                "%s: of %d checked images %d are odd: %s. The first: %s",
+                *(place, len(chosen), 1 + len(others), kind, first),
+            )
         if said:
             logger.warning("%s: %s", place, said)
+
+    def _inside(self, images: Iterable[ImageRow | Mapping[str, Any]]) -> Iterator[ImageRow | Mapping[str, Any]]:
+        """Those whose file is below ``image_root``; a stranger's file must not choose what else is read."""
+        for row in images:
+            name = row.get("file_name") if isinstance(row, Mapping) else getattr(row, "file_name", None)
+            if isinstance(name, str) and leaves_folder(self.image_root, name):
+                what = f"the file name '{name[:200]}' leads out of the folder of images, '{self.image_root}'"
+                fix = f"correct it, or set the dataset's reading.outside_root to true if you trust {self.source}"
+                self.report(Issue("image outside the folder", self.source, f"image '{name[:200]}'", what, fix))
+            else:
+                yield row
 
     def __len__(self) -> int:
         return len(self.table.images)
@@ -96,7 +118,7 @@ class TableDataset(Dataset):
 
     def read_image(self, index: int) -> np.ndarray:
         """``(H, W, 3)`` uint8 RGB of the size that the table says; this default reads the image's file."""
-        return read_image(self.image_path(index) or "", self.image_size(index))
+        return read_image(self.image_path(index) or "", self.image_size(index), self.reading)
 
     def image_size(self, index: int) -> tuple[int, int]:
         return self.table.images.size(index)

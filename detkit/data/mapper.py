@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from detkit.data.datasets.rows import MIN_SIDE
 from detkit.data.errors import naming_the_sample
 from detkit.data.interfaces import Augmentation, Dataset, Record
 from detkit.registry import DataError
@@ -13,9 +14,6 @@ from detkit.structures import Boxes, CroppedMasks, ImageInfo, Instances, Polygon
 
 MaskFormat = Literal["polygon", "bitmap", "mini"]
 """How masks travel: as polygons where the data has them, or always as bitmaps, or as bitmaps inside their boxes."""
-
-MIN_SIDE = 1e-5
-"""Pixels. A thinner box has no area in float32, and its logarithm would end the training."""
 
 
 class Mapper:

@@ -73,19 +73,20 @@ def checked_rle(rle: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]
     if not isinstance(rle, Mapping) or not {"size", "counts"} <= rle.keys():
         raise ValueError("an RLE is a mapping with 'size' and 'counts'")
     height, width = size
-    if list(rle["size"]) != [height, width]:
-        raise ValueError(f"its RLE is of size {list(rle['size'])} (height, width), its image of {[height, width]}")
-    counts = rle["counts"]
+    given, counts = rle["size"], rle["counts"]
+    if not isinstance(given, list | tuple) or list(given) != [height, width]:
+        raise ValueError(f"its RLE is of size {str(given)[:60]} (height, width), its image of {[height, width]}")
     if isinstance(counts, str | bytes):
         compressed = counts.encode("latin-1", "replace") if isinstance(counts, str) else bytes(counts)
         runs = rle_counts(compressed)
     else:
-        runs = np.asarray(counts)
+        runs, compressed = np.asarray(counts if isinstance(counts, list | tuple | np.ndarray) else None), b""
         if runs.ndim != 1 or not np.issubdtype(runs.dtype, np.integer):
-            raise ValueError("its RLE counts are neither a string nor a list of integers")
-        compressed = b""
-    if len(runs) == 0 or runs.min() < 0 or runs.sum() != height * width:
-        raise ValueError(f"the runs of its RLE sum up to {int(runs.sum())} pixels; its image has {height * width}")
+            raise ValueError("its RLE counts are neither a string nor a list of integers of at most 64 bits")
+    inside = len(runs) > 0 and runs.min() >= 0 and runs.max() <= height * width  # so that their sum cannot overflow
+    if not inside or runs.sum(dtype=np.int64) != height * width:
+        total = sum(map(int, runs[:1_000_000]))
+        raise ValueError(f"the runs of its RLE sum up to {total:.12g} pixels; its image has {height * width}")
     if not compressed:
         uncompressed = {"size": [height, width], "counts": [int(n) for n in runs]}
         compressed = coco_mask.frPyObjects(uncompressed, height, width)["counts"]

@@ -107,7 +107,7 @@ CASES = {
     "entry of another kind": (put("annotations/0", "five"), r"annotations\[0\] is 'five'"),
     "text for a crowd flag": (
         put("annotations/0/iscrowd", "0"),
-        "annotation 5: iscrowd is '0'; expected bool or float or int",
+        "annotation 5: iscrowd is '0'; expected 0, 1, false or true; write it as a number",
     ),
     "huge id": (put("annotations/0/id", 2**70), "64 bits"),
     "two points": (

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from detkit.data import AnnotationTable, CocoInstances
-from detkit.data.datasets import coco, row_reader
-from detkit.data.datasets.coco import JsonRows, read_json
+from detkit.data.datasets import coco, coco_file, row_reader
+from detkit.data.datasets.coco_file import JsonRows, read_json
 from detkit.data.datasets.row_reader import Policy
 from detkit.data.datasets.rows import Row
 from detkit.data.flat import Ragged
@@ -99,7 +99,7 @@ def test_the_number_of_rows_read_together_changes_nothing(tmp_path, monkeypatch,
     annotations = [e for pair in zip(odd, [entry(2 * n + 1) for n in range(len(odd))]) for e in pair]
     path = write(tmp_path / "a.json", annotations)
     whole = read(path, **policy)
-    for module in (coco, row_reader):
+    for module in (coco_file, row_reader):
         monkeypatch.setattr(module, "CHUNK", chunk)
     assert_equal(read(path, **policy), whole)
     assert len(whole) > len(ODD) * 3 / 2

@@ -12,7 +12,7 @@ def choose_classes(
     """``(id, name)`` of each class, and category id -> class index, -1 for a category that is left out.
 
     Args:
-        categories: id -> name; two of one name are one class.
+        categories: id -> name; two of one name are one class, which has the id of the last.
         class_names: the wanted ones, in order of the classes; None for all.
         place: the file, for messages.
 
@@ -25,15 +25,15 @@ def choose_classes(
     wanted = known if class_names is None else list(class_names)
     if not wanted or len(set(wanted)) < len(wanted):
         raise DataError(f"{place}: class_names: expected different names, got {wanted}")
+    ids = {name: id_ for id_, name in categories.items()}
     for name in wanted:
-        if name not in known:
+        if name not in ids:
             raise DataError(
-                f"{place}: class_names: there is no category '{name}'.{did_you_mean(name, known)} It has "
+                f"{place}: class_names: there is no category '{name}'.{did_you_mean(name, known[:1000])} It has "
                 f"{', '.join(known[:20])}{' ...' if len(known) > 20 else ''}"
             )
-    ids = [next(id_ for id_, other in categories.items() if other == name) for name in wanted]
     number = {name: i for i, name in enumerate(wanted)}
-    return tuple(zip(ids, wanted)), {id_: number.get(name, -1) for id_, name in categories.items()}
+    return tuple((ids[name], name) for name in wanted), {id_: number.get(name, -1) for id_, name in categories.items()}
 
 
 def common_keypoints(

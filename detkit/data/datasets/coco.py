@@ -1,18 +1,14 @@
 """CocoInstances: any COCO JSON with a folder of images."""
 
-import dataclasses
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from detkit.config import CountOrZero
+from detkit.data.datasets.coco_file import read_json
 from detkit.data.datasets.keypoints import KeypointSpec
 from detkit.data.datasets.row_masks import InvalidMasks
-from detkit.data.datasets.row_reader import CHUNK, InvalidBoxes, Policy
-from detkit.data.datasets.rows import ImageRow, Row, row_type
+from detkit.data.datasets.row_reader import InvalidBoxes, Policy
+from detkit.data.datasets.rows import is_text, row_type
 from detkit.data.datasets.table_dataset import TableDataset
 from detkit.data.images import ImageReading
 from detkit.data.interfaces import DATASETS
@@ -82,74 +78,37 @@ class CocoInstances(TableDataset):
         )
 
 
-class _Parts(msgspec.Struct, gc=False):
-    images: list[ImageRow]
-    annotations: list[msgspec.Raw]
-    categories: list[Any]
-
-
-@dataclasses.dataclass
-class JsonRows(Iterable[Any]):
-    """The entries of a JSON list, each a text that is decoded when its turn comes: they are never all in memory."""
-
-    texts: list[msgspec.Raw]
-    kind: type[Row]
-
-    def __iter__(self) -> Iterator[Any]:
-        decoder = msgspec.json.Decoder(list[self.kind])  # type: ignore[name-defined]
-        for start in range(0, len(self.texts), CHUNK):
-            text = b"[" + b",".join(map(bytes, self.texts[start : start + CHUNK])) + b"]"
-            try:
-                yield from decoder.decode(text)
-            except msgspec.ValidationError:  # an entry that is no mapping, or a number beyond reach such as 1e999
-                yield from json.loads(text)
-
-
-def read_json(path: str, kind: type[Row]) -> tuple[Iterable[Any], Iterable[Any], list[Any]]:
-    """The images, annotations (as rows of that kind) and categories of a file.
-
-    Raises:
-        DataError: the file is not JSON, or has not the three lists.
-    """
-    try:
-        text = Path(path).read_bytes()
-        try:
-            parts = msgspec.json.decode(text, type=_Parts)
-            return parts.images, JsonRows(parts.annotations, kind), parts.categories
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # Python's json takes more, such as NaN
-            content = json.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: is not JSON ({error}); expected a COCO instances file") from None
-    content = content if isinstance(content, Mapping) else {}
-    missing = [name for name in _Parts.__struct_fields__ if not isinstance(content.get(name), list)]
-    if missing:
-        keys = f"keys {', '.join(map(repr, content))}" if content else "no keys"
-        lacking = ", ".join(map(repr, missing))
-        raise DataError(f"{path}: is not a COCO instances file: it has {keys}, but no list under {lacking}")
-    return content["images"], content["annotations"], content["categories"]
-
-
 def read_categories(entries: list[Any], place: str, report: Report) -> tuple[dict[int, str], dict[int, KeypointSpec]]:
-    """Id -> name of the categories, in the order of the ids, and id -> keypoints of those that have some."""
+    """Id -> name of the categories, in the order of the ids, and id -> keypoints of those that have some.
+
+    A root category (Roboflow writes one) that only stands above one of its own name is the same class as that one.
+    """
     names: dict[int, str] = {}
     keypoints: dict[int, KeypointSpec] = {}
+    first: dict[str, int] = {}
+    above: dict[int, Any] = {}
+    twins: dict[int, int] = {}
     for i, entry in enumerate(entries):
         id_, name = (entry.get("id"), entry.get("name")) if isinstance(entry, Mapping) else (None, None)
         label = f"category {id_}" if type(id_) is int else f"categories[{i}]"
-        if type(id_) is not int or type(name) is not str:
+        if type(id_) is not int or abs(id_) >= 2**63 or not isinstance(name, str) or not is_text(name):
             what = f"{label} is {str(entry)[:60]!r}; expected a mapping with an id (a whole number) and a name"
             report(Issue("malformed entry", place, label, what))
             continue
         if id_ in names:
             report(Issue("category id twice", place, label, f"two categories have the id {id_}", "give each its own"))
             continue
-        if name in names.values():
+        names[id_], above[id_] = name, entry.get("supercategory")
+        other = first.setdefault(name, id_)
+        if other != id_ and (above[id_] == name) != (above[other] == name):
+            child, root = (id_, other) if above[id_] == name else (other, id_)
+            first[name], twins[root] = child, child
+        elif other != id_:
             fix = "rename one, or merge both into one category"
             report(Issue("category name twice", place, label, f"two categories are named '{name}'", fix))
-        names[id_] = name
         if entry.get("keypoints"):
             try:
                 keypoints[id_] = KeypointSpec.from_coco(entry)
             except ValueError as error:
                 raise DataError(f"{place}: category '{name}': {error}") from None
-    return dict(sorted(names.items())), keypoints
+    return dict(sorted(names.items(), key=lambda item: (twins.get(item[0], item[0]), item[0] not in twins))), keypoints

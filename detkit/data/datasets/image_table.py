@@ -6,9 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from detkit.data.datasets.rows import MISSING, ImageRow, as_row
+from detkit.data.datasets.rows import MISSING, ImageRow, as_row, is_text
 from detkit.data.flat import Ragged
 from detkit.data.issues import Issue, Report
+
+MOST_PIXELS = 2**31 - 1
+"""Of an image; pycocotools and most decoders count no further."""
+NAMES = "surrogateescape"
+"""How bytes of file names that are no UTF-8 stand in texts, in Python and in the JSON that it writes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,12 +89,15 @@ def _wrong(row: ImageRow) -> str:
     missing = [name for name in needed if getattr(row, name) is MISSING]
     if missing:
         return f"has no '{missing[0]}'; an image needs {', '.join(needed)}"
-    if type(row.id) is not str and (type(row.id) is not int or abs(row.id) >= 2**63):
+    if not is_text(row.id, NAMES) and (type(row.id) is not int or abs(row.id) >= 2**63):
         return f"has the id {str(row.id)[:40]!r}; expected a string, or a whole number of at most 64 bits"
-    if type(row.file_name) is str and row.file_name and _is_side(row.height) and _is_side(row.width):
-        return ""
-    found = f"file_name {row.file_name!r}, height {row.height!r} and width {row.width!r}"
-    return f"has {found}; expected a name and whole numbers above 0"
+    if not is_text(row.file_name, NAMES) or not (_is_side(row.height) and _is_side(row.width)):
+        found = f"file_name {row.file_name!r:.60}, height {row.height!r:.20} and width {row.width!r:.20}"
+        return f"has {found}; expected a name and whole numbers above 0"
+    if row.height * row.width > MOST_PIXELS:
+        size = f"{row.width:g} x {row.height:g} pixels (width x height)"
+        return f"is of {size}, and at most {MOST_PIXELS} can be read; correct its size, or cut the image into tiles"
+    return ""
 
 
 def _is_side(value: Any) -> bool:
@@ -97,8 +105,8 @@ def _is_side(value: Any) -> bool:
 
 
 def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+    return text.encode("utf-8", NAMES)
 
 
 def _text(rows: Ragged, row: int) -> str:
-    return rows[row].tobytes().decode("utf-8", "surrogateescape")
+    return rows[row].tobytes().decode("utf-8", NAMES)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from detkit.data.datasets.rows import FAR, Chunk
+from detkit.data.datasets.rows import FAR, Chunk, is_text
 from detkit.data.flat import Ragged
 from detkit.structures import Keypoints
 
@@ -40,11 +40,15 @@ class KeypointSpec:
     def from_coco(category: Mapping[str, Any]) -> "KeypointSpec":
         """From a category of a COCO file. Raises ValueError for names or a skeleton that are none."""
         names, lines = category["keypoints"], category.get("skeleton") or []
-        if type(names) is not list or len(set(map(str, names))) < len(names):
+        if (
+            type(names) is not list
+            or len(set(map(str, names))) < len(names)
+            or not all(type(name) is int or is_text(name) for name in names)
+        ):
             raise ValueError(f"keypoints is {str(names)[:60]}; expected a list of different names")
-        numbers = {*range(1, len(names) + 1)}
-        if type(lines) is not list or any(
-            type(pair) is not list or len(pair) != 2 or not {*pair} <= numbers for pair in lines
+        if type(lines) is not list or not all(
+            type(pair) is list and len(pair) == 2 and all(type(n) is int and 1 <= n <= len(names) for n in pair)
+            for pair in lines
         ):
             raise ValueError(f"skeleton is {str(lines)[:60]}; expected pairs of keypoints, the first of which is 1")
         return KeypointSpec(tuple(map(str, names)), tuple((a - 1, b - 1) for a, b in lines))

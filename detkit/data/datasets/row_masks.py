@@ -163,10 +163,21 @@ def read_areas(chunk: Chunk) -> None:
 
 
 def _polygons_in(shape: Any) -> Sequence[Any]:
-    """The polygons of a segmentation, whatever stands for them."""
+    """The polygons of a segmentation, whatever stands for them; points given in pairs are joined."""
     if type(shape) is list:
-        return shape if shape and type(shape[0]) is list else [shape] if shape else ()
+        parts = shape if shape and type(shape[0]) is list else [shape] if shape else ()
+        if len(parts) > 2 and type(parts[0]) is list and _are_pairs(parts):
+            return [list(itertools.chain.from_iterable(parts))]
+        if parts and type(parts[0]) is list and parts[0] and type(parts[0][0]) is list:
+            return [list(itertools.chain.from_iterable(p)) if _are_pairs(p) else p for p in parts]
+        return parts
     return () if not shape or type(shape) is dict else [shape]
+
+
+def _are_pairs(points: Any) -> bool:
+    return type(points) is list and all(
+        type(point) is list and len(point) == 2 and {*map(type, point)} <= {int, float} for point in points
+    )
 
 
 def _flat(parts: Sequence[Sequence[Any]]) -> tuple[Ragged, np.ndarray]:

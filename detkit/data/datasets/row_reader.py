@@ -11,12 +11,14 @@ import numpy as np
 from detkit.data.datasets.image_table import ImageTable
 from detkit.data.datasets.keypoints import read_keypoints
 from detkit.data.datasets.row_masks import InvalidMasks, MaskColumn, read_areas, read_masks
-from detkit.data.datasets.rows import MISSING, Chunk, Row, as_row, row_type
+from detkit.data.datasets.rows import MIN_SIDE, MISSING, Chunk, Row, as_row, row_type
 from detkit.data.flat import Ragged
 from detkit.data.issues import Issue, Report
 from detkit.registry import DataError
 
 InvalidBoxes = Literal["drop", "error"]
+CROWD = (0, 1, None)
+"""What ``iscrowd`` may be (false and true are equal to 0 and 1): a text "0" would be true."""
 CHUNK = 4096
 """Rows that are checked together."""
 
@@ -166,8 +168,11 @@ class RowReader:
 
     def _leave_out_classes_and_crowds(self, chunk: Chunk) -> None:
         others: np.ndarray = chunk.columns["class_index"] == -1
-        flags, _ = chunk.values_of("iscrowd", {bool, int, float, type(None)})  # "0" or "False" would be true
-        crowd = np.array(list(map(bool, flags)), bool)
+        flags = chunk.values("iscrowd")
+        known = np.array([type(flag) in (bool, int, float, type(None)) and flag in CROWD for flag in flags], bool)
+        words, fix = ": iscrowd is {!r:.40}; expected 0, 1, false or true", "write it as a number, without quotes"
+        chunk.report(~known, "malformed entry", lambda i: words.format(flags[i]), fix)
+        crowd = np.array([ok and bool(flag) for flag, ok in zip(flags, known)], bool)
         crowds = crowd & ~others & (not self.policy.keep_crowd)
         self.tally["objects of other classes left out"] += int(others.sum())
         self.tally["crowds left out"] += int(crowds.sum())
@@ -184,7 +189,8 @@ class RowReader:
             corner = box[:, :2] + box[:, 2:]
             first, last = np.maximum(box[:, :2], 0), np.minimum(corner, limits)
             finite = np.isfinite(box).all(1)
-            empty = finite & ~((box[:, 2:] > 0) & (last > first)).all(1)
+            sides = last.astype(np.float32) - first.astype(np.float32)  # as the model will see them
+            empty = finite & ~((box[:, 2:] > 0) & (sides > MIN_SIDE)).all(1)
             over = finite & ~empty & (np.maximum(first - box[:, :2], corner - last) > 0.5).any(1)
 
         def words(i: int, what: str) -> str:

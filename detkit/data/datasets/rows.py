@@ -14,6 +14,8 @@ from detkit.data.issues import Issue
 MISSING = msgspec.UNSET
 FAR = 1e6
 """Pixels; a coordinate beyond is a mistake, and rasterising it would take the machine's memory."""
+MIN_SIDE = 1e-5
+"""Pixels. A thinner box has no area in float32, and its logarithm would end the training."""
 
 
 class ImageRow(msgspec.Struct, gc=False):
@@ -67,11 +69,19 @@ def as_row(entry: Any, kind: type[msgspec.Struct]) -> Any:
     """A row made of a mapping; a row itself, and anything that is none, as it is."""
     if not isinstance(entry, Mapping):
         return entry
-    fields = {key: _without_numpy(value) for key, value in entry.items()}
+    fields = {key: _without_numpy(entry[key]) for key in kind.__struct_fields__ if key in entry}
     mask = entry.get("segmentation")
     if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype == bool:
         fields["segmentation"] = coco_mask.encode(np.asfortranarray(mask, np.uint8))
     return msgspec.convert(fields, kind)
+
+
+def is_text(value: Any, errors: str = "strict") -> bool:
+    """Whether it is a text that can be written: half a surrogate pair, which JSON may hold, cannot."""
+    try:
+        return type(value) is str and value.encode("utf-8", errors) != b""
+    except UnicodeEncodeError:
+        return False
 
 
 def _without_numpy(value: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from tabulate import tabulate
 
+from detkit.data.datasets.file_names import written_otherwise
 from detkit.data.datasets.keypoints import KeypointSpec
 from detkit.data.datasets.row_reader import Policy
 from detkit.data.datasets.rows import ImageRow, Row
@@ -83,6 +84,7 @@ class TableDataset(Dataset):
         said = ", ".join(f"{count} {words}" for words, count in self.table.tally.items() if words[-4:] != "kept")
         if not len(self.table.images):
             raise DataError(f"{place}: of its images none is left: {said or 'it has none'}")
+        self._files = self._written_otherwise(place)
         chosen = np.linspace(0, len(self) - 1, min(check_images, len(self))).round().astype(int)
         odd: dict[str, list[Issue]] = {}
         for index in np.unique(chosen).tolist():
@@ -124,7 +126,24 @@ class TableDataset(Dataset):
         return self.table.images.size(index)
 
     def image_path(self, index: int) -> str | None:
-        return os.path.join(self.image_root, self.table.images.file_name(index))
+        return self._files.get(index) or os.path.join(self.image_root, self.table.images.file_name(index))
+
+    def _written_otherwise(self, place: str) -> dict[int, str]:
+        """The files of images whose names are written otherwise; all are looked at if one of a thousand is."""
+        names = self.table.images.file_name
+
+        def find(index: int) -> str | None:
+            there = not self.image_root or os.path.exists(os.path.join(self.image_root, names(index)))
+            return None if there else written_otherwise(self.image_root, names(index))
+
+        probed = np.unique(np.linspace(0, len(self) - 1, min(1000, len(self))).round().astype(int)).tolist()
+        if not any(map(find, probed)):
+            return {}
+        found = {index: path for index in range(len(self)) if (path := find(index))}
+        index, path = next(iter(found.items()))
+        what = "%s: %d file names are written otherwise than the files, which are taken: %r is %r, for one"
+        logger.warning(what, place, len(found), names(index), os.path.relpath(path, self.image_root))
+        return found
 
     def image_id(self, index: int) -> int | str:
         return self.table.images.id(index)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,14 @@ from PIL import Image
 
 from detkit.data.interfaces import Dataset
 from detkit.structures import BitMasks, Boxes, Instances, Prediction, Sample
-from detkit.visualization import file_stem, prediction_picture, side_by_side, write_picture, write_prediction_pictures
+from detkit.visualization import (
+    file_stem,
+    free_path,
+    prediction_picture,
+    side_by_side,
+    write_picture,
+    write_prediction_pictures,
+)
 from detkit.visualization.pictures import without_padding
 
 
@@ -26,6 +35,31 @@ def test_side_by_side_keeps_every_picture_whole():
 )
 def test_an_image_id_becomes_part_of_a_files_name(given, stem):
     assert file_stem(given) == stem
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["x" * 300, "气" * 200, "", ".", "..", "../../etc/passwd", ".hidden", "NUL", "com1.jpg", "\udcff\ud800", "a\0b"],
+)
+def test_whatever_an_image_id_is_a_file_of_its_name_can_be_written(tmp_path, given):
+    path = tmp_path / f"{file_stem(given)}.png"
+    assert path.parent == tmp_path
+    write_picture(np.zeros((4, 4, 3), np.uint8), path)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert path.name[0] not in ".~"
+    assert path.stem.lower().partition(".")[0] not in ("nul", "com1")
+    assert len(path.name.encode()) < 143
+
+
+def test_long_image_ids_that_begin_alike_have_files_of_their_own():
+    assert file_stem("x" * 300 + "a") != file_stem("x" * 300 + "b")
+
+
+def test_a_free_path_is_one_that_no_file_system_takes_for_another():
+    assert free_path(Path("f/A.png"), [Path("f/a.png"), Path("f/A_2.png")]) == Path("f/A_3.png")
+    long = free_path(Path("f") / ("x" * 252 + ".mp4"), [])
+    assert long.suffix == ".mp4"
+    assert len(free_path(long, [long]).name) < len(long.name) + 3 < 255
 
 
 def test_prediction_picture_with_and_without_target():
@@ -57,9 +91,10 @@ def test_a_file_for_each_prediction(tmp_path):
     pairs = [
         (Sample(image, (8, 8), 4, "a/b c.jpg"), Prediction(output)),
         (Sample(image, (8, 8), "x/7"), Prediction(output)),
+        (Sample(image, (8, 8), "x?7"), Prediction(output)),
     ]
     files = write_prediction_pictures(pairs, named("x"), tmp_path / "predictions")
-    assert [f.name for f in files] == ["4.png", "x_7.png"]
+    assert [f.name for f in files] == ["4.png", "x_7.png", "x_7_2.png"]
     assert all(f.is_file() for f in files)
 
 

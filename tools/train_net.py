@@ -141,12 +141,20 @@ def train(exp: Experiment, go_on: bool) -> None:
         if (out / "evaluation.json").is_file():
             return
     init_output_dir(exp, fresh=fresh)
-    trainer.train()
+    without_value: ConfigError | None = None
+    try:
+        trainer.train()
+    except ConfigError as error:  # of a hook whose metric never had a value: said when the run is complete
+        without_value = error
+        if not trainer.is_last_step:
+            raise
     if not trainer.results:  # of a run that was stopped between its evaluation and its end
         evaluation.after_stop(trainer)
     _draw(exp, pictures, out, curves=True)
     _show(write_evaluation(trainer.results, evaluators, out / "evaluation.json", sets=list(trainer.weight_sets)))
     _show(f"The run is in {out}: model_final.pth, evaluation.json, curves.png, predictions/")
+    if without_value is not None:
+        raise without_value
 
 
 def build_trainer(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -180,13 +181,19 @@ def mean_over_ranks(sums: Mapping[str, tuple[float, float]]) -> dict[str, float]
 
 
 def flatten(results: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers in nested results under ``a/b`` names; what is listed per class is left out."""
+    """The numbers in nested results under ``a/b`` names; what is listed per class is left out.
+
+    What could not be measured is NaN: a metric that is None, or that is -1 for a reason under ``reasons``.
+    """
     flat: dict[str, float] = {}
+    reasons = results.get("reasons") or {}
     for name, value in results.items():
         if name in ("per_class", "reasons"):
             continue
         if isinstance(value, Mapping):
             flat.update(flatten(value, f"{prefix}{name}/"))
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            flat[f"{prefix}{name}"] = value
+        elif value is None or (value == -1 and name in reasons):
+            flat[f"{prefix}{name}"] = math.nan
+        elif isinstance(value, numbers.Real) and not isinstance(value, bool):
+            flat[f"{prefix}{name}"] = value if isinstance(value, int) else float(value)
     return flat

@@ -154,7 +154,7 @@ def _line(name: str, steps: Sequence[float], values: Sequence[float], title: str
     if title == PRECISION:
         values = [math.nan if value < 0 else value for value in values]  # -1: there was nothing to measure
         look |= {"linestyle": {"AP50": "--", "AP75": ":"}.get(kind, "-"), "marker": "o", "markersize": 3}
-        look["label"] += f"  {values[-1]:.3f}" if kind == "AP" else ""
+        look["label"] += f"  {values[-1]:.3f}" if kind == "AP" and not math.isnan(values[-1]) else ""
     return Line(steps, values, 0.05 if title == LOSS else 0.0, look)
 
 

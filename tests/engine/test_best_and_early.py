@@ -1,7 +1,9 @@
 """The best weights are kept, a run that does not get better ends, and a metric that is never given is an error."""
 
+import contextlib
 import json
 import logging
+import math
 import signal
 
 import pytest
@@ -45,7 +47,7 @@ def build(make_trainer, tmp_path):
             averaged = any(isinstance(h, ExponentialMovingAverage) for h in hooks)
             if averaged and not torch.equal(keep.weights[-1], trainer.model.linear.weight):
                 value -= 1
-            return {"mask": {"AP": value, "AP50": 2 * value}}
+            return {"mask": {"AP": value, "AP50": value and 2 * value}}
 
         keep = Keep()
         checkpointer = Checkpointer(tmp_path / folder)
@@ -174,11 +176,51 @@ def test_patience_outlives_a_resume(build):
     assert again.finished == 8
 
 
-def test_a_metric_that_is_no_number_is_no_gain(build):
-    nan = float("nan")
-    trainer, _, _ = build(EarlyStopping(metric="mask/AP", patience=2), values=[nan, nan, 0.1])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_metric_that_is_no_number_is_no_gain(build, bad):
+    trainer, keep, folder = build(
+        BestCheckpoint(metric="mask/AP"), EarlyStopping(metric="mask/AP", patience=2), values=[0.1, bad, bad, 0.2]
+    )
     trainer.train()
-    assert trainer.finished == 2
+    assert trainer.finished == 3
+    assert torch.equal(best_weight(folder), keep.weights[0])
+
+
+@pytest.mark.parametrize("bad", [None, float("nan"), -math.inf])
+def test_before_the_first_number_there_is_nothing_to_beat_and_no_patience_is_used(build, bad, caplog):
+    trainer, _, _ = build(EarlyStopping(metric="mask/AP", patience=2), values=[bad] * 4 + [0.2, 0.1, 0.1, 0.1, 0.1])
+    trainer.train()
+    assert trainer.finished == 7
+    assert caplog.text.count("could not be measured") == 1
+
+
+@pytest.mark.parametrize("metric", ["mask/APs", "recall"])
+@pytest.mark.parametrize("hook", [BestCheckpoint, EarlyStopping])
+def test_a_metric_that_was_never_measured_is_an_error_at_the_end_that_says_why(make_trainer, tmp_path, hook, metric):
+    reasons = {"reasons": {"recall": "no recall without objects"}}
+    results = {
+        "mask": {"APs": -1, "AP": 0.5, "reasons": {"APs": "no small objects"}},
+        "recall": None,
+        "gain": -1,
+        **reasons,
+    }
+    watching = hook(metric=metric, **({"patience": 1} if hook is EarlyStopping else {}))
+    trainer = make_trainer(3, [MetricsWriter(), watching, EvalHook(lambda: results, 1)], output_dir=tmp_path)
+    with pytest.raises(
+        ConfigError, match=rf"{hook.__name__}: {metric} could not be measured \(no (small|recall).*Watch"
+    ):
+        trainer.train()
+    assert trainer.finished == 3
+    assert not (tmp_path / "model_best.pth").exists()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    evaluation = next(line for line in lines if "gain" in line)
+    assert evaluation == {
+        "iteration": 0,
+        "mask/APs": None,
+        "mask/AP": 0.5,
+        "recall": None,
+        "gain": -1,
+    }  # -1 without a reason is a number
 
 
 @pytest.mark.parametrize("hook", [BestCheckpoint, EarlyStopping])
@@ -200,7 +242,8 @@ def test_a_metric_that_nothing_like_appears_is_warned_of_and_an_error_at_the_end
 
 @pytest.mark.parametrize("value", [0.3, float("nan")])
 def test_a_metric_that_was_seen_before_a_resume_is_not_missed(build, value):
-    build(EarlyStopping(metric="mask/AP", patience=9), values=[value] * 9, max_iter=3)[0].train()
+    with contextlib.suppress(ConfigError):  # that there was no number
+        build(EarlyStopping(metric="mask/AP", patience=9), values=[value] * 9, max_iter=3)[0].train()
     again, _, _ = build(EarlyStopping(metric="mask/AP", patience=9), max_iter=3)
     again.hooks[-1].evaluate = dict  # gives the metric no more
     again.max_iter = 4

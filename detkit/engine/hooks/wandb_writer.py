@@ -88,7 +88,8 @@ class WandbWriter(Hook):
             )
         except self._wandb.errors.Error as error:
             raise ConfigError(f"WandbWriter: {error}. Run 'wandb login' first, or set mode: offline") from error
-        self._id, self._sent = self._run.id, int(self._run.summary.get("iteration") or -1)
+        sent = self._run.summary.get("iteration")
+        self._id, self._sent = self._run.id, -1 if sent is None else int(sent)
         self._run.define_metric("iteration")
         self._run.define_metric("*", step_metric="iteration")
         logger.info("Weights & Biases: run %s, %s", self._id, self._run.url or f"{self.mode} in {folder / 'wandb'}")

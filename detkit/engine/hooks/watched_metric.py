@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from detkit.checkpoint import Checkpointer
@@ -21,7 +22,8 @@ Mode = Literal["max", "min"]
 class WatchingHook(Hook):
     """Follows the best value of one metric in the lines of metrics, also through resumes.
 
-    A value that is not a number is no better than any.
+    A value that is not finite is no better than any. Before the first that is, the metric could not be measured: that
+    is no value at all.
 
     Args:
         metric: its name in the lines: ``mask/AP``, ``ema/mask/AP``, ``validation/total_loss``.
@@ -32,7 +34,8 @@ class WatchingHook(Hook):
         best, best_step: the best value and the number of its step; None before the first.
 
     Raises:
-        ConfigError: (in training) no line has such a metric; the message lists those that there are.
+        ConfigError: (in training) no line has such a metric, the message lists those that there are; or it could never
+            be measured, the message says why.
     """
 
     def __init__(self, metric: str, mode: Mode, min_delta: float = 0.0):
@@ -41,6 +44,7 @@ class WatchingHook(Hook):
         self.best: float | None = None
         self.best_step: int | None = None
         self._seen = self._warned = False
+        self._unmeasured: str | None = None  # why there was no value
         self._names: set[str] = set()
 
     def value_seen(self, trainer: Training, better: bool) -> None:
@@ -54,9 +58,12 @@ class WatchingHook(Hook):
             self._warned = True
 
     def after_train(self, trainer: Training) -> None:
-        """Makes sure that there has been such a metric."""
+        """Makes sure that there has been such a metric, and a value of it."""
         if trainer.is_last_step and self._names and not self._seen:
             raise self._missing()
+        if trainer.is_last_step and self._unmeasured is not None and self.best is None:
+            fix = "Watch another metric, or test on data.test_dataset with what it needs"
+            raise ConfigError(f"train.hooks: {type(self).__name__}: {self._unmeasured}. {fix}")
 
     def state_dict(self) -> dict[str, Any]:
         watched = {"name": self.metric, "mode": self.mode}
@@ -78,8 +85,13 @@ class WatchingHook(Hook):
     def on_metrics(self, trainer: Training, line: Line) -> None:
         self._names |= line.keys() - {"iteration"}
         if self.metric in line:
-            self._seen = True
-            self.value_seen(trainer, self._is_better(float(line[self.metric]), int(line["iteration"])))
+            self._seen, value = True, line[self.metric]
+            value = math.nan if value is None else float(value)
+            if math.isfinite(value) or self.best is not None:
+                self.value_seen(trainer, self._is_better(value, int(line["iteration"])))
+            elif self._unmeasured is None:
+                self._unmeasured = f"{self.metric} could not be measured ({self._reason(trainer.results) or value})"
+                logger.warning("%s; %s waits for a value", self._unmeasured, type(self).__name__)
             return
         family = self.metric.rpartition("/")[0]
         if family and any(name.rpartition("/")[0] == family for name in line):
@@ -87,10 +99,17 @@ class WatchingHook(Hook):
 
     def _is_better(self, value: float, step: int) -> bool:
         gain = -math.inf if self.best is None else value - self.best if self.mode == "max" else self.best - value
-        if math.isnan(value) or (self.best is not None and not gain > self.min_delta):
+        if not math.isfinite(value) or (self.best is not None and not gain > self.min_delta):
             return False
         self.best, self.best_step = value, step
         return True
+
+    def _reason(self, results: Mapping[str, Any]) -> str | None:
+        """What an evaluation's results say of why they have no value of the metric."""
+        *groups, name = self.metric.split("/")
+        for group in groups:
+            results = results.get(group) or {}
+        return (results.get("reasons") or {}).get(name)
 
     def _missing(self) -> ConfigError:
         words = f"train.hooks: {type(self).__name__}: no line of metrics has '{self.metric}'"

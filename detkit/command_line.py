@@ -1,9 +1,9 @@
 """How a tool ends: a user's mistake gives its message and no stack trace."""
 
 import contextlib
+import io
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +11,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from detkit.registry import ConfigError, DataError
 from detkit.utils.distributed import launched
-
-# Said by a library while it is imported; no user of ours can do anything about it.
-warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
-
+from detkit.utils.logging import setup_console
 
 EXIT_CODES = "DETKIT_EXIT_CODES"
 """The environment variable by which a launcher names a folder where its processes leave their exit codes."""
@@ -39,10 +36,16 @@ def exit_codes(folder: str | Path) -> list[int]:
 def run(main: Callable[[], int]) -> int:
     """Runs a tool's ``main``. A launcher that started the process gets the code, and the message of an error.
 
+    Characters that the console's encoding lacks are written as escapes, and warnings and progress go to stderr.
+
     Returns:
         What ``main`` returns; 2 after a mistake in config or data, a loss that is not finite, too little memory,
         or a file that cannot be read or written (the message goes to stderr); 130 after Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    setup_console()
     code = _code_of(main)
     leave_exit_code(code)
     return code

@@ -13,7 +13,6 @@ examples:
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +55,6 @@ def benchmark(options: Options, json: Path | None) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the tool; 0 when it went well, 2 after a user's mistake."""
     args = parse_arguments(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     return command_line.run(lambda: benchmark(args.options, args.json))
 
 

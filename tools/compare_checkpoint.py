@@ -30,7 +30,6 @@ examples:
 import argparse
 import dataclasses
 import json
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,7 +84,6 @@ if __name__ == "__main__":
     parse_arguments(None)  # so --help and mistakes are answered at once: what is imported from here on takes seconds
 
 import torch
-from tqdm import tqdm
 
 from comparisons.fixtures import read_fixture
 from comparisons.images import read_images
@@ -103,11 +101,11 @@ from comparisons.with_fixture import compare_with_fixture
 from comparisons.with_torchvision import compare_with_torchvision
 from detkit import command_line
 from detkit.checkpoint import Checkpoint, as_checkpoint, import_foreign, load_all_weights, read_checkpoint
-from detkit.data import Record
 from detkit.experiment import Experiment, load_experiment
 from detkit.modeling.interfaces import MetaArch
 from detkit.registry import ConfigError
 from detkit.utils import atomic_write
+from detkit.utils.progress import watched
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -151,12 +149,10 @@ def with_torchvision(args: argparse.Namespace) -> Report:
     model = build(exp, checkpoint, num_classes)
     records = read_images(args.images, args.annotations, model.class_names)
     batches = [records[i : i + args.batch_size] for i in range(0, len(records), args.batch_size)]
-    bar: tqdm[list[Record]] = tqdm(
-        batches, "batches", unit="batch", disable=len(batches) == 1, dynamic_ncols=True, leave=False
-    )
+    shown = watched(batches, "batches", unit="batch", show=len(batches) > 1)
     augmentations = [recipe() for recipe in exp.data.test_augmentations]
     return compare_with_torchvision(
-        model, reference, bar, name=f"torchvision's {name}", augmentations=augmentations, seed=args.seed, notes=notes
+        model, reference, shown, name=f"torchvision's {name}", augmentations=augmentations, seed=args.seed, notes=notes
     )
 
 
@@ -181,7 +177,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         ConfigError, DataError: a mistake in the config, the weights, the fixture or the images.
     """
     args = parse_arguments(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     report = with_torchvision(args) if args.reference.startswith(PREFIX) else with_fixture(args)
     print(report)
     if args.json is not None:

@@ -23,7 +23,6 @@ examples:
 
 import argparse
 import dataclasses
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,7 +95,6 @@ def with_class_names(checkpoint: Checkpoint, file: str) -> Checkpoint:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the tool. Raises ConfigError or DataError for a mistake in the config or in the weights."""
     args = parse_arguments(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if args.output.exists() and Path(args.input).exists() and args.output.samefile(args.input):
         raise DataError(f"{args.output}: would overwrite the weights that are read; give another file")
     checkpoint = read_checkpoint(args.input)

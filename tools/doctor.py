@@ -58,7 +58,7 @@ def check(args: argparse.Namespace) -> int:
         weights=args.weights,
         resume=args.resume,
         num_processes=args.num_processes,
-        bar=sys.stderr.isatty(),
+        bar=True,
     )
     context.histogram = args.histogram
     context.load()

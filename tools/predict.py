@@ -18,7 +18,6 @@ examples:
 
 import argparse
 import json
-import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -69,13 +68,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 if __name__ == "__main__":
     parse_arguments(None)  # so --help and mistakes are answered at once: what is imported from here on takes seconds
 
-from tqdm import tqdm
-
 from detkit import command_line
 from detkit.predictor import Predictor
 from detkit.registry import DataError
 from detkit.structures import Prediction
 from detkit.utils.paths import atomic_write
+from detkit.utils.progress import watched
 from detkit.visualization import VIDEO_SUFFIXES, VideoWriter, free_path, image_files, video_info, write_picture
 
 
@@ -127,7 +125,7 @@ class Output:
     def video(self, path: Path) -> None:
         """One video file, frame by frame."""
         total, rate = video_info(path)
-        frames = tqdm(self.predictor.predict_video(path), path.name, total or None, unit="frame", dynamic_ncols=True)
+        frames = watched(self.predictor.predict_video(path), path.name, total=total or None, unit="frame")
         pictures = (
             (number, self._frame(path, number, frame, prediction)) for number, frame, prediction in frames
         )  # drawn one by one, as they are written
@@ -178,7 +176,7 @@ def predict(args: argparse.Namespace) -> int:
     predictor = load(args)
     output = Output(predictor, args, [*images, *videos])
     pairs: Iterator[tuple[Path, Prediction]] = predictor.predict_files(images, skip_unreadable=args.skip_unreadable)
-    for path, prediction in tqdm(pairs, "images", len(images), disable=not images, unit="image", dynamic_ncols=True):
+    for path, prediction in watched(pairs, "images", total=len(images), show=bool(images), unit="image"):
         output.image(path, prediction)
     for path in videos:
         output.video(path)
@@ -195,7 +193,6 @@ def predict(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the tool; 0 when it went well, 2 after a user's mistake."""
     args = parse_arguments(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         return command_line.run(lambda: predict(args))
     except ImportError as error:

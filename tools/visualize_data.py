@@ -38,12 +38,12 @@ if __name__ == "__main__":
     parse_arguments(None)  # so --help and mistakes are answered at once: what is imported from here on takes seconds
 
 import numpy as np
-from tqdm import tqdm
 
 from detkit import command_line
 from detkit.data import Dataset
 from detkit.experiment import Experiment, load_experiment
 from detkit.structures import Instances, Prediction, Sample
+from detkit.utils.progress import watched
 from detkit.visualization import draw_prediction, file_stem, side_by_side, write_picture
 
 
@@ -76,7 +76,7 @@ def visualize(args: argparse.Namespace) -> int:
     print(dataset.summary())
     output = args.output or Path(exp.train.output_dir) / f"data_{args.split}"
     written = 0
-    for sample in tqdm(first_samples(exp, args.split, args.num), "pictures", args.num, dynamic_ncols=True):
+    for sample in watched(first_samples(exp, args.split, args.num), "pictures", total=args.num):
         name = file_stem(sample.image_id)
         write_picture(picture_of(sample, dataset), output / f"{written:04d}_{name}.png")
         written += 1

@@ -59,7 +59,6 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from detkit import command_line
 from detkit.checkpoint import load_all_weights, load_weights, read_checkpoint
@@ -67,6 +66,7 @@ from detkit.experiment import Experiment, load_experiment
 from detkit.predictor import Predictor
 from detkit.registry import ConfigError
 from detkit.structures import Boxes, ImageList, Instances, Sample
+from detkit.utils.progress import watched
 from detkit.visualization import (
     Drawing,
     file_stem,
@@ -202,7 +202,7 @@ def visualize(args: argparse.Namespace) -> int:
     output = args.output or Path(exp.train.output_dir) / "stages"
     total = len(args.image) or min(args.num, len(exp.data.test_set))
     written = 0
-    for number, (name, sample) in enumerate(tqdm(samples_of(exp, predictor, args), "images", total)):
+    for number, (name, sample) in enumerate(watched(samples_of(exp, predictor, args), "images", total=total)):
         folder = output / "_".join([f"{number:04d}", file_stem(name)])
         for stage, picture in Stages(predictor, sample, args).pictures():
             write_picture(picture, folder / f"{stage}.png")

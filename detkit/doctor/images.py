@@ -8,8 +8,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
-from tqdm import tqdm
-
 from detkit.data.image_files import decoder_warnings, naming_warnings, open_image
 from detkit.data.images import (
     DARK_IMAGE,
@@ -24,6 +22,7 @@ from detkit.data.images import (
 from detkit.data.issues import Issue
 from detkit.doctor.interfaces import CHECKS, Check, CheckContext, Finding, Severity
 from detkit.utils.environment import cores
+from detkit.utils.progress import watched
 
 TURNED = "turned by its EXIF tag"
 CHUNK = 256
@@ -71,13 +70,12 @@ class ImageFiles(Check):
                 (path, part.dataset.image_size(i), reading) for i, path in enumerate(part.paths) if path is not None
             ]
             groups = collections.defaultdict[Finding, list[str]](list)
-            with ThreadPoolExecutor(cores()) as pool, tqdm(total=len(jobs), disable=not context.bar) as bar:
-                for start in range(0, len(jobs), CHUNK):
-                    chunk = jobs[start : start + CHUNK]
+            chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]
+            with ThreadPoolExecutor(cores()) as pool:
+                for chunk in watched(chunks, "images", unit=f"{CHUNK} images", show=context.bar):
                     for issue in _check_files(chunk, pool):
                         severity: Severity = "note" if issue.kind == TURNED else issue.severity
                         groups[Finding(severity, part.source, issue.kind, issue.fix)].append(issue.place)
-                    bar.update(len(chunk))
             yield from (dataclasses.replace(f, examples=paths, count=len(paths)) for f, paths in groups.items())
 
 

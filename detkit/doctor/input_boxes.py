@@ -4,13 +4,13 @@ import dataclasses
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from detkit.config import built
 from detkit.data import Dataset, Mapper, Record
 from detkit.doctor.interfaces import CheckContext
 from detkit.doctor.stats import DatasetStats
 from detkit.structures import Boxes, Instances
+from detkit.utils.progress import watched
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ def input_boxes(context: CheckContext, stats: DatasetStats, most: int) -> InputB
     chosen = np.unique(np.linspace(0, len(stats) - 1, min(most, len(stats))).round().astype(int))
     found = [(np.zeros((0, 4)), np.zeros((0, 2)), np.zeros(0, np.int64))]
     with torch.random.fork_rng(devices=[]):  # a model's resizing draws from torch's generator, as training does
-        for index in tqdm(chosen[stats.count_objects()[chosen] > 0].tolist(), "anchors", disable=not context.bar):
+        for index in watched(chosen[stats.count_objects()[chosen] > 0].tolist(), "anchors", show=context.bar):
             record = mapper.record(index, np.random.default_rng((seed, 0, index)), len(steps))
             boxes, size = _resized(context.model, record)
             found.append((boxes, np.tile(size, (len(boxes), 1)), record.objects.annotation_ids.numpy()))

@@ -12,6 +12,8 @@ from tqdm import tqdm
 from detkit.utils import distributed
 
 logger = logging.getLogger(__name__)
+PROGRESS = "detkit.progress"
+"""The logger of the progress of loops, whose lines tools show too that show no other information."""
 _CONSOLE_FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
 _FILE_FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
 
@@ -35,6 +37,22 @@ class _LogFileHandler(_RunHandler, logging.FileHandler):
     pass
 
 
+def setup_console() -> None:
+    """Sends warnings and progress to stderr: for tools, which start no run. ``setup_logging`` takes its place."""
+    _remove_handlers()
+    logging.getLogger(PROGRESS).setLevel(logging.INFO)
+    console = _ConsoleHandler()
+    console.addFilter(lambda record: record.levelno >= logging.WARNING or record.name == PROGRESS)
+    logging.getLogger().addHandler(console)
+
+
+def _remove_handlers() -> None:
+    root = logging.getLogger()
+    for handler in [h for h in root.handlers if isinstance(h, _RunHandler)]:
+        root.removeHandler(handler)
+        handler.close()
+
+
 def setup_logging(output_dir: str | os.PathLike[str] | None = None) -> None:
     """Sends log records to the console and to ``log.txt``; for programs to call, never for library code.
 
@@ -46,9 +64,7 @@ def setup_logging(output_dir: str | os.PathLike[str] | None = None) -> None:
         output_dir: the run's folder, made where it is missing; None writes no file.
     """
     root = logging.getLogger()
-    for handler in [h for h in root.handlers if isinstance(h, _RunHandler)]:
-        root.removeHandler(handler)
-        handler.close()
+    _remove_handlers()
     root.setLevel(logging.INFO)
     logging.getLogger("detkit").setLevel(logging.DEBUG)
     logging.captureWarnings(True)
@@ -59,7 +75,7 @@ def setup_logging(output_dir: str | os.PathLike[str] | None = None) -> None:
     if output_dir is not None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         name = "log.txt" if distributed.is_main() else f"log_rank{distributed.rank()}.txt"
-        log_file = _LogFileHandler(Path(output_dir) / name, encoding="utf-8")
+        log_file = _LogFileHandler(Path(output_dir) / name, encoding="utf-8", errors="backslashreplace")
         log_file.setFormatter(_FILE_FORMAT)
         root.addHandler(log_file)
 

@@ -9,24 +9,34 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from detkit.utils.logging import PROGRESS
+
 T = TypeVar("T")
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(PROGRESS)
 
 
 def watched(
-    items: Iterable[T], name: str, *, show: bool = True, unit: str = "it", period: float = 30.0, bar: bool | None = None
+    items: Iterable[T],
+    name: str,
+    *,
+    total: int | None = None,
+    show: bool = True,
+    unit: str = "it",
+    period: float = 30.0,
+    bar: bool | None = None,
 ) -> Iterator[T]:
     """Yields the items, while their progress is shown on stderr with the time left.
 
     Args:
-        items: with a ``len`` the time left can be estimated.
+        items: what the loop goes through.
         name: what the loop does.
+        total: how many there are, so that the time left can be estimated; None: their ``len`` if they have one.
         show: False shows nothing, for other ranks than 0.
         unit: what an item is.
         period: seconds between the log's lines; a loop that takes less has none.
         bar: None shows a bar where stderr is a terminal, else lines.
     """
-    total = len(items) if isinstance(items, Sized) else None
+    total = len(items) if total is None and isinstance(items, Sized) else total
     if show and (bar or (bar is None and sys.stderr.isatty())):
         yield from tqdm(items, name, total, unit=unit, dynamic_ncols=True, leave=False, file=sys.stderr)
         return

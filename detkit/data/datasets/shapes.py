@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import pycocotools.mask as coco_mask
-from tqdm import tqdm
 
 from detkit.config import Count, CountOrZero, Fraction, Interval, Positive
 from detkit.data.datasets.row_reader import Policy
@@ -14,6 +13,7 @@ from detkit.data.datasets.shapes_drawing import SHAPES, Scene, draw_scene
 from detkit.data.datasets.table_dataset import TableDataset
 from detkit.data.interfaces import DATASETS
 from detkit.structures import BitMasks
+from detkit.utils.progress import watched
 
 Side = Annotated[int, Interval(16)]
 MIN_PIXELS = 8
@@ -59,7 +59,7 @@ class Shapes(TableDataset):
         scale = (smallest, max(smallest, max_scale))
         self._pixels = np.empty((num_images, *self.size, 3), np.uint8)
         images, rows = list[ImageRow](), list[Row]()
-        for i in tqdm(range(num_images), desc="drawing shapes", delay=2, leave=False):
+        for i in watched(range(num_images), "drawing shapes", unit="image"):
             rng = np.random.default_rng((seed, i))
             scene = draw_scene(rng, self.size, (min_objects, max_objects), scale, min_visible)
             self._pixels[i] = scene.image

@@ -1,9 +1,22 @@
 """From YAML to checked recipes. No torch here."""
 
 from detkit.config.describe import OptionRow, describe, usage
+from detkit.config.interpolation import written
 from detkit.config.load import Config, load_config
 from detkit.config.parse import build, parse
-from detkit.config.ranges import Count, CountOrZero, Fraction, Interval, NonNegative, Positive, Share
+from detkit.config.ranges import (
+    Count,
+    CountOrZero,
+    FilePath,
+    Finite,
+    Fraction,
+    Gray,
+    Interval,
+    Length,
+    NonNegative,
+    Positive,
+    Share,
+)
 from detkit.config.recipe import Recipe, built, parts_of
 from detkit.config.write import complete, to_yaml
 from detkit.registry import ConfigError, DataError
@@ -14,8 +27,12 @@ __all__ = [
     "Count",
     "CountOrZero",
     "DataError",
+    "FilePath",
+    "Finite",
     "Fraction",
+    "Gray",
     "Interval",
+    "Length",
     "NonNegative",
     "OptionRow",
     "Positive",
@@ -30,4 +47,5 @@ __all__ = [
     "parts_of",
     "to_yaml",
     "usage",
+    "written",
 ]

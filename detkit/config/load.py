@@ -8,15 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
+from detkit.config.interpolation import resolve
 from detkit.config.merge import Override, changed, find, locate, merge, read_override
 from detkit.config.migrate import Migration
 from detkit.config.parse import fits
 from detkit.config.schema import schema
 from detkit.config.user_file import import_user_code
-from detkit.config.yaml_file import SUFFIXES, Entry, display, nearest_file, read_yaml, wrap
+from detkit.config.yaml_file import SUFFIXES, Entry, Size, display, nearest_file, read_yaml, user_path, wrap
 from detkit.registry import ConfigError, Registry
 
 logger = logging.getLogger(__name__)
@@ -31,12 +29,14 @@ class Config:
         imports: the user code that was loaded: absolute file paths and module names.
         path: the file that was read; None for a tree that came from elsewhere.
         sources: dotted key -> where it was written (``file:line`` or ``override 'key=value'``).
+        outside: dotted key -> its text, where that reads the environment: what a run writes down in place of the value.
     """
 
     tree: dict[str, Any]
     imports: list[str]
     path: Path | None
     sources: dict[str, str]
+    outside: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def load_config(
@@ -53,14 +53,13 @@ def load_config(
 
     Raises ConfigError with the file, or the key path, and what to do about it.
     """
-    migration = Migration(Any if root is None else root)
+    reader = _Reader(Migration(Any if root is None else root))
+    migration, file = reader.migration, None
     if isinstance(path, Mapping):
-        given, file = wrap(dict(path), "the given tree"), None
-        imports = _own_imports(given, None)
-        merged: _Merged = partial(_migrated, _without(given, "imports", "_base_"), [], migration)
+        merged, imports = reader.over_bases(wrap(dict(path), "the given tree", reader.size), Path(), ())
     else:
-        file = Path(path).expanduser()
-        merged, imports = _read(file, (), migration)
+        file = _file(os.fspath(path), "the config")
+        merged, imports = reader.read(file, ())
     parsed = [read_override(text) for text in overrides]
     for override in parsed:
         if override.keys == ("imports",):
@@ -70,7 +69,8 @@ def load_config(
         import_user_code(entry.value, entry.source)
     tree = _laid_over(merged(), [o for o in parsed if o.keys[0] != "imports"], migration)
     migration.warn()
-    return Config(_resolved(tree), [entry.value for entry in imports], file, dict(tree.walk()))
+    plain, outside = resolve(tree)
+    return Config(plain, [entry.value for entry in imports], file, dict(tree.walk()), outside)
 
 
 _Merged = Callable[[], Entry]
@@ -85,30 +85,49 @@ def _migrated(own: Entry, bases: list[_Merged], migration: Migration) -> Entry:
     return tree
 
 
-def _read(path: Path, above: tuple[Path, ...], migration: Migration) -> tuple[_Merged, list[Entry]]:
-    """The file ``path`` over its bases, and the imports of all of them, bases first."""
-    own = read_yaml(path)
-    above = (*above, path.resolve())
-    bases: list[_Merged] = []
-    imports: list[Entry] = []
-    for base in _texts(own, "_base_", "a path or a list of paths"):
-        file = path.parent / Path(base.value).expanduser()
-        if not file.is_file():
-            near = nearest_file(file, *SUFFIXES)
-            meant = "" if near is None else f" Did you mean '{os.path.relpath(near, path.parent)}'?"
-            if near is not None and near.resolve() in above:
-                meant = ""  # no file is its own base
-            raise ConfigError(
-                f"{base.source}: _base_ '{base.value}' does not exist (it would be {display(file)}).{meant}"
-            )
-        if file.resolve() in above:
-            chain = " -> ".join(display(p) for p in (*above[above.index(file.resolve()) :], file))
-            raise ConfigError(f"{base.source}: _base_ goes round in a circle: {chain}")
-        merged, more = _read(file, above, migration)
-        bases.append(merged)
-        imports += more
-    imports += _own_imports(own, path.parent)
-    return partial(_migrated, _without(own, "imports", "_base_"), bases, migration), imports
+class _Reader:
+    """Reads files over their bases.
+
+    Args:
+        migration: what every file goes through.
+    """
+
+    def __init__(self, migration: Migration):
+        self.migration, self.size = migration, Size()
+
+    def read(self, path: Path, above: tuple[Path, ...]) -> tuple[_Merged, list[Entry]]:
+        """The file ``path`` over its bases, and the imports of all of them, bases first."""
+        return self.over_bases(read_yaml(path, self.size), path.parent, (*above, path.resolve()))
+
+    def over_bases(self, own: Entry, folder: Path, above: tuple[Path, ...]) -> tuple[_Merged, list[Entry]]:
+        """``own``, whose paths are relative to ``folder``, likewise; ``above`` are the files that it is a base of."""
+        bases: list[_Merged] = []
+        imports: list[Entry] = []
+        for base in _texts(own, "_base_", "a path or a list of paths"):
+            file = folder / _file(base.value, f"{base.source}: _base_")
+            if not file.is_file():
+                near = nearest_file(file, *SUFFIXES)
+                meant = "" if near is None else f" Did you mean '{os.path.relpath(near, folder)}'?"
+                if near is not None and near.resolve() in above:
+                    meant = ""  # no file is its own base
+                raise ConfigError(
+                    f"{base.source}: _base_ '{base.value}' does not exist (it would be {display(file)}).{meant}"
+                )
+            if file.resolve() in above:
+                chain = " -> ".join(display(p) for p in (*above[above.index(file.resolve()) :], file))
+                raise ConfigError(f"{base.source}: _base_ goes round in a circle: {chain}")
+            merged, more = self.read(file, above)
+            bases.append(merged)
+            imports += more
+        imports += _own_imports(own, folder)
+        return partial(_migrated, _without(own, "imports", "_base_"), bases, self.migration), imports
+
+
+def _file(text: str, what: str) -> Path:
+    try:
+        return user_path(text)
+    except ValueError as error:
+        raise ConfigError(f"{what}: {error}") from None
 
 
 def _laid_over(tree: Entry, overrides: list[Override], migration: Migration) -> Entry:
@@ -137,13 +156,14 @@ def _without_misfits(tree: Entry, override: Override, old_name: str) -> Entry:
     An option stays if the new class has one of that name and, where the two classes declare it differently, the value
     fits the new declaration; and if an override set it.
     """
-    registries = [registry for registry in Registry.of.values() if override.value.value in registry]
+    name = override.value.value
+    registries = [registry for registry in Registry.of.values() if isinstance(name, str) and name in registry]
     if not registries:
         return tree  # an unknown name is an error of its own
     registry = next((registry for registry in registries if old_name in registry), registries[0])
-    new = schema(registry.get(override.value.value)).options
+    new = schema(registry.get(name)).options
     old = schema(registry.get(old_name)).options if old_name in registry else {}
-    node: Any = _resolved(tree)
+    node: Any = resolve(tree)[0]
     for key in override.keys[:-1]:
         node = node[locate(node, key)]
 
@@ -164,11 +184,11 @@ def _without_misfits(tree: Entry, override: Override, old_name: str) -> Entry:
     return changed(tree, override, change, len(override.keys) - 1)
 
 
-def _own_imports(tree: Entry, folder: Path | None) -> list[Entry]:
+def _own_imports(tree: Entry, folder: Path) -> list[Entry]:
     """What ``tree`` itself lists under ``imports``; files as absolute paths (relative ones lie in ``folder``)."""
     entries = _texts(tree, "imports", "a list of files (my_head.py) and module names")
     return [
-        dataclasses.replace(entry, value=str(((folder or Path()) / Path(entry.value).expanduser()).resolve()))
+        dataclasses.replace(entry, value=str((folder / _file(entry.value, f"{entry.source}: imports")).resolve()))
         if entry.value.endswith(".py")
         else entry
         for entry in entries
@@ -189,17 +209,3 @@ def _texts(tree: Entry, key: str, expected: str) -> list[Entry]:
 
 def _without(tree: Entry, *keys: str) -> Entry:
     return dataclasses.replace(tree, value={k: v for k, v in tree.value.items() if k not in keys})
-
-
-def _resolved(tree: Entry) -> Any:
-    """``tree`` as plain data, interpolations resolved. Raises ConfigError with the key path and the place."""
-    plain = tree.plain()
-    if "${" not in str(plain):
-        return plain
-    try:
-        return OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
-    except OmegaConfBaseException as error:
-        path = error.full_key or ""
-        source = dict(tree.walk()).get(path)
-        problem = str(error).splitlines()[0] + (f"  [{source}]" if source else "")
-        raise ConfigError(f"{path or 'config'}: the interpolation cannot be resolved: {problem}") from None

@@ -1,7 +1,8 @@
 """Questions about a config: what stands at a path, what may stand there, and who put it there."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from detkit.config.describe import usage
@@ -9,7 +10,7 @@ from detkit.config.merge import join, locate, split
 from detkit.config.recipe import Eager, Recipe
 from detkit.config.schema import MISSING, Option, is_nested, leaves, place, registry_for, schema
 from detkit.config.write import flow, plain
-from detkit.registry import ConfigError, Registry, did_you_mean
+from detkit.registry import ConfigError, Registry, did_you_mean, nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,32 @@ def find_location(recipe: Recipe[Any], path: str) -> Location:
         keys = (*keys, at)
         location = Location(join(keys), _unwrapped(children[at]), option, owner)
     return location
+
+
+def meant_option(root: Recipe[Any], path: str, node: str, key: str, known: Iterable[str]) -> str:
+    """A sentence that suggests what ``key`` of the node at ``node``, whose options are ``known``, was meant to be.
+
+    It is the nearest of ``known``, or an option of that very name elsewhere below ``root``, which stands at ``path``.
+    """
+    near = nearest(key, known) or ""
+    alike = difflib.SequenceMatcher(None, key.lower(), near.lower()).ratio()
+    found = [path for path in _option_paths(root, path) if path.rpartition(".")[2] == key]
+    if alike >= 0.8 or not found:
+        return f" Did you mean '{near}'?" if near else ""
+    found.sort(key=lambda path: (-sum(map(str.__eq__, path.split("."), node.split("."))), path.count(".")))
+    return f" Did you mean {' or '.join(repr(path) for path in found[:3])}?"
+
+
+def _option_paths(value: Any, path: str) -> Iterator[str]:
+    value = _unwrapped(value)
+    if isinstance(value, Recipe):
+        for name in schema(value.cls).options:
+            below = f"{path}.{name}" if path else name
+            yield below
+            yield from _option_paths(value.kwargs.get(name), below)
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            yield from _option_paths(item, f"{path}[{i}]")
 
 
 def roles_in(want: Any) -> list[Registry[Any]]:

@@ -76,6 +76,8 @@ def read_override(text: str) -> Override:
         )
     if key.split(".")[0] == "_base_":
         raise ConfigError(f"override '{text}': _base_ is read from files only")
+    if not value.strip():
+        raise ConfigError(f"override '{text}': there is no value; write {key}=null to remove it, or {key}='\"\"'")
     return Override(split(key), parse_yaml(value, f"override '{text}'", lines=False), text)
 
 
@@ -107,12 +109,17 @@ def changed(tree: Entry, override: Override, change: Callable[[Entry], Entry], l
     if isinstance(value, list):
         if at is None:
             known = f"[0] to [{len(value) - 1}]" if value else "none, it is empty"
-            raise ConfigError(f"{where}: override '{override.text}' asks for item {key!r} of a list; it has {known}")
+            raise ConfigError(
+                f"{where}: override '{override.text}' asks for item {key!r} of a list; it has {known}. "
+                f"To make it longer write all of it, {where}=[...]"
+            )
         item = changed(value[at], override, change, levels, depth + 1)
         return dataclasses.replace(tree, value=[*value[:at], item, *value[at + 1 :]])
     if not isinstance(value, dict) or isinstance(key, int):
         what = "a mapping" if isinstance(value, dict) else repr(value)
         need = "a list" if isinstance(key, int) else "a mapping"
+        if isinstance(key, int) and not value:
+            what = f"no file gives one; write the list, {where}=[{override.text.partition('=')[2]}]"
         raise ConfigError(f"{where or 'config'}: override '{override.text}' needs {need} here, but it is {what}")
     key = key if at is None else at
     child = changed(value.get(key, Entry(None, override.value.source)), override, change, levels, depth + 1)

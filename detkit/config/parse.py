@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from detkit.config.describe import usage
+from detkit.config.lookup import meant_option
 from detkit.config.merge import merge
 from detkit.config.migrate import migrate
-from detkit.config.ranges import Interval
+from detkit.config.ranges import Interval, Length, PathText
 from detkit.config.recipe import Eager, Recipe, make
 from detkit.config.scalar import Mismatch, convert, shown
 from detkit.config.schema import MISSING, Schema, is_dict, is_list, is_nested, is_node, registry_for, schema, words
@@ -47,7 +48,7 @@ def parse(
     node = migrate(node, role, path, MISSING if default is None else default)
     check = _Check(sources or {})
     recipe = check.node(node, role, path, MISSING if default is None else default)
-    check.finish()
+    check.finish(recipe, path)
     return recipe
 
 
@@ -75,6 +76,7 @@ class _Check:
     def __init__(self, sources: Mapping[str, str]):
         self.sources = sources
         self.problems: list[_Problem] = []
+        self.unknown: dict[int, tuple[str, str, tuple[str, ...]]] = {}  # number of a problem -> node, key, its options
 
     def fail(self, path: str, message: str, detail: str = "", at: str = "") -> None:
         """Notes a problem of ``path``; ``at`` is the key that is wrong, where it is another."""
@@ -83,10 +85,14 @@ class _Check:
             message = f"{path or 'config'}: {message}"
         self.problems.append(_Problem(message + (f"  [{source}]" if source else ""), detail))
 
-    def finish(self) -> None:
+    def finish(self, root: Recipe[Any], path: str) -> None:
         """Raises ConfigError if there were problems: the first in full, the others in one line each."""
         if not self.problems:
             return
+        for i, (node, key, known) in self.unknown.items():
+            old, new = (f"no option '{key}'.{meant}" for meant in (did_you_mean(key, known), ""))
+            new += meant_option(root, path, node, key, known)
+            self.problems[i] = dataclasses.replace(self.problems[i], text=self.problems[i].text.replace(old, new, 1))
         first, *others = self.problems
         lines = [first.text, first.detail] if first.detail else [first.text]
         if others:
@@ -150,11 +156,15 @@ class _Check:
         except Mismatch as error:
             self.fail(path, str(error))
 
-    def _in_range(self, number: Any, intervals: tuple[Any, ...], path: str, expected: str) -> Any:
-        for interval in intervals:
-            if isinstance(interval, Interval) and number is not None and number not in interval:
-                self.fail(path, f"expected {expected}, got {number}{interval.hint(number)}")
-        return number
+    def _in_range(self, value: Any, ranges: tuple[Any, ...], path: str, expected: str) -> Any:
+        try:
+            for range_ in ranges if value is not None else ():
+                value = range_.check(value) if isinstance(range_, Interval | Length | PathText) else value
+        except ValueError as error:
+            hint = f"; {error}" if str(error) else ""
+            what = value if isinstance(value, int | float) else shown(value)
+            self.fail(path, f"expected {expected}, got {what}{hint}")
+        return value
 
     def _class_of(self, node: Mapping[Any, Any], role: Any, path: str) -> type | None:
         registry: Registry[Any] | None = registry_for(role)
@@ -186,6 +196,7 @@ class _Check:
                 message = f"'{key}' is a runtime argument of {cls.__name__}: {who} passes it. Remove it from the config"
             else:
                 message = f"{cls.__name__} has no option '{key}'.{did_you_mean(key, known.options)}"
+                self.unknown[len(self.problems)] = (path, str(key), tuple(known.options))
             self.fail(path, message, usage(cls), at=f"{path}.{key}" if path else str(key))
         missing = [name for name, option in known.options.items() if option.default is MISSING and name not in given]
         for name in missing:
@@ -222,6 +233,8 @@ class _Check:
         arms = [arm for arm in get_args(want) if arm is not type(None)]
         if value is None and len(arms) < len(get_args(want)):
             return None
+        if value == "None" and len(arms) < len(get_args(want)):
+            return self.fail(path, f"expected {words(want)}, got 'None'; in YAML nothing is null, so write null")
         if len(arms) == 1:
             return self.value(value, arms[0], path, default, owner, words(want))
         tried: list[tuple[Any, list[_Problem]]] = []

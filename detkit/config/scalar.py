@@ -39,6 +39,8 @@ def convert(value: Any, want: Any, expected: str) -> Any:
         if isinstance(value, str) and _FLOAT.fullmatch(value.strip()):
             return float(value)
     if want in (bool, int, str) and type(value) is want:
+        if type(value) is int and abs(value) >= 2**63:
+            raise Mismatch(f"expected {expected}, got {value}; that is more than 64 bits hold")
         return value
     if want not in (bool, int, float, str, None, type(None)):
         raise Mismatch(f"an option of type {words(want)} has no form in YAML (a mistake in the class)")
@@ -57,7 +59,11 @@ def _literal(value: Any, choices: tuple[Any, ...], expected: str) -> Any:
 
 def _hint(value: Any, want: Any) -> str:
     if want is str and isinstance(value, bool | int | float):
-        return "; put it in quotes if it is a text (YAML reads yes, no, on and off as bools)"
+        return "; put it in quotes if it is a text"
+    if want is bool and value in ("yes", "on", "no", "off"):
+        return f"; write {'true' if value in ('yes', 'on') else 'false'}"
+    if want in (int, float) and isinstance(value, str) and re.fullmatch(r"[-+]?\d+(_\d+)+", value):
+        return f"; write {value.replace('_', '')}"
     if want is int and isinstance(value, float) and value.is_integer():
         return f"; write {int(value)}"
     if want in (int, bool) and isinstance(value, str) and re.fullmatch(r"[-+]?\d+|true|false", value):

@@ -9,11 +9,13 @@ import yaml
 
 from detkit.config.recipe import Eager, Recipe
 from detkit.config.schema import is_nested, schema
+from detkit.config.yaml_file import read_scalar
 from detkit.registry import role_of
 
 _Base: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _WIDTH = 110
-_BEFORE_BRACE = re.compile(r"(\\*)\$\{")  # what omegaconf would resolve; backslashes are its escape
+_BEFORE_BRACE = re.compile(r"(\\*)\$\{(?![\w.]+:)")
+"""What would be resolved, where backslashes are the escape; a resolver (``${oc.env:X}``) stands there to be."""
 
 
 def complete(recipe: Recipe[Any]) -> dict[str, Any]:
@@ -66,16 +68,8 @@ def _float(dumper: Any, value: float) -> Any:
 
 
 def _string(dumper: Any, value: str) -> Any:
-    style = "'" if _looks_like_a_number(value) else None
+    style = None if isinstance(read_scalar(value), str) else "'"
     return dumper.represent_scalar("tag:yaml.org,2002:str", _BEFORE_BRACE.sub(r"\1\1\\${", value), style=style)
-
-
-def _looks_like_a_number(text: str) -> bool:
-    try:
-        float(text.replace("_", ""))
-    except ValueError:
-        return False
-    return True
 
 
 def _list(dumper: Any, value: Any) -> Any:

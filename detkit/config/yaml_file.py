@@ -6,7 +6,7 @@ import difflib
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +15,41 @@ import yaml
 from detkit.registry import ConfigError, nearest
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_FLOAT = re.compile(
-    r"^[-+]?(?:[0-9][0-9_]*)?\.?[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?$|^[-+]?[0-9][0-9_]*\.(?:[eE][-+]?[0-9]+)?$"
-    r"|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
-)
 SUFFIXES = (".yaml", ".yml")
 """How the names of configs end."""
 _MOST_FOLDERS = 300
 """So many are looked into: below a mistyped path there may lie a data set."""
+MOST_BYTES, MOST_VALUES, MOST_LEVELS, MOST_FILES = 16 * 2**20, 200_000, 50, 300
+"""What one config may hold; far more than anybody writes, and far less than aliases or bases can multiply to."""
 _PREFIX = "tag:yaml.org,2002:"
+_SCALARS: dict[str, tuple[re.Pattern[str], Callable[[str], Any]]] = {
+    "null": (re.compile(r"~|null|Null|NULL|"), lambda text: None),
+    "bool": (re.compile(r"true|True|TRUE|false|False|FALSE"), lambda text: text.lower() == "true"),
+    "int": (re.compile(r"[-+]?[0-9]{1,40}|0o[0-7]{1,40}|0x[0-9a-fA-F]{1,40}"), lambda text: _int(text)),
+    "float": (
+        re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
+        lambda text: float(re.sub(r"\.(?=[inIN])", "", text)),
+    ),
+    "str": (re.compile(r"(?s:.*)"), str),
+}
+"""Tag -> its texts and what they are: the core schema of YAML 1.2, in which ``012`` is 12 and ``yes`` is a text."""
+
+
+def _int(text: str) -> int:
+    return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
 
 
 class _Loader(_Base):  # type: ignore[misc]
-    """YAML 1.1 as PyYAML reads it, but ``1e-4`` is a float and a date is a string."""
+    """Leaves what an unquoted scalar is to ``read_scalar``."""
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in pairs if tag not in (_PREFIX + "timestamp", _PREFIX + "float")]
-    for first, pairs in _Base.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(_PREFIX + "float", _FLOAT, list("-+0123456789."))
+_PLAIN = "unquoted"
+_Loader.yaml_implicit_resolvers = {None: [(_PLAIN, re.compile(""))]}
+
+
+def read_scalar(text: str) -> Any:
+    """What ``text`` is where it stands in YAML without quotes."""
+    return next(make(text) for pattern, make in _SCALARS.values() if pattern.fullmatch(text))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,13 +84,40 @@ class Entry:
                 yield from entry.walk(f"{path}[{i}]")
 
 
-def wrap(value: Any, source: str) -> Entry:
-    """Plain data as a tree in which everything has one source."""
+class Size:
+    """Counts what a config holds, over all its files."""
+
+    def __init__(self) -> None:
+        self.values = self.files = 0
+
+    def add(self, source: str, level: int) -> None:
+        """One more value, inside so many others. Raises ConfigError where it is one too many."""
+        self.values += 1
+        if self.values > MOST_VALUES:
+            raise ConfigError(f"{source or 'config'}: more than {MOST_VALUES} values, with all that aliases repeat")
+        if level > MOST_LEVELS:
+            raise ConfigError(f"{source or 'config'}: lists and mappings stand in one another over {MOST_LEVELS} deep")
+
+
+def wrap(value: Any, source: str, size: Size | None = None, level: int = 0) -> Entry:
+    """Plain data as a tree in which everything has one source. Raises ConfigError where ``size`` is too much."""
+    size = size or Size()
+    size.add(source, level)
     if isinstance(value, dict):
-        return Entry({key: wrap(item, source) for key, item in value.items()}, source)
+        return Entry({key: wrap(item, source, size, level + 1) for key, item in value.items()}, source)
     if isinstance(value, list | tuple):
-        return Entry([wrap(item, source) for item in value], source)
+        return Entry([wrap(item, source, size, level + 1) for item in value], source)
     return Entry(value, source)
+
+
+def user_path(text: str) -> Path:
+    """``text`` as a path, ``~`` expanded. Raises ValueError where no file can be called so."""
+    if text.startswith("~") and os.path.expanduser(text) == text:
+        raise ValueError(f"there is no user '{text[1:].partition('/')[0]}', whose home '{text}' would be in")
+    path = Path(os.path.expanduser(text))
+    if "\0" in text or any(len(part.encode(errors="surrogateescape")) > 255 for part in path.parts):
+        raise ValueError(f"no file can be called {_shorten(text)}")
+    return path
 
 
 def display(path: Path) -> str:
@@ -85,22 +127,31 @@ def display(path: Path) -> str:
     return full if short.startswith("..") else short
 
 
-def read_yaml(path: Path) -> Entry:
+def read_yaml(path: Path, size: Size | None = None) -> Entry:
     """The mapping in the file ``path``; an empty file is an empty mapping.
 
-    Raises ConfigError, with file and line, where the file cannot be read, is not YAML, is not a mapping, or gives
-    a key twice.
+    Raises ConfigError, with file and line, where the file cannot be read, is not YAML, is not a mapping, gives a key
+    twice, or holds more than ``size`` allows.
     """
-    name = display(path)
+    name, size = display(path), size or Size()
+    size.files += 1
+    if size.files > MOST_FILES:
+        raise ConfigError(f"{name}: _base_ leads to more than {MOST_FILES} files, those that are named again counted")
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with open(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         near = nearest_file(Path(path), *SUFFIXES)
         meant = "" if near is None else f". Did you mean '{display(near)}'?"
         raise ConfigError(f"{name}: there is no such file{meant}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name}: the file cannot be read as text: {error}; save it as UTF-8") from None
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{name}: the file cannot be read as text: {error}") from None
-    tree = parse_yaml(text, name)
+    if len(content) > MOST_BYTES:
+        raise ConfigError(f"{name}: is larger than {MOST_BYTES // 2**20} MiB, so it is hardly a config")
+    tree = parse_yaml(text, name, size=size)
     if tree.value is None:
         return Entry({}, tree.source)
     if not isinstance(tree.value, dict):
@@ -108,45 +159,58 @@ def read_yaml(path: Path) -> Entry:
     return tree
 
 
-def parse_yaml(text: str, name: str, lines: bool = True) -> Entry:
-    """The YAML document ``text``. ``name`` and, with ``lines``, a line number make the sources."""
+def parse_yaml(text: str, name: str, lines: bool = True, size: Size | None = None) -> Entry:
+    """The YAML document ``text``. ``name`` and, with ``lines``, a line number make the sources.
+
+    Without ``lines`` it is a single value, whose end no ``#`` cuts off.
+    """
     loader = None
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return Entry(None, name)
-        return _entry(loader, node, name, lines, ())
+        if not lines and (comment := _comment(text)):
+            if node.tag != _PLAIN:
+                raise ConfigError(f"{name}: '{comment}' would be cut off as a comment; put the text in quotes")
+            return Entry(text.strip(), name)
+        return _entry(node, name, lines, size or Size(), ())
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark is not None and lines else name
         problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(f"{where}: not YAML: {problem}") from None
+        line = text.splitlines()[mark.line] if mark is not None and mark.line < len(text.splitlines()) else ""
+        hint = "; indent with spaces, there is a tab" if "\t" in line else ""
+        raise ConfigError(f"{where}: not YAML: {problem}{hint}") from None
     finally:
         if loader is not None:
             loader.dispose()
 
 
-def _entry(loader: Any, node: Any, name: str, lines: bool, above: tuple[int, ...]) -> Entry:
+def _comment(text: str) -> str:
+    """What YAML would take for a comment in ``text``; empty where there is none."""
+    tokens = yaml.scan(text, Loader=_Loader) if "#" in text else ()
+    spans = [(t.start_mark.index, t.end_mark.index) for t in tokens if isinstance(t, yaml.ScalarToken)]
+    starts = [match.start(1) for match in re.finditer(r"(?:^|\s)(#)", text)]
+    return next((text[i:].strip() for i in starts if not any(first <= i < last for first, last in spans)), "")
+
+
+def _entry(node: Any, name: str, lines: bool, size: Size, above: tuple[int, ...]) -> Entry:
     source = f"{name}:{node.start_mark.line + 1}" if lines else name
     if id(node) in above:
         raise ConfigError(f"{source}: an alias stands inside its own anchor")
+    size.add(source, len(above))
     above = (*above, id(node))
     if isinstance(node, yaml.ScalarNode):
-        if node.tag == _PREFIX + "merge":
-            raise ConfigError(f"{source}: '<<' is not part of this project's YAML; use _base_, or write the keys out")
-        try:
-            return Entry(loader.construct_object(node), source)
-        except ValueError as error:
-            raise ConfigError(f"{source}: not a YAML value: {node.value!r} ({error})") from None
+        return Entry(_scalar(node, source), source)
     if node.tag not in (_PREFIX + "map", _PREFIX + "seq"):
         raise ConfigError(f"{source}: the tag '{node.tag}' is not supported; write a plain mapping or list")
     if isinstance(node, yaml.SequenceNode):
-        return Entry([_entry(loader, child, name, lines, above) for child in node.value], source)
+        return Entry([_entry(child, name, lines, size, above) for child in node.value], source)
     mapping: dict[Any, Entry] = {}
     for key_node, value_node in node.value:
-        key_entry = _entry(loader, key_node, name, lines, above)
-        key, value = key_entry.value, _entry(loader, value_node, name, lines, above)
+        key_entry = _entry(key_node, name, lines, size, above)
+        key, value = key_entry.value, _entry(value_node, name, lines, size, above)
         if not isinstance(key, str | int) or isinstance(key, bool):
             hint = f"; put {key_node.value} in quotes" if isinstance(key, bool) else ""
             raise ConfigError(f"{key_entry.source}: a key must be a word, got {_shorten(key_entry.plain())}{hint}")
@@ -154,6 +218,20 @@ def _entry(loader: Any, node: Any, name: str, lines: bool, above: tuple[int, ...
             raise ConfigError(f"{key_entry.source}: the key '{key}' stands here twice; first at {mapping[key].source}")
         mapping[key] = dataclasses.replace(value, source=key_entry.source)
     return Entry(mapping, source)
+
+
+def _scalar(node: Any, source: str) -> Any:
+    if node.tag == _PLAIN and node.value == "<<":
+        raise ConfigError(f"{source}: '<<' is not part of this project's YAML; use _base_, or write the keys out")
+    if node.tag == _PLAIN:
+        return read_scalar(node.value)
+    kind = node.tag.removeprefix(_PREFIX)
+    if kind not in _SCALARS:
+        raise ConfigError(f"{source}: the tag '{node.tag}' is not supported; write the value without it")
+    pattern, make = _SCALARS[kind]
+    if not pattern.fullmatch(node.value):
+        raise ConfigError(f"{source}: not a YAML value: {_shorten(node.value)} is no {kind}")
+    return make(node.value)
 
 
 def _shorten(value: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from detkit import data, evaluation, modeling, solver
-from detkit.config import ConfigError, Recipe, built, complete, load_config, parse, parts_of
+from detkit.config import ConfigError, Recipe, built, complete, load_config, parse, parts_of, written
 from detkit.engine.interfaces import Hook, Parallelism, TrainingData
 from detkit.evaluation.interfaces import Evaluator
 from detkit.experiment.data import DataConfig
@@ -152,5 +152,6 @@ def load_experiment(path: str | Path | Mapping[str, Any], overrides: Sequence[st
     config = load_config(path, overrides, Experiment)
     recipe = parse(config.tree, Experiment, sources=config.sources)
     experiment = recipe()
-    experiment.tree = {**({"imports": config.imports} if config.imports else {}), **complete(recipe)}
+    imports = {"imports": config.imports} if config.imports else {}
+    experiment.tree = {**imports, **written(complete(recipe), config.outside)}
     return experiment

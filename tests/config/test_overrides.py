@@ -7,9 +7,9 @@ from detkit.config import ConfigError, load_config, parse
 
 def test_values_are_yaml_and_missing_parts_are_made(write):
     path = write("c.yaml", "a: {b: 1}\nn: null")
-    overrides = ["a.b=[1, x]", "a.c.d=1e-3", "n.k=null", "s=a=b", "t=", "m={p: {q: true}}"]
+    overrides = ["a.b=[1, x]", "a.c.d=1e-3", "n.k=null", "s=a=b", "t=''", "m={p: {q: true}}"]
     assert load_config(path, overrides).tree == {
-        "a": {"b": [1, "x"], "c": {"d": 1e-3}}, "n": {"k": None}, "s": "a=b", "t": None, "m": {"p": {"q": True}},
+        "a": {"b": [1, "x"], "c": {"d": 1e-3}}, "n": {"k": None}, "s": "a=b", "t": "", "m": {"p": {"q": True}},
     }  # fmt: skip
 
 
@@ -36,6 +36,11 @@ def test_list_items_by_index(write, key):
         ("a[0]=3", ["a:", "needs a list"]),
         ("a={", ["override 'a={'", "not YAML"]),
         ("_base_=x.yaml", ["_base_ is read from files only"]),
+        ("a.b=", ["there is no value", "a.b=null"]),
+        ("l= ", ["there is no value", "l=null"]),
+        ("l=[1] # two", ["'# two'", "quotes"]),
+        ("a.list[0]={x: 1}", ["a.list:", "write the list, a.list=[{x: 1}]"]),
+        ("l[2]=3", ["[0] to [1]", "l=[...]"]),
     ],
 )
 def test_a_wrong_override_says_what_is_wrong(write, override, words):
@@ -122,3 +127,19 @@ def test_a_rename_inside_a_list(house, write):
     text = "model: {name: Machine, part: null, extra: [{name: PlainPart, width: 2, old: q}]}"
     tree = load_config(write("c.yaml", text), ["model.extra[0].name=FancyPart"]).tree
     assert tree["model"]["extra"] == [{"name": "FancyPart", "width": 2}]
+
+
+@pytest.mark.parametrize("text", ["run #2", "a: b #c", "5 # five", "é #1"])
+def test_no_number_sign_cuts_a_text_off(write, text):
+    if ": " in text:
+        with pytest.raises(ConfigError, match="quotes"):
+            load_config(write("c.yaml", "s: x"), [f"s={text}"])
+    else:
+        assert load_config(write("c.yaml", "s: x"), [f"s={text}"]).tree == {"s": text}
+
+
+@pytest.mark.parametrize("value", ["[1]", "{a: 1}", "3", "true"])
+def test_a_name_that_is_no_word_is_left_to_the_check(house, write, value):
+    tree = load_config(write("c.yaml", MACHINE), [f"model.part.name={value}"]).tree
+    with pytest.raises(ConfigError, match=r"model\.part: a part node has a wrong name"):
+        parse(tree, house.Root)

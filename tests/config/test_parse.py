@@ -9,6 +9,7 @@ import pytest
 
 from detkit.config import ConfigError, Recipe, build, complete, load_config, parse, to_yaml
 from detkit.config.recipe import Eager
+from detkit.experiment import load_experiment
 
 
 def take(want: Any, value: Any) -> Any:
@@ -329,3 +330,39 @@ def test_what_no_yaml_can_say_is_no_default(house):
 
     with pytest.raises(TypeError, match="cannot be written in YAML"):
         parse({"name": "Opaque"}, house.Part)
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("train.epochs=3", "'solver.epochs'"),
+        ("solver.lr=0.1", "'solver.optimizer.lr'"),
+        ("lr=0.1", "'solver.optimizer.lr'"),
+        ("max_iter=3", "'solver.max_iter'"),
+        ("model.mask_head.num_conv=2", "'model.roi_heads.mask_head'"),
+        ("model.depth=50", "'model.backbone.depth'"),
+        ("train.batch_size=4", "'data.batch_size'"),
+        ("model.neck.out_channel=3", "'out_channels'"),  # a slip of the hand is nearer than a name elsewhere
+    ],
+)
+def test_an_option_is_looked_for_in_the_whole_tree(override, meant):
+    overrides = ["model.backbone={name: ResNet, depth: 50}", override]
+    with pytest.raises(ConfigError) as caught:
+        load_experiment("configs/quick_start/mask_rcnn_shapes.yaml", overrides)
+    assert f"Did you mean {meant}" in str(caught.value).splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    "override", ["model.roi_heads.mask_head=None", "train.init_weights=None", "train.eval_period=None"]
+)
+def test_null_is_written_null(override):
+    with pytest.raises(ConfigError, match=r"got 'None'.*write null"):
+        load_experiment("configs/quick_start/mask_rcnn_shapes.yaml", [override])
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [("yes", "write true"), ("off", "write false"), ("1_000", "write 1000"), (2**63, "64 bits")]
+)
+def test_habits_of_other_yaml_get_a_hint(value, words):
+    want = bool if value in ("yes", "off") else int
+    assert words in refuse(want, value)

@@ -110,7 +110,7 @@ def train(exp: Experiment, go_on: bool) -> None:
     validate_datasets(exp)
     model = exp.build_model().to(device)
     if start is not None:
-        logger.info("%s", load_weights(model, start))
+        logger.info("%s", load_weights(model, start, partial=exp.train.partial_weights))
     warn_random_frozen(exp, model)
     if exp.train.doctor:
         check_at_start(exp, model)

@@ -86,7 +86,7 @@ def load(exp: Experiment, weights: str | None) -> Predictor:
     else:
         model = exp.build_model()
         if exp.train.init_weights is not None:
-            load_weights(model, read_checkpoint(exp.train.init_weights))
+            load_weights(model, exp.train.init_weights, partial=True)
     parts = ("proposal_generator", "roi_heads", "preprocess", "features")
     lacking = [name for name in parts if not hasattr(model, name)]
     if lacking:

@@ -14,6 +14,7 @@ from detkit.checkpoint.files import write_torch
 from detkit.checkpoint.formats import import_foreign
 from detkit.checkpoint.formats.exporting import export_state
 from detkit.checkpoint.formats.importing import Imported, Importer
+from detkit.checkpoint.load import check_finite
 from detkit.checkpoint.reading import Checkpoint
 from detkit.checkpoint.report import group_names
 from detkit.registry import DataError
@@ -96,7 +97,8 @@ def convert(
         importer: reads the file in this way; None chooses by its names.
 
     Raises:
-        DataError: the file is of no known framework, has nothing that the model has, or ``target`` cannot express it.
+        DataError: the file is of no known framework, has nothing that the model has or values that are not finite, or
+            ``target`` cannot express it.
     """
     imported = _imported(checkpoint, wanted or {}, importer)
     model, left = _fitting(imported, wanted)
@@ -105,6 +107,7 @@ def convert(
             f"{checkpoint.source}: not one of its tensors fits the model, so it is of another architecture. In the"
             f" file: {group_names(list(checkpoint.model))}. In the model: {group_names(list(wanted or {}))}"
         )
+    check_finite(model, checkpoint.source)
     written = model
     if target != "detkit":
         try:

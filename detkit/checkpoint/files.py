@@ -1,5 +1,6 @@
 """Files of torch.save: written atomically, read without running code and with their checksums compared."""
 
+import argparse
 import io
 import os
 import re
@@ -10,7 +11,7 @@ from typing import IO, Any
 
 import torch
 
-from detkit.checkpoint.pickles import check_bounds, refusal
+from detkit.checkpoint.pickles import PICKLED_NUMPY, check_bounds, refusal
 from detkit.registry import DataError
 from detkit.utils import atomic_write
 from detkit.utils.logging import first_line
@@ -19,6 +20,13 @@ _DIRECTORY = 0x10
 """The bit of a zip record's attributes that makes it a directory."""
 _LEGACY_PICKLES = 5
 """A file of before torch 1.6 begins with so many pickles."""
+
+
+_HARMLESS: list[Any] = [
+    (argparse.Namespace, "argparse.Namespace"),
+    *((PICKLED_NUMPY[name], name.replace(".core", core)) for name in PICKLED_NUMPY for core in (".core", "._core")),
+]
+"""What programs keep beside weights, such as options and numpy's numbers, that can only hold values."""
 
 
 class _RecordingFile:
@@ -68,7 +76,8 @@ def read_torch(path: str | os.PathLike[str], source: str) -> Any:
     try:
         _compare_checksums(path)
         _check_pickles(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_HARMLESS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ... depending on where the file ends
         refused = _refused(str(error))
         if refused:

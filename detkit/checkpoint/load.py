@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from detkit.checkpoint.formats import import_foreign
 from detkit.checkpoint.formats.importing import UNKNOWN
-from detkit.checkpoint.reading import Checkpoint, as_checkpoint, read_checkpoint
+from detkit.checkpoint.reading import Checkpoint, as_checkpoint, plain_name, read_checkpoint
 from detkit.checkpoint.report import LoadReport, group_names
+from detkit.modeling.interfaces import MetaArch
 from detkit.registry import DataError
 from detkit.structures import ClassRows
 from detkit.utils.distributed import unwrap
@@ -22,7 +23,11 @@ logger = logging.getLogger(__name__)
 
 
 def load_weights(
-    model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any] | Checkpoint, *, strict: bool = False
+    model: nn.Module,
+    source: str | os.PathLike[str] | Mapping[str, Any] | Checkpoint,
+    *,
+    strict: bool = False,
+    partial: bool = False,
 ) -> LoadReport:
     """Loads the weights of ``source`` whose names the model has, and says what happened to every name.
 
@@ -38,13 +43,18 @@ def load_weights(
         model: in place; may be wrapped in DistributedDataParallel or torch.compile.
         source: a checkpoint's path or address, a state dict, or a ``Checkpoint``.
         strict: raise unless both sides have the same names and shapes.
+        partial: whether most of a detector's part (its backbone, its neck, its heads) may keep its initial values. The
+            layers of the classes always may, and all but the backbone where the file is another framework's network.
 
     Raises:
-        DataError: the file cannot be read, is not a checkpoint, or has no name in common with the model.
+        DataError: the file cannot be read, is not a checkpoint, has no name in common with the model, holds values that
+            are not finite, or, without ``partial``, leaves most of a part as initialised.
         ValueError: ``strict``, and something does not fit.
     """
     model = unwrap(model)
     report, prepared, checkpoint = _plan(model, source, strict)
+    if not partial:
+        _check_parts(model, report)
     own = model.state_dict()
     model.load_state_dict({name: distribute(value, own[name]) for name, value in prepared.items()}, strict=False)
     _take_class_names(model, checkpoint, report)
@@ -78,6 +88,12 @@ def _plan(
         report.loaded.append(name)
         if note:
             report.notes[name] = note
+    check_finite(prepared, original.source)
+    if original.others:
+        report.warnings.append(
+            f"the file also has weights under {', '.join(original.others)}, which are not taken;"
+            f" {original.source.partition('#')[0]}#{original.others[0]} names them"
+        )
     report.unexpected += [report.renamed.pop(name, name) for name in checkpoint.model if name not in own]
     _warn_of_foreign_classes(report, model, checkpoint, rows)
     _check(report, own, original, strict)
@@ -90,7 +106,7 @@ def load_all_weights(model: nn.Module, checkpoint: Checkpoint) -> LoadReport:
     Raises:
         DataError: a tensor of the model is missing in the checkpoint or has another shape there; it would stay random.
     """
-    report = load_weights(model, checkpoint)
+    report = load_weights(model, checkpoint, partial=True)
     if report.missing or report.skipped:
         raise DataError(
             f"{checkpoint.source}: are the weights of another model than the config's: {len(report.missing)} of the "
@@ -109,7 +125,9 @@ def _read(source: str | os.PathLike[str] | Mapping[str, Any] | Checkpoint) -> Ch
 
 def _translated(checkpoint: Checkpoint, own: Mapping[str, Tensor]) -> tuple[Checkpoint, LoadReport]:
     """The checkpoint under detkit's names, and a report of what was renamed and changed for that."""
-    imported = import_foreign(checkpoint.model, {name: value.shape for name, value in own.items()})
+    wrapped = {plain_name(name): name for name in own}  # a part of the model may be compiled, or called "module"
+    state = {wrapped.get(name, name): value for name, value in checkpoint.model.items()}
+    imported = import_foreign(state, {name: value.shape for name, value in own.items()})
     report = LoadReport(
         checkpoint.source,
         format=imported.format,
@@ -167,6 +185,8 @@ def _prepare(current: Tensor, new: Tensor, rows: _RowMap | None) -> tuple[Tensor
         if not len(rows.target):
             return None, "no class has the same name", ""
         return rows.apply(current, new), "", rows.note
+    if current.is_floating_point() != new.is_floating_point() and current.ndim:
+        return None, f"{new.dtype} in the file, {current.dtype} in the model", ""
     if current.shape != new.shape:
         return None, f"shape {tuple(new.shape)} in the file, {tuple(current.shape)} in the model", ""
     return new, "", ""
@@ -199,6 +219,35 @@ def _check(report: LoadReport, own: Mapping[str, Tensor], checkpoint: Checkpoint
         )
     if strict and not report.exact:
         raise ValueError(f"strict=True, but not everything fits (nothing was loaded).\n{report}")
+
+
+def check_finite(state: Mapping[str, Tensor], source: str) -> None:
+    """Raises DataError where weights are NaN or infinite: a model with such finds nothing."""
+    bad = [name for name, value in state.items() if value.is_floating_point() and not value.float().isfinite().all()]
+    if bad:
+        raise DataError(
+            f"{source}: {len(bad)} tensors have values that are not finite (NaN or infinity): {group_names(bad)}. Take"
+            " an earlier checkpoint, or train again with a lower rate"
+        )
+
+
+def _check_parts(model: nn.Module, report: LoadReport) -> None:
+    """Raises DataError where most of one of a detector's parts would stay as initialised."""
+    if not isinstance(model, MetaArch):
+        return
+    classes = {f"{p}.{n}" for p, module in model.named_modules() for n in getattr(module, "class_rows", {})}
+    loaded, network = set(report.loaded), ("backbone.", "roi_heads.res5.")
+    backbone_alone = bool(report.format) and all(name.startswith(network) for name in loaded)
+    for part, module in model.named_children():
+        sizes = {f"{part}.{name}": value.numel() for name, value in module.state_dict().items()}
+        left = {name: size for name, size in sizes.items() if name not in loaded | classes}
+        total = sum(size for name, size in sizes.items() if name not in classes)
+        if 2 * sum(left.values()) > total and not (backbone_alone and part != "backbone"):
+            raise DataError(
+                f"{report.source}: leaves most of the model's {part} as initialised: {len(left)} of its tensors, such"
+                f" as {next(iter(left))}, are not in the file or have another shape. Give weights of this model, or"
+                f" allow it with train.partial_weights=true (load_weights: partial=True). {report}"
+            )
 
 
 def _take_class_names(model: nn.Module, checkpoint: Checkpoint, report: LoadReport) -> None:

@@ -100,11 +100,18 @@ def _shown(value: Any) -> str:
     return f"{value!r:.40}" if isinstance(value, str | bytes) else type(value).__name__
 
 
+def _scalar(dtype: Any, raw: Any) -> Tensor:
+    return _numbers(raw, dtype, ())
+
+
+PICKLED_NUMPY: dict[str, Any] = {"numpy.dtype": _DType, "numpy.core.multiarray.scalar": _scalar}
+"""What stands in for numpy's own where torch reads a number of numpy's beside weights."""
+
 _ALLOWED: dict[str, Any] = {
     "numpy.ndarray": _Array,
     "numpy.dtype": _DType,
     "numpy.core.multiarray._reconstruct": _Array,
-    "numpy.core.multiarray.scalar": _Function(lambda dtype, raw: _numbers(raw, dtype, ())),
+    "numpy.core.multiarray.scalar": _Function(_scalar),
     "numpy.core.numeric._frombuffer": _Function(_numbers),
     "_codecs.encode": _Function(_encode),
     "collections.OrderedDict": OrderedDict,

@@ -2,10 +2,12 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 import detkit
@@ -17,8 +19,10 @@ from detkit.checkpoint.sharded import read_sharded
 from detkit.registry import DataError
 from detkit.utils import path_manager
 
-_WRAPPERS = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put before every name."""
+_ANYWHERE = "module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module"
+_WRAPPERS = re.compile(rf"^(model|net|network|detector)\.|(^|(?<=\.))({_ANYWHERE})\.")
+"""What is added to names by DistributedDataParallel, torch.compile and the like, wherever the wrapped part stands, and
+by modules of Lightning and the like before every name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Checkpoint:
         config: the complete config of the run as plain mappings and lists; None where another program wrote the file.
         trainer: the trainer's state; None in weights that are only for use, and where another program wrote the file.
         source: the file, for messages.
+        others: where in the file other weights of the same names stand, such as moving averages: ``model_ema``.
     """
 
     model: dict[str, Tensor]
@@ -40,6 +45,7 @@ class Checkpoint:
     config: dict[str, Any] | None = None
     trainer: dict[str, Any] | None = None
     source: str = "state dict"
+    others: tuple[str, ...] = ()
 
     def content(self) -> dict[str, Any]:
         """The plain mapping to write to a file, from which ``as_checkpoint`` makes the checkpoint again."""
@@ -60,9 +66,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """The checkpoint in a local file or at an http(s) address, or in the folder of a sharded one (of FSDP).
 
     Besides detkit's own checkpoints this takes what other frameworks write: any file of ``torch.save`` with a plain
-    state dict, at its top or under ``"model"`` or ``"state_dict"``; a pickle (``.pkl``) of numpy arrays, of Detectron2
-    or, under ``"blobs"`` or at its top, of Caffe2; and matterport's Keras weights (HDF5; needs ``detkit[keras]``). The
-    names stay as they are; ``load_weights`` translates them. The content decides what a file is, not its extension.
+    state dict, at its top, under ``"model"`` or ``"state_dict"``, or where else one stands (``weights.pth#model_ema``
+    takes the one under that key); a pickle (``.pkl``) of numpy arrays, of Detectron2 or, under ``"blobs"`` or at its
+    top, of Caffe2; and matterport's Keras weights (HDF5; needs ``detkit[keras]``). Names lose what wrappers of a model
+    or of a part have added; ``load_weights`` translates those of other frameworks. The content decides
+    what a file is, not its extension.
 
     Nothing of a file is ever run: torch's are unpickled with ``weights_only=True``, others by ``read_pickle``.
 
@@ -71,8 +79,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             (the message names one), or is not a checkpoint. The message names the file and the fix.
     """
     source = os.fspath(path)
+    address, _, place = (source, "", "") if os.path.exists(source) else source.partition("#")
     try:
-        local = path_manager.get_local_path(source)
+        local = path_manager.get_local_path(address)
     except Exception as error:  # a download fails in as many ways as there are networks
         raise DataError(
             f"{source}: could not be fetched ({error}); check the address, or download it by hand"
@@ -81,7 +90,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         return as_checkpoint(read_sharded(Path(local)), source)
     if not os.path.isfile(local):
         raise DataError(f"{source}: there is no such file; expected weights written by a run or by torch.save")
-    return as_checkpoint(_content(local, source), source)
+    return as_checkpoint(_content(local, source), source, place)
 
 
 _ZIP, _HDF5 = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"
@@ -93,18 +102,79 @@ def _content(local: str, source: str) -> Any:
     with open(local, "rb") as file:
         head = file.read(64)
     if head.startswith(_HDF5):
-        return read_keras(source)
+        return read_keras(local, source)
     if head.startswith(_ZIP) or _OLD_TORCH in head:
         return read_torch(local, source)
     with open(local, "rb") as file:
         return read_pickle(file.read(), source)
 
 
-def as_checkpoint(content: Any, source: str = "state dict") -> Checkpoint:
-    """Loaded content, of whatever nesting ``read_checkpoint`` takes, as a ``Checkpoint``. Raises DataError."""
+def as_checkpoint(content: Any, source: str = "state dict", place: str = "") -> Checkpoint:
+    """Loaded content, of whatever nesting ``read_checkpoint`` takes, as a ``Checkpoint``.
+
+    Args:
+        content: what a file holds.
+        source: the file, for messages.
+        place: the key, or keys joined by dots, that the weights stand under; "" takes the usual ones.
+
+    Raises:
+        DataError: it holds no weights, none at ``place``, or some that are no plain tensors under plain names.
+    """
     if not isinstance(content, Mapping):
         raise DataError(f"{source}: expected a mapping with the weights, got {type(content).__name__}")
-    state = next((content[key] for key in _KEYS if isinstance(content.get(key), Mapping)), content)
+    places = _places(content)
+    usual = [key for key in _KEYS if isinstance(content.get(key), Mapping)]
+    averages = [key for key in places if "ema" in key or "averag" in key]
+    chosen = place or next((found for key in usual for found in places if found.partition(".")[0] == key), "")
+    if not chosen and not usual:
+        chosen = next((key for key in places if key not in averages), next(iter(places), ""))
+    if place not in places and place:
+        raise DataError(
+            f"{source}: has no weights under '{place}'; there are some under {', '.join(places) or 'no key'}"
+        )
+    state = places[chosen] if chosen else content[usual[0]] if usual else content
+    _check_state(state, content, source)
+    model = _unwrapped(state)
+    names, ids = content.get("class_names"), content.get("category_ids")
+    ours = "detkit_version" in content  # Detectron2's training checkpoints have a "trainer" too
+    return Checkpoint(
+        model=model,
+        class_names=tuple(str(n) for n in names) if isinstance(names, list | tuple) else zoo_class_names(content),
+        category_ids=tuple(int(n) for n in ids) if ours and isinstance(ids, list | tuple) else None,
+        config=_mapping(content.get("config")) if ours else None,
+        trainer=_mapping(content.get("trainer")) if ours else None,
+        source=source,
+        others=tuple(
+            key
+            for key, other in places.items()
+            if key != chosen and len(_unwrapped(other).keys() & model.keys()) * 2 > len(model)
+        ),
+    )
+
+
+_KEYS = ("model", "state_dict", "blobs")
+"""What the weights usually stand under; else they stand at the top, or under the one key that holds a state dict."""
+
+
+def _places(content: Mapping[Any, Any]) -> dict[str, Mapping[Any, Any]]:
+    """The state dicts under one key or two of a file, by those keys."""
+    places: dict[str, Mapping[Any, Any]] = {}
+    for key, value in content.items():
+        if not isinstance(value, Mapping) or not isinstance(key, str):
+            continue
+        if _is_state(value):
+            places[key] = value
+        inner = {name: v for name, v in value.items() if isinstance(name, str) and _is_state(v)}
+        places |= {f"{key}.{name}": inner[name] for name in ("module", *_KEYS) if name in inner}
+    return places
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
+
+
+def _check_state(state: Mapping[Any, Any], content: Mapping[Any, Any], source: str) -> None:
+    """Raises DataError unless this is a state dict of tensors that a model can take."""
     others = [str(key) for key, value in state.items() if not isinstance(value, Tensor)]
     if others or not state:
         what = f"'{others[0]}' is not a tensor" if others else "it is empty"
@@ -112,28 +182,40 @@ def as_checkpoint(content: Any, source: str = "state dict") -> Checkpoint:
             f"{source}: is not a checkpoint ({what}); expected a state dict at the top or under one of"
             f" {', '.join(map(repr, _KEYS))}. Its keys are {', '.join(map(str, list(content)[:6])) or 'none'}"
         )
-    names, ids = content.get("class_names"), content.get("category_ids")
-    ours = "detkit_version" in content  # Detectron2's training checkpoints have a "trainer" too
-    return Checkpoint(
-        model=_unwrapped(state),
-        class_names=tuple(str(n) for n in names) if isinstance(names, list | tuple) else zoo_class_names(content),
-        category_ids=tuple(int(n) for n in ids) if ours and isinstance(ids, list | tuple) else None,
-        config=_mapping(content.get("config")) if ours else None,
-        trainer=_mapping(content.get("trainer")) if ours else None,
-        source=source,
-    )
+    for name, value in state.items():
+        if not isinstance(name, str):
+            raise DataError(f"{source}: a tensor's name is {name!r:.40}; expected text, as model.state_dict() has it")
+        kind = _unusual(value)
+        if kind:
+            raise DataError(
+                f"{source}: the tensor '{name}' is {kind}; expected a plain one. Save what to_dense(), dequantize() or"
+                " real makes of it"
+            )
 
 
-_KEYS = ("model", "state_dict", "blobs")
-"""What the weights may stand under; else they stand at the top."""
+def _unusual(tensor: Tensor) -> str:
+    """What keeps a tensor from being copied into a weight; "" where nothing does."""
+    if tensor.is_meta:
+        return "without values (meta)"
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        return "sparse or nested"
+    return "quantised" if tensor.is_quantized else "complex" if tensor.is_complex() else ""
 
 
 def _mapping(value: Any) -> dict[str, Any] | None:
     return dict(value) if isinstance(value, Mapping) else None
 
 
+def plain_name(name: str) -> str:
+    """A tensor's name without what wrappers of a model, or of a part of it, have added."""
+    while (shorter := _WRAPPERS.sub("", name)) != name:
+        name = shorter
+    return name
+
+
 def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    names = dict(state)
-    while prefix := next((p for p in _WRAPPERS if all(name.startswith(p) for name in names)), None):
-        names = {name[len(prefix) :]: tensor for name, tensor in names.items()}
+    names: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        names.setdefault(plain_name(name), tensor)
+    names.pop("n_averaged", None)  # AveragedModel's counter
     return names

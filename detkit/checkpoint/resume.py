@@ -52,9 +52,8 @@ def resume(checkpointer: Checkpointer, model: nn.Module, trainer: Resumable) -> 
             f"{path}: was written by an older detkit, whose training states this one cannot go on with;"
             " start a new run from its weights with train.init_weights"
         )
-    if "class" not in checkpoint.trainer["optimizer"]:  # of an earlier detkit, whose config says it
-        named = (((checkpoint.config or {}).get("solver") or {}).get("optimizer") or {}).get("name")
-        checkpoint.trainer["optimizer"] |= {"class": named}
+    named = (((checkpoint.config or {}).get("solver") or {}).get("optimizer") or {}).get("name")
+    checkpoint.trainer.get("optimizer", {}).setdefault("class", named)  # of an earlier detkit, whose config says it
     ours, theirs = getattr(unwrap(model), "class_names", None), checkpoint.class_names
     try:
         if ours is not None and theirs is not None and tuple(ours) != theirs:

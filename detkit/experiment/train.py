@@ -27,6 +27,8 @@ class TrainConfig:
             docs/training.md.
         device: ``auto`` (a CUDA GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         init_weights: a checkpoint to start from; only what fits is loaded, and the report says what did not.
+            ``FILE#model_ema`` takes the weights under that key of the file.
+        partial_weights: whether ``init_weights`` may leave most of a part (backbone, neck, heads) as initialised.
         log_period: steps between lines of metrics.
         eval_period: steps between evaluations; null for one at the end.
         checkpoint_period: steps between checkpoints; null for none but the final weights.
@@ -50,6 +52,7 @@ class TrainConfig:
     compile: bool = False
     device: str = "auto"
     init_weights: str | None = None
+    partial_weights: bool = False
     log_period: int = 20
     eval_period: int | None = None
     checkpoint_period: int | None = 5000

@@ -48,22 +48,31 @@ _KINDS = {
 """Keras tensor -> PyTorch's."""
 
 
-def read_keras(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+_MOST_COMPRESSED = 1100
+"""Times that gzip, HDF5's usual compression, makes numbers smaller at most."""
+
+
+def read_keras(path: str | os.PathLike[str], source: str = "") -> dict[str, Tensor]:
     """The tensors of a Keras ``.h5`` of matterport's Mask R-CNN, or of its ResNet alone, under the port's names.
 
     Kernels are turned: (height, width, in, out) to (out, in, height, width), those of a deconvolution likewise, and
     (in, out) of a linear layer to (out, in). A tensor of another layer keeps its path in the file as its name. Reading
     HDF5 runs no code; links to other files are not followed.
 
+    Args:
+        path: the file, or its address.
+        source: the file, for messages.
+
     Raises:
         DataError: the file is missing, damaged, or no HDF5, or has a layer of an unexpected shape; or h5py is missing.
     """
-    source = os.fspath(path)
+    path = os.fspath(path)
+    source = source or path
     try:
         import h5py
     except ImportError:
         raise DataError(f"{source}: Keras weights need h5py: pip install 'detkit[keras]' (or h5py)") from None
-    local = path_manager.get_local_path(source)
+    local = path_manager.get_local_path(path)
     if not os.path.isfile(local):
         raise DataError(f"{source}: there is no such file; expected Keras weights (.h5)")
     state: dict[str, Tensor] = {}
@@ -74,7 +83,11 @@ def read_keras(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             return
         if item.external or item.is_virtual:
             raise DataError(f"{source}: '{name}' keeps its values in other files, which are not read")
+        if item.shape is None:
+            raise DataError(f"{source}: '{name}' is an empty dataset; expected the values of a tensor")
         if item.dtype.kind in "fiu":
+            if item.nbytes > max(item.id.get_storage_size() * _MOST_COMPRESSED, 1 << 20):
+                raise DataError(f"{source}: '{name}' claims a shape of {item.shape}, and the file has not its values")
             ours = port_name(name)
             values = np.asarray(item[()])
             tensor = torch.from_numpy(values.astype(values.dtype.newbyteorder("="), copy=False))

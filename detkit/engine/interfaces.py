@@ -111,9 +111,9 @@ class Training:
         """Within it an error of a hook that is ``optional`` (None: as it says itself) is logged and switches it off."""
         try:
             yield
-        except Interrupted:
+        except (Interrupted, KeyboardInterrupt, GeneratorExit):
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # what libraries raise while they are imported: SystemExit, a panic of Rust
             if not (hook.optional if optional is None else optional):
                 raise
             if hook not in self.switched_off:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -190,10 +189,12 @@ def flatten(results: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     for name, value in results.items():
         if name in ("per_class", "reasons"):
             continue
+        if getattr(value, "ndim", 1) == 0:  # a number of numpy or torch
+            value = value.item()
         if isinstance(value, Mapping):
             flat.update(flatten(value, f"{prefix}{name}/"))
         elif value is None or (value == -1 and name in reasons):
             flat[f"{prefix}{name}"] = math.nan
-        elif isinstance(value, numbers.Real) and not isinstance(value, bool):
-            flat[f"{prefix}{name}"] = value if isinstance(value, int) else float(value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            flat[f"{prefix}{name}"] = value
     return flat

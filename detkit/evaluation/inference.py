@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -135,7 +136,7 @@ def write_evaluation(
     if not is_main():
         return ""
     with atomic_write(path, "w") as file:
-        json.dump(results, file, indent=2)
+        json.dump(_plain(results), file, indent=2)
     parts = [evaluator.report(dict(results)) for evaluator in evaluators]
     for name in (name for name in sets if name in results):
         parts += [f"{name} weights\n{evaluator.report(dict(results[name]))}" for evaluator in evaluators]
@@ -146,6 +147,19 @@ def write_evaluation(
             f" ({timing['images_per_second']:.1f} images/s; the model alone took {timing['model_seconds']:.1f} s)"
         )
     return "\n\n".join(parts)
+
+
+def _plain(value: Any) -> Any:
+    """Results as JSON has them: what is not finite becomes null, numbers and arrays of numpy and torch become plain."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def _timing(per_process: Sequence[tuple[int, float, float]]) -> dict[str, float]:

@@ -122,7 +122,15 @@ def test_the_state_of_an_optional_hook_ends_no_run(make_trainer, caplog):
 
 
 @pytest.mark.parametrize(
-    "error", ["TypeError('descriptors')", "AttributeError('module')", "ImportError('protobuf')", "SystemExit('no GPU')"]
+    "error",
+    [
+        "TypeError('descriptors')",
+        "AttributeError('module')",
+        "ImportError('protobuf')",
+        "SystemExit('no GPU')",
+        "BaseException('panic')",
+        "ModuleNotFoundError(name='six')",
+    ],
 )
 def test_a_tensorboard_that_cannot_be_imported(make_trainer, tmp_path, monkeypatch, caplog, error):
     (tmp_path / "tensorboard").mkdir()

@@ -115,6 +115,15 @@ def test_only_rank_0_sends(make_trainer, wandb, monkeypatch):
     assert wandb.runs == {}
 
 
+@pytest.mark.parametrize("error", ["AttributeError('np.float_')", "SystemExit(1)", "ModuleNotFoundError(name='six')"])
+def test_a_broken_wandb_is_told_from_a_missing_one(monkeypatch, tmp_path, error):
+    (tmp_path / "wandb.py").write_text(f"raise {error}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    with pytest.raises(ConfigError, match=rf"cannot be imported \({error.partition('(')[0]}.*pip install -U wandb"):
+        WandbWriter()
+
+
 def test_without_wandb_the_fix_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match=r"pip install 'detkit\[wandb\]'"):

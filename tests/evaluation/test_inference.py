@@ -1,11 +1,13 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from detkit.data.interfaces import Dataset
+from detkit.engine.metrics import flatten
 from detkit.evaluation import Evaluator, FirstPredictions, evaluate, write_evaluation
 from detkit.structures import Boxes, Instances, Prediction, Sample
 
@@ -120,3 +122,23 @@ def test_results_are_written_and_reported(tmp_path):
     assert json.loads((tmp_path / "new" / "evaluation.json").read_text()) == results
     assert text.startswith("counted 3\n")
     assert "10 images in 4.0 s (2.5 images/s" in text
+
+
+def test_results_of_numpy_torch_and_no_number_are_written_as_json(tmp_path):
+    class Kind:
+        def __str__(self):
+            return "a kind"
+
+    results = {
+        "a": np.float32(0.5),
+        "b": {"c": torch.tensor(2), 3: float("nan")},
+        "d": (np.arange(2), Kind(), None, True),
+    }
+    write_evaluation(results, [], tmp_path / "evaluation.json")
+    read = json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
+    assert read == {"a": 0.5, "b": {"c": 2, "3": None}, "d": [[0, 1], "a kind", None, True]}
+    assert flatten({"a": np.float32(0.5), "b": {"c": torch.tensor(2)}, "d": np.int64(3)}) == {
+        "a": 0.5,
+        "b/c": 2,
+        "d": 3,
+    }

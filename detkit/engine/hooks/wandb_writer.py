@@ -56,9 +56,13 @@ class WandbWriter(Hook):
         if mode != "disabled":
             try:
                 self._wandb = importlib.import_module("wandb")
-            except ImportError:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # whatever a broken installation raises
+                missing = isinstance(error, ModuleNotFoundError) and error.name == "wandb"
+                words = "is not installed" if missing else f"cannot be imported ({type(error).__name__}: {error})"
                 raise ConfigError(
-                    "WandbWriter: wandb is not installed. pip install 'detkit[wandb]' (or pip install wandb), or take"
+                    f"WandbWriter: wandb {words}. pip install 'detkit[wandb]' (or pip install -U wandb), or take"
                     " the hook out of train.hooks, or set its mode: disabled"
                 ) from None
         self._run: Any = None

@@ -34,7 +34,21 @@ class _ConsoleHandler(_RunHandler, logging.Handler):
 
 
 class _LogFileHandler(_RunHandler, logging.FileHandler):
-    pass
+    """Says once what keeps it from writing, such as a full disk."""
+
+    _failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """See ``logging.Handler``."""
+        if not self._failed:
+            self._failed = True
+            words = first_line(sys.exc_info()[1] or OSError("unknown error"))
+            print(f"{self.baseFilename}: lines are missing, as it cannot be written ({words})", file=sys.stderr)
+
+    def close(self) -> None:
+        """See ``logging.Handler``."""
+        with contextlib.suppress(OSError):  # of what could not be written before
+            super().close()
 
 
 def setup_console() -> None:
@@ -90,5 +104,7 @@ def optional_output(what: str) -> Iterator[None]:
     """Within, an error is logged and goes no further: for pictures and curves, which must never end a run."""
     try:
         yield
-    except Exception:
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException:  # libraries raise others than Exception, too
         logger.warning("%s could not be made; the run goes on without", what, exc_info=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from detkit.utils.paths import naming_file
 from detkit.visualization.colors import LINE_COLORS
 from detkit.visualization.drawing import load_matplotlib
 
@@ -39,24 +40,25 @@ def read_metrics(path: str | Path) -> Series:
     that is still writing, or was killed) is left out.
 
     Raises:
-        ValueError: a line in the middle is not JSON.
+        ValueError: a line in the middle is no JSON object, or its ``iteration`` is no number.
     """
-    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = [*lines[:-1], *filter(str.strip, lines[-1:])]
     collected: dict[str, dict[float, float]] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as e:
+            row = json.loads(line, parse_int=float)
+            step = row.pop("iteration", math.nan) - 0.0
+        except (ValueError, TypeError, AttributeError, RecursionError):
             if number == len(lines):
                 break
-            raise ValueError(f"{path}, line {number}: not JSON ({e})") from None
-        step = row.get("iteration")
-        for name, value in row.items():
-            if step is None or name == "iteration" or isinstance(value, bool) or not isinstance(value, int | float):
-                continue
-            collected.setdefault(name, {})[step] = value if math.isfinite(value) else math.nan
+            fix = "expected a JSON object with a number under 'iteration'; remove the line"
+            raise ValueError(f"{path}, line {number} is {line[:40]!r}: {fix}") from None
+        for name, value in row.items() if math.isfinite(step) else ():
+            if isinstance(value, float):
+                collected.setdefault(name, {})[step] = value if math.isfinite(value) else math.nan
     ordered = {name: sorted(points.items()) for name, points in collected.items()}
     return {name: ([s for s, _ in points], [v for _, v in points]) for name, points in ordered.items()}
 
@@ -108,7 +110,8 @@ def save(figure: Any, path: str | Path) -> Path:
     """Writes a figure; its folder is made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    with naming_file(path):
+        figure.savefig(path, dpi=130)
     return path
 
 

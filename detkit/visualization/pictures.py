@@ -15,6 +15,7 @@ from torch import Tensor
 from detkit.data.interfaces import Dataset
 from detkit.structures import CropAndPad, Prediction, Sample
 from detkit.utils.distributed import is_main
+from detkit.utils.paths import naming_file
 from detkit.utils.progress import watched
 from detkit.visualization.draw import draw_prediction
 from detkit.visualization.drawing import MIN_SIDE, Font, load_font
@@ -142,7 +143,8 @@ def write_picture(picture: np.ndarray, path: str | Path) -> Path:
     """Writes ``(H, W, 3)`` uint8 as an image file (the kind by the suffix) and makes its folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
+    with naming_file(path):
+        Image.fromarray(picture).save(path)
     return path
 
 

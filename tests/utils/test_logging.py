@@ -56,5 +56,20 @@ def test_an_error_in_optional_output_is_logged_and_goes_no_further(caplog):
         raise OSError("no space left")
     assert "the pictures could not be made" in caplog.text
     assert "no space left" in caplog.text
+    for error in (SystemExit("no display"), BaseException("a panic")):
+        with optional_output("the curves"):
+            raise error
+        assert f"{type(error).__name__}: {error}" in caplog.text
     with pytest.raises(KeyboardInterrupt), optional_output("the pictures"):
         raise KeyboardInterrupt
+
+
+def test_a_log_that_cannot_be_written_is_said_once(tmp_path, capsys):
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    setup_logging(tmp_path)
+    for _ in range(3):
+        logging.getLogger("detkit").info("hello")
+    shown = capsys.readouterr().err
+    assert shown.count("log.txt: lines are missing") == 1
+    assert shown.count("hello") == 3
+    assert "Traceback" not in shown

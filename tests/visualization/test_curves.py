@@ -39,9 +39,21 @@ def test_a_cut_off_last_line_is_left_out_and_a_broken_one_is_named(tmp_path):
     path = write(tmp_path / "m.jsonl", [{"iteration": 0, "loss": 1}])
     path.write_text(path.read_text() + '{"iteration": 1, "lo')
     assert read_metrics(path)["loss"] == ([0], [1])
-    path.write_text('{"iter\n' + path.read_text())
-    with pytest.raises(ValueError, match="line 1"):
-        read_metrics(path)
+    whole = path.read_text()
+    for broken in ('{"iter', "[1]", "null", '{"iteration": "x"}', '{"iteration": 1}{"iteration": 2}', "[" * 9999):
+        path.write_text(f"{broken}\n{whole}")
+        with pytest.raises(ValueError, match=r"line 1 is .*remove the line"):
+            read_metrics(path)
+
+
+def test_numbers_beyond_all_bounds_are_no_values(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text(
+        '{"iteration": 1, "a": 1e999, "b": ' + "9" * 5000 + ', "c": null, "d": 3}\n{"iteration": 1e999, "a": 1}\n'
+    )
+    series = read_metrics(path)
+    assert series.keys() == {"a", "b", "d"}
+    assert np.isnan([series["a"][1][0], series["b"][1][0]]).all()
 
 
 def ink(path):

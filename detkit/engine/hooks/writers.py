@@ -11,6 +11,7 @@ from typing import Any
 from detkit.engine.interfaces import HOOKS, Hook, Training
 from detkit.engine.metrics import Line, Pictures
 from detkit.utils import atomic_write, distributed
+from detkit.utils.paths import naming_file
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def as_json(line: Line) -> str:
 def append_line(path: Path, line: str) -> None:
     """Appends a line. Raises OSError where it cannot be written whole; the file is then as it was."""
     content = f"{line}\n".encode()
-    with path.open("ab", buffering=0) as file:
+    with naming_file(path), path.open("ab", buffering=0) as file:
         size = file.tell()
         try:
             while content:
@@ -137,7 +138,9 @@ class TensorBoardWriter(Hook):
             return
         try:
             from torch.utils.tensorboard import SummaryWriter
-        except ModuleNotFoundError:
+        except ModuleNotFoundError as error:
+            if (error.name or "").rpartition(".")[2] != "tensorboard":  # it is there, but not what it needs
+                raise
             logger.info("TensorBoardWriter: tensorboard is not installed (pip install tensorboard); nothing written")
             return
         # purge_step hides what a run that was resumed had written beyond its checkpoint.

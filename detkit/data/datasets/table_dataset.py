@@ -88,8 +88,7 @@ class TableDataset(Dataset):
         chosen = np.linspace(0, len(self) - 1, min(check_images, len(self))).round().astype(int)
         odd: dict[str, list[Issue]] = {}
         for index in np.unique(chosen).tolist():
-            check = functools.partial(check_image, self.image_path(index) or "", self.image_size(index), reading)
-            check(lambda issue: odd.setdefault(issue.kind, []).append(issue))
+            self.check_image(index, lambda issue: odd.setdefault(issue.kind, []).append(issue))
         for kind, (first, *others) in odd.items():
             logger.warning(
                 "%s: of %d checked images %d are odd: %s. The first: %s",
@@ -121,6 +120,10 @@ class TableDataset(Dataset):
     def read_image(self, index: int) -> np.ndarray:
         """``(H, W, 3)`` uint8 RGB of the size that the table says; this default reads the image's file."""
         return read_image(self.image_path(index) or "", self.image_size(index), self.reading)
+
+    def check_image(self, index: int, report: Report) -> None:
+        """Raises DataError where an image cannot be read and reports what is odd; without decoding all of it."""
+        check_image(self.image_path(index) or "", self.image_size(index), self.reading, report)
 
     def image_size(self, index: int) -> tuple[int, int]:
         return self.table.images.size(index)

@@ -1,0 +1,236 @@
+"""CocoFolder, LvisFolder and CocoPanopticFolder: folders with files in COCO's form, whoever wrote them."""
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+import numpy as np
+import pycocotools.mask as coco_mask
+
+from detkit.data.datasets.coco import read_categories, read_json
+from detkit.data.datasets.rows import ImageRow, Row, row_type
+from detkit.data.formats.content import Content
+from detkit.data.formats.dataset import FormatDataset
+from detkit.data.formats.files import Folder
+from detkit.data.interfaces import DATASETS
+from detkit.data.issues import raise_errors
+from detkit.registry import DataError
+
+PEEK = 1 << 20
+"""Bytes at both ends of a JSON file that are looked at to tell what it is."""
+
+
+@DATASETS.register()
+class CocoFolder(FormatDataset):
+    """A folder with COCO JSON, as the COCO site, Roboflow, CVAT or Label Studio write it.
+
+    Parts are told by the folder or the name of each file (``train/_annotations.coco.json``, ``instances_val2017.json``);
+    images are found by their name anywhere below the folder. CVAT writes brush masks with ``iscrowd: 1``; each is one
+    object. A category that only groups others and has no objects (Roboflow's first) stays a class without objects.
+    Ids are the files' own where they are unique over the parts. Options are those of ``FormatDataset``.
+    """
+
+    key = "coco"
+    format = "COCO"
+
+    @classmethod
+    def recognise(cls, folder: Folder) -> str | None:
+        return ", ".join(list(_files(folder, cls).values())[:4]) or None
+
+    @classmethod
+    def parts(cls, folder: Folder) -> Mapping[str, Any]:
+        return _files(folder, cls)
+
+    @classmethod
+    def matches(cls, head: str) -> bool:
+        """Whether both ends of a file look like this format."""
+        has_lists = re.search(r'"images"\s*:\s*\[', head) and re.search(r'"categories"\s*:\s*\[', head)
+        return bool(has_lists) and '"segments_info"' not in head and '"neg_category_ids"' not in head
+
+    @classmethod
+    def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
+        return joined([_content(folder, name, issubclass(cls, LvisFolder)) for name in parts.values()])
+
+
+@DATASETS.register()
+class LvisFolder(CocoFolder):
+    """LVIS (Gupta et al. 2019, v0.5 and v1): COCO's form, with images named by ``coco_url``.
+
+    Options are those of ``FormatDataset``.
+    """
+
+    key = "lvis"
+    format = "LVIS"
+
+    @classmethod
+    def matches(cls, head: str) -> bool:
+        return '"neg_category_ids"' in head
+
+
+@DATASETS.register()
+class CocoPanopticFolder(CocoFolder):
+    """COCO panoptic (Kirillov et al. 2019): the things of a JSON with a folder of PNGs of segment ids.
+
+    Classes are the things. Options are those of ``FormatDataset``.
+    """
+
+    key = "coco_panoptic"
+    format = "COCO panoptic"
+
+    @classmethod
+    def matches(cls, head: str) -> bool:
+        return '"segments_info"' in head and '"categories"' in head
+
+    @classmethod
+    def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
+        return joined([_panoptic(folder, name) for name in parts.values()])
+
+
+def _files(folder: Folder, kind: type[CocoFolder]) -> dict[str, str]:
+    """Part -> its file; of several for one part, instances before keypoints, then the last by name."""
+    found: dict[str, str] = {}
+    for name in sorted(folder.candidates("*.json"), key=lambda n: ("instances" in n, n)):
+        path = folder.path / name
+        with open(path, "rb") as file:
+            head = file.read(PEEK)
+            file.seek(max(path.stat().st_size - PEEK, 0))
+            ends = (head + file.read()).decode("utf-8", "replace")
+        if kind.matches(ends):
+            found[_part(name)] = name
+    return found if len(found) != 1 or next(iter(found)) else {"": next(iter(found.values()))}
+
+
+def _part(name: str) -> str:
+    path = PurePosixPath(name)
+    for words in (path.parent.name.lower(), path.stem.lower()):
+        for part in ("train", "valid", "val", "test"):
+            if re.search(rf"(^|[^a-z]){part}([^a-z]|$)", words):
+                return part
+    return ""
+
+
+def _content(folder: Folder, name: str, is_lvis: bool) -> Content:
+    place = str(folder.path / name)
+    image_rows, rows, entries = read_json(place, row_type(()))
+    categories, keypoints = read_categories(entries, place, raise_errors)
+    near = PurePosixPath(name).parent.as_posix()
+    if is_lvis:
+        image_rows, names = list(image_rows), _lvis_names(place)
+        for row in image_rows:
+            row.file_name = names.get(row.id, row.file_name)
+    images = list(_images(folder, image_rows, "" if near == "." else near, name))
+    objects, brushes = [], 0
+    for row in rows:
+        if isinstance(row, Row) and row.iscrowd == 1 and _is_brush(row.segmentation, entries, row):
+            row.iscrowd, brushes = 0, brushes + 1
+        objects.append(row)
+    notes = [f"{name}: {brushes} masks of CVAT's brush, written as crowds, are taken as objects"] if brushes else []
+    return Content(images, objects, categories, keypoints, notes)  # type: ignore[arg-type]
+
+
+def _is_brush(mask: Any, entries: list[Any], row: Row) -> bool:
+    """Whether a crowd is a mask of CVAT, which leaves the categories' supercategory empty and never compresses."""
+    cvat = all(isinstance(entry, dict) and entry.get("supercategory") == "" for entry in entries)
+    return cvat and isinstance(mask, dict) and isinstance(mask.get("counts"), list)
+
+
+def _images(folder: Folder, rows: Iterable[Any], near: str, name: str) -> Iterator[Any]:
+    for row in rows:
+        if isinstance(row, ImageRow) and isinstance(row.file_name, str):
+            with contextlib.suppress(DataError):  # named as it is; the check of the images says that it is missing
+                row.file_name = folder.image(row.file_name, near, name)
+        yield row
+
+
+class _LvisImage(msgspec.Struct, gc=False):
+    id: Any
+    height: Any
+    width: Any
+    coco_url: str = ""
+    file_name: str = ""
+
+
+class _LvisImages(msgspec.Struct, gc=False):
+    images: list[_LvisImage]
+
+
+def _lvis_names(place: str) -> dict[Any, str]:
+    """The names of a file's images, by id: that of the address, or else of the file without ``COCO_val2014_``."""
+    try:
+        images = msgspec.json.decode(Path(place).read_bytes(), type=_LvisImages).images
+    except msgspec.DecodeError as error:
+        raise DataError(f"{place}: is not an LVIS file ({error})") from None
+    return {
+        image.id: "/".join(image.coco_url.split("/")[-2:]) or image.file_name.rpartition("_")[2] for image in images
+    }
+
+
+def _panoptic(folder: Folder, name: str) -> Content:
+    content, place = folder.json(name), str(folder.path / name)
+    try:
+        things = {c["id"]: str(c["name"]) for c in content["categories"] if c.get("isthing")}
+        images, found = list(content["images"]), {a["image_id"]: a for a in content["annotations"]}
+    except (KeyError, TypeError, AttributeError):
+        raise DataError(f"{place}: is not COCO panoptic: expected images, annotations and categories") from None
+    rows: list[dict[str, Any]] = []
+    out = []
+    for image in images:
+        entry = found.get(image["id"])
+        path = folder.image(str(image["file_name"]), origin=name)
+        out.append(ImageRow(image["id"], path, image["height"], image["width"]))
+        if entry is None:
+            continue
+        stem = PurePosixPath(str(entry["file_name"])).name
+        pngs = [file for file in folder.images if PurePosixPath(file).name == stem and file != path]
+        if not pngs:
+            raise DataError(f"{place}: image {image['id']}: there is no '{stem}', which holds its segments")
+        colours = folder.mask(pngs[0]).astype(np.int64)
+        ids = colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
+        for segment in entry["segments_info"]:
+            if segment["category_id"] in things:
+                mask = ids == segment["id"]
+                if not mask.any():
+                    raise DataError(f"{place}: image {image['id']}: segment {segment['id']} has no pixel in {stem}")
+                rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+                keys = {"image_id": image["id"], "category_id": segment["category_id"]}
+                box, crowd = coco_mask.toBbox(rle).tolist(), segment.get("iscrowd", 0)
+                rows.append({"id": len(rows) + 1, **keys, "bbox": box, "iscrowd": crowd, "segmentation": rle})
+    return Content(out, rows, things)
+
+
+def joined(parts: list[Content]) -> Content:
+    """Several contents as one: categories by name, ids kept where they are unique, else numbered again."""
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    same = all(dict(part.categories) == dict(first.categories) for part in parts)
+    names = list(dict.fromkeys(name for part in parts for name in part.categories.values()))
+    categories = dict(first.categories) if same else dict(enumerate(names, 1))
+    number = {name: id_ for id_, name in categories.items()}
+    image_ids = [row.id for part in parts for row in part.images]
+    unique = len(set(image_ids)) == len(image_ids)
+    images: dict[str, ImageRow] = {}
+    rows: list[Any] = []
+    for part in parts:
+        ids: dict[Any, Any] = {}
+        kept = set()
+        for row in part.images:
+            if row.file_name not in images:
+                kept.add(row.id)
+                id_ = row.id if unique else row.file_name
+                images[row.file_name] = ImageRow(id_, row.file_name, row.height, row.width)
+            ids[row.id] = images[row.file_name].id
+        for row in part.rows:
+            entry = row if isinstance(row, dict) else msgspec.structs.asdict(row) if isinstance(row, Row) else {}
+            if entry.get("image_id") in kept:
+                category = entry["category_id"] if same else number[part.categories[entry["category_id"]]]
+                rows.append({**entry, "image_id": ids[entry["image_id"]], "category_id": category})
+    annotation_ids = [row["id"] for row in rows]
+    if len(set(annotation_ids)) < len(rows):
+        for id_, row in enumerate(rows, 1):
+            row["id"] = id_
+    notes = [words for part in parts for words in part.notes]
+    return Content(list(images.values()), rows, categories, first.keypoints, notes)

@@ -1,0 +1,147 @@
+"""What a format's reader gives: labelled images and their objects, and the rows that are made of them."""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as coco_mask
+
+from detkit.data.datasets.keypoints import KeypointSpec
+from detkit.data.datasets.rows import FAR, ImageRow
+from detkit.data.formats.files import Folder
+from detkit.data.images import open_image
+from detkit.registry import DataError
+
+
+@dataclasses.dataclass
+class LabelledObject:
+    """One object of an image.
+
+    Args:
+        label: the name of its class.
+        box: x1, y1, x2, y2 in pixels, half-open; None for the extent of its mask.
+        mask: polygons ``[[x, y, x, y, ...], ...]``, an RLE, or an ``(H, W)`` array of booleans; None without one.
+        origin: where it stands, for messages: ``"labels/a.txt, line 3"``.
+        crowd: whether it is a region to ignore.
+    """
+
+    label: str
+    box: Sequence[float] | None
+    mask: Any = None
+    origin: str = ""
+    crowd: bool = False
+
+
+@dataclasses.dataclass
+class LabelledImage:
+    """An image and its objects.
+
+    Args:
+        path: the file, below the folder of the data.
+        objects: what is labelled in it.
+        size: ``(height, width)``; None: what the file's header says.
+        id: its id where the format has one; else its path stands for it.
+    """
+
+    path: str
+    objects: Sequence[LabelledObject]
+    size: tuple[int, int] | None = None
+    id: int | str | None = None
+
+
+@dataclasses.dataclass
+class Content:
+    """Rows in COCO's words, as ``AnnotationTable.from_rows`` takes them.
+
+    Args:
+        images, rows, categories, keypoints: the rows.
+        notes: what was taken in another way than a user may think, in words.
+        embedded: the path of an image that is no file -> the JSON file that holds it as ``imageData``.
+    """
+
+    images: list[ImageRow]
+    rows: list[dict[str, Any]]
+    categories: Mapping[int, str]
+    keypoints: Mapping[int, KeypointSpec] = dataclasses.field(default_factory=dict)
+    notes: Sequence[str] = ()
+    embedded: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @staticmethod
+    def of_images(
+        folder: Folder, images: Iterable[LabelledImage], class_names: Sequence[str] | None, notes: Sequence[str] = ()
+    ) -> "Content":
+        """The rows of labelled images.
+
+        Args:
+            folder: the data's folder.
+            images: the images; one that comes twice counts once.
+            class_names: the classes in order; None for the labels that occur, sorted.
+            notes: see ``Content``.
+
+        Raises:
+            DataError: a label is no class, an image has no size, a mask is no mask.
+        """
+        kept: dict[str, LabelledImage] = {}
+        for image in images:
+            kept.setdefault(image.path, image)
+        seen = {thing.label for image in kept.values() for thing in image.objects if not thing.crowd}
+        names = sorted(seen) if class_names is None else list(dict.fromkeys(class_names))
+        number = {name: i for i, name in enumerate(names, 1)}
+        ids = {image.id for image in kept.values()}
+        unique = None not in ids and len(ids) == len(kept) and len({*map(type, ids)}) == 1
+        rows: list[dict[str, Any]] = []
+        image_rows = []
+        for path, image in kept.items():
+            height, width = image.size or image_size(folder, path)
+            id_ = image.id if unique else path
+            image_rows.append(ImageRow(id_, path, height, width))
+            for thing in image.objects:
+                category = number.get(thing.label, 1 if thing.crowd and names else None)
+                if category is None:
+                    known = ", ".join(names[:20]) or "none"
+                    raise DataError(f"{thing.origin}: '{thing.label}' is none of the classes ({known})")
+                rows.append(_row(thing, len(rows) + 1, id_, category, (height, width)))
+        return Content(image_rows, rows, {i: name for name, i in number.items()}, notes=notes)
+
+
+def _row(thing: LabelledObject, id_: int, image_id: Any, category: int, size: tuple[int, int]) -> dict[str, Any]:
+    mask = thing.mask
+    if isinstance(mask, np.ndarray):
+        if mask.shape != tuple(size):
+            found = f"{mask.shape[1]} x {mask.shape[0]}"
+            raise DataError(f"{thing.origin}: the mask is of {found} pixels, its image of {size[1]} x {size[0]}")
+        mask = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    box = thing.box
+    if box is None:
+        box = _extent(mask, thing.origin)
+    x1, y1, x2, y2 = map(float, box)
+    out = {"id": id_, "image_id": image_id, "category_id": category, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+    return {**out, "iscrowd": int(thing.crowd), "segmentation": mask, "origin": thing.origin}
+
+
+def _extent(mask: Any, origin: str) -> Sequence[float]:
+    if isinstance(mask, dict):
+        x, y, width, height = coco_mask.toBbox(mask).tolist()
+        return x, y, x + width, y + height
+    points = np.concatenate([np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in mask])
+    if not (np.abs(points) < FAR).all():
+        raise DataError(f"{origin}: a corner of the outline is not a number of pixels below {FAR:.0f}")
+    return (*points.min(0).tolist(), *points.max(0).tolist())
+
+
+def image_size(folder: Folder, path: str) -> tuple[int, int]:
+    """``(height, width)`` of an image, from its header. Raises DataError where it cannot be read."""
+    try:
+        with open_image(os.path.join(folder.path, path)) as image:
+            return image.height, image.width
+    except Exception as error:
+        raise DataError(f"{folder.path / path}: cannot be read as an image ({error})") from None
+
+
+def lines_of(text: str) -> Iterator[tuple[int, str]]:
+    """The lines that hold something, and their numbers."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            yield number, line.strip()

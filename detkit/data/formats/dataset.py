@@ -1,0 +1,232 @@
+"""FormatDataset: a folder that a labelling tool wrote; AutoDataset and open_dataset: whatever lies in a folder."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from detkit.config import CountOrZero
+from detkit.data.datasets.row_masks import InvalidMasks
+from detkit.data.datasets.row_reader import InvalidBoxes, Policy
+from detkit.data.datasets.table_dataset import TableDataset
+from detkit.data.formats.content import Content
+from detkit.data.formats.files import Folder, embedded_image
+from detkit.data.images import ImageReading
+from detkit.data.interfaces import DATASETS
+from detkit.data.issues import Report
+from detkit.data.paths import data_path
+from detkit.registry import DataError, did_you_mean
+
+logger = logging.getLogger(__name__)
+SPLITS = (("train", "training"), ("val", "valid", "validation", "dev"), ("test", "testing"))
+"""Names that mean the same part of a dataset."""
+
+
+class FormatDataset(TableDataset):
+    """A folder of images and labels as a tool writes it. A subclass recognises its format and reads it.
+
+    Args:
+        path: the folder, or the file in it that describes the dataset.
+        split: a part of it, such as ``train``; null for all, each image once.
+        class_names, keep_empty, keep_crowd, invalid_boxes, check_images, reading: as for ``CocoInstances``.
+        invalid_masks: likewise; the default, box, gives an object that has only a box that box as its mask, where
+            others have masks.
+
+    Attributes:
+        key: the format's name for ``open_dataset``.
+        is_general: whether folders of other formats look like this one, which is then tried after them.
+        format: the format's name for people.
+        splits: the names of the parts that are there; empty where the format has none.
+
+    Raises:
+        DataError: nothing of this format lies there, there is no such part, or a label is wrong; it names the file and
+            the line or object.
+    """
+
+    key: ClassVar[str]
+    is_general: ClassVar[bool] = False
+    format: str
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        split: str | None = None,
+        class_names: tuple[str, ...] | None = None,
+        keep_empty: bool = True,
+        keep_crowd: bool = True,
+        invalid_boxes: InvalidBoxes = "drop",
+        invalid_masks: InvalidMasks = "box",
+        check_images: CountOrZero = 1000,
+        reading: ImageReading = ImageReading(),  # it is frozen
+    ):
+        folder = open_folder(path, f"{type(self).__name__}.path")
+        reader, seen = self.reader(folder)
+        self.format = reader.format
+        parts = reader.parts(folder)
+        self.splits = tuple(name for name in parts if name)
+        content = reader.read(folder, choose_parts(parts, split, folder))
+        self.embedded = content.embedded
+        if not content.embedded and not any(row.file_name in folder.images for row in content.images[:1000]):
+            logger.warning("%s: none of its images is there; it can be looked at, not trained on", folder.path)
+            check_images = 0
+        for words in (f"{reader.format}: {seen}", *content.notes):
+            logger.info("%s: %s", folder.path, words)
+        super().__init__(
+            content.images,
+            content.rows,
+            content.categories,
+            class_names=class_names,
+            keypoints=content.keypoints,
+            policy=Policy(keep_empty, keep_crowd, invalid_boxes, invalid_masks),
+            source=str(folder.path),
+            image_root=str(folder.path),
+            check_images=check_images,
+            reading=reading,
+        )
+
+    def check_image(self, index: int, report: Report) -> None:
+        if self.table.images.file_name(index) not in self.embedded:
+            super().check_image(index, report)
+
+    def read_image(self, index: int) -> np.ndarray:
+        source = self.embedded.get(self.table.images.file_name(index))
+        if source is None:
+            return super().read_image(index)
+        folder = Folder(self.image_root)
+        pixels = embedded_image(folder.json(source)["imageData"], str(folder.path / source))
+        return np.ascontiguousarray(np.repeat(pixels[..., None], 3, 2) if pixels.ndim == 2 else pixels[..., :3])
+
+    def reader(self, folder: Folder) -> tuple[type["FormatDataset"], str]:
+        """The class that reads the folder, and what was seen there."""
+        seen = type(self).recognise(folder)
+        if seen is None:
+            raise DataError(f"{folder.path}: holds nothing of the format {self.format}; there are {contents(folder)}")
+        return type(self), seen
+
+    @classmethod
+    def recognise(cls, folder: Folder) -> str | None:
+        """What of this format is there, in a few words; None where nothing is."""
+        raise NotImplementedError
+
+    @classmethod
+    def parts(cls, folder: Folder) -> Mapping[str, Any]:
+        """The parts of the dataset and what ``read`` needs of each; one without a name where it has no parts."""
+        return {"": None}
+
+    @classmethod
+    def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
+        """What is labelled in some parts."""
+        raise NotImplementedError
+
+    def title(self) -> str:
+        return f"{self.format} {self.source}"
+
+
+@DATASETS.register()
+class AutoDataset(FormatDataset):
+    """Whatever lies in a folder: its format is recognised, and said in the log.
+
+    Options as those of every format, and
+
+    Args:
+        format: the format, for a folder that can be read as several; null recognises it.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        format: str | None = None,
+        split: str | None = None,
+        class_names: tuple[str, ...] | None = None,
+        keep_empty: bool = True,
+        keep_crowd: bool = True,
+        invalid_boxes: InvalidBoxes = "drop",
+        invalid_masks: InvalidMasks = "box",
+        check_images: CountOrZero = 1000,
+        reading: ImageReading = ImageReading(),  # it is frozen
+    ):
+        self._format = format
+        super().__init__(
+            path=path,
+            split=split,
+            class_names=class_names,
+            keep_empty=keep_empty,
+            keep_crowd=keep_crowd,
+            invalid_boxes=invalid_boxes,
+            invalid_masks=invalid_masks,
+            check_images=check_images,
+            reading=reading,
+        )
+
+    def reader(self, folder: Folder) -> tuple[type[FormatDataset], str]:
+        formats = {
+            kind.key: kind
+            for kind in map(DATASETS.get, DATASETS.names())
+            if issubclass(kind, FormatDataset) and kind is not AutoDataset
+        }
+        if self._format is not None:
+            if self._format not in formats:
+                near = did_you_mean(self._format, formats)
+                raise DataError(f"format: there is no format '{self._format}'.{near} There are {', '.join(formats)}")
+            return formats[self._format], "as format says"
+        for kind in sorted(formats.values(), key=lambda kind: kind.is_general):
+            if (seen := kind.recognise(folder)) is not None:
+                return kind, seen
+        names = ", ".join(kind.format for kind in formats.values())
+        raise DataError(
+            f"{folder.path}: no labels of a known format; there are {contents(folder)}. Readable are {names}; "
+            "format=NAME says which it is"
+        )
+
+
+def open_dataset(
+    path: str | os.PathLike[str], format: str | None = None, split: str | None = None, **options: Any
+) -> FormatDataset:
+    """The dataset that lies in a folder, or that a file in it describes.
+
+    Args:
+        path: the folder or file.
+        format: its format, such as ``"yolo"``; None recognises it. ``dataset.format`` says what was recognised.
+        split: a part, such as ``"train"``; None for every part that is there, each image once.
+        options: more options of ``AutoDataset``.
+
+    Raises:
+        DataError: as ``FormatDataset`` does.
+    """
+    return AutoDataset(path=str(path), format=format, split=split, **options)
+
+
+def open_folder(path: str, option: str) -> Folder:
+    """The folder that a path, or a file's path, means. Raises DataError where there is none."""
+    local = os.path.expanduser(path)
+    if os.path.isfile(local):
+        return Folder(os.path.dirname(local) or ".", given=os.path.basename(local))
+    return Folder(data_path(path, option, folder=True))
+
+
+def choose_parts(parts: Mapping[str, Any], split: str | None, folder: Folder) -> dict[str, Any]:
+    """The parts that ``split`` names, all for None. Raises DataError for one that is not there."""
+    if split is None:
+        return dict(parts)
+    same = next((names for names in SPLITS if split.lower() in names), (split.lower(),))
+    found = {name: where for name, where in parts.items() if name == split} or {
+        name: where for name, where in parts.items() if name.lower() in same
+    }
+    if not found:
+        there = ", ".join(filter(None, parts)) or "no parts"
+        raise DataError(f"{folder.path}: has no split '{split}'; there are {there}")
+    return found
+
+
+def contents(folder: Folder) -> str:
+    """What lies in a folder, in a few words."""
+    kinds: dict[str, int] = {}
+    for name in folder.files:
+        kinds[Path(name).suffix.lower() or "no suffix"] = kinds.get(Path(name).suffix.lower() or "no suffix", 0) + 1
+    common: Sequence[tuple[str, int]] = sorted(kinds.items(), key=lambda item: -item[1])[:6]
+    return ", ".join(f"{count} files of {kind}" for kind, count in common) or "no files"

@@ -1,0 +1,185 @@
+"""A folder of data: its files by name, and their text as JSON, YAML, XML and masks, with the project's errors."""
+
+import base64
+import functools
+import io
+import os
+import xml.etree.ElementTree as ElementTree
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+import numpy as np
+import yaml
+from PIL import Image
+
+from detkit.data.images import FORMATS, open_image
+from detkit.registry import DataError
+
+SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .bmp .dib .tif .tiff .webp .gif .ppm .pgm .pnm .jp2 .avif".split())
+"""Of image files."""
+LARGEST = 1 << 28
+"""Bytes of a text file that is not a COCO file, or of an embedded image; larger ones are a mistake or an attack."""
+
+
+class Folder:
+    """A folder and the names of all files in it.
+
+    Args:
+        path: the folder. Hidden files and folders are left out.
+        given: the file in it that the user named, if any.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], given: str | None = None):
+        self.path, self.given = Path(path), given
+
+    def candidates(self, *patterns: str) -> list[str]:
+        """The file that the user named, or those that match one of the patterns."""
+        names = [self.given] if self.given else self.files
+        return [name for name in names if any(PurePosixPath(name).match(pattern) for pattern in patterns)]
+
+    @functools.cached_property
+    def files(self) -> dict[str, None]:
+        """The paths of all files below it, with ``/``, in order."""
+        found = []
+        for folder, folders, names in os.walk(self.path):
+            folders[:] = sorted(name for name in folders if name[0] != ".")
+            below = Path(folder).relative_to(self.path).as_posix()
+            found += [name if below == "." else f"{below}/{name}" for name in sorted(names) if name[0] != "."]
+        return dict.fromkeys(found)
+
+    @functools.cached_property
+    def images(self) -> dict[str, None]:
+        """The paths of its image files."""
+        return dict.fromkeys(name for name in self.files if PurePosixPath(name).suffix.lower() in SUFFIXES)
+
+    @functools.cached_property
+    def _by_stem(self) -> dict[str, list[str]]:
+        out: dict[str, list[str]] = {}
+        for name in self.images:
+            out.setdefault(PurePosixPath(name).stem, []).append(name)
+        return out
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        out: dict[str, list[str]] = {}
+        for name in self.images:
+            out.setdefault(PurePosixPath(name).name.lower(), []).append(name)
+        return out
+
+    def glob(self, pattern: str) -> list[str]:
+        """The files whose path matches, as ``PurePath.match`` does."""
+        return [name for name in self.files if PurePosixPath(name).match(pattern)]
+
+    def below(self, folder: str) -> Iterator[str]:
+        """The files below a folder of it."""
+        start = "" if folder in ("", ".") else f"{folder.rstrip('/')}/"
+        return (name for name in self.files if name.startswith(start))
+
+    def image(self, name: str, near: str = "", origin: str = "") -> str:
+        """The image that a file speaks of.
+
+        Args:
+            name: its path as it is written, or its last part; any slash, and an address too.
+            near: the folder where it is looked for first.
+            origin: where it is written, for the message.
+
+        Raises:
+            DataError: there is none, or several are of that name in different folders.
+        """
+        written = name.replace("\\", "/").split("?d=")[-1]
+        for start in (near, ""):
+            path = os.path.normpath(os.path.join(start, written)).replace(os.sep, "/")
+            if path in self.images:
+                return path
+        found = self._by_name.get(PurePosixPath(written).name.lower(), [])
+        same_end = [path for path in found if path.endswith("/".join(PurePosixPath(written).parts[-2:]))]
+        found = same_end if len(same_end) == 1 else found
+        if len(found) != 1:
+            why = "there is no such image below it" if not found else f"{len(found)} images have this name"
+            raise DataError(f"{self.path}: {origin or 'a record'} names the image '{name[:200]}', but {why}")
+        return found[0]
+
+    def image_of_stem(self, stem: str, near: str = "") -> str | None:
+        """The image whose name without suffix is ``stem``, in the folder ``near`` if there are several."""
+        found = self._by_stem.get(stem, [])
+        beside = [name for name in found if name.startswith(f"{near}/")] if near else found
+        return (beside or found or [None])[0]
+
+    def text(self, name: str) -> str:
+        """A text file: UTF-8, with or without a mark, or UTF-16 with one; else as Latin-1 writes it."""
+        path = self.path / name
+        try:
+            if path.stat().st_size > LARGEST:
+                raise DataError(f"{path}: has {path.stat().st_size >> 20} MiB; expected at most {LARGEST >> 20}")
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        for encoding in ("utf-16",) if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "latin-1"):
+            try:
+                return content.decode(encoding)
+            except UnicodeDecodeError:
+                pass
+        raise DataError(f"{path}: is not text; save it as UTF-8")
+
+    def json(self, name: str) -> Any:
+        """A JSON file."""
+        try:
+            return msgspec.json.decode(self.text(name).encode())
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise DataError(f"{self.path / name}: is not JSON ({error})") from None
+
+    def yaml(self, name: str) -> dict[str, Any]:
+        """A YAML file that holds a mapping, without aliases, whose expansion takes the machine's memory."""
+        text = self.text(name)
+        try:
+            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+                raise DataError(f"{self.path / name}: has YAML aliases (*name); write the values out")
+            found = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise DataError(f"{self.path / name}: is not YAML ({' '.join(str(error).split())[:200]})") from None
+        if not isinstance(found, dict):
+            raise DataError(f"{self.path / name}: expected key: value lines, got {str(found)[:40]!r}")
+        return found
+
+    def xml(self, name: str) -> ElementTree.Element:
+        """An XML file without entities of its own, whose expansion takes the machine's memory."""
+        text = self.text(name)
+        if "<!ENTITY" in text:
+            raise DataError(f"{self.path / name}: declares XML entities; write their text out")
+        try:
+            return ElementTree.fromstring(text.encode())
+        except (ElementTree.ParseError, ValueError, LookupError) as error:
+            raise DataError(f"{self.path / name}: is not XML ({error})") from None
+
+    def mask(self, name: str) -> np.ndarray:
+        """A PNG of ids: ``(H, W)`` of its values or palette indices, or ``(H, W, 3)`` of its colours."""
+        try:
+            with open_image(self.path / name) as image:
+                return _pixels(image)
+        except Exception as error:
+            raise DataError(f"{self.path / name}: cannot be read as an image ({error})") from None
+
+
+def embedded_image(text: str, origin: str, compressed: bool = False) -> np.ndarray:
+    """The pixels of an image that is written as base64 text, and ``compressed`` with zlib before.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        content = base64.b64decode(text, validate=True)
+        if compressed:
+            content = zlib.decompressobj().decompress(content, LARGEST)
+        Image.init()
+        with Image.open(io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+            return _pixels(image)
+    except Exception as error:
+        raise DataError(f"{origin}: its embedded image cannot be read ({error})") from None
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    image.load()
+    return np.array(image if image.mode in ("P", "L", "1", "RGBA") or image.mode[0] == "I" else image.convert("RGB"))

@@ -1,0 +1,139 @@
+"""LabelStudioDataset: the JSON of Label Studio."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from detkit.data.formats.content import Content, LabelledImage, LabelledObject
+from detkit.data.formats.dataset import FormatDataset
+from detkit.data.formats.files import Folder
+from detkit.data.formats.shapes import ellipse, extent, numbers, points, rectangle, turned
+from detkit.data.interfaces import DATASETS
+from detkit.registry import DataError
+
+SHAPES = ("rectanglelabels", "polygonlabels", "ellipselabels", "brushlabels")
+
+
+@DATASETS.register()
+class LabelStudioDataset(FormatDataset):
+    """Label Studio's JSON export: rectangles (also turned ones), polygons, ellipses and brushes.
+
+    Of a task the first annotation that was not cancelled counts; predictions do not, and tasks without an annotation
+    are left out. Images are found by the last part of their address. Classes are those of ``label_config.xml``, or the
+    labels that occur, sorted. Options are those of ``FormatDataset``.
+    """
+
+    key = "label_studio"
+    format = "Label Studio"
+
+    @classmethod
+    def recognise(cls, folder: Folder) -> str | None:
+        for name in folder.candidates("*.json"):
+            head = folder.text(name)
+            if head.lstrip()[:1] == "[" and '"annotations"' in head and '"from_name"' in head:
+                return name
+        return None
+
+    @classmethod
+    def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
+        name = cls.recognise(folder) or ""
+        content, place = folder.json(name), str(folder.path / name)
+        if not isinstance(content, list):
+            raise DataError(f"{place}: expected a list of tasks")
+        images = [
+            image for number, task in enumerate(content) if (image := _image(folder, task, f"{place}, task {number}"))
+        ]
+        left_out = len(content) - len(images)
+        notes = [f"{left_out} tasks without an annotation left out"] if left_out else []
+        return Content.of_images(folder, images, None, notes)
+
+
+def _image(folder: Folder, task: Any, place: str) -> LabelledImage | None:
+    if not isinstance(task, dict) or not isinstance(task.get("annotations"), list):
+        raise DataError(f"{place}: has no list of annotations; expected a task of Label Studio's JSON export")
+    place = f"{place} (id {task.get('id')})"
+    done = [a for a in task["annotations"] if isinstance(a, dict) and not a.get("was_cancelled")]
+    if not done:
+        return None
+    data = task.get("data")
+    address = next((v for v in (data or {}).values() if isinstance(v, str) and "/" in v or "." in str(v)), None)
+    address = str(task.get("file_upload") or address or "")
+    try:
+        path = folder.image(address, origin=place)
+    except DataError:
+        if folder.images:
+            raise
+        path = address
+    results = done[0].get("result")
+    if not isinstance(results, list):
+        raise DataError(f"{place}: its annotation has no list 'result'")
+    sizes = [(r.get("original_height"), r.get("original_width")) for r in results if isinstance(r, dict)]
+    size = next((s for s in sizes if all(isinstance(side, int) and side > 0 for side in s)), None)
+    objects = [
+        thing for number, result in enumerate(results, 1) if (thing := _object(result, f"{place}, result {number}"))
+    ]
+    return LabelledImage(path, objects, size, task.get("id"))
+
+
+def _object(result: Any, origin: str) -> LabelledObject | None:
+    kind = result.get("type") if isinstance(result, dict) else None
+    if kind not in SHAPES:
+        return None
+    value, height, width = result.get("value"), result.get("original_height"), result.get("original_width")
+    labels = value.get(kind) if isinstance(value, dict) else None
+    if not isinstance(labels, list) or not labels:
+        raise DataError(f"{origin}: has no '{kind}'; expected its class there")
+    scale = numbers([width, height], origin, "original_width, original_height", 2) / 100
+    degrees = float(value.get("rotation") or 0)
+    if kind == "rectanglelabels":
+        x, y, w, h = numbers([value.get(k) for k in ("x", "y", "width", "height")], origin, "x, y, width, height", 4)
+        box = rectangle((x * scale[0], y * scale[1], (x + w) * scale[0], (y + h) * scale[1]))
+        return LabelledObject(str(labels[0]), extent(turned(box, degrees, box[0])), None, origin)
+    if kind == "polygonlabels":
+        outline = np.reshape(points(value.get("points"), origin), (-1, 2)) * scale
+        return LabelledObject(str(labels[0]), None, [outline.reshape(-1).tolist()], origin)
+    if kind == "ellipselabels":
+        names = ("x", "y", "radiusX", "radiusY")
+        x, y, rx, ry = numbers([value.get(k) for k in names], origin, ", ".join(names), 4)
+        centre, radii = (x * scale[0], y * scale[1]), (rx * scale[0], ry * scale[1])
+        around, outline = ellipse(centre, radii, degrees)
+        return LabelledObject(str(labels[0]), around, [outline], origin)
+    mask = _brush(value.get("rle"), int(height), int(width), origin)
+    return LabelledObject(str(labels[0]), None, mask, origin)
+
+
+def _brush(content: Any, height: int, width: int, origin: str) -> np.ndarray:
+    """``(H, W)`` bool of Label Studio's packed run lengths over RGBA values.
+
+    A stream of bits: 32 for the number of values, 5 for the bits of a value less one, four times 4 for the bits of
+    four kinds of run length less one; then runs, each of 1 bit (the same value again), 2 bits (its kind), a length
+    less one, and one value or as many as the length says.
+    """
+    data = numbers(content, origin, "rle").astype(np.uint8)
+    bits = np.unpackbits(data)
+    at = 0
+
+    def take(count: int) -> int:
+        nonlocal at
+        if at + count > len(bits):
+            raise DataError(f"{origin}: its rle ends before its last value")
+        number = int("".join(map(str, bits[at : at + count].tolist())) or "0", 2)
+        at += count
+        return number
+
+    total, word = take(32), take(5) + 1
+    if total != height * width * 4:
+        raise DataError(f"{origin}: its rle is of {total} values; expected {height} x {width} x 4")
+    lengths = [take(4) + 1 for _ in range(4)]
+    out, filled = np.zeros(total, np.uint8), 0
+    while filled < total:
+        same, run = take(1), take(lengths[take(2)]) + 1
+        run = min(run, total - filled)
+        if same:
+            out[filled : filled + run] = take(word) & 255
+        else:
+            for i in range(run):
+                out[filled + i] = take(word) & 255
+        filled += run
+    return out.reshape(height, width, 4)[..., 3] > 0

@@ -1,0 +1,117 @@
+"""LabelMeDataset: one JSON an image, as LabelMe writes it."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from detkit.data.formats.content import Content, LabelledImage, LabelledObject
+from detkit.data.formats.dataset import FormatDataset
+from detkit.data.formats.files import Folder, embedded_image
+from detkit.data.formats.shapes import CORNERS, ellipse, extent, numbers, placed, points
+from detkit.data.interfaces import DATASETS
+from detkit.registry import DataError
+
+IGNORED = ("point", "points", "line", "linestrip")
+"""Shapes without area, which are no objects."""
+
+
+@DATASETS.register()
+class LabelMeDataset(FormatDataset):
+    """LabelMe's JSON files (Wada 2016, version 3 to 5): polygons, rectangles, circles and masks.
+
+    Shapes of one ``group_id`` and label are one object. An image that exists only inside its JSON is read from there.
+    Classes are the labels, sorted. Options are those of ``FormatDataset``.
+    """
+
+    key = "labelme"
+    format = "LabelMe"
+
+    @classmethod
+    def recognise(cls, folder: Folder) -> str | None:
+        names = folder.candidates("*.json")
+        for name in names[:3]:
+            if '"shapes"' in (text := folder.text(name)) and '"imagePath"' in text:
+                return f"{len(names)} JSON files"
+        return None
+
+    @classmethod
+    def parts(cls, folder: Folder) -> Mapping[str, Any]:
+        out: dict[str, list[str]] = {}
+        for name in folder.candidates("*.json"):
+            part = next(
+                (p for p in PurePosixPath(name).parts[:-1] if p.lower() in ("train", "val", "valid", "test")), ""
+            )
+            out.setdefault(part, []).append(name)
+        return out
+
+    @classmethod
+    def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
+        embedded: dict[str, str] = {}
+        images = (_image(folder, name, embedded) for names in parts.values() for name in names)
+        content = Content.of_images(folder, (image for image in images if image), None)
+        return dataclasses.replace(content, embedded=embedded)
+
+
+def _image(folder: Folder, name: str, embedded: dict[str, str]) -> LabelledImage | None:
+    content, place = folder.json(name), str(folder.path / name)
+    if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
+        return None
+    near = str(PurePosixPath(name).parent)
+    size_of_file = None
+    try:
+        image = folder.image(str(content.get("imagePath")), "" if near == "." else near, name)
+    except DataError:
+        if not content.get("imageData"):
+            raise
+        image = str(PurePosixPath(near, PurePosixPath(str(content.get("imagePath")).replace("\\", "/")).name))
+        embedded[image] = name
+        size_of_file = embedded_image(content["imageData"], place).shape[:2]
+    given = (content.get("imageHeight"), content.get("imageWidth"))
+    size = given if all(isinstance(side, int) and side > 0 for side in given) else size_of_file
+    groups: dict[Any, list[tuple[dict[str, Any], str]]] = {}
+    for number, shape in enumerate(content["shapes"], 1):
+        origin = f"{place}, shape {number}"
+        if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
+            raise DataError(f"{origin}: has no label; expected a mapping with label, shape_type and points")
+        if shape.get("shape_type", "polygon") not in IGNORED:
+            group = shape.get("group_id")
+            key = number if group is None else (str(group), shape["label"])
+            groups.setdefault(key, []).append((shape, origin))
+    objects = [_object(shapes, size) for shapes in groups.values()]
+    return LabelledImage(image, objects, size)
+
+
+def _object(shapes: list[tuple[dict[str, Any], str]], size: tuple[int, int] | None) -> LabelledObject:
+    label, origin = shapes[0][0]["label"], shapes[0][1]
+    polygons, boxes, circles, masks = [], [], [], []
+    for shape, place in shapes:
+        kind, given = shape.get("shape_type") or "polygon", shape.get("points")
+        if kind == "polygon":
+            polygons.append(points(given, place))
+        elif kind == "rectangle":
+            boxes.append(extent(numbers(given, place, "points", 4).reshape(2, 2)))
+        elif kind == "circle":
+            centre, rim = numbers(given, place, "points", 4).reshape(2, 2)
+            box, outline = ellipse(centre, [float(np.hypot(*(rim - centre)))] * 2)
+            polygons.append(outline)
+            circles.append(box)
+        elif kind == "mask" and size is not None:
+            corner = numbers(given, place, "points", 4).reshape(2, 2).min(0).round().astype(int)
+            patch = embedded_image(str(shape.get("mask")), place) > 0
+            masks.append(placed(patch, int(corner[0]), int(corner[1]), size, place))
+        else:
+            raise DataError(f"{place}: the shape_type is {kind!r}; expected polygon, rectangle, circle or mask")
+    if masks and len(masks) == len(shapes):
+        return LabelledObject(label, None, np.logical_or.reduce(masks), origin)
+    if masks:
+        raise DataError(f"{origin}: its group holds masks and other shapes; give it one kind")
+    outlines = polygons if not circles else [p for p in polygons if len(p) != 2 * CORNERS]
+    corners = [np.reshape(p, (-1, 2)) for p in outlines] + [np.reshape(box, (2, 2)) for box in (*boxes, *circles)]
+    whole = extent(np.concatenate(corners))
+    if not polygons and len(boxes) == 1:
+        return LabelledObject(label, whole, None, origin)
+    rectangles = [[x1, y1, x2, y1, x2, y2, x1, y2] for x1, y1, x2, y2 in boxes]
+    return LabelledObject(label, whole, [*polygons, *rectangles], origin)

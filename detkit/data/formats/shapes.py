@@ -1,0 +1,78 @@
+"""Shapes of labelling tools as polygons, and their run lengths as masks."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from detkit.registry import DataError
+
+CORNERS = 72
+"""Of the polygon that stands for an ellipse."""
+
+
+def numbers(values: Any, origin: str, what: str, count: int | None = None) -> np.ndarray:
+    """Finite numbers of a file. Raises DataError where they are none, or not ``count`` of them."""
+    try:
+        out = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        out = np.full(1, np.nan)
+    if not np.isfinite(out).all() or (count is not None and out.size != count):
+        how_many = "" if count is None else f"{count} "
+        raise DataError(f"{origin}: {what} is {str(values)[:60]}; expected {how_many}numbers")
+    return out
+
+
+def points(values: Any, origin: str, least: int = 3) -> list[float]:
+    """x, y, x, y, ... of points ``[[x, y], ...]``. Raises DataError for what is none, or too few."""
+    out = numbers(values, origin, "the outline")
+    if out.ndim != 2 or out.shape[1] != 2 or len(out) < least:
+        raise DataError(f"{origin}: the outline is {str(values)[:60]}; expected at least {least} points of x and y")
+    return out.reshape(-1).tolist()
+
+
+def ellipse(centre: Sequence[float], radii: Sequence[float], degrees: float = 0) -> tuple[list[float], list[float]]:
+    """The box around an ellipse that is turned clockwise about its centre, and a polygon of its area."""
+    angle = np.arange(CORNERS) * (2 * math.pi / CORNERS)
+    stretch = math.sqrt(2 * math.pi / CORNERS / math.sin(2 * math.pi / CORNERS))
+    x, y = radii[0] * stretch * np.cos(angle), radii[1] * stretch * np.sin(angle)
+    polygon = turned(np.stack([x, y], 1), degrees) + np.asarray(centre)
+    axes = turned(np.diag(np.asarray(radii, np.float64)), degrees)
+    half = np.sqrt((axes**2).sum(0))
+    return [*(centre - half).tolist(), *(centre + half).tolist()], polygon.reshape(-1).tolist()
+
+
+def rectangle(box: Sequence[float]) -> np.ndarray:
+    """``(4, 2)`` corners of x1, y1, x2, y2."""
+    x1, y1, x2, y2 = box
+    return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], np.float64)
+
+
+def turned(corners: np.ndarray, degrees: float, about: Sequence[float] = (0.0, 0.0)) -> np.ndarray:
+    """Points turned clockwise (y points down)."""
+    angle, centre = math.radians(degrees), np.asarray(about, np.float64)
+    matrix = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    return (corners - centre) @ matrix.T + centre
+
+
+def extent(corners: np.ndarray) -> list[float]:
+    """x1, y1, x2, y2 around points ``(N, 2)``."""
+    return [*corners.min(0).tolist(), *corners.max(0).tolist()]
+
+
+def rows_of_runs(runs: np.ndarray, height: int, width: int, origin: str) -> np.ndarray:
+    """``(H, W)`` bool of run lengths along rows, the first of zeros. Raises DataError where they do not fill it."""
+    if (runs < 0).any() or int(runs.sum()) != height * width:
+        raise DataError(f"{origin}: its run lengths cover {int(runs.sum())} pixels; expected {height} x {width}")
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs.astype(np.int64)).reshape(height, width)
+
+
+def placed(patch: np.ndarray, x: int, y: int, size: tuple[int, int], origin: str) -> np.ndarray:
+    """``(H, W)`` bool of an image with a patch whose top left pixel is x, y; what hangs over is cut off."""
+    out = np.zeros(size, bool)
+    top, left, bottom, right = max(y, 0), max(x, 0), min(y + patch.shape[0], size[0]), min(x + patch.shape[1], size[1])
+    if bottom <= top or right <= left:
+        raise DataError(f"{origin}: its mask lies at {x}, {y}, outside of the image ({size[1]} x {size[0]})")
+    out[top:bottom, left:right] = patch[top - y : bottom - y, left - x : right - x]
+    return out

@@ -1,0 +1,98 @@
+"""SuperviselyDataset: a project of Supervisely."""
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as coco_mask
+
+from detkit.data.formats.content import Content, LabelledImage, LabelledObject
+from detkit.data.formats.dataset import FormatDataset
+from detkit.data.formats.files import Folder, embedded_image
+from detkit.data.formats.shapes import numbers, placed, points
+from detkit.data.interfaces import DATASETS
+from detkit.registry import DataError
+
+IGNORED = ("point", "line", "polyline", "graph", "cuboid")
+
+
+@DATASETS.register()
+class SuperviselyDataset(FormatDataset):
+    """Supervisely's projects: ``meta.json`` and, a folder a dataset, ``img`` and ``ann``.
+
+    Rectangles are of whole pixels, the last one included; polygons may have holes; bitmaps are masks. Classes are those
+    of ``meta.json`` in their order, parts the datasets. Options are those of ``FormatDataset``.
+    """
+
+    key = "supervisely"
+    format = "Supervisely"
+
+    @classmethod
+    def recognise(cls, folder: Folder) -> str | None:
+        if "meta.json" in folder.files and (names := folder.glob("ann/*.json")):
+            return f"meta.json and {len(names)} JSON files"
+        return None
+
+    @classmethod
+    def parts(cls, folder: Folder) -> Mapping[str, Any]:
+        out: dict[str, list[str]] = {}
+        for name in folder.glob("ann/*.json"):
+            parent = PurePosixPath(name).parent.parent.as_posix()
+            out.setdefault("" if parent == "." else parent, []).append(name)
+        return out
+
+    @classmethod
+    def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
+        meta = folder.json("meta.json")
+        try:
+            names = [str(entry["title"]) for entry in meta["classes"]]
+        except (KeyError, TypeError):
+            raise DataError(f"{folder.path / 'meta.json'}: has no list 'classes' of entries with a title") from None
+        return Content.of_images(folder, (_image(folder, name) for found in parts.values() for name in found), names)
+
+
+def _image(folder: Folder, name: str) -> LabelledImage:
+    content, place = folder.json(name), str(folder.path / name)
+    try:
+        size = (int(content["size"]["height"]), int(content["size"]["width"]))
+        things = list(content["objects"])
+    except (KeyError, TypeError, ValueError):
+        raise DataError(f"{place}: has no size (height, width) or no list 'objects'") from None
+    image = folder.image(PurePosixPath(name).stem, f"{PurePosixPath(name).parent.parent}/img", name)
+    objects = [thing for n, entry in enumerate(things, 1) if (thing := _object(entry, size, f"{place}, object {n}"))]
+    return LabelledImage(image, objects, size)
+
+
+def _object(entry: Any, size: tuple[int, int], origin: str) -> LabelledObject | None:
+    kind = entry.get("geometryType") if isinstance(entry, dict) else None
+    if kind in IGNORED:
+        return None
+    label = entry.get("classTitle") if isinstance(entry, dict) else None
+    if not isinstance(label, str):
+        raise DataError(f"{origin}: has no classTitle")
+    if kind == "bitmap":
+        bitmap = entry.get("bitmap") or {}
+        x, y = numbers(bitmap.get("origin"), origin, "the origin of its bitmap", 2).astype(int).tolist()
+        pixels = embedded_image(str(bitmap.get("data")), origin, compressed=True)
+        patch = (
+            pixels[..., 3] > 0
+            if pixels.ndim == 3 and pixels.shape[2] == 4
+            else pixels.reshape(*pixels.shape[:2], -1)[..., 0] > 0
+        )
+        return LabelledObject(label, None, placed(patch, x, y, size, origin), origin)
+    given = entry.get("points") or {}
+    if kind == "rectangle":
+        corners = numbers(given.get("exterior"), origin, "exterior", 4).reshape(2, 2)
+        first, last = corners.min(0), corners.max(0) + 1
+        return LabelledObject(label, [*first.tolist(), *last.tolist()], None, origin)
+    if kind == "polygon":
+        outline = points(given.get("exterior"), origin)
+        holes = [points(hole, origin) for hole in given.get("interior") or ()]
+        if not holes:
+            return LabelledObject(label, None, [outline], origin)
+        whole, *cut = (coco_mask.decode(coco_mask.frPyObjects([p], *size))[..., 0] > 0 for p in (outline, *holes))
+        corners = np.reshape(outline, (-1, 2))
+        box = [*corners.min(0).tolist(), *corners.max(0).tolist()]
+        return LabelledObject(label, box, whole & ~np.logical_or.reduce(cut), origin)
+    raise DataError(f"{origin}: the geometryType is {kind!r}; expected bitmap, polygon or rectangle")

@@ -1,0 +1,186 @@
+"""KittiDataset, DotaDataset and CrowdHumanDataset: a text line an object, or a JSON line an image."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from detkit.data.formats.content import Content, LabelledImage, LabelledObject, lines_of
+from detkit.data.formats.dataset import FormatDataset
+from detkit.data.formats.files import Folder
+from detkit.data.formats.shapes import extent, numbers
+from detkit.data.interfaces import DATASETS
+from detkit.registry import DataError
+
+
+class TextRows(FormatDataset):
+    """Labels as text files that are named as their images. A subclass reads a line; it is not registered itself."""
+
+    @classmethod
+    def label_files(cls, folder: Folder) -> list[str]:
+        """The files of labels."""
+        raise NotImplementedError
+
+    @classmethod
+    def read_line(cls, line: str, origin: str) -> LabelledObject | None:
+        """An object; None for a line that is none. Raises DataError for one that is not of the format."""
+        raise NotImplementedError
+
+    @classmethod
+    def recognise(cls, folder: Folder) -> str | None:
+        names = cls.label_files(folder)
+        for name in names:
+            for number, line in lines_of(folder.text(name)):
+                try:
+                    if cls.read_line(line, f"{name}, line {number}") is None:
+                        continue
+                    return f"{len(names)} label files"
+                except DataError:
+                    return None
+        return None
+
+    @classmethod
+    def parts(cls, folder: Folder) -> Mapping[str, Any]:
+        out: dict[str, list[str]] = {}
+        for name in cls.label_files(folder):
+            part = next((p for p in PurePosixPath(name).parts[:-1] if p in ("train", "val", "test", "training")), "")
+            out.setdefault(part, []).append(name)
+        return out
+
+    @classmethod
+    def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
+        images = (cls._image(folder, name, part) for part, names in parts.items() for name in names)
+        return Content.of_images(folder, images, None)
+
+    @classmethod
+    def _image(cls, folder: Folder, name: str, part: str) -> LabelledImage:
+        image = folder.image_of_stem(PurePosixPath(name).stem)
+        inside = (
+            [
+                i
+                for i in folder.images
+                if PurePosixPath(i).stem == PurePosixPath(name).stem and part in PurePosixPath(i).parts
+            ]
+            if part
+            else []
+        )
+        image = inside[0] if inside else image
+        if image is None:
+            raise DataError(f"{folder.path / name}: there is no image of this name")
+        lines = lines_of(folder.text(name))
+        found = (cls.read_line(line, f"{folder.path / name}, line {number}") for number, line in lines)
+        return LabelledImage(image, [thing for thing in found if thing is not None])
+
+
+@DATASETS.register()
+class KittiDataset(TextRows):
+    """KITTI's 2D boxes (Geiger et al. 2012): ``label_2/*.txt`` and ``image_2``, or ``labels`` and ``images``.
+
+    ``DontCare`` is a region to ignore; in the table it is a crowd of the first class. Classes are the labels, sorted.
+    Options are those of ``FormatDataset``.
+    """
+
+    key = "kitti"
+    format = "KITTI"
+
+    @classmethod
+    def label_files(cls, folder: Folder) -> list[str]:
+        return folder.glob("label_2/*.txt") or folder.glob("labels/*.txt")
+
+    @classmethod
+    def read_line(cls, line: str, origin: str) -> LabelledObject | None:
+        words = line.split()
+        try:
+            values = [float(word) for word in words[-14:]]
+        except ValueError:
+            values = []
+        if len(words) < 15 or len(values) < 14 or _is_number(words[0]):
+            raise DataError(f"{origin}: {line[:60]!r}; expected a class and 14 numbers, of which 4 to 7 are the box")
+        label = " ".join(words[:-14])
+        return LabelledObject(
+            label, numbers(values[3:7], origin, "the box", 4).tolist(), None, origin, label == "DontCare"
+        )
+
+
+@DATASETS.register()
+class DotaDataset(TextRows):
+    """DOTA (Xia et al. 2018): ``labelTxt/*.txt`` with four corners, class and difficulty.
+
+    Objects are taken as the boxes around their corners, which is said. Classes are the labels, sorted. Options are
+    those of ``FormatDataset``.
+    """
+
+    key = "dota"
+    format = "DOTA (as enclosing boxes)"
+
+    @classmethod
+    def label_files(cls, folder: Folder) -> list[str]:
+        return [name for name in folder.glob("*.txt") if "labelTxt" in name]
+
+    @classmethod
+    def read_line(cls, line: str, origin: str) -> LabelledObject | None:
+        if line.startswith(("imagesource:", "gsd:")):
+            return None
+        words = line.split()
+        if len(words) not in (9, 10) or not all(map(_is_number, words[:8])):
+            raise DataError(f"{origin}: {line[:60]!r}; expected 8 coordinates, a class and a difficulty")
+        corners = numbers(words[:8], origin, "the corners", 8).reshape(4, 2)
+        return LabelledObject(words[8], extent(corners), None, origin)
+
+
+@DATASETS.register()
+class CrowdHumanDataset(FormatDataset):
+    """CrowdHuman (Shao et al. 2018): ``*.odgt``, a JSON line an image; the boxes of whole bodies (``fbox``).
+
+    What is marked as mask or to be ignored is a crowd. Options are those of ``FormatDataset``.
+    """
+
+    key = "crowd_human"
+    format = "CrowdHuman"
+
+    @classmethod
+    def recognise(cls, folder: Folder) -> str | None:
+        return ", ".join(folder.candidates("*.odgt")) or None
+
+    @classmethod
+    def parts(cls, folder: Folder) -> Mapping[str, Any]:
+        names = folder.candidates("*.odgt")
+        return {
+            next((p for p in ("train", "val", "test") if p in name), PurePosixPath(name).stem): name for name in names
+        }
+
+    @classmethod
+    def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
+        images = (image for name in parts.values() for image in _people(folder, name))
+        return Content.of_images(folder, images, ["person"])
+
+
+def _people(folder: Folder, name: str) -> Iterator[LabelledImage]:
+    for number, line in lines_of(folder.text(name)):
+        place = f"{folder.path / name}, line {number}"
+        try:
+            entry = msgspec.json.decode(line.encode())
+            things, stem = list(entry["gtboxes"]), str(entry["ID"])
+        except (msgspec.DecodeError, KeyError, TypeError):
+            raise DataError(f"{place}: expected a JSON mapping with ID and gtboxes") from None
+        image = folder.image_of_stem(stem, "Images")
+        if image is None:
+            raise DataError(f"{place}: there is no image '{stem}'")
+        yield LabelledImage(image, [_person(thing, f"{place}, box {n}") for n, thing in enumerate(things, 1)])
+
+
+def _person(thing: Any, origin: str) -> LabelledObject:
+    if not isinstance(thing, dict):
+        raise DataError(f"{origin}: {str(thing)[:40]!r}; expected a mapping with tag and fbox")
+    x, y, width, height = numbers(thing.get("fbox"), origin, "fbox", 4).tolist()
+    ignore = thing.get("tag") != "person" or (thing.get("extra") or {}).get("ignore") == 1
+    return LabelledObject("person", (x, y, x + width, y + height), None, origin, bool(ignore))
+
+
+def _is_number(word: str) -> bool:
+    try:
+        return bool(np.isfinite(float(word)))
+    except ValueError:
+        return False

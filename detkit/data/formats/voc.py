@@ -1,0 +1,178 @@
+"""VocDataset: Pascal VOC's folders, boxes in XML and instance masks in PNG."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import numpy as np
+
+from detkit.data.formats.content import Content, LabelledImage, LabelledObject, image_size, lines_of
+from detkit.data.formats.dataset import FormatDataset
+from detkit.data.formats.files import Folder
+from detkit.data.interfaces import DATASETS
+from detkit.registry import DataError
+
+CLASSES = tuple(
+    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep "
+    "sofa train tvmonitor".split()
+)
+"""Of VOC 2007 to 2012, in their order; taken where all labels are among them and no file lists the classes."""
+VOID = 255
+FIX = "expected xmin, ymin, xmax and ymax as numbers"
+
+
+@DATASETS.register()
+class VocDataset(FormatDataset):
+    """Pascal VOC (Everingham et al. 2010): ``Annotations/*.xml``, and ``SegmentationObject`` with ``-Class`` for masks.
+
+    Pixels count from 1 and corners are inclusive, so ``xmin 1, xmax 500`` covers an image of 500. Masks may be
+    palettes, or RGB with a ``labelmap.txt`` (CVAT). Parts are the lists of ``ImageSets``. Options are those of
+    ``FormatDataset``.
+    """
+
+    key = "voc"
+    format = "Pascal VOC"
+
+    @classmethod
+    def recognise(cls, folder: Folder) -> str | None:
+        masks = folder.glob("SegmentationObject/*.png")
+        xml = [name for name in folder.candidates("*.xml") if "<annotation" in folder.text(name)[:2000]][:1]
+        if not xml and not masks:
+            return None
+        if xml and "<annotations" in folder.text(xml[0])[:2000]:
+            return None
+        found = len([n for n in folder.files if n.endswith(".xml")])
+        return f"{found} XML files" + (f", {len(masks)} instance masks" if masks else "")
+
+    @classmethod
+    def parts(cls, folder: Folder) -> Mapping[str, Any]:
+        lists: dict[str, list[str]] = {}
+        for name in folder.glob("ImageSets/*/*.txt"):
+            part, lines = PurePosixPath(name).stem, [line for _, line in lines_of(folder.text(name))]
+            if not any(_is_presence(line) for line in lines):  # a list of one class, with 1 and -1
+                lists.setdefault(part, []).extend(lines)
+        if {"train", "val"} <= set(lists):
+            lists.pop("trainval", None)
+        stems = _stems(folder)
+        return {part: list(dict.fromkeys(lines)) for part, lines in lists.items()} or {"": stems}
+
+    @classmethod
+    def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
+        colours = _colours(folder)
+        listed = _listed_classes(folder, colours)
+        images = [_image(folder, stem, colours, listed) for stems in parts.values() for stem in dict.fromkeys(stems)]
+        if listed is None:
+            seen = list(dict.fromkeys(thing.label for image in images for thing in image.objects))
+            listed = list(CLASSES) if {*seen} <= {*CLASSES} else None
+        return Content.of_images(folder, images, listed)
+
+
+def _is_presence(line: str) -> bool:
+    return line.split()[-1] in ("1", "-1", "0") and len(line.split()) > 1
+
+
+def _stems(folder: Folder) -> list[str]:
+    found = [*folder.glob("Annotations/*.xml"), *folder.glob("SegmentationObject/*.png")] or folder.glob("*.xml")
+    return list(dict.fromkeys(PurePosixPath(name).stem for name in found))
+
+
+def _colours(folder: Folder) -> dict[tuple[int, ...], str] | None:
+    """Colour -> class of a ``labelmap.txt``; None without one."""
+    out: dict[tuple[int, ...], str] = {}
+    for name in folder.glob("labelmap.txt"):
+        for number, line in lines_of(folder.text(name)):
+            if line[0] == "#":
+                continue
+            label, _, rest = line.partition(":")
+            try:
+                out[tuple(int(v) for v in rest.split(":")[0].split(","))] = label
+            except ValueError:
+                raise DataError(f"{folder.path / name}, line {number}: {line[:60]!r}; expected name:r,g,b::") from None
+    return out or None
+
+
+def _listed_classes(folder: Folder, colours: Mapping[Any, str] | None) -> list[str] | None:
+    if colours is not None:
+        return [name for colour, name in colours.items() if any(colour)]
+    for name in folder.candidates("class_names.txt", "classes.txt", "labels.txt"):
+        return [line for _, line in lines_of(folder.text(name)) if line.strip("_").lower() != "background"]
+    return None
+
+
+def _place_in_palette(colour: int) -> tuple[int, int]:
+    """Where a colour stands in VOC's palette, whose bits go round the three channels from the highest; others last."""
+    index = sum((colour >> (16 - 8 * (bit % 3) + 7 - bit // 3) & 1) << bit for bit in range(24))
+    return (index if index < 256 else 256, colour)
+
+
+def _image(folder: Folder, stem: str, colours: Mapping[Any, str] | None, listed: list[str] | None) -> LabelledImage:
+    image = folder.image_of_stem(stem, "JPEGImages")
+    xml = next((n for n in (f"Annotations/{stem}.xml", f"{stem}.xml") if n in folder.files), None)
+    xml = xml or next(iter(folder.glob(f"Annotations/{stem}.xml")), None)
+    root = None if xml is None else folder.xml(xml)
+    if image is None and root is not None:
+        image = folder.image(root.findtext("filename") or stem, origin=str(xml))
+    if image is None:
+        raise DataError(f"{folder.path}: there is no image named '{stem}', which a list of ImageSets names")
+    size = image_size(folder, image)
+    objects = [] if root is None else list(_boxes(root, f"{folder.path / str(xml)}"))
+    for name in folder.glob(f"SegmentationObject/{stem}.png"):
+        objects = _with_masks(folder, name, objects, colours, listed)
+    return LabelledImage(image, objects, size)
+
+
+def _boxes(root: Element, place: str) -> Iterator[LabelledObject]:
+    for number, thing in enumerate(root.findall("object"), 1):
+        label, box = (thing.findtext("name") or "").strip(), thing.find("bndbox")
+        origin = f"{place}, object {number}"
+        if not label or box is None:
+            raise DataError(f"{origin}: has no {'bndbox' if label else 'name'}")
+        try:
+            x1, y1, x2, y2 = (float(box.findtext(key) or "") for key in ("xmin", "ymin", "xmax", "ymax"))
+        except ValueError:
+            raise DataError(f"{origin}: its bndbox is not four numbers; {FIX}") from None
+        if not (x2 >= x1 and y2 >= y1):
+            raise DataError(
+                f"{origin}: its bndbox {x1:g}, {y1:g}, {x2:g}, {y2:g} has no area; {FIX}, the smaller first"
+            )
+        yield LabelledObject(label, (x1 - 1, y1 - 1, x2, y2), origin=origin)
+
+
+def _with_masks(
+    folder: Folder,
+    name: str,
+    boxes: list[LabelledObject],
+    colours: Mapping[Any, str] | None,
+    listed: list[str] | None,
+) -> list[LabelledObject]:
+    """The objects of an instance mask: those of the XML in their order, or one a value or colour."""
+    ids, place = folder.mask(name), str(folder.path / name)
+    class_file = name.replace("SegmentationObject", "SegmentationClass")
+    classes = folder.mask(class_file) if class_file in folder.files else None
+    if ids.ndim == 3:
+        flat = ids[..., :3].astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+        values = sorted((v for v in np.unique(flat).tolist() if v), key=_place_in_palette)
+    else:
+        flat = ids.astype(np.int64)
+        values = [v for v in np.unique(flat).tolist() if v not in (0, VOID)]
+    if boxes and ids.ndim == 2 and max(values, default=0) <= len(boxes):
+        for value in values:
+            boxes[value - 1].mask = flat == value
+        return boxes
+    if classes is None:
+        raise DataError(f"{place}: there is no {class_file}, which would say the classes of its objects")
+    out = []
+    for number, value in enumerate(values, 1):
+        mask = flat == value
+        kinds, counts = np.unique(classes[mask].reshape(int(mask.sum()), -1), axis=0, return_counts=True)
+        kind = tuple(kinds[counts.argmax()].tolist())
+        if colours is not None and len(kind) >= 3:
+            label = colours.get(kind[:3])
+        else:
+            names = listed or list(CLASSES)
+            label = names[kind[0] - 1] if 1 <= kind[0] <= len(names) else None
+        if label is None:
+            raise DataError(f"{place}, object {number}: {class_file} says {kind}, which is no class")
+        out.append(LabelledObject(label, None, mask, f"{place}, object {number}"))
+    return out

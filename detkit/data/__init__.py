@@ -15,6 +15,7 @@ from detkit.data.augmentations import (
     TorchvisionV2,
 )
 from detkit.data.datasets import AnnotationTable, CocoInstances, ConcatDataset, KeypointSpec, Shapes, TableDataset
+from detkit.data.formats import AutoDataset, open_dataset
 from detkit.data.images import read_image
 from detkit.data.interfaces import (
     AUGMENTATIONS,
@@ -37,6 +38,7 @@ __all__ = [
     "AnnotationTable",
     "AspectRatioSampler",
     "Augmentation",
+    "AutoDataset",
     "CocoInstances",
     "ColorJitter",
     "ConcatDataset",
@@ -63,6 +65,7 @@ __all__ = [
     "TorchvisionV2",
     "bare_record",
     "inference_batches",
+    "open_dataset",
     "read_image",
     "test_loader",
     "to_sample",

@@ -1,15 +1,37 @@
 """Folders of labelled images in the formats of tools and public datasets."""
 
+from detkit.data.formats.cityscapes import CityscapesDataset
 from detkit.data.formats.coco_folder import CocoFolder, CocoPanopticFolder, LvisFolder
-from detkit.data.formats.supervisely import SuperviselyDataset
+from detkit.data.formats.cvat import CvatDataset
+from detkit.data.formats.dataset import AutoDataset, FormatDataset, open_dataset
 from detkit.data.formats.label_studio import LabelStudioDataset
 from detkit.data.formats.labelme import LabelMeDataset
-from detkit.data.formats.via import ViaDataset
-from detkit.data.formats.cvat import CvatDataset
-from detkit.data.formats.voc import VocDataset
-from detkit.data.formats.cityscapes import CityscapesDataset
-from detkit.data.formats.open_images import OpenImagesDataset
-from detkit.data.formats.text_rows import CrowdHumanDataset, DotaDataset, KittiDataset
-from detkit.data.formats.yolo import YoloDataset
 from detkit.data.formats.mask_images import MaskImagesDataset
-from detkit.data.formats.dataset import AutoDataset, FormatDataset, open_dataset
+from detkit.data.formats.open_images import OpenImagesDataset
+from detkit.data.formats.supervisely import SuperviselyDataset
+from detkit.data.formats.text_rows import CrowdHumanDataset, DotaDataset, KittiDataset
+from detkit.data.formats.via import ViaDataset
+from detkit.data.formats.voc import VocDataset
+from detkit.data.formats.yolo import YoloDataset
+
+__all__ = [
+    "AutoDataset",
+    "CityscapesDataset",
+    "CocoFolder",
+    "CocoPanopticFolder",
+    "CrowdHumanDataset",
+    "CvatDataset",
+    "DotaDataset",
+    "FormatDataset",
+    "KittiDataset",
+    "LabelMeDataset",
+    "LabelStudioDataset",
+    "LvisFolder",
+    "MaskImagesDataset",
+    "OpenImagesDataset",
+    "SuperviselyDataset",
+    "ViaDataset",
+    "VocDataset",
+    "YoloDataset",
+    "open_dataset",
+]

@@ -27,7 +27,7 @@ PEEK = 1 << 20
 class CocoFolder(FormatDataset):
     """A folder with COCO JSON, as the COCO site, Roboflow, CVAT or Label Studio write it.
 
-    Parts are told by the folder or the name of each file (``train/_annotations.coco.json``, ``instances_val2017.json``);
+    Parts are told by the folder or name of each file (``train/_annotations.coco.json``, ``instances_val2017.json``);
     images are found by their name anywhere below the folder. CVAT writes brush masks with ``iscrowd: 1``; each is one
     object. A category that only groups others and has no objects (Roboflow's first) stays a class without objects.
     Ids are the files' own where they are unique over the parts. Options are those of ``FormatDataset``.
@@ -217,14 +217,16 @@ def joined(parts: list[Content]) -> Content:
     for part in parts:
         ids: dict[Any, Any] = {}
         kept = set()
-        for row in part.images:
-            if row.file_name not in images:
-                kept.add(row.id)
-                id_ = row.id if unique else row.file_name
-                images[row.file_name] = ImageRow(id_, row.file_name, row.height, row.width)
-            ids[row.id] = images[row.file_name].id
+        for image in part.images:
+            if image.file_name not in images:
+                kept.add(image.id)
+                id_ = image.id if unique else image.file_name
+                images[image.file_name] = ImageRow(id_, image.file_name, image.height, image.width)
+            ids[image.id] = images[image.file_name].id
         for row in part.rows:
-            entry = row if isinstance(row, dict) else msgspec.structs.asdict(row) if isinstance(row, Row) else {}
+            entry: dict[str, Any] = (
+                row if isinstance(row, dict) else msgspec.structs.asdict(row) if isinstance(row, Row) else {}
+            )
             if entry.get("image_id") in kept:
                 category = entry["category_id"] if same else number[part.categories[entry["category_id"]]]
                 rows.append({**entry, "image_id": ids[entry["image_id"]], "category_id": category})

@@ -66,6 +66,7 @@ class FormatDataset(TableDataset):
         folder = open_folder(path, f"{type(self).__name__}.path")
         reader, seen = self.reader(folder)
         self.format = reader.format
+        folder = reader.locate(folder)
         parts = reader.parts(folder)
         self.splits = tuple(name for name in parts if name)
         content = reader.read(folder, choose_parts(parts, split, folder))
@@ -111,6 +112,11 @@ class FormatDataset(TableDataset):
     def recognise(cls, folder: Folder) -> str | None:
         """What of this format is there, in a few words; None where nothing is."""
         raise NotImplementedError
+
+    @classmethod
+    def locate(cls, folder: Folder) -> Folder:
+        """The folder that holds the data, where a file in this one names another."""
+        return folder
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:

@@ -18,7 +18,26 @@ from PIL import Image
 from detkit.data.images import FORMATS, open_image
 from detkit.registry import DataError
 
-SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .bmp .dib .tif .tiff .webp .gif .ppm .pgm .pnm .jp2 .avif".split())
+SUFFIXES = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".bmp",
+        ".dib",
+        ".tif",
+        ".tiff",
+        ".webp",
+        ".gif",
+        ".ppm",
+        ".pgm",
+        ".pnm",
+        ".jp2",
+        ".avif",
+    ]
+)
 """Of image files."""
 LARGEST = 1 << 28
 """Bytes of a text file that is not a COCO file, or of an embedded image; larger ones are a mistake or an attack."""
@@ -106,7 +125,7 @@ class Folder:
         """The image whose name without suffix is ``stem``, in the folder ``near`` if there are several."""
         found = self._by_stem.get(stem, [])
         beside = [name for name in found if name.startswith(f"{near}/")] if near else found
-        return (beside or found or [None])[0]
+        return next(iter(beside or found), None)
 
     def text(self, name: str) -> str:
         """A text file: UTF-8, with or without a mark, or UTF-16 with one; else as Latin-1 writes it."""

@@ -57,8 +57,8 @@ def _image(folder: Folder, task: Any, place: str) -> LabelledImage | None:
     if not done:
         return None
     data = task.get("data")
-    address = next((v for v in (data or {}).values() if isinstance(v, str) and "/" in v or "." in str(v)), None)
-    address = str(task.get("file_upload") or address or "")
+    texts = [value for value in data.values() if isinstance(value, str)] if isinstance(data, dict) else []
+    address = str(task.get("file_upload") or next((text for text in texts if "/" in text or "." in text), ""))
     try:
         path = folder.image(address, origin=place)
     except DataError:
@@ -69,7 +69,7 @@ def _image(folder: Folder, task: Any, place: str) -> LabelledImage | None:
     if not isinstance(results, list):
         raise DataError(f"{place}: its annotation has no list 'result'")
     sizes = [(r.get("original_height"), r.get("original_width")) for r in results if isinstance(r, dict)]
-    size = next((s for s in sizes if all(isinstance(side, int) and side > 0 for side in s)), None)
+    size = next(((h, w) for h, w in sizes if isinstance(h, int) and isinstance(w, int) and h > 0 and w > 0), None)
     objects = [
         thing for number, result in enumerate(results, 1) if (thing := _object(result, f"{place}, result {number}"))
     ]
@@ -87,9 +87,10 @@ def _object(result: Any, origin: str) -> LabelledObject | None:
     scale = numbers([width, height], origin, "original_width, original_height", 2) / 100
     degrees = float(value.get("rotation") or 0)
     if kind == "rectanglelabels":
-        x, y, w, h = numbers([value.get(k) for k in ("x", "y", "width", "height")], origin, "x, y, width, height", 4)
-        box = rectangle((x * scale[0], y * scale[1], (x + w) * scale[0], (y + h) * scale[1]))
-        return LabelledObject(str(labels[0]), extent(turned(box, degrees, box[0])), None, origin)
+        names = ("x", "y", "width", "height")
+        x, y, w, h = numbers([value.get(name) for name in names], origin, ", ".join(names), 4)
+        corners = rectangle((x * scale[0], y * scale[1], (x + w) * scale[0], (y + h) * scale[1]))
+        return LabelledObject(str(labels[0]), extent(turned(corners, degrees, corners[0])), None, origin)
     if kind == "polygonlabels":
         outline = np.reshape(points(value.get("points"), origin), (-1, 2)) * scale
         return LabelledObject(str(labels[0]), None, [outline.reshape(-1).tolist()], origin)

@@ -95,7 +95,7 @@ def _object(shapes: list[tuple[dict[str, Any], str]], size: tuple[int, int] | No
             boxes.append(extent(numbers(given, place, "points", 4).reshape(2, 2)))
         elif kind == "circle":
             centre, rim = numbers(given, place, "points", 4).reshape(2, 2)
-            box, outline = ellipse(centre, [float(np.hypot(*(rim - centre)))] * 2)
+            box, outline = ellipse(centre.tolist(), [float(np.hypot(*(rim - centre)))] * 2)
             polygons.append(outline)
             circles.append(box)
         elif kind == "mask" and size is not None:

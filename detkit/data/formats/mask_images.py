@@ -18,7 +18,7 @@ IDS = ("masks", "instances", "instance_masks", "labels")
 
 @DATASETS.register()
 class MaskImagesDataset(FormatDataset):
-    """Masks as images: ``images`` beside ``masks`` (or ``instances``) of ids, or ``<id>/{images,masks}``, a mask an object.
+    """Masks as images: ``images`` beside ``masks`` (or ``instances``) of ids, or ``<id>/{images,masks}`` of objects.
 
     In an image of ids (also a palette) 0 is the background and each other value one object, of however many pieces.
     ``classes/*.png`` beside it and ``classes.json`` (``{"1": name}``) give the classes; without them all objects are of

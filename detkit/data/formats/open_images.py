@@ -19,7 +19,7 @@ EDGES = ("XMin", "XMax", "YMin", "YMax")
 
 @DATASETS.register()
 class OpenImagesDataset(FormatDataset):
-    """Open Images (Kuznetsova et al. 2020, V4 to V7): ``*annotations-bbox.csv``, segmentation masks, class descriptions.
+    """Open Images (Kuznetsova et al. 2020, V4 to V7): ``*annotations-bbox.csv``, masks and class descriptions.
 
     Masks belong to the box of the same edges and are brought to the image's size. ``IsGroupOf`` is a crowd. Options are
     those of ``FormatDataset``.

@@ -70,13 +70,13 @@ def _images(folder: Folder, name: str) -> list[LabelledImage]:
 
 
 def _object(region: Any, origin: str) -> LabelledObject | None:
-    shape = region.get("shape_attributes") if isinstance(region, dict) else None
-    kind = shape.get("name") if isinstance(shape, dict) else None
+    shape: Any = region.get("shape_attributes") if isinstance(region, dict) else None
+    if not isinstance(shape, dict):
+        raise DataError(f"{origin}: has no shape_attributes")
+    kind, given = shape.get("name"), region.get("region_attributes") or {}
     if kind in ("point", "polyline"):
         return None
-    attributes = (
-        {k: v for k, v in (region.get("region_attributes") or {}).items() if isinstance(v, str) and v} if shape else {}
-    )
+    attributes = {k: v for k, v in given.items() if isinstance(v, str) and v}
     label = next((attributes[k] for k in CLASS_ATTRIBUTES if k in attributes), None)
     label = label or next(iter(attributes.values()), "object")
 

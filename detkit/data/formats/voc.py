@@ -13,9 +13,27 @@ from detkit.data.formats.files import Folder
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
-CLASSES = tuple(
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep "
-    "sofa train tvmonitor".split()
+CLASSES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
 )
 """Of VOC 2007 to 2012, in their order; taken where all labels are among them and no file lists the classes."""
 VOID = 255

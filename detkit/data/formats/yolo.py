@@ -37,6 +37,16 @@ class YoloDataset(FormatDataset):
         return None
 
     @classmethod
+    def locate(cls, folder: Folder) -> Folder:
+        """The folder that the YAML means by ``path``, if that is there and not below this one."""
+        name = folder.given if folder.given and folder.given.endswith((".yaml", ".yml")) else None
+        base = Path(str(folder.yaml(name).get("path") or ".")).expanduser() if name else Path(".")
+        where = (folder.path / base).resolve()
+        if name and where.is_dir() and not where.is_relative_to(folder.path.resolve()):
+            return Folder(where, given=str((folder.path / name).resolve()))
+        return folder
+
+    @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
         name = _description(folder)
         entries: dict[str, Any] = {}
@@ -60,7 +70,7 @@ class YoloDataset(FormatDataset):
 def _description(folder: Folder) -> str | None:
     """The file that names the classes; None where there is none."""
     for name in folder.candidates("*.yaml", "*.yml"):
-        if "/" not in name and "names" in folder.yaml(name):
+        if ("/" not in name or name == folder.given) and "names" in folder.yaml(name):
             return name
     for pattern in ("*.data", "classes.txt", "*.names"):
         for name in folder.candidates(pattern):
@@ -179,14 +189,3 @@ def _object(line: str, origin: str, names: list[str], size: tuple[int, int]) -> 
 def _pair(line: str) -> tuple[str, str]:
     key, _, value = line.partition("=")
     return key.strip(), value.strip()
-
-
-def locate(folder: Folder) -> Folder:
-    """The folder that a YAML means by ``path``, where that lies elsewhere."""
-    name = _description(folder)
-    if name and name.endswith((".yaml", ".yml")):
-        base = Path(str(folder.yaml(name).get("path") or ".")).expanduser()
-        where = folder.path / base
-        if where.is_dir() and where.resolve() != folder.path.resolve():
-            return Folder(where, given=str((folder.path / name).resolve()))
-    return folder

@@ -1,0 +1,172 @@
+"""A mistake in a label is named with its file and its line or object, whatever the format."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from detkit.data import open_dataset
+from detkit.registry import DataError
+
+YOLO = {"data.yaml": "train: images\nnames: [cat, dog]\n", "images/a.png": None, "labels/a.txt": "0 .5 .5 .2 .2\n{}\n"}
+VOC_XML = "<annotation><filename>a.png</filename><object><name>cat</name>{}</object></annotation>"
+VOC_BOX = "<bndbox><xmin>{}</xmin><ymin>2</ymin><xmax>20</xmax><ymax>20</ymax></bndbox>"
+VOC = {"JPEGImages/a.png": None, "Annotations/a.xml": "{}"}
+LABELME = {"a.png": None, "a.json": '{{"imagePath": "{image}", "imageHeight": 30, "imageWidth": 40, "shapes": [{shape}]}}'}
+CVAT = {
+    "images/a.png": None,
+    "annotations.xml": "<annotations><meta><labels><label><name>cat</name></label></labels></meta>"
+    '<image id="7" name="{name}" width="40" height="30">{shape}</image></annotations>',
+}
+VIA = {"a.png": None, "via.json": '{{"a": {{"filename": "a.png", "regions": [{{"shape_attributes": {}}}]}}}}'}
+KITTI = {"image_2/a.png": None, "label_2/a.txt": f"Car 0 0 0 1 2 9 9{' 0' * 7}\n{{}}\n"}
+DOTA = {"images/a.png": None, "labelTxt/a.txt": "1 1 9 1 9 9 1 9 plane 0\n{}\n"}
+CROWD = {"Images/a.png": None, "annotation_val.odgt": '{{"ID": "{id}", "gtboxes": [{box}]}}'}
+OPEN = {
+    "images/train/a.png": None,
+    "annotations/train-annotations-bbox.csv": "ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\n{}\n",
+    "annotations/class-descriptions.csv": "/m/1,cat\n",
+}
+SUPERVISELY = {
+    "meta.json": '{"classes": [{"title": "cat"}]}',
+    "train/img/a.png": None,
+    "train/ann/a.png.json": '{{"size": {{"height": 30, "width": 40}}, "objects": [{}]}}',
+}
+
+
+def studio(value, kind="rectanglelabels"):
+    result = {"type": kind, "value": value, "original_width": 40, "original_height": 30, "from_name": "label"}
+    task = {"id": 5, "annotations": [{"result": [result]}], "data": {"image": "/data/upload/a.png"}}
+    return {"a.png": None, "tasks.json": json.dumps([task])}
+
+
+def filled(files, *values, **names):
+    return {
+        name: text if text is None or "{" not in text or name in ("meta.json",) else text.format(*values, **names)
+        for name, text in files.items()
+    }
+
+
+def shape(**fields):
+    return json.dumps(fields)
+
+
+CORNERS = [[1, 1], [9, 1], [9, 9]]
+FAULTS = {
+    "yolo word": (filled(YOLO, "0 .5 .5 x .2"), r"labels/a\.txt, line 2.*expected a class number"),
+    "yolo class": (filled(YOLO, "2 .5 .5 .2 .2"), r"labels/a\.txt, line 2: the class is 2; expected 0 to 1"),
+    "yolo pixels": (filled(YOLO, "1 20 15 10 10"), r"line 2: the coordinate 20 is not within 0\.\.1; .*not pixels"),
+    "yolo count": (filled(YOLO, "1 .1 .1 .2"), r"line 2: 3 numbers follow the class"),
+    "yolo odd": (filled(YOLO, "1 .1 .1 .2 .2 .3 .3 .4"), r"line 2: 7 numbers .* in pairs"),
+    "yolo not a number": (filled(YOLO, "1 nan .1 .2 .2"), r"line 2: the coordinate nan"),
+    "yolo split": (
+        {**filled(YOLO, ""), "data.yaml": "train: pictures\nnames: [cat]\n"},
+        r"data\.yaml: train: there is no 'pictures'",
+    ),
+    "yolo names": (
+        {**filled(YOLO, ""), "data.yaml": "train: images\nnames: {a: cat}\n"},
+        r"data\.yaml: names: expected a list",
+    ),
+    "yolo aliases": ({**filled(YOLO, ""), "data.yaml": "a: &x [1]\nnames: *x\n"}, r"data\.yaml: has YAML aliases"),
+    "voc no box": (filled(VOC, VOC_XML.format("")), r"Annotations/a\.xml, object 1: has no bndbox"),
+    "voc word": (filled(VOC, VOC_XML.format(VOC_BOX.format("x"))), r"a\.xml, object 1: its bndbox is not four numbers"),
+    "voc reversed": (filled(VOC, VOC_XML.format(VOC_BOX.format(30))), r"a\.xml, object 1: its bndbox 30, .* no area"),
+    "voc cut": (filled(VOC, "<annotation><object>"), r"a\.xml: is not XML"),
+    "voc entities": (filled(VOC, "<!DOCTYPE a [<!ENTITY b 'c'>]><annotation/>"), r"a\.xml: declares XML entities"),
+    "voc image": ({"JPEGImages/b.png": None, **filled(VOC, VOC_XML.format(""))}, r"a\.xml, object 1"),
+    "labelme type": (
+        filled(LABELME, image="a.png", shape=shape(label="cat", shape_type="cube", points=CORNERS)),
+        r"a\.json, shape 1: the shape_type is 'cube'",
+    ),
+    "labelme points": (
+        filled(LABELME, image="a.png", shape=shape(label="cat", shape_type="polygon", points=CORNERS[:2])),
+        r"a\.json, shape 1: the outline is .* at least 3 points",
+    ),
+    "labelme label": (
+        filled(LABELME, image="a.png", shape=shape(shape_type="polygon", points=CORNERS)),
+        r"a\.json, shape 1: has no label",
+    ),
+    "labelme image": (
+        filled(LABELME, image="b.png", shape=shape(label="cat", shape_type="polygon", points=CORNERS)),
+        r"a\.json names the image 'b\.png', but there is no such image",
+    ),
+    "cvat number": (
+        filled(CVAT, name="a.png", shape='<box label="cat" xtl="1" ytl="x" xbr="9" ybr="9"/>'),
+        r"annotations\.xml, image 7, shape 1 \(box\): xtl, .* expected 4 numbers",
+    ),
+    "cvat label": (
+        filled(CVAT, name="a.png", shape='<box label="cow" xtl="1" ytl="1" xbr="9" ybr="9"/>'),
+        r"image 7, shape 1 \(box\): 'cow' is none of the classes \(cat\)",
+    ),
+    "cvat runs": (
+        filled(CVAT, name="a.png", shape='<mask label="cat" rle="1, 2" left="0" top="0" width="2" height="2"/>'),
+        r"image 7, shape 1 \(mask\): its run lengths cover 3 pixels; expected 2 x 2",
+    ),
+    "cvat image": (filled(CVAT, name="b.png", shape=""), r"annotations\.xml, image 7 names the image 'b\.png'"),
+    "via shape": (filled(VIA, '{"name": "star"}'), r"via\.json, a\.png, region 1: the shape is 'star'"),
+    "via lengths": (
+        filled(VIA, '{"name": "polygon", "all_points_x": [1, 2, 3], "all_points_y": [1, 2]}'),
+        r"region 1: has 3 values of x and 2 of y",
+    ),
+    "via rect": (filled(VIA, '{"name": "rect", "x": 1}'), r"region 1: x, y, width, height is .* expected 4 numbers"),
+    "studio label": (studio({"x": 1, "y": 1, "width": 9, "height": 9}), r"task 0 \(id 5\), result 1: has no 'rect"),
+    "studio number": (
+        studio({"x": 1, "y": None, "width": 9, "height": 9, "rectanglelabels": ["cat"]}),
+        r"tasks\.json, task 0 \(id 5\), result 1: x, y, width, height",
+    ),
+    "studio brush": (
+        studio({"rle": [0, 0, 0, 1], "brushlabels": ["cat"]}, "brushlabels"),
+        r"result 1: its rle ends before its last value",
+    ),
+    "kitti": (filled(KITTI, "Car 0 0"), r"label_2/a\.txt, line 2: 'Car 0 0'; expected a class and 14 numbers"),
+    "dota": (filled(DOTA, "1 1 9 1 9 9 plane"), r"labelTxt/a\.txt, line 2: .*expected 8 coordinates"),
+    "crowd box": (filled(CROWD, id="a", box='{"tag": "person", "fbox": [1, 2]}'), r"odgt, line 1, box 1: fbox is"),
+    "crowd image": (filled(CROWD, id="b", box=""), r"odgt, line 1: there is no image 'b'"),
+    "open class": (filled(OPEN, "a,/m/2,.1,.2,.1,.2,0"), r"bbox\.csv, line 2: the class /m/2 is not in the class desc"),
+    "open order": (filled(OPEN, "a,/m/1,.5,.2,.1,.2,0"), r"bbox\.csv, line 2: XMin 0\.5, XMax 0\.2"),
+    "open image": (filled(OPEN, "b,/m/1,.1,.2,.1,.2,0"), r"bbox\.csv, line 2: there is no image 'b'"),
+    "supervisely type": (
+        filled(SUPERVISELY, shape(classTitle="cat", geometryType="blob")),
+        r"ann/a\.png\.json, object 1: the geometryType is 'blob'",
+    ),
+    "supervisely class": (
+        filled(SUPERVISELY, shape(classTitle="cow", geometryType="rectangle", points={"exterior": CORNERS[::2]})),
+        r"ann/a\.png\.json, object 1: 'cow' is none of the classes",
+    ),
+    "supervisely bitmap": (
+        filled(SUPERVISELY, shape(classTitle="cat", geometryType="bitmap", bitmap={"origin": [1, 1], "data": "AAAA"})),
+        r"object 1: its embedded image cannot be read",
+    ),
+    "json cut": ({"a.png": None, "a.json": '{"shapes": [], "imagePath": '}, r"a\.json: is not JSON"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named_with_its_place(fault, tmp_path):
+    files, words = FAULTS[fault]
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if text is None:
+            Image.new("RGB", (40, 30)).save(path)
+        else:
+            path.write_text(text)
+    with pytest.raises(DataError, match=words):
+        open_dataset(tmp_path)
+
+
+def test_unknown_content_is_told_with_what_is_readable(tmp_path):
+    (tmp_path / "notes.md").write_text("hello")
+    with pytest.raises(DataError, match=r"no labels of a known format; there are 1 files of \.md\. Readable are .*YOLO"):
+        open_dataset(tmp_path)
+
+
+def test_a_split_or_format_that_is_not_there_is_named(tmp_path):
+    for name, text in filled(YOLO, "").items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30)).save(tmp_path / name) if text is None else (tmp_path / name).write_text(text)
+    assert open_dataset(tmp_path, split="training").splits == ("train",)
+    with pytest.raises(DataError, match=r"has no split 'val'; there are train"):
+        open_dataset(tmp_path, split="val")
+    with pytest.raises(DataError, match=r"there is no format 'yollo'\. Did you mean 'yolo'\?"):
+        open_dataset(tmp_path, format="yollo")

@@ -28,7 +28,9 @@ def make_folder(format: str, root: Path) -> Path:
     for name in images:
         _write_image(root / name, np.zeros((*SIZE, 3), np.uint8))
     for name in ids:
-        values = np.zeros((*SIZE, 3) if format == "CocoPanopticFolder" else SIZE, np.uint16 if "gtFine" in name else np.uint8)
+        values = np.zeros(
+            (*SIZE, 3) if format == "CocoPanopticFolder" else SIZE, np.uint16 if "gtFine" in name else np.uint8
+        )
         values[3:12, 2:12] = [7, 0, 0] if values.ndim == 3 else 26001 if "gtFine" in name else 1
         _write_image(root / name, values)
     for name, content in text.items():
@@ -67,7 +69,13 @@ FOLDERS = {
         {
             "lvis_val.json": {
                 "images": [
-                    {"id": i, "height": 30, "width": 40, "coco_url": f"http://a/val2017/{i}.png", "neg_category_ids": []}
+                    {
+                        "id": i,
+                        "height": 30,
+                        "width": 40,
+                        "coco_url": f"http://a/val2017/{i}.png",
+                        "neg_category_ids": [],
+                    }
                     for i in (1, 2)
                 ],
                 "annotations": [{**COCO_OBJECT, "segmentation": SQUARE}],
@@ -80,14 +88,14 @@ FOLDERS = {
     "CocoPanopticFolder": (
         {
             "panoptic_val.json": {
-                "images": _coco(),
+                "images": [{**image, "file_name": f"{image['id']}.jpg"} for image in _coco()],
                 "annotations": [
                     {"image_id": 1, "file_name": "1.png", "segments_info": [{"id": 7, "category_id": 3, "iscrowd": 0}]}
                 ],
                 "categories": CATEGORIES,
             }
         },
-        ["images/1.png", "images/2.png"],
+        ["images/1.jpg", "images/2.jpg"],
         ["segments/1.png"],
     ),
     "CrowdHumanDataset": (
@@ -101,7 +109,8 @@ FOLDERS = {
     "CvatDataset": (
         {
             "annotations.xml": f"<annotations>{CVAT_LABELS}"
-            '<image id="4" name="a.png" width="40" height="30"><box label="cat" xtl="2" ytl="3" xbr="9" ybr="9"/></image>'
+            '<image id="4" name="a.png" width="40" height="30"><box label="cat" xtl="2" ytl="3" xbr="9" ybr="9"/>'
+            "</image>"
             '<image id="9" name="b.png" width="40" height="30"/></annotations>'
         },
         ["images/a.png", "images/b.png"],

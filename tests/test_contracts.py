@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_folders import make_folder
 
 import detkit.doctor
 import detkit.engine
@@ -15,6 +16,7 @@ import detkit.experiment
 from detkit.checkpoint import as_checkpoint
 from detkit.config import Recipe, parse
 from detkit.config.schema import is_nested, registry_for, schema
+from detkit.data.formats import FormatDataset
 from detkit.data.interfaces import Record
 from detkit.experiment import Experiment
 from detkit.layers import ShapeSpec
@@ -456,6 +458,8 @@ def test_dataset(cls, request):
         dataset = cls(json_file=str(root / "annotations/instances_val.json"), image_root=str(root / "val"))
     elif cls.__name__ == "ConcatDataset":
         dataset = cls(datasets=(partial(detkit.data.Shapes, num_images=2), partial(detkit.data.Shapes, num_images=3)))
+    elif issubclass(cls, FormatDataset):
+        dataset = cls(path=str(make_folder(cls.__name__, request.getfixturevalue("tmp_path"))))
     else:
         dataset = cls(num_images=6)
     one = dataset[0]

@@ -1,6 +1,5 @@
 """TableDataset: a dataset whose annotations are in an AnnotationTable. A format of one's own is a subclass."""
 
-import functools
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence

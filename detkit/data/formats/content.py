@@ -11,7 +11,8 @@ import pycocotools.mask as coco_mask
 from detkit.data.datasets.keypoints import KeypointSpec
 from detkit.data.datasets.rows import FAR, ImageRow
 from detkit.data.formats.files import Folder
-from detkit.data.images import open_image
+from detkit.data.image_files import open_image
+from detkit.data.images import sizes
 from detkit.registry import DataError
 
 
@@ -132,10 +133,10 @@ def _extent(mask: Any, origin: str) -> Sequence[float]:
 
 
 def image_size(folder: Folder, path: str) -> tuple[int, int]:
-    """``(height, width)`` of an image, from its header. Raises DataError where it cannot be read."""
+    """``(height, width)`` of an image as it is meant to be seen, from its header. Raises DataError without one."""
     try:
         with open_image(os.path.join(folder.path, path)) as image:
-            return image.height, image.width
+            return sizes(image)[1]
     except Exception as error:
         raise DataError(f"{folder.path / path}: cannot be read as an image ({error})") from None
 

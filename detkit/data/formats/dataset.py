@@ -61,7 +61,7 @@ class FormatDataset(TableDataset):
         invalid_boxes: InvalidBoxes = "drop",
         invalid_masks: InvalidMasks = "box",
         check_images: CountOrZero = 1000,
-        reading: ImageReading = ImageReading(),  # it is frozen
+        reading: ImageReading = ImageReading(),  # noqa: B008  # it is frozen
     ):
         folder = open_folder(path, f"{type(self).__name__}.path")
         reader, seen = self.reader(folder)
@@ -154,7 +154,7 @@ class AutoDataset(FormatDataset):
         invalid_boxes: InvalidBoxes = "drop",
         invalid_masks: InvalidMasks = "box",
         check_images: CountOrZero = 1000,
-        reading: ImageReading = ImageReading(),  # it is frozen
+        reading: ImageReading = ImageReading(),  # noqa: B008  # it is frozen
     ):
         self._format = format
         super().__init__(

@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from detkit.data.images import FORMATS, open_image
+from detkit.data.image_files import FORMATS, open_image
 from detkit.registry import DataError
 
 SUFFIXES = frozenset(

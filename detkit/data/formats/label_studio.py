@@ -64,7 +64,7 @@ def _image(folder: Folder, task: Any, place: str) -> LabelledImage | None:
     except DataError:
         if folder.images:
             raise
-        path = address
+        path = address.lstrip("/") or place
     results = done[0].get("result")
     if not isinstance(results, list):
         raise DataError(f"{place}: its annotation has no list 'result'")

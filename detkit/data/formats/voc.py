@@ -133,7 +133,9 @@ def _image(folder: Folder, stem: str, colours: Mapping[Any, str] | None, listed:
         image = folder.image(root.findtext("filename") or stem, origin=str(xml))
     if image is None:
         raise DataError(f"{folder.path}: there is no image named '{stem}', which a list of ImageSets names")
-    size = image_size(folder, image)
+    given = [] if root is None else [root.findtext(f"size/{side}") or "" for side in ("height", "width")]
+    size = (int(given[0]), int(given[1])) if all(side.isdecimal() and int(side) for side in given) and given else None
+    size = size or image_size(folder, image)
     objects = [] if root is None else list(_boxes(root, f"{folder.path / str(xml)}"))
     for name in folder.glob(f"SegmentationObject/{stem}.png"):
         objects = _with_masks(folder, name, objects, colours, listed)

@@ -12,7 +12,10 @@ YOLO = {"data.yaml": "train: images\nnames: [cat, dog]\n", "images/a.png": None,
 VOC_XML = "<annotation><filename>a.png</filename><object><name>cat</name>{}</object></annotation>"
 VOC_BOX = "<bndbox><xmin>{}</xmin><ymin>2</ymin><xmax>20</xmax><ymax>20</ymax></bndbox>"
 VOC = {"JPEGImages/a.png": None, "Annotations/a.xml": "{}"}
-LABELME = {"a.png": None, "a.json": '{{"imagePath": "{image}", "imageHeight": 30, "imageWidth": 40, "shapes": [{shape}]}}'}
+LABELME = {
+    "a.png": None,
+    "a.json": '{{"imagePath": "{image}", "imageHeight": 30, "imageWidth": 40, "shapes": [{shape}]}}',
+}
 CVAT = {
     "images/a.png": None,
     "annotations.xml": "<annotations><meta><labels><label><name>cat</name></label></labels></meta>"
@@ -157,7 +160,9 @@ def test_a_fault_is_named_with_its_place(fault, tmp_path):
 
 def test_unknown_content_is_told_with_what_is_readable(tmp_path):
     (tmp_path / "notes.md").write_text("hello")
-    with pytest.raises(DataError, match=r"no labels of a known format; there are 1 files of \.md\. Readable are .*YOLO"):
+    with pytest.raises(
+        DataError, match=r"no labels of a known format; there are 1 files of \.md\. Readable are .*YOLO"
+    ):
         open_dataset(tmp_path)
 
 

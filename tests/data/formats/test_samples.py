@@ -26,7 +26,7 @@ def cases():
 
 
 @pytest.mark.skipif(not SAMPLES, reason=f"no samples at {SHARED}; set DETKIT_SHARED to the folder that holds data/")
-@pytest.mark.parametrize(("path", "truth", "name"), cases())
+@pytest.mark.parametrize(("path", "truth", "name"), list(cases()))
 def test_a_sample_is_read_to_its_truth(path, truth, name):
     dataset = open_dataset(path, split=PARTS.get(name))
     classes = list(dataset.class_names)
@@ -36,7 +36,7 @@ def test_a_sample_is_read_to_its_truth(path, truth, name):
     images = {entry["file_name"]: entry for entry in found["images"]}
     assert len(images) == len(truth["images"])
     for image in truth["images"]:
-        there = images[image["file"].rpartition(": ")[2]]
+        there = images[image["file"].rpartition(": /")[2]]
         size = (there["height"], there["width"])
         assert size == (image["height"], image["width"])
         objects = [entry for entry in found["annotations"] if entry["image_id"] == there["id"]]

@@ -98,8 +98,8 @@ def _object(result: Any, origin: str) -> LabelledObject | None:
         names = ("x", "y", "radiusX", "radiusY")
         x, y, rx, ry = numbers([value.get(k) for k in names], origin, ", ".join(names), 4)
         centre, radii = (x * scale[0], y * scale[1]), (rx * scale[0], ry * scale[1])
-        around, outline = ellipse(centre, radii, degrees)
-        return LabelledObject(str(labels[0]), around, [outline], origin)
+        around, curve = ellipse(centre, radii, degrees)
+        return LabelledObject(str(labels[0]), around, [curve], origin)
     mask = _brush(value.get("rle"), int(height), int(width), origin)
     return LabelledObject(str(labels[0]), None, mask, origin)
 

@@ -20,6 +20,7 @@ PAGES = [
     "reference_implementation",
     "design",
     "performance_data",
+    "data_formats",
 ]
 """But docs/config.md, which has a test of its own in tests/config/."""
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)

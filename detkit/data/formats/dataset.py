@@ -2,13 +2,14 @@
 
 import logging
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from detkit.config import CountOrZero
+from detkit.config import CountOrZero, Fraction
 from detkit.data.datasets.row_masks import InvalidMasks
 from detkit.data.datasets.row_reader import InvalidBoxes, Policy
 from detkit.data.datasets.table_dataset import TableDataset
@@ -31,6 +32,8 @@ class FormatDataset(TableDataset):
     Args:
         path: the folder, or the file in it that describes the dataset.
         split: a part of it, such as ``train``; null for all, each image once.
+        val_fraction: the share of images that are ``val`` where the folder has no parts, the others being ``train``;
+            told by a hash of the images' names, so that an image stays where it is when others come.
         class_names, keep_empty, keep_crowd, invalid_boxes, check_images, reading: as for ``CocoInstances``.
         invalid_masks: likewise; the default, box, gives an object that has only a box that box as its mask, where
             others have masks.
@@ -55,6 +58,7 @@ class FormatDataset(TableDataset):
         *,
         path: str,
         split: str | None = None,
+        val_fraction: Fraction | None = None,
         class_names: tuple[str, ...] | None = None,
         keep_empty: bool = True,
         keep_crowd: bool = True,
@@ -69,7 +73,11 @@ class FormatDataset(TableDataset):
         folder = reader.locate(folder)
         parts = reader.parts(folder)
         self.splits = tuple(name for name in parts if name)
-        content = reader.read(folder, choose_parts(parts, split, folder))
+        if val_fraction is not None and split is not None and not self.splits:
+            content = reader.read(folder, parts)
+            keep_share(content, split, val_fraction, folder)
+        else:
+            content = reader.read(folder, choose_parts(parts, split, folder))
         self.embedded = content.embedded
         if not content.embedded and not any(row.file_name in folder.images for row in content.images[:1000]):
             logger.warning("%s: none of its images is there; it can be looked at, not trained on", folder.path)
@@ -148,6 +156,7 @@ class AutoDataset(FormatDataset):
         path: str,
         format: str | None = None,
         split: str | None = None,
+        val_fraction: Fraction | None = None,
         class_names: tuple[str, ...] | None = None,
         keep_empty: bool = True,
         keep_crowd: bool = True,
@@ -160,6 +169,7 @@ class AutoDataset(FormatDataset):
         super().__init__(
             path=path,
             split=split,
+            val_fraction=val_fraction,
             class_names=class_names,
             keep_empty=keep_empty,
             keep_crowd=keep_crowd,
@@ -224,9 +234,28 @@ def choose_parts(parts: Mapping[str, Any], split: str | None, folder: Folder) ->
         name: where for name, where in parts.items() if name.lower() in same
     }
     if not found:
-        there = ", ".join(filter(None, parts)) or "no parts"
+        there = ", ".join(filter(None, parts)) or "no parts; val_fraction: 0.2 makes train and val of it"
         raise DataError(f"{folder.path}: has no split '{split}'; there are {there}")
     return found
+
+
+def keep_share(content: Content, split: str, val_fraction: float, folder: Folder) -> None:
+    """Leaves the images of ``val``, a share by a hash of their names, or those of ``train``, which are the others."""
+    name = next((names[0] for names in SPLITS if split.lower() in names), split)
+    if name not in ("train", "val"):
+        raise DataError(f"{folder.path}: has no split '{split}'; val_fraction makes train and val")
+    content.images = [
+        row
+        for row in content.images
+        if (zlib.crc32(os.path.basename(row.file_name).encode("utf-8", "surrogateescape")) < val_fraction * 2**32)
+        == (name == "val")
+    ]
+    kept = {row.id for row in content.images}
+    content.rows = [row for row in content.rows if _image_id(row) in kept]
+
+
+def _image_id(row: Any) -> Any:
+    return row.get("image_id") if isinstance(row, Mapping) else getattr(row, "image_id", None)
 
 
 def contents(folder: Folder) -> str:

@@ -175,3 +175,28 @@ def test_a_split_or_format_that_is_not_there_is_named(tmp_path):
         open_dataset(tmp_path, split="val")
     with pytest.raises(DataError, match=r"there is no format 'yollo'\. Did you mean 'yolo'\?"):
         open_dataset(tmp_path, format="yollo")
+
+
+def test_a_folder_without_parts_is_divided_by_the_names_of_its_images(tmp_path):
+    def add(numbers):
+        for number in numbers:
+            (tmp_path / f"{number}.json").write_text(
+                json.dumps({"imagePath": f"{number}.png", "shapes": [{"label": "cat", "points": CORNERS}]})
+            )
+            Image.new("RGB", (40, 30)).save(tmp_path / f"{number}.png")
+
+    def names(split):
+        dataset = open_dataset(tmp_path, split=split, val_fraction=0.25)
+        return {image["file_name"] for image in dataset.coco()["images"]}
+
+    add(range(60))
+    train, val = names("train"), names("val")
+    assert len(train) + len(val) == 60
+    assert not train & val
+    assert 5 <= len(val) <= 25
+    add(range(60, 80))
+    assert train < names("train")
+    assert val < names("validation")
+    with pytest.raises(DataError, match=r"no parts; val_fraction: 0\.2 makes train and val"):
+        open_dataset(tmp_path, split="val")
+    assert len(open_dataset(tmp_path)) == 80

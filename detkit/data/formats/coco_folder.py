@@ -4,7 +4,7 @@ import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -168,36 +168,68 @@ def _lvis_names(place: str) -> dict[Any, str]:
     }
 
 
+class _Segment(msgspec.Struct, gc=False):
+    id: int
+    category_id: int
+    iscrowd: Literal[0, 1] = 0
+
+
+class _SegmentedImage(msgspec.Struct, gc=False):
+    image_id: int | str
+    file_name: str
+    segments_info: list[_Segment]
+
+
+class _PanopticImage(msgspec.Struct, gc=False):
+    id: int | str
+    file_name: str
+    height: int
+    width: int
+
+
+class _PanopticCategory(msgspec.Struct, gc=False):
+    id: int
+    name: str
+    isthing: int = 0
+
+
+class _PanopticFile(msgspec.Struct):
+    images: list[_PanopticImage]
+    annotations: list[_SegmentedImage]
+    categories: list[_PanopticCategory]
+
+
 def _panoptic(folder: Folder, name: str) -> Content:
-    content, place = folder.json(name), str(folder.path / name)
+    place = str(folder.path / name)
     try:
-        things = {c["id"]: str(c["name"]) for c in content["categories"] if c.get("isthing")}
-        images, found = list(content["images"]), {a["image_id"]: a for a in content["annotations"]}
-    except (KeyError, TypeError, AttributeError):
-        raise DataError(f"{place}: is not COCO panoptic: expected images, annotations and categories") from None
+        file = msgspec.convert(folder.json(name), _PanopticFile)
+    except msgspec.ValidationError as error:
+        raise DataError(f"{place}: is not COCO panoptic ({error})") from None
+    things = {category.id: category.name for category in file.categories if category.isthing}
+    found = {entry.image_id: entry for entry in file.annotations}
     rows: list[dict[str, Any]] = []
     out = []
-    for image in images:
-        entry = found.get(image["id"])
-        path = folder.image(str(image["file_name"]), origin=name)
-        out.append(ImageRow(image["id"], path, image["height"], image["width"]))
-        if entry is None:
+    for image in file.images:
+        path = folder.image(image.file_name, origin=name)
+        out.append(ImageRow(image.id, path, image.height, image.width))
+        if (entry := found.get(image.id)) is None:
             continue
-        stem = PurePosixPath(str(entry["file_name"])).name
-        pngs = [file for file in folder.images if PurePosixPath(file).name == stem and file != path]
+        stem = PurePosixPath(entry.file_name).name
+        pngs = [other for other in folder.images if PurePosixPath(other).name == stem and other != path]
         if not pngs:
-            raise DataError(f"{place}: image {image['id']}: there is no '{stem}', which holds its segments")
+            raise DataError(f"{place}: image {image.id}: there is no '{stem}', which holds its segments")
         colours = folder.mask(pngs[0]).astype(np.int64)
+        if colours.ndim != 3:
+            raise DataError(f"{folder.path / pngs[0]}: has one channel; expected RGB, id = R + 256 G + 65536 B")
         ids = colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
-        for segment in entry["segments_info"]:
-            if segment["category_id"] in things:
-                mask = ids == segment["id"]
+        for segment in entry.segments_info:
+            if segment.category_id in things:
+                mask = ids == segment.id
                 if not mask.any():
-                    raise DataError(f"{place}: image {image['id']}: segment {segment['id']} has no pixel in {stem}")
+                    raise DataError(f"{place}: image {image.id}: segment {segment.id} has no pixel in {stem}")
                 rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-                keys = {"image_id": image["id"], "category_id": segment["category_id"]}
-                box, crowd = coco_mask.toBbox(rle).tolist(), segment.get("iscrowd", 0)
-                rows.append({"id": len(rows) + 1, **keys, "bbox": box, "iscrowd": crowd, "segmentation": rle})
+                keys = {"image_id": image.id, "category_id": segment.category_id, "iscrowd": segment.iscrowd}
+                rows.append({"id": len(rows) + 1, **keys, "bbox": coco_mask.toBbox(rle).tolist(), "segmentation": rle})
     return Content(out, rows, things)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder
-from detkit.data.formats.shapes import ellipse, extent, numbers, points, rectangle, turned
+from detkit.data.formats.shapes import ellipse, extent, mask_size, numbers, points, rectangle, turned
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
@@ -100,7 +100,7 @@ def _object(result: Any, origin: str) -> LabelledObject | None:
         centre, radii = (x * scale[0], y * scale[1]), (rx * scale[0], ry * scale[1])
         around, curve = ellipse(centre, radii, degrees)
         return LabelledObject(str(labels[0]), around, [curve], origin)
-    mask = _brush(value.get("rle"), int(height), int(width), origin)
+    mask = _brush(value.get("rle"), *mask_size(height, width, origin), origin)
     return LabelledObject(str(labels[0]), None, mask, origin)
 
 

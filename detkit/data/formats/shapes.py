@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from detkit.data.image_files import max_pixels
 from detkit.registry import DataError
 
 CORNERS = 72
@@ -61,16 +62,24 @@ def extent(corners: np.ndarray) -> list[float]:
     return [*corners.min(0).tolist(), *corners.max(0).tolist()]
 
 
+def mask_size(height: float, width: float, origin: str) -> tuple[int, int]:
+    """The size of a mask that a file claims. Raises DataError where it is none that can be taken."""
+    if not (height >= 1 and width >= 1 and height * width <= max_pixels()):
+        raise DataError(f"{origin}: its mask is of {width:g} x {height:g} pixels; expected 1 to {max_pixels()} in all")
+    return int(height), int(width)
+
+
 def rows_of_runs(runs: np.ndarray, height: int, width: int, origin: str) -> np.ndarray:
     """``(H, W)`` bool of run lengths along rows, the first of zeros. Raises DataError where they do not fill it."""
-    if (runs < 0).any() or int(runs.sum()) != height * width:
-        raise DataError(f"{origin}: its run lengths cover {int(runs.sum())} pixels; expected {height} x {width}")
+    height, width = mask_size(height, width, origin)
+    if (runs < 0).any() or (runs % 1).any() or runs.sum() != height * width:
+        raise DataError(f"{origin}: its run lengths cover {runs.sum():g} pixels; expected {height} x {width}")
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs.astype(np.int64)).reshape(height, width)
 
 
 def placed(patch: np.ndarray, x: int, y: int, size: tuple[int, int], origin: str) -> np.ndarray:
     """``(H, W)`` bool of an image with a patch whose top left pixel is x, y; what hangs over is cut off."""
-    out = np.zeros(size, bool)
+    out = np.zeros(mask_size(*size, origin), bool)
     top, left, bottom, right = max(y, 0), max(x, 0), min(y + patch.shape[0], size[0]), min(x + patch.shape[1], size[1])
     if bottom <= top or right <= left:
         raise DataError(f"{origin}: its mask lies at {x}, {y}, outside of the image ({size[1]} x {size[0]})")

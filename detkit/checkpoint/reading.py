@@ -89,7 +89,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if os.path.isdir(local):
         return as_checkpoint(read_sharded(Path(local)), source)
     if not os.path.isfile(local):
-        raise DataError(f"{source}: there is no such file; expected weights written by a run or by torch.save")
+        hint = "; of addresses, http(s) and ftp are read: download it by hand" if "://" in source else ""
+        raise DataError(f"{source}: there is no such file; expected weights written by a run or by torch.save{hint}")
     return as_checkpoint(_content(local, source), source, place)
 
 

@@ -24,7 +24,10 @@ def data_path(path: str, option: str, folder: bool) -> str:
             environment variable where the path comes from one.
     """
     if "://" in path:
-        return path_manager.get_local_path(path)
+        try:
+            return path_manager.get_local_path(path)
+        except OSError as error:
+            raise DataError(f"{option}: {error}") from error
     local = os.path.expanduser(path)
     if (os.path.isdir if folder else os.path.isfile)(local):
         return local

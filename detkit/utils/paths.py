@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from iopath.common.file_io import HTTPURLHandler, PathManager
+from iopath.common.file_io import PathManager
+
+from detkit.utils.download import HTTPHandler
 
 path_manager = PathManager()
 """Turns what a user calls a file (a path, an http(s) address) into a local one: ``path_manager.get_local_path(p)``."""
-path_manager.register_handler(HTTPURLHandler())
+path_manager.register_handler(HTTPHandler())
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Sampler as TorchSampler
 
 from detkit.registry import Registry
-from detkit.structures import Boxes, Instances, Region, Transform
+from detkit.structures import Boxes, CroppedMasks, Instances, Region, Transform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Record:
         objects = self.objects.with_fields(**fields)
         if "masks" not in objects or "boxes" not in objects:
             return self.with_objects(objects)
-        changed = self.objects.masks.bitmaps().areas() != objects.masks.areas()
+        changed = CroppedMasks.around(self.objects.masks).areas() != objects.masks.areas()
         boxes = torch.where(changed[:, None], objects.masks.boxes().tensor, objects.boxes.tensor)
         return self.with_objects(objects.with_fields(boxes=Boxes(boxes))[~changed | objects.masks.nonempty()])
 

@@ -13,7 +13,8 @@ from detkit.registry import DataError
 from detkit.structures import Boxes, CroppedMasks, ImageInfo, Instances, PolygonMasks, Sample
 
 MaskFormat = Literal["polygon", "bitmap", "mini"]
-"""How masks travel: as polygons where the data has them, or always as bitmaps, or as bitmaps inside their boxes."""
+"""How masks travel: as polygons where the data has them, else as bitmaps inside their boxes; as bitmaps of the whole
+image; or as small bitmaps of one size that fill their boxes."""
 
 
 class Mapper:

@@ -1,6 +1,6 @@
 """CroppedMasks: bitmaps of which only the part inside a region around each object is kept."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detkit.structures.bit_masks import BitMasks
+from detkit.structures.bit_masks import CHUNK_PIXELS, BitMasks
 from detkit.structures.boxes import Boxes
 from detkit.structures.mask_crops import CropMethod, check_pairs, crop_maps, to_bits
 from detkit.structures.masks import Masks
-from detkit.structures.rle import rle_of_region
+from detkit.structures.rle import region_of_rle, rle_of_region
 from detkit.structures.transforms import Region, Transform
 
 
@@ -49,11 +49,29 @@ class CroppedMasks:
     def of(
         bitmaps: Sequence[Tensor], regions: Sequence[Region], image_size: tuple[int, int], device: torch.device
     ) -> "CroppedMasks":
-        """From N bitmaps ``(h, w)`` bool on ``device`` and the regions ``(x1, y1, x2, y2)`` that they fill."""
+        """From N bitmaps ``(h, w)`` bool and the regions ``(x1, y1, x2, y2)`` that they fill, on ``device``."""
         bits = torch.empty(sum(bitmap.numel() for bitmap in bitmaps), dtype=torch.bool, device=device)
         for place, bitmap in zip(bits.split([bitmap.numel() for bitmap in bitmaps]), bitmaps):
             place.view(bitmap.shape[::-1]).copy_(bitmap.t())
         return CroppedMasks(bits, torch.tensor(regions, dtype=torch.int64).reshape(-1, 4), image_size)
+
+    @staticmethod
+    def of_rle(counts: Iterable[bytes], image_size: tuple[int, int]) -> "CroppedMasks":
+        """From compressed RLE strings; each is decoded inside its tight box."""
+        found = [region_of_rle(text, image_size[0]) for text in counts]
+        bitmaps = [torch.from_numpy(bitmap) for bitmap, _ in found]
+        return CroppedMasks.of(bitmaps, [region for _, region in found], image_size, torch.device("cpu"))
+
+    @staticmethod
+    def around(masks: Masks) -> "CroppedMasks":
+        """Other masks, each in a region around it, with a bit for each pixel of that. Whole bitmaps are not made."""
+        if isinstance(masks, CroppedMasks):
+            return masks._at_full_size()
+        if not isinstance(masks, BitMasks):
+            return CroppedMasks.of_rle((rle["counts"].encode() for rle in masks.rle()), masks.image_size)
+        regions = masks.boxes().tensor.int().tolist()
+        bitmaps = [bitmap[y1:y2, x1:x2] for bitmap, (x1, y1, x2, y2) in zip(masks.tensor, regions)]
+        return CroppedMasks.of(bitmaps, regions, masks.image_size, masks.device)
 
     @staticmethod
     def mini(masks: Masks, size: int = 56) -> "CroppedMasks":
@@ -64,14 +82,13 @@ class CroppedMasks:
         """
         if size < 1:
             raise ValueError(f"CroppedMasks.mini: expected a size of at least 1, got {size}")
-        none = masks[:0].bitmaps()
-        rows, regions = [none.tensor.new_zeros(0)], [none.boxes()]
-        for i in range(len(masks)):  # one at a time: all bitmaps of an image may take gigabytes
-            bitmap = masks[i : i + 1].bitmaps()
-            regions.append(bitmap.boxes())
-            x1, y1, x2, y2 = regions[-1].int()[0].tolist()
-            rows.append(_resized(bitmap.tensor[0, y1:y2, x1:x2], (size, size)).t().reshape(-1))
-        return CroppedMasks(torch.cat(rows), Boxes.cat(regions).tensor, masks.image_size, size)
+        whole = CroppedMasks.around(masks)
+        regions, rows = whole.boxes().tensor, [whole.bits[:0]]
+        for bitmap, (x, y, _, _), tight in zip(whole.crops(), whole.regions.tolist(), regions.int().tolist()):
+            x1, y1, x2, y2 = tight
+            inside = bitmap[y1 - y : y2 - y, x1 - x : x2 - x] if x2 > x1 else bitmap[:0]
+            rows.append(_resized(inside, (size, size)).t().reshape(-1))
+        return CroppedMasks(torch.cat(rows), regions, masks.image_size, size)
 
     @property
     def shape(self) -> torch.Size:
@@ -156,9 +173,20 @@ class CroppedMasks:
         areas = [bitmap.sum().float() for bitmap in self._at_full_size().crops()]
         return torch.stack(areas) if areas else self.bits.new_zeros(0, dtype=torch.float32)
 
-    def covered(self, hidden: Tensor) -> BitMasks:
+    def union(self) -> Tensor:
+        """``(H, W)`` bool: the pixels of any object."""
+        pasted = self._at_full_size()
+        out = torch.zeros(self.image_size, dtype=torch.bool, device=self.bits.device)
+        for bitmap, (x1, y1, x2, y2) in zip(pasted.crops(), pasted.regions.tolist()):
+            out[y1:y2, x1:x2] |= bitmap
+        return out
+
+    def covered(self, hidden: Tensor) -> "CroppedMasks":
         """See ``BitMasks.covered``."""
-        return self.bitmaps().covered(hidden)
+        pasted = self._at_full_size()
+        places = pasted.regions.tolist()
+        seen = [bitmap & ~hidden[y1:y2, x1:x2] for bitmap, (x1, y1, x2, y2) in zip(pasted.crops(), places)]
+        return CroppedMasks.of(seen, places, self.image_size, self.bits.device)
 
     def nonempty(self) -> Tensor:
         """``(N,)`` bool: some pixel is the object's."""
@@ -186,22 +214,44 @@ class CroppedMasks:
             regions.append((left, top, left + part.shape[1], top + part.shape[0]))
         return CroppedMasks.of(bitmaps, regions, self.image_size, self.bits.device)
 
-    def transform(self, transform: Transform) -> "CroppedMasks | BitMasks":
+    def transform(self, transform: Transform) -> "CroppedMasks":
         """The masks where the transform takes them.
 
         Mini-masks that are only scaled and moved keep their cells; any others are made again, in their new regions.
         """
         matrix = transform.matrix
         if self.size is None:
-            return self.bitmaps().transform(transform)
+            return self._resampled(transform)
         if matrix is None or not transform.keeps_boxes or matrix[0, 0] <= 0 or matrix[1, 1] <= 0 or transform.cuts:
-            bitmaps = (self[i : i + 1].bitmaps() for i in range(len(self)))
-            made = [CroppedMasks.mini(bitmap.transform(transform), self.size) for bitmap in bitmaps]
-            none = CroppedMasks(self.bits[:0], self.regions[:0], transform.output_size, self.size)
-            return CroppedMasks.cat([none, *made])
+            return CroppedMasks.mini(self._at_full_size()._resampled(transform), self.size)
         boxes = Boxes(self.regions)
         regions = torch.where(boxes.nonempty()[:, None], boxes.outlines(transform).tensor, 0.0)
         return CroppedMasks(self.bits, regions, transform.output_size, self.size)
+
+    def _resampled(self, transform: Transform) -> "CroppedMasks":
+        """Of each new pixel's centre the nearest pixel, as ``Transform.label_map`` of whole bitmaps has it."""
+        (height, width), size, device = self.image_size, transform.output_size, self.bits.device
+        numbers = torch.arange(height * width, dtype=torch.int32, device=device).view(height, width)
+        sources = transform.label_map(numbers, -1)
+        rows, columns = torch.div(sources, width, rounding_mode="floor"), sources % width
+        reach = Boxes(self.regions.float()).outlines(transform).tensor + self.regions.new_tensor([-1, -1, 1, 1])
+        bounded = transform.matrix is not None and not transform.matrix[2, :2].any()  # by the region's corners
+        if not bounded:
+            reach = reach.new_tensor([0, 0, size[1], size[0]]).expand_as(reach)
+        reach = Boxes(reach).clip(size).tensor.int()
+        bitmaps, regions = [], []
+        for bitmap, (left, top, _, _), (x1, y1, x2, y2) in zip(self.crops(), self.regions.tolist(), reach.tolist()):
+            y, x = rows[y1:y2, x1:x2] - top, columns[y1:y2, x1:x2] - left
+            bitmap = bitmap if bitmap.numel() else bitmap.new_zeros(1, 1)
+            nearest = y.clamp(0, bitmap.shape[0] - 1), x.clamp(0, bitmap.shape[1] - 1)
+            moved = bitmap[nearest] & (nearest[0] == y) & (nearest[1] == x)
+            if not bounded:
+                left, top, right, bottom = BitMasks(moved[None]).boxes().tensor.int()[0].tolist()
+                moved = moved[top:bottom, left:right]
+                x1, y1, x2, y2 = x1 + left, y1 + top, x1 + right, y1 + bottom
+            bitmaps.append(moved)
+            regions.append((x1, y1, x2, y2))
+        return CroppedMasks.of(bitmaps, regions, size, device)
 
     def crop_and_resize(self, boxes: Boxes, size: int, method: CropMethod = "roi_align", binary: bool = True) -> Tensor:
         """``(N, size, size)`` on the boxes' device: mask i inside box i, resampled, see ``BitMasks.crop_and_resize``.
@@ -211,7 +261,12 @@ class CroppedMasks:
         """
         check_pairs(len(self), len(boxes))
         if self.size is None:
-            return self.bitmaps().crop_and_resize(boxes, size, method, binary)
+            step = max(1, CHUNK_PIXELS // max(1, self.image_size[0] * self.image_size[1]))
+            parts = [
+                self[i : i + step].bitmaps().crop_and_resize(Boxes(boxes[i : i + step]), size, method, binary)
+                for i in range(0, max(1, len(self)), step)
+            ]
+            return torch.cat(parts)
         corner = self.regions[:, :2].repeat(1, 2)
         sides = (self.regions[:, 2:] - self.regions[:, :2]).clamp(min=1e-3).repeat(1, 2)
         places = (boxes.tensor.to(self.regions.device) - corner) / sides * self.size

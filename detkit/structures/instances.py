@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detkit.structures.cropped_masks import CroppedMasks
 from detkit.structures.image_list import ImageInfo
 from detkit.structures.transforms import Region, Transform
 
@@ -138,7 +139,7 @@ def _pinned(value: Any) -> Any:
 
 def _cat(name: str, values: Sequence[Any]) -> Any:
     if len({type(value) for value in values}) > 1 and all(hasattr(value, "bitmaps") for value in values):
-        values = [value.bitmaps() for value in values]  # masks of several kinds
+        values = [CroppedMasks.around(value) for value in values]  # masks of several kinds
     cat = getattr(type(values[0]), "cat", None)
     if cat is None and not isinstance(values[0], Tensor):
         raise TypeError(f"the field '{name}' cannot be joined: give {type(values[0]).__name__} a static cat(parts)")

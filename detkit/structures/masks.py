@@ -41,7 +41,7 @@ class Masks(Protocol):
     def transform(self, transform: Transform) -> "Masks":
         """The masks where the transform takes them; beyond the image there is no object."""
 
-    def covered(self, hidden: Tensor) -> BitMasks:
+    def covered(self, hidden: Tensor) -> "Masks":
         """What is visible of the masks behind something that hides ``(H, W)`` pixels."""
 
     def nonempty(self) -> Tensor:

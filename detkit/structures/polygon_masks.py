@@ -10,6 +10,7 @@ from torch import Tensor
 
 from detkit.structures.bit_masks import BitMasks
 from detkit.structures.boxes import Boxes
+from detkit.structures.cropped_masks import CroppedMasks
 from detkit.structures.mask_crops import CropMethod, check_pairs
 from detkit.structures.transforms import Region, Transform
 from detkit.structures.upright import CropAndPad
@@ -93,9 +94,9 @@ class PolygonMasks:
             masks = masks._after(step)
         return masks
 
-    def covered(self, hidden: Tensor) -> BitMasks:
-        """See ``BitMasks.covered``; what is left of a polygon is a bitmap."""
-        return self.bitmaps().covered(hidden)
+    def covered(self, hidden: Tensor) -> CroppedMasks:
+        """See ``BitMasks.covered``; what is left of a polygon is a bitmap inside its box."""
+        return CroppedMasks.around(self).covered(hidden)
 
     def nonempty(self) -> Tensor:
         """``(N,)`` bool: the polygons have an area, or pixels, as one whose sides cross may have without."""

@@ -39,6 +39,30 @@ def rle_counts(compressed: bytes) -> np.ndarray:
     return numbers
 
 
+def region_of_rle(compressed: bytes, height: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """What ``rle_of_region`` took: the bitmap ``(h, w)`` inside the mask's tight box, and that box, x1, y1, x2, y2.
+
+    Nothing is laid out beyond the box. An empty mask gives (0, 0, 0, 0).
+
+    Args:
+        compressed: a compressed RLE string.
+        height: of the image.
+    """
+    edges = np.cumsum(rle_counts(compressed))
+    first, last = edges[: len(edges) // 2 * 2].reshape(-1, 2).T - [[0], [1]]  # pixels of each run, column by column
+    first, last = first[last >= first], last[last >= first]
+    if not len(first):
+        return np.zeros((0, 0), bool), (0, 0, 0, 0)
+    (left, top), (right, bottom) = np.divmod(first, height), np.divmod(last, height)
+    x1, x2 = int(left[0]), int(right[-1]) + 1
+    spans = (left != right).any()  # a run that goes on in the next column reaches both rims
+    y1, y2 = (0, height) if spans else (int(top.min()), int(bottom.max()) + 1)
+    sides = np.stack([(left - x1) * (y2 - y1) + top - y1, (right - x1) * (y2 - y1) + bottom - y1 + 1], 1)
+    lengths = np.diff(sides.reshape(-1), prepend=0, append=(x2 - x1) * (y2 - y1))
+    bits = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+    return bits.reshape(x2 - x1, y2 - y1).T, (x1, y1, x2, y2)
+
+
 def rle_of_region(bitmap: np.ndarray, x: int, y: int, size: tuple[int, int]) -> dict[str, Any]:
     """The compressed RLE, counts as str, of a mask of which only a region is kept.
 

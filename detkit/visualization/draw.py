@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from detkit.structures import Boxes, Instances, Keypoints, Panoptic, Prediction
+from detkit.structures import Boxes, CroppedMasks, Instances, Keypoints, Panoptic, Prediction
 from detkit.visualization.colors import palette
 from detkit.visualization.drawing import MIN_SIDE, Drawing
 from detkit.visualization.inputs import ImageLike
@@ -76,7 +76,7 @@ def _draw_instances(
     fields = instances.to("cpu").fields
     masks = [field for field in fields.values() if hasattr(field, "bitmaps")]
     for field in masks:
-        drawing.masks(field.bitmaps().tensor.numpy(), colors)
+        drawing.masks(CroppedMasks.around(field), colors)
     for field in fields.values():
         if hasattr(field, "draw"):
             field.draw(drawing, colors)
@@ -118,7 +118,7 @@ def _draw_regions(drawing: Drawing, bitmaps: list[np.ndarray], texts: list[str],
     """Masks of whole images with a label at the middle one of each mask's pixels."""
     if not bitmaps:
         return
-    drawing.masks(np.stack(bitmaps), colors)
+    drawing.masks(bitmaps, colors)
     rows_columns = [np.nonzero(bitmap) for bitmap in bitmaps]
     middles = [(x[len(x) // 2], y[len(y) // 2]) if len(x) else (0, 0) for y, x in rows_columns]
     drawing.labels(np.tile(middles, 2), [t if len(x) else "" for t, (_, x) in zip(texts, rows_columns)], colors)

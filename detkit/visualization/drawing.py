@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor
 
+from detkit.structures import CroppedMasks
 from detkit.visualization.colors import text_color
 from detkit.visualization.inputs import ImageLike, to_array
 
@@ -60,13 +61,13 @@ class Drawing:
         """The image as it is now, ``(H', W', 3)`` uint8."""
         return np.asarray(self._image).copy()
 
-    def masks(self, bitmaps: np.ndarray, colors: Colors) -> None:
-        """Fills and outlines ``(N, H, W)`` bool masks of whole images, the largest first, so that small ones show."""
+    def masks(self, bitmaps: Sequence[Any] | CroppedMasks, colors: Colors) -> None:
+        """Fills and outlines N masks of whole images, ``(H, W)`` bool, the largest first, so that small ones show."""
         pixels = np.asarray(self._image).astype(np.float32)
         table, size, line = _table(colors, len(bitmaps)), self._image.size, self.line
-        areas = bitmaps.reshape(len(bitmaps), -1).sum(1)
+        areas = np.array([np.count_nonzero(bitmaps[i]) for i in range(len(bitmaps))])  # one at a time
         for i in np.argsort(-areas, kind="stable").tolist():
-            shape = _enlarged_mask(bitmaps[i], size)
+            shape = _enlarged_mask(np.asarray(bitmaps[i]), size)
             bounds = shape.getbbox()
             if bounds is None:
                 continue

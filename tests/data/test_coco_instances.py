@@ -12,7 +12,7 @@ from pycocotools.cocoeval import COCOeval
 
 from detkit.data import CocoInstances
 from detkit.evaluation import CocoEvaluator
-from detkit.structures import BitMasks, Instances, PolygonMasks, Prediction, Sample
+from detkit.structures import CroppedMasks, Instances, PolygonMasks, Prediction, Sample
 
 H, W = 40, 60
 TRIANGLE = [10.0, 10, 30, 10, 10, 30]
@@ -90,7 +90,7 @@ def test_masks_of_every_form_equal_pycocotools(make, content, disc):
     dataset = make(content)
     mixed, polygons, empty = (dataset[i].objects.masks for i in range(3))
     assert isinstance(polygons, PolygonMasks)
-    assert isinstance(mixed, BitMasks)
+    assert isinstance(mixed, CroppedMasks)
     assert len(empty) == 0
     parts = content["annotations"][3]["segmentation"]
     union = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(parts, H, W))).astype(bool)

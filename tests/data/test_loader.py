@@ -175,7 +175,7 @@ def test_workers_change_nothing(dataset):
     alone, helped = batches(dataset, 0), batches(dataset, 2)
     assert [len(b) for b in helped] == [3] * 6
     assert all(same(x, y) for a, b in zip(alone, helped) for x, y in zip(a, b))
-    assert type(helped[0][0].target.masks) is BitMasks
+    assert type(helped[0][0].target.masks) is CroppedMasks
 
 
 def test_resumed_stream_goes_on_where_it_stopped(dataset):

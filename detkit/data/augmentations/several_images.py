@@ -7,7 +7,7 @@ import numpy as np
 
 from detkit.config import Count, Fraction
 from detkit.data.interfaces import AUGMENTATIONS, Augmentation, Record
-from detkit.structures import Compose, CropAndPad, Resize
+from detkit.structures import Compose, CropAndPad, CroppedMasks, Resize
 
 
 @AUGMENTATIONS.register()
@@ -42,7 +42,7 @@ class CopyPaste(Augmentation):
             return record
         objects = rng.permutation(np.flatnonzero(~other.objects.crowd.numpy()))
         other = other.select(objects[: int(rng.integers(1, self.max_objects + 1))])
-        cover = other.objects.masks.bitmaps().tensor.any(0).numpy()
+        cover = CroppedMasks.around(other.objects.masks).union().numpy()
         below = record.covered(cover).joined(other)
         maps = {name: np.where(cover, other.maps.get(name, own), own) for name, own in record.maps.items()}
         return dataclasses.replace(below, image=np.where(cover[:, :, None], other.image, record.image), maps=maps)

@@ -8,11 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pycocotools.mask as coco_mask
-import torch
 
 from detkit.data.datasets.rows import FAR, Chunk
 from detkit.data.flat import Ragged, offsets
-from detkit.structures import BitMasks, Masks, PolygonMasks
+from detkit.structures import CroppedMasks, Masks, PolygonMasks
 from detkit.structures.rle import checked_rle, rle_counts
 
 FIX = "correct it, or set invalid_masks: drop (leaves it out) or box (takes the box as its mask)"
@@ -35,7 +34,7 @@ class MaskColumn:
     rles: Ragged
 
     def for_rows(self, rows: range, size: tuple[int, int], boxes: np.ndarray, crowd: np.ndarray) -> Masks:
-        """The masks of some rows of an image of ``size`` (height, width): polygons if all of them are, else bitmaps.
+        """The masks of some rows of an image of ``size`` (height, width): polygons if all are, else ``CroppedMasks``.
 
         A crowd, which is no target, does not turn an image's polygons into bitmaps: its box stands in for its RLE.
         """
@@ -43,10 +42,7 @@ class MaskColumn:
         if not any(rle and not crowd[row] for rle, row in zip(encoded, rows)):
             polygons = [[_rectangle(*boxes[r].tolist())] if e else self.polygons_of(r) for e, r in zip(encoded, rows)]
             return PolygonMasks(polygons, size)
-        out = np.zeros((len(rows), *size), np.uint8)
-        for i, row in enumerate(rows):
-            out[i] = coco_mask.decode(self._rle(row, size))
-        return BitMasks(torch.from_numpy(out.view(bool)))
+        return CroppedMasks.of_rle((self._rle(row, size)["counts"] for row in rows), size)
 
     def polygons_of(self, row: int) -> list[np.ndarray]:
         """The polygons of one annotation, each x, y, x, y, ..."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from detkit.data.errors import WorkerError
 from detkit.registry import ConfigError, DataError
 from detkit.utils.distributed import launched
 from detkit.utils.logging import setup_console
@@ -54,7 +55,7 @@ def run(main: Callable[[], int]) -> int:
 def _code_of(main: Callable[[], int]) -> int:
     try:
         return record(main)() or 0 if launched() else main()
-    except (ConfigError, DataError, FloatingPointError, MemoryError, OSError) as error:
+    except (ConfigError, DataError, WorkerError, FloatingPointError, MemoryError, OSError) as error:
         who = f"[rank {os.environ['RANK']}] " if launched() else ""
         print(f"{who}{type(error).__name__}: {error}", file=sys.stderr)
         return 2

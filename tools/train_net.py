@@ -25,9 +25,11 @@ import argparse
 import functools
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -59,13 +61,23 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def leave(number: int, frame: object) -> None:
+    """Ends a process that has nothing to save: one that has not begun yet, or is done."""
+    os.write(2, f"stopped by {signal.Signals(number).name}; --resume goes on from here\n".encode())
+    os._exit(130 if number == signal.SIGINT else 75)  # as a training does, see detkit.engine.EXIT_CODE
+
+
 if __name__ == "__main__":
+    for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), leave)
     parse_arguments(None)  # so --help and mistakes are answered at once: what is imported from here on takes seconds
 
 from detkit import command_line
 from detkit.checkpoint import Checkpointer, load_all_weights, load_weights, read_checkpoint, resume
 from detkit.doctor import check_at_start
 from detkit.engine import (
+    EXIT_CODE,
     CheckpointHook,
     EvalHook,
     Hook,
@@ -78,7 +90,8 @@ from detkit.engine import (
     TensorBoardWriter,
     Trainer,
 )
-from detkit.evaluation import FirstPredictions, evaluate, write_evaluation
+from detkit.engine.training_state import named_hooks
+from detkit.evaluation import Evaluator, FirstPredictions, evaluate, write_evaluation
 from detkit.experiment import Experiment, load_experiment, torch_device
 from detkit.experiment.run import (
     finished_message,
@@ -100,11 +113,45 @@ from detkit.visualization import draw_predictions, plot_curves, write_prediction
 logger = logging.getLogger("detkit.train_net")
 
 
-def train(exp: Experiment, go_on: bool) -> None:
+def train(exp: Experiment, go_on: bool, interruption: Interruption) -> None:
     """Trains and evaluates; with ``go_on``, or in the place of a dead process, from the last checkpoint if any."""
-    device, out = torch_device(exp.train.device), start_run(exp)
+    out = start_run(exp)
+    pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
+    with interruption.at_once():
+        trainer, fresh = prepare(exp, go_on, interruption, pictures, evaluators)
+    if trainer.is_last_step:
+        logger.info("%s", finished_message(exp, trainer.stop_reason))
+        missing = not all((out / name).is_file() for name in ("model_final.pth", "evaluation.json"))
+        if not distributed.any_process(missing):
+            return
+        end = (CheckpointHook, EvalHook, PredictionPictures)
+        trainer.pending = [k for k, hook in named_hooks(trainer.hooks) if k in trainer.pending or isinstance(hook, end)]
+    init_output_dir(exp, fresh=fresh)
+    without_value: ConfigError | None = None
+    try:
+        trainer.train()
+    except ConfigError as error:  # of a hook whose metric never had a value: said when the run is complete
+        without_value = error
+        if not trainer.is_last_step:
+            raise
+    _draw(exp, pictures, out, curves=True)
+    _show(write_evaluation(trainer.results, evaluators, out / "evaluation.json", sets=list(trainer.weight_sets)))
+    _show(f"The run is in {out}: model_final.pth, evaluation.json, curves.png, predictions/")
+    if without_value is not None:
+        raise without_value
+
+
+def prepare(
+    exp: Experiment,
+    go_on: bool,
+    interruption: Interruption,
+    pictures: FirstPredictions,
+    evaluators: Sequence[Evaluator],
+) -> tuple[Trainer, bool]:
+    """The trainer, where its last checkpoint left it if it goes on with one; and whether it begins from the start."""
+    device, out = torch_device(exp.train.device), exp.train.output_dir
     checkpointer = Checkpointer(out, keep=exp.train.checkpoint_keep, sharded=exp.train.sharded_checkpoints)
-    go_on = go_on or is_restarted(out)
+    go_on = go_on or is_restarted(Path(out))
     fresh = not (go_on and checkpointer.latest() is not None)
     start = read_checkpoint(exp.train.init_weights) if fresh and exp.train.init_weights is not None else None
     validate_datasets(exp)
@@ -116,13 +163,12 @@ def train(exp: Experiment, go_on: bool) -> None:
         check_at_start(exp, model)
     if exp.train.compile:
         compile_parts(model)
-    pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
-    interruption = Interruption()
     test_batches = interruption.watch(exp.data.test())
-    evaluation = EvalHook(
-        functools.partial(evaluate, model, test_batches, evaluators, on_batch=pictures), exp.train.eval_period
-    )
-    draw = functools.partial(draw_predictions, dataset=exp.data.test_set)
+
+    def evaluate_now() -> dict[str, Any]:
+        with interruption.at_once():
+            return evaluate(model, test_batches, evaluators, on_batch=pictures)
+
     hooks = [
         ProgressBar(),
         MetricsWriter(),
@@ -130,31 +176,15 @@ def train(exp: Experiment, go_on: bool) -> None:
         StepTimer(),
         *exp.build_hooks(),  # before the checkpoint, which then holds what they make of the step
         CheckpointHook(checkpointer, exp.train.checkpoint_period, config=exp.tree),
-        evaluation,
-        PredictionPictures(pictures, draw, keep=exp.train.picture_keep),
+        EvalHook(evaluate_now, exp.train.eval_period),
+        PredictionPictures(
+            pictures, functools.partial(draw_predictions, dataset=exp.data.test_set), keep=exp.train.picture_keep
+        ),
     ]
     trainer = build_trainer(exp, model, hooks, test_batches, interruption)
     if go_on:
         resume(checkpointer, model, trainer)
-    if trainer.is_last_step:
-        logger.info("%s", finished_message(exp, trainer.stop_reason))
-        if (out / "evaluation.json").is_file():
-            return
-    init_output_dir(exp, fresh=fresh)
-    without_value: ConfigError | None = None
-    try:
-        trainer.train()
-    except ConfigError as error:  # of a hook whose metric never had a value: said when the run is complete
-        without_value = error
-        if not trainer.is_last_step:
-            raise
-    if not trainer.results:  # of a run that was stopped between its evaluation and its end
-        evaluation.after_stop(trainer)
-    _draw(exp, pictures, out, curves=True)
-    _show(write_evaluation(trainer.results, evaluators, out / "evaluation.json", sets=list(trainer.weight_sets)))
-    _show(f"The run is in {out}: model_final.pth, evaluation.json, curves.png, predictions/")
-    if without_value is not None:
-        raise without_value
+    return trainer, fresh
 
 
 def build_trainer(
@@ -216,22 +246,40 @@ def _show(words: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the tool; 0 when it went well, 75 when it was asked to leave and saved what ``--resume`` goes on from."""
     args = parse_arguments(argv)
-    exp = load_experiment(Path(args.config_file), args.overrides)
     if args.num_processes is not None and not distributed.launched():
-        return launch(__file__, sys.argv[1:] if argv is None else argv, args.num_processes, args.max_restarts or 0)
+        load_experiment(Path(args.config_file), args.overrides)
+        code = launch(__file__, sys.argv[1:] if argv is None else argv, args.num_processes, args.max_restarts or 0)
+        return EXIT_CODE if code - 128 in (signal.SIGTERM, getattr(signal, "SIGUSR1", None)) else code
+    interruption = Interruption()
+    try:
+        with interruption.listening():
+            run(args, interruption)
+    except Interrupted as stop:
+        if distributed.is_main():
+            words = str(stop).partition(";")[0] if args.eval_only else str(stop)
+            print(words, file=sys.stderr, flush=True)
+        return stop.exit_code
+    return 0
+
+
+def run(args: argparse.Namespace, interruption: Interruption) -> None:
+    """Trains or evaluates, in one of the run's processes."""
+    with interruption.at_once():
+        exp = load_experiment(Path(args.config_file), args.overrides)
     started = int(os.environ.get("WORLD_SIZE", 1))  # this is one of them
     if args.num_processes not in (None, started):
         raise ConfigError(f"--num-processes {args.num_processes}: torchrun has started {started}; take one of the two")
     with distributed.process_group(torch_device(exp.train.device)):
         if args.eval_only:
-            evaluate_only(exp, args)
-            return 0
-        try:
-            train(exp, args.resume)
-        except Interrupted as stop:
-            return stop.exit_code
-    return 0
+            with interruption.at_once():
+                evaluate_only(exp, args)
+        else:
+            train(exp, args.resume, interruption)
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.run(main))
+    code = command_line.run(main)
+    for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)  # to the very end: the code is known
+    sys.exit(code)

@@ -1,11 +1,12 @@
 """What goes wrong while samples are made: which image it was, at what stage, and workers that die."""
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 
 from detkit.data.interfaces import Record
+from detkit.data.transfer import remedy
 from detkit.registry import DataError
+from detkit.utils.logging import first_line
 
 _MOST_IDS = 20
 
@@ -58,24 +59,25 @@ def naming_the_sample(index: int, dataset: str) -> Iterator[Progress]:
 
 
 def worker_error(error: BaseException, num_workers: int) -> WorkerError | None:
-    """What to raise in place of an error of torch's loader, from it; None where it does not say that a worker died."""
-    words = str(error)
-    if not isinstance(error, RuntimeError) or "DataLoader worker" not in words:
+    """What to raise in place of an error of the loader, from it; None where it is not about loader processes."""
+    first, limit = first_line(error), remedy(error)
+    if num_workers == 0 or isinstance(error, WorkerError | SampleError):
         return None
-    lines = [f"a loader process died ({words.strip().splitlines()[0]}), one of {num_workers}."]
-    if "us error" in words or "shared memory" in words:
-        lines.append(
-            "Samples come over in shared memory, and it is full. In a container raise its size (docker run"
-            " --shm-size=8g, or --ipc=host); else lower data.num_workers or data.batch_size, or"
-            " take data.mask_format=polygon or mini."
-        )
+    if "DataLoader worker" not in str(error):
+        if not limit:
+            return None
+        words = [
+            f"loader processes cannot do their work ({first}): {limit}. Or lower data.num_workers, now {num_workers};"
+        ]
+        words.append("0 needs none of them.")
+    elif limit:
+        words = [f"a loader process died ({first}), one of {num_workers}. {limit[0].upper()}{limit[1:]}, lower"]
+        words.append("data.num_workers or data.batch_size, or take data.mask_format=polygon or mini.")
     else:
-        lines.append(
-            "Nothing in the process said why: most often the system has killed it for want of memory (its log says so:"
-            f" dmesg | grep -i kill). Lower data.num_workers (now {num_workers}), or the size of images. With"
-            " data.num_workers=0 an error in the data shows itself where it happens."
-        )
-    with contextlib.suppress(OSError):
-        shm = shutil.disk_usage("/dev/shm")
-        lines.append(f"/dev/shm has {shm.free / 2**20:.0f} of {shm.total / 2**20:.0f} MiB free now.")
-    return WorkerError(" ".join(lines))
+        words = [
+            f"a loader process died ({first}), one of {num_workers}. Nothing in the process said why: most often the"
+            " system has killed it for want of memory (its log says so: dmesg | grep -i kill). Lower data.num_workers"
+            f" (now {num_workers}), or the size of images. With data.num_workers=0 an error in the data shows itself"
+            " where it happens."
+        ]
+    return WorkerError(" ".join(words))

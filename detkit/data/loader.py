@@ -1,9 +1,11 @@
 """Loaders: batches of samples, made ahead by worker processes."""
 
+import contextlib
 import copy
 import dataclasses
 import gc
 import itertools
+import logging
 import os
 import signal
 import threading
@@ -18,8 +20,11 @@ from detkit.data.errors import SampleError, worker_error
 from detkit.data.interfaces import Dataset, Sampler
 from detkit.data.mapper import Mapper
 from detkit.data.samplers import inference_batches
+from detkit.data.transfer import PackedBatch, remedy
 from detkit.registry import DataError
 from detkit.structures import Sample
+
+logger = logging.getLogger(__name__)
 
 Batches = Iterable[list[tuple[int, int]]]
 
@@ -88,11 +93,12 @@ class _Loader:
     def __init__(self, mapper: Mapper, batches: Batches, num_workers: int):
         if num_workers:
             _allow_many_files()
+        self._warned = False
         self._loader: DataLoader[Sample] = DataLoader(
             _Mapped(mapper),
             batch_sampler=batches,  # type: ignore[arg-type]
             num_workers=num_workers,
-            collate_fn=_as_it_is,
+            collate_fn=PackedBatch if num_workers else _as_it_is,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_start_worker,
             persistent_workers=num_workers > 0,
@@ -100,21 +106,30 @@ class _Loader:
         )
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        stream = iter(self._loader)
-        while True:
-            try:
+        workers = self._loader.num_workers
+        try:
+            with _signals_blocked():
+                stream = iter(self._loader)
+            while True:
                 batch = next(stream, None)
-            except RuntimeError as error:
-                died = worker_error(error, self._loader.num_workers)
-                if died is None:
-                    raise
-                raise died from error
-            if batch is None:
-                return
-            for sample in batch:
-                if isinstance(sample, _Failure):
-                    raise sample.error()
-            yield batch
+                if batch is None:
+                    return
+                for sample in batch if workers == 0 else (batch := self._unpacked(batch)):
+                    if isinstance(sample, _Failure):
+                        raise sample.error()
+                yield batch
+        except (RuntimeError, OSError, EOFError, MemoryError) as error:
+            died = worker_error(error, workers)
+            if died is None:
+                raise
+            raise died from error
+
+    def _unpacked(self, packed: PackedBatch) -> list[Sample]:
+        if packed.shortage and not self._warned:
+            self._warned = True
+            words = "batches come through pipes instead of shared memory, which is slower"
+            logger.warning("%s. %s (%s)", words, remedy(packed.shortage), packed.shortage)
+        return packed.batch()
 
 
 class _SizedLoader(_Loader):
@@ -143,7 +158,7 @@ def train_loader(
     Raises (at iteration):
         DataError: an image cannot be read; the message is the dataset's own, whichever process met it.
         SampleError: another error while a sample was made; names the file, the annotations and the augmentation.
-        WorkerError: a loader process died.
+        WorkerError: a loader process died or could not begin; says which limit of the machine it met.
     """
     if len(dataset) == 0:
         raise DataError("the training dataset has no images")
@@ -184,30 +199,40 @@ def _as_it_is(batch: list[Sample]) -> list[Sample]:
 def _start_worker(worker: int) -> None:
     gc.freeze()  # what the main process made is no garbage here, and looking for some would copy its pages
     torch.set_num_threads(1)  # the workers share the cores with the training process and with each other
-    if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGUSR1"):  # no such on Windows
+    if threading.current_thread() is threading.main_thread():
         _outlast_signals()
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Within it signals that ask a run to leave wait. Processes that begin in it never see them, nor do threads."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _outlast_signals() -> None:
     """Signals that ask a run to leave reach its workers too, often before it has what it needs to end its step.
 
-    What the run's own handlers do is not for a worker. SIGTERM of anyone but the run itself gets its way after a while.
+    They are blocked since before this process began; a worker obeys the run alone, and ends when the run is gone.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS, where SIGTERM keeps its default
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1})
         threading.Thread(target=_wait_for_term, args=(os.getppid(),), daemon=True).start()
+    elif hasattr(signal, "pthread_sigmask"):  # macOS, where SIGTERM keeps its default
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _wait_for_term(run: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != run:
-        signal.alarm(_GRACE_SECONDS)
-    os._exit(128 + signal.SIGTERM)
-
-
-_GRACE_SECONDS = 25
-"""Less than the 30 s after which torchrun and Slurm kill."""
+        pass
+    os._exit(0)  # as torch's own workers do: another code would be an error in the run
 
 
 def _allow_many_files() -> None:

@@ -106,6 +106,10 @@ class Training:
             return iter(self.batches(number, earlier=self.earlier) if self.earlier else self.batches(number))
         return itertools.islice(self.batches, number, None)
 
+    def interruptible(self, patience: float = 0.0) -> contextlib.AbstractContextManager[None]:
+        """Within it a signal ends the training wherever it stands, see ``Interruption.at_once``."""
+        return contextlib.nullcontext() if self.interruption is None else self.interruption.at_once(patience)
+
     @contextlib.contextmanager
     def guard(self, hook: "Hook", optional: bool | None = None) -> Iterator[None]:
         """Within it an error of a hook that is ``optional`` (None: as it says itself) is logged and switches it off."""

@@ -1,12 +1,13 @@
 """Trainer: the loop. It takes built objects and knows neither models nor data."""
 
 import contextlib
+import functools
 import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -24,6 +25,7 @@ from detkit.structures import Losses, Sample
 from detkit.utils import rng_state, set_rng_state
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Trainer(Training):
@@ -126,7 +128,7 @@ class Trainer(Training):
             with self.interruption or contextlib.nullcontext():
                 self._call_all("before_train")
                 self._catch_up()
-                stream = iter(()) if self.is_last_step else self._stream()
+                stream = iter(()) if self.is_last_step else self._wait(self._stream)
                 while not self.is_last_step:
                     self._one_step(stream)
         except BaseException:
@@ -146,7 +148,8 @@ class Trainer(Training):
         factor = self.schedule(self.step, self.max_iter)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-        batches = self.training_step.fetch(stream, f"{self.step} steps; max_iter is {self.max_iter}")
+        words = f"{self.step} steps; max_iter is {self.max_iter}"
+        batches = self._wait(functools.partial(self.training_step.fetch, stream, words))
         data_time = time.perf_counter() - start
         with self.failures.watch(self.step):
             self.losses, metrics = self.training_step(batches)
@@ -182,9 +185,25 @@ class Trainer(Training):
                     self._flush()
                 self._call_all("after_stop")
         except Interrupted as stop:
-            logger.info("step %d: %s", self.step, stop)
-            self._call_all("on_interrupt")
+            self._leave(stop)
             raise
+
+    def _wait(self, get: Callable[[], T]) -> T:
+        """What ``get`` waits for. A signal meanwhile leaves the training as the last finished step did."""
+        try:
+            with self.interruptible(patience=5.0):
+                return get()
+        except Interrupted as stop:
+            self.step = max(self.finished - 1, 0)
+            if self._rng is not None:
+                set_rng_state(self._rng)
+            self._leave(stop)
+            raise
+
+    def _leave(self, stop: Interrupted) -> None:
+        logger.info("%d steps are done: %s", self.finished, stop)
+        if self.finished:
+            self._call_all("on_interrupt")
 
     def _call_all(self, method: str) -> None:
         for hook in self.hooks:

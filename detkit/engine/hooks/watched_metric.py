@@ -59,9 +59,11 @@ class WatchingHook(Hook):
 
     def after_train(self, trainer: Training) -> None:
         """Makes sure that there has been such a metric, and a value of it."""
-        if trainer.is_last_step and self._names and not self._seen:
+        if not trainer.is_last_step or trainer.pending:
+            return
+        if self._names and not self._seen:
             raise self._missing()
-        if trainer.is_last_step and self._unmeasured is not None and self.best is None:
+        if self._unmeasured is not None and self.best is None:
             fix = "Watch another metric, or test on data.test_dataset with what it needs"
             raise ConfigError(f"train.hooks: {type(self).__name__}: {self._unmeasured}. {fix}")
 

@@ -1,7 +1,6 @@
 """Predictor: a trained model as a function from images to predictions."""
 
 import dataclasses
-import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,13 +11,16 @@ import torch
 from torch import nn
 
 from detkit.checkpoint import Checkpointer, load_all_weights, read_checkpoint
+from detkit.config.recipe import parts_of
 from detkit.data import Augmentation, bare_record, to_sample
+from detkit.data.images import DEFAULT_READING, ImageReading
 from detkit.evaluation import coco_results
 from detkit.experiment import load_experiment, torch_device
 from detkit.inference import Precision, optimized
 from detkit.registry import DataError
 from detkit.structures import Prediction, Sample
 from detkit.visualization import (
+    Frame,
     ImageLike,
     draw_prediction,
     free_path,
@@ -47,6 +49,7 @@ class Predictor:
         batch_size: images a forward pass.
         precision: ``"fp32"`` or ``"bf16"`` take a faster copy (see ``detkit.inference``), None the model itself.
         compile: whether the copy's static parts go through ``torch.compile``; without ``precision`` in fp32.
+        reading: how image files are read: as those that the model was tested on.
 
     Raises:
         ValueError: a batch size below 1, or an unknown precision.
@@ -63,6 +66,7 @@ class Predictor:
         batch_size: int = 4,
         precision: Precision | None = None,
         compile: bool = False,
+        reading: ImageReading = DEFAULT_READING,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
@@ -72,7 +76,7 @@ class Predictor:
             self.model = optimized(self.model, precision or "fp32", compile)
         self.class_names: tuple[str, ...] = tuple(names or ())
         self.category_ids: tuple[int, ...] | None = getattr(model, "category_ids", None)
-        self.augmentations, self.batch_size = tuple(augmentations), batch_size
+        self.augmentations, self.batch_size, self.reading = tuple(augmentations), batch_size, reading
         self._channels = getattr(getattr(model, "preprocess", None), "num_channels", 3)
 
     @classmethod
@@ -151,7 +155,8 @@ class Predictor:
         load_all_weights(model, checkpoint)
         model.category_ids = checkpoint.category_ids
         augmentations = [recipe() for recipe in experiment.data.test_augmentations]
-        options: dict[str, Any] = {"device": device, "batch_size": batch_size}
+        given = next(parts_of(experiment.data.test_dataset, ImageReading, ""), ("", {}))[1]
+        options: dict[str, Any] = {"device": device, "batch_size": batch_size, "reading": ImageReading(**given)}
         return cls(model, augmentations=augmentations, precision=precision, compile=compile, **options)
 
     def __call__(self, images: "ImageLike | Sequence[ImageLike]") -> Any:
@@ -181,7 +186,8 @@ class Predictor:
             skip_unreadable: a file that cannot be read is left out, with a warning, instead of ending the prediction.
 
         Raises:
-            DataError: there is no such folder, or no image in it; (while iterating) a file that cannot be read.
+            DataError: there is no such folder, or no image in it; (while iterating, after the predictions of the files
+                before) a file that cannot be read.
         """
         return self.predict_files(image_files(folder, recursive=recursive), skip_unreadable=skip_unreadable)
 
@@ -192,21 +198,23 @@ class Predictor:
         for batch in _batches(self._readable(files, skip_unreadable), self.batch_size):
             yield from zip([path for path, _ in batch], self._predict([sample for _, sample in batch]))
 
-    def predict_video(self, path: str | Path) -> Iterator[tuple[int, np.ndarray, Prediction]]:
-        """Number (from 0), RGB array (H, W, 3) and prediction of each frame, in order.
+    def predict_video(self, path: str | Path) -> Iterator[tuple[int, Frame, Prediction]]:
+        """Number (from 0), RGB array (H, W, 3) and prediction of each frame, in order; the array has a ``time``.
 
         Raises:
             DataError: the file cannot be read as a video.
             ImportError: PyAV is missing; the message says how to install it.
         """
-        for batch in _batches(enumerate(video_frames(path)), self.batch_size):
+        for batch in _batches(enumerate(video_frames(path, self.reading)), self.batch_size):
             predictions = self._predict([self.sample(frame) for _, frame in batch])
             for (number, frame), prediction in zip(batch, predictions):
                 yield number, frame, prediction
 
     def draw(self, image: ImageLike, prediction: Prediction, *, score_thresh: float = 0.5) -> np.ndarray:
         """The image with its prediction, instances from ``score_thresh`` on, as ``(H', W', 3)`` uint8."""
-        return draw_prediction(to_array(image), prediction, self.class_names, score_thresh=score_thresh)
+        return draw_prediction(
+            to_array(image, reading=self.reading), prediction, self.class_names, score_thresh=score_thresh
+        )
 
     def write_pictures(
         self,
@@ -254,14 +262,14 @@ class Predictor:
                 sample = self.sample(path)
             except DataError as error:
                 if not skip_unreadable:
-                    raise
+                    raise DataError(f"{error}. To leave out what cannot be read: skip_unreadable=True") from None
                 logger.warning("left out: %s", error)
                 continue
             yield path, sample
 
     def sample(self, image: ImageLike) -> Sample:
         """An image as the model takes it, after the augmentations, without a target. Raises as the call does."""
-        array = to_array(image, self._channels)
+        array = to_array(image, self._channels, self.reading)
         record = bare_record(array, str(image) if isinstance(image, str | Path) else "")
         rng = np.random.default_rng(0)
         for augmentation in self.augmentations:
@@ -274,5 +282,16 @@ class Predictor:
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    yield from iter(lambda: list(itertools.islice(iterator, size)), [])
+    batch: list[T] = []
+    try:
+        for item in items:
+            batch.append(item)
+            if len(batch) == size:
+                yield batch
+                batch = []
+    except DataError:  # the next one cannot be read, which costs nothing of those before
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch

@@ -11,6 +11,7 @@ from torch import nn
 from detkit.checkpoint import Checkpointer, load_weights
 from detkit.config import to_yaml
 from detkit.data import Augmentation, Resize
+from detkit.data.images import ImageReading
 from detkit.experiment import load_experiment
 from detkit.predictor import Predictor
 from detkit.registry import ConfigError, DataError
@@ -168,14 +169,28 @@ def test_folders(folder):
     assert found[0][1].instances.scores.item() == pytest.approx(1.0)
     assert [p.name for p, _ in predictor.predict_folder(folder, recursive=True)] == ["a.PNG", "b.jpg", "c.png"]
     (folder / "aa.png").write_text("broken")
-    with pytest.raises(DataError, match=r"aa\.png"):
-        list(predictor.predict_folder(folder))
+    before = []
+    with pytest.raises(DataError, match=r"aa\.png: .*skip_unreadable=True"):
+        before.extend(path.name for path, _ in predictor.predict_folder(folder))
+    assert before == ["a.PNG"]
     assert [p.name for p, _ in predictor.predict_folder(folder, skip_unreadable=True)] == ["a.PNG", "b.jpg"]
     with pytest.raises(DataError, match="no such folder"):
         predictor.predict_folder(folder / "missing")
     (folder / "empty").mkdir()
     with pytest.raises(DataError, match="no image"):
         predictor.predict_folder(folder / "empty")
+
+
+def test_images_are_read_as_those_that_the_model_was_tested_on(run, tmp_path):
+    """``reading`` of the test dataset goes with the run."""
+    for dataset in ("{name: CocoInstances, json_file: a, image_root: b, reading: {max_value: 4095}}",):
+        joined = f"{{name: ConcatDataset, datasets: [{dataset}]}}"
+        for node in (dataset, joined):
+            predictor = Predictor.from_run(run[0], overrides=[f"data.test_dataset={node}"])
+            assert predictor.reading == ImageReading(max_value=4095)
+    Image.fromarray(np.full((20, 30), 2048, np.uint16)).save(tmp_path / "deep.png")
+    assert (predictor.sample(tmp_path / "deep.png").image == 128).all()
+    assert Predictor.from_run(run[0]).reading == ImageReading()
 
 
 def test_videos_frame_by_frame(tmp_path):

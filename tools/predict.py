@@ -17,9 +17,11 @@ examples:
 """
 
 import argparse
+import contextlib
 import json
+import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--frames", action="store_true", help="of a video, write a picture a frame instead of a video")
     parser.add_argument("--recursive", action="store_true", help="also the folders in a folder")
-    parser.add_argument("--skip-unreadable", action="store_true", help="name files that cannot be read, and go on")
+    parser.add_argument(
+        "--skip-unreadable", action="store_true", help="files that cannot be read, which are named, are no failure"
+    )
     args = parser.parse_args(argv)
     if args.output is None and args.json is None:
         parser.error("nothing to write: give --output DIR for pictures, --json FILE for COCO results, or both")
@@ -72,9 +76,18 @@ from detkit import command_line
 from detkit.predictor import Predictor
 from detkit.registry import DataError
 from detkit.structures import Prediction
-from detkit.utils.paths import atomic_write
 from detkit.utils.progress import watched
-from detkit.visualization import VIDEO_SUFFIXES, VideoWriter, free_path, image_files, video_info, write_picture
+from detkit.visualization import (
+    VIDEO_SUFFIXES,
+    VideoWriter,
+    free_path,
+    image_files,
+    is_video,
+    video_info,
+    write_picture,
+)
+
+logger = logging.getLogger("detkit.predict")
 
 
 def load(args: argparse.Namespace) -> Predictor:
@@ -90,8 +103,35 @@ def load(args: argparse.Namespace) -> Predictor:
     return Predictor.from_weights(args.weights, args.set, config=args.config_file, **options)
 
 
+class RowFile:
+    """A JSON list that grows, and is whole whenever nothing is being written. Raises OSError with the file's name."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"[]")
+        self.path, self.end = path, 1
+
+    def add(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Appends rows."""
+        text = ",\n".join(map(json.dumps, rows))
+        if not text:
+            return
+        content = f"{',' if self.end > 1 else ''}\n{text}".encode()
+        try:
+            with open(self.path, "r+b") as file:
+                file.seek(self.end)
+                file.write(content + b"]")
+        except OSError as error:  # a full disk: what was there before is kept
+            with contextlib.suppress(OSError), open(self.path, "r+b") as file:
+                file.truncate(self.end)
+                file.seek(self.end)
+                file.write(b"]")
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
+        self.end += len(content)
+
+
 class Output:
-    """Takes predictions as they come: draws them and collects their COCO results.
+    """Takes predictions as they come: draws them and writes their COCO results.
 
     Args:
         predictor: draws.
@@ -101,7 +141,7 @@ class Output:
 
     def __init__(self, predictor: Predictor, args: argparse.Namespace, inputs: Sequence[Path]):
         self.predictor, self.args, self.inputs = predictor, args, {path.resolve() for path in inputs}
-        self.results: list[dict[str, Any]] = []
+        self.rows = None if args.json is None else RowFile(args.json)
         self.written: list[Path] = []
         self.images = self.instances = 0
 
@@ -110,9 +150,9 @@ class Output:
         kept = prediction.above(self.args.score_thresh)
         self.images += 1
         self.instances += 0 if kept.instances is None else len(kept.instances)
-        if self.args.json is not None:
+        if self.rows is not None:
             rows = self.predictor.to_coco_results([kept], [self.images])
-            self.results += [{**row, **source} for row in rows]
+            self.rows.add({**row, **source} for row in rows)
         return kept
 
     def image(self, path: Path, prediction: Prediction) -> None:
@@ -122,27 +162,34 @@ class Output:
             picture = self.predictor.draw(path, kept, score_thresh=0.0)
             self.written.append(write_picture(picture, self._target(f"{path.stem}.png")))
 
-    def video(self, path: Path) -> None:
-        """One video file, frame by frame."""
+    def video(self, path: Path) -> bool:
+        """One video file, frame by frame; False, with a warning, where it cannot be read."""
+        as_pictures = self.args.frames or path.suffix.lower() not in VIDEO_SUFFIXES  # pages of a TIFF are no video
+        name = path.stem if as_pictures else f"{path.stem}.mp4"
+        target = None if self.args.output is None else self._target(name)
+        try:
+            self._frames(path, target, as_pictures)
+        except DataError as error:
+            logger.warning("left out: %s", error)
+            return False
+        if target is not None:
+            self.written.append(target)
+        return True
+
+    def _frames(self, path: Path, target: Path | None, as_pictures: bool) -> None:
         total, rate = video_info(path)
         frames = watched(self.predictor.predict_video(path), path.name, total=total or None, unit="frame")
-        pictures = (
-            (number, self._frame(path, number, frame, prediction)) for number, frame, prediction in frames
-        )  # drawn one by one, as they are written
-        if self.args.output is None:
-            for _ in pictures:
-                pass
-        elif self.args.frames:
-            folder = self._target(path.stem)
-            for number, picture in pictures:
-                write_picture(picture, folder / f"{number:06d}.png")
-            self.written.append(folder)
-        else:
-            target = self._target(f"{path.stem}.mp4")
-            with VideoWriter(target, rate) as writer:
-                for _, picture in pictures:
-                    writer.write(picture)
-            self.written.append(target)
+        with contextlib.ExitStack() as stack:
+            writer = None if target is None or as_pictures else stack.enter_context(VideoWriter(target, rate))
+            for number, frame, prediction in frames:
+                kept = self.collect(prediction, {"file_name": str(path), "frame": number})
+                if target is None:
+                    continue
+                picture = self.predictor.draw(frame, kept, score_thresh=0.0)
+                if writer is None:
+                    write_picture(picture, target / f"{number:06d}.png")
+                else:
+                    writer.write(picture, frame.time)
 
     def _target(self, name: str) -> Path:
         """Where something of this name goes. Raises DataError where an input lies there."""
@@ -150,10 +197,6 @@ class Output:
         if target.resolve() in self.inputs:
             raise DataError(f"--output {self.args.output}: would overwrite the input {target}; take another folder")
         return target
-
-    def _frame(self, path: Path, number: int, frame: Any, prediction: Prediction) -> Any:
-        kept = self.collect(prediction, {"file_name": str(path), "frame": number})
-        return None if self.args.output is None else self.predictor.draw(frame, kept, score_thresh=0.0)
 
 
 def split_inputs(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
@@ -166,7 +209,7 @@ def split_inputs(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
         elif not path.is_file():
             raise DataError(f"{path}: there is no such file or folder")
         else:
-            (videos if path.suffix.lower() in VIDEO_SUFFIXES else images).append(path)
+            (videos if is_video(path) else images).append(path)
     return images, videos
 
 
@@ -175,23 +218,29 @@ def predict(args: argparse.Namespace) -> int:
     images, videos = split_inputs(args)
     predictor = load(args)
     output = Output(predictor, args, [*images, *videos])
-    pairs: Iterator[tuple[Path, Prediction]] = predictor.predict_files(images, skip_unreadable=args.skip_unreadable)
+    pairs: Iterator[tuple[Path, Prediction]] = predictor.predict_files(images, skip_unreadable=True)
+    unread = set(images)
     for path, prediction in watched(pairs, "images", total=len(images), show=bool(images), unit="image"):
+        unread.discard(path)
         output.image(path, prediction)
-    for path in videos:
-        output.video(path)
+    unread |= {path for path in videos if not output.video(path)}
     print(f"{output.instances} instances with score >= {args.score_thresh:g} in {output.images} images")
     if args.json is not None:
-        with atomic_write(args.json, "w") as file:
-            json.dump(output.results, file)
         print(f"COCO results: {args.json}")
     if output.written:
         print(f"pictures: {args.output}/ ({len(output.written)} written)")
+    if unread:
+        named = [str(path) for path in (*images, *videos) if path in unread]
+        names = ", ".join(named[:10]) + (", ..." if len(named) > 10 else "")
+        print(f"could not be read: {len(unread)} of {len(images) + len(videos)} files ({names})", file=sys.stderr)
+    if unread and not args.skip_unreadable:
+        print("the exit code says so; with --skip-unreadable it does not", file=sys.stderr)
+        return 1 if output.images else 2
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the tool; 0 when it went well, 2 after a user's mistake."""
+    """Runs the tool; 0 when it went well, 1 when some files could not be read, 2 when none could or by a mistake."""
     args = parse_arguments(argv)
     try:
         return command_line.run(lambda: predict(args))

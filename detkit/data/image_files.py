@@ -100,20 +100,20 @@ def num_frames(path: str | os.PathLike[str]) -> int:
 
     Previews, as in a camera's MPO and a TIFF of several resolutions, do not count.
     """
-    try:
-        with open_image(path) as image:
-            if image.format == "MPO" or not getattr(image, "is_animated", False):
-                return 1
-            frames = int(getattr(image, "n_frames", 1))
-            if image.format != "TIFF":
-                return frames
-            return sum(not _is_preview(image, number) for number in range(min(frames, 10_000)))
-    except Exception:  # of a broken file the reader says what is wrong
-        return 1
+    frames = 0
+    with contextlib.suppress(Exception), open_image(path) as image:  # of a broken file the reader says what is wrong
+        if image.format == "MPO" or not getattr(image, "is_animated", False):
+            return 1
+        if image.format != "TIFF":
+            return int(getattr(image, "n_frames", 1))
+        for number in range(10_000):
+            image.seek(number)
+            frames += not is_preview(image)
+    return max(frames, 1)
 
 
-def _is_preview(image: Any, number: int) -> bool:
-    image.seek(number)
+def is_preview(image: Any) -> bool:
+    """Whether the present page of a TIFF is another one at a lower resolution, or a mask."""
     return bool(image.tag_v2.get(254, 0) & 5)  # NewSubfileType: of reduced resolution, or a mask
 
 

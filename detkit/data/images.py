@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-import math
+import itertools
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -14,17 +15,16 @@ import torchvision.io
 from PIL import Image
 
 from detkit.config import Positive
-from detkit.data.image_files import log_once, naming_warnings, num_frames, open_image, png_facts
+from detkit.data.bit_depth import to_rgb
+from detkit.data.image_files import is_preview, log_once, naming_warnings, num_frames, open_image
 from detkit.data.issues import Issue, Report
 from detkit.registry import DataError
+
+logger = logging.getLogger(__name__)
 
 ORIENTATION = 0x0112
 """The EXIF tag that says how the camera was held."""
 
-DARK = 16
-"""Of 256. An image that is darker in all but a thousandth of its values is nearly black."""
-
-DARK_IMAGE = "nearly black image"
 TURNED_IN_DOUBT = "turned by its EXIF tag, and its size does not say whether the annotations are"
 TURNED_FIX = (
     "look at one with tools/visualize_data.py; if annotations lie on the stored pixels, set the dataset's"
@@ -55,10 +55,13 @@ class ImageReading:
     outside_root: bool = False
 
 
+DEFAULT_READING = ImageReading()
+
+
 def read_image(
     path: str,
     size: tuple[int, int] | None = None,
-    reading: ImageReading = ImageReading(),  # it is frozen
+    reading: ImageReading = DEFAULT_READING,
     report: Report = log_once,
 ) -> np.ndarray:
     """An image file as ``(H, W, 3)`` uint8 RGB; of a file with several frames the first.
@@ -93,21 +96,45 @@ def decode_image(path: str, size: tuple[int, int] | None, reading: ImageReading,
             raise _wrong_size(path, stored, size)
         many, format = getattr(image, "is_animated", False), image.format
         pixels = _common_jpeg(image, path)
-        pixels = _rgb(image, path, reading.max_value, report) if pixels is None else pixels
-        if turn != (format == "TIFF" and tag != 1):  # Pillow has turned a TIFF already
-            mirrored, turns = _UPRIGHT[tag]
-            turns = turns if turn or mirrored else -turns
-            pixels = np.rot90(pixels[:, ::-1] if mirrored else pixels, turns)
+        pixels = to_rgb(image, path, reading.max_value, report) if pixels is None else pixels
+        pixels = _turned(pixels, tag, turn, format)
         if many and (frames := num_frames(path)) > 1:
             fix = "name the file itself to tools/predict.py to have all, or save the frames as images"
             report(Issue("several frames", path, "", f"has {frames} frames; only the first is read", fix, "warning"))
     return np.ascontiguousarray(pixels)
 
 
+def image_frames(path: str, reading: ImageReading = DEFAULT_READING) -> Iterator[tuple[np.ndarray, float]]:
+    """All frames of an image file as ``(H, W, 3)`` uint8 RGB, and how many seconds each is shown (0: it is not said).
+
+    A page of a TIFF that is a preview is none. What cannot be decoded ends the file, with a warning.
+
+    Raises:
+        DataError: the file is missing, no image, or its first frame cannot be decoded.
+    """
+    with _translating(path), open_image(path) as image:
+        for number in itertools.count():
+            try:
+                image.seek(number)
+                if image.format == "TIFF" and is_preview(image):
+                    continue
+                tag, format, turn = orientation(image), image.format, reading.orientation == "auto"
+                pixels = _turned(to_rgb(image, path, reading.max_value, log_once), tag, turn, format)
+                seconds = float(image.info.get("duration", 0)) / 1000
+            except EOFError:
+                return
+            except Exception as error:
+                if number == 0:
+                    raise
+                logger.warning("%s: is damaged from frame %d on, which are left out (%s)", path, number, error)
+                return
+            yield np.ascontiguousarray(pixels), seconds
+
+
 def check_image(
     path: str,
     size: tuple[int, int],
-    reading: ImageReading = ImageReading(),
+    reading: ImageReading = DEFAULT_READING,
     report: Report = log_once,
 ) -> None:
     """Checks a file without decoding it: its header, its size, and whether its end is there.
@@ -150,9 +177,12 @@ def sizes(image: Image.Image) -> tuple[tuple[int, int], tuple[int, int]]:
     return found, (found[::-1] if lies else found)
 
 
-def is_dark(pixels: np.ndarray) -> bool:
-    """Whether a uint8 image is nearly black."""
-    return bool(np.count_nonzero(pixels >= DARK) * 1000 < pixels.size)
+def _turned(pixels: np.ndarray, tag: int, turn: bool, format: str | None) -> np.ndarray:
+    """Pixels as Pillow gives them, turned or as they are stored; of a TIFF it has turned them already."""
+    if tag == 1 or turn == (format == "TIFF"):
+        return pixels
+    mirrored, turns = _UPRIGHT[tag]
+    return np.rot90(pixels[:, ::-1] if mirrored else pixels, turns if turn or mirrored else -turns)
 
 
 @contextlib.contextmanager
@@ -179,86 +209,6 @@ def _common_jpeg(image: Image.Image, path: str) -> np.ndarray | None:
     except RuntimeError:
         return None
     return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
-
-
-def _rgb(image: Any, path: str, max_value: float | None, report: Report) -> np.ndarray:
-    declared = 65535.0 if image.mode == "I" else 0.0  # Pillow scales what is neither PNG nor TIFF to 16 bits
-    bits, deep = 8, None
-    if image.format == "PNG":
-        sound, bits, used = png_facts(path)
-        if not sound:
-            fix = "replace the file if the image looks wrong"
-            report(Issue("wrong checksum", path, "", "has a wrong checksum, so it was changed", fix, "warning"))
-        declared = 2.0**used - 1 if used < bits else 0.0
-        deep = _deep_colours(path) if bits == 16 and image.mode in ("RGB", "RGBA", "LA") else None
-    elif image.format == "TIFF":
-        bits, declared = max(image.tag_v2.get(258, (1,))), _declared(image)
-    image.load()
-    if deep is None and (image.mode == "F" or image.mode.startswith("I")):
-        deep = np.asarray(image)[:, :, None]
-        if image.format == "TIFF" and bits == 32 and image.mode == "I" and image.tag_v2.get(339, (1,))[0] == 1:
-            deep = deep.view(np.uint32)
-    if deep is not None:
-        return _scaled(deep, path, max_value, declared, report)
-    if bits > 8 and max_value is not None:
-        what = "has more than 8 bits in each of several channels, of which only the upper 8 can be read"
-        raise Issue("unreadable image", path, "", what, "save it with 8 bits, or leave reading.max_value out")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    if bits > 8 and is_dark(pixels):
-        fix = "save it with 8 bits, the largest value at 255"
-        report(Issue(DARK_IMAGE, path, "", "is nearly black in the upper 8 of its bits", fix, "warning"))
-    return pixels
-
-
-def _deep_colours(path: str) -> np.ndarray | None:
-    """The colours of a PNG of 16 bits, of which Pillow gives the upper 8; None where torchvision has no decoder."""
-    if not hasattr(torchvision.io, "decode_png"):
-        return None
-    with contextlib.suppress(RuntimeError):
-        deep = torchvision.io.decode_png(torch.from_numpy(np.fromfile(path, np.uint8))).permute(1, 2, 0).numpy()
-        return deep[:, :, :3] if deep.shape[2] > 2 else deep[:, :, :1]
-    return None
-
-
-def _declared(image: Any) -> float:
-    """The largest value that a TIFF says its pixels can have; 0 if it says nothing that helps."""
-    bits = max(image.tag_v2.get(258, (1,)))
-    value = image.tag_v2.get(341, image.tag_v2.get(281, 0))  # SMaxSampleValue, MaxSampleValue
-    value = max(value) if isinstance(value, tuple) else value
-    if image.mode == "F":
-        return float(value) if 0 < value < math.inf else 0.0
-    if 8 < bits < 16:
-        return 2.0**bits - 1
-    return 2.0 ** max(8, int(value).bit_length()) - 1 if 0 < value < 2**bits - 1 else 0.0
-
-
-def _scaled(values: np.ndarray, path: str, max_value: float | None, declared: float, report: Report) -> np.ndarray:
-    """``(H, W, 1 or 3)`` numbers of more than 8 bits, as RGB of 8.
-
-    What a file declares counts if no value is above it: a PNG's bits are declared of values before they were scaled.
-    """
-    top = float(np.nanmax(values, initial=0))
-    white = max_value or (declared if top <= declared else 0)
-    wide = values.dtype.itemsize > 2
-    if not white and wide and (values.dtype.kind == "f" or top > 65535):
-        kind = "floating-point numbers" if values.dtype.kind == "f" else f"whole numbers up to {top:.0f}"
-        fix = "give the value of white as the dataset's reading.max_value, or save it with 8 or 16 bits"
-        raise Issue("unreadable image", path, "", f"pixels are {kind} of unknown range", fix)
-    if not white:
-        white = 255.0 if wide and top <= 255 else 65535.0
-    scaled = values.astype(np.float32)
-    if values.dtype.kind == "f":
-        scaled = np.nan_to_num(scaled, copy=False, nan=0.0) * (255 / white) + 0.5
-    else:
-        scaled *= 256 / (white + 1)
-    pixels = np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
-    if not max_value and top > declared and 0 < 4 * top <= white:
-        what = f"has values up to {top:g}, and is scaled as if {white:g} were white"
-        fix = "if they have fewer bits, give the largest as the dataset's reading.max_value (4095 for 12 bits)"
-        report(Issue("unused bits", path, "", what, fix, "warning"))
-    return np.repeat(pixels, 3, 2) if pixels.shape[2] == 1 else pixels
 
 
 def _ends_well(path: str, kind: str | None) -> bool:

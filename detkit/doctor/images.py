@@ -8,14 +8,14 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
+from detkit.data.bit_depth import DARK_IMAGE, is_dark
 from detkit.data.image_files import decoder_warnings, naming_warnings, open_image
 from detkit.data.images import (
-    DARK_IMAGE,
+    DEFAULT_READING,
     TURNED_FIX,
     TURNED_IN_DOUBT,
     ImageReading,
     decode_image,
-    is_dark,
     orientation,
     sizes,
 )
@@ -65,7 +65,7 @@ class ImageFiles(Check):
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
         for part in context.parts:
-            reading = getattr(part.dataset, "reading", ImageReading())
+            reading = getattr(part.dataset, "reading", DEFAULT_READING)
             jobs = [
                 (path, part.dataset.image_size(i), reading) for i, path in enumerate(part.paths) if path is not None
             ]

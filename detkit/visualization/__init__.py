@@ -14,11 +14,12 @@ from detkit.visualization.pictures import (
     write_picture,
     write_prediction_pictures,
 )
-from detkit.visualization.video import VIDEO_SUFFIXES, VideoWriter, video_frames, video_info
+from detkit.visualization.video import VIDEO_SUFFIXES, Frame, VideoWriter, is_video, video_frames, video_info
 
 __all__ = [
     "VIDEO_SUFFIXES",
     "Drawing",
+    "Frame",
     "ImageLike",
     "VideoWriter",
     "draw_instances",
@@ -27,6 +28,7 @@ __all__ = [
     "file_stem",
     "free_path",
     "image_files",
+    "is_video",
     "palette",
     "plot_curves",
     "prediction_picture",

@@ -1,30 +1,35 @@
 """What may be given as an image, and the image files of a folder."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from detkit.data import read_image
+from detkit.data.image_files import IMAGE_SUFFIXES
+from detkit.data.images import DEFAULT_READING, ImageReading, read_image
 from detkit.registry import DataError
+
+logger = logging.getLogger(__name__)
 
 ImageLike = np.ndarray | Tensor | Image.Image | str | Path
 """``(H, W, 3)`` or ``(H, W)`` uint8 array, ``(3, H, W)`` uint8 tensor, PIL image, or a file; RGB. Alpha is dropped."""
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
 EXPECTED = "expected a uint8 RGB array (H, W, 3) or (H, W), a uint8 tensor (3, H, W), a PIL image or a path"
 
 
-def to_array(image: ImageLike, channels: int = 3) -> np.ndarray:
+def to_array(image: ImageLike, channels: int = 3, reading: ImageReading = DEFAULT_READING) -> np.ndarray:
     """Any image as ``(H, W, channels)`` uint8; for three channels, grayscale is repeated and alpha dropped.
+
+    ``reading`` says how a file is read.
 
     Raises:
         ValueError: another type or shape; the message says what is expected.
         DataError: a file that cannot be read.
     """
     if isinstance(image, str | Path):
-        return read_image(str(image))
+        return read_image(str(image), reading=reading)
     if isinstance(image, Image.Image):
         if image.mode.startswith("I") or image.mode == "F":
             raise ValueError(f"a PIL image of mode {image.mode}: {EXPECTED}; scale its values to 0..255 first")
@@ -54,8 +59,14 @@ def image_files(folder: str | Path, *, recursive: bool = False) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder")
-    found = folder.rglob("*") if recursive else folder.iterdir()
-    files = sorted(p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() and p.name[0] != ".")
+    found = sorted(
+        p for p in (folder.rglob("*") if recursive else folder.iterdir()) if p.name[0] != "." and p.is_file()
+    )
+    files = [p for p in found if p.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         raise DataError(f"{folder}: holds no image file ({' '.join(IMAGE_SUFFIXES)}){'' if recursive else ' itself'}")
+    others = [p.name for p in found if p.suffix.lower() not in IMAGE_SUFFIXES]
+    if others:
+        names = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        logger.warning("%s: %d files are left out, as no images by their suffixes: %s", folder, len(others), names)
     return files

@@ -1,5 +1,6 @@
 """Video files, frame by frame, by PyAV (the extra ``video``)."""
 
+import logging
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -7,9 +8,31 @@ from typing import Any
 
 import numpy as np
 
+from detkit.data.image_files import IMAGE_SUFFIXES, max_pixels, num_frames
+from detkit.data.images import DEFAULT_READING, ImageReading, image_frames
 from detkit.registry import DataError
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
+logger = logging.getLogger(__name__)
+
+_SUFFIXES = """.mp4 .m4v .mov .qt .3gp .3g2 .f4v .mkv .webm .avi .wmv .asf .flv .mpg .mpeg .mpe .m2v .vob .ts .mts .m2ts
+    .ogv .ogg .ogm .mxf .dv .rm .rmvb .divx .y4m .h264 .h265 .hevc .gif"""
+VIDEO_SUFFIXES = tuple(_SUFFIXES.split())
+
+_FORMATS = "mov,matroska,avi,asf,flv,mpegts,mpeg,mpegvideo,m4v,ogg,mxf,dv,rm,nut,ivf,h264,hevc,yuv4mpegpipe"
+"""FFmpeg's formats that are read. Others are lists that name further files and addresses."""
+
+_TICKS = 60_000
+"""Units of time a second in a written video: the usual rates, 30000/1001 among them, are whole numbers of them."""
+
+
+class Frame(np.ndarray):
+    """A picture of a video: ``(H, W, 3)`` uint8 RGB.
+
+    Attributes:
+        time: seconds at which it is shown; None where the file does not say.
+    """
+
+    time: Fraction | None = None
 
 
 def _av() -> Any:
@@ -20,39 +43,101 @@ def _av() -> Any:
     return av
 
 
-def video_frames(path: str | Path) -> Iterator[np.ndarray]:
-    """The frames of a video in order, ``(H, W, 3)`` uint8 RGB, the way up that a player shows them.
+def is_video(path: str | Path) -> bool:
+    """Whether a file is one of several pictures: a video by its suffix, or an image file of several frames."""
+    suffix = Path(path).suffix.lower()
+    return num_frames(path) > 1 if suffix in IMAGE_SUFFIXES else suffix in VIDEO_SUFFIXES
+
+
+def video_frames(path: str | Path, reading: ImageReading = DEFAULT_READING) -> Iterator[Frame]:
+    """The frames of a video or an image file in order, the way up that a player shows them, in the size of the first.
+
+    What is damaged costs its own frames, with a warning that says how much it was.
+
+    Args:
+        path: the file.
+        reading: how an image file is read.
 
     Raises:
-        DataError: the file cannot be read as a video.
+        DataError: the file cannot be read as a video, or none of its frames can be decoded.
         ImportError: PyAV is not installed; the message says how to install it.
     """
+    if Path(path).suffix.lower() in IMAGE_SUFFIXES:
+        time = Fraction(0)
+        for pixels, seconds in image_frames(str(path), reading):
+            yield _frame(pixels, time if seconds else None)
+            time += Fraction(seconds).limit_denominator(_TICKS)
+        return
+    damaged, shown, error, size = 0, 0, "", dict[str, int]()
     with _opened(path) as container:
-        container.streams.video[0].thread_type = "AUTO"
-        try:
-            for frame in container.decode(video=0):
-                turns = round(getattr(frame, "rotation", 0) / 90) % 4  # counter-clockwise, as np.rot90
-                yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
-        except _av().FFmpegError as error:
-            raise DataError(f"{path}: decoding stopped ({error}); the file is damaged or cut off") from None
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except (_av().FFmpegError, ValueError) as reason:
+                packet, error = None, f"cut off ({reason})"
+            if packet is None:
+                break
+            try:
+                pictures = [_picture(frame, path, size) for frame in packet.decode()]
+            except (_av().FFmpegError, ValueError) as reason:
+                if isinstance(reason, DataError):
+                    raise
+                damaged, error = damaged + 1, str(reason)
+                continue
+            shown += len(pictures)
+            yield from pictures
+    if error and shown:
+        what = f"{damaged} packets are damaged" if damaged else f"is {error}"
+        logger.warning("%s: %s; the other %d frames were read", path, what, shown)
+    if not shown:
+        raise DataError(f"{path}: no frame can be decoded ({error or 'it has none'}); the file is damaged or cut off")
+
+
+def _picture(frame: Any, path: str | Path, size: dict[str, int]) -> Frame:
+    if not size:
+        size.update(width=frame.width, height=frame.height)
+        if frame.width * frame.height > max_pixels():
+            raise DataError(f"{path}: its frames of {frame.width} x {frame.height} pixels are too large")
+    turns = round(getattr(frame, "rotation", 0) / 90) % 4  # counter-clockwise, as np.rot90
+    time = None if frame.pts is None or not frame.time_base else frame.pts * frame.time_base
+    return _frame(np.rot90(frame.to_ndarray(format="rgb24", **size), turns), time)
+
+
+def _frame(pixels: np.ndarray, time: Fraction | None) -> Frame:
+    frame = np.ascontiguousarray(pixels).view(Frame)
+    frame.time = time
+    return frame
 
 
 def video_info(path: str | Path) -> tuple[int, Fraction]:
     """How many frames the file says it has (0: it does not say), and frames a second. Raises as ``video_frames``."""
+    if Path(path).suffix.lower() in IMAGE_SUFFIXES:
+        return num_frames(path), Fraction(10)
     with _opened(path) as container:
         stream = container.streams.video[0]
-        return stream.frames, stream.average_rate or Fraction(25)
+        rate = stream.average_rate or Fraction(25)
+        return max(stream.frames, 0), rate if Fraction(1, 1000) <= rate <= 1000 else Fraction(25)
 
 
 def _opened(path: str | Path) -> Any:
     av = _av()
+    if Path(path).exists() and not Path(path).is_file():
+        raise DataError(f"{path}: cannot be read as a video (it is no regular file)")
     try:
-        container = av.open(str(path))
-    except (av.FFmpegError, OSError) as error:
-        raise DataError(f"{path}: cannot be read as a video ({error})") from None
+        container = av.open(str(path), options={"format_whitelist": _FORMATS}, metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        words = getattr(error, "strerror", error)
+        raise DataError(f"{path}: cannot be read as a video ({words}); it is damaged, or of no known kind") from None
     if not container.streams.video:
+        sound = bool(container.streams.audio)
         container.close()
-        raise DataError(f"{path}: holds no video stream")
+        what = (
+            "holds no video, only sound" if sound else "has no video stream; it is damaged, or cut off before its index"
+        )
+        raise DataError(f"{path}: {what}")
     return container
 
 
@@ -61,7 +146,7 @@ class VideoWriter:
 
     Args:
         path: the file; its folder is made.
-        rate: frames a second.
+        rate: frames a second, for pictures that do not say when they are shown.
 
     Raises:
         ImportError: PyAV is not installed; the message says how to install it.
@@ -75,21 +160,35 @@ class VideoWriter:
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
         self._stream = self._container.add_stream(codec, rate=Fraction(rate).limit_denominator(1001))
         self._stream.pix_fmt = "yuv420p"
+        self._stream.codec_context.time_base = Fraction(1, _TICKS)
+        self._length = max(1, round(_TICKS / rate))
         self._size: tuple[int, int] | None = None
+        self._first: Fraction | None = None
+        self._last = -self._length
 
-    def write(self, picture: np.ndarray) -> None:
+    def write(self, picture: np.ndarray, time: Fraction | None = None) -> None:
         """Appends ``(H, W, 3)`` uint8. An odd last row or column is cut off: the codecs want even sizes.
 
-        Raises ValueError if the picture differs in size from the first one.
+        Args:
+            picture: what is shown.
+            time: when, in seconds; None takes a ``Frame``'s own time, or else one frame after the last picture.
+
+        Raises:
+            DataError: the picture differs in size from the first one.
         """
+        time = getattr(picture, "time", None) if time is None else time
         picture = np.ascontiguousarray(picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2])
         size = picture.shape[1], picture.shape[0]
         if self._size is None:
             self._size = size
             self._stream.width, self._stream.height = size
         if size != self._size:
-            raise ValueError(f"{self.path}: a frame of {size} (width, height) in a video of {self._size}")
+            raise DataError(f"{self.path}: a frame of {size} (width, height) in a video of {self._size}")
         frame = _av().VideoFrame.from_ndarray(picture, format="rgb24")
+        self._first = time if self._first is None else self._first
+        due = self._last + self._length if time is None else round((time - (self._first or 0)) * _TICKS)
+        self._last = frame.pts = max(due, self._last + 1)
+        frame.time_base, frame.duration = Fraction(1, _TICKS), self._length
         self._container.mux(self._stream.encode(frame))
 
     def __enter__(self) -> "VideoWriter":
@@ -99,3 +198,5 @@ class VideoWriter:
         if self._size is not None:
             self._container.mux(self._stream.encode())
         self._container.close()
+        if self._size is None:
+            self.path.unlink(missing_ok=True)

@@ -1,6 +1,8 @@
 import importlib.util
 import json
+import resource
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -94,6 +96,56 @@ def test_video_to_video_and_to_frames(main, run, tmp_path):
     copy = str(shutil.copy(clip, tmp_path / "new" / "clip.mp4"))
     assert main(["--run", run, clip, copy, "--output", str(out), "--frames"]) == 0
     assert len(list((out / "clip_2").iterdir())) == 3
+
+
+def test_a_file_that_cannot_be_read_costs_itself_alone(main, run, photos, tmp_path, capsys, caplog):
+    """It is named and counted, and the exit code says so; rows are in the file before the next image is read."""
+    (photos / "aa.jpg").write_bytes((photos / "b.jpg").read_bytes()[:300])
+    (photos / "notes.txt").write_text("x")
+    Image.new("L", (12000, 12000)).save(photos / "large.png")
+    clip = tmp_path / "broken.mp4"
+    clip.write_bytes(b"no video")
+    results, out = tmp_path / "r.json", tmp_path / "out"
+    arguments = ["--run", run, str(photos), str(clip), "--json", str(results), "--output", str(out)]
+    assert main([*arguments, "--score-thresh", "0"]) == 1
+    assert {row["file_name"][-5:] for row in json.loads(results.read_text())} == {"a.png", "b.jpg"}
+    assert sorted(p.name for p in out.iterdir()) == ["a.png", "b.png"]
+    printed = capsys.readouterr()
+    assert f"could not be read: 3 of 5 files ({photos / 'aa.jpg'}, {photos / 'large.png'}, {clip})" in printed.err
+    assert "1 files are left out, as no images by their suffixes: notes.txt" in caplog.text
+    for name in ("aa.jpg: cannot be decoded", "large.png: is 12000 x 12000 pixels", "broken.mp4: cannot be read"):
+        assert f"{name}" in caplog.text
+    assert main([*arguments, "--skip-unreadable"]) == 0
+    assert main(["--run", run, str(clip), "--json", str(results)]) == 2
+
+
+def test_rows_are_written_as_they_come_and_a_full_disk_is_named(main, tmp_path):
+    rows = main.__globals__["RowFile"](tmp_path / "new" / "r.json")
+    for number in range(3):
+        assert len(json.loads(rows.path.read_text())) == number
+        rows.add([{"image_id": number}])
+    rows.add([])
+    assert [row["image_id"] for row in json.loads(rows.path.read_text())] == [0, 1, 2]
+    before, size = resource.getrlimit(resource.RLIMIT_FSIZE), rows.path.stat().st_size
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"r\.json"):
+            rows.add([{"image_id": 3}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert len(json.loads(rows.path.read_text())) == 3
+
+
+def test_an_image_of_several_frames_is_predicted_frame_by_frame(main, run, tmp_path):
+    frames = [Image.new("RGB", (100, 80), (k, 90, 90)) for k in (0, 100, 200)]
+    frames[0].save(tmp_path / "stack.tif", save_all=True, append_images=frames[1:])
+    results, out = tmp_path / "r.json", tmp_path / "out"
+    arguments = [str(tmp_path / "stack.tif"), "--json", str(results), "--output", str(out), "--score-thresh", "0"]
+    assert main(["--run", run, *arguments]) == 0
+    assert {row["frame"] for row in json.loads(results.read_text())} == {0, 1, 2}
+    assert sorted(p.name for p in (out / "stack").iterdir()) == ["000000.png", "000001.png", "000002.png"]
 
 
 def test_an_input_is_never_written_over(main, run, photos, capsys):

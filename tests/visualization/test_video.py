@@ -1,11 +1,13 @@
+import os
 import sys
 from fractions import Fraction
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from detkit.registry import DataError
-from detkit.visualization import VideoWriter, video_frames, video_info
+from detkit.visualization import VideoWriter, is_video, video_frames, video_info
 
 
 def frames(num=6, height=48, width=64):
@@ -60,3 +62,97 @@ def test_without_pyav_the_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ImportError, match=r"detkit\[video\]"):
         next(video_frames(tmp_path / "a.mp4"))
+
+
+def encode(path, codec="ffv1", times=range(0, 1000, 100), pix_fmt="yuv420p", **metadata):
+    """A video whose frames are shown at these milliseconds; each is brighter than the one before."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        container.metadata.update(metadata)
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 * number, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.ts", "a.MTS", "a.flv", "a.3gp", "a.m2ts", "a.asf", "a.mov"])
+def test_containers_are_known_by_their_suffix(tmp_path, name):
+    path = encode(tmp_path / name.lower(), "flv1" if name == "a.flv" else "mpeg4").rename(tmp_path / name)
+    assert is_video(path)
+    assert len(list(video_frames(path))) == 10
+
+
+def test_times_of_frames_survive(tmp_path):
+    """Also where they differ from a constant rate by less than a frame, and where a clip begins late."""
+    for times in ([0, 40, 500, 2000, 7000], [300, 340, 700, 705, 3000]):
+        varying = encode(tmp_path / "a.mkv", times=times)
+        found = list(video_frames(varying))
+        assert [frame.time for frame in found] == [Fraction(t, 1000) for t in times]
+        with VideoWriter(tmp_path / "b.mp4", video_info(varying)[1]) as writer:
+            for frame in found:
+                writer.write(np.array(frame), frame.time)
+        back = [float(frame.time) for frame in video_frames(tmp_path / "b.mp4")]
+        assert back == pytest.approx([(t - times[0]) / 1000 for t in times], abs=2e-3)
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("mjpeg", ".avi"), ("png", ".mov")])
+def test_a_damaged_packet_costs_its_own_frames(tmp_path, caplog, codec, suffix):
+    av = pytest.importorskip("av")
+    path = encode(tmp_path / f"a{suffix}", codec, pix_fmt="yuvj420p" if codec == "mjpeg" else "rgb24")
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    path.write_bytes(path.read_bytes().replace(packets[4], bytes(len(packets[4]))))
+    assert len(list(video_frames(path))) == 9
+    assert f"{path}: 1 packets are damaged; the other 9 frames were read" in caplog.text
+
+
+def test_what_is_wrong_with_a_file_is_said(tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 2048), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    cut = encode(tmp_path / "cut.mov", "mpeg4")
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    encode(tmp_path / "inner.ts", "mpeg4")
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile inner.ts\n")  # it would read another file
+    os.mkfifo(tmp_path / "pipe.mp4")
+    words = {"sound": "only sound", "cut": "damaged, or cut off", "list": "of no known kind", "pipe": "no regular file"}
+    for path in tmp_path.iterdir():
+        if path.stem in words:
+            with pytest.raises(DataError, match=f"{path.name}: .*{words[path.stem]}"):
+                list(video_frames(path))
+
+
+def test_tags_in_another_encoding_do_no_harm(tmp_path):
+    path = encode(tmp_path / "a.mkv", title="Caf-- Zurich")
+    path.write_bytes(path.read_bytes().replace(b"Caf-- Zurich", b"Caf\xe9\xe9 Z\xfcrich"))
+    assert len(list(video_frames(path))) == 10
+    assert video_info(path)[1] == 10
+
+
+def test_an_image_file_of_several_frames_is_a_video(tmp_path, caplog):
+    pictures = [Image.fromarray(frame) for frame in frames(4)]
+    for name in ("a.gif", "b.webp", "c.tif", "d.png"):
+        pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:], duration=250, lossless=True)
+        assert is_video(tmp_path / name)
+        found = list(video_frames(tmp_path / name))
+        assert [frame.time for frame in found] == [None if name == "c.tif" else Fraction(k, 4) for k in range(4)]
+        for frame, picture in zip(found, pictures):
+            assert np.abs(frame.astype(int) - np.asarray(picture)).mean() < 3
+    data = bytearray((tmp_path / "c.tif").read_bytes())
+    (tmp_path / "c.tif").write_bytes(data[: int(len(data) * 0.7)])
+    assert len(list(video_frames(tmp_path / "c.tif"))) < 4
+    pictures[0].save(tmp_path / "still.gif")
+    assert not is_video(tmp_path / "still.gif")
+
+
+def test_a_writer_without_a_picture_leaves_no_file(tmp_path):
+    assert not write(tmp_path / "a.mp4", []).exists()

@@ -10,7 +10,7 @@ from detkit.data.datasets.row_masks import InvalidMasks
 from detkit.data.datasets.row_reader import InvalidBoxes, Policy
 from detkit.data.datasets.rows import is_text, row_type
 from detkit.data.datasets.table_dataset import TableDataset
-from detkit.data.images import ImageReading
+from detkit.data.images import DEFAULT_READING, ImageReading
 from detkit.data.interfaces import DATASETS
 from detkit.data.issues import Issue, Report
 from detkit.data.paths import data_path
@@ -58,7 +58,7 @@ class CocoInstances(TableDataset):
         invalid_boxes: InvalidBoxes = "drop",
         invalid_masks: InvalidMasks = "error",
         check_images: CountOrZero = 1000,
-        reading: ImageReading = ImageReading(),  # noqa: B008  # it is frozen
+        reading: ImageReading = DEFAULT_READING,
     ):
         json_file = data_path(json_file, f"{type(self).__name__}.json_file", folder=False)
         image_root = data_path(image_root, f"{type(self).__name__}.image_root", folder=True)

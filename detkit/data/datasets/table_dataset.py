@@ -13,7 +13,7 @@ from detkit.data.datasets.keypoints import KeypointSpec
 from detkit.data.datasets.row_reader import Policy
 from detkit.data.datasets.rows import ImageRow, Row
 from detkit.data.datasets.table import AnnotationTable, FieldType
-from detkit.data.images import ImageReading, check_image, read_image
+from detkit.data.images import DEFAULT_READING, ImageReading, check_image, read_image
 from detkit.data.interfaces import Dataset, ObjectTable, Record
 from detkit.data.issues import Issue, Report, raise_errors
 from detkit.data.paths import leaves_folder
@@ -59,7 +59,7 @@ class TableDataset(Dataset):
         source: str = "",
         image_root: str = "",
         check_images: int = 0,
-        reading: ImageReading = ImageReading(),  # noqa: B008  # it is frozen
+        reading: ImageReading = DEFAULT_READING,
     ):
         super().__init__()
         self.source, self.image_root, self.reading = source, image_root, reading

@@ -1,0 +1,112 @@
+"""Pixels of any number of bits as RGB of 8."""
+
+import contextlib
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision.io
+
+from detkit.data.image_files import png_facts
+from detkit.data.issues import Issue, Report
+
+DARK = 16
+"""Of 256. An image that is darker in all but a thousandth of its values is nearly black."""
+DARK_IMAGE = "nearly black image"
+
+
+def to_rgb(image: Any, path: str, max_value: float | None, report: Report) -> np.ndarray:
+    """The pixels of the present frame of an image of Pillow's as ``(H, W, 3)`` uint8 RGB.
+
+    Args:
+        image: the image.
+        path: its file.
+        max_value: as in ``ImageReading``.
+        report: takes a wrong checksum, and bits that are not used.
+
+    Raises:
+        DataError: the range of the pixels is not known (an ``Issue``).
+    """
+    declared = 65535.0 if image.mode == "I" else 0.0  # Pillow scales what is neither PNG nor TIFF to 16 bits
+    bits, deep = 8, None
+    if image.format == "PNG":
+        sound, bits, used = png_facts(path)
+        if not sound:
+            fix = "replace the file if the image looks wrong"
+            report(Issue("wrong checksum", path, "", "has a wrong checksum, so it was changed", fix, "warning"))
+        declared = 2.0**used - 1 if used < bits else 0.0
+        deep = _deep_colours(path) if bits == 16 and image.tell() == 0 and image.mode in ("RGB", "RGBA", "LA") else None
+    elif image.format == "TIFF":
+        bits, declared = max(image.tag_v2.get(258, (1,))), _declared(image)
+    image.load()
+    if deep is None and (image.mode == "F" or image.mode.startswith("I")):
+        deep = np.asarray(image)[:, :, None]
+        if image.format == "TIFF" and bits == 32 and image.mode == "I" and image.tag_v2.get(339, (1,))[0] == 1:
+            deep = deep.view(np.uint32)
+    if deep is not None:
+        return _scaled(deep, path, max_value, declared, report)
+    if bits > 8 and max_value is not None:
+        what = "has more than 8 bits in each of several channels, of which only the upper 8 can be read"
+        raise Issue("unreadable image", path, "", what, "save it with 8 bits, or leave reading.max_value out")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    if bits > 8 and is_dark(pixels):
+        fix = "save it with 8 bits, the largest value at 255"
+        report(Issue(DARK_IMAGE, path, "", "is nearly black in the upper 8 of its bits", fix, "warning"))
+    return pixels
+
+
+def _deep_colours(path: str) -> np.ndarray | None:
+    """The colours of a PNG of 16 bits, of which Pillow gives the upper 8; None where torchvision has no decoder."""
+    if not hasattr(torchvision.io, "decode_png"):
+        return None
+    with contextlib.suppress(RuntimeError):
+        deep = torchvision.io.decode_png(torch.from_numpy(np.fromfile(path, np.uint8))).permute(1, 2, 0).numpy()
+        return deep[:, :, :3] if deep.shape[2] > 2 else deep[:, :, :1]
+    return None
+
+
+def _declared(image: Any) -> float:
+    """The largest value that a TIFF says its pixels can have; 0 if it says nothing that helps."""
+    bits = max(image.tag_v2.get(258, (1,)))
+    value = image.tag_v2.get(341, image.tag_v2.get(281, 0))  # SMaxSampleValue, MaxSampleValue
+    value = max(value) if isinstance(value, tuple) else value
+    if image.mode == "F":
+        return float(value) if 0 < value < math.inf else 0.0
+    if 8 < bits < 16:
+        return 2.0**bits - 1
+    return 2.0 ** max(8, int(value).bit_length()) - 1 if 0 < value < 2**bits - 1 else 0.0
+
+
+def _scaled(values: np.ndarray, path: str, max_value: float | None, declared: float, report: Report) -> np.ndarray:
+    """``(H, W, 1 or 3)`` numbers of more than 8 bits, as RGB of 8.
+
+    What a file declares counts if no value is above it: a PNG's bits are declared of values before they were scaled.
+    """
+    top = float(np.nanmax(values, initial=0))
+    white = max_value or (declared if top <= declared else 0)
+    wide = values.dtype.itemsize > 2
+    if not white and wide and (values.dtype.kind == "f" or top > 65535):
+        kind = "floating-point numbers" if values.dtype.kind == "f" else f"whole numbers up to {top:.0f}"
+        fix = "give the value of white as the dataset's reading.max_value, or save it with 8 or 16 bits"
+        raise Issue("unreadable image", path, "", f"pixels are {kind} of unknown range", fix)
+    if not white:
+        white = 255.0 if wide and top <= 255 else 65535.0
+    scaled = values.astype(np.float32)
+    if values.dtype.kind == "f":
+        scaled = np.nan_to_num(scaled, copy=False, nan=0.0) * (255 / white) + 0.5
+    else:
+        scaled *= 256 / (white + 1)
+    pixels = np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
+    if not max_value and top > declared and 0 < 4 * top <= white:
+        what = f"has values up to {top:g}, and is scaled as if {white:g} were white"
+        fix = "if they have fewer bits, give the largest as the dataset's reading.max_value (4095 for 12 bits)"
+        report(Issue("unused bits", path, "", what, fix, "warning"))
+    return np.repeat(pixels, 3, 2) if pixels.shape[2] == 1 else pixels
+
+
+def is_dark(pixels: np.ndarray) -> bool:
+    """Whether a uint8 image is nearly black."""
+    return bool(np.count_nonzero(pixels >= DARK) * 1000 < pixels.size)

@@ -126,7 +126,7 @@ class Training:
                 logger.debug("where %s failed", type(hook).__name__, exc_info=True)
 
     def publish(self, line: Line) -> None:
-        """Gives a line of metrics to all hooks. All ranks do that, and their lines may differ."""
+        """Gives a line of metrics to all hooks. All ranks do that, with the same line: hooks decide by it."""
         for hook in self.hooks:
             if not (hook.optional and hook in self.switched_off):
                 with self.guard(hook):

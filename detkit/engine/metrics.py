@@ -136,7 +136,7 @@ class Metrics:
             hooks_left: seconds that hooks will take until the end, for the time left.
 
         Returns:
-            The window's line.
+            The window's line, the same on all ranks, which hooks may decide by: times and memory are the largest ones.
         """
         window, self._window = self._window, []
         count = max(len(window), 1)
@@ -145,12 +145,12 @@ class Metrics:
             for name, value in step.values.items():
                 values.setdefault(name, []).append(value)
         means = mean_over_ranks({name: (sum(numbers), len(numbers)) for name, numbers in values.items()})
-        memory = distributed.all_gather_object(peak_memory(device))
+        times = {"data_time": self._data_time / count, "step_time": self._step_time / count}
+        times["eta_seconds"] = round(self._pace.settle() * steps_left + hooks_left, 1)
+        ranks = distributed.all_gather_object({**times, **peak_memory(device)})
         line: Line = {"iteration": window[-1].number, **means} if window else {}
         line["lr"] = lr
-        line["data_time"], line["step_time"] = self._data_time / count, self._step_time / count
-        line["eta_seconds"] = round(self._pace.settle() * steps_left + hooks_left, 1)
-        line.update({name: max(taken[name] for taken in memory) for name in memory[0]})
+        line.update({name: max(taken[name] for taken in ranks) for name in ranks[0]})
         self._data_time = self._step_time = 0.0
         return line
 

@@ -113,10 +113,10 @@ def evaluate(
             if on_batch is not None:
                 on_batch(samples, predictions)
     seconds = time.perf_counter() - start
-    if not images:
-        logger.warning("evaluation saw no image: the test set's loader gave nothing")
     results = _merge([evaluator.compute() for evaluator in evaluators], evaluators)
     timing = _timing(all_gather_object((images, seconds, model_seconds)))
+    if is_main() and not timing["images"]:
+        logger.warning("evaluation saw no image: the test set's loader gave nothing")
     return {**results, "timing": timing} if is_main() else {}
 
 

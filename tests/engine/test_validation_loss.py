@@ -3,12 +3,13 @@
 import pytest
 import torch
 from lines import lines_of
-from norms import Normed, batch, run
+from norms import Normed, batch, run, stream
 from processes import in_processes
 from torch import nn
 
 from detkit.engine import EvalHook, PreciseBN, Trainer, ValidationLoss
 from detkit.layers import replace_modules
+from detkit.layers.sync_norm import SyncBN
 
 TEST_SET = [batch(100, 2), batch(101, 2), batch(102, 1)]
 
@@ -65,6 +66,33 @@ def test_mistakes_are_named():
         run([ValidationLoss()])
     with pytest.raises(ValueError, match="gave no batch"):
         run([ValidationLoss()], test_batches=[])
+
+
+def unequal(rank, folder, num_batches):
+    """SyncBN waits for all processes in every pass; the one batch, or the two, are the last processes'."""
+    model = replace_modules(Normed(), nn.BatchNorm2d, SyncBN.of)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    share = [TEST_SET[0]] if rank >= 3 - num_batches else []
+    model.dropout.p = 0.0
+    trainer = Trainer(
+        model, optimizer, lambda s, n: 1.0, stream, 2, hooks=[ValidationLoss()], log_period=1, test_batches=share
+    )
+    lines = lines_of(trainer)
+    trainer.train()
+    torch.save(lines, f"{folder}/{rank}.pth")
+
+
+@pytest.mark.parametrize("num_batches", [1, 2])
+def test_processes_without_a_batch_take_part(tmp_path, num_batches):
+    in_processes(unequal, str(tmp_path), num_batches, num=3)
+    ranks = [torch.load(tmp_path / f"{rank}.pth") for rank in range(3)]
+    assert ranks[0] == ranks[1] == ranks[2], "hooks decide by lines, so all have the same"
+    model = Normed()
+    model.dropout.p = 0.0
+    with torch.no_grad():
+        losses = model(TEST_SET[0])
+    (found,) = validation_metrics(ranks[0])
+    assert found["validation/loss_bright"] == pytest.approx(losses.terms["loss_bright"].item(), rel=1e-5)
 
 
 def process(rank, folder):

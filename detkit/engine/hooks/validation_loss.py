@@ -57,15 +57,21 @@ class ValidationLoss(PeriodicHook):
 
 
 def _in_lockstep(batches: Iterable[list[Sample]]) -> Iterator[tuple[list[Sample], bool]]:
-    """The batches, as many on each process: one that has fewer sees its last one again, which then does not count.
+    """The batches, as many on each process: one that has fewer sees its last one again, and one that has none another
+    process's first, which then do not count.
 
     Parts of a model may wait for all processes in every forward pass.
     """
     stream, last = iter(batches), None
     while True:
         batch = next(stream, None)
-        if not any(distributed.all_gather_object(batch is not None)):
-            return
         last = last if batch is None else batch
-        if last is not None:
-            yield last, batch is not None
+        states = distributed.all_gather_object((batch is not None, last is not None))
+        if not any(has_batch for has_batch, _ in states):
+            return
+        if not all(has_some for _, has_some in states):
+            giver = [has_batch for has_batch, _ in states].index(True)
+            given = distributed.all_gather_object(batch if distributed.rank() == giver else None)[giver]
+            last = given if last is None else last
+        assert last is not None
+        yield last, batch is not None

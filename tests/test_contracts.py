@@ -1,6 +1,7 @@
 """Every registered class keeps its role's contract. A class that registers without a case here fails."""
 
 import inspect
+import json
 import typing
 from functools import partial
 from pathlib import Path
@@ -456,6 +457,12 @@ def test_dataset(cls, request):
     if cls.__name__ == "CocoInstances":
         root = request.getfixturevalue("shared_data") / "balloon"
         dataset = cls(json_file=str(root / "annotations/instances_val.json"), image_root=str(root / "val"))
+    elif cls.__name__ == "CocoResults":
+        root = request.getfixturevalue("shared_data") / "balloon"
+        images, results = root / "annotations/instances_val.json", request.getfixturevalue("tmp_path") / "results.json"
+        rows = [{**a, "score": 0.5} for a in json.loads(images.read_text())["annotations"]]
+        results.write_text(json.dumps(rows))
+        dataset = cls(json_file=str(results), images_file=str(images), image_root=str(root / "val"))
     elif cls.__name__ == "ConcatDataset":
         dataset = cls(datasets=(partial(detkit.data.Shapes, num_images=2), partial(detkit.data.Shapes, num_images=3)))
     elif issubclass(cls, FormatDataset):

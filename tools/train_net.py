@@ -12,7 +12,7 @@ examples:
   go on with a run that was interrupted
     python tools/train_net.py --config-file output/quick_start/config.yaml --resume
 
-  evaluate weights
+  evaluate weights; evaluation.json gets the metrics, results.json the detections in COCO's form
     python tools/train_net.py --config-file output/quick_start/config.yaml --eval-only
 
   train in four processes, on a GPU each where there are four; torchrun does the same, on several machines too
@@ -91,7 +91,7 @@ from detkit.engine import (
     Trainer,
 )
 from detkit.engine.training_state import named_hooks
-from detkit.evaluation import Evaluator, FirstPredictions, evaluate, write_evaluation
+from detkit.evaluation import CocoEvaluator, Evaluator, FirstPredictions, evaluate, write_evaluation
 from detkit.experiment import Experiment, load_experiment, torch_device
 from detkit.experiment.run import (
     finished_message,
@@ -226,6 +226,9 @@ def evaluate_only(exp: Experiment, args: argparse.Namespace) -> None:
     results = evaluate(model, exp.data.test(), evaluators, on_batch=pictures)
     _draw(exp, pictures, out, curves=False)
     _show(write_evaluation(results, evaluators, out / "evaluation.json"))
+    if distributed.is_main() and (coco := [e for e in evaluators if isinstance(e, CocoEvaluator)]):
+        coco[0].write_results(out / "results.json")
+        _show(f"COCO results, with the ids of the test set: {out}/results.json")
 
 
 def _draw(exp: Experiment, pictures: FirstPredictions, out: Path, *, curves: bool) -> None:

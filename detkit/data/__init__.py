@@ -14,7 +14,16 @@ from detkit.data.augmentations import (
     ResizeShortestEdge,
     TorchvisionV2,
 )
-from detkit.data.datasets import AnnotationTable, CocoInstances, ConcatDataset, KeypointSpec, Shapes, TableDataset
+from detkit.data.datasets import (
+    AnnotationTable,
+    CocoIds,
+    CocoInstances,
+    CocoResults,
+    ConcatDataset,
+    KeypointSpec,
+    Shapes,
+    TableDataset,
+)
 from detkit.data.formats import AutoDataset, open_dataset
 from detkit.data.images import read_image
 from detkit.data.interfaces import (
@@ -39,7 +48,9 @@ __all__ = [
     "AspectRatioSampler",
     "Augmentation",
     "AutoDataset",
+    "CocoIds",
     "CocoInstances",
+    "CocoResults",
     "ColorJitter",
     "ConcatDataset",
     "CopyPaste",

@@ -14,6 +14,7 @@ from detkit.registry import DataError
 from detkit.structures import Instances, Prediction, Sample
 from detkit.utils.distributed import gather_object, is_main
 from detkit.utils.memory import no_collection
+from detkit.utils.paths import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -116,9 +117,8 @@ class CocoEvaluator(Evaluator):
 
     def write_results(self, path: str | Path) -> None:
         """Writes ``results()`` as JSON, the form that COCO's evaluation servers and tools take."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.results()), encoding="utf-8")
+        with atomic_write(path, "w") as file:
+            json.dump(self.results(), file)
 
     def _ground_truth(self) -> GroundTruth:
         if self._truth is None:

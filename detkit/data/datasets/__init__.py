@@ -1,10 +1,20 @@
 """The datasets that come with the package, and what one of one's own is made of."""
 
 from detkit.data.datasets.coco import CocoInstances
+from detkit.data.datasets.coco_results import CocoIds, CocoResults
 from detkit.data.datasets.concat import ConcatDataset
 from detkit.data.datasets.keypoints import KeypointSpec
 from detkit.data.datasets.shapes import Shapes
 from detkit.data.datasets.table import AnnotationTable
 from detkit.data.datasets.table_dataset import TableDataset
 
-__all__ = ["AnnotationTable", "CocoInstances", "ConcatDataset", "KeypointSpec", "Shapes", "TableDataset"]
+__all__ = [
+    "AnnotationTable",
+    "CocoIds",
+    "CocoInstances",
+    "CocoResults",
+    "ConcatDataset",
+    "KeypointSpec",
+    "Shapes",
+    "TableDataset",
+]

@@ -21,7 +21,7 @@ OTHER_JSON: tuple[tuple[str, set[str], str], ...] = (
     ("a VIA project", {"regions", "filename"}, "export it from VIA with Annotation > Export Annotations (COCO format)"),
     ("a file of LabelMe", {"shapes", "imagePath"}, "convert the folder of such files to one COCO file (labelme2coco)"),
     ("an export of Label Studio", {"data", "annotations"}, "export it from Label Studio again, as COCO"),
-    ("a list of detections (COCO results)", {"image_id", "score"}, "give the file with images and categories"),
+    ("a list of detections (COCO results)", {"image_id", "score"}, "CocoResults reads it, with the images' file"),
     ("a list of Detectron2's dicts", {"file_name", "annotations"}, READER),
     ("a file of CreateML", {"image", "annotations"}, READER),
     ("a file of BDD100K or Scalabel", {"name", "labels"}, READER),
@@ -76,16 +76,7 @@ def read_json(path: str, kind: type[Row]) -> tuple[Iterable[Any], Iterable[Any],
     Raises:
         DataError: the file is not JSON, or has not the three lists. It says what the file seems to be.
     """
-    text = Path(path).read_bytes()
-    for start, what, fix in OTHER_BYTES:
-        if text[:100].lstrip().startswith(start):
-            raise DataError(f"{path}: is {what}; {fix}")
-    encoding = json.detect_encoding(text)
-    if encoding != "utf-8":
-        try:
-            text = text.decode(encoding).encode()
-        except UnicodeError as error:
-            raise DataError(f"{path}: is not text in {encoding}, as its first bytes say ({error})") from None
+    text = _utf8(path)
     try:
         parts = msgspec.json.decode(text, type=_Parts)
         if parts.annotations and b'"segments_info"' in bytes(parts.annotations[0]):
@@ -99,6 +90,42 @@ def read_json(path: str, kind: type[Row]) -> tuple[Iterable[Any], Iterable[Any],
     if not isinstance(content, Mapping) or not all(isinstance(content.get(name), list) for name in LISTS):
         raise DataError(f"{path}: is not a COCO instances file{_seems(content)}")
     return content["images"], content["annotations"], content["categories"]
+
+
+def read_results(path: str, kind: type[Row]) -> Iterable[Any]:
+    """The detections of a COCO results file, as rows of that kind.
+
+    Raises:
+        DataError: the file is not JSON, or no list. It says what the file seems to be.
+    """
+    text = _utf8(path)
+    try:
+        return JsonRows(msgspec.json.decode(text, type=list[msgspec.Raw]), kind, path)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        content = _loads(text, path)
+    if not isinstance(content, list):
+        seems = (
+            ": it seems to be a COCO file itself, which CocoInstances reads"
+            if isinstance(content, Mapping) and "images" in content
+            else ""
+        )
+        raise DataError(f"{path}: is not a COCO results file, which is a list of detections{seems}")
+    return content
+
+
+def _utf8(path: str) -> bytes:
+    """The text of a JSON file. Raises DataError where it is none, or of an encoding that is not what it seems."""
+    text = Path(path).read_bytes()
+    for start, what, fix in OTHER_BYTES:
+        if text[:100].lstrip().startswith(start):
+            raise DataError(f"{path}: is {what}; {fix}")
+    encoding = json.detect_encoding(text)
+    if encoding != "utf-8":
+        try:
+            text = text.decode(encoding).encode()
+        except UnicodeError as error:
+            raise DataError(f"{path}: is not text in {encoding}, as its first bytes say ({error})") from None
+    return text
 
 
 def _loads(text: bytes, path: str) -> Any:

@@ -186,4 +186,4 @@ class AnnotationTable:
         if len(self.keypoints[row]):
             entry["num_keypoints"] = int((self.keypoints[row][2::3] > 0).sum())
             entry["keypoints"] = self.keypoints[row].tolist()
-        return entry
+        return {name: values[row].tolist() for name, (values, _) in self.own.items()} | entry

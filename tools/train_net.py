@@ -12,7 +12,7 @@ examples:
   go on with a run that was interrupted
     python tools/train_net.py --config-file output/quick_start/config.yaml --resume
 
-  evaluate weights; evaluation.json gets the metrics, results.json the detections in COCO's form
+  evaluate weights; evaluation.json gets the metrics, coco_results.json the detections in COCO's form
     python tools/train_net.py --config-file output/quick_start/config.yaml --eval-only
 
   train in four processes, on a GPU each where there are four; torchrun does the same, on several machines too
@@ -227,8 +227,8 @@ def evaluate_only(exp: Experiment, args: argparse.Namespace) -> None:
     _draw(exp, pictures, out, curves=False)
     _show(write_evaluation(results, evaluators, out / "evaluation.json"))
     if distributed.is_main() and (coco := [e for e in evaluators if isinstance(e, CocoEvaluator)]):
-        coco[0].write_results(out / "results.json")
-        _show(f"COCO results, with the ids of the test set: {out}/results.json")
+        coco[0].write_results(out / "coco_results.json")
+        _show(f"COCO results, with the ids of the test set: {out}/coco_results.json")
 
 
 def _draw(exp: Experiment, pictures: FirstPredictions, out: Path, *, curves: bool) -> None:

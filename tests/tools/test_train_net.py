@@ -73,6 +73,10 @@ def test_evaluating_the_weights_again_gives_the_same_values(finished_run, capsys
     after = json.loads((finished_run / "evaluation.json").read_text())
     assert (before["box"], before["mask"]) == (after["box"], after["mask"])
     assert "AP" in capsys.readouterr().out
+    test_set = load_experiment(finished_run / "config.yaml").data.test_set
+    rows = json.loads((finished_run / "coco_results.json").read_text())
+    assert {row["image_id"] for row in rows} <= {test_set.image_id(i) for i in range(len(test_set))}
+    assert {row["category_id"] for row in rows} <= {*test_set.category_ids}
     with pytest.raises(DataError, match="weights of another model"):
         train_net.main(["--config-file", config, "--eval-only", "model.neck.out_channels=32"])
 

@@ -28,6 +28,7 @@ OUTPUTS = (
     "*.parts",
     "last_checkpoint",
     "evaluation.json",
+    "coco_results.json",
     "curves.png",
     "predictions",
     "tensorboard",
@@ -113,7 +114,8 @@ def init_output_dir(experiment: Experiment, *, fresh: bool) -> None:
     if fresh:
         _set_aside(folder)
     else:
-        (folder / "evaluation.json").unlink(missing_ok=True)
+        for name in ("evaluation.json", "coco_results.json"):
+            (folder / name).unlink(missing_ok=True)
     if distributed.launched():
         (folder / "launched_by").write_text(distributed.launch_id())
     with atomic_write(folder / "config.yaml", "w") as file:

@@ -90,6 +90,7 @@ class Predictor:
         batch_size: int = 4,
         precision: Precision | None = None,
         compile: bool = False,
+        trust_imports: bool = False,
     ) -> "Predictor":
         """The model of a training run.
 
@@ -99,6 +100,7 @@ class Predictor:
                 or was stopped, the newest checkpoint is taken, and the log says so.
             overrides: ``key.path=value`` changes, e.g. ``model.roi_heads.box_head.detection.score_thresh=0.3``.
             device, batch_size, precision, compile: as in the constructor.
+            trust_imports: whether the code that the config lists under ``imports`` may run.
 
         Raises:
             DataError: there is no such run, or it has no weights.
@@ -117,7 +119,7 @@ class Predictor:
         if path is None:
             found = ", ".join(sorted(p.name for p in run.glob("*.pth"))) or "none"
             raise DataError(f"{run}: has no {weights}; weights there: {found}")
-        options: dict[str, Any] = {"device": device, "batch_size": batch_size}
+        options: dict[str, Any] = {"device": device, "batch_size": batch_size, "trust_imports": trust_imports}
         return cls.from_weights(path, overrides, config=config, precision=precision, compile=compile, **options)
 
     @classmethod
@@ -131,6 +133,7 @@ class Predictor:
         batch_size: int = 4,
         precision: Precision | None = None,
         compile: bool = False,
+        trust_imports: bool = False,
     ) -> "Predictor":
         """The model of a checkpoint; its classes are the checkpoint's, or else those of the training dataset.
 
@@ -139,6 +142,7 @@ class Predictor:
             overrides: ``key.path=value`` changes to the config.
             config: a YAML; None takes the config that detkit's checkpoints carry.
             device, batch_size, precision, compile: as in the constructor.
+            trust_imports: whether the code that the config lists under ``imports`` may run.
 
         Raises:
             DataError: the weights cannot be read, or there is no config.
@@ -147,7 +151,8 @@ class Predictor:
         checkpoint = read_checkpoint(weights)
         if config is None and checkpoint.config is None:
             raise DataError(f"{weights}: carries no config; give the one that it was trained with, as config=...")
-        experiment = load_experiment(checkpoint.config or {} if config is None else Path(config), overrides)
+        source = checkpoint.config or {} if config is None else Path(config)
+        experiment = load_experiment(source, overrides, trust_imports=trust_imports)
         names = checkpoint.class_names or experiment.data.train_set.class_names
         if checkpoint.class_names is None:
             logger.info("%s carries no class names; taking the training dataset's", checkpoint.source)

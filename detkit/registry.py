@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import inspect
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -100,9 +101,10 @@ class Registry(_Registry, Generic[T]):
                 raise TypeError(f"{name}.__init__: '{p}' hides options from the schema; name them")
             if p.kind is p.KEYWORD_ONLY and p.annotation is p.empty:
                 raise TypeError(f"{name}.__init__: annotate '{p.name}'; the annotation is its schema")
-        if name in self:
-            other = super().get(name)
+        other = super().get(name) if name in self else None
+        if other is not None and not _is_again(obj, other):
             raise KeyError(f"{self.role} '{name}' is already registered by {other.__module__}; choose another name")
+        self._obj_map.pop(name, None)
         super()._do_register(name, obj)
         self.renamed.update(dict.fromkeys(obj.__dict__.get("renamed_from", ()), name))
 
@@ -125,6 +127,20 @@ class Registry(_Registry, Generic[T]):
     def names(self) -> list[str]:
         """The registered names, sorted."""
         return sorted(name for name, _ in self)
+
+
+def _is_again(new: type, old: type) -> bool:
+    """Whether ``new`` is ``old``, run again: a cell of a notebook, or a module that was edited and reloaded.
+
+    Two classes of one name in one file are a mistake: both come while it is imported for the first time, or from two
+    places in a function.
+    """
+    if (new.__module__, new.__qualname__) != (old.__module__, old.__qualname__):
+        return False
+    if "<locals>" in new.__qualname__:
+        lines = [{f.__code__.co_firstlineno for f in vars(cls).values() if inspect.isfunction(f)} for cls in (new, old)]
+        return bool(lines[0]) and lines[0] == lines[1]
+    return not getattr(getattr(sys.modules.get(new.__module__), "__spec__", None), "_initializing", False)
 
 
 def options(cls: type) -> dict[str, inspect.Parameter]:

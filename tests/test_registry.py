@@ -1,6 +1,8 @@
 """What a registry demands of a class, and what it says."""
 
 import dataclasses
+import importlib
+import sys
 
 import pytest
 
@@ -143,3 +145,25 @@ def test_every_field_of_nested_options_is_an_option():
 )
 def test_the_nearest_word_is_suggested(word, known, meant):
     assert did_you_mean(word, known) == (f" Did you mean '{meant}'?" if meant else "")
+
+
+def test_a_cell_that_is_run_again_registers_its_class_again(bases):
+    cell = "@bases.register()\nclass Cell(Base):\n    pass\n"
+    scope = {"bases": bases, "Base": Base, "__name__": "__main__"}
+    exec(cell, scope)
+    first = scope["Cell"]
+    exec(cell.replace("pass", "x = 1"), scope)
+    assert bases.get("Cell") is scope["Cell"] is not first
+
+
+def test_a_module_that_is_reloaded_registers_again_but_two_classes_in_it_are_a_mistake(bases, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "bases_of_test", (bases, Base), raising=False)
+    once = "import sys\nbases, Base = sys.bases_of_test\n@bases.register()\nclass Part(Base): pass\n"
+    (tmp_path / "reloaded_parts.py").write_text(once)
+    module = importlib.import_module("reloaded_parts")
+    importlib.reload(module)
+    assert bases.get("Part") is module.Part
+    (tmp_path / "twice_parts.py").write_text(once.replace("Part", "Two") + "@bases.register()\nclass Two(Base): pass\n")
+    with pytest.raises(KeyError, match="already registered"):
+        importlib.import_module("twice_parts")

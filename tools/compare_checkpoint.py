@@ -68,6 +68,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="E",
         help="of the backbone's norms (default: 0 for torchvision's file COCO_V1)",
     )
+    parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     args = parser.parse_args(argv)
     if args.batch_size < 1:
         parser.error(f"--batch-size: expected at least 1, got {args.batch_size}")
@@ -145,7 +146,7 @@ def with_torchvision(args: argparse.Namespace) -> Report:
         reference = build_torchvision(name, num_classes, settings)
         load_torchvision(reference, checkpoint)
     config = args.config_file or checkpoint.config or CONFIGS / "torchvision" / f"{TORCHVISION_MODELS[name]}.yaml"
-    exp = load_experiment(config, [*settings.overrides(), *args.set])
+    exp = load_experiment(config, [*settings.overrides(), *args.set], trust_imports=args.trust_imports)
     model = build(exp, checkpoint, num_classes)
     records = read_images(args.images, args.annotations, model.class_names)
     batches = [records[i : i + args.batch_size] for i in range(0, len(records), args.batch_size)]
@@ -159,7 +160,11 @@ def with_torchvision(args: argparse.Namespace) -> Report:
 def with_fixture(args: argparse.Namespace) -> Report:
     """The parity report against a fixture."""
     fixture = read_fixture(args.reference)
-    exp = load_experiment(args.config_file or CONFIGS / fixture.config_file, [*fixture.overrides(), *args.set])
+    exp = load_experiment(
+        args.config_file or CONFIGS / fixture.config_file,
+        [*fixture.overrides(), *args.set],
+        trust_imports=args.trust_imports,
+    )
     if args.weights == "fixture":
         checkpoint = as_checkpoint(fixture.weights(), f"weights of {args.reference}")
     else:

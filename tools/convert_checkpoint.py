@@ -42,6 +42,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--num-classes", type=int, metavar="N", help="of the config's model (default: the file's)")
     parser.add_argument("--class-names", metavar="FILE", help="a text file with a class name a line, if INPUT has none")
     parser.add_argument("--list", action="store_true", help="a line for every tensor, not a summary")
+    parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
     args = parser.parse_intermixed_args(argv)
     if args.config_file is None and (args.num_classes is not None or args.overrides):
@@ -69,7 +70,7 @@ from detkit.registry import DataError
 
 def model_of(args: argparse.Namespace, checkpoint: Checkpoint) -> tuple[dict[str, torch.Size], dict[str, Any]]:
     """Names and shapes of the config's model, and the whole config."""
-    exp = load_experiment(args.config_file, args.overrides)
+    exp = load_experiment(args.config_file, args.overrides, trust_imports=args.trust_imports)
     with torch.device("meta"):
         model = exp.build_model(args.num_classes or num_classes_in(checkpoint))
     return {name: tensor.shape for name, tensor in model.state_dict().items()}, dict(exp.tree)

@@ -35,6 +35,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--num-processes", type=int, default=1, metavar="N", help="how many will train (default: 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings, with all examples")
     parser.add_argument("--histogram", type=Path, metavar="FILE", help="write objects against anchors as a PNG")
+    parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
     args = parser.parse_intermixed_args(argv)
     if args.num_processes < 1:
@@ -53,7 +54,7 @@ from detkit.experiment import load_experiment
 def check(args: argparse.Namespace) -> int:
     """Runs the checks that the command line asks for."""
     context = CheckContext(
-        load_experiment(args.config_file, args.overrides),
+        load_experiment(args.config_file, args.overrides, trust_imports=args.trust_imports),
         quick=args.quick,
         weights=args.weights,
         resume=args.resume,

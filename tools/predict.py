@@ -37,6 +37,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     model.add_argument(
         "--set", action="append", default=[], metavar="key.path=value", help="a change to the config; may be repeated"
     )
+    model.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     model.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
     model.add_argument("--batch-size", type=int, default=4, metavar="N", help="images at a time (default: 4)")
     model.add_argument(
@@ -97,6 +98,7 @@ def load(args: argparse.Namespace) -> Predictor:
         "batch_size": args.batch_size,
         "precision": args.precision,
         "compile": args.compile,
+        "trust_imports": args.trust_imports,
     }
     if args.run is not None:
         return Predictor.from_run(args.run, args.weights or "model_final.pth", args.set, **options)

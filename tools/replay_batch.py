@@ -46,6 +46,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--weights", metavar="FILE", help="other weights than those of the failure")
     parser.add_argument("--no-pictures", action="store_true", help="draw nothing")
+    parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
     return parser.parse_intermixed_args(argv)
 
@@ -73,7 +74,10 @@ def run(args: argparse.Namespace) -> int:
     state, step = read_state(args.folder), read_batches(args.folder, args.rank)
     if not (args.folder / CONFIG).is_file():
         raise DataError(f"{args.folder / CONFIG}: is missing; copy the run's config there")
-    failure, exp = state["failure"], load_experiment(args.folder / CONFIG, args.overrides)
+    failure, exp = (
+        state["failure"],
+        load_experiment(args.folder / CONFIG, args.overrides, trust_imports=args.trust_imports),
+    )
     print(f"step {failure['step']}, failed on rank {', '.join(map(str, failure['ranks']))}; torch {failure['torch']}")
     if failure["torch"] != str(torch.__version__):
         print(f"this is torch {torch.__version__}: numbers may differ in the last bit")

@@ -20,6 +20,9 @@ EXAMPLES = """examples:
 """
 
 
+TRUST = "--trust-imports runs what the config imports"
+
+
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -29,6 +32,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="all roles and what is registered (also by its imports)")
     parser.add_argument("--options", metavar="CLASS_OR_PATH", help="the options of a class or of a node of the config")
     parser.add_argument("--why", metavar="KEY.PATH", help="where the value at a path, or each one below it, was set")
+    parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes; the values are YAML")
     args = parser.parse_intermixed_args(argv)
     if args.config_file is None and (args.why or args.overrides or not (args.list or args.options)):
@@ -40,12 +44,12 @@ if __name__ == "__main__":
     parse_arguments(None)  # so --help and mistakes are answered at once: what is imported from here on takes seconds
 
 from detkit import command_line
-from detkit.config import Config, Recipe, complete, describe, load_config, parse, to_yaml, usage
+from detkit.config import Config, Recipe, complete, describe, load_config, parse, to_yaml, usage, written
 from detkit.config.describe import summary
 from detkit.config.lookup import explain, find_classes, find_location, roles_in
 from detkit.config.schema import place, schema, words
 from detkit.experiment import Experiment
-from detkit.registry import Registry, role_of
+from detkit.registry import ConfigError, Registry, role_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,19 +60,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _answer(args: argparse.Namespace) -> str:
-    config = load_config(args.config_file, args.overrides, Experiment) if args.config_file else None
+    config = None
+    if args.config_file:
+        imports = "run" if args.trust_imports else "skip"
+        config = load_config(args.config_file, args.overrides, Experiment, imports)  # type: ignore[arg-type]
+    skipped = [] if config is None or args.trust_imports else config.imports
+    if skipped:
+        print(f"not imported, because it is code: {', '.join(skipped)} ({TRUST})", file=sys.stderr)
     if args.list:
         return roles_text()
     if args.options and (config is None or _is_class_name(args.options)):
         role = roles_text(args.options)
         return role or "\n\n".join(class_text(cls) for cls in find_classes(args.options, Experiment))
     assert config is not None  # main saw to it
-    recipe = parse(config.tree, Experiment, sources=config.sources)
+    try:
+        recipe = parse(config.tree, Experiment, sources=config.sources)
+    except ConfigError as error:
+        if not skipped or args.options or args.why:
+            raise
+        print(f"as it is written, without defaults and unchecked: {str(error).splitlines()[0]}", file=sys.stderr)
+        return to_yaml({"imports": config.imports, **written(config.tree, config.outside)}).rstrip()
     if args.options:
         return path_text(recipe, config, args.options)
     if args.why:
         return why_text(recipe, config, args.why)
-    return to_yaml({**({"imports": config.imports} if config.imports else {}), **complete(recipe)}).rstrip()
+    listed = {"imports": config.imports} if config.imports else {}
+    return to_yaml({**listed, **written(complete(recipe), config.outside)}).rstrip()
 
 
 def _is_class_name(text: str) -> bool:

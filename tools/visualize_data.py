@@ -27,6 +27,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="where the pictures go (default: <train.output_dir>/data_<split>)"
     )
+    parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
     args = parser.parse_intermixed_args(argv)
     if args.num < 1:
@@ -71,7 +72,7 @@ def picture_of(sample: Sample, dataset: Dataset) -> np.ndarray:
 
 def visualize(args: argparse.Namespace) -> int:
     """Writes the pictures that the command line asks for."""
-    exp = load_experiment(args.config_file, args.overrides)
+    exp = load_experiment(args.config_file, args.overrides, trust_imports=args.trust_imports)
     dataset = exp.data.train_set if args.split == "train" else exp.data.test_set
     print(dataset.summary())
     output = args.output or Path(exp.train.output_dir) / f"data_{args.split}"

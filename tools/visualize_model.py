@@ -41,6 +41,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="where the pictures go (default: <train.output_dir>/stages)"
     )
+    parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
     args = parser.parse_intermixed_args(argv)
     if args.image and args.num is not None:
@@ -197,7 +198,7 @@ class Stages:
 @torch.no_grad()
 def visualize(args: argparse.Namespace) -> int:
     """Does what the command line asks for."""
-    exp = load_experiment(args.config_file, args.overrides)
+    exp = load_experiment(args.config_file, args.overrides, trust_imports=args.trust_imports)
     predictor = load(exp, args.weights)
     output = args.output or Path(exp.train.output_dir) / "stages"
     total = len(args.image) or min(args.num, len(exp.data.test_set))

@@ -16,6 +16,7 @@ from detkit.checkpoint.formats.detectron2 import zoo_class_names
 from detkit.checkpoint.formats.keras import read_keras
 from detkit.checkpoint.pickles import read_pickle
 from detkit.checkpoint.sharded import read_sharded
+from detkit.config import ForeignConfig
 from detkit.registry import DataError
 from detkit.utils import path_manager
 
@@ -52,7 +53,7 @@ class Checkpoint:
         content: dict[str, Any] = {
             "model": self.model,
             "class_names": None if self.class_names is None else list(self.class_names),
-            "config": self.config,
+            "config": None if self.config is None else dict(self.config),
             "detkit_version": detkit.__version__,
         }
         if self.category_ids is not None:
@@ -137,12 +138,13 @@ def as_checkpoint(content: Any, source: str = "state dict", place: str = "") -> 
     _check_state(state, content, source)
     model = _unwrapped(state)
     names, ids = content.get("class_names"), content.get("category_ids")
+    config = _mapping(content.get("config"))
     ours = "detkit_version" in content  # Detectron2's training checkpoints have a "trainer" too
     return Checkpoint(
         model=model,
         class_names=tuple(str(n) for n in names) if isinstance(names, list | tuple) else zoo_class_names(content),
         category_ids=tuple(int(n) for n in ids) if ours and isinstance(ids, list | tuple) else None,
-        config=_mapping(content.get("config")) if ours else None,
+        config=ForeignConfig(config, Path(source).parent) if ours and config is not None else None,
         trainer=_mapping(content.get("trainer")) if ours else None,
         source=source,
         others=tuple(

@@ -2,7 +2,7 @@
 
 from detkit.config.describe import OptionRow, describe, usage
 from detkit.config.interpolation import written
-from detkit.config.load import Config, load_config
+from detkit.config.load import Config, ForeignConfig, load_config
 from detkit.config.parse import build, parse
 from detkit.config.ranges import (
     Count,
@@ -29,6 +29,7 @@ __all__ = [
     "DataError",
     "FilePath",
     "Finite",
+    "ForeignConfig",
     "Fraction",
     "Gray",
     "Interval",

@@ -6,14 +6,14 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from detkit.config.interpolation import resolve
 from detkit.config.merge import Override, changed, find, locate, merge, read_override
 from detkit.config.migrate import Migration
 from detkit.config.parse import fits
 from detkit.config.schema import schema
-from detkit.config.user_file import import_user_code
+from detkit.config.user_file import CODE, import_user_code
 from detkit.config.yaml_file import SUFFIXES, Entry, Size, display, nearest_file, read_yaml, user_path, wrap
 from detkit.registry import ConfigError, Registry
 
@@ -26,7 +26,7 @@ class Config:
 
     Args:
         tree: plain data (dicts, lists, scalars), interpolations resolved, without ``_base_`` and ``imports``.
-        imports: the user code that was loaded: absolute file paths and module names.
+        imports: the user code that it lists: absolute file paths and module names.
         path: the file that was read; None for a tree that came from elsewhere.
         sources: dotted key -> where it was written (``file:line`` or ``override 'key=value'``).
         outside: dotted key -> its text, where that reads the environment: what a run writes down in place of the value.
@@ -40,7 +40,10 @@ class Config:
 
 
 def load_config(
-    path: str | os.PathLike[str] | Mapping[str, Any], overrides: Iterable[str] = (), root: Any = None
+    path: str | os.PathLike[str] | Mapping[str, Any],
+    overrides: Iterable[str] = (),
+    root: Any = None,
+    imports: Literal["run", "refuse", "skip"] | None = None,
 ) -> Config:
     """Reads ``path`` over its ``_base_`` files, lays ``overrides`` over it and imports what it lists.
 
@@ -50,27 +53,58 @@ def load_config(
             old node's options that the new class has too.
         root: the class of the config's root. With it, each file and override is migrated before it is merged, with a
             warning for each option and class that has another name today.
+        imports: whether the code that the config lists is run: ``run``; ``refuse`` for an error instead, but not for
+            what an override lists; ``skip`` for a look that runs nothing. None is ``refuse`` for a ``ForeignConfig``,
+            else ``run``.
 
     Raises ConfigError with the file, or the key path, and what to do about it.
     """
     reader = _Reader(Migration(Any if root is None else root))
     migration, file = reader.migration, None
     if isinstance(path, Mapping):
-        merged, imports = reader.over_bases(wrap(dict(path), "the given tree", reader.size), Path(), ())
+        folder, name = (
+            (path.folder, "the checkpoint's config") if isinstance(path, ForeignConfig) else (Path(), "the tree")
+        )
+        merged, listed = reader.over_bases(wrap(dict(path), name, reader.size), folder, ())
     else:
         file = _file(os.fspath(path), "the config")
-        merged, imports = reader.read(file, ())
+        merged, listed = reader.read(file, ())
     parsed = [read_override(text) for text in overrides]
-    for override in parsed:
-        if override.keys == ("imports",):
-            imports += _own_imports(Entry({"imports": override.value}, override.value.source), Path.cwd())
-    imports = list({entry.value: entry for entry in imports}.values())
-    for entry in imports:
-        import_user_code(entry.value, entry.source)
+    given = [o for o in parsed if o.keys == ("imports",)]
+    own = [i for o in given for i in _imports(Entry({"imports": o.value}, o.value.source), Path.cwd())]
+    listed = list({item.name: item for item in [*listed, *own]}.values())
+    names = [item.name for item in listed]
+    imports = imports or ("refuse" if isinstance(path, ForeignConfig) else "run")
+    for item in listed if imports != "skip" else ():
+        if imports == "refuse" and item not in own:
+            raise ConfigError(
+                f"{item.source}: imports: '{item.name}' is code, which would run. If you trust who wrote it, say so: "
+                "--trust-imports (in Python trust_imports=True)"
+            )
+        import_user_code(item.name, item.source, names, item.folder / CODE)
     tree = _laid_over(merged(), [o for o in parsed if o.keys[0] != "imports"], migration)
     migration.warn()
     plain, outside = resolve(tree)
-    return Config(plain, [entry.value for entry in imports], file, dict(tree.walk()), outside)
+    return Config(plain, names, file, dict(tree.walk()), outside)
+
+
+class ForeignConfig(dict[str, Any]):
+    """The config out of a file of weights, which may be anybody's.
+
+    Args:
+        config: plain data.
+        folder: where the file lies: relative paths in ``imports`` start there.
+    """
+
+    def __init__(self, config: Mapping[str, Any], folder: Path):
+        super().__init__(config)
+        self.folder = folder
+
+
+class _Import(NamedTuple):
+    name: str  # an absolute path, or a module
+    source: str
+    folder: Path  # of the file that lists it
 
 
 _Merged = Callable[[], Entry]
@@ -95,14 +129,14 @@ class _Reader:
     def __init__(self, migration: Migration):
         self.migration, self.size = migration, Size()
 
-    def read(self, path: Path, above: tuple[Path, ...]) -> tuple[_Merged, list[Entry]]:
+    def read(self, path: Path, above: tuple[Path, ...]) -> tuple[_Merged, list[_Import]]:
         """The file ``path`` over its bases, and the imports of all of them, bases first."""
         return self.over_bases(read_yaml(path, self.size), path.parent, (*above, path.resolve()))
 
-    def over_bases(self, own: Entry, folder: Path, above: tuple[Path, ...]) -> tuple[_Merged, list[Entry]]:
+    def over_bases(self, own: Entry, folder: Path, above: tuple[Path, ...]) -> tuple[_Merged, list[_Import]]:
         """``own``, whose paths are relative to ``folder``, likewise; ``above`` are the files that it is a base of."""
         bases: list[_Merged] = []
-        imports: list[Entry] = []
+        imports: list[_Import] = []
         for base in _texts(own, "_base_", "a path or a list of paths"):
             file = folder / _file(base.value, f"{base.source}: _base_")
             if not file.is_file():
@@ -119,7 +153,7 @@ class _Reader:
             merged, more = self.read(file, above)
             bases.append(merged)
             imports += more
-        imports += _own_imports(own, folder)
+        imports += _imports(own, folder)
         return partial(_migrated, _without(own, "imports", "_base_"), bases, self.migration), imports
 
 
@@ -184,15 +218,13 @@ def _without_misfits(tree: Entry, override: Override, old_name: str) -> Entry:
     return changed(tree, override, change, len(override.keys) - 1)
 
 
-def _own_imports(tree: Entry, folder: Path) -> list[Entry]:
+def _imports(tree: Entry, folder: Path) -> list[_Import]:
     """What ``tree`` itself lists under ``imports``; files as absolute paths (relative ones lie in ``folder``)."""
-    entries = _texts(tree, "imports", "a list of files (my_head.py) and module names")
-    return [
-        dataclasses.replace(entry, value=str((folder / _file(entry.value, f"{entry.source}: imports")).resolve()))
-        if entry.value.endswith(".py")
-        else entry
-        for entry in entries
-    ]
+    found = []
+    for entry in _texts(tree, "imports", "a list of files (my_head.py) and module names"):
+        file = _file(entry.value, f"{entry.source}: imports") if entry.value.endswith(".py") else None
+        found.append(_Import(str((folder / file).resolve()) if file else entry.value, entry.source, folder))
+    return found
 
 
 def _texts(tree: Entry, key: str, expected: str) -> list[Entry]:

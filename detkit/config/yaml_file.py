@@ -104,6 +104,8 @@ def wrap(value: Any, source: str, size: Size | None = None, level: int = 0) -> E
     size = size or Size()
     size.add(source, level)
     if isinstance(value, dict):
+        if odd := next((key for key in value if not isinstance(key, str | int)), None):
+            raise ConfigError(f"{source or 'config'}: a key must be a word, got {_shorten(odd)}")
         return Entry({key: wrap(item, source, size, level + 1) for key, item in value.items()}, source)
     if isinstance(value, list | tuple):
         return Entry([wrap(item, source, size, level + 1) for item in value], source)

@@ -139,19 +139,24 @@ def _names_weights(node: Mapping[str, Any]) -> bool:
     )
 
 
-def load_experiment(path: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Experiment:
+def load_experiment(
+    path: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, trust_imports: bool | None = None
+) -> Experiment:
     """Reads a config, lays the overrides over it and checks all of it. Builds nothing and reads no data.
 
     Args:
         path: a YAML file, or its content as plain data (a checkpoint's config).
         overrides: ``key.path=value``, the values in YAML.
+        trust_imports: whether code that the config lists under ``imports`` may run. None: where the caller names or
+            makes the config, but not where it comes out of a checkpoint.
 
     Raises:
         ConfigError: the first thing that is wrong, with its path, what was expected and the fix.
     """
-    config = load_config(path, overrides, Experiment)
+    imports: Any = None if trust_imports is None else "run" if trust_imports else "refuse"
+    config = load_config(path, overrides, Experiment, imports)
     recipe = parse(config.tree, Experiment, sources=config.sources)
     experiment = recipe()
-    imports = {"imports": config.imports} if config.imports else {}
-    experiment.tree = {**imports, **written(complete(recipe), config.outside)}
+    listed = {"imports": config.imports} if config.imports else {}
+    experiment.tree = {**listed, **written(complete(recipe), config.outside)}
     return experiment

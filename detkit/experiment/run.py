@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 from detkit.config import to_yaml
+from detkit.config.user_file import CODE, copied_code
 from detkit.experiment.experiment import Experiment
 from detkit.modeling import MetaArch
 from detkit.registry import ConfigError
@@ -35,6 +36,7 @@ OUTPUTS = (
     "wandb",
     "profile.json",
     "launched_by",
+    CODE,
     "failure_step_*",
 )
 """What a training leaves in its folder, apart from the log, which goes on."""
@@ -118,8 +120,19 @@ def init_output_dir(experiment: Experiment, *, fresh: bool) -> None:
             (folder / name).unlink(missing_ok=True)
     if distributed.launched():
         (folder / "launched_by").write_text(distributed.launch_id())
+    _keep_code(experiment, folder)
     with atomic_write(folder / "config.yaml", "w") as file:
         file.write(to_yaml(experiment.tree))
+
+
+def _keep_code(experiment: Experiment, folder: Path) -> None:
+    """Copies the code that the config imports into ``folder``; the run's config and checkpoints name it there."""
+    names, files = copied_code(experiment.tree.get("imports", ()))
+    for place, text in files.items():
+        with atomic_write(folder / CODE / place) as file:
+            file.write(text)
+    if names:
+        experiment.tree["imports"] = [f"{CODE}/{name}" if name.endswith(".py") else name for name in names]
 
 
 def _set_aside(folder: Path) -> None:

@@ -105,14 +105,14 @@ def test_a_poisoned_annotation_is_named_written_down_and_found_again(failed_run,
     assert next(iter(state["optimizer"]["state"].values()))["step"] == 1, "as before the step that failed"
 
     torch.manual_seed(99)
-    assert replay_batch.main([str(folder)]) == 1
+    assert replay_batch.main(["--trust-imports", str(folder)]) == 1
     printed = capsys.readouterr().out
     assert "the numbers are those of the failure, to the last bit" in printed
     assert "first output that is not finite: the loss itself" in printed
     assert f"suspect: annotation {victim} of {file}" in printed
     assert len(list((folder / "pictures").glob("*.png"))) == 4
     cured = ["--no-pictures", "model.roi_heads.mask_head.victim=-1"]
-    assert replay_batch.main([str(folder), *cured]) == 0
+    assert replay_batch.main(["--trust-imports", str(folder), *cured]) == 0
     assert "the numbers are NOT those of the failure" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         replay_batch.main(["--help"])
@@ -124,7 +124,7 @@ def test_a_poisoned_gradient_is_found_before_the_weights_are_touched(failed_run,
     assert "the loss is finite and its gradients are not" in words
     assert f"annotation {victim} of {file}: fails with no other object" in words
     assert all(torch.isfinite(v).all() for v in read_state(folder)["model"].values() if v.is_floating_point())
-    assert replay_batch.main([str(folder), "--no-pictures"]) == 1
+    assert replay_batch.main(["--trust-imports", str(folder), "--no-pictures"]) == 1
     printed = capsys.readouterr().out
     assert "first output that is not finite: none" in printed
     assert "first gradient that is not finite: roi_heads.mask_head.predictor" in printed

@@ -65,9 +65,11 @@ def test_the_list_has_what_the_config_imports(show, tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(f"_base_: {CONFIG}\nimports: [listed_head.py]\n")
     try:
-        assert "ListedMaskHead             Does nothing." in show("--list", "--config-file", path)
-        assert "strength: float = 0.5\n        how much." in show("--options", "ListedMaskHead", "--config-file", path)
-        text = show("--config-file", path, "model.roi_heads.mask_head={name: ListedMaskHead}")
+        assert "ListedMaskHead             Does nothing." in show("--trust-imports", "--list", "--config-file", path)
+        assert "strength: float = 0.5\n        how much." in show(
+            "--options", "ListedMaskHead", "--config-file", path, "--trust-imports"
+        )
+        text = show("--trust-imports", "--config-file", path, "model.roi_heads.mask_head=ListedMaskHead")
         assert yaml.safe_load(text)["imports"] == [str(tmp_path / "listed_head.py")]
     finally:
         MASK_HEADS.forget(MASK_HEADS.get("ListedMaskHead").__module__)
@@ -105,9 +107,9 @@ def test_a_config_with_names_of_before_is_shown_with_those_of_today(show, tmp_pa
     node = "{name: EarlierMaskHead, force: 0.25}"
     path.write_text(f"_base_: {CONFIG}\nimports: [renamed_head.py]\nmodel: {{roi_heads: {{mask_head: {node}}}}}\n")
     try:
-        tree = yaml.safe_load(show("--config-file", path))
+        tree = yaml.safe_load(show("--trust-imports", "--config-file", path))
         assert tree["model"]["roi_heads"]["mask_head"] == {"name": "RenamedMaskHead", "strength": 0.25}
-        why = show("--config-file", path, "--why", "model.roi_heads.mask_head")
+        why = show("--trust-imports", "--config-file", path, "--why", "model.roi_heads.mask_head")
         assert why.count("c.yaml:3") == 2
     finally:
         MASK_HEADS.forget(MASK_HEADS.get("RenamedMaskHead").__module__)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import detkit
+from detkit.config.user_file import CODE
 from detkit.registry import DataError
 from detkit.structures import Sample, from_plain, to_plain
 from detkit.utils import atomic_write
@@ -63,6 +64,8 @@ def write_state(folder: Path, state: Mapping[str, Any], run_config: Path) -> Non
     if run_config.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run_config, folder / CONFIG)
+        if (run_config.parent / CODE).is_dir():
+            shutil.copytree(run_config.parent / CODE, folder / CODE, dirs_exist_ok=True)
     with atomic_write(folder / STATE) as file:
         torch.save(dict(state), file)
 

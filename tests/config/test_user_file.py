@@ -1,0 +1,127 @@
+"""User code in a living process: run again, edited, beside other files, moved, and a stranger's."""
+
+import shutil
+import sys
+
+import pytest
+
+from detkit.config import ConfigError, ForeignConfig, load_config
+from detkit.config.user_file import CODE, copied_code
+
+HEAD = """import stub_house as h
+{more}
+@h.parts.register()
+class {name}(h.Part):
+    def __init__(self, in_channels, *, {options}): pass
+"""
+
+
+@pytest.fixture
+def shop(house, monkeypatch):
+    """The house as a module that user code imports; what user code leaves behind is removed."""
+    monkeypatch.setitem(sys.modules, "stub_house", house)
+    modules, path = set(sys.modules), [*sys.path]
+    yield house
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
+    sys.path[:] = path
+
+
+def code(name="Mine", options="a: int = 1", more=""):
+    return HEAD.format(name=name, options=options, more=more)
+
+
+def options_of(house, name="Mine"):
+    from detkit.config.schema import schema
+
+    return list(schema(house.parts.get(name)).options)
+
+
+def test_an_edited_file_is_loaded_anew_and_so_is_one_beside_it(shop, write):
+    write("helper.py", "AMOUNT = 1")
+    write("my.py", code(options="a: int = AMOUNT", more="from helper import AMOUNT"))
+    path = write("c.yaml", "imports: [my.py]")
+    load_config(path)
+    first = shop.parts.get("Mine")
+    load_config(path)
+    assert shop.parts.get("Mine") is first
+    write("helper.py", "AMOUNT = 22")
+    load_config(path)
+    assert shop.parts.get("Mine").__init__.__kwdefaults__ == {"a": 22}
+    write("my.py", code(options="a: int = 1, b: int = 2"))
+    load_config(path)
+    assert options_of(shop) == ["a", "b"]
+
+
+def test_files_of_one_name_in_two_folders_each_find_what_lies_beside_them(shop, write):
+    for folder, name in (("one", "First"), ("two", "Second")):
+        write(f"{folder}/helper.py", f"FOLDER = '{folder}'")
+        write(f"{folder}/my.py", code(name, f"a: str = '{folder}', b: str = FOLDER", "from helper import FOLDER"))
+        load_config(write(f"{folder}/c.yaml", "imports: [my.py]"))
+    assert shop.parts.get("Second").__init__.__kwdefaults__ == {"a": "two", "b": "two"}
+    load_config(write("one/c.yaml", "imports: [my.py]"))
+    assert shop.parts.get("First").__init__.__kwdefaults__ == {"a": "one", "b": "one"}
+
+
+def test_a_module_that_the_script_imported_is_loaded_anew_when_it_was_edited(shop, write, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write("own_module.py", code("Own"))
+    __import__("own_module")
+    path = write("c.yaml", "imports: [own_module.py]")
+    load_config(path)
+    write("own_module.py", code("Own", "changed: int = 1"))
+    load_config(path)
+    assert options_of(shop, "Own") == ["changed"]
+
+
+def test_a_copy_of_the_code_works_where_the_original_is_gone(shop, write, tmp_path):
+    write("project/package/__init__.py", "")
+    write("project/package/deep.py", "AMOUNT = 5")
+    write("project/my.py", code(options="a: int = AMOUNT", more="from package.deep import AMOUNT"))
+    write("project/other.py", code("Other"))
+    load_config(write("project/c.yaml", "imports: [my.py, other.py]"))
+    names, files = copied_code([str(tmp_path / "project" / name) for name in ("my.py", "other.py")])
+    assert names == ["my.py", "other.py"]
+    assert sorted(files) == ["my.py", "other.py", "package/__init__.py", "package/deep.py"]
+    for place, text in files.items():
+        (tmp_path / "moved" / CODE / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "moved" / CODE / place).write_bytes(text)
+    shutil.rmtree(tmp_path / "project")
+    saved = write("moved/config.yaml", f"imports: [{CODE}/my.py, {CODE}/other.py]")
+    assert load_config(saved).imports == [str(tmp_path / "moved" / CODE / name) for name in names]
+    assert shop.parts.get("Mine").__init__.__kwdefaults__ == {"a": 5}
+
+
+def test_copies_of_files_of_one_name_stand_apart(shop, write, tmp_path):
+    for folder, name in (("a", "OfA"), ("b", "OfB")):
+        write(f"{folder}/same.py", code(name))
+    load_config(write("c.yaml", "imports: [a/same.py, b/same.py]"))
+    names, files = copied_code([str(tmp_path / f"{folder}/same.py") for folder in "ab"])
+    assert names == ["same.py", "2/same.py"]
+    assert {b"OfA", b"OfB"} == {next(w for w in (b"OfA", b"OfB") if w in text) for text in files.values()}
+
+
+@pytest.mark.parametrize("given", ["file", "base", "mapping", "checkpoint"])
+def test_code_that_is_not_trusted_is_not_run(write, tmp_path, given, monkeypatch):
+    write("stranger.py", f"import sys\nsys.stranger_ran = '{given}'")
+    file = write("c.yaml", "imports: [stranger.py]")
+    tree = {"imports": ["stranger.py"]}
+    config = {
+        "file": file, "base": {"_base_": str(file)}, "mapping": tree, "checkpoint": ForeignConfig(tree, tmp_path)
+    }[given]  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"imports: '.*stranger\.py' is code.*--trust-imports.*trust_imports=True"):
+        load_config(config, imports="refuse" if given != "checkpoint" else None)
+    assert load_config(config, imports="skip").imports == [str(tmp_path / "stranger.py")]
+    assert not hasattr(sys, "stranger_ran")
+    load_config(config, imports="run")
+    assert sys.stranger_ran
+    with pytest.raises(ConfigError, match="is code"):
+        load_config(config, imports="refuse")
+    del sys.stranger_ran
+
+
+def test_what_the_command_line_imports_is_the_users_own(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("own.py", "")
+    load_config({}, ["imports=[own.py]"], imports="refuse")

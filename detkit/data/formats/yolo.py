@@ -182,7 +182,7 @@ def _object(line: str, origin: str, names: list[str], size: tuple[int, int]) -> 
     if box:
         centre, side = values[:2] * scale, values[2:4] * scale
         return LabelledObject(names[int(number)], [*(centre - side / 2), *(centre + side / 2)], origin=origin)
-    polygon = (values.reshape(-1, 2) * scale).reshape(-1).tolist()
+    polygon = (values.reshape(-1, 2) * scale).round(3).reshape(-1).tolist()  # numbers such as 7.5, as they were
     return LabelledObject(names[int(number)], None, [polygon], origin)
 
 

@@ -1,0 +1,79 @@
+"""Masks as one polygon, for formats that know nothing else."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as coco_mask
+
+from detkit.structures.rle import region_of_rle
+
+EDGES = (
+    (-1, 0, (0, 0), (1, 0)),
+    (1, 0, (1, 1), (0, 1)),
+    (0, -1, (0, 1), (0, 0)),
+    (0, 1, (1, 0), (1, 1)),
+)
+"""Of a pixel: the step in y and x to its neighbour, and the ends of the edge between them, the pixel on the right."""
+
+
+def one_polygon(segmentation: Any, size: tuple[int, int]) -> list[float]:
+    """x, y, x, y, ... that covers what a COCO segmentation covers; pieces and holes are joined by lines of no width.
+
+    Args:
+        segmentation: polygons or a compressed RLE; it must cover something.
+        size: ``(height, width)`` of the image.
+    """
+    if isinstance(segmentation, list):
+        loops = [np.reshape(polygon, (-1, 2)) for polygon in segmentation]
+        joined = _joined(loops)
+        if len(loops) == 1 or _same(segmentation, joined, size):
+            return joined
+        segmentation = coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))  # pieces that overlap
+    counts = segmentation["counts"]
+    bitmap, (x, y, *_) = region_of_rle(counts.encode() if isinstance(counts, str) else counts, size[0])
+    return _joined([loop + (x, y) for loop in loops_of(bitmap)])
+
+
+def loops_of(bitmap: np.ndarray) -> list[np.ndarray]:
+    """``(P, 2)`` corners, x and y, of each closed line along the edges between the pixels of a mask and others."""
+    inside = np.pad(np.asarray(bitmap, bool), 1)
+    follows: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for dy, dx, first, last in EDGES:
+        edges = inside & ~np.roll(inside, (-dy, -dx), (0, 1))
+        for row, column in np.argwhere(edges).tolist():
+            x, y = column - 1, row - 1
+            follows.setdefault((x + first[0], y + first[1]), []).append((x + last[0], y + last[1]))
+    loops = []
+    while follows:
+        start = next(iter(follows))
+        line, at, heading = [], start, (0, 0)
+        while True:
+            ways = follows[at]
+            # where two pixels touch at a corner only, the line turns to the right, so that they stay two
+            right = (at[0] - heading[1], at[1] + heading[0])
+            to = right if right in ways else ways[0]
+            ways.remove(to)
+            if not ways:
+                del follows[at]
+            step = (to[0] - at[0], to[1] - at[1])
+            if step != heading:
+                line.append(at)
+            at, heading = to, step
+            if at == start and (start[0] - heading[1], start[1] + heading[0]) not in follows.get(start, ()):
+                break
+        loops.append(np.array(line, np.float64))
+    return loops
+
+
+def _joined(loops: Sequence[np.ndarray]) -> list[float]:
+    first, *others = loops
+    parts = [first]
+    for loop in others:
+        parts += [first[:1], loop, loop[:1]]
+    return np.concatenate([*parts, first[:1]] if others else parts).reshape(-1).tolist()
+
+
+def _same(polygons: list[Any], joined: list[float], size: tuple[int, int]) -> bool:
+    whole, one = coco_mask.merge(coco_mask.frPyObjects(polygons, *size)), coco_mask.frPyObjects([joined], *size)[0]
+    return bool(coco_mask.iou([whole], [one], [0])[0, 0] > 0.999)

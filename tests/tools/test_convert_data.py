@@ -1,0 +1,22 @@
+"""convert_data: a folder of one format becomes a folder of another."""
+
+import sys
+from pathlib import Path
+
+from small_folders import make_folder
+
+from detkit.data import open_dataset
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+import convert_data
+
+
+def test_parts_are_kept_or_made(tmp_path, capsys):
+    source = make_folder("CocoFolder", tmp_path / "coco")
+    assert convert_data.main([str(source), str(tmp_path / "voc"), "--to", "voc"]) == 0
+    assert "COCO -> voc" in capsys.readouterr().out
+    voc = open_dataset(tmp_path / "voc")
+    assert (voc.format, voc.splits, len(voc)) == ("Pascal VOC", ("val",), 2)
+    source = make_folder("LabelMeDataset", tmp_path / "labelme")
+    assert convert_data.main([str(source), str(tmp_path / "yolo"), "--to", "yolo", "--val-fraction", "0.5"]) == 0
+    assert open_dataset(tmp_path / "yolo").format == "YOLO"

@@ -19,6 +19,7 @@ from detkit.experiment import load_experiment, torch_device
 from detkit.inference import Precision, optimized
 from detkit.registry import DataError
 from detkit.structures import Prediction, Sample
+from detkit.utils.run_folder import run_file
 from detkit.visualization import (
     Frame,
     ImageLike,
@@ -106,7 +107,7 @@ class Predictor:
             DataError: there is no such run, or it has no weights.
             ConfigError: its config is not right.
         """
-        run, config = Path(run_dir), Path(run_dir) / "config.yaml"
+        run, config = Path(run_dir), run_file(Path(run_dir), "config.yaml")
         if not config.is_file():
             raise DataError(
                 f"{run}: is not the folder of a run, which has a config.yaml; else give a config together with weights"

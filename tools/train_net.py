@@ -97,6 +97,7 @@ from detkit.experiment.run import (
     finished_message,
     init_output_dir,
     is_restarted,
+    owned,
     start_run,
     validate_datasets,
     warn_random_frozen,
@@ -108,6 +109,7 @@ from detkit.modeling.compiling import compile_parts
 from detkit.registry import ConfigError
 from detkit.utils import distributed
 from detkit.utils.logging import optional_output
+from detkit.utils.run_folder import run_file
 from detkit.visualization import draw_predictions, plot_curves, write_prediction_pictures
 
 logger = logging.getLogger("detkit.train_net")
@@ -238,7 +240,7 @@ def _draw(exp: Experiment, pictures: FirstPredictions, out: Path, *, curves: boo
         with optional_output("curves.png"):
             plot_curves(out / "metrics.jsonl", out / "curves.png")
     with optional_output("pictures of predictions"):
-        write_prediction_pictures(pairs, exp.data.test_set, out / "predictions")
+        write_prediction_pictures(pairs, exp.data.test_set, run_file(out, "predictions"))
 
 
 def _show(words: str) -> None:
@@ -272,7 +274,7 @@ def run(args: argparse.Namespace, interruption: Interruption) -> None:
     started = int(os.environ.get("WORLD_SIZE", 1))  # this is one of them
     if args.num_processes not in (None, started):
         raise ConfigError(f"--num-processes {args.num_processes}: torchrun has started {started}; take one of the two")
-    with distributed.process_group(torch_device(exp.train.device)):
+    with distributed.process_group(torch_device(exp.train.device)), owned(exp.train.output_dir):
         if args.eval_only:
             with interruption.at_once():
                 evaluate_only(exp, args)

@@ -1,7 +1,10 @@
 """The start of a run: its folder, its log, its seeds, and checks of what it starts from."""
 
+import contextlib
 import itertools
 import logging
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from detkit.config import to_yaml
@@ -17,29 +20,30 @@ from detkit.utils import (
     seed_everything,
     setup_logging,
 )
+from detkit.utils.run_folder import begin_run, holding, mark_resumed, run_file
 
 logger = logging.getLogger(__name__)
 
 
-OUTPUTS = (
-    "config.yaml",
-    "metrics.jsonl",
-    "*.pth",
-    "*.sharded",
-    "*.parts",
-    "last_checkpoint",
-    "evaluation.json",
-    "coco_results.json",
-    "curves.png",
-    "predictions",
-    "tensorboard",
-    "wandb",
-    "profile.json",
-    "launched_by",
-    CODE,
-    "failure_step_*",
-)
-"""What a training leaves in its folder, apart from the log, which goes on."""
+@contextlib.contextmanager
+def owned(folder: str | Path) -> Iterator[None]:
+    """Keeps other runs out of a run's folder while the block runs; rank 0 holds it for all. All ranks must call it.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    with holding(Path(folder)) if distributed.is_main() else contextlib.nullcontext("") as holder:
+        holder = distributed.all_gather_object(holder)[0]
+        if holder:
+            words = f"train.output_dir: {folder} is in use by {holder}; two runs in one folder would mix."
+            if not distributed.launched() and any(name in os.environ for name in _LAUNCHERS):
+                words += " Processes of one run are started by torchrun or --num-processes."
+            raise ConfigError(f"{words} Wait for its end, or give another train.output_dir")
+        yield
+
+
+_LAUNCHERS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+"""Variables of processes that something has started as one of several."""
 
 
 def start_run(experiment: Experiment) -> Path:
@@ -98,30 +102,39 @@ def is_restarted(folder: Path) -> bool:
 
 
 def init_output_dir(experiment: Experiment, *, fresh: bool) -> None:
-    """Writes the complete config as ``config.yaml``; for when all checks have passed and training can begin.
+    """Writes the complete config, see ``run_file``; for when all checks have passed and training can begin.
 
     Files that killed processes left half written are removed, and the evaluation of weights that will be trained on.
 
     Args:
         experiment: whose folder it is.
         fresh: a training from the beginning; what an earlier run left in the folder is set aside, so that nothing of
-            it is lost or taken for the new run's.
+            it is lost or taken for the new run's. What is the user's stays.
+
+    Raises:
+        ConfigError: the run would write over files of the user's.
     """
+    folder = Path(experiment.train.output_dir)
+    in_the_way = begin_run(folder) if fresh and distributed.is_main() else ""
+    in_the_way = distributed.all_gather_object(in_the_way)[0]
+    if in_the_way:
+        raise ConfigError(
+            f"train.output_dir: {folder} has {in_the_way}, not of a run, which this one would write over."
+            " Move or rename that, or give another train.output_dir"
+        )
     if not distributed.is_main():
         return
-    folder = Path(experiment.train.output_dir)
     left = remove_leftovers(folder)
     if left:
         logger.info("removed %d files that a killed process had half written: %s", len(left), left[0].name)
-    if fresh:
-        _set_aside(folder)
-    else:
+    if not fresh:
+        mark_resumed(folder)
         for name in ("evaluation.json", "coco_results.json"):
             (folder / name).unlink(missing_ok=True)
     if distributed.launched():
         (folder / "launched_by").write_text(distributed.launch_id())
     _keep_code(experiment, folder)
-    with atomic_write(folder / "config.yaml", "w") as file:
+    with atomic_write(run_file(folder, "config.yaml"), "w") as file:
         file.write(to_yaml(experiment.tree))
 
 
@@ -133,18 +146,6 @@ def _keep_code(experiment: Experiment, folder: Path) -> None:
             file.write(text)
     if names:
         experiment.tree["imports"] = [f"{CODE}/{name}" if name.endswith(".py") else name for name in names]
-
-
-def _set_aside(folder: Path) -> None:
-    found = [path for pattern in OUTPUTS for path in folder.glob(pattern)]
-    if not found:
-        return
-    numbers = (folder / f"earlier_run_{n}" for n in itertools.count(1))
-    target = next(path for path in numbers if not path.exists())
-    target.mkdir()
-    for path in found:
-        path.rename(target / path.name)
-    logger.warning("%s held a run already; it is now in %s (--resume would have gone on with it)", folder, target)
 
 
 def finished_message(experiment: Experiment, stop_reason: str | None) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from folder_holder import holder_of
 
 from detkit.config import ConfigError
 from detkit.experiment import load_experiment, torch_device
@@ -237,6 +238,38 @@ def test_a_second_run_sets_the_first_one_aside(finished_run, tmp_path):
     assert (folder / "earlier_run_1" / "model_final.pth").read_bytes() == before
     assert (folder / "earlier_run_1" / "config.yaml").is_file()
     assert (folder / "evaluation.json").is_file()
+
+
+def test_what_is_the_users_in_a_runs_folder_stays(finished_run, tmp_path):
+    folder = tmp_path / "mine"
+    (folder / "predictions").mkdir(parents=True)
+    for source, name in (("config.yaml", "config.yaml"), ("model_final.pth", "mine.pth")):
+        shutil.copyfile(finished_run / source, folder / name)
+    (folder / "predictions/a.png").write_text("a picture")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    named = ["--config-file", str(folder / "config.yaml"), f"train.init_weights={folder / 'mine.pth'}"]
+    assert train_net.main([*named, f"train.output_dir={folder}", "solver.max_iter=1"]) == 0
+    assert {path: path.read_bytes() for path in before} == before
+    assert not list(folder.glob("earlier_run*"))
+    assert load_experiment(folder / "run_config.yaml").solver.max_iter == 1
+    assert any((folder / "run_predictions").iterdir())
+    assert Predictor.from_run(folder) is not None
+    again = tmp_path / "again"
+    again.mkdir()
+    (folder / "mine.pth").rename(again / "model_final.pth")
+    named[-1] = f"train.init_weights={again / 'model_final.pth'}"
+    with pytest.raises(ConfigError, match=r"again has model_final\.pth, not of a run.*give another train\.output_dir"):
+        train_net.main([*named, f"train.output_dir={again}", "solver.max_iter=1"])
+
+
+@pytest.mark.parametrize("options", [["--resume"], ["--eval-only"], []])
+def test_a_folder_in_use_is_refused_and_stays_as_it_is_but_can_be_read(finished_run, options):
+    with holder_of(finished_run) as process:
+        before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
+        with pytest.raises(ConfigError, match=rf"is in use by process {process.pid} on .* Wait for its end, or give"):
+            run(finished_run, *options)
+        assert Predictor.from_run(finished_run) is not None
+        assert {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")} == before
 
 
 def test_a_start_that_fails_leaves_the_folder_as_it_was(finished_run):

@@ -15,6 +15,7 @@ from detkit.structures import Sample
 from detkit.utils import distributed
 from detkit.utils.logging import first_line
 from detkit.utils.memory import peak_memory
+from detkit.utils.run_folder import run_file
 
 _CPU_WORDS = re.compile(r"DefaultCPUAllocator|can't allocate memory|not enough memory", re.IGNORECASE)
 
@@ -102,7 +103,7 @@ def _what_to_lower(samples: Sequence[Sample], model: nn.Module, config: Mapping[
 def _config(output_dir: Path | None) -> Mapping[str, Any]:
     """The run's config as plain data; empty where there is none that can be read."""
     try:
-        content = yaml.safe_load((output_dir / CONFIG).read_text(encoding="utf-8")) if output_dir else None
+        content = yaml.safe_load(run_file(output_dir, CONFIG).read_text(encoding="utf-8")) if output_dir else None
     except (OSError, ValueError, yaml.YAMLError, MemoryError):
         return {}
     return content if isinstance(content, Mapping) else {}

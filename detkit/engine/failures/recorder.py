@@ -26,6 +26,7 @@ from detkit.engine.failures.suspects import (
 from detkit.engine.step import NonFinite, TrainingStep
 from detkit.layers import SyncBN
 from detkit.utils import atomic_write, distributed
+from detkit.utils.run_folder import run_file
 from detkit.utils.sharding import full_tensors, is_sharded
 
 logger = logging.getLogger(__name__)
@@ -136,7 +137,7 @@ class FailureRecorder:
         try:
             write_batches(folder, distributed.rank(), step)
             if distributed.is_main():
-                write_state(folder, state, self.output_dir / CONFIG)
+                write_state(folder, state, run_file(self.output_dir, CONFIG))
         except Exception as error:  # a full disk must not hide why training ended
             logger.exception("%s could not be written", folder)
             return None, f"What it began with could not be written to {folder} ({error})"

@@ -12,6 +12,7 @@ from detkit.engine.interfaces import Hook, Training
 from detkit.engine.metrics import Pictures
 from detkit.evaluation import FirstPredictions, Pair
 from detkit.utils import distributed
+from detkit.utils.run_folder import run_file
 
 
 class PredictionPictures(Hook):
@@ -40,7 +41,7 @@ class PredictionPictures(Hook):
 
     def before_train(self, trainer: Training) -> None:
         """Removes pictures of steps that will be done again."""
-        self._drawn, root = self.predictions.evaluations, output_folder(trainer, self) / "predictions"
+        self._drawn, root = self.predictions.evaluations, run_file(output_folder(trainer, self), "predictions")
         if distributed.is_main():
             with trainer.guard(self, optional=True):
                 for step, folder in step_folders(root):
@@ -55,7 +56,7 @@ class PredictionPictures(Hook):
         if not pairs or not distributed.is_main() or self in trainer.switched_off:
             return
         with trainer.guard(self, optional=True):
-            pictures, root = self.draw(pairs), output_folder(trainer, self) / "predictions"
+            pictures, root = self.draw(pairs), run_file(output_folder(trainer, self), "predictions")
             folder = root / f"step_{trainer.step:07d}"
             folder.mkdir(parents=True, exist_ok=True)
             for name, picture in pictures.items():

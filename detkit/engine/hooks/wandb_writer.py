@@ -13,6 +13,7 @@ from detkit.engine.interfaces import HOOKS, Hook, Training
 from detkit.engine.metrics import Line, Pictures
 from detkit.registry import ConfigError
 from detkit.utils import distributed
+from detkit.utils.run_folder import run_file
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class WandbWriter(Hook):
             return
         folder = output_folder(trainer, self)
         folder.mkdir(parents=True, exist_ok=True)
-        config = folder / "config.yaml"
+        config = run_file(folder, "config.yaml")
         try:
             self._run = self._wandb.init(
                 project=self.project,

@@ -1,0 +1,134 @@
+"""A run's folder: who writes to it now, and what in it is a run's and what the user's."""
+
+import contextlib
+import datetime
+import json
+import logging
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from detkit.utils.paths import atomic_write
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+LOCK, MARK = ".lock", ".run.json"
+_OUTPUTS = re.compile(
+    r"(run_)?(config\.yaml|predictions)|(metrics\.jsonl|(evaluation|coco_results|profile)\.json|curves\.png)"
+    r"|(checkpoint_\d+|model_best|model_final|model_final_.+)\.(pth|sharded|parts)|last_checkpoint|launched_by"
+    r"|tensorboard|wandb|imported_code|failure_step_\d+"
+)
+"""Names of what a training leaves in its folder, apart from the log, which goes on."""
+_BESIDE = ("config.yaml", "predictions", "tensorboard", "wandb")
+"""What a user may have there: the run's own has another name, or its files have."""
+
+
+@contextlib.contextmanager
+def holding(folder: Path) -> Iterator[str]:
+    """Holds the folder for this process while the block runs. Gives "", or who holds it instead.
+
+    It is a lock of the system (POSIX, ``lockf``) on a file that names the holder. The lock ends with its process,
+    however that ends, here or on another machine that shares the file system, and is not inherited by child
+    processes; so what a dead process has left there keeps nobody out.
+    """
+    file, holder = _lock(folder / LOCK)
+    try:
+        yield holder
+    finally:
+        if file is not None:
+            (folder / LOCK).unlink(missing_ok=True)
+            file.close()
+
+
+def _lock(path: Path) -> tuple[IO[str] | None, str]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while fcntl is not None:
+        file = open(path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115  # open as long as it is held
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            with file:
+                return None, file.read().strip() or "another process"
+        except OSError as error:
+            logger.warning("%s: cannot be locked (%s): nothing keeps a second run out", path, error.strerror)
+        with contextlib.suppress(FileNotFoundError):  # its holder has just removed it
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.datetime.now():%F %T}\n")
+                file.flush()
+                return file, ""
+        file.close()
+    return None, ""
+
+
+def run_file(folder: Path, name: str) -> Path:
+    """Where the run of this folder has its ``name``: beside what the user had there under that name."""
+    return folder / (f"run_{name}" if name in (_users(folder) or ()) else name)
+
+
+def mark_resumed(folder: Path) -> None:
+    """For a run that goes on; one of an older detkit has no mark."""
+    if _users(folder) is None:
+        _mark(folder, [])
+
+
+def begin_run(folder: Path) -> str:
+    """Sets aside what an earlier run has left in the folder, and marks it as a run's from now on.
+
+    A run is known by the mark that it leaves, which names what was there before it, and one of an older detkit by its
+    metrics or its last checkpoint. All else is the user's, stays where it is, and is not written over.
+
+    Returns:
+        Names of the user's files that the run would write over, in words; "" where it has begun.
+    """
+    users = _users(folder)
+    found = {path.name for path in folder.iterdir() if _OUTPUTS.fullmatch(path.name)}
+    if users is None:
+        users = [] if {"metrics.jsonl", "last_checkpoint"} & found else sorted(found)
+    users = [name for name in users if name in found]
+    in_the_way = [name for name in users if name not in _BESIDE]
+    if in_the_way:
+        return ", ".join(in_the_way)
+    _set_aside(folder, sorted(found - set(users)))
+    for name in users:
+        logger.warning("%s: is not of a run and stays as it is", folder / name)
+    _mark(folder, users)
+    return ""
+
+
+def _set_aside(folder: Path, names: list[str]) -> None:
+    if not names:
+        return
+    number = 1
+    while (target := folder / f"earlier_run_{number}").exists():
+        number += 1
+    target.mkdir()
+    for name in names:
+        (folder / name).rename(target / name)
+    logger.warning("%s held a run already; it is now in %s (--resume would have gone on with it)", folder, target)
+
+
+def _users(folder: Path) -> list[str] | None:
+    """What was in the folder before its run; None where no run is known to have begun there."""
+    try:
+        content = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        return [str(name) for name in content["not_of_the_run"]]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        logger.warning("%s: cannot be read (%s)", folder / MARK, error)
+        return None
+
+
+def _mark(folder: Path, users: list[str]) -> None:
+    with atomic_write(folder / MARK, "w") as file:
+        json.dump({"not_of_the_run": users}, file)

@@ -244,13 +244,16 @@ def keep_share(content: Content, split: str, val_fraction: float, folder: Folder
     name = next((names[0] for names in SPLITS if split.lower() in names), split)
     if name not in ("train", "val"):
         raise DataError(f"{folder.path}: has no split '{split}'; val_fraction makes train and val")
-    content.images = [
+    kept_images = [
         row
         for row in content.images
         if (zlib.crc32(os.path.basename(row.file_name).encode("utf-8", "surrogateescape")) < val_fraction * 2**32)
         == (name == "val")
     ]
-    kept = {row.id for row in content.images}
+    if not kept_images:
+        what = f"val_fraction {val_fraction:g} leaves no image of {len(content.images)} for '{name}'"
+        raise DataError(f"{folder.path}: {what}; take another fraction, or a folder of more images")
+    content.images, kept = kept_images, {row.id for row in kept_images}
     content.rows = [row for row in content.rows if _image_id(row) in kept]
 
 

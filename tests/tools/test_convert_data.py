@@ -3,9 +3,11 @@
 import sys
 from pathlib import Path
 
+import pytest
 from small_folders import make_folder
 
 from detkit.data import open_dataset
+from detkit.registry import DataError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 import convert_data
@@ -18,5 +20,12 @@ def test_parts_are_kept_or_made(tmp_path, capsys):
     voc = open_dataset(tmp_path / "voc")
     assert (voc.format, voc.splits, len(voc)) == ("Pascal VOC", ("val",), 2)
     source = make_folder("LabelMeDataset", tmp_path / "labelme")
+    with pytest.raises(DataError, match=r"leaves no image of 2 for '(train|val)'; take another"):
+        convert_data.main([str(source), str(tmp_path / "yolo"), "--to", "yolo", "--val-fraction", "0.01"])
+    label, image = (source / "a.json").read_text(), (source / "a.png").read_bytes()
+    for name in "cdefghij":
+        (source / f"{name}.json").write_text(label.replace("a.png", f"{name}.png"))
+        (source / f"{name}.png").write_bytes(image)
     assert convert_data.main([str(source), str(tmp_path / "yolo"), "--to", "yolo", "--val-fraction", "0.5"]) == 0
-    assert open_dataset(tmp_path / "yolo").format == "YOLO"
+    yolo = open_dataset(tmp_path / "yolo")
+    assert (yolo.format, yolo.splits, len(yolo)) == ("YOLO", ("train", "val"), 10)

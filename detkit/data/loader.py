@@ -11,6 +11,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -31,10 +32,14 @@ Batches = Iterable[list[tuple[int, int]]]
 
 @dataclasses.dataclass(frozen=True)
 class _Failure:
-    """An error's words, carried out of a worker without the traceback that torch would wrap around them."""
+    """An error's words, carried out of a worker without the traceback that torch would wrap around them.
+
+    ``instead`` is a sample of the next image that can be read, where ``words`` are of one that cannot.
+    """
 
     words: str
     traceback: str = ""
+    instead: Sample | None = None
 
     def error(self) -> Exception:
         """The error again; one that has no word of its own for what happened, with its traceback."""
@@ -50,12 +55,34 @@ class _Mapped(TorchDataset):  # type: ignore[type-arg]
         self.mapper = mapper
 
     def __getitem__(self, item: tuple[int, int]) -> "Sample | _Failure":
+        sample = self._sample(*item)
+        if isinstance(sample, _Failure) and not sample.traceback:
+            (epoch, index), images = item, len(self.mapper.dataset)
+            others = (self._sample(epoch, (index + step) % images) for step in range(1, min(images, _MOST_IN_A_ROW)))
+            instead = next((other for other in others if isinstance(other, Sample)), None)
+            return dataclasses.replace(sample, instead=instead)
+        return sample
+
+    def _sample(self, epoch: int, index: int) -> "Sample | _Failure":
         try:
-            return self.mapper(*item)
+            return self.mapper(epoch, index)
         except DataError as error:
             return _Failure(str(error))
         except SampleError as error:
             return _Failure(str(error), "".join(traceback.format_exception(error.__cause__ or error)))
+
+
+class FailedBatch(list[Sample]):
+    """A batch in which other images stand for one that cannot be read, which is the ``error``."""
+
+    def __init__(self, samples: Iterable[Sample], error: Exception):
+        super().__init__(samples)
+        self.error = error
+
+
+_MOST_IN_A_ROW = 20
+"""More images in a row that cannot be read are no damage of single files, and end the run whatever it allows."""
+_HINT = "To leave out images that cannot be read: data.skip_unreadable=true"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,11 +115,13 @@ class _From:
 
 
 class _Loader:
-    """Iterates over a DataLoader and raises what its workers reported."""
+    """Iterates over a DataLoader and raises what its workers reported, or leaves it out."""
 
-    def __init__(self, mapper: Mapper, batches: Batches, num_workers: int):
+    def __init__(self, mapper: Mapper, batches: Batches, num_workers: int, skip: bool, same_size: bool, defer: bool):
         if num_workers:
             _allow_many_files()
+        self._skip, self._same_size, self._defer = skip, same_size, defer
+        self._left_out: set[str] = set()
         self._warned = False
         self._loader: DataLoader[Sample] = DataLoader(
             _Mapped(mapper),
@@ -114,15 +143,29 @@ class _Loader:
                 batch = next(stream, None)
                 if batch is None:
                     return
-                for sample in batch if workers == 0 else (batch := self._unpacked(batch)):
-                    if isinstance(sample, _Failure):
-                        raise sample.error()
-                yield batch
+                yield self._checked(batch if workers == 0 else self._unpacked(batch))
         except (RuntimeError, OSError, EOFError, MemoryError) as error:
             died = worker_error(error, workers)
             if died is None:
                 raise
             raise died from error
+
+    def _checked(self, batch: Sequence[Any]) -> list[Sample]:
+        failures = [item for item in batch if isinstance(item, _Failure)]
+        for failure in failures:
+            if failure.instead is None or not (self._skip or self._defer):
+                error = failure.error()
+                raise error if failure.traceback else DataError(f"{error}. {_HINT}")
+            if self._skip and failure.words not in self._left_out:
+                self._left_out.add(failure.words)
+                logger.warning("left out (%d by now): %s", len(self._left_out), failure.words)
+        whole = [item.instead if isinstance(item, _Failure) else item for item in batch]
+        samples = [item for item in whole if item is not None]
+        if failures and self._skip and not self._same_size:
+            samples = [item for item in batch if isinstance(item, Sample)] or samples[:1]  # no process may lack a batch
+        return (
+            FailedBatch(samples, DataError(f"{failures[0].words}. {_HINT}")) if failures and not self._skip else samples
+        )
 
     def _unpacked(self, packed: PackedBatch) -> list[Sample]:
         if packed.shortage and not self._warned:
@@ -144,6 +187,9 @@ def train_loader(
     num_workers: int = 0,
     start_batch: int = 0,
     earlier: Sequence[tuple[int, int]] = (),
+    *,
+    skip_unreadable: bool = False,
+    defer_errors: bool = False,
 ) -> Iterable[list[Sample]]:
     """Endless batches in the sampler's order.
 
@@ -154,6 +200,8 @@ def train_loader(
         num_workers: processes that read ahead; 0 reads in this one. It changes nothing in what is read.
         start_batch: how many batches have been seen before, by a run that is resumed.
         earlier: those of them that had another size: (number of batches, images a batch over all processes), in order.
+        skip_unreadable: an image that cannot be read is named in the log, and the next one stands for it.
+        defer_errors: it stands for it in a ``FailedBatch``, so that processes which go in step can all end.
 
     Raises (at iteration):
         DataError: an image cannot be read; the message is the dataset's own, whichever process met it.
@@ -162,7 +210,8 @@ def train_loader(
     """
     if len(dataset) == 0:
         raise DataError("the training dataset has no images")
-    return _Loader(mapper, _From(sampler, start_batch, earlier), num_workers)
+    batches = _From(sampler, start_batch, earlier)
+    return _Loader(mapper, batches, num_workers, skip_unreadable, True, defer_errors)
 
 
 def test_loader(
@@ -172,6 +221,7 @@ def test_loader(
     num_workers: int = 0,  # noqa: PT028
     rank: int = 0,  # noqa: PT028
     world_size: int = 1,  # noqa: PT028
+    skip_unreadable: bool = False,  # noqa: PT028
 ) -> Iterable[list[Sample]]:
     """Every image once over all ranks, in order; has a ``len``, in batches.
 
@@ -182,11 +232,14 @@ def test_loader(
         num_workers: processes that read ahead; 0 reads in this one.
         rank: this process's number.
         world_size: how many processes share the images.
+        skip_unreadable: an image that cannot be read is named in the log and left out. A batch never becomes empty:
+            if none of its images can be read, the next one that can stands for them.
 
     Raises (at iteration):
         DataError: an image cannot be read.
     """
-    return _SizedLoader(mapper, inference_batches(len(dataset), batch_size, rank, world_size), num_workers)
+    batches = inference_batches(len(dataset), batch_size, rank, world_size)
+    return _SizedLoader(mapper, batches, num_workers, skip_unreadable, False, False)
 
 
 test_loader.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever pytest thinks of its name

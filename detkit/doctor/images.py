@@ -45,7 +45,8 @@ class MissingImages(Check):
             missing = [path for path in part.paths if path is not None and not _listed(path, listings)]
             if missing:
                 fix = "correct image_root or file_name, or remove the record"
-                yield Finding("error", part.source, "images that are not there", fix, missing)
+                severity: Severity = "warning" if context.experiment.data.skip_unreadable else "error"
+                yield Finding(severity, part.source, "images that are not there", fix, missing)
 
 
 @CHECKS.register()

@@ -45,12 +45,16 @@ class Interruption:
     all is saved, further signals change nothing.
 
     Handlers can be set in the main thread alone; in another thread nothing is listened to.
+
+    Attributes:
+        error: what this process asked all to stop for; see ``fail``.
     """
 
     def __init__(self) -> None:
         names = ("SIGTERM", "SIGUSR1", "SIGINT")  # Windows has no SIGUSR1
         self.signals = tuple(getattr(signal, name) for name in names if hasattr(signal, name))
         self._noted = 0
+        self.error: Exception | None = None
         self._listens = self._at_once = self._has_left = False
         self._context: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         self._group: dist.ProcessGroup | None = None
@@ -102,6 +106,11 @@ class Interruption:
             self._work = dist.all_reduce(self._notes, dist.ReduceOp.MAX, self._group, async_op=True)
         if agreed:
             raise Interrupted(agreed)
+
+    def fail(self, error: Exception) -> None:
+        """Has all processes save and stop together, as after a signal; this one's trainer then raises ``error``."""
+        self.error = self.error or error
+        self._noted = self._noted or signal.SIGTERM
 
     def watch(self, batches: Iterable[T]) -> Iterable[T]:
         """``batches``, which end by Interrupted when a signal comes meanwhile: for what takes longer than a step.

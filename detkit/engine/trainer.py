@@ -22,7 +22,7 @@ from detkit.engine.step import Precision, TrainingStep
 from detkit.engine.summary import describe_batch
 from detkit.engine.training_state import named_hooks, restore, training_state
 from detkit.structures import Losses, Sample
-from detkit.utils import rng_state, set_rng_state
+from detkit.utils import distributed, rng_state, set_rng_state
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -150,6 +150,10 @@ class Trainer(Training):
             group["lr"] = group["initial_lr"] * factor
         words = f"{self.step} steps; max_iter is {self.max_iter}"
         batches = self._wait(functools.partial(self.training_step.fetch, stream, words))
+        errors = [batch.error for batch in batches if hasattr(batch, "error")]
+        if errors and self.interruption is not None:
+            logger.warning("%s. Another image stands for it until all processes have saved and stop", errors[0])
+            self.interruption.fail(errors[0])
         data_time = time.perf_counter() - start
         with self.failures.watch(self.step):
             self.losses, metrics = self.training_step(batches)
@@ -176,8 +180,10 @@ class Trainer(Training):
                 key = self.pending.pop(0)  # before the call: to a checkpoint its own hook is done
                 try:
                     self._call(hooks[key], "after_step")
-                except Interrupted:
+                except (Interrupted, Exception) as error:
                     self.pending.insert(0, key)
+                    if not isinstance(error, Interrupted):
+                        self._save_before(error)
                     raise
             if self.finished < self.max_iter and self.is_last_step:
                 logger.info("training stops early (%d of %d steps): %s", self.finished, self.max_iter, self.stop_reason)
@@ -189,21 +195,38 @@ class Trainer(Training):
             raise
 
     def _wait(self, get: Callable[[], T]) -> T:
-        """What ``get`` waits for. A signal meanwhile leaves the training as the last finished step did."""
+        """What ``get`` waits for. After a signal or an error meanwhile the last finished step is saved."""
         try:
             with self.interruptible(patience=5.0):
                 return get()
-        except Interrupted as stop:
+        except (Interrupted, Exception) as error:
             self.step = max(self.finished - 1, 0)
             if self._rng is not None:
                 set_rng_state(self._rng)
-            self._leave(stop)
+            if isinstance(error, Interrupted):
+                self._leave(error)
+            else:
+                self._save_before(error)
             raise
+
+    def _save_before(self, error: Exception) -> None:
+        """Saves what is done before ``error`` ends a run of one process; of several the others would not take part.
+
+        After a loss that is not finite what is done is worth nothing."""
+        if not self.finished or distributed.world_size() > 1 or isinstance(error, FloatingPointError):
+            return
+        try:
+            self._call_all("on_interrupt")
+            logger.warning("%d steps are done and saved; an error ends the training, --resume goes on", self.finished)
+        except Exception as second:
+            logger.warning("%d steps are done, and could not be saved: %s", self.finished, second)
 
     def _leave(self, stop: Interrupted) -> None:
         logger.info("%d steps are done: %s", self.finished, stop)
         if self.finished:
             self._call_all("on_interrupt")
+        if self.interruption is not None and self.interruption.error is not None:
+            raise self.interruption.error from None
 
     def _call_all(self, method: str) -> None:
         for hook in self.hooks:

@@ -9,7 +9,7 @@ import numpy as np
 
 from detkit import data
 from detkit.config import ConfigError, Count, CountOrZero, Recipe, built
-from detkit.data import Mapper, test_loader, train_loader
+from detkit.data import ConcatDataset, Mapper, TableDataset, test_loader, train_loader
 from detkit.data.interfaces import Augmentation, Dataset, Sampler
 from detkit.registry import DataError
 from detkit.structures import Sample
@@ -34,6 +34,8 @@ class DataConfig:
         mini_mask_size: side of the bitmaps of mask_format mini, in cells.
         keep_crowd: crowd regions stay in the training targets, flagged, for models that spare what lies on them; else
             they are left out.
+        skip_unreadable: an image that cannot be read, such as a damaged file, is named in the log and left out; in
+            training the next one stands for it. Else it ends the run, after a checkpoint. Twenty in a row always do.
     """
 
     train_dataset: Recipe[Dataset]
@@ -47,6 +49,7 @@ class DataConfig:
     mask_format: data.MaskFormat = "polygon"
     mini_mask_size: Count = 56
     keep_crowd: bool = False
+    skip_unreadable: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("test_batch_size", 1), ("num_workers", 0), ("mini_mask_size", 1)):
@@ -56,12 +59,12 @@ class DataConfig:
     @functools.cached_property
     def train_set(self) -> Dataset:
         """The training dataset, read once."""
-        return built("data.train_dataset", self.train_dataset)
+        return built("data.train_dataset", self._lenient(self.train_dataset))
 
     @functools.cached_property
     def test_set(self) -> Dataset:
         """The test dataset, read once."""
-        return built("data.test_dataset", self.test_dataset)
+        return built("data.test_dataset", self._lenient(self.test_dataset))
 
     def check_classes(self, class_names: Sequence[str]) -> None:
         """Raises DataError unless these are the test dataset's classes: metrics would mean nothing."""
@@ -86,7 +89,16 @@ class DataConfig:
         mapper = self._mapper(self.train_set, self.train_augmentations, seed, train=True)
         per_process = self.batch_size // world_size()
         sampler = built("data.sampler", self.sampler, self.train_set, per_process, seed, rank(), world_size())
-        return train_loader(self.train_set, mapper, sampler, self.num_workers, start_iter, earlier)
+        return train_loader(
+            self.train_set,
+            mapper,
+            sampler,
+            self.num_workers,
+            start_iter,
+            earlier,
+            skip_unreadable=self.skip_unreadable,
+            defer_errors=world_size() > 1,
+        )
 
     def identity(self, seed: int) -> str:
         """Differs where the training images, their objects or the order in which they are seen are others."""
@@ -100,7 +112,26 @@ class DataConfig:
     def test(self) -> Iterable[list[Sample]]:
         """The test images once, in order; each process gets its share."""
         mapper = self._mapper(self.test_set, self.test_augmentations, seed=0, train=False)
-        return test_loader(self.test_set, mapper, self.test_batch_size, self.num_workers, rank(), world_size())
+        return test_loader(
+            self.test_set,
+            mapper,
+            self.test_batch_size,
+            self.num_workers,
+            rank(),
+            world_size(),
+            skip_unreadable=self.skip_unreadable,
+        )
+
+    def _lenient(self, recipe: Recipe[Dataset]) -> Recipe[Dataset]:
+        """The recipe, without a check of image files where those that cannot be read are left out later."""
+        if not self.skip_unreadable:
+            return recipe
+        options = dict(recipe.kwargs)
+        if issubclass(recipe.cls, TableDataset) and "check_images" in options:
+            options["check_images"] = 0
+        if issubclass(recipe.cls, ConcatDataset):
+            options["datasets"] = tuple(map(self._lenient, options["datasets"]))
+        return Recipe(recipe.cls, options)
 
     def _mapper(self, dataset: Dataset, recipes: Sequence[Recipe[Augmentation]], seed: int, train: bool) -> Mapper:
         steps = [built("data augmentations", recipe) for recipe in recipes]

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detkit import data
 from detkit.data import Augmentation, CocoInstances, Mapper, Shapes, ShuffleSampler, train_loader
 from detkit.data.errors import SampleError, WorkerError, worker_error
+from detkit.data.loader import FailedBatch
 from detkit.registry import DataError
 
 
@@ -111,3 +113,70 @@ class Forgetful(Augmentation):
 def test_an_augmentation_that_gives_no_record_is_named(shapes):
     with pytest.raises(SampleError, match=r"augmentation 0 \(Forgetful\) failed with TypeError: expected a Record"):
         Mapper(shapes, [Forgetful()])(0, 0)
+
+
+class Damaged(Shapes):
+    """Some of its images cannot be read."""
+
+    bad = (1, 3, 4)
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            raise DataError(f"{index}.jpg: cannot be decoded")
+        return super().__getitem__(index)
+
+
+def loaded(dataset, workers=0, **options):
+    sampler = ShuffleSampler(dataset, 3, 0, 0, 1)
+    loader = train_loader(dataset, Mapper(dataset), sampler, num_workers=workers, **options)
+    return list(itertools.islice(loader, 4))  # each image twice
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_that_cannot_be_read_are_left_out_by_option_counted_and_named_once(caplog, workers):
+    dataset = Damaged(num_images=6, image_size=(32, 32))
+    with pytest.raises(DataError, match=r"\.jpg: cannot be decoded\. .*data\.skip_unreadable=true"):
+        loaded(dataset, workers)
+    batches = loaded(dataset, workers, skip_unreadable=True)
+    assert [len(batch) for batch in batches] == [3, 3, 3, 3]
+    ids = [sample.image_id for batch in batches for sample in batch]
+    assert set(ids) == {0, 2, 5}
+    assert ids == [sample.image_id for batch in loaded(dataset, 0, skip_unreadable=True) for sample in batch]
+    for index in dataset.bad:
+        lines = [r.message for r in caplog.records[:3] if r.message.endswith(f": {index}.jpg: cannot be decoded")]
+        assert len(lines) == 1
+        assert re.match(r"left out \([123] by now\): ", lines[0])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_test_images_that_cannot_be_read_leave_smaller_batches_but_none_empty(workers):
+    dataset = Damaged(num_images=8, image_size=(32, 32))
+    options = {"batch_size": 2, "num_workers": workers}
+    batches = data.test_loader(dataset, Mapper(dataset, train=False), skip_unreadable=True, **options)
+    assert [[s.image_id for s in batch] for batch in batches] == [[0], [2], [5], [6, 7]]
+    dataset.bad = (2, 3)
+    assert [[s.image_id for s in batch] for batch in batches] == [[0, 1], [4], [4, 5], [6, 7]] or workers
+    with pytest.raises(DataError, match=r"\.jpg: cannot be decoded"):
+        list(data.test_loader(dataset, Mapper(dataset, train=False), **options))
+
+
+def test_many_images_in_a_row_that_cannot_be_read_are_an_error_whatever_the_option():
+    dataset = Damaged(num_images=40, image_size=(32, 32))
+    dataset.bad = range(40)
+    with pytest.raises(DataError, match="cannot be decoded"):
+        loaded(dataset, skip_unreadable=True)
+
+
+def test_a_mistake_in_an_augmentation_is_never_left_out(shapes):
+    sampler = ShuffleSampler(shapes, 2, 0, 0, 1)
+    loader = train_loader(shapes, Mapper(shapes, [Faulty()]), sampler, skip_unreadable=True)
+    with pytest.raises(SampleError, match="ZeroDivisionError"):
+        list(itertools.islice(loader, 4))
+
+
+def test_deferred_errors_come_with_a_whole_batch():
+    batches = loaded(Damaged(num_images=6, image_size=(32, 32)), defer_errors=True)
+    assert [len(batch) for batch in batches] == [3, 3, 3, 3]
+    failed = [batch for batch in batches if isinstance(batch, FailedBatch)]
+    assert failed
+    assert all("data.skip_unreadable=true" in str(batch.error) for batch in failed)

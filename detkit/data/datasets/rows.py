@@ -12,6 +12,8 @@ from detkit.data.flat import Ragged
 from detkit.data.issues import Issue
 
 MISSING = msgspec.UNSET
+ORIGIN = "origin of the row"
+"""The key of a mapping that says ``Row.origin``; not the word itself, which files may use."""
 FAR = 1e6
 """Pixels; a coordinate beyond is a mistake, and rasterising it would take the machine's memory."""
 MIN_SIDE = 1e-5
@@ -47,6 +49,7 @@ class Row(msgspec.Struct, gc=False):
         segmentation: polygons ``[[x, y, x, y, ...], ...]``, one polygon, an RLE of either form, or an ``(H, W)`` array
             of booleans.
         keypoints: x, y, visibility (0: not labelled, 1: hidden, 2: visible) of each, x and y counting whole pixels.
+        origin: where it stands (in a mapping under ``ORIGIN``), for messages, such as ``"labels/a.txt, line 3"``; None: its id says it.
     """
 
     id: Any = MISSING
@@ -57,6 +60,7 @@ class Row(msgspec.Struct, gc=False):
     iscrowd: Any = 0
     segmentation: Any = None
     keypoints: Any = None
+    origin: Any = msgspec.field(default=None, name=ORIGIN)
 
 
 def row_type(fields: Iterable[str]) -> type[Row]:
@@ -165,5 +169,7 @@ class Chunk:
         for i in np.flatnonzero(where).tolist():
             id_, number = self.rows[i].id, int(self.index[i])
             label = f"annotation {id_}" if type(id_) is int else f"annotations[{number}]"
-            what = label + (words if isinstance(words, str) else words(i))
-            self.issues.append((number, Issue(kind, self.place, label, what, fix, severity)))
+            place, what = self.place, words if isinstance(words, str) else words(i)
+            if type(self.rows[i].origin) is str:
+                place, label, what = self.rows[i].origin, "", what.removeprefix(":").strip()
+            self.issues.append((number, Issue(kind, place, label, label + what, fix, severity)))

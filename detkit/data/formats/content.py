@@ -9,7 +9,7 @@ import numpy as np
 import pycocotools.mask as coco_mask
 
 from detkit.data.datasets.keypoints import KeypointSpec
-from detkit.data.datasets.rows import FAR, ImageRow
+from detkit.data.datasets.rows import FAR, ORIGIN, ImageRow
 from detkit.data.formats.files import Folder
 from detkit.data.image_files import open_image
 from detkit.data.images import sizes
@@ -119,7 +119,7 @@ def _row(thing: LabelledObject, id_: int, image_id: Any, category: int, size: tu
         box = _extent(mask, thing.origin)
     x1, y1, x2, y2 = map(float, box)
     out = {"id": id_, "image_id": image_id, "category_id": category, "bbox": [x1, y1, x2 - x1, y2 - y1]}
-    return {**out, "iscrowd": int(thing.crowd), "segmentation": mask, "origin": thing.origin}
+    return {**out, "iscrowd": int(thing.crowd), "segmentation": mask, ORIGIN: thing.origin}
 
 
 def _extent(mask: Any, origin: str) -> Sequence[float]:

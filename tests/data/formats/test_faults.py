@@ -200,3 +200,12 @@ def test_a_folder_without_parts_is_divided_by_the_names_of_its_images(tmp_path):
     with pytest.raises(DataError, match=r"no parts; val_fraction: 0\.2 makes train and val"):
         open_dataset(tmp_path, split="val")
     assert len(open_dataset(tmp_path)) == 80
+
+
+def test_what_the_builder_finds_is_named_with_its_place_too(tmp_path):
+    for name, text in filled(YOLO, "1 .5 .5 0 .2").items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30)).save(tmp_path / name) if text is None else (tmp_path / name).write_text(text)
+    assert len(open_dataset(tmp_path).objects().classes) == 1
+    with pytest.raises(DataError, match=r"labels/a\.txt, line 2: its bbox .* has no area"):
+        open_dataset(tmp_path, invalid_boxes="error")

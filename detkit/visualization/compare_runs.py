@@ -114,7 +114,8 @@ def plot_runs(
 
     handles = [Line2D([], [], **_look(number)) for number in range(len(runs))]
     per_row = max(1, int(figure.get_figwidth() * 11 / (max(map(len, runs)) + 6)))
-    figure.legend(handles, list(runs), loc="outside upper center", ncols=min(len(runs), per_row), frameon=False)
+    shown = [f" {run}" if run[:1] == "_" else run for run in runs]  # matplotlib leaves out what begins so
+    figure.legend(handles, shown, loc="outside upper center", ncols=min(len(runs), per_row), frameon=False)
     return save(figure, out_png)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from detkit.utils.paths import naming_file
 from detkit.visualization.colors import LINE_COLORS
-from detkit.visualization.drawing import load_matplotlib
+from detkit.visualization.fonts import font_runs, load_matplotlib, writable
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,17 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def save(figure: Any, path: str | Path) -> Path:
-    """Writes a figure; its folder is made."""
+    """Writes a figure, its texts as they are and in fonts that have their characters; its folder is made."""
+    from matplotlib.font_manager import fontManager, get_font
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # names of metrics and folders, which may have dollars in them
+        text.set_text(writable(text.get_text()))
+        files = [file for file, _ in font_runs(text.get_text()) if file is not None]
+        for file in {*files} - {font.fname for font in fontManager.ttflist}:
+            fontManager.addfont(file)
+        text.set_fontfamily(["DejaVu Sans", *(get_font(file).family_name for file in files)])
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with naming_file(path):

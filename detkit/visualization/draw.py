@@ -7,6 +7,7 @@ import numpy as np
 from detkit.structures import Boxes, CroppedMasks, Instances, Keypoints, Panoptic, Prediction
 from detkit.visualization.colors import palette
 from detkit.visualization.drawing import MIN_SIDE, Drawing
+from detkit.visualization.fonts import class_label
 from detkit.visualization.inputs import ImageLike
 
 _SEEN = 0.05
@@ -103,13 +104,13 @@ def _draw_semantic(drawing: Drawing, classes: np.ndarray, class_names: Sequence[
     """``(H, W)`` classes; pixels of no class are below 0, or at or above the number of names."""
     limit = len(class_names) or int(classes.max(initial=-1)) + 1
     present = [c for c in np.unique(classes).tolist() if 0 <= c < limit]
-    texts = [class_names[c] if class_names else str(c) for c in present]
+    texts = [class_label(c, class_names) for c in present]
     _draw_regions(drawing, [classes == c for c in present], texts, palette(limit)[present])
 
 
 def _draw_panoptic(drawing: Drawing, panoptic: Panoptic, class_names: Sequence[str]) -> None:
     ids, segments = panoptic.ids.cpu().numpy(), panoptic.segments
-    texts = [_name(segment.class_index, class_names) for segment in segments]
+    texts = [class_label(segment.class_index, class_names) for segment in segments]
     texts = [text if s.score is None else f"{text} {s.score:.2f}" for text, s in zip(texts, segments)]
     _draw_regions(drawing, [ids == segment.id for segment in segments], texts, palette(len(segments)))
 
@@ -124,13 +125,9 @@ def _draw_regions(drawing: Drawing, bitmaps: list[np.ndarray], texts: list[str],
     drawing.labels(np.tile(middles, 2), [t if len(x) else "" for t, (_, x) in zip(texts, rows_columns)], colors)
 
 
-def _name(index: int, class_names: Sequence[str]) -> str:
-    return class_names[index] if 0 <= index < len(class_names) else str(index)
-
-
 def _texts(instances: Instances, classes: list[int], class_names: Sequence[str]) -> list[str]:
     """Class and score; the name is left out where there is only one class."""
-    names = [_name(c, class_names) for c in classes]
+    names = [class_label(c, class_names) for c in classes]
     if "scores" not in instances:
         return names if "classes" in instances and len(class_names) != 1 else [""] * len(classes)
     scores = [f"{score:.2f}" for score in instances.scores.tolist()]

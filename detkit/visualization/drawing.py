@@ -1,18 +1,16 @@
 """Drawing: an image with shapes and labels on it. N shapes have N colours."""
 
-import importlib
 import math
-import os
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
 from detkit.structures import CroppedMasks
 from detkit.visualization.colors import text_color
+from detkit.visualization.fonts import draw_text, text_width, writable
 from detkit.visualization.inputs import ImageLike, to_array
 
 MIN_SIDE = 640
@@ -25,7 +23,6 @@ Colors = np.ndarray | tuple[int, int, int]
 
 Place = tuple[int, int, int, int]
 """Where a label stands: x1, y1, x2, y2, half-open, in whole pixels."""
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 class Drawing:
@@ -112,16 +109,17 @@ class Drawing:
         num = sum(map(bool, texts))
         size = self._side / 42 * (1.0 if num <= 15 else 0.85 if num <= 40 else 0.7)
         size = max(10, min(round(size), 48))
-        pen, font, taken = ImageDraw.Draw(self._image), load_font(size), list[Place]()
-        for box, text, color in zip(self._scaled(boxes), texts, _table(colors, len(boxes))):
-            width, height = round(font.getlength(text) + size * 0.5), round(size * 1.3)
+        pen, taken = ImageDraw.Draw(self._image), list[Place]()
+        for box, given, color in zip(self._scaled(boxes), texts, _table(colors, len(boxes))):
+            text = writable(given)
+            width, height = round(text_width(text, size) + size * 0.5), round(size * 1.3)
             place = free_place(box, width, height, self._image.size, taken) if text else None
             if place is None:
                 continue
             taken.append(place)
             x1, y1, x2, y2 = place
             pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=tuple(color.tolist()))
-            pen.text((x1 + size * 0.25, (y1 + y2) / 2), text, fill=text_color(color), font=font, anchor="lm")
+            draw_text(pen, (x1 + size * 0.25, (y1 + y2) / 2), text, size, text_color(color))
 
     def _scaled(self, corners: np.ndarray) -> np.ndarray:
         return np.asarray(corners, np.float64).reshape(-1, 4) * np.tile(self._scale, 2)
@@ -141,34 +139,6 @@ def _enlarged_mask(bitmap: np.ndarray, size: tuple[int, int]) -> Image.Image:
             shape = shape.filter(ImageFilter.GaussianBlur(0.5 * scale))
         shape = shape.point([0] * 128 + [255] * 128)
     return shape
-
-
-def load_matplotlib() -> Any:
-    """The module matplotlib; also where ``MPLBACKEND`` names a backend that is not installed, as nothing here uses one.
-
-    Programs that a notebook starts inherit its backend, often in an environment that has not got it.
-    """
-    backend = os.environ.get("MPLBACKEND")
-    try:
-        return importlib.import_module("matplotlib")
-    except ValueError:
-        if backend is None:
-            raise
-        del os.environ["MPLBACKEND"]
-        for name in [n for n in sys.modules if n.partition(".")[0] == "matplotlib"]:  # imported before the error
-            del sys.modules[name]
-        try:
-            return importlib.import_module("matplotlib")
-        finally:
-            os.environ["MPLBACKEND"] = backend
-
-
-def load_font(size: int) -> Font:
-    """A sans-serif with a wide choice of scripts (DejaVu, which comes with matplotlib), or else Pillow's own."""
-    try:
-        return ImageFont.truetype(f"{load_matplotlib().get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
-    except OSError:
-        return ImageFont.load_default(size)
 
 
 def free_place(

@@ -18,7 +18,8 @@ from detkit.utils.distributed import is_main
 from detkit.utils.paths import naming_file
 from detkit.utils.progress import watched
 from detkit.visualization.draw import draw_prediction
-from detkit.visualization.drawing import MIN_SIDE, Font, load_font
+from detkit.visualization.drawing import MIN_SIDE
+from detkit.visualization.fonts import draw_text, text_width, writable
 
 
 def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndarray:
@@ -36,29 +37,29 @@ def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str]) -> np.nd
     height = max(p.shape[0] for p in pictures)
     gap = max(4, height // 80)
     size = max(12, height // 32)
-    font, margin = load_font(size), round(size * 0.4)
-    blocks = [_lines(title, font, p.shape[1] - 2 * margin) for p, title in zip(pictures, titles)]
+    margin, titles = round(size * 0.4), [writable(title) for title in titles]
+    blocks = [_lines(title, size, p.shape[1] - 2 * margin) for p, title in zip(pictures, titles)]
     header = round(size * (0.6 + 1.3 * max(map(len, blocks))))
     width = sum(p.shape[1] for p in pictures) + gap * (len(pictures) - 1)
     sheet = Image.new("RGB", (width, header + height), (255, 255, 255))
     pen, x = ImageDraw.Draw(sheet), 0
     for picture, lines in zip(pictures, blocks):
         for number, line in enumerate(lines):
-            pen.text((x + margin, size * (0.95 + 1.3 * number)), line, fill=(30, 30, 30), font=font, anchor="lm")
+            draw_text(pen, (x + margin, size * (0.95 + 1.3 * number)), line, size, (30, 30, 30))
         sheet.paste(Image.fromarray(picture), (x, header))
         x += picture.shape[1] + gap
     return np.asarray(sheet)
 
 
-def _lines(title: str, font: Font, width: int) -> list[str]:
+def _lines(title: str, size: int, width: int) -> list[str]:
     """The title in lines of at most ``width`` pixels; a word that is wider loses its end."""
     lines = [""]
     for word in title.split():
         longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width:
+        if text_width(longer, size) <= width:
             lines[-1] = longer
             continue
-        while len(word) > 1 and font.getlength(word) > width:
+        while len(word) > 1 and text_width(word, size) > width:
             word = word.rstrip("…")[:-1] + "…"
         lines.append(word)
     return [line for line in lines if line] or [""]

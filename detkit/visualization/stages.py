@@ -12,7 +12,8 @@ from torch import Tensor
 
 from detkit.structures import Boxes, Instances
 from detkit.visualization.colors import palette
-from detkit.visualization.drawing import Colors, Drawing, load_matplotlib
+from detkit.visualization.drawing import Colors, Drawing
+from detkit.visualization.fonts import class_label, load_matplotlib
 
 AnchorKind = Literal["positive", "negative", "neutral"]
 ANCHOR_LABELS: dict[AnchorKind, int] = {"positive": 1, "negative": 0, "neutral": -1}
@@ -88,7 +89,7 @@ def draw_regions(
     colors: Colors = palette(len(class_names))[classes] if foreground else RED
     drawing.boxes(boxes, colors)
     if foreground and len(class_names) > 1:
-        drawing.labels(boxes, [class_names[c] for c in classes], colors)
+        drawing.labels(boxes, [class_label(c, class_names) for c in classes], colors)
 
 
 def some_of(rows: Tensor, most: int) -> Tensor:

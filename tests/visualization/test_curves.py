@@ -89,7 +89,7 @@ def test_pictures_and_curves_are_drawn_whatever_backend_a_notebook_has_set(tmp_p
     code = f"""
 import os
 from detkit.visualization import plot_curves
-from detkit.visualization.drawing import load_font
+from detkit.visualization.fonts import load_font
 assert load_font(12).getbbox("a")
 plot_curves({str(tmp_path / "m.jsonl")!r}, {str(tmp_path / "curves.png")!r})
 assert os.environ["MPLBACKEND"] == {backend!r}

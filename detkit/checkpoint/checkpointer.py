@@ -97,8 +97,11 @@ class Checkpointer:
         if not distributed.is_main():
             return path
         if trainer_state is not None:
-            with atomic_write(self._last, "w") as file:
-                file.write(f"{path.name}\n")
+            try:
+                with atomic_write(self._last, "w") as file:
+                    file.write(f"{path.name}\n")
+            except IsADirectoryError:  # which is no file of the run; without it a resume goes by the files' times
+                logger.warning("%s is a folder, so it cannot say which checkpoint is the last one", self._last)
             self._prune(path)
         logger.info("wrote %s", path)
         return path
@@ -109,13 +112,15 @@ class Checkpointer:
 
     def newest_first(self) -> list[Path]:
         """The training checkpoints in the order in which a resume tries them: the one named as the last comes first."""
-        named = None
-        if self._last.is_file():
-            named = self.output_dir / self._last.read_text(encoding="utf-8", errors="replace").strip()
         found = self._training_checkpoints()[::-1]
-        if named is None or named.parent != self.output_dir or not named.exists():  # a torn file may name the folder
-            if named is not None and found:
-                logger.warning("%s is gone; the newest checkpoint there is %s", named, found[0].name)
+        if not self._last.is_file():
+            return found
+        text = self._last.read_text(encoding="utf-8", errors="replace").strip()
+        named = next((path for path in self.output_dir.iterdir() if path.name == text and path.exists()), None)
+        if named is None:
+            if found:
+                words = f"'{text[:80]}'".replace("\n", " ") if text else "nothing"
+                logger.warning("%s names %s, which is gone; the newest is %s", self._last, words, found[0].name)
             return found
         return [named, *(path for path in found if path != named)]
 
@@ -125,7 +130,7 @@ class Checkpointer:
 
     def _training_checkpoints(self) -> list[Path]:
         """Oldest first, by the time they were written: the folder may hold higher numbers of an earlier run."""
-        files = [p for p in self.output_dir.glob("checkpoint_*.*") if _TRAINING.fullmatch(p.name)]
+        files = [p for p in self.output_dir.glob("checkpoint_*.*") if _TRAINING.fullmatch(p.name) and p.exists()]
         return sorted(files, key=lambda p: (p.stat().st_mtime_ns, p.name))
 
     def _prune(self, newest: Path) -> None:
@@ -133,7 +138,7 @@ class Checkpointer:
             return
         others = [p for p in self._training_checkpoints() if p != newest]
         for path in others[: max(len(others) - (self.keep - 1), 0)]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def _no_space(error: OSError, content: Mapping[str, Any], folder: Path) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from detkit.checkpoint.files import write_torch
-from detkit.checkpoint.formats import import_foreign
+from detkit.checkpoint.formats import convert_by, import_foreign
 from detkit.checkpoint.formats.exporting import export_state
 from detkit.checkpoint.formats.importing import Imported, Importer
 from detkit.checkpoint.load import check_finite
@@ -164,10 +164,9 @@ def write_conversion(
 def _imported(checkpoint: Checkpoint, wanted: Mapping[str, torch.Size], importer: Importer | None) -> Imported:
     """The file under detkit's names."""
     if importer is None:
-        imported = import_foreign(checkpoint.model, wanted)
+        imported = import_foreign(checkpoint.model, wanted, checkpoint.source)
     elif importer.recognises(checkpoint.model):
-        imported = importer.convert(checkpoint.model, wanted)
-        imported.format = importer.name
+        imported = convert_by(importer, checkpoint.model, wanted, checkpoint.source)
     else:
         raise DataError(f"{checkpoint.source}: has not the names of {importer.name}")
     if not imported.format and not wanted and not any(name.startswith(_PARTS) for name in checkpoint.model):

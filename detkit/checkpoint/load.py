@@ -127,7 +127,7 @@ def _translated(checkpoint: Checkpoint, own: Mapping[str, Tensor]) -> tuple[Chec
     """The checkpoint under detkit's names, and a report of what was renamed and changed for that."""
     wrapped = {plain_name(name): name for name in own}  # a part of the model may be compiled, or called "module"
     state = {wrapped.get(name, name): value for name, value in checkpoint.model.items()}
-    imported = import_foreign(state, {name: value.shape for name, value in own.items()})
+    imported = import_foreign(state, {name: value.shape for name, value in own.items()}, checkpoint.source)
     report = LoadReport(
         checkpoint.source,
         format=imported.format,

@@ -20,7 +20,7 @@ from torch import Tensor
 from detkit.registry import DataError
 from detkit.utils.logging import first_line
 
-_MAX_DEPTH, _MAX_SIZE = 50, 1_000_000
+_MAX_DEPTH, _MAX_SIZE, _MAX_INSTRUCTIONS = 50, 1_000_000, 5_000_000
 _LEAF = (0, 1)
 """Depth, and size when unfolded, of what holds nothing."""
 _DTYPES = {f"{np.dtype(c).kind}{np.dtype(c).itemsize}": np.dtype(c) for c in "?bhilqBHILQefdFD"}
@@ -182,6 +182,8 @@ def check_bounds(file: IO[bytes]) -> None:
     stack: list[tuple[int, int] | None] = []
     memo: dict[Any, tuple[int, int]] = {}
     for number, (code, argument, _) in enumerate(pickletools.genops(file)):
+        if number > _MAX_INSTRUCTIONS:
+            raise ValueError(f"it has more than {_MAX_INSTRUCTIONS:,} instructions")
         if code.name.startswith("EXT"):
             raise Refused("an object of copyreg's extensions")
         if code.name.endswith(("PUT", "MEMOIZE")):

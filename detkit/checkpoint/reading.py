@@ -202,6 +202,8 @@ def _unusual(tensor: Tensor) -> str:
         return "without values (meta)"
     if tensor.layout is not torch.strided or tensor.is_nested:
         return "sparse or nested"
+    if tensor.numel() * tensor.element_size() > max(tensor.untyped_storage().nbytes(), 1 << 26):
+        return f"of shape {tuple(tensor.shape)} with the values of fewer"
     return "quantised" if tensor.is_quantized else "complex" if tensor.is_complex() else ""
 
 

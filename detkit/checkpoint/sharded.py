@@ -8,6 +8,7 @@ it has no checksums.
 
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,12 +41,12 @@ def write_sharded(content: Mapping[str, Any], folder: Path) -> None:
         for left in folder.parent.glob(".*.unfinished"):  # by a process that died while it wrote
             shutil.rmtree(left, ignore_errors=True)
         unfinished.mkdir(parents=True)
-    distributed.barrier()
+    number = distributed.all_gather_object(secrets.token_hex(8))[0]
     shards: list[Tensor] = []
     rest = _take_shards(content, shards)
     failure = None
     try:
-        written = {"shards": shards, "content": rest if distributed.is_main() else None}
+        written = {"shards": shards, "content": rest if distributed.is_main() else None, "number": number}
         write_torch(written, unfinished / _file_name(distributed.rank(), distributed.world_size()))
     except OSError as error:
         failure = (error.errno or errno.EIO, error.strerror or str(error))
@@ -70,18 +71,21 @@ def read_sharded(folder: Path) -> Any:
             " with the detkit that wrote it and train.checkpoint_in_parts=false until its next checkpoint, which is"
             " one file, or start a new run from its model_final.pth with train.init_weights"
         )
-    first = next(folder.glob(_file_name(0, "*")), None)
+    first = next(folder.glob(_file_name(0, "[1-9]*")), None)
     if first is None:
         raise DataError(
             f"{folder}: has no {_file_name(0, 'N')}, so it is no checkpoint of detkit. A folder that"
             " torch.distributed.checkpoint wrote becomes a file by python -m"
             " torch.distributed.checkpoint.format_utils dcp_to_torch"
         )
-    count = int(first.stem.rpartition("_")[2])
+    digits = first.stem.rpartition("_")[2]
+    count = int(digits) if digits.isdecimal() and len(digits) < 6 else 1
     files = [read_torch(path, str(path)) for path in (folder / _file_name(rank, count) for rank in range(count))]
     try:
+        if len({file.get("number") for file in files}) > 1:
+            raise ValueError("they were written at different times")
         return _put_back(files[0]["content"], [file["shards"] for file in files])
-    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise DataError(f"{folder}: its files are not of one checkpoint ({error}); copy it again") from error
 
 

@@ -23,7 +23,7 @@ def naming_file(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno is not None:  # else its own words would be lost
             error.filename = os.fspath(path)
         raise
 

@@ -129,12 +129,28 @@ def test_a_file_without_checksums_is_read(tmp_path):
     assert torch.equal(read_checkpoint(tmp_path / "x.pth").model["weight"], torch.ones(3))
 
 
-@pytest.mark.parametrize("words", [b"checkpoint_0000009.pth\n", b"", b"\x00\x00\x00", b"\xff\xfe../..", b"a\nb"])
+@pytest.mark.parametrize(
+    "words", [b"checkpoint_0000009.pth\n", b"", b"\x00\x00\x00", b"\xff\xfe../..", b"a\nb", b"x" * 300]
+)
 def test_a_last_checkpoint_that_names_nothing_is_overlooked(three, words):
     checkpointer, paths = three
     (checkpointer.output_dir / "last_checkpoint").write_bytes(words)
     assert checkpointer.newest_first() == paths[::-1]
     assert resume(checkpointer, nn.Linear(30, 30), Counter()) == 3
+
+
+def test_a_last_checkpoint_that_is_no_file_is_overlooked(three):
+    checkpointer, paths = three
+    last = checkpointer.output_dir / "last_checkpoint"
+    for make in (lambda: last.symlink_to("nowhere"), lambda: last.symlink_to("last_checkpoint"), last.mkdir):
+        last.unlink()
+        make()
+        assert checkpointer.newest_first() == paths[::-1]
+    newest = save(checkpointer, 4)  # although a folder has the name of the file
+    assert checkpointer.newest_first()[0] == newest
+    newest.with_name("checkpoint_0000009.pth").symlink_to("gone.pth")
+    newest.with_name("checkpoint_0000008.pth").mkdir()
+    assert resume(checkpointer, nn.Linear(30, 30), Counter()) == 4
 
 
 def test_checkpoints_of_an_older_kind_are_refused_with_what_to_do(tmp_path):

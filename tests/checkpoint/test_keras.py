@@ -10,6 +10,7 @@ from reference_weights import reference_weights
 from torch.nn import functional as F
 
 from detkit.checkpoint import read_checkpoint
+from detkit.checkpoint.conversion import convert
 from detkit.checkpoint.formats.keras import port_name, read_keras
 from detkit.checkpoint.formats.matterport import MatterportImporter
 from detkit.registry import DataError
@@ -164,3 +165,37 @@ def test_without_h5py_the_message_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(DataError, match=r"detkit\[keras\]"):
         read_keras(tmp_path / "a.h5")
+
+
+def test_datasets_without_their_values_are_named(state, tmp_path):
+    name = "mrcnn_bbox_fc/mrcnn_bbox_fc/bias:0"
+    arrays = [(other, array) for other, array in keras_tensors(state) if other != name]
+    for kind, words in (("empty", "an empty dataset"), ("huge", r"claims a shape of \(1048576, 65536\)")):
+        path = write(tmp_path / f"{kind}.h5", arrays)
+        with h5py.File(path, "a") as file:
+            if kind == "empty":
+                file[name] = h5py.Empty("f4")
+            else:
+                file.create_dataset(name, (2**20, 2**16), "f4", chunks=(64, 64), compression="gzip")
+        with pytest.raises(DataError, match=rf"{kind}\.h5: '{name}'.*{words}"):
+            read_checkpoint(path)
+
+
+def test_compressed_weights_are_read(state, tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("conv1/conv1/kernel:0", data=np.zeros((64, 64, 64, 8), "f4"), compression="gzip")
+    assert read_keras(tmp_path / "a.h5")["fpn.C1.0.weight"].shape == (8, 64, 64, 64)
+
+
+@pytest.mark.parametrize("gone", ["fpn.C2.0.bn2.running_mean", "mask.conv3.weight", "classifier.bn1.weight"])
+def test_a_tensor_that_others_need_is_named_where_it_is_missing(state, tmp_path, gone):
+    path = write(tmp_path / "a.h5", keras_tensors({n: v for n, v in state.items() if n != gone}))
+    with pytest.raises(DataError, match=r"a\.h5: has the names of matterport.*norm.* is missing|.*weight.* is missing"):
+        convert(read_checkpoint(path), "detkit", importer=MatterportImporter("folded"))
+
+
+def test_tensors_that_do_not_fit_each_other_are_an_error(state, tmp_path):
+    state["fpn.C2.0.bn2.running_mean"] = torch.zeros(0)
+    path = write(tmp_path / "a.h5", keras_tensors(state))
+    with pytest.raises(DataError, match=r"a\.h5: has the names of matterport"):
+        convert(read_checkpoint(path), "detkit", importer=MatterportImporter("folded"))

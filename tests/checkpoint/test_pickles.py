@@ -260,10 +260,10 @@ def test_the_content_says_what_a_file_is_not_its_name(tmp_path, name):
     assert read_checkpoint(path).model["w"].dtype == torch.float64
 
 
-def zipped(program: bytes) -> bytes:
+def zipped(program: bytes, compression: int = zipfile.ZIP_STORED) -> bytes:
     """A file of torch.save whose pickle is ``program``."""
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as file:
+    with zipfile.ZipFile(out, "w", compression) as file:
         file.writestr("archive/data.pkl", program)
         file.writestr("archive/version", "3\n")
     return out.getvalue()
@@ -277,6 +277,10 @@ BOMBS = {
     "a doubling tuple as key.pth": zipped(b"\x80\x02})" + DOUBLE * 40 + b"K\x01s."),
     "a deep tuple as key.pth": zipped(b"\x80\x02})" + TUPLE * 500_000 + b"K\x01s."),
     "a deep tuple as key, old form.pth": b"\x80\x02})" + TUPLE * 500_000 + b"K\x01s.",
+    "many instructions.pth": zipped(b"\x80\x02}U\x05model](" + b"N" * 5_000_001 + b"es."),
+    "a large pickle, compressed.pth": zipped(b"\x80\x02" + b"N0" * 20_000_000 + b"}.", zipfile.ZIP_DEFLATED),
+    "a number for the memo.pth": zipped(b"\x80\x02}r\xff\xff\xff\x7f."),
+    "a number of many digits.pth": zipped(b"\x80\x02}U\x05modelI" + b"9" * 300_000 + b"\ns."),
     "a shape of large numbers.pkl": b"\x80\x02cnumpy.core.numeric\n_frombuffer\n(U\x04abcd"
     + TYPE + b"U\x02f4\x85R(" + (b"\x8a\xfe" + b"\xff" * 253 + b"\x7f") * 2000 + b"tU\x01CtR.",
 }  # fmt: skip
@@ -288,3 +292,30 @@ def test_small_files_take_neither_the_interpreter_nor_forever(tmp_path, name):
     path.write_bytes(BOMBS[name])
     with pytest.raises(DataError, match=r"cannot be read|no type of numbers"):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize("old", [True, False])
+@pytest.mark.parametrize("size", [2**33, 2**62, 2**2000])
+def test_a_tensor_larger_than_its_file_is_no_weight(tmp_path, size, old):
+    torch.save({"weight": torch.ones(4)}, tmp_path / "x.pth", _use_new_zipfile_serialization=not old)
+    content, four, large = (tmp_path / "x.pth").read_bytes(), b"K\x04", pickle.dumps(size, 2)[2:-1]
+    if old:
+        start = content.index(b"storage")  # where it says how many values follow
+        content = content[:start] + content[start:].replace(four, large, 1)
+    else:
+        with zipfile.ZipFile(tmp_path / "x.pth") as file:
+            parts = {name: file.read(name) for name in file.namelist()}
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as file:
+            for name, part in parts.items():
+                file.writestr(name, part.replace(four, large).replace(b"K\x01\x85", b"K\x00\x85"))
+        content = out.getvalue()
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(DataError):
+        read_checkpoint(tmp_path / "x.pth")
+
+
+def test_a_shape_of_more_values_than_there_are_is_named(tmp_path):
+    torch.save({"weight": torch.ones(1).expand(2**33)}, tmp_path / "x.pth")
+    with pytest.raises(DataError, match=r"'weight' is of shape \(8589934592,\)"):
+        read_checkpoint(tmp_path / "x.pth")

@@ -10,13 +10,13 @@ from detkit.registry import DataError
 FULL = torch.arange(15.0).reshape(5, 3)
 
 
-def write(folder, slices):
+def write(folder, slices, **more):
     """A checkpoint as ``len(slices)`` processes write it, each of which has some rows of the tensor."""
     folder.mkdir()
     note = {"sharded tensor": (0, 0, tuple(FULL.shape))}
     content = {"model": {"w": note, "b": torch.ones(2)}, "trainer": {"mean": [note, (1, "x")]}}
     for rank, rows in enumerate(slices):
-        written = {"shards": [FULL[rows].clone()], "content": None if rank else content}
+        written = {"shards": [FULL[rows].clone()], "content": None if rank else content, **more}
         torch.save(written, folder / f"shard_{rank}_of_{len(slices)}.pth")
     return folder
 
@@ -46,6 +46,26 @@ def test_a_missing_or_damaged_or_foreign_shard_is_noticed(tmp_path):
     (folder / "shard_0_of_2.pth").unlink()
     with pytest.raises(DataError, match="dcp_to_torch"):
         read_checkpoint(folder)
+
+
+def test_shards_of_two_checkpoints_are_not_mixed(tmp_path):
+    folders = [write(tmp_path / f"{n}.sharded", [slice(0, 3), slice(3, 5)], number=str(n)) for n in (1, 2)]
+    assert torch.equal(read_sharded(folders[0])["model"]["w"], FULL)
+    (folders[1] / "shard_1_of_2.pth").replace(folders[0] / "shard_1_of_2.pth")
+    with pytest.raises(DataError, match="different times"):
+        read_sharded(folders[0])
+
+
+@pytest.mark.parametrize("byte", range(0, 64, 7))
+def test_a_flipped_bit_in_the_file_that_says_where_shards_go_is_refused(tmp_path, byte):
+    folder = write(tmp_path / "1.sharded", [slice(0, 3), slice(3, 5)])
+    path = folder / "shard_0_of_2.pth"
+    content = bytearray(path.read_bytes())
+    start = content.index(b"sharded tensor")  # the note of a tensor
+    content[start + byte] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(DataError):
+        read_sharded(folder)
 
 
 def test_a_sharded_checkpoint_of_an_earlier_detkit_is_refused_with_what_to_do(tmp_path):

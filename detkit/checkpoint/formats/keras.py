@@ -83,9 +83,9 @@ def read_keras(path: str | os.PathLike[str], source: str = "") -> dict[str, Tens
             return
         if item.external or item.is_virtual:
             raise DataError(f"{source}: '{name}' keeps its values in other files, which are not read")
-        if item.shape is None:
-            raise DataError(f"{source}: '{name}' is an empty dataset; expected the values of a tensor")
         if item.dtype.kind in "fiu":
+            if item.shape is None:
+                raise DataError(f"{source}: '{name}' is an empty dataset; expected the values of a tensor")
             if item.nbytes > max(item.id.get_storage_size() * _MOST_COMPRESSED, 1 << 20):
                 raise DataError(f"{source}: '{name}' claims a shape of {item.shape}, and the file has not its values")
             ours = port_name(name)
@@ -98,7 +98,15 @@ def read_keras(path: str | os.PathLike[str], source: str = "") -> dict[str, Tens
             file.visititems(visit)
     except DataError:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError) as error:  # whichever part of the file is damaged
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+        ValueError,
+        TypeError,
+        MemoryError,
+        OverflowError,
+    ) as error:  # whichever part of the file is damaged
         raise DataError(
             f"{source}: cannot be read as Keras weights ({first_line(error)}); it is damaged, incomplete, or no HDF5"
             " file. Copy or download it again"

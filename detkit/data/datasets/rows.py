@@ -49,7 +49,8 @@ class Row(msgspec.Struct, gc=False):
         segmentation: polygons ``[[x, y, x, y, ...], ...]``, one polygon, an RLE of either form, or an ``(H, W)`` array
             of booleans.
         keypoints: x, y, visibility (0: not labelled, 1: hidden, 2: visible) of each, x and y counting whole pixels.
-        origin: where it stands (in a mapping under ``ORIGIN``), for messages, such as ``"labels/a.txt, line 3"``; None: its id says it.
+        origin: where it stands, for messages: ``"labels/a.txt, line 3"``; None: its id says it. In a mapping its key is
+            ``ORIGIN``.
     """
 
     id: Any = MISSING
@@ -73,7 +74,7 @@ def as_row(entry: Any, kind: type[msgspec.Struct]) -> Any:
     """A row made of a mapping; a row itself, and anything that is none, as it is."""
     if not isinstance(entry, Mapping):
         return entry
-    fields = {key: _without_numpy(entry[key]) for key in kind.__struct_fields__ if key in entry}
+    fields = {key: _without_numpy(entry[key]) for key in kind.__struct_encode_fields__ if key in entry}
     mask = entry.get("segmentation")
     if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype == bool:
         fields["segmentation"] = coco_mask.encode(np.asfortranarray(mask, np.uint8))

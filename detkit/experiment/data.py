@@ -30,7 +30,8 @@ class DataConfig:
         test_batch_size: test images a forward pass, on each process.
         num_workers: loader processes beside each training process; 0 loads in the process itself.
         mask_format: how masks travel: polygon: as polygons where the data has them, else as bitmaps inside their
-            boxes; bitmap: as bitmaps of the whole image; mini: as small bitmaps that fill their boxes, which take little memory and lose what is finer than a cell.
+            boxes; bitmap: as bitmaps of the whole image; mini: as small bitmaps that fill their boxes, which take
+            little memory and lose what is finer than a cell.
         mini_mask_size: side of the bitmaps of mask_format mini, in cells.
         keep_crowd: crowd regions stay in the training targets, flagged, for models that spare what lies on them; else
             they are left out.

@@ -29,6 +29,7 @@ class Record:
             None: all of it.
         active_classes: ``(K,)`` bool: the classes that the image's dataset labels, where some of the K come from
             another dataset; None: all.
+        left_out: why objects of the image were left out on the way -> the ids of their annotations.
     """
 
     image: np.ndarray
@@ -39,6 +40,7 @@ class Record:
     maps: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     valid_region: Region | None = None
     active_classes: np.ndarray | None = None
+    left_out: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
 
     def __getattr__(self, name: str) -> Any:
         """A field of the objects, e.g. ``record.boxes``."""

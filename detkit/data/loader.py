@@ -19,6 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from detkit.data.errors import SampleError, worker_error
 from detkit.data.interfaces import Dataset, Sampler
+from detkit.data.left_out import LeftOutCounter
 from detkit.data.mapper import Mapper
 from detkit.data.samplers import inference_batches
 from detkit.data.transfer import PackedBatch, remedy
@@ -175,6 +176,18 @@ class _Loader:
         return packed.batch()
 
 
+class _TrainLoader(_Loader):
+    """Counts the objects that are left out of the loss."""
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        left_out = LeftOutCounter()
+        for batch in super().__iter__():
+            for sample in batch:
+                left_out.add(sample)
+            left_out.log()
+            yield batch
+
+
 class _SizedLoader(_Loader):
     def __len__(self) -> int:
         return len(self._loader)
@@ -211,7 +224,7 @@ def train_loader(
     if len(dataset) == 0:
         raise DataError("the training dataset has no images")
     batches = _From(sampler, start_batch, earlier)
-    return _Loader(mapper, batches, num_workers, skip_unreadable, True, defer_errors)
+    return _TrainLoader(mapper, batches, num_workers, skip_unreadable, True, defer_errors)
 
 
 def test_loader(

@@ -1,5 +1,6 @@
 """Mapper: from a dataset's record to the sample that the model takes."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import torch
 from detkit.data.datasets.rows import MIN_SIDE
 from detkit.data.errors import naming_the_sample
 from detkit.data.interfaces import Augmentation, Dataset, Record
+from detkit.data.left_out import CROWD, NO_BOX, NO_PIXEL, with_reason
 from detkit.registry import DataError
 from detkit.structures import Boxes, CroppedMasks, ImageInfo, Instances, PolygonMasks, Sample
 
@@ -66,8 +68,11 @@ class Mapper:
             record = self.dataset[index]
             check_finite(record)
             if self.train and not self.keep_crowd:
-                record = record.select(~record.objects.crowd)
+                given, record = record.objects, record.select(~record.objects.crowd)
+                left_out = with_reason(record.left_out, CROWD, given, record.objects)
+                record = dataclasses.replace(record, left_out=left_out)
             for number, augmentation in enumerate(self.augmentations[:num_augmentations]):
+                before = record
                 progress.at(f"augmentation {number} ({type(augmentation).__name__})", record)
                 if augmentation.num_others:
                     record = augmentation(record, rng, OtherRecords(self, index, number, augmentation.num_others, rng))
@@ -75,6 +80,9 @@ class Mapper:
                     record = augmentation(record, rng)
                 if not isinstance(record, Record):
                     raise TypeError(f"expected a Record from the augmentation, got {type(record).__name__}")
+                reason = f"cut away or covered by {type(augmentation).__name__}"
+                left_out = with_reason(before.left_out, reason, before.objects, record.objects)
+                record = dataclasses.replace(record, left_out=left_out)
             return record
 
 
@@ -143,7 +151,7 @@ def to_sample(
 
     The target holds every annotation, with all its fields, but the crowds and those of which the augmentations have
     left nothing: no box, or no pixel of the mask. With ``keep_crowd`` it holds the crowds too, and a field ``crowd``
-    that says which they are.
+    that says which they are. What is left out, and why, is in ``left_out``.
 
     Args:
         record: after its augmentations.
@@ -151,13 +159,17 @@ def to_sample(
         mini_mask_size: side of the bitmaps of format ``mini``.
         keep_crowd: whether crowds stay.
     """
-    objects = record.objects
+    objects, left_out = record.objects, record.left_out
     if not keep_crowd:
+        left_out = with_reason(left_out, CROWD, objects, ~objects.crowd)
         objects = (objects[~objects.crowd] if objects.crowd.any() else objects).without("crowd")
     keep = objects.boxes.nonempty(MIN_SIDE)
+    left_out = with_reason(left_out, NO_BOX, objects, keep)
     if "masks" in objects:
         masks = objects.masks.bitmaps() if mask_format == "bitmap" else objects.masks
-        keep &= masks.nonempty()
+        there = masks.nonempty()
+        left_out = with_reason(left_out, NO_PIXEL, objects, there | ~keep)
+        keep &= there
         objects = objects.with_fields(
             masks=CroppedMasks.mini(masks, mini_mask_size) if mask_format == "mini" else masks
         )
@@ -172,4 +184,5 @@ def to_sample(
         maps={name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in record.maps.items()},
         valid_region=record.valid_region,
         active_classes=active,
+        left_out=left_out,
     )

@@ -27,13 +27,16 @@ class AnchorsReachObjects(Check):
     not, so that no anchor ever learns it. Sizes are those after the augmentations of training; up to 1,000 images are
     compared (50 in the quick form). The histogram tells which sizes and shapes are missed.
 
+    It is an error where all objects are smaller than the smallest anchor, or all larger than the largest: then nothing
+    but the odd best anchor is learned.
+
     Fix: anchor sizes by the objects', which the finding suggests; or larger images for small objects.
     """
 
     needs = ("train", "model")
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
-        """A warning where over 5 % of the objects are out of reach, else a note if any is."""
+        """A warning where over 5 % of the objects are out of reach, else a note if any is; see the class for errors."""
         assert context.train is not None
         generator: Any = getattr(context.model, "proposal_generator", None)
         matcher = getattr(generator, "matcher", None)
@@ -51,12 +54,15 @@ class AnchorsReachObjects(Check):
             return
         share, worst = len(lost) / len(reach), lost[np.argsort(reach[lost], kind="stable")]
         sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
+        cells = np.concatenate([(level.cells[:, 2:] - level.cells[:, :2]).prod(1) for level in levels])
+        areas = sides.prod(1)
+        none = share == 1 and (areas.max() < cells.min() or areas.min() > cells.max())
         words = (
             f"{context.train.annotation(objects.rows[i])}: {sides[i, 0]:.0f} x {sides[i, 1]:.0f}, IoU {reach[i]:.2f}"
             for i in worst
         )
         yield Finding(
-            "warning" if share > MANY else "note",
+            "error" if none else "warning" if share > MANY else "note",
             "model.proposal_generator.anchor_generator",
             f"{share:.1%} of {len(reach)} objects (of {objects.images} images) overlap no anchor by {thresh:g}",
             _suggestion(context, objects, levels, thresh, share) or "larger images, or other anchor sizes",

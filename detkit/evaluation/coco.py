@@ -5,6 +5,8 @@ import logging
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from detkit.data.interfaces import Dataset
 from detkit.evaluation.coco_metrics import GroundTruth, Task, coco_metrics
 from detkit.evaluation.coco_report import coco_report
@@ -25,7 +27,8 @@ class CocoEvaluator(Evaluator):
 
     Results are in 0..1: ``{"box": {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm",
     "ARl", "per_class": {name: AP}, "reasons": {key: words}}, "mask": {...}}``. A metric is -1
-    where there is nothing to measure, for the reason in ``reasons``. An image that is given twice counts once.
+    where there is nothing to measure, for the reason in ``reasons``. An image that is given twice counts once. Where a
+    limit cuts detections off, ``limits`` says how many, of how many images: ``cut_by_model``, ``cut_by_evaluator``.
 
     Args:
         tasks: which metrics; null: boxes, and masks too where both the data and the predictions have them.
@@ -54,6 +57,7 @@ class CocoEvaluator(Evaluator):
     def reset(self) -> None:
         """Forgets what ``update`` collected."""
         self._predictions: dict[int | str, Detections] = {}
+        self._cut: dict[int | str, int] = {}
         self._predicted_masks = False
 
     def update(self, samples: list[Sample], predictions: list[Prediction]) -> None:
@@ -78,6 +82,7 @@ class CocoEvaluator(Evaluator):
                 instances = instances.without("masks")
             self._predicted_masks |= "masks" in instances
             self._predictions[image_id] = Detections.of(instances)
+            self._cut[image_id] = prediction.num_cut
 
     def compute(self) -> dict[str, Any]:
         """The metrics over the predictions of all processes (all of them must call); {} off rank 0.
@@ -85,13 +90,14 @@ class CocoEvaluator(Evaluator):
         Raises:
             DataError: mask AP is asked for, but an annotation has no mask.
         """
-        gathered = gather_object((self._predictions, self._predicted_masks))
+        gathered = gather_object((self._predictions, self._predicted_masks, self._cut))
         if not is_main():
             return {}
         merged: dict[int | str, Detections] = {}
-        for predictions, _ in gathered:
+        for predictions, _, cut in gathered:
             merged = {**predictions, **merged}
-        self._predictions, self._predicted_masks = merged, any(masks for _, masks in gathered)
+            self._cut = {**cut, **self._cut}
+        self._predictions, self._predicted_masks = merged, any(masks for _, masks, _ in gathered)
         truth = self._ground_truth()
         if len(merged) < len(truth.number):
             logger.warning(
@@ -99,14 +105,37 @@ class CocoEvaluator(Evaluator):
                 *(len(merged), len(truth.number)),
             )
         results = self.results()
-        return {
+        metrics: dict[str, Any] = {
             task: coco_metrics(truth, results, task, self.max_detections, self.per_class)
             for task in self._tasks(truth, results)
         }
+        limits = self._limits()
+        return {**metrics, "limits": limits} if limits else metrics
 
     def report(self, results: dict[str, Any]) -> str:
         """``compute()``'s results as tables: overall, class by class with the number of objects, and reasons."""
-        return coco_report(results, self._ground_truth().instances)
+        lines = [coco_report(results, self._ground_truth().instances)]
+        for name, fix in (
+            ("model", "model.roi_heads.box_head.detection.max_detections"),
+            ("evaluator", f"this evaluator's max_detections ({self.max_detections} an image and class)"),
+        ):
+            if cut := results.get("limits", {}).get(f"cut_by_{name}"):
+                what = f"{cut['detections']} detections of {cut['images']} images were cut off by the {name}'s limit"
+                lines.append(f"{what}; raise {fix} to have them")
+        return "\n\n".join(lines)
+
+    def _limits(self) -> dict[str, dict[str, int]]:
+        """What limits on their number have cut off, of model and evaluator; {} for nothing."""
+        own = {
+            image_id: int(np.clip(np.bincount(found.classes) - self.max_detections, 0, None).sum())
+            for image_id, found in self._predictions.items()
+        }
+        counts = {"cut_by_model": self._cut, "cut_by_evaluator": own}
+        return {
+            name: {"detections": sum(cut.values()), "images": sum(number > 0 for number in cut.values())}
+            for name, cut in counts.items()
+            if any(cut.values())
+        }
 
     def results(self) -> list[dict[str, Any]]:
         """COCO results, image by image: this process's own; after ``compute``, on rank 0, those of all processes."""

@@ -19,11 +19,13 @@ class ImageInfo:
         active_classes: ``(K,)`` bool, the classes that the image's dataset labels; None: all. An object of another
             class may be on the image without an annotation.
         crowds: ``(C, 4)`` boxes around crowds, in training, where the data keep them; None: unknown.
+        num_cut: how many detections a limit on their number has cut off.
     """
 
     valid_region: Region | None = None
     active_classes: Tensor | None = None
     crowds: Boxes | None = None
+    num_cut: int = 0
 
     def valid_region_in(self, image_size: tuple[int, int]) -> Region:
         """The valid region, or where none is known the whole image of ``(height, width)``."""
@@ -39,7 +41,8 @@ class ImageInfo:
 
     def _moved(self, move: Callable[[Tensor], Tensor]) -> "ImageInfo":
         active = None if self.active_classes is None else move(self.active_classes)
-        return ImageInfo(self.valid_region, active, None if self.crowds is None else Boxes(move(self.crowds)))
+        crowds = None if self.crowds is None else Boxes(move(self.crowds))
+        return dataclasses.replace(self, active_classes=active, crowds=crowds)
 
 
 @dataclasses.dataclass(frozen=True)

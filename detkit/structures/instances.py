@@ -82,6 +82,10 @@ class Instances:
         """A new ``Instances`` with these fields added or replaced."""
         return Instances(self.image_size, info=self.info, **{**self._fields, **fields})
 
+    def with_info(self, info: ImageInfo) -> "Instances":
+        """The same with other knowledge of the image."""
+        return Instances(self.image_size, info=info, **self._fields)
+
     def without(self, *names: str) -> "Instances":
         """A new ``Instances`` without these fields."""
         return Instances(self.image_size, info=self.info, **{k: v for k, v in self._fields.items() if k not in names})

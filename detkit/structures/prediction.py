@@ -1,6 +1,7 @@
 """Prediction: what a model says of one image."""
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,19 +52,24 @@ class Prediction:
             of a user's own where the model has heads for them.
         semantic: ``(H, W)`` int64, the class of each pixel.
         panoptic: a segment for each pixel.
+        num_cut: how many instances more the model has found, which its limit on their number has cut off. They score
+            less than all that are there.
     """
 
     instances: Instances | None = None
     semantic: Tensor | None = None
     panoptic: Panoptic | None = None
+    num_cut: int = 0
 
     def to(self, device: torch.device | str) -> "Prediction":
         """The same on ``device``."""
-        parts = (self.instances, self.semantic, self.panoptic)
-        return Prediction(*(None if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
+        parts = {"instances": self.instances, "semantic": self.semantic, "panoptic": self.panoptic}
+        moved: Any = {name: None if part is None else part.to(device) for name, part in parts.items()}
+        return dataclasses.replace(self, **moved)
 
     def above(self, score_thresh: float) -> "Prediction":
         """The same with only those instances that score at least ``score_thresh``."""
         if self.instances is None or "scores" not in self.instances:
             return self
-        return dataclasses.replace(self, instances=self.instances[self.instances.scores >= score_thresh])
+        kept = self.instances[self.instances.scores >= score_thresh]
+        return dataclasses.replace(self, instances=kept, num_cut=self.num_cut * (len(kept) == len(self.instances)))

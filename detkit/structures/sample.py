@@ -1,7 +1,7 @@
 """Sample: what the loader hands to the model."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ class Sample:
         active_classes: ``(K,)`` bool: the classes that the image's dataset labels; None: all.
         crowds: boxes around the crowds that ``with_crowds_apart`` took out of the target; None: there was nothing to
             take.
+        left_out: why objects of the image are not in the target -> the ids of their annotations.
     """
 
     image: Tensor
@@ -42,6 +43,7 @@ class Sample:
     valid_region: Region | None = None
     active_classes: Tensor | None = None
     crowds: Boxes | None = None
+    left_out: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
 
     @property
     def info(self) -> ImageInfo:

@@ -42,7 +42,7 @@ def test_objects_out_of_reach_are_named_with_sizes_that_would_reach_them(files):
     sizes = "[[60], [70], [80], [90], [100]]"
     findings = files.findings(f"{GENERATOR}.sizes={sizes}", model=True, quick=True)
     (found,) = [f for f in findings if f.check == "AnchorsReachObjects"]
-    assert found.severity == "warning"
+    assert found.severity == "error", "all are smaller than the smallest anchor"
     assert found.count == 24  # triangles of 20 to 24 pixels, and squares of 24 x 20
     assert "annotation 10 " in " ".join(found.examples)
     assert "20 x 20, IoU 0.11" in " ".join(found.examples)
@@ -52,6 +52,20 @@ def test_objects_out_of_reach_are_named_with_sizes_that_would_reach_them(files):
     assert not [
         f for f in files.findings(f"{GENERATOR}.sizes={wanted}", model=True) if f.check == "AnchorsReachObjects"
     ]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "severity"),
+    [
+        ("[[2], [3], [4], [5], [6]]", "error"),
+        ("[[8], [10], [11], [80], [90]]", "warning"),
+        ("[[64], [65], [66], [67], [68]]", "error"),
+    ],
+)
+def test_anchors_that_are_all_larger_or_all_smaller_than_every_object_are_an_error(files, sizes, severity):
+    for quick in (True, False):
+        findings = files.findings(f"{GENERATOR}.sizes={sizes}", model=True, quick=quick)
+        assert [f.severity for f in findings if f.check == "AnchorsReachObjects"] == [severity]
 
 
 def test_sizes_are_those_after_augmentations_and_the_models_own_resizing(files):

@@ -158,6 +158,22 @@ def test_max_detections_names_the_last_recall_and_limits(squares):
     assert filled(dataset, samples, worse, max_detections=200).compute()["box"]["AR200"] == pytest.approx(1.0)
 
 
+def test_what_a_limit_cuts_off_is_counted_and_told(squares):
+    dataset, samples, outputs = squares
+    three = [Instances.cat([o] * 3) for o in outputs]
+    evaluator = CocoEvaluator(dataset, max_detections=2)
+    evaluator.update(samples, [Prediction(o, num_cut=n) for o, n in zip(three, (131, 0, 7))])
+    results = evaluator.compute()
+    assert results["limits"] == {
+        "cut_by_model": {"detections": 138, "images": 2},
+        "cut_by_evaluator": {"detections": 3, "images": 3},
+    }
+    report = evaluator.report(results)
+    assert "138 detections of 2 images were cut off by the model's limit; raise model.roi_heads.box_head" in report
+    assert "3 detections of 3 images were cut off by the evaluator's limit; raise this evaluator's" in report
+    assert "limits" not in filled(*squares, max_detections=1).compute()
+
+
 def test_results_are_coco_results(squares, tmp_path):
     evaluator = filled(*squares)
     evaluator.write_results(tmp_path / "new/results.json")

@@ -95,6 +95,15 @@ def test_every_class_above_the_threshold_is_a_detection_and_small_boxes_may_be_d
     assert len(found) == 6
 
 
+def test_detections_beyond_the_limit_are_counted():
+    head = small_model(score_thresh=0.05).roi_heads.box_head
+    boxes = torch.tensor([[0.4, 0.6, 20.2, 20.7], [30, 30, 50, 50], [40, 5, 60, 9]])
+    for most, cut in ((100, 0), (9, 0), (2, 7)):
+        head.detection = dataclasses.replace(head.detection, max_detections=most)
+        (found,) = head.detections(predictions_of(head, boxes, PROBS), [PROPOSALS])
+        assert (len(found), found.info.num_cut) == (min(9, most), cut)
+
+
 def test_matterport_gives_a_region_its_likeliest_class_alone_and_rounds_boxes():
     head = small_model(head=MatterportBoxHead, score_thresh=0.05).roi_heads.box_head
     boxes = torch.tensor([[0.4, 0.6, 20.2, 20.7], [30, 30, 50, 50], [40, 5, 40.3, 9]])

@@ -17,17 +17,18 @@ logger = logging.getLogger(__name__)
 LISTS = ("images", "annotations", "categories")
 TEST_SET = {"images", "categories"}
 READER = "convert it to COCO, or write a reader of its rows (docs/extending.md, 'A dataset')"
+AUTO = "{name: AutoDataset, path: FOLDER} reads a folder of such files with their images (docs/data_formats.md)"
 OTHER_JSON: tuple[tuple[str, set[str], str], ...] = (
-    ("a VIA project", {"regions", "filename"}, "export it from VIA with Annotation > Export Annotations (COCO format)"),
-    ("a file of LabelMe", {"shapes", "imagePath"}, "convert the folder of such files to one COCO file (labelme2coco)"),
-    ("an export of Label Studio", {"data", "annotations"}, "export it from Label Studio again, as COCO"),
+    ("a VIA project", {"regions", "filename"}, AUTO),
+    ("a file of LabelMe", {"shapes", "imagePath"}, AUTO),
+    ("an export of Label Studio", {"data", "annotations"}, AUTO),
     ("a list of detections (COCO results)", {"image_id", "score"}, "CocoResults reads it, with the images' file"),
     ("a list of Detectron2's dicts", {"file_name", "annotations"}, READER),
     ("a file of CreateML", {"image", "annotations"}, READER),
     ("a file of BDD100K or Scalabel", {"name", "labels"}, READER),
     ("a VoTT project", {"asset", "regions"}, "export it from VoTT again, as Pascal VOC or CSV, and " + READER),
-    ("a file of Supervisely", {"objects", "size"}, "export it from Supervisely again, as COCO"),
-    ("a file of Cityscapes", {"objects", "imgHeight"}, READER),
+    ("a file of Supervisely", {"objects", "size"}, AUTO),
+    ("a file of Cityscapes", {"objects", "imgHeight"}, AUTO),
     ("GeoJSON", {"features", "type"}, READER),
     ("COCO's captions", {"image_id", "caption"}, "take COCO's instances_*.json"),
 )
@@ -36,7 +37,7 @@ OTHER_BYTES: tuple[tuple[bytes, str, str], ...] = (
     (b"\x1f\x8b", "compressed (gzip)", "unpack it first (gunzip)"),
     (b"PK\x03\x04", "a zip archive", "unpack it first (unzip)"),
     (b"version https://git-lfs", "a pointer of Git LFS, not the file itself", "fetch the file (git lfs pull)"),
-    (b"<", "XML or HTML", READER),
+    (b"<", "XML or HTML", AUTO),
     (b"\x89PNG", "an image", "give the file of the annotations"),
     (b"\xff\xd8\xff", "an image", "give the file of the annotations"),
 )
@@ -80,7 +81,7 @@ def read_json(path: str, kind: type[Row]) -> tuple[Iterable[Any], Iterable[Any],
     try:
         parts = msgspec.json.decode(text, type=_Parts)
         if parts.annotations and b'"segments_info"' in bytes(parts.annotations[0]):
-            raise DataError(f"{path}: is COCO's panoptic form, which has no objects; take COCO's instances_*.json")
+            raise DataError(f"{path}: is COCO's panoptic form, which has no objects; {AUTO}")
         return parts.images, JsonRows(parts.annotations, kind, path), parts.categories
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # Python's json takes more, such as NaN
         content = _loads(text, path)

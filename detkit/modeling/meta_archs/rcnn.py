@@ -87,7 +87,7 @@ class GeneralizedRCNN(MetaArch):
         proposals = self.proposal_generator.predict(images, features)
         instances = self.roi_heads.predict(features, proposals)
         return [
-            Prediction(to_original_size(i, s.original_size, self.mask_paster, self.mask_thresh))
+            Prediction(to_original_size(i, s.original_size, self.mask_paster, self.mask_thresh), num_cut=i.info.num_cut)
             for i, s in zip(instances, samples)
         ]
 

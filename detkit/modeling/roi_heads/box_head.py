@@ -167,7 +167,12 @@ class FastRCNNHead(BoxHead):
         boxes = self.box_coder.decode(Boxes.cat([p.boxes for p in proposals]), predictions.deltas).split(numbers)
         candidates = [self.candidates(b, p, i) for b, p, i in zip(boxes, probs, proposals)]
         kept = [nms_by_group(c.boxes, c.scores, c.classes, self.detection.nms_thresh) for c in candidates]
-        return [c[rows[: self.detection.max_detections]] for c, rows in zip(candidates, kept)]
+        return [self._best(c, rows) for c, rows in zip(candidates, kept)]
+
+    def _best(self, candidates: Instances, rows: Tensor) -> Instances:
+        most = self.detection.max_detections
+        num_cut = max(0, len(rows) - most)
+        return candidates[rows[:most]].with_info(dataclasses.replace(candidates.info, num_cut=num_cut))
 
     def candidates(self, boxes: Tensor, probs: Tensor, proposals: Instances) -> Instances:
         """``Instances(boxes, scores, classes)`` of one image, among which NMS will choose.

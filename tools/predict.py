@@ -145,13 +145,14 @@ class Output:
         self.predictor, self.args, self.inputs = predictor, args, {path.resolve() for path in inputs}
         self.rows = None if args.json is None else RowFile(args.json)
         self.written: list[Path] = []
-        self.images = self.instances = 0
+        self.images = self.instances = self.cut = self.images_cut = 0
 
     def collect(self, prediction: Prediction, source: dict[str, Any]) -> Prediction:
         """Numbers the image from 1, notes its results, and returns the prediction's instances that score enough."""
         kept = prediction.above(self.args.score_thresh)
         self.images += 1
         self.instances += 0 if kept.instances is None else len(kept.instances)
+        self.cut, self.images_cut = self.cut + kept.num_cut, self.images_cut + (kept.num_cut > 0)
         if self.rows is not None:
             rows = self.predictor.to_coco_results([kept], [self.images])
             self.rows.add({**row, **source} for row in rows)
@@ -227,6 +228,9 @@ def predict(args: argparse.Namespace) -> int:
         output.image(path, prediction)
     unread |= {path for path in videos if not output.video(path)}
     print(f"{output.instances} instances with score >= {args.score_thresh:g} in {output.images} images")
+    if output.cut:
+        fix = "raise model.roi_heads.box_head.detection.max_detections (--set) to have them"
+        print(f"up to {output.cut} more of {output.images_cut} images were cut off by the model's limit; {fix}")
     if args.json is not None:
         print(f"COCO results: {args.json}")
     if output.written:

@@ -70,6 +70,16 @@ def test_score_threshold_holds_for_json(main, run, photos, tmp_path):
     assert json.loads(results.read_text()) == []
 
 
+def test_what_the_limit_cuts_off_is_told_with_an_option_that_lifts_it(main, run, photos, capsys):
+    arguments = ["--run", run, str(photos), "--score-thresh"]
+    assert main([*arguments, "0"]) == 0
+    assert "more of 2 images were cut off by the model's limit" in (said := capsys.readouterr().out)
+    option = said.split("raise ")[1].split(" ")[0]
+    for more in (["0", "--set", f"{option}=100000"], ["1"]):
+        assert main([*arguments, *more]) == 0
+        assert "cut off" not in capsys.readouterr().out
+
+
 def test_config_with_weights_and_changes(main, run, photos, tmp_path):
     results = tmp_path / "r.json"
     arguments = ["--config-file", f"{run}/config.yaml", "--weights", f"{run}/model_final.pth", str(photos / "a.png")]

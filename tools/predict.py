@@ -8,6 +8,9 @@ examples:
   some images, the results as JSON, everything that has a score of at least 0.05
     python tools/predict.py --run output/quick_start a.jpg b.png --json results.json --score-thresh 0.05
 
+  the images that a COCO file lists, with its ids, for evaluation or a labelling tool
+    python tools/predict.py --run output/quick_start val/ --json results.json --annotations val.json --score-thresh 0
+
   a video: predictions/clip.mp4 shows the instances (with --frames: a picture for each frame)
     python tools/predict.py --run output/quick_start clip.mp4 --output predictions
 
@@ -18,10 +21,9 @@ examples:
 
 import argparse
 import contextlib
-import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, metavar="DIR", help="where pictures and videos go")
     parser.add_argument("--json", type=Path, metavar="FILE", help="COCO results of all inputs")
     parser.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help="a COCO file: results get its ids of images (by file name) and of categories (by class name)",
+    )
+    parser.add_argument(
         "--score-thresh", type=float, default=0.5, metavar="S", help="leave out what scores less (default: 0.5)"
     )
     parser.add_argument("--frames", action="store_true", help="of a video, write a picture a frame instead of a video")
@@ -57,6 +65,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.output is None and args.json is None:
         parser.error("nothing to write: give --output DIR for pictures, --json FILE for COCO results, or both")
+    if args.annotations is not None and args.json is None:
+        parser.error("--annotations goes with --json FILE")
     if args.frames and args.output is None:
         parser.error("--frames goes with --output DIR")
     if (args.run and args.config_file) or not (args.run or args.config_file or args.weights):
@@ -74,6 +84,8 @@ if __name__ == "__main__":
     parse_arguments(None)  # so --help and mistakes are answered at once: what is imported from here on takes seconds
 
 from detkit import command_line
+from detkit.data import CocoIds
+from detkit.evaluation import RowFile
 from detkit.predictor import Predictor
 from detkit.registry import DataError
 from detkit.structures import Prediction
@@ -105,33 +117,6 @@ def load(args: argparse.Namespace) -> Predictor:
     return Predictor.from_weights(args.weights, args.set, config=args.config_file, **options)
 
 
-class RowFile:
-    """A JSON list that grows, and is whole whenever nothing is being written. Raises OSError with the file's name."""
-
-    def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"[]")
-        self.path, self.end = path, 1
-
-    def add(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Appends rows."""
-        text = ",\n".join(map(json.dumps, rows))
-        if not text:
-            return
-        content = f"{',' if self.end > 1 else ''}\n{text}".encode()
-        try:
-            with open(self.path, "r+b") as file:
-                file.seek(self.end)
-                file.write(content + b"]")
-        except OSError as error:  # a full disk: what was there before is kept
-            with contextlib.suppress(OSError), open(self.path, "r+b") as file:
-                file.truncate(self.end)
-                file.seek(self.end)
-                file.write(b"]")
-            raise OSError(error.errno, error.strerror, str(self.path)) from None
-        self.end += len(content)
-
-
 class Output:
     """Takes predictions as they come: draws them and writes their COCO results.
 
@@ -139,28 +124,37 @@ class Output:
         predictor: draws.
         args: the command line.
         inputs: files that are read, and never written over.
+        ids: of images; others are numbered from 1.
+
+    Raises:
+        DataError: results would be written over an input.
     """
 
-    def __init__(self, predictor: Predictor, args: argparse.Namespace, inputs: Sequence[Path]):
-        self.predictor, self.args, self.inputs = predictor, args, {path.resolve() for path in inputs}
+    def __init__(
+        self, predictor: Predictor, args: argparse.Namespace, inputs: Sequence[Path], ids: Mapping[Path, int | str]
+    ):
+        self.predictor, self.args, self.ids = predictor, args, ids
+        self.inputs = {path.resolve() for path in (*inputs, args.annotations) if path is not None}
+        if args.json is not None and args.json.resolve() in self.inputs:
+            raise DataError(f"--json {args.json}: would overwrite an input; take another name")
         self.rows = None if args.json is None else RowFile(args.json)
         self.written: list[Path] = []
         self.images = self.instances = self.cut = self.images_cut = 0
 
-    def collect(self, prediction: Prediction, source: dict[str, Any]) -> Prediction:
-        """Numbers the image from 1, notes its results, and returns the prediction's instances that score enough."""
+    def collect(self, path: Path, prediction: Prediction, **source: Any) -> Prediction:
+        """Writes the image's results, and returns the prediction's instances that score enough."""
         kept = prediction.above(self.args.score_thresh)
         self.images += 1
         self.instances += 0 if kept.instances is None else len(kept.instances)
         self.cut, self.images_cut = self.cut + kept.num_cut, self.images_cut + (kept.num_cut > 0)
         if self.rows is not None:
-            rows = self.predictor.to_coco_results([kept], [self.images])
-            self.rows.add({**row, **source} for row in rows)
+            rows = self.predictor.to_coco_results([kept], [self.ids.get(path, self.images)])
+            self.rows.add({**row, "file_name": str(path), **source} for row in rows)
         return kept
 
     def image(self, path: Path, prediction: Prediction) -> None:
         """One image file."""
-        kept = self.collect(prediction, {"file_name": str(path)})
+        kept = self.collect(path, prediction)
         if self.args.output is not None:
             picture = self.predictor.draw(path, kept, score_thresh=0.0)
             self.written.append(write_picture(picture, self._target(f"{path.stem}.png")))
@@ -185,7 +179,7 @@ class Output:
         with contextlib.ExitStack() as stack:
             writer = None if target is None or as_pictures else stack.enter_context(VideoWriter(target, rate))
             for number, frame, prediction in frames:
-                kept = self.collect(prediction, {"file_name": str(path), "frame": number})
+                kept = self.collect(path, prediction, frame=number)
                 if target is None:
                     continue
                 picture = self.predictor.draw(frame, kept, score_thresh=0.0)
@@ -216,11 +210,37 @@ def split_inputs(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
     return images, videos
 
 
+def ids_of(
+    images: Sequence[Path], videos: Sequence[Path], predictor: Predictor, annotations: Path
+) -> dict[Path, int | str]:
+    """The images that a COCO file lists, with their ids; the predictor gets the ids of its classes' categories.
+
+    Raises:
+        DataError: a class is none of the file's categories, no image is listed, or which one is meant is not certain.
+    """
+    if videos:
+        raise DataError(f"{videos[0]}: has frames, and {annotations} ids of images; predict it without --annotations")
+    source = CocoIds(str(annotations))
+    predictor.category_ids = source.categories(predictor.class_names)
+    found = list(zip(images, source.images(images)))
+    others = [str(path) for path, id_ in found if id_ is None]
+    if others:
+        what = f"{len(others)} of {len(images)} images are not in {annotations}"
+        names = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        if len(others) == len(images):
+            raise DataError(f"{what} ({names}): their file names are none of its 'file_name'")
+        logger.warning("left out: %s (%s)", what, names)
+    return {path: id_ for path, id_ in found if id_ is not None}
+
+
 def predict(args: argparse.Namespace) -> int:
     """Does what the command line asks for."""
     images, videos = split_inputs(args)
-    predictor = load(args)
-    output = Output(predictor, args, [*images, *videos])
+    predictor, ids = load(args), dict[Path, int | str]()
+    if args.annotations is not None:
+        ids = ids_of(images, videos, predictor, args.annotations)
+        images = list(ids)
+    output = Output(predictor, args, [*images, *videos], ids)
     pairs: Iterator[tuple[Path, Prediction]] = predictor.predict_files(images, skip_unreadable=True)
     unread = set(images)
     for path, prediction in watched(pairs, "images", total=len(images), show=bool(images), unit="image"):

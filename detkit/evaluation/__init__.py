@@ -1,7 +1,7 @@
 """Evaluators, and the loop that gives them predictions."""
 
 from detkit.evaluation.coco import CocoEvaluator
-from detkit.evaluation.coco_results import coco_results
+from detkit.evaluation.coco_results import RowFile, coco_results
 from detkit.evaluation.inference import FirstPredictions, Pair, evaluate, write_evaluation
 from detkit.evaluation.interfaces import EVALUATORS, Evaluator
 
@@ -11,6 +11,7 @@ __all__ = [
     "Evaluator",
     "FirstPredictions",
     "Pair",
+    "RowFile",
     "coco_results",
     "evaluate",
     "write_evaluation",

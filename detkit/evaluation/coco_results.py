@@ -1,7 +1,10 @@
 """COCO's results form: a list with one dict for each detection, and the same as columns."""
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,3 +82,30 @@ def xywh(boxes: Boxes) -> list[list[float]]:
     corners = boxes.tensor.detach().cpu().double()
     corners[:, 2:] -= corners[:, :2]
     return corners.tolist()
+
+
+class RowFile:
+    """A JSON list that grows, and is whole whenever nothing is being written. Raises OSError with the file's name."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"[]")
+        self.path, self.end = path, 1
+
+    def add(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Appends rows."""
+        text = ",\n".join(map(json.dumps, rows))
+        if not text:
+            return
+        content = f"{',' if self.end > 1 else ''}\n{text}".encode()
+        try:
+            with open(self.path, "r+b") as file:
+                file.seek(self.end)
+                file.write(content + b"]")
+        except OSError as error:  # a full disk: what was there before is kept
+            with contextlib.suppress(OSError), open(self.path, "r+b") as file:
+                file.truncate(self.end)
+                file.seek(self.end)
+                file.write(b"]")
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
+        self.end += len(content)

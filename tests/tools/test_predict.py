@@ -11,6 +11,7 @@ from PIL import Image
 
 from detkit.checkpoint import Checkpointer
 from detkit.config import to_yaml
+from detkit.data import CocoResults, Shapes
 from detkit.experiment import load_experiment
 
 
@@ -62,6 +63,56 @@ def test_folder_to_pictures_and_json(main, run, photos, tmp_path, capsys):
     assert "10 instances" in printed
     assert str(out) in printed
     assert str(results) in printed
+
+
+@pytest.fixture
+def annotations(run, tmp_path):
+    """Lists the photos in another order, with ids of its own; the run's classes are its categories, reversed."""
+    names = Shapes(num_images=1).class_names[::-1]
+    images = [
+        {"id": id_, "file_name": f"photos/{n}", "height": 80, "width": 100} for id_, n in ((70, "b.jpg"), (5, "a.png"))
+    ]
+    content = {"images": images, "categories": [{"id": 100 - i, "name": name} for i, name in enumerate(names)]}
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps({**content, "annotations": []}))
+    return path
+
+
+def test_results_take_the_ids_of_a_coco_file_and_load_again(main, run, photos, annotations, tmp_path, caplog):
+    plain, results = tmp_path / "plain.json", tmp_path / "r.json"
+    command = ["--run", run, str(photos), "--score-thresh", "0", "--json"]
+    assert main([*command, str(plain)]) == 0
+    shutil.copy(photos / "a.png", photos / "c.png")
+    assert main([*command, str(results), "--annotations", str(annotations)]) == 0
+    assert f"1 of 3 images are not in {annotations} ({photos / 'c.png'})" in caplog.text
+    before, after = (json.loads(path.read_text()) for path in (plain, results))
+    names = Shapes(num_images=1).class_names
+    ids = {number: 100 - names[::-1].index(name) for number, name in enumerate(names, 1)}
+    key = ("bbox", "score", "file_name")
+    assert [[row[k] for k in key] for row in after] == [[row[k] for k in key] for row in before]
+    assert [row["image_id"] for row in after] == [5 if "a.png" in row["file_name"] else 70 for row in before]
+    assert [row["category_id"] for row in after] == [ids[row["category_id"]] for row in before]
+    dataset = CocoResults(json_file=str(results), images_file=str(annotations), image_root=str(tmp_path))
+    assert len(dataset[0].score) == len(dataset[1].score) == 5
+
+
+def test_annotations_that_do_not_fit_are_refused_and_never_written_over(
+    main, run, photos, annotations, tmp_path, capsys
+):
+    command = ["--run", run, str(photos), "--annotations"]
+    before = annotations.read_text()
+    assert main([*command, str(annotations), "--json", str(annotations)]) == 2
+    assert "would overwrite an input" in capsys.readouterr().err
+    assert annotations.read_text() == before
+    other = tmp_path / "other.json"
+    for change, words in (
+        ({"categories": [{"id": 1, "name": "circle"}]}, "has no category 'square', which the model predicts"),
+        ({"images": [{"id": 1, "file_name": "z.png", "height": 1, "width": 1}]}, "2 of 2 images are not in"),
+    ):
+        other.write_text(json.dumps({**json.loads(before), **change}))
+        assert main([*command, str(other), "--json", str(tmp_path / "r.json")]) == 2
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "r.json").exists()
 
 
 def test_score_threshold_holds_for_json(main, run, photos, tmp_path):

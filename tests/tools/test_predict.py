@@ -122,9 +122,10 @@ def test_score_threshold_holds_for_json(main, run, photos, tmp_path):
 
 
 def test_what_the_limit_cuts_off_is_told_with_an_option_that_lifts_it(main, run, photos, capsys):
-    arguments = ["--run", run, str(photos), "--score-thresh"]
+    arguments = ["--run", run, str(photos), "--json", str(photos / "r.json"), "--score-thresh"]
     assert main([*arguments, "0"]) == 0
-    assert "more of 2 images were cut off by the model's limit" in (said := capsys.readouterr().out)
+    said = capsys.readouterr().out
+    assert "more of 2 images were cut off by the model's limit" in said
     option = said.split("raise ")[1].split(" ")[0]
     for more in (["0", "--set", f"{option}=100000"], ["1"]):
         assert main([*arguments, *more]) == 0

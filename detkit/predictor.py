@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from detkit.checkpoint import Checkpointer, load_all_weights, read_checkpoint
-from detkit.config.recipe import parts_of
 from detkit.data import Augmentation, bare_record, to_sample
 from detkit.data.images import DEFAULT_READING, ImageReading
 from detkit.evaluation import coco_results
@@ -161,8 +160,7 @@ class Predictor:
         load_all_weights(model, checkpoint)
         model.category_ids = checkpoint.category_ids
         augmentations = [recipe() for recipe in experiment.data.test_augmentations]
-        given = next(parts_of(experiment.data.test_dataset, ImageReading, ""), ("", {}))[1]
-        options: dict[str, Any] = {"device": device, "batch_size": batch_size, "reading": ImageReading(**given)}
+        options: dict[str, Any] = {"device": device, "batch_size": batch_size, "reading": experiment.data.reading}
         return cls(model, augmentations=augmentations, precision=precision, compile=compile, **options)
 
     def __call__(self, images: "ImageLike | Sequence[ImageLike]") -> Any:

@@ -93,7 +93,7 @@ def load(exp: Experiment, weights: str | None) -> Predictor:
     if lacking:
         raise ConfigError(f"model: {type(model).__name__} has no {', '.join(lacking)}; its stages cannot be shown")
     augmentations = [recipe() for recipe in exp.data.test_augmentations]
-    return Predictor(model, augmentations=augmentations, device=exp.train.device)
+    return Predictor(model, augmentations=augmentations, device=exp.train.device, reading=exp.data.reading)
 
 
 def samples_of(exp: Experiment, predictor: Predictor, args: argparse.Namespace) -> Iterator[tuple[str, Sample]]:

@@ -1,6 +1,7 @@
 """Image files as they lie on the disk: which kinds are opened, within what limits, and what decoders warn of."""
 
 import contextlib
+import io
 import logging
 import os
 import re
@@ -32,8 +33,9 @@ MAX_PIXELS = 2**27
 VARIABLE = "DETKIT_MAX_PIXELS"
 """The environment variable by which another number is given."""
 
-_DECODERS = re.compile(
-    r"(?:Corrupt JPEG|Premature end of JPEG|Inconsistent prog|Invalid SOS|Unknown Adobe|Warning: unknown)[^\n]*\n?"
+_DECODERS = re.compile(  # of libjpeg, and of libtiff: the name of a function, or that of Pillow's file
+    r"(?:Corrupt JPEG|Premature end of JPEG|Inconsistent prog|Invalid SOS|Unknown Adobe|Warning: unknown"
+    r"|tempfile\.tif: |\w*(?:JPEG|TIFF|LZW|ZIP|Fax|PackBits|Pixar|WebP|ZSTD|LERC|LZMA)\w*: )[^\n]*\n?"
 )
 _capturing = threading.RLock()
 _text_limit = threading.Lock()
@@ -41,15 +43,15 @@ _logged: dict[str, set[str]] = {}
 _MOST_LOGGED = 20
 
 
-def open_image(path: str | os.PathLike[str]) -> Image.Image:
-    """An image file of ``FORMATS``, whose pixels are not read yet.
+def open_image(path: str | os.PathLike[str] | io.BytesIO) -> Image.Image:
+    """An image file of ``FORMATS``, or the content of one, whose pixels are not read yet.
 
     Raises:
         OSError, or what else Pillow raises: it is no such file.
         DataError: it has more pixels than are read (an ``Issue``), or ``VARIABLE`` is no number.
     """
     Image.init()
-    if os.path.exists(path) and not os.path.isfile(path):
+    if not isinstance(path, io.BytesIO) and os.path.exists(path) and not os.path.isfile(path):
         raise OSError("it is no regular file")
     limit = max_pixels()
     if Image.MAX_IMAGE_PIXELS is not None and limit > Image.MAX_IMAGE_PIXELS and VARIABLE in os.environ:
@@ -75,24 +77,28 @@ def max_pixels() -> int:
     return int(given)
 
 
-def _open(path: str | os.PathLike[str]) -> Image.Image:
+def _open(path: Any) -> Image.Image:
     kinds = [name for name in FORMATS if name in Image.OPEN]
     try:
         return Image.open(path, formats=kinds)
     except ValueError as error:
-        if "MAX_TEXT_CHUNK" not in str(error):
+        if "MAX_TEXT_" not in str(error):
             raise
     with _text_limit:  # a sound PNG with a long text, such as the workflow that made it; all texts together are bounded
         usual, PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
         try:
             return Image.open(path, formats=kinds)
+        except ValueError as error:
+            what = f"carries texts of more than {PngImagePlugin.MAX_TEXT_MEMORY >> 20} MiB ({error})"
+            raise Issue("image above the size limit", str(path), "", what, "save it without its texts") from None
         finally:
             PngImagePlugin.MAX_TEXT_CHUNK = usual
 
 
 def _too_large(path: Any, what: str, limit: int) -> Issue:
     fix = f"set the environment variable {VARIABLE} to a larger number if memory allows (4 bytes a pixel, some copies)"
-    return Issue("image above the size limit", str(path), "", f"{what}, more than the {limit:,} that are read", fix)
+    place = "the image" if isinstance(path, io.BytesIO) else str(path)
+    return Issue("image above the size limit", place, "", f"{what}, more than the {limit:,} that are read", fix)
 
 
 def num_frames(path: str | os.PathLike[str]) -> int:
@@ -158,20 +164,22 @@ def decoder_warnings() -> Iterator[list[str]]:
     What others say meanwhile is passed on afterwards. One thread at a time is in such a context.
     """
     found: list[str] = []
-    with _capturing, warnings.catch_warnings(record=True) as caught, _captured_stderr() as text:
-        warnings.simplefilter("always")
-        yield found
-    for warning in caught:
-        words = str(warning.message).strip()
-        if "PIL" not in warning.filename:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-        elif not issubclass(warning.category, Image.DecompressionBombWarning | DeprecationWarning):
-            found.append(words)
-    said = b"".join(text).decode(errors="replace")
-    found += [words.strip() for words in _DECODERS.findall(said)]
-    if other := _DECODERS.sub("", said):
-        os.write(2, other.encode())
-    found[:] = dict.fromkeys(found)
+    caught, text = [], list[bytes]()
+    try:
+        with _capturing, warnings.catch_warnings(record=True) as caught, _captured_stderr() as text:
+            warnings.simplefilter("always")
+            yield found
+    finally:
+        for warning in caught:
+            if "PIL" not in warning.filename:
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+            elif not issubclass(warning.category, Image.DecompressionBombWarning | DeprecationWarning):
+                found.append(str(warning.message).strip())
+        said = b"".join(text).decode(errors="replace")
+        found += [words.strip() for words in _DECODERS.findall(said)]
+        if other := _DECODERS.sub("", said):
+            os.write(2, other.encode())
+        found[:] = dict.fromkeys(found)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,9 @@ import numpy as np
 
 from detkit import data
 from detkit.config import ConfigError, Count, CountOrZero, Recipe, built
+from detkit.config.recipe import parts_of
 from detkit.data import ConcatDataset, Mapper, TableDataset, test_loader, train_loader
+from detkit.data.images import ImageReading
 from detkit.data.interfaces import Augmentation, Dataset, Sampler
 from detkit.registry import DataError
 from detkit.structures import Sample
@@ -66,6 +68,11 @@ class DataConfig:
     def test_set(self) -> Dataset:
         """The test dataset, read once."""
         return built("data.test_dataset", self._lenient(self.test_dataset))
+
+    @property
+    def reading(self) -> ImageReading:
+        """How the test images are read, and so those that are predicted; of several datasets, as the first's."""
+        return ImageReading(**next(parts_of(self.test_dataset, ImageReading, ""), ("", {}))[1])
 
     def check_classes(self, class_names: Sequence[str]) -> None:
         """Raises DataError unless these are the test dataset's classes: metrics would mean nothing."""

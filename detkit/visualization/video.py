@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from detkit.data.image_files import IMAGE_SUFFIXES, max_pixels, num_frames
+from detkit.data.image_files import IMAGE_SUFFIXES, decoder_warnings, max_pixels, num_frames
 from detkit.data.images import DEFAULT_READING, ImageReading, image_frames
 from detkit.registry import DataError
 
@@ -46,7 +46,10 @@ def _av() -> Any:
 def is_video(path: str | Path) -> bool:
     """Whether a file is one of several pictures: a video by its suffix, or an image file of several frames."""
     suffix = Path(path).suffix.lower()
-    return num_frames(path) > 1 if suffix in IMAGE_SUFFIXES else suffix in VIDEO_SUFFIXES
+    if suffix not in IMAGE_SUFFIXES:
+        return suffix in VIDEO_SUFFIXES
+    with decoder_warnings():  # which are repeated with the file's name when it is read
+        return num_frames(path) > 1
 
 
 def video_frames(path: str | Path, reading: ImageReading = DEFAULT_READING) -> Iterator[Frame]:

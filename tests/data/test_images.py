@@ -1,3 +1,4 @@
+import contextlib
 import os
 import struct
 import warnings
@@ -267,6 +268,15 @@ def test_a_limit_of_pillow_is_lifted_by_the_variable(tmp_path, monkeypatch):
     assert read_image(str(tmp_path / "a.png")).shape == (10, 190, 3)
 
 
+def test_texts_beyond_all_limits_are_named_as_what_they_are(tmp_path, rgb, monkeypatch):
+    monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_MEMORY", 2 * PngImagePlugin.MAX_TEXT_CHUNK)
+    info = PngImagePlugin.PngInfo()
+    info.add_text("prompt", "x" * 3_000_000, zip=True)
+    save(tmp_path / "a.png", Image.fromarray(rgb), pnginfo=info)
+    with pytest.raises(DataError, match=r"a\.png: carries texts of more than 2 MiB .*save it without its texts"):
+        read_image(str(tmp_path / "a.png"))
+
+
 @pytest.mark.parametrize("compress", [True, False])
 def test_a_png_with_long_texts_is_read(tmp_path, rgb, compress):
     info = PngImagePlugin.PngInfo()
@@ -293,12 +303,16 @@ def test_warnings_of_decoders_name_the_file(tmp_path, rgb, capfd):
     assert reported(progressive)[1] == ["decoder's warning"]
     assert "Corrupt" not in capfd.readouterr().err
     with warnings.catch_warnings(record=True) as others, decoder_warnings() as found:
-        os.write(2, b"Corrupt JPEG data: bad Huffman code\nsomething else\n")
+        os.write(2, b"Corrupt JPEG data: bad Huffman code\nLZWDecode: Not enough data.\nsomething else\n")
         warnings.warn_explicit("Truncated File Read", UserWarning, "/lib/PIL/TiffImagePlugin.py", 1)
         warnings.warn("of others", stacklevel=1)
-    assert found == ["Truncated File Read", "Corrupt JPEG data: bad Huffman code"]
+    assert found == ["Truncated File Read", "Corrupt JPEG data: bad Huffman code", "LZWDecode: Not enough data."]
     assert [str(warning.message) for warning in others] == ["of others"]
     assert capfd.readouterr().err == "something else\n"
+    with contextlib.suppress(ZeroDivisionError), decoder_warnings():  # also where reading fails
+        os.write(2, b"more words\n")
+        raise ZeroDivisionError
+    assert capfd.readouterr().err == "more words\n"
 
 
 def test_an_oddity_is_logged_once_with_the_files_name(tmp_path, rgb, caplog):

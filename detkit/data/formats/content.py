@@ -11,7 +11,7 @@ import pycocotools.mask as coco_mask
 from detkit.data.datasets.keypoints import KeypointSpec
 from detkit.data.datasets.rows import FAR, ORIGIN, ImageRow
 from detkit.data.formats.files import Folder
-from detkit.data.image_files import open_image
+from detkit.data.image_files import log_once, naming_warnings, open_image
 from detkit.data.images import sizes
 from detkit.registry import DataError
 
@@ -135,7 +135,8 @@ def _extent(mask: Any, origin: str) -> Sequence[float]:
 def image_size(folder: Folder, path: str) -> tuple[int, int]:
     """``(height, width)`` of an image as it is meant to be seen, from its header. Raises DataError without one."""
     try:
-        with open_image(os.path.join(folder.path, path)) as image:
+        file = os.path.join(folder.path, path)
+        with naming_warnings(file, log_once), open_image(file) as image:
             return sizes(image)[1]
     except Exception as error:
         raise DataError(f"{folder.path / path}: cannot be read as an image ({error})") from None

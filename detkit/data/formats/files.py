@@ -15,30 +15,9 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from detkit.data.image_files import FORMATS, open_image
+from detkit.data.image_files import IMAGE_SUFFIXES, open_image
 from detkit.registry import DataError
 
-SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".bmp",
-        ".dib",
-        ".tif",
-        ".tiff",
-        ".webp",
-        ".gif",
-        ".ppm",
-        ".pgm",
-        ".pnm",
-        ".jp2",
-        ".avif",
-    ]
-)
-"""Of image files."""
 LARGEST = 1 << 28
 """Bytes of a text file that is not a COCO file, or of an embedded image; larger ones are a mistake or an attack."""
 
@@ -72,7 +51,7 @@ class Folder:
     @functools.cached_property
     def images(self) -> dict[str, None]:
         """The paths of its image files."""
-        return dict.fromkeys(name for name in self.files if PurePosixPath(name).suffix.lower() in SUFFIXES)
+        return dict.fromkeys(name for name in self.files if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES)
 
     @functools.cached_property
     def _by_stem(self) -> dict[str, list[str]]:
@@ -192,8 +171,7 @@ def embedded_image(text: str, origin: str, compressed: bool = False) -> np.ndarr
         content = base64.b64decode(text, validate=True)
         if compressed:
             content = zlib.decompressobj().decompress(content, LARGEST)
-        Image.init()
-        with Image.open(io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+        with open_image(io.BytesIO(content)) as image:
             return _pixels(image)
     except Exception as error:
         raise DataError(f"{origin}: its embedded image cannot be read ({error})") from None

@@ -162,7 +162,9 @@ class _Check:
                 value = range_.check(value) if isinstance(range_, Interval | Length | PathText) else value
         except ValueError as error:
             hint = f"; {error}" if str(error) else ""
-            what = value if isinstance(value, int | float) else shown(value)
+            what = (
+                value if isinstance(value, int | float) else shown(list(value) if isinstance(value, tuple) else value)
+            )
             self.fail(path, f"expected {expected}, got {what}{hint}")
         return value
 
@@ -220,11 +222,13 @@ class _Check:
             recipe() if check is None else check({name: make(value) for name, value in recipe.kwargs.items()})
         except DataError:
             raise
-        except ValueError as error:
+        except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
             part, _, problem = str(error).partition(": ")
             if part in recipe.kwargs and check is not None:
                 self.fail(f"{path}.{part}", problem)
-            elif isinstance(error, ConfigError):  # a check of several parts says itself which one is wrong
+            elif (
+                isinstance(error, ConfigError) and check is None
+            ):  # a check of several parts says itself which one is wrong
                 self.fail(part, problem)
             else:
                 self.fail(path, str(error))

@@ -41,7 +41,9 @@ class Interval:
     def check(self, value: Any) -> Any:
         """``value`` as the option gets it. Raises ValueError, with a hint or none, for one that it does not take."""
         if value not in self:
-            raise ValueError(f"{value:g} percent is {value / 100:g}" if self.high == 1 and 1 < value <= 100 else "")
+            percent = self.high == 1 and not self.below and 2 <= value <= 100
+            finite = "" if abs(value) < math.inf else "it must be finite"
+            raise ValueError(f"{value:g} percent is {value / 100:g}" if percent else finite)
         return value
 
 

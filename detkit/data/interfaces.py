@@ -231,6 +231,11 @@ class Augmentation:
     def __init__(self) -> None:
         super().__init__()
 
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Called when a config is loaded: makes one with these options. Raises ValueError as the constructor does."""
+        cls(**options)
+
     def transform(self, record: Record, rng: np.random.Generator) -> Transform:
         """What happens to the geometry of this record. All randomness comes from ``rng``."""
         raise NotImplementedError

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from detkit.config import Count
 from detkit.data.interfaces import Dataset
 from detkit.evaluation.coco_metrics import GroundTruth, Task, coco_metrics
 from detkit.evaluation.coco_report import coco_report
@@ -42,7 +43,7 @@ class CocoEvaluator(Evaluator):
         dataset: Dataset,
         *,
         tasks: tuple[Literal["box", "mask"], ...] | None = None,
-        max_detections: int = 100,
+        max_detections: Count = 100,
         per_class: bool = True,
     ):
         super().__init__(dataset)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from detkit.config import Recipe
+from detkit.config import Count, Positive, Recipe
 from detkit.engine.clipping import Clipping
 from detkit.engine.loss_mean import LossMean
 from detkit.solver.interfaces import LRSchedule, Optimizer
@@ -32,13 +32,13 @@ class SolverConfig:
 
     optimizer: Recipe[Optimizer]
     schedule: Recipe[LRSchedule]
-    max_iter: int | None = None
-    epochs: float | None = None
-    lr_batch_size: int | None = 16
-    clip_grad_norm: float | None = None
-    clip_param_norm: float | None = None
-    clip_grad_value: float | None = None
-    accumulate: int = 1
+    max_iter: Count | None = None
+    epochs: Positive | None = None
+    lr_batch_size: Count | None = 16
+    clip_grad_norm: Positive | None = None
+    clip_param_norm: Positive | None = None
+    clip_grad_value: Positive | None = None
+    accumulate: Count = 1
     loss_mean: LossMean = "step"
 
     def __post_init__(self) -> None:

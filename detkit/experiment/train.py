@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 import torch
 
-from detkit.config import ConfigError, Interval, Recipe
+from detkit.config import ConfigError, Count, CountOrZero, FilePath, Interval, Recipe
 from detkit.engine import DDP, FSDP
 from detkit.engine.interfaces import Hook, Parallelism
 from detkit.engine.step import Precision
@@ -45,21 +45,21 @@ class TrainConfig:
 
     renamed_options: ClassVar[Mapping[str, str]] = {"checkpoint_in_parts": "sharded_checkpoints"}
 
-    output_dir: str = "output/run"
+    output_dir: FilePath = "output/run"
     seed: Annotated[int, Interval(0, 2**63 - 1)] = 0
     deterministic: bool = False
     precision: Precision = "fp32"
     compile: bool = False
     device: str = "auto"
-    init_weights: str | None = None
+    init_weights: FilePath | None = None
     partial_weights: bool = False
-    log_period: int = 20
-    eval_period: int | None = None
-    checkpoint_period: int | None = 5000
-    checkpoint_keep: int = 3
+    log_period: Count = 20
+    eval_period: Count | None = None
+    checkpoint_period: Count | None = 5000
+    checkpoint_keep: Count = 3
     sharded_checkpoints: bool = False
-    num_pictures: int = 8
-    picture_keep: int = 10
+    num_pictures: CountOrZero = 8
+    picture_keep: Annotated[int, Interval(2)] = 10
     doctor: bool = True
     hooks: tuple[Recipe[Hook], ...] = ()
     parallel: Recipe[Parallelism] = Recipe(DDP)

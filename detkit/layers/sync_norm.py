@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from detkit.config import NonNegative
 from detkit.layers.norm import NORMS, Norm
 from detkit.utils.distributed import world_size
 
@@ -23,7 +24,7 @@ class SyncBN(Norm, nn.BatchNorm2d):
         eps: added to the variance.
     """
 
-    def __init__(self, num_channels: int, *, eps: float = 1e-5):
+    def __init__(self, num_channels: int, *, eps: NonNegative = 1e-5):
         nn.BatchNorm2d.__init__(self, num_channels, eps=eps)
 
     @classmethod

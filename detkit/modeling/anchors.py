@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from detkit.config import Positive
+from detkit.config import Interval, Length, Positive
 from detkit.layers import ShapeSpec
 from detkit.modeling.interfaces import ANCHOR_GENERATORS, AnchorGenerator
 from detkit.structures import Boxes
+
+_Some = Annotated[tuple[Positive, ...], Length(1)]
 
 
 @ANCHOR_GENERATORS.register()
@@ -38,9 +40,15 @@ class GridAnchorGenerator(AnchorGenerator):
         self,
         input_shape: list[ShapeSpec],
         *,
-        sizes: tuple[tuple[Positive, ...], ...] = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)),
-        aspect_ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0),
-        offset: float = 0.0,
+        sizes: Annotated[tuple[_Some, ...], Length(1)] = (
+            (32.0,),
+            (64.0,),
+            (128.0,),
+            (256.0,),
+            (512.0,),
+        ),
+        aspect_ratios: _Some = (0.5, 1.0, 2.0),
+        offset: Annotated[float, Interval(0, 1, below=True)] = 0.0,
         order: Literal["size", "ratio"] = "size",
         rounded: bool = False,
         stride: Literal["nominal", "measured"] = "nominal",

@@ -5,7 +5,10 @@ import math
 import torch
 from torch import Tensor
 
+from detkit.config import Positive
 from detkit.modeling.interfaces import BOX_CODERS, BoxCoder
+
+_WIDEST = math.log(1000.0 / 16)
 
 
 @BOX_CODERS.register()
@@ -23,8 +26,8 @@ class DeltaBoxCoder(BoxCoder):
     def __init__(
         self,
         *,
-        weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
-        max_log_scale: float | None = math.log(1000.0 / 16),
+        weights: tuple[Positive, Positive, Positive, Positive] = (1.0, 1.0, 1.0, 1.0),
+        max_log_scale: Positive | None = _WIDEST,
     ):
         super().__init__()
         self.weights, self.max_log_scale = weights, max_log_scale

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
+from detkit.config import NonNegative
 from detkit.modeling.interfaces import BOX_LOSSES, BoxCoder, BoxLoss
 
 
@@ -22,7 +23,11 @@ class SmoothL1BoxLoss(BoxLoss):
     """
 
     def __init__(
-        self, *, beta: float = 0.0, weight: float = 1.0, mean_over: Literal["samples", "foreground"] = "samples"
+        self,
+        *,
+        beta: NonNegative = 0.0,
+        weight: NonNegative = 1.0,
+        mean_over: Literal["samples", "foreground"] = "samples",
     ):
         super().__init__()
         self.beta, self.weight, self.mean_over = beta, weight, mean_over
@@ -48,7 +53,7 @@ class GIoUBoxLoss(BoxLoss):
             foreground by the number of foreground boxes.
     """
 
-    def __init__(self, *, weight: float = 1.0, mean_over: Literal["samples", "foreground"] = "samples"):
+    def __init__(self, *, weight: NonNegative = 1.0, mean_over: Literal["samples", "foreground"] = "samples"):
         super().__init__()
         self.weight, self.mean_over = weight, mean_over
 

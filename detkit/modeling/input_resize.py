@@ -1,12 +1,13 @@
 """Resizing inside the model."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from detkit.config import Count, Length
 from detkit.modeling.interfaces import INPUT_RESIZES, InputResize
 from detkit.structures import Instances, Resize
 
@@ -26,7 +27,7 @@ class BilinearInputResize(InputResize):
         ValueError: no length, or one below 1.
     """
 
-    def __init__(self, *, short_edge: tuple[int, ...] = (800,), max_size: int = 1333):
+    def __init__(self, *, short_edge: Annotated[tuple[Count, ...], Length(1)] = (800,), max_size: Count = 1333):
         super().__init__()
         if not short_edge or min(*short_edge, max_size) < 1:
             raise ValueError(f"resize: expected lengths above 0, got short_edge {short_edge}, max_size {max_size}")

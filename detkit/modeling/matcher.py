@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from detkit.config import Fraction
+from detkit.config import Fraction, Share
 from detkit.layers import box_ops, pairwise_iou
 from detkit.structures import Boxes, Instances
 
@@ -31,7 +31,7 @@ class Matcher:
     background_thresh: Fraction = 0.5
     foreground_thresh: Fraction = 0.5
     allow_low_quality: bool = False
-    crowd_thresh: Fraction | None = None
+    crowd_thresh: Share | None = None
     low_quality_ties: bool = True
 
     def __post_init__(self) -> None:

@@ -113,7 +113,7 @@ class RoIAlignPooler(PyramidPooler):
         output_size: Count,
         sampling_ratio: CountOrZero = 0,
         canonical_box_size: Positive = 224.0,
-        canonical_level: int = 4,
+        canonical_level: CountOrZero = 4,
         aligned: bool = True,
         level_rounding: Literal["floor", "round"] = "floor",
     ):
@@ -140,7 +140,7 @@ class CropAndResizePooler(PyramidPooler):
         *,
         output_size: Count,
         canonical_box_size: Positive = 224.0,
-        canonical_level: int = 4,
+        canonical_level: CountOrZero = 4,
         level_rounding: Literal["floor", "round"] = "round",
     ):
         super().__init__(input_shape, output_size, canonical_box_size, canonical_level, level_rounding)

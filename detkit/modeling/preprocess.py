@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.config import Count, Positive, Recipe
+from detkit.config import Count, Finite, Length, Positive, Recipe
 from detkit.modeling.interfaces import Backbone, InputResize, Neck
 from detkit.registry import Registry
 from detkit.structures import ImageList, Instances, Sample
@@ -43,8 +43,8 @@ class Preprocess(nn.Module):
     def __init__(
         self,
         *,
-        pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53),
-        pixel_std: tuple[Positive, ...] = (58.395, 57.12, 57.375),
+        pixel_mean: Annotated[tuple[Finite, ...], Length(1)] = (123.675, 116.28, 103.53),
+        pixel_std: Annotated[tuple[Positive, ...], Length(1)] = (58.395, 57.12, 57.375),
         pixel_scale: Positive = 1.0,
         pixel_precision: Literal["single", "double"] = "single",
         channel_order: Literal["RGB", "BGR"] = "RGB",

@@ -1,17 +1,21 @@
 """Optimizers that build their own parameter groups from a model."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 
+from detkit.config import Interval, NonNegative, Positive
 from detkit.solver.interfaces import OPTIMIZERS, Optimizer
 from detkit.solver.param_groups import GroupRules, check_lr_scale, parameter_groups
 from detkit.utils.sharding import is_dtensor
 
 # The role comes first among the bases: torch's constructors call super().__init__, which must reach torch's own base
 # class and not the role's placeholder. Each constructor therefore calls torch's by name.
+
+
+_Decay = Annotated[float, Interval(0, 1, below=True)]
 
 
 @OPTIMIZERS.register()
@@ -39,15 +43,15 @@ class SGD(Optimizer, torch.optim.SGD):
         model: nn.Module,
         lr_scale: float,
         *,
-        lr: float,
-        momentum: float = 0.9,
+        lr: NonNegative,
+        momentum: _Decay = 0.9,
         nesterov: bool = False,
-        weight_decay: float = 1e-4,
-        weight_decay_norm: float = 0.0,
-        weight_decay_bias: float | None = None,
-        bias_lr_factor: float = 1.0,
-        lr_factors: dict[str, float] | None = None,
-        layer_decay: float | None = None,
+        weight_decay: NonNegative = 1e-4,
+        weight_decay_norm: NonNegative = 0.0,
+        weight_decay_bias: NonNegative | None = None,
+        bias_lr_factor: NonNegative = 1.0,
+        lr_factors: dict[str, NonNegative] | None = None,
+        layer_decay: Positive | None = None,
     ):
         check_lr_scale(lr_scale)
         rules = GroupRules(
@@ -97,14 +101,14 @@ class AdamW(Optimizer, torch.optim.AdamW):
         model: nn.Module,
         lr_scale: float,
         *,
-        lr: float,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.05,
-        weight_decay_norm: float = 0.0,
-        weight_decay_bias: float | None = None,
-        lr_factors: dict[str, float] | None = None,
-        layer_decay: float | None = None,
+        lr: NonNegative,
+        betas: tuple[_Decay, _Decay] = (0.9, 0.999),
+        eps: NonNegative = 1e-8,
+        weight_decay: NonNegative = 0.05,
+        weight_decay_norm: NonNegative = 0.0,
+        weight_decay_bias: NonNegative | None = None,
+        lr_factors: dict[str, NonNegative] | None = None,
+        layer_decay: Positive | None = None,
     ):
         check_lr_scale(lr_scale)
         rules = GroupRules(

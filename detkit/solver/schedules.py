@@ -12,7 +12,7 @@ import math
 
 from fvcore.common.param_scheduler import CosineParamScheduler
 
-from detkit.config import CountOrZero, Fraction
+from detkit.config import CountOrZero, Fraction, Share
 from detkit.solver.interfaces import LR_SCHEDULES, LRSchedule
 
 
@@ -63,7 +63,7 @@ class WarmupMultiStepLR(_WarmupSchedule):
     def __init__(
         self,
         *,
-        milestones: tuple[float, ...] = (0.666667, 0.888889),
+        milestones: tuple[Share, ...] = (0.666667, 0.888889),
         gamma: Fraction = 0.1,
         warmup_iters: CountOrZero = 1000,
         warmup_factor: Fraction = 0.001,
@@ -99,7 +99,9 @@ class WarmupCosineLR(_WarmupSchedule):
         ValueError: a factor outside 0..1 or a negative length.
     """
 
-    def __init__(self, *, warmup_iters: int = 1000, warmup_factor: float = 0.001, final_factor: float = 0.0):
+    def __init__(
+        self, *, warmup_iters: CountOrZero = 1000, warmup_factor: Fraction = 0.001, final_factor: Fraction = 0.0
+    ):
         super().__init__(warmup_iters, warmup_factor)
         if not 0 <= final_factor <= 1 or math.isnan(final_factor):
             raise ValueError(f"final_factor: expected a factor within 0..1, got {final_factor}")

@@ -4,6 +4,7 @@ from typing import Literal
 
 import numpy as np
 
+from detkit.config import Count, Gray, Positive
 from detkit.data.interfaces import AUGMENTATIONS, Augmentation, Record
 from detkit.structures import CropAndPad, Transform
 
@@ -24,7 +25,7 @@ class RandomCrop(Augmentation):
     def __init__(
         self,
         *,
-        size: tuple[float, float],
+        size: tuple[Positive, Positive],
         kind: Literal["relative", "relative_range", "absolute", "absolute_range"] = "relative_range",
     ):
         super().__init__()
@@ -61,7 +62,7 @@ class FixedSizeCrop(Augmentation):
         pad_value: the padding's value in all channels, 0 to 255.
     """
 
-    def __init__(self, *, size: tuple[int, int] = (1024, 1024), pad_value: int = 128):
+    def __init__(self, *, size: tuple[Count, Count] = (1024, 1024), pad_value: Gray = 128):
         super().__init__()
         if min(size) < 1 or not 0 <= pad_value <= 255:
             raise ValueError(f"FixedSizeCrop: size {size}, pad_value {pad_value} (expected 0..255)")

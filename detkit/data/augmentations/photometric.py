@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
 from torchvision.transforms.v2 import functional
 
-from detkit.config import Fraction, NonNegative
+from detkit.config import Fraction, Interval, NonNegative
 from detkit.data.interfaces import AUGMENTATIONS, Augmentation, Record
 
 
@@ -31,7 +32,7 @@ class ColorJitter(Augmentation):
         brightness: NonNegative = 0.2,
         contrast: NonNegative = 0.2,
         saturation: NonNegative = 0.2,
-        hue: float = 0.0,
+        hue: Annotated[float, Interval(0, 0.5)] = 0.0,
         prob: Fraction = 1.0,
     ):
         super().__init__()

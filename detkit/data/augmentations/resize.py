@@ -1,11 +1,11 @@
 """Augmentations that change an image's scale."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from detkit import structures
-from detkit.config import Count
+from detkit.config import Count, Length, Positive
 from detkit.data.interfaces import AUGMENTATIONS, Augmentation, Record
 from detkit.structures import Transform
 
@@ -25,7 +25,7 @@ class ResizeShortestEdge(Augmentation):
     def __init__(
         self,
         *,
-        short_edge: tuple[Count, ...] = (800,),
+        short_edge: Annotated[tuple[Count, ...], Length(1)] = (800,),
         max_size: Count = 1333,
         sample: Literal["choice", "range"] = "choice",
     ):
@@ -50,7 +50,7 @@ class Resize(Augmentation):
         size: ``(height, width)`` in pixels.
     """
 
-    def __init__(self, *, size: tuple[int, int]):
+    def __init__(self, *, size: tuple[Count, Count]):
         super().__init__()
         if min(size) < 1:
             raise ValueError(f"Resize.size: expected lengths above 0, got {size}")
@@ -73,7 +73,9 @@ class ResizeScale(Augmentation):
         target_size: ``(height, width)`` in pixels.
     """
 
-    def __init__(self, *, min_scale: float = 0.1, max_scale: float = 2.0, target_size: tuple[int, int] = (1024, 1024)):
+    def __init__(
+        self, *, min_scale: Positive = 0.1, max_scale: Positive = 2.0, target_size: tuple[Count, Count] = (1024, 1024)
+    ):
         super().__init__()
         if not 0 < min_scale <= max_scale or min(target_size) < 1:
             raise ValueError(f"ResizeScale: min_scale {min_scale}, max_scale {max_scale}, target_size {target_size}")

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from detkit.config import Count, CountOrZero, Gray, NonNegative
 from detkit.data.interfaces import AUGMENTATIONS, Augmentation, Record
 from detkit.structures import Compose, CropAndPad, Resize, Transform
 
@@ -32,11 +33,11 @@ class ResizeAndPad(Augmentation):
     def __init__(
         self,
         *,
-        min_size: int = 800,
-        max_size: int = 1024,
+        min_size: CountOrZero = 800,
+        max_size: Count = 1024,
         mode: Literal["square", "pad64", "none"] = "square",
-        min_scale: float = 0.0,
-        pad_value: int = 0,
+        min_scale: NonNegative = 0.0,
+        pad_value: Gray = 0,
     ):
         super().__init__()
         if min_size < 0 or max_size < 1 or min_scale < 0 or not 0 <= pad_value <= 255:

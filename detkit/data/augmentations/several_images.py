@@ -2,12 +2,16 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 
-from detkit.config import Count, Fraction
+from detkit.config import Count, Fraction, Interval
 from detkit.data.interfaces import AUGMENTATIONS, Augmentation, Record
 from detkit.structures import Compose, CropAndPad, CroppedMasks, Resize
+
+_Side = Annotated[int, Interval(2)]
+_Inside = Annotated[float, Interval(0, 1, above=True, below=True)]
 
 
 @AUGMENTATIONS.register()
@@ -63,7 +67,11 @@ class Mosaic(Augmentation):
     num_others = 3
 
     def __init__(
-        self, *, size: tuple[int, int] = (640, 640), centre: tuple[float, float] = (0.3, 0.7), prob: Fraction = 1.0
+        self,
+        *,
+        size: tuple[_Side, _Side] = (640, 640),
+        centre: tuple[_Inside, _Inside] = (0.3, 0.7),
+        prob: Fraction = 1.0,
     ):
         super().__init__()
         if min(size) < 2 or not 0 < centre[0] <= centre[1] < 1 or not 0 <= prob <= 1:
@@ -112,7 +120,7 @@ class MixUp(Augmentation):
 
     num_others = 1
 
-    def __init__(self, *, weight: tuple[float, float] = (0.4, 0.6), prob: Fraction = 0.5):
+    def __init__(self, *, weight: tuple[Fraction, Fraction] = (0.4, 0.6), prob: Fraction = 0.5):
         super().__init__()
         if not 0 <= weight[0] <= weight[1] <= 1 or not 0 <= prob <= 1:
             raise ValueError(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from detkit.config import CountOrZero
+from detkit.config import CountOrZero, FilePath
 from detkit.data.datasets.coco_file import read_json
 from detkit.data.datasets.keypoints import KeypointSpec
 from detkit.data.datasets.row_masks import InvalidMasks
@@ -50,8 +50,8 @@ class CocoInstances(TableDataset):
     def __init__(
         self,
         *,
-        json_file: str,
-        image_root: str,
+        json_file: FilePath,
+        image_root: FilePath,
         class_names: tuple[str, ...] | None = None,
         keep_empty: bool = True,
         keep_crowd: bool = True,

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from detkit.config import CountOrZero, Fraction
+from detkit.config import CountOrZero, FilePath, Fraction
 from detkit.data.datasets.coco import read_categories
 from detkit.data.datasets.coco_file import read_json, read_results
 from detkit.data.datasets.image_table import ImageTable
@@ -46,9 +46,9 @@ class CocoResults(TableDataset):
     def __init__(
         self,
         *,
-        json_file: str,
-        images_file: str,
-        image_root: str,
+        json_file: FilePath,
+        images_file: FilePath,
+        image_root: FilePath,
         class_names: tuple[str, ...] | None = None,
         score_thresh: Fraction = 0.0,
         check_images: CountOrZero = 1000,

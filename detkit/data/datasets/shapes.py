@@ -1,6 +1,6 @@
 """Shapes: a dataset that the package draws itself."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -39,6 +39,13 @@ class Shapes(TableDataset):
         min_visible: an object of which a smaller part than this is visible behind others is left out.
     """
 
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Called when a config is loaded, and by the constructor. Raises ValueError for bounds in the wrong order."""
+        for least, most in (("min_objects", "max_objects"), ("min_scale", "max_scale")):
+            if options[least] > options[most]:
+                raise ValueError(f"{least}: expected no more than {most} = {options[most]}, got {options[least]}")
+
     def __init__(
         self,
         *,
@@ -46,14 +53,18 @@ class Shapes(TableDataset):
         image_size: tuple[Side, Side] = (128, 128),
         seed: CountOrZero = 0,
         min_objects: CountOrZero = 1,
-        max_objects: int = 6,
+        max_objects: CountOrZero = 6,
         min_scale: Positive = 0.12,
-        max_scale: float = 0.6,
+        max_scale: Positive = 0.6,
         min_visible: Fraction = 0.25,
     ):
-        if min_objects > max_objects or min_scale > max_scale:
-            given = f"{min_objects} and {max_objects}, {min_scale:g} and {max_scale:g}"
-            raise ValueError(f"Shapes: expected min_objects <= max_objects and min_scale <= max_scale, got {given}")
+        bounds = {
+            "min_objects": min_objects,
+            "max_objects": max_objects,
+            "min_scale": min_scale,
+            "max_scale": max_scale,
+        }
+        self.check_options(bounds)
         self.size, self.seed = (int(image_size[0]), int(image_size[1])), seed
         smallest = max(min_scale, MIN_PIXELS / min(self.size))
         scale = (smallest, max(smallest, max_scale))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from detkit.config import CountOrZero, Fraction
+from detkit.config import CountOrZero, FilePath, Fraction
 from detkit.data.datasets.row_masks import InvalidMasks
 from detkit.data.datasets.row_reader import InvalidBoxes, Policy
 from detkit.data.datasets.table_dataset import TableDataset
@@ -56,7 +56,7 @@ class FormatDataset(TableDataset):
     def __init__(
         self,
         *,
-        path: str,
+        path: FilePath,
         split: str | None = None,
         val_fraction: Fraction | None = None,
         class_names: tuple[str, ...] | None = None,
@@ -153,7 +153,7 @@ class AutoDataset(FormatDataset):
     def __init__(
         self,
         *,
-        path: str,
+        path: FilePath,
         format: str | None = None,
         split: str | None = None,
         val_fraction: Fraction | None = None,

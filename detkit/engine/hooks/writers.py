@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from detkit.config import FilePath
 from detkit.engine.interfaces import HOOKS, Hook, Training
 from detkit.engine.metrics import Line, Pictures
 from detkit.utils import atomic_write, distributed
@@ -128,7 +129,7 @@ class TensorBoardWriter(Hook):
 
     optional = True
 
-    def __init__(self, *, folder: str = "tensorboard"):
+    def __init__(self, *, folder: FilePath = "tensorboard"):
         super().__init__()
         self.folder = folder
         self._writer: Any = None

@@ -1,12 +1,13 @@
 """Residual blocks (He 2015)."""
 
 import dataclasses
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.config import Recipe
+from detkit.config import Count, Length, Recipe
 from detkit.layers import ConvNorm, DeformConvNorm, FrozenBN, Norm
 
 
@@ -51,9 +52,9 @@ class DeformConv:
         ValueError: no stage, or fewer than one group.
     """
 
-    stages: tuple[str, ...]
+    stages: Annotated[tuple[str, ...], Length(1)]
     modulated: bool = False
-    num_groups: int = 1
+    num_groups: Count = 1
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -190,12 +191,12 @@ class BottleneckStage:
         ValueError: a number below 1.
     """
 
-    num_blocks: int = 3
+    num_blocks: Count = 3
     norm: Recipe[Norm] = Recipe(FrozenBN)
-    num_groups: int = 1
-    width_per_group: int = 64
+    num_groups: Count = 1
+    width_per_group: Count = 64
     stride_in_1x1: bool = True
-    stride: int = 2
+    stride: Count = 2
 
     def __post_init__(self) -> None:
         for name in ("num_blocks", "num_groups", "width_per_group", "stride"):

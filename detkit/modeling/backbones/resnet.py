@@ -1,12 +1,12 @@
 """ResNet (He 2015) and ResNeXt (Xie 2017), laid out and named so that Detectron2's weights fit."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.config import Count, Recipe
+from detkit.config import Count, Interval, Recipe
 from detkit.layers import FrozenBN, Norm, ShapeSpec, freeze, same_pad
 from detkit.modeling.backbones.layout import STAGES, Layout
 from detkit.modeling.backbones.residual import ConvStyle, DeformConv
@@ -81,7 +81,7 @@ class ResNet(Backbone):
         *,
         depth: Literal[18, 34, 50, 101, 152] = 50,
         norm: Recipe[Norm] = Recipe(FrozenBN),
-        freeze_at: int = 2,
+        freeze_at: Annotated[int, Interval(0, 5)] = 2,
         stride_in_1x1: bool = True,
         out_features: tuple[str, ...] = ("res2", "res3", "res4", "res5"),
         res5_dilation: Literal[1, 2] = 1,
@@ -170,7 +170,7 @@ class ResNeXt(ResNet):
         num_groups: Count = 32,
         width_per_group: Count = 8,
         norm: Recipe[Norm] = Recipe(FrozenBN),
-        freeze_at: int = 2,
+        freeze_at: Annotated[int, Interval(0, 5)] = 2,
         stride_in_1x1: bool = False,
         out_features: tuple[str, ...] = ("res2", "res3", "res4", "res5"),
         res5_dilation: Literal[1, 2] = 1,

@@ -3,12 +3,13 @@
 import copy
 import pickle
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from detkit.config import FilePath, Interval, NonNegative
 from detkit.layers import ShapeSpec, SyncBN, freeze, frozen_copy, replace_modules
 from detkit.modeling.backbones.torchvision_stages import Node, find, new_network, position, trace, units
 from detkit.modeling.interfaces import BACKBONES, Backbone, Features
@@ -53,10 +54,10 @@ class TorchvisionBackbone(Backbone):
         *,
         model: str,
         out_features: tuple[str, ...] | None = None,
-        weights: str | None = None,
+        weights: FilePath | None = None,
         norm: Literal["BN", "FrozenBN", "SyncBN"] = "BN",
-        norm_eps: float | None = None,
-        freeze_at: int = 0,
+        norm_eps: NonNegative | None = None,
+        freeze_at: Annotated[int, Interval(0, 5)] = 0,
     ):
         super().__init__(input_shape)
         self.model = model

@@ -1,10 +1,12 @@
 """RPN heads."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detkit.config import Count
 from detkit.layers import ConvNorm, same_pad
 from detkit.modeling.interfaces import RPN_HEADS, RPNHead
 
@@ -17,7 +19,7 @@ class ConvRPNHead(RPNHead):
         conv_dims: channels of the 3x3 convolutions; -1 for as many as come in.
     """
 
-    def __init__(self, in_channels: int, num_anchors: int, *, conv_dims: tuple[int, ...] = (-1,)):
+    def __init__(self, in_channels: int, num_anchors: int, *, conv_dims: tuple[Literal[-1] | Count, ...] = (-1,)):
         super().__init__(in_channels, num_anchors)
         convs, channels = [], in_channels
         for dim in conv_dims:
@@ -58,7 +60,7 @@ class SoftmaxRPNHead(RPNHead):
         ValueError: a stride below 1.
     """
 
-    def __init__(self, in_channels: int, num_anchors: int, *, conv_dim: int = 512, anchor_stride: int = 1):
+    def __init__(self, in_channels: int, num_anchors: int, *, conv_dim: Count = 512, anchor_stride: Count = 1):
         super().__init__(in_channels, num_anchors)
         if anchor_stride < 1:
             raise ValueError(f"anchor_stride: expected at least 1, got {anchor_stride}")

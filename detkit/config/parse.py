@@ -13,7 +13,6 @@ from detkit.config.describe import usage
 from detkit.config.lookup import meant_option
 from detkit.config.merge import merge
 from detkit.config.migrate import migrate
-from detkit.config.ranges import Interval, Length, PathText
 from detkit.config.recipe import Eager, Recipe, make
 from detkit.config.scalar import Mismatch, convert, shown
 from detkit.config.schema import MISSING, Schema, is_dict, is_list, is_nested, is_node, registry_for, schema, words
@@ -159,7 +158,7 @@ class _Check:
     def _in_range(self, value: Any, ranges: tuple[Any, ...], path: str, expected: str) -> Any:
         try:
             for range_ in ranges if value is not None else ():
-                value = range_.check(value) if isinstance(range_, Interval | Length | PathText) else value
+                value = range_.check(value) if hasattr(range_, "check") else value
         except ValueError as error:
             hint = f"; {error}" if str(error) else ""
             what = (

@@ -112,16 +112,6 @@ def wrap(value: Any, source: str, size: Size | None = None, level: int = 0) -> E
     return Entry(value, source)
 
 
-def user_path(text: str) -> Path:
-    """``text`` as a path, ``~`` expanded. Raises ValueError where no file can be called so."""
-    if text.startswith("~") and os.path.expanduser(text) == text:
-        raise ValueError(f"there is no user '{text[1:].partition('/')[0]}', whose home '{text}' would be in")
-    path = Path(os.path.expanduser(text))
-    if "\0" in text or any(len(part.encode(errors="surrogateescape")) > 255 for part in path.parts):
-        raise ValueError(f"no file can be called {_shorten(text)}")
-    return path
-
-
 def display(path: Path) -> str:
     """``path`` as messages show it: relative where it lies below the working directory."""
     full = os.path.abspath(path)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from detkit.config import NonNegative
+from detkit.ranges import NonNegative
 from detkit.registry import Registry
 
 M = TypeVar("M", bound=nn.Module)

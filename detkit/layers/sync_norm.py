@@ -7,8 +7,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from detkit.config import NonNegative
 from detkit.layers.norm import NORMS, Norm
+from detkit.ranges import NonNegative
 from detkit.utils.distributed import world_size
 
 

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from detkit.config import ConfigError, load_config, to_yaml
-from detkit.config.yaml_file import MOST_BYTES, MOST_LEVELS, parse_yaml, user_path
+from detkit.config.paths import user_path
+from detkit.config.yaml_file import MOST_BYTES, MOST_LEVELS, parse_yaml
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path):
     assert load_config(tmp_path / "c.yaml").tree == {"a": 1}
 
 
-@pytest.mark.parametrize("name", ["x" * 300, "~no_such_user/x.yaml", "a\0b.yaml", "é" * 200])
+@pytest.mark.parametrize("name", ["x" * 300, "~no_such_user/x.yaml", "a\0b.yaml", "é" * 200, "long/" * 900])
 def test_a_name_that_no_file_can_have_is_refused_wherever_it_stands(write, name):
     with pytest.raises(ValueError, match=r"no file can be called|no user"):
         user_path(name)

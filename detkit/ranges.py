@@ -2,10 +2,7 @@
 
 import dataclasses
 import math
-import re
 from typing import Annotated, Any
-
-from detkit.config.yaml_file import user_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,23 +64,6 @@ class Length:
         return value
 
 
-@dataclasses.dataclass(frozen=True)
-class PathText:
-    """A text that names a file or folder, or an address: ``~`` is the home folder."""
-
-    def __str__(self) -> str:
-        return "path"
-
-    def check(self, value: Any) -> Any:
-        """As ``Interval.check``; the home folder is written out."""
-        if "://" in value:
-            return value
-        if variable := re.search(r"\$(\w+)", value):
-            raise ValueError(f"a variable of the shell is not known here; write ${{oc.env:{variable[1]}}}")
-        path = user_path(value)
-        return str(path) if value.startswith("~") else value
-
-
 Fraction = Annotated[float, Interval(0, 1)]
 Share = Annotated[float, Interval(0, 1, above=True)]
 Positive = Annotated[float, Interval(0, above=True)]
@@ -92,4 +72,3 @@ Count = Annotated[int, Interval(1)]
 CountOrZero = Annotated[int, Interval(0)]
 Finite = Annotated[float, Interval()]
 Gray = Annotated[int, Interval(0, 255)]
-FilePath = Annotated[str, PathText()]

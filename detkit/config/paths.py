@@ -1,0 +1,41 @@
+"""Texts that name files: ``~`` is the home folder, and what no file can be called is refused."""
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+
+def user_path(text: str) -> Path:
+    """``text`` as a path, ``~`` expanded. Raises ValueError where no file can be called so."""
+    if text.startswith("~") and os.path.expanduser(text) == text:
+        raise ValueError(f"there is no user '{text[1:].partition('/')[0]}', whose home '{text}' would be in")
+    path = Path(os.path.expanduser(text))
+    try:
+        parts = [os.fsencode(part) for part in path.parts]
+    except UnicodeEncodeError:
+        parts = [b"\0"]
+    if "\0" in text or max(map(len, parts), default=0) > 255 or sum(map(len, parts)) > 4000 or b"\0" in parts:
+        raise ValueError(f"no file can be called {text[:80]!r}")
+    return path
+
+
+@dataclasses.dataclass(frozen=True)
+class PathText:
+    """A text that names a file or folder, or an address: ``~`` is the home folder."""
+
+    def __str__(self) -> str:
+        return "path"
+
+    def check(self, value: Any) -> Any:
+        """As ``Interval.check``; the home folder is written out."""
+        if "://" in value:
+            return value
+        if variable := re.search(r"\$(\w+)", value):
+            raise ValueError(f"a variable of the shell is not known here; write ${{oc.env:{variable[1]}}}")
+        path = user_path(value)
+        return str(path) if value.startswith("~") else value
+
+
+FilePath = Annotated[str, PathText()]

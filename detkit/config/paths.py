@@ -13,10 +13,10 @@ def user_path(text: str) -> Path:
         raise ValueError(f"there is no user '{text[1:].partition('/')[0]}', whose home '{text}' would be in")
     path = Path(os.path.expanduser(text))
     try:
-        parts = [os.fsencode(part) for part in path.parts]
-    except UnicodeEncodeError:
-        parts = [b"\0"]
-    if "\0" in text or max(map(len, parts), default=0) > 255 or sum(map(len, parts)) > 4000 or b"\0" in parts:
+        name = os.fsencode(path)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        name = b"\0"
+    if b"\0" in name or len(name) > 4000 or any(len(part) > 255 for part in name.split(os.sep.encode())):
         raise ValueError(f"no file can be called {text[:80]!r}")
     return path
 

@@ -4,6 +4,7 @@ import difflib
 import os
 from pathlib import Path
 
+from detkit.data.file_names import written_otherwise
 from detkit.registry import DataError
 from detkit.utils import path_manager
 
@@ -49,6 +50,8 @@ def _nearest(path: Path) -> str:
     present = path.parent
     while not present.is_dir() and present != present.parent:
         present = present.parent
+    if same := written_otherwise(str(present), str(path.relative_to(present))):
+        return f" There is '{same}': the letters' case or Unicode form differs, or a backslash or %20 is in the way."
     try:
         names = sorted(entry.name for entry in os.scandir(present))
     except OSError:

@@ -170,7 +170,7 @@ class CroppedMasks:
 
     def areas(self) -> Tensor:
         """``(N,)`` float32 numbers of pixels."""
-        areas = [bitmap.sum().float() for bitmap in self._at_full_size().crops()]
+        areas = [bitmap.count_nonzero().float() for bitmap in self._at_full_size().crops()]
         return torch.stack(areas) if areas else self.bits.new_zeros(0, dtype=torch.float32)
 
     def union(self) -> Tensor:

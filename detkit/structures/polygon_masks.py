@@ -215,6 +215,9 @@ def _area(points: np.ndarray) -> float:
 
 
 def _encode(polygons: Polygons, height: int, width: int) -> dict[str, Any]:
+    far = 1000.0 + 10 * max(height, width)
+    if any(len(p) and np.abs(p).max() > far for p in polygons):  # its outline would take the machine's memory
+        polygons = [part for part in (clip_polygon(p, (-far, -far, far, far)) for p in polygons) if len(part)]
     if not polygons:
         return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
     return coco_mask.merge(coco_mask.frPyObjects([p.reshape(-1) for p in polygons], height, width))

@@ -107,7 +107,9 @@ def checked_rle(rle: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]
         runs, compressed = np.asarray(counts if isinstance(counts, list | tuple | np.ndarray) else None), b""
         if runs.ndim != 1 or not np.issubdtype(runs.dtype, np.integer):
             raise ValueError("its RLE counts are neither a string nor a list of integers of at most 64 bits")
-    inside = len(runs) > 0 and runs.min() >= 0 and runs.max() <= height * width  # so that their sum cannot overflow
+    if len(runs) and runs.min() < 0:
+        raise ValueError(f"its RLE has a run of {int(runs.min())} pixels")
+    inside = len(runs) > 0 and runs.max() <= height * width  # so that their sum cannot overflow
     if not inside or runs.sum(dtype=np.int64) != height * width:
         total = sum(map(int, runs[:1_000_000]))
         raise ValueError(f"the runs of its RLE sum up to {total:.12g} pixels; its image has {height * width}")

@@ -143,7 +143,7 @@ def test_mistake_in_the_file_is_named(read, content, case):
     assert "instances.json" in str(error.value) or ".png" in str(error.value)
 
 
-@pytest.mark.parametrize("area", [float("nan"), 10**400, "large", None])
+@pytest.mark.parametrize("area", [float("nan"), 10**400, -3, "large", None])
 def test_an_area_that_is_no_number_is_that_of_the_mask(read, content, area):
     content["annotations"][0]["area"] = area
     assert read(content).coco()["annotations"][0]["area"] == 200
@@ -207,6 +207,24 @@ def test_missing_file_names_the_absolute_path_and_a_neighbour(folder, read, cont
         CocoInstances(json_file="instances.json", image_root="nowhere/deep")
     with pytest.raises(DataError, match=r"the folder '.*1\.png' is not a folder"):
         CocoInstances(json_file="instances.json", image_root="1.png")
+
+
+@pytest.mark.parametrize(
+    ("path", "file"),
+    [
+        ("Sub\\Instances.JSON", "sub/instances.json"),
+        ("./sub/instances%2Ejson", "sub/instances.json"),
+        ("sub/\u00e9.json", "sub/e\u0301.json"),
+    ],
+)
+def test_a_path_that_is_written_otherwise_is_named(folder, monkeypatch, path, file):
+    (folder / "sub").mkdir()
+    (folder / file).write_text("{}")
+    monkeypatch.chdir(folder)
+    for option in ("json_file", "image_root"):
+        with pytest.raises(DataError, match=re.escape(f"{option}: ")) as error:
+            CocoInstances(**{"json_file": file, "image_root": ".", option: path})
+        assert f"There is '{folder / file}': the letters' case" in str(error.value)
 
 
 def test_missing_file_under_the_default_names_the_variable(folder, monkeypatch):

@@ -75,6 +75,7 @@ FOREIGN = {
     "panoptic": coco({"image_id": 1, "file_name": "1.png", "segments_info": []}),
     "GeoJSON": {"type": "FeatureCollection", "features": []},
     "JSON a line": "\n".join(json.dumps({"id": number}) for number in range(3)),
+    "correct it at": str(coco()),
     "ends too early": json.dumps(coco())[:-40],
     "it is empty": "",
     "gzip": b"\x1f\x8b\x08\x00",
@@ -185,6 +186,10 @@ BEYOND = {
     "runs that overflow to the right sum": (
         json.dumps(coco(entry(segmentation={"size": [H, W], "counts": [2**62] * 3 + [2**62 + H * W]}))),
         "annotation 5: the runs of its RLE",
+    ),
+    "a negative run": (
+        json.dumps(coco(entry(segmentation={"size": [H, W], "counts": [-5, H * W + 5]}))),
+        "annotation 5: its RLE has a run of -5",
     ),
     "size that is a number": (
         json.dumps(coco(entry(segmentation={"size": 5, "counts": [1]}))),

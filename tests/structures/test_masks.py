@@ -282,3 +282,11 @@ def test_a_polygon_whose_sides_cross_is_not_empty(corners):
     assert masks.areas().tolist() == [0, 0]
     assert masks.nonempty().tolist() == (masks.bitmaps().areas() > 0).tolist()
     assert masks.nonempty()[0]
+
+
+@pytest.mark.parametrize("corner", [9e5, -9e5])
+def test_a_polygon_that_reaches_far_beyond_takes_no_more_memory_than_one_that_does_not(corner):
+    far, near = (PolygonMasks([[[10, 10, c, 10, c, c, 10, c]]], (40, 50)) for c in (corner, np.sign(corner) * 60))
+    boxes = Boxes([[9.8, 9.8, 10.3, 10.2]])  # 50 million pixels wide, in pixels of the target
+    assert torch.equal(far.crop_and_resize(boxes, 28), near.crop_and_resize(boxes, 28))
+    assert far.rle() == near.rle()

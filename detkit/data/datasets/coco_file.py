@@ -150,7 +150,7 @@ def _json_fix(text: bytes, error: Exception) -> str:
         return f"several values, as in a file with one JSON a line; {READER}"
     if not error.doc[error.pos :].strip() or error.msg.startswith("Unterminated string"):
         return "it ends too early: copy or download it again"
-    return "expected a COCO instances file"
+    return f"correct it at {error.doc[max(0, error.pos - 15) : error.pos + 15]!r}, or write it by a JSON writer"
 
 
 def _seems(content: Any) -> str:

@@ -42,7 +42,7 @@ class MaskColumn:
         if not any(rle and not crowd[row] for rle, row in zip(encoded, rows)):
             polygons = [[_rectangle(*boxes[r].tolist())] if e else self.polygons_of(r) for e, r in zip(encoded, rows)]
             return PolygonMasks(polygons, size)
-        return CroppedMasks.of_rle((self._rle(row, size)["counts"] for row in rows), size)
+        return CroppedMasks.of_rle((self._counts(row, size) for row in rows), size)
 
     def polygons_of(self, row: int) -> list[np.ndarray]:
         """The polygons of one annotation, each x, y, x, y, ..."""
@@ -65,16 +65,13 @@ class MaskColumn:
         runs = np.flatnonzero(self.rles.lengths)
         if len(runs):
             boxes = coco_mask.toBbox(
-                [self._rle(row, (int(sizes[row, 0]), int(sizes[row, 1]))) for row in runs.tolist()]
+                [{"size": sizes[row].tolist(), "counts": self.rles[row].tobytes()} for row in runs.tolist()]
             )
             out[runs] = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
         return out
 
-    def _rle(self, row: int, size: tuple[int, int]) -> dict[str, Any]:
-        counts = self.rles[row]
-        if len(counts):
-            return {"size": list(size), "counts": counts.tobytes()}
-        return coco_mask.merge(coco_mask.frPyObjects(self.polygons_of(row), *size))
+    def _counts(self, row: int, size: tuple[int, int]) -> bytes:
+        return self.rles[row].tobytes() or PolygonMasks([self.polygons_of(row)], size).rle()[0]["counts"].encode()
 
     @staticmethod
     def cat(pieces: Sequence[dict[str, Any]], order: np.ndarray) -> "MaskColumn":
@@ -147,7 +144,7 @@ def read_masks(chunk: Chunk, sizes: np.ndarray, invalid: InvalidMasks, tally: co
 def read_areas(chunk: Chunk) -> None:
     """Adds the column ``area``: what the rows say, or the area of the mask, or that of the box."""
     area = Ragged.of_lists([[value] for value in chunk.values("area")]).data  # NaN for what is no number
-    for i in np.flatnonzero(~np.isfinite(area)).tolist():
+    for i in np.flatnonzero(~(np.isfinite(area) & (area >= 0))).tolist():
         area[i] = chunk.columns["box"][i, 2:].prod()
         if "rles" in chunk.columns and len(chunk.columns["rles"][i]):
             area[i] = rle_counts(chunk.columns["rles"][i].tobytes())[1::2].sum()

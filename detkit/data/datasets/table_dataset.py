@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 from tabulate import tabulate
 
-from detkit.data.datasets.file_names import written_otherwise
 from detkit.data.datasets.keypoints import KeypointSpec
 from detkit.data.datasets.row_reader import Policy
 from detkit.data.datasets.rows import ImageRow, Row
 from detkit.data.datasets.table import AnnotationTable, FieldType
+from detkit.data.file_names import written_otherwise
 from detkit.data.images import DEFAULT_READING, ImageReading, check_image, read_image
 from detkit.data.interfaces import Dataset, ObjectTable, Record
 from detkit.data.issues import Issue, Report, raise_errors

@@ -1,4 +1,4 @@
-"""File names of annotations that are written in another way than the files: case, backslash, %20, Unicode form."""
+"""Names that are written in another way than the files: case, backslash, %20, Unicode form."""
 
 import functools
 import os
@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 
 def written_otherwise(root: str, name: str) -> str | None:
-    """The one file below ``root`` that ``name`` must mean though it is written in another way; None: there is none.
+    """The one file or folder below ``root`` that ``name`` means though it is written otherwise; None: there is none.
 
     Letters may differ in case and in their Unicode form (composed, as most systems write them, or decomposed, as macOS
     did), separators may be backslashes, and characters may be written as in web addresses. Nothing outside ``root``
@@ -23,7 +23,7 @@ def written_otherwise(root: str, name: str) -> str | None:
             if part not in names and len(names) != 1:
                 return None
             path = os.path.join(path, part if part in names else names[0])
-    return path if os.path.isfile(path) else None
+    return path if path != root and os.path.exists(path) else None
 
 
 @functools.lru_cache(1000)

@@ -36,7 +36,7 @@ def read_metrics(path: str | Path) -> Series:
     """Reads every metric of a ``metrics.jsonl`` over the iterations.
 
     A line is a JSON object with ``iteration`` and numbers. Where a run was resumed, lines of iterations that were
-    done again replace the older ones. Values that are not finite are kept as NaN; a last line that was cut off (a run
+    done again replace the older ones. Values that are null or not finite are kept as NaN; a last line that was cut off (a run
     that is still writing, or was killed) is left out.
 
     Raises:
@@ -57,8 +57,9 @@ def read_metrics(path: str | Path) -> Series:
             fix = "expected a JSON object with a number under 'iteration'; remove the line"
             raise ValueError(f"{path}, line {number} is {line[:40]!r}: {fix}") from None
         for name, value in row.items() if math.isfinite(step) else ():
-            if isinstance(value, float):
-                collected.setdefault(name, {})[step] = value if math.isfinite(value) else math.nan
+            if value is None or isinstance(value, float):
+                finite = value is not None and math.isfinite(value)
+                collected.setdefault(name, {})[step] = value if finite else math.nan
     ordered = {name: sorted(points.items()) for name, points in collected.items()}
     return {name: ([s for s, _ in points], [v for _, v in points]) for name, points in ordered.items()}
 

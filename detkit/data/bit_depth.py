@@ -75,6 +75,8 @@ def _declared(image: Any) -> float:
     value = max(value) if isinstance(value, tuple) else value
     if image.mode == "F":
         return float(value) if 0 < value < math.inf else 0.0
+    if image.tag_v2.get(339, (1,))[0] == 2 and bits <= 16:  # SampleFormat: numbers with a sign
+        return 2.0 ** (bits - 1) - 1
     if 8 < bits < 16:
         return 2.0**bits - 1
     return 2.0 ** max(8, int(value).bit_length()) - 1 if 0 < value < 2**bits - 1 else 0.0
@@ -94,17 +96,19 @@ def _scaled(values: np.ndarray, path: str, max_value: float | None, declared: fl
         raise Issue("unreadable image", path, "", f"pixels are {kind} of unknown range", fix)
     if not white:
         white = 255.0 if wide and top <= 255 else 65535.0
-    scaled = values.astype(np.float32)
-    if values.dtype.kind == "f":
-        scaled = np.nan_to_num(scaled, copy=False, nan=0.0) * (255 / white) + 0.5
-    else:
-        scaled *= 256 / (white + 1)
-    pixels = np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
+    pixels = np.empty(values.shape, np.uint8)
+    for start in range(0, len(values), 256):  # rows at a time, to save memory
+        part = values[start : start + 256].astype(np.float32)
+        if values.dtype.kind == "f":
+            part = np.nan_to_num(part, copy=False, nan=0.0) * (255 / white) + 0.5
+        else:
+            part *= 256 / (white + 1)
+        pixels[start : start + 256] = np.clip(part, 0, 255, out=part)
     if not max_value and top > declared and 0 < 4 * top <= white:
         what = f"has values up to {top:g}, and is scaled as if {white:g} were white"
         fix = "if they have fewer bits, give the largest as the dataset's reading.max_value (4095 for 12 bits)"
         report(Issue("unused bits", path, "", what, fix, "warning"))
-    return np.repeat(pixels, 3, 2) if pixels.shape[2] == 1 else pixels
+    return np.repeat(pixels, 3, 2) if pixels.shape[-1] == 1 else pixels
 
 
 def is_dark(pixels: np.ndarray) -> bool:

@@ -112,14 +112,17 @@ def image_frames(path: str, reading: ImageReading = DEFAULT_READING) -> Iterator
     Raises:
         DataError: the file is missing, no image, or its first frame cannot be decoded.
     """
-    with _translating(path), open_image(path) as image:
+    with _translating(path), contextlib.ExitStack() as stack:
+        with naming_warnings(path, log_once):
+            image = stack.enter_context(open_image(path))
         for number in itertools.count():
             try:
-                image.seek(number)
-                if image.format == "TIFF" and is_preview(image):
-                    continue
-                tag, format, turn = orientation(image), image.format, reading.orientation == "auto"
-                pixels = _turned(to_rgb(image, path, reading.max_value, log_once), tag, turn, format)
+                with naming_warnings(path, log_once):
+                    image.seek(number)
+                    if image.format == "TIFF" and is_preview(image):
+                        continue
+                    tag, format, turn = orientation(image), image.format, reading.orientation == "auto"
+                    pixels = _turned(to_rgb(image, path, reading.max_value, log_once), tag, turn, format)
                 seconds = float(image.info.get("duration", 0)) / 1000
             except EOFError:
                 return

@@ -64,7 +64,7 @@ def image_files(folder: str | Path, *, recursive: bool = False) -> list[Path]:
     )
     files = [p for p in found if p.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
-        raise DataError(f"{folder}: holds no image file ({' '.join(IMAGE_SUFFIXES)}){'' if recursive else ' itself'}")
+        raise DataError(f"{folder}: holds no image file (.jpg, .png, .tif, ...){'' if recursive else ' itself'}")
     others = [p.name for p in found if p.suffix.lower() not in IMAGE_SUFFIXES]
     if others:
         names = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")

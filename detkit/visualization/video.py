@@ -46,10 +46,12 @@ def _av() -> Any:
 def is_video(path: str | Path) -> bool:
     """Whether a file is one of several pictures: a video by its suffix, or an image file of several frames."""
     suffix = Path(path).suffix.lower()
-    if suffix not in IMAGE_SUFFIXES:
-        return suffix in VIDEO_SUFFIXES
+    return _num_frames(path) > 1 if suffix in IMAGE_SUFFIXES else suffix in VIDEO_SUFFIXES
+
+
+def _num_frames(path: str | Path) -> int:
     with decoder_warnings():  # which are repeated with the file's name when it is read
-        return num_frames(path) > 1
+        return num_frames(path)
 
 
 def video_frames(path: str | Path, reading: ImageReading = DEFAULT_READING) -> Iterator[Frame]:
@@ -118,7 +120,7 @@ def _frame(pixels: np.ndarray, time: Fraction | None) -> Frame:
 def video_info(path: str | Path) -> tuple[int, Fraction]:
     """How many frames the file says it has (0: it does not say), and frames a second. Raises as ``video_frames``."""
     if Path(path).suffix.lower() in IMAGE_SUFFIXES:
-        return num_frames(path), Fraction(10)
+        return _num_frames(path), Fraction(10)
     with _opened(path) as container:
         stream = container.streams.video[0]
         rate = stream.average_rate or Fraction(25)

@@ -44,7 +44,8 @@ class Row(msgspec.Struct, gc=False):
         image_id: the id of its image.
         category_id: the id of its category.
         bbox: x, y, width, height in pixels.
-        area: square pixels; what is no finite number from 0 on stands for the area of the mask, or of the box without one.
+        area: square pixels; what is no finite number from 0 on stands for the area of the mask, or of the box
+            without one.
         iscrowd: true for a region of many objects.
         segmentation: polygons ``[[x, y, x, y, ...], ...]``, one polygon, an RLE of either form, or an ``(H, W)`` array
             of booleans.

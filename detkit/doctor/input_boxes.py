@@ -62,7 +62,7 @@ def input_boxes(context: CheckContext, stats: DatasetStats, most: int) -> InputB
     data, seed = context.experiment.data, context.experiment.train.seed
     steps = [built("data augmentations", recipe) for recipe in data.train_augmentations]
     mapper = Mapper(BlackImages(stats), steps, seed=seed)
-    chosen = np.unique(np.linspace(0, len(stats) - 1, min(most, len(stats))).round().astype(int))
+    chosen = np.array(stats.sample(most), np.int64)
     found = [(np.zeros((0, 4)), np.zeros((0, 2)), np.zeros(0, np.int64))]
     with torch.random.fork_rng(devices=[]):  # a model's resizing draws from torch's generator, as training does
         for index in watched(chosen[stats.count_objects()[chosen] > 0].tolist(), "anchors", show=context.bar):

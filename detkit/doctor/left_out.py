@@ -58,7 +58,7 @@ def _on_the_way(context: CheckContext, part: DatasetStats, dataset: TableDataset
     data, seed = context.experiment.data, context.experiment.train.seed
     steps = [built("data augmentations", recipe) for recipe in data.train_augmentations]
     mapper = Mapper(Blank(dataset), steps, seed=seed, mask_format=data.mask_format, mini_mask_size=data.mini_mask_size)
-    chosen = np.unique(np.linspace(0, len(part) - 1, min(SAMPLE, len(part))).round().astype(int)).tolist()
+    chosen = part.sample(SAMPLE)
     found: dict[str, list[str]] = {}
     for index in tqdm(chosen, "augmentations", disable=not context.bar):
         for reason, ids in mapper(0, index).left_out.items():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ from detkit.config import Recipe
 from detkit.config.recipe import Eager
 from detkit.data import ConcatDataset, Dataset, ObjectTable, TableDataset
 from detkit.data.issues import Report
+
+LARGEST = 2**27
+"""Pixels of an image that a check lays out, in black; a file may claim any size."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +58,11 @@ class DatasetStats:
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def sample(self, most: int) -> list[int]:
+        """At most so many images, evenly spread; not those that are too large to be laid out."""
+        chosen = np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).round().astype(int)).tolist()
+        return [i for i in chosen if math.prod(self.dataset.image_size(i)) <= LARGEST]
 
     def count_objects(self) -> np.ndarray:
         """``(I,)`` objects of each image; crowds do not count."""

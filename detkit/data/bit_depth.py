@@ -96,7 +96,7 @@ def _scaled(values: np.ndarray, path: str, max_value: float | None, declared: fl
         raise Issue("unreadable image", path, "", f"pixels are {kind} of unknown range", fix)
     if not white:
         white = 255.0 if wide and top <= 255 else 65535.0
-    pixels = np.empty(values.shape, np.uint8)
+    pixels: np.ndarray = np.empty(values.shape, np.uint8)
     for start in range(0, len(values), 256):  # rows at a time, to save memory
         part = values[start : start + 256].astype(np.float32)
         if values.dtype.kind == "f":

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 ORIENTATION = 0x0112
 """The EXIF tag that says how the camera was held."""
 
+UNREADABLE = ("missing image", "unreadable image", "image of another size", "image above the size limit")
+"""The kinds of ``Issue`` for which an image is not read."""
 TURNED_IN_DOUBT = "turned by its EXIF tag, and its size does not say whether the annotations are"
 TURNED_FIX = (
     "look at one with tools/visualize_data.py; if annotations lie on the stored pixels, set the dataset's"

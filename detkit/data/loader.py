@@ -83,7 +83,7 @@ class FailedBatch(list[Sample]):
 
 _MOST_IN_A_ROW = 20
 """More images in a row that cannot be read are no damage of single files, and end the run whatever it allows."""
-_HINT = "To leave out images that cannot be read: data.skip_unreadable=true"
+SKIP_HINT = "To leave out images that cannot be read: data.skip_unreadable=true"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +156,7 @@ class _Loader:
         for failure in failures:
             if failure.instead is None or not (self._skip or self._defer):
                 error = failure.error()
-                raise error if failure.traceback else DataError(f"{error}. {_HINT}")
+                raise error if failure.traceback else DataError(f"{error}. {SKIP_HINT}")
             if self._skip and failure.words not in self._left_out:
                 self._left_out.add(failure.words)
                 logger.warning("left out (%d by now): %s", len(self._left_out), failure.words)
@@ -165,7 +165,9 @@ class _Loader:
         if failures and self._skip and not self._same_size:
             samples = [item for item in batch if isinstance(item, Sample)] or samples[:1]  # no process may lack a batch
         return (
-            FailedBatch(samples, DataError(f"{failures[0].words}. {_HINT}")) if failures and not self._skip else samples
+            FailedBatch(samples, DataError(f"{failures[0].words}. {SKIP_HINT}"))
+            if failures and not self._skip
+            else samples
         )
 
     def _unpacked(self, packed: PackedBatch) -> list[Sample]:

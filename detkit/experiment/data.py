@@ -11,8 +11,10 @@ from detkit import data
 from detkit.config import ConfigError, Count, CountOrZero, Recipe, built
 from detkit.config.recipe import parts_of
 from detkit.data import ConcatDataset, Mapper, TableDataset, test_loader, train_loader
-from detkit.data.images import ImageReading
+from detkit.data.images import UNREADABLE, ImageReading
 from detkit.data.interfaces import Augmentation, Dataset, Sampler
+from detkit.data.issues import Issue
+from detkit.data.loader import SKIP_HINT
 from detkit.registry import DataError
 from detkit.structures import Sample
 from detkit.utils.distributed import rank, world_size
@@ -62,12 +64,12 @@ class DataConfig:
     @functools.cached_property
     def train_set(self) -> Dataset:
         """The training dataset, read once."""
-        return built("data.train_dataset", self._lenient(self.train_dataset))
+        return self._built("data.train_dataset", self.train_dataset)
 
     @functools.cached_property
     def test_set(self) -> Dataset:
         """The test dataset, read once."""
-        return built("data.test_dataset", self._lenient(self.test_dataset))
+        return self._built("data.test_dataset", self.test_dataset)
 
     @property
     def reading(self) -> ImageReading:
@@ -129,6 +131,14 @@ class DataConfig:
             world_size(),
             skip_unreadable=self.skip_unreadable,
         )
+
+    def _built(self, where: str, recipe: Recipe[Dataset]) -> Dataset:
+        try:
+            return built(where, self._lenient(recipe))
+        except Issue as issue:
+            if issue.kind not in UNREADABLE:
+                raise
+            raise DataError(f"{issue}. {SKIP_HINT}") from None
 
     def _lenient(self, recipe: Recipe[Dataset]) -> Recipe[Dataset]:
         """The recipe, without a check of image files where those that cannot be read are left out later."""

@@ -45,6 +45,8 @@ def test_an_image_cut_in_half_ends_a_training_or_is_left_out(tmp_path, suffix, w
     ]
     unchecked = ["data.train_dataset.check_images=0", "data.test_dataset.check_images=0"]
     config = ["--config-file", str(ROOT / "configs/quick_start/mask_rcnn_shapes.yaml")]
+    with pytest.raises(DataError, match=r"cannot be decoded.*To leave out images .* data\.skip_unreadable=true"):
+        train_net.main([*config, *run])  # before it begins
     with pytest.raises(DataError, match=re.escape(f"{broken}: cannot be decoded as an image")):
         train_net.main([*config, *run, *unchecked])
     metrics = tmp_path / "run/metrics.jsonl"

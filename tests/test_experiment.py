@@ -1,12 +1,20 @@
 """Rules that span several parts of a config."""
 
-import pytest
+import io
+import pickle
 
+import pytest
+import torch
+from tiny_detector import tiny_experiment
+from torch import nn
+
+from detkit.checkpoint import read_checkpoint
 from detkit.config import Recipe, parts_of
 from detkit.experiment import load_experiment
+from detkit.experiment.run import owned
 from detkit.modeling.matcher import Matcher
 from detkit.modeling.roi_heads import StandardRoIHeads
-from detkit.registry import ConfigError
+from detkit.registry import ConfigError, DataError
 
 PRESET, PLAIN = "configs/matterport/mask_rcnn_R_50_FPN.yaml", "configs/coco/mask_rcnn_R_50_FPN_1x.yaml"
 RPN, HEADS = "model.proposal_generator.matcher.crowd_thresh", "model.roi_heads.matcher.crowd_thresh"
@@ -31,3 +39,44 @@ def test_parts_are_found_wherever_they_stand(pytestconfig):
     heads = Recipe(StandardRoIHeads, {"matcher": Matcher(0.1, 0.2), "others": (Matcher(), {"inner": Matcher()})})
     assert list(dict(parts_of(heads, Matcher, "x"))) == ["x.matcher", "x.others[0]", "x.others[1].inner"]
     assert [path for path, _ in parts_of([heads], StandardRoIHeads, "x")] == ["x[0]"]
+
+
+CONFIGS = ["quick_start/mask_rcnn_shapes", "torchvision/faster_rcnn_mobilenet_v3_large_320_FPN"]
+CONFIGS += ["matterport/mask_rcnn_R_50_FPN", "coco/mask_rcnn_R_50_C4_1x"]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_models_can_be_pickled_whole(config, pytestconfig):
+    experiment = load_experiment(pytestconfig.rootpath / f"configs/{config}.yaml")
+    with torch.device("meta"):
+        model = experiment.build_model(2, pretrained=False)
+    for protocol in (2, 5):
+        assert pickle.loads(pickle.dumps(model, protocol)).state_dict().keys() == model.state_dict().keys()
+    torch.save(model, io.BytesIO())
+
+
+def test_a_model_that_was_saved_whole_is_refused_with_what_to_save(tmp_path):
+    torch.save(tiny_experiment().build_model(2), tmp_path / "model.pth")
+    with pytest.raises(DataError, match=r"holds detkit\.modeling.*GeneralizedRCNN.*model\.state_dict\(\)"):
+        read_checkpoint(tmp_path / "model.pth")
+
+
+def test_a_layer_without_a_shape_is_named(monkeypatch):
+    experiment = tiny_experiment()
+    build = experiment.model.cls.__init__
+
+    def with_lazy_layer(self, *arguments, **options):
+        build(self, *arguments, **options)
+        self.neck.extra = nn.LazyLinear(4)
+
+    monkeypatch.setattr(experiment.model.cls, "__init__", with_lazy_layer)
+    with pytest.raises(ConfigError, match=r"^model\.neck\.extra\.weight: has no shape.*input_shape"):
+        experiment.build_model(2)
+
+
+@pytest.mark.parametrize("name", ["file", "file/run", "x" * 300])
+def test_an_output_folder_that_cannot_be_is_named(tmp_path, name):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match=r"^train\.output_dir: '.*' cannot be a folder"), owned(tmp_path / name):
+        pass
+    assert (tmp_path / "file").read_text() == "mine"

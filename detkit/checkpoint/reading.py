@@ -19,6 +19,7 @@ from detkit.checkpoint.sharded import read_sharded
 from detkit.config import ForeignConfig
 from detkit.registry import DataError
 from detkit.utils import path_manager
+from detkit.utils.download import DownloadError
 
 _ANYWHERE = "module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module"
 _WRAPPERS = re.compile(rf"^(model|net|network|detector)\.|(^|(?<=\.))({_ANYWHERE})\.")
@@ -83,6 +84,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     address, _, place = (source, "", "") if os.path.exists(source) else source.partition("#")
     try:
         local = path_manager.get_local_path(address)
+    except DownloadError as error:
+        raise DataError(f"{error}. Check the address, or download it by hand") from error
     except Exception as error:  # a download fails in as many ways as there are networks
         raise DataError(
             f"{source}: could not be fetched ({error}); check the address, or download it by hand"

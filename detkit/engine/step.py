@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from detkit.engine.clipping import Clipping
 from detkit.engine.loss_mean import IMAGES, LossMean, Normalisers, StepMean, normalisers_of, summed
+from detkit.engine.model_errors import check_gradients, explained
 from detkit.layers.norm import keep_running_statistics
 from detkit.structures import Losses, Sample
 from detkit.utils import distributed, rng_state, set_rng_state
@@ -88,6 +89,7 @@ class TrainingStep:
         Raises:
             NonFinite: where ``checks_at_once``; the weights are then as they were.
             ValueError: the model gave no loss.
+            ConfigError: parameters without gradients, or a norm without values; see ``model_errors``.
         """
         self.begun = []
         self.optimizer.zero_grad(set_to_none=True)
@@ -101,6 +103,8 @@ class TrainingStep:
                 if factors[number] != 1.0:
                     losses = losses.rescaled(factors[number], default=IMAGES)
                 self.scaler.scale(losses.total()).backward()
+            if number + 1 == len(batches):
+                check_gradients(self.model)
             done.append(summed([losses]))
             del losses  # and with it the graph, before the next batch makes its own
         return summed(done), self._update()
@@ -170,7 +174,7 @@ class TrainingStep:
 
 def batch_losses(model: nn.Module, batch: Batch, device: torch.device, precision: Precision) -> Losses:
     """The losses of a batch on the CPU by a model in training mode. Raises ValueError where it gives none."""
-    with autocast(device, precision):
+    with autocast(device, precision), explained(model):
         losses: Losses = model([sample.to(device, non_blocking=True) for sample in batch])
     if not losses.terms:
         raise ValueError("the model gave no loss term; is it in training mode?")

@@ -66,13 +66,20 @@ class Experiment:
                 a checkpoint of the whole model will be loaded anyway.
 
         Raises:
-            ConfigError: options that do not fit together, such as anchor sizes for another number of levels.
+            ConfigError: options that do not fit together, such as anchor sizes for another number of levels, or a layer
+                without a shape.
         """
         category_ids = None
         if num_classes is None and class_names is None:
             class_names, category_ids = self.data.train_set.class_names, tuple(self.data.train_set.category_ids)
         recipe = self.model if pretrained else _without_weights(self.model)
         model = built("model", recipe, num_classes if class_names is None else len(class_names))
+        lazy = [name for name, value in model.named_parameters() if torch.nn.parameter.is_lazy(value)]
+        if lazy:
+            raise ConfigError(
+                f"model.{lazy[0]}: has no shape before a first forward pass (nn.LazyLinear and the like), so it can be"
+                " neither optimised nor loaded; a part is told its input_shape, so build the layer from that"
+            )
         if class_names is not None:
             model.class_names = tuple(class_names)
         if category_ids is not None:

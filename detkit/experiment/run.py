@@ -30,8 +30,14 @@ def owned(folder: str | Path) -> Iterator[None]:
     """Keeps other runs out of a run's folder while the block runs; rank 0 holds it for all. All ranks must call it.
 
     Raises:
-        ConfigError: another process holds it.
+        ConfigError: another process holds it, or it cannot be made.
     """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"train.output_dir: '{folder}' cannot be a folder ({error.strerror}); give another train.output_dir"
+        ) from error
     with holding(Path(folder)) if distributed.is_main() else contextlib.nullcontext("") as holder:
         holder = distributed.all_gather_object(holder)[0]
         if holder:

@@ -50,7 +50,7 @@ def optimized(model: M, precision: Precision = "fp32", compile: bool = False) ->
     fold_norms(fast)
     for part in fast.modules():
         if isinstance(part, Preprocess):
-            part.memory_format = torch.channels_last
+            part.channels_last = True
     fast.to(memory_format=torch.channels_last)
     on_cpu = all(p.device.type == "cpu" for p in fast.parameters())
     if on_cpu and can_pack(dtype):

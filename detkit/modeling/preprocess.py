@@ -67,9 +67,14 @@ class Preprocess(nn.Module):
             self.register_buffer(name, torch.tensor(values, dtype=dtype).reshape(-1, 1, 1), persistent=False)
         self.pixel_scale, self.channel_order = pixel_scale, channel_order
         self.resize = None if resize is None else resize()
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.channels_last = channels_last
         self._given_divisibility = size_divisibility
         self.size_divisibility, self.square_size = size_divisibility or 1, 0
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The layout of batches. It is no attribute, because torch.save could not pickle the model then."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
 
     @property
     def num_channels(self) -> int:

@@ -18,12 +18,12 @@ from detkit.experiment import load_experiment, torch_device
 from detkit.inference import Precision, optimized
 from detkit.registry import DataError
 from detkit.structures import Prediction, Sample
+from detkit.utils.file_names import FreeNames
 from detkit.utils.run_folder import run_file
 from detkit.visualization import (
     Frame,
     ImageLike,
     draw_prediction,
-    free_path,
     image_files,
     to_array,
     video_frames,
@@ -236,9 +236,10 @@ class Predictor:
         files = [Path(image) for image in images if isinstance(image, str | Path)]
         there = Path(folder).resolve()
         given = [Path(folder) / file.name for file in files if file.resolve().parent == there]
+        free = FreeNames(given)
         for number, (image, prediction) in enumerate(zip(images, predictions, strict=True)):
             stem = Path(image).stem if isinstance(image, str | Path) else f"{number:06d}"
-            path = free_path(Path(folder) / f"{stem}.png", [*given, *written])
+            path = free(Path(folder) / f"{stem}.png")
             written.append(write_picture(self.draw(image, prediction, score_thresh=score_thresh), path))
         return written
 

@@ -89,11 +89,11 @@ from detkit.evaluation import RowFile
 from detkit.predictor import Predictor
 from detkit.registry import DataError
 from detkit.structures import Prediction
+from detkit.utils.file_names import FreeNames
 from detkit.utils.progress import watched
 from detkit.visualization import (
     VIDEO_SUFFIXES,
     VideoWriter,
-    free_path,
     image_files,
     is_video,
     video_info,
@@ -139,6 +139,7 @@ class Output:
             raise DataError(f"--json {args.json}: would overwrite an input; take another name")
         self.rows = None if args.json is None else RowFile(args.json)
         self.written: list[Path] = []
+        self.free = FreeNames()
         self.images = self.instances = self.cut = self.images_cut = 0
 
     def collect(self, path: Path, prediction: Prediction, **source: Any) -> Prediction:
@@ -190,7 +191,7 @@ class Output:
 
     def _target(self, name: str) -> Path:
         """Where something of this name goes. Raises DataError where an input lies there."""
-        target = free_path(self.args.output / name, self.written)
+        target = self.free(self.args.output / name)
         if target.resolve() in self.inputs:
             raise DataError(f"--output {self.args.output}: would overwrite the input {target}; take another folder")
         return target

@@ -66,7 +66,8 @@ from detkit.engine.step import batch_losses
 from detkit.experiment import load_experiment, torch_device
 from detkit.registry import DataError
 from detkit.structures import Instances, Prediction, Sample
-from detkit.visualization import draw_prediction, file_stem, side_by_side, write_picture
+from detkit.utils.file_names import file_stem
+from detkit.visualization import draw_prediction, side_by_side, write_picture
 
 
 def run(args: argparse.Namespace) -> int:

@@ -44,8 +44,9 @@ from detkit import command_line
 from detkit.data import Dataset
 from detkit.experiment import Experiment, load_experiment
 from detkit.structures import Instances, Prediction, Sample
+from detkit.utils.file_names import file_stem
 from detkit.utils.progress import watched
-from detkit.visualization import draw_prediction, file_stem, side_by_side, write_picture
+from detkit.visualization import draw_prediction, side_by_side, write_picture
 
 
 def first_samples(exp: Experiment, split: str, num: int) -> Iterator[Sample]:

@@ -67,10 +67,10 @@ from detkit.experiment import Experiment, load_experiment
 from detkit.predictor import Predictor
 from detkit.registry import ConfigError
 from detkit.structures import Boxes, ImageList, Instances, Sample
+from detkit.utils.file_names import file_stem
 from detkit.utils.progress import watched
 from detkit.visualization import (
     Drawing,
-    file_stem,
     prediction_picture,
     side_by_side,
     write_picture,

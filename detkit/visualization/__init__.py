@@ -7,8 +7,6 @@ from detkit.visualization.drawing import Drawing
 from detkit.visualization.inputs import ImageLike, image_files, to_array
 from detkit.visualization.pictures import (
     draw_predictions,
-    file_stem,
-    free_path,
     prediction_picture,
     side_by_side,
     write_picture,
@@ -25,8 +23,6 @@ __all__ = [
     "draw_instances",
     "draw_prediction",
     "draw_predictions",
-    "file_stem",
-    "free_path",
     "image_files",
     "is_video",
     "palette",

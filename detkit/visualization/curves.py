@@ -36,8 +36,8 @@ def read_metrics(path: str | Path) -> Series:
     """Reads every metric of a ``metrics.jsonl`` over the iterations.
 
     A line is a JSON object with ``iteration`` and numbers. Where a run was resumed, lines of iterations that were
-    done again replace the older ones. Values that are null or not finite are kept as NaN; a last line that was cut off (a run
-    that is still writing, or was killed) is left out.
+    done again replace the older ones. Values that are null or not finite are kept as NaN; a last line that was cut off
+    (a run that is still writing, or was killed) is left out.
 
     Raises:
         ValueError: a line in the middle is no JSON object, or its ``iteration`` is no number.
@@ -57,9 +57,9 @@ def read_metrics(path: str | Path) -> Series:
             fix = "expected a JSON object with a number under 'iteration'; remove the line"
             raise ValueError(f"{path}, line {number} is {line[:40]!r}: {fix}") from None
         for name, value in row.items() if math.isfinite(step) else ():
-            if value is None or isinstance(value, float):
-                finite = value is not None and math.isfinite(value)
-                collected.setdefault(name, {})[step] = value if finite else math.nan
+            number_or_nan = math.nan if value is None else value
+            if isinstance(number_or_nan, float):
+                collected.setdefault(name, {})[step] = number_or_nan if math.isfinite(number_or_nan) else math.nan
     ordered = {name: sorted(points.items()) for name, points in collected.items()}
     return {name: ([s for s, _ in points], [v for _, v in points]) for name, points in ordered.items()}
 

@@ -1,10 +1,6 @@
 """Pictures of predictions beside the ground truth, and files of them."""
 
-import hashlib
-import itertools
-import os
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +11,7 @@ from torch import Tensor
 from detkit.data.interfaces import Dataset
 from detkit.structures import CropAndPad, Prediction, Sample
 from detkit.utils.distributed import is_main
+from detkit.utils.file_names import FreeNames, file_stem
 from detkit.utils.paths import naming_file
 from detkit.utils.progress import watched
 from detkit.visualization.draw import draw_prediction
@@ -123,9 +120,9 @@ def draw_predictions(
         ``{name: (H, W, 3) uint8}``; a name holds letters, digits and ``_.-`` only.
     """
     options: dict[str, Any] = {"score_thresh": score_thresh, "skeleton": dataset.skeleton}
-    pictures: dict[str, np.ndarray] = {}
+    pictures, free = dict[str, np.ndarray](), FreeNames()
     for sample, prediction in watched(pairs, "pictures", show=is_main()):
-        name = free_path(Path(file_stem(sample.image_id)), map(Path, pictures)).name
+        name = free(Path(file_stem(sample.image_id))).name
         pictures[name] = prediction_picture(sample, prediction, dataset.class_names, **options)
     return pictures
 
@@ -147,36 +144,3 @@ def write_picture(picture: np.ndarray, path: str | Path) -> Path:
     with naming_file(path):
         Image.fromarray(picture).save(path)
     return path
-
-
-_MOST_BYTES = 100
-"""Of a stem; file systems take 143 (eCryptfs) to 255 bytes, and a suffix or a number may follow."""
-_HIDDEN_OR_DEVICE = re.compile(r"\.|$|(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
-"""The latter are no files on Windows, whatever their suffix."""
-
-
-def file_stem(words: object) -> str:
-    """``words``, such as an image id, as the name of a file before its suffix, which every file system takes.
-
-    It is made of letters, digits and ``_.-``; of one that would be too long a checksum takes the place of the end.
-    Different words may have the same name: see ``free_path``.
-    """
-    stem = re.sub(r"[^\w.-]+", "_", str(words))
-    if _HIDDEN_OR_DEVICE.match(stem):
-        stem = f"_{stem}"
-    if len(stem.encode()) <= _MOST_BYTES:
-        return stem
-    checksum = hashlib.sha256(str(words).encode(errors="surrogatepass")).hexdigest()[:8]
-    return f"{stem.encode()[:_MOST_BYTES].decode(errors='ignore')}-{checksum}"
-
-
-def free_path(path: Path, taken: Iterable[Path]) -> Path:
-    """``path``, or with a number after its stem where it is one of ``taken``, also in other upper and lower case.
-
-    A name that leaves no room for a number is shortened.
-    """
-    folded = {str(p).casefold() for p in taken}
-    if len(os.fsencode(path.name)) > 240:
-        path = path.with_stem(file_stem(path.stem))
-    others = (path.with_stem(f"{path.stem}_{number}") for number in itertools.count(2))
-    return next(p for p in itertools.chain([path], others) if str(p).casefold() not in folded)

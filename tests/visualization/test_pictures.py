@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -8,8 +6,6 @@ from PIL import Image
 from detkit.data.interfaces import Dataset
 from detkit.structures import BitMasks, Boxes, Instances, Prediction, Sample
 from detkit.visualization import (
-    file_stem,
-    free_path,
     prediction_picture,
     side_by_side,
     write_picture,
@@ -28,38 +24,6 @@ def test_side_by_side_keeps_every_picture_whole():
     assert (sheet[:header] != 255).any()
     with pytest.raises(ValueError, match="titles"):
         side_by_side([left], [])
-
-
-@pytest.mark.parametrize(
-    ("given", "stem"), [(17, "17"), ("1-17", "1-17"), ("a/b: c.jpg", "a_b_c.jpg"), ("Äpfel", "Äpfel")]
-)
-def test_an_image_id_becomes_part_of_a_files_name(given, stem):
-    assert file_stem(given) == stem
-
-
-@pytest.mark.parametrize(
-    "given",
-    ["x" * 300, "气" * 200, "", ".", "..", "../../etc/passwd", ".hidden", "NUL", "com1.jpg", "\udcff\ud800", "a\0b"],
-)
-def test_whatever_an_image_id_is_a_file_of_its_name_can_be_written(tmp_path, given):
-    path = tmp_path / f"{file_stem(given)}.png"
-    assert path.parent == tmp_path
-    write_picture(np.zeros((4, 4, 3), np.uint8), path)
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
-    assert path.name[0] not in ".~"
-    assert path.stem.lower().partition(".")[0] not in ("nul", "com1")
-    assert len(path.name.encode()) < 143
-
-
-def test_long_image_ids_that_begin_alike_have_files_of_their_own():
-    assert file_stem("x" * 300 + "a") != file_stem("x" * 300 + "b")
-
-
-def test_a_free_path_is_one_that_no_file_system_takes_for_another():
-    assert free_path(Path("f/A.png"), [Path("f/a.png"), Path("f/A_2.png")]) == Path("f/A_3.png")
-    long = free_path(Path("f") / ("x" * 252 + ".mp4"), [])
-    assert long.suffix == ".mp4"
-    assert len(free_path(long, [long]).name) < len(long.name) + 3 < 255
 
 
 def test_prediction_picture_with_and_without_target():

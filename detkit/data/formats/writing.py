@@ -15,6 +15,7 @@ from PIL import Image
 from detkit.data.datasets.table_dataset import TableDataset
 from detkit.data.formats.outlines import one_polygon
 from detkit.registry import DataError
+from detkit.utils.file_names import FreeNames
 from detkit.utils.progress import watched
 
 XML = """<annotation>
@@ -58,11 +59,12 @@ def write_dataset(datasets: Mapping[str, TableDataset], folder: str | os.PathLik
     return [f"{count} {words}" for words, count in lost.items()]
 
 
-def _copied(dataset: TableDataset, index: int, folder: Path, name: str | None = None) -> str:
+def _copied(dataset: TableDataset, index: int, folder: Path, free: FreeNames, name: str | None = None) -> str:
     """Copies an image below the folder; its name there. One that is no file of its own is written as PNG."""
     source = dataset.image_path(index)
-    own = PurePosixPath(name or dataset.table.images.file_name(index))
-    relative = own.as_posix().lstrip("/") if ".." not in own.parts else own.name
+    own = PurePosixPath((name or dataset.table.images.file_name(index)).replace("\\", "/"))
+    folders = [part for part in own.parts[:-1] if part not in ("/", "..")]
+    relative = free(Path(*folders, own.name)).as_posix()
     if source is not None and os.path.isfile(source):
         target = folder / relative
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -85,19 +87,20 @@ def _by_image(content: Mapping[str, Any]) -> Iterable[tuple[int, dict[str, Any],
 def _write_coco(datasets: Mapping[str, TableDataset], root: Path, lost: dict[str, int]) -> None:
     (root / "annotations").mkdir()
     for part, dataset in datasets.items():
-        content = dataset.coco()
+        content, free = dataset.coco(), FreeNames(by_stem=True)
         for index, image in watched(enumerate(content["images"]), f"{part}: images", total=len(dataset)):
-            image["file_name"] = _copied(dataset, index, root / "images" / part)
-        (root / f"annotations/instances_{part}.json").write_text(json.dumps(content))
+            image["file_name"] = _copied(dataset, index, root / "images" / part, free)
+        (root / f"annotations/instances_{part}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def _write_yolo(datasets: Mapping[str, TableDataset], root: Path, lost: dict[str, int]) -> None:
     described: dict[str, Any] = {}
     for part, dataset in datasets.items():
         content, described[part] = dataset.coco(), f"images/{part}"
+        free = FreeNames(by_stem=True)  # a label is found by its image's name without suffix
         number = {category["id"]: i for i, category in enumerate(content["categories"])}
         for index, image, rows in _by_image(content):
-            name = _copied(dataset, index, root / "images" / part)
+            name = _copied(dataset, index, root / "images" / part, free)
             path = (root / "labels" / part / name).with_suffix(".txt")
             path.parent.mkdir(parents=True, exist_ok=True)
             size = (image["height"], image["width"])
@@ -127,26 +130,24 @@ def _write_voc(datasets: Mapping[str, TableDataset], root: Path, lost: dict[str,
     (root / "Annotations").mkdir()
     (root / "ImageSets/Main").mkdir(parents=True)
     names = next(iter(datasets.values())).class_names
-    (root / "class_names.txt").write_text("".join(f"{name}\n" for name in ("__background__", *names)))
-    taken: set[str] = set()
+    (root / "class_names.txt").write_text("".join(f"{name}\n" for name in ("__background__", *names)), encoding="utf-8")
+    free = FreeNames(by_stem=True)
     for part, dataset in datasets.items():
         content = dataset.coco()
         label = {category["id"]: category["name"] for category in content["categories"]}
         stems = []
         for index, image, rows in _by_image(content):
-            flat = PurePosixPath(image["file_name"].replace("/", "__"))
-            stem = flat.stem if flat.stem not in taken else f"{flat.stem}__{part}_{index}"
-            taken.add(stem)
+            name = _copied(dataset, index, root / "JPEGImages", free, image["file_name"].replace("/", "__"))
+            stem = PurePosixPath(name).stem
             stems.append(stem)
-            name = _copied(dataset, index, root / "JPEGImages", f"{stem}{flat.suffix}")
             objects = _objects(rows, lost)
             size = (image["height"], image["width"])
             if any(row.get("segmentation") for row in objects):
                 objects = _voc_masks(root, stem, objects, content["categories"], size, lost)
             text = "".join(_voc_object(escape(label[row["category_id"]]), row["bbox"]) for row in objects)
             values = {"name": escape(name), "width": size[1], "height": size[0], "objects": text}
-            (root / f"Annotations/{stem}.xml").write_text(XML.format(**values))
-        (root / f"ImageSets/Main/{part}.txt").write_text("".join(f"{stem}\n" for stem in stems))
+            (root / f"Annotations/{stem}.xml").write_text(XML.format(**values), encoding="utf-8")
+        (root / f"ImageSets/Main/{part}.txt").write_text("".join(f"{stem}\n" for stem in stems), encoding="utf-8")
 
 
 def _voc_object(label: str, box: list[float]) -> str:

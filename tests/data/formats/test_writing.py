@@ -84,3 +84,28 @@ def test_nothing_is_mixed_with_a_users_files(dataset, tmp_path):
     with pytest.raises(DataError, match="is not empty; give a new folder"):
         write_dataset({"train": dataset}, tmp_path / "mine", "coco")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("to", ["coco", "yolo", "voc"])
+def test_images_whose_names_differ_only_in_suffix_case_or_folders_keep_their_own_labels(to, tmp_path):
+    names = (
+        "1.jpg",
+        "1.png",
+        "A/2.png",
+        "a/2.PNG",
+        "c__3.png",
+        "c/3.png",
+        "气" * 70 + ".png",
+        "x/" + "y" * 250 + ".png",
+    )
+    for number, name in enumerate(names):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (80, 60), (number * 20,) * 3).save(tmp_path / "images" / name)
+    images = [{"id": i, "file_name": name, "height": 60, "width": 80} for i, name in enumerate(names)]
+    rows = [{"id": i, "image_id": i, "category_id": 1, "bbox": [10, 10, 10 + i, 20]} for i in range(len(names))]
+    dataset = TableDataset(images, rows, {1: "cat"}, image_root=str(tmp_path / "images"))
+    write_dataset({"train": dataset}, tmp_path / to, to)
+    back = open_dataset(tmp_path / to, split="train")
+    pairs = {(int(back[i].image[0, 0, 0]), *back[i].boxes.tensor[0].round().int().tolist()) for i in range(len(back))}
+    assert {box[2] - box[0] for _, *box in pairs} == {10 + i for i in range(len(names))}
+    assert all(abs(color - 20 * (x2 - x1 - 10)) <= 2 for color, x1, _, x2, _ in pairs)

@@ -106,7 +106,8 @@ class Predictor:
             DataError: there is no such run, or it has no weights.
             ConfigError: its config is not right.
         """
-        run, config = Path(run_dir), run_file(Path(run_dir), "config.yaml")
+        run = Path(run_dir).expanduser()
+        config = run_file(run, "config.yaml")
         if not config.is_file():
             raise DataError(
                 f"{run}: is not the folder of a run, which has a config.yaml; else give a config together with weights"

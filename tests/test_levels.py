@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = {
+    "paths": 0,
     "ranges": 0,
     "registry": 0,
     "utils": 0,

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.options import BENCHMARKS, Options
+from detkit.paths import local_path
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -27,7 +28,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     for name, options in BENCHMARKS.items():
         command = commands.add_parser(name, help=options.__doc__, description=options.__doc__)
         options.add_to(command)
-        command.add_argument("--json", type=Path, metavar="FILE", help="where the numbers go, too")
+        command.add_argument("--json", type=local_path, metavar="FILE", help="where the numbers go, too")
     args = parser.parse_args(argv)
     try:
         args.options = BENCHMARKS[args.benchmark].of(args)

@@ -34,6 +34,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from detkit.paths import local_path
+
 PREFIX = "torchvision:"
 SETTINGS = ("short_edge", "max_size", "score_thresh", "norm_eps")
 """The fields of ``comparison.Settings``."""
@@ -43,21 +45,23 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", metavar="WEIGHTS", help="a file; or: random (torchvision), fixture (a fixture)")
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
+    parser.add_argument("images", nargs="+", type=local_path, metavar="IMAGE", help="image files")
     parser.add_argument(
         "--reference",
         required=True,
         metavar="REF",
         help=f"a fixture's JSON, or {PREFIX}NAME, a detector of torchvision (an unknown one is answered with the list)",
     )
-    parser.add_argument("--config-file", metavar="FILE", help="detkit's model (default: the reference's in configs/)")
+    parser.add_argument(
+        "--config-file", type=local_path, metavar="FILE", help="detkit's model (default: the reference's in configs/)"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="key.path=value", help="a change to the config; may be repeated"
     )
     parser.add_argument("--annotations", metavar="JSON", help="COCO instances of the images, for the losses")
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images that go through together")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of random weights and made-up objects")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the rows and the verdict, as JSON")
+    parser.add_argument("--json", type=local_path, metavar="FILE", help="the rows and the verdict, as JSON")
     both = parser.add_argument_group("settings of both sides, with torchvision (default: torchvision's)")
     both.add_argument("--short-edge", type=int, metavar="N", help="pixels that the shorter side is resized to")
     both.add_argument("--max-size", type=int, metavar="N", help="the longer side's limit in pixels")

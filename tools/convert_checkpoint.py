@@ -28,19 +28,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from detkit.paths import local_path, path_or_address
+
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", metavar="INPUT", help="weights of any of these frameworks")
-    parser.add_argument("output", type=Path, metavar="OUTPUT", help="the file to write")
-    parser.add_argument("--config-file", metavar="FILE", help="the model that the weights are for")
+    parser.add_argument("input", type=path_or_address, metavar="INPUT", help="weights of any of these frameworks")
+    parser.add_argument("output", type=local_path, metavar="OUTPUT", help="the file to write")
+    parser.add_argument("--config-file", type=local_path, metavar="FILE", help="the model that the weights are for")
     parser.add_argument("--to", choices=("detkit", "detectron2", "torchvision"), default="detkit", help="whose layout")
     parser.add_argument(
         "--mode", choices=("native", "folded"), help="how matterport's layers are read, without a config"
     )
     parser.add_argument("--num-classes", type=int, metavar="N", help="of the config's model (default: the file's)")
-    parser.add_argument("--class-names", metavar="FILE", help="a text file with a class name a line, if INPUT has none")
+    parser.add_argument(
+        "--class-names", type=local_path, metavar="FILE", help="a text file with a class name a line, if INPUT has none"
+    )
     parser.add_argument("--list", action="store_true", help="a line for every tensor, not a summary")
     parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")

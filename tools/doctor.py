@@ -22,19 +22,25 @@ examples:
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+
+from detkit.paths import local_path, path_or_address
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, type=Path, metavar="FILE", help="a YAML")
-    parser.add_argument("--weights", metavar="FILE", help="a checkpoint to start from (default: train.init_weights)")
+    parser.add_argument("--config-file", required=True, type=local_path, metavar="FILE", help="a YAML")
+    parser.add_argument(
+        "--weights",
+        type=path_or_address,
+        metavar="FILE",
+        help="a checkpoint to start from (default: train.init_weights)",
+    )
     parser.add_argument("--resume", action="store_true", help="also check the checkpoint that a resume would take")
     parser.add_argument("--quick", action="store_true", help="no image is read, and fewer are tried on the anchors")
     parser.add_argument("--num-processes", type=int, default=1, metavar="N", help="how many will train (default: 1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings, with all examples")
-    parser.add_argument("--histogram", type=Path, metavar="FILE", help="write objects against anchors as a PNG")
+    parser.add_argument("--json", type=local_path, metavar="FILE", help="write the findings, with all examples")
+    parser.add_argument("--histogram", type=local_path, metavar="FILE", help="write objects against anchors as a PNG")
     parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
     args = parser.parse_intermixed_args(argv)

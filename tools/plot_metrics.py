@@ -18,13 +18,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from detkit.paths import local_path
+
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run, or its metrics.jsonl")
     parser.add_argument("--metric", nargs="+", default=[], metavar="NAME", help="metrics to draw; * is anything")
-    parser.add_argument("--output", default="metrics.png", metavar="FILE", help="the picture (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=local_path, default="metrics.png", metavar="FILE", help="the picture (default: %(default)s)"
+    )
     parser.add_argument(
         "--smooth",
         type=float,

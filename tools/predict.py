@@ -27,15 +27,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from detkit.paths import local_path
+
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="image, folder of images, or video")
+    parser.add_argument("inputs", nargs="+", type=local_path, metavar="INPUT", help="image, folder of images, or video")
     model = parser.add_argument_group("the model: a run, or a config with weights, or weights that carry a config")
-    model.add_argument("--run", type=Path, metavar="DIR", help="the folder of a training run")
-    model.add_argument("--config-file", type=Path, metavar="FILE", help="a YAML")
-    model.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint (with --run: model_final.pth)")
+    model.add_argument("--run", type=local_path, metavar="DIR", help="the folder of a training run")
+    model.add_argument("--config-file", type=local_path, metavar="FILE", help="a YAML")
+    model.add_argument("--weights", type=local_path, metavar="FILE", help="a checkpoint (with --run: model_final.pth)")
     model.add_argument(
         "--set", action="append", default=[], metavar="key.path=value", help="a change to the config; may be repeated"
     )
@@ -46,11 +48,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--precision", choices=("fp32", "bf16"), help="take a faster copy of the model, which computes in this"
     )
     model.add_argument("--compile", action="store_true", help="and put its static parts through torch.compile")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where pictures and videos go")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="COCO results of all inputs")
+    parser.add_argument("--output", type=local_path, metavar="DIR", help="where pictures and videos go")
+    parser.add_argument("--json", type=local_path, metavar="FILE", help="COCO results of all inputs")
     parser.add_argument(
         "--annotations",
-        type=Path,
+        type=local_path,
         metavar="FILE",
         help="a COCO file: results get its ids of images (by file name) and of categories (by class name)",
     )

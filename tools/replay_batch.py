@@ -36,15 +36,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from detkit.paths import local_path, path_or_address
+
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, metavar="FAILURE_DIR", help="what a failed training left")
+    parser.add_argument("folder", type=local_path, metavar="FAILURE_DIR", help="what a failed training left")
     parser.add_argument(
         "--rank", type=int, default=0, metavar="R", help="whose batch, of several processes (default: 0)"
     )
-    parser.add_argument("--weights", metavar="FILE", help="other weights than those of the failure")
+    parser.add_argument(
+        "--weights", type=path_or_address, metavar="FILE", help="other weights than those of the failure"
+    )
     parser.add_argument("--no-pictures", action="store_true", help="draw nothing")
     parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from detkit.paths import local_path
+
 EXAMPLES = """examples:
   the complete config, every default written out:
     python tools/show_config.py --config-file configs/quick_start/mask_rcnn_shapes.yaml
@@ -28,7 +30,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", metavar="FILE", help="a YAML file")
+    parser.add_argument("--config-file", type=local_path, metavar="FILE", help="a YAML file")
     parser.add_argument("--list", action="store_true", help="all roles and what is registered (also by its imports)")
     parser.add_argument("--options", metavar="CLASS_OR_PATH", help="the options of a class or of a node of the config")
     parser.add_argument("--why", metavar="KEY.PATH", help="where the value at a path, or each one below it, was set")

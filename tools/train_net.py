@@ -31,14 +31,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from detkit.paths import local_path, path_or_address
+
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="a YAML of configs/, of yours or of a run")
+    parser.add_argument(
+        "--config-file", required=True, type=local_path, metavar="FILE", help="a YAML of configs/, of yours or of a run"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in train.output_dir")
     parser.add_argument("--eval-only", action="store_true", help="evaluate instead of training")
-    parser.add_argument("--weights", metavar="FILE", help="with --eval-only (default: the run's model_final.pth)")
+    parser.add_argument(
+        "--weights", type=path_or_address, metavar="FILE", help="with --eval-only (default: the run's model_final.pth)"
+    )
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="with --eval-only: by a faster copy")
     parser.add_argument("--compile", action="store_true", help="with --eval-only: through torch.compile, too")
     parser.add_argument("--num-processes", type=int, metavar="N", help="start N processes, as torchrun would")

@@ -17,15 +17,20 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from detkit.paths import local_path
+
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, type=Path, metavar="FILE", help="a YAML")
+    parser.add_argument("--config-file", required=True, type=local_path, metavar="FILE", help="a YAML")
     parser.add_argument("--split", choices=("train", "test"), default="train", help="which dataset (default: train)")
     parser.add_argument("--num", type=int, default=16, metavar="N", help="how many images (default: 16)")
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="where the pictures go (default: <train.output_dir>/data_<split>)"
+        "--output",
+        type=local_path,
+        metavar="DIR",
+        help="where the pictures go (default: <train.output_dir>/data_<split>)",
     )
     parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")

@@ -26,20 +26,27 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from detkit.paths import local_path, path_or_address
+
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, type=Path, metavar="FILE", help="a YAML")
+    parser.add_argument("--config-file", required=True, type=local_path, metavar="FILE", help="a YAML")
     parser.add_argument(
-        "--weights", metavar="FILE", help="a checkpoint (default: what a training with this config starts from)"
+        "--weights",
+        type=path_or_address,
+        metavar="FILE",
+        help="a checkpoint (default: what a training with this config starts from)",
     )
-    parser.add_argument("--image", type=Path, nargs="+", default=[], metavar="FILE", help="instead of test images")
+    parser.add_argument(
+        "--image", type=local_path, nargs="+", default=[], metavar="FILE", help="instead of test images"
+    )
     parser.add_argument("--num", type=int, metavar="N", help="how many test images (default: 4)")
     parser.add_argument("--top", type=int, default=50, metavar="N", help="proposals in a picture (default: 50)")
     parser.add_argument("--score-thresh", type=float, default=0.5, metavar="P", help="of detections (default: 0.5)")
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="where the pictures go (default: <train.output_dir>/stages)"
+        "--output", type=local_path, metavar="DIR", help="where the pictures go (default: <train.output_dir>/stages)"
     )
     parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")

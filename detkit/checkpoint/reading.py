@@ -80,7 +80,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         DataError: there is no such file, it cannot be read, holds other objects than arrays, tensors and plain data
             (the message names one), or is not a checkpoint. The message names the file and the fix.
     """
-    source = os.fspath(path)
+    source = os.path.expanduser(os.fspath(path))
     address, _, place = (source, "", "") if os.path.exists(source) else source.partition("#")
     try:
         local = path_manager.get_local_path(address)

@@ -4,9 +4,9 @@ from detkit.config.describe import OptionRow, describe, usage
 from detkit.config.interpolation import written
 from detkit.config.load import Config, ForeignConfig, load_config
 from detkit.config.parse import build, parse
-from detkit.config.paths import FilePath
 from detkit.config.recipe import Recipe, built, parts_of
 from detkit.config.write import complete, to_yaml
+from detkit.paths import FilePath
 from detkit.ranges import Count, CountOrZero, Finite, Fraction, Gray, Interval, Length, NonNegative, Positive, Share
 from detkit.registry import ConfigError, DataError
 

@@ -12,10 +12,10 @@ from detkit.config.interpolation import resolve
 from detkit.config.merge import Override, changed, find, locate, merge, read_override
 from detkit.config.migrate import Migration
 from detkit.config.parse import fits
-from detkit.config.paths import user_path
 from detkit.config.schema import schema
 from detkit.config.user_file import CODE, import_user_code
 from detkit.config.yaml_file import SUFFIXES, Entry, Size, display, nearest_file, read_yaml, wrap
+from detkit.paths import user_path
 from detkit.registry import ConfigError, Registry
 
 logger = logging.getLogger(__name__)

@@ -119,7 +119,10 @@ def changed(tree: Entry, override: Override, change: Callable[[Entry], Entry], l
         what = "a mapping" if isinstance(value, dict) else repr(value)
         need = "a list" if isinstance(key, int) else "a mapping"
         if isinstance(key, int) and not value:
-            what = f"no file gives one; write the list, {where}=[{override.text.partition('=')[2]}]"
+            raise ConfigError(
+                f"{where}: override '{override.text}' names an item of a list that no file gives; write all of it, "
+                f"{where}=[{override.text.partition('=')[2]}]"
+            )
         raise ConfigError(f"{where or 'config'}: override '{override.text}' needs {need} here, but it is {what}")
     key = key if at is None else at
     child = changed(value.get(key, Entry(None, override.value.source)), override, change, levels, depth + 1)

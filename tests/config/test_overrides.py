@@ -39,7 +39,7 @@ def test_list_items_by_index(write, key):
         ("a.b=", ["there is no value", "a.b=null"]),
         ("l= ", ["there is no value", "l=null"]),
         ("l=[1] # two", ["'# two'", "quotes"]),
-        ("a.list[0]={x: 1}", ["a.list:", "write the list, a.list=[{x: 1}]"]),
+        ("a.list[0]={x: 1}", ["a.list:", "a.list=[{x: 1}]"]),
         ("l[2]=3", ["[0] to [1]", "l=[...]"]),
     ],
 )

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from detkit.config import ConfigError, load_config, to_yaml
-from detkit.config.paths import user_path
 from detkit.config.yaml_file import MOST_BYTES, MOST_LEVELS, parse_yaml
+from detkit.paths import user_path
 
 
 @pytest.mark.parametrize(

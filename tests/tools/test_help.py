@@ -1,6 +1,7 @@
 """``--help``, and an answer to a mistake on the command line, do without torch, which takes seconds to import."""
 
 import dataclasses
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -54,3 +55,15 @@ def test_the_options_of_a_comparison_are_its_settings():
     import compare_checkpoint
 
     assert list(compare_checkpoint.SETTINGS) == [field.name for field in dataclasses.fields(Settings)]
+
+
+@pytest.mark.parametrize("line", ["predict --run ~/run a.png --output", "plot_metrics ~/run --output"])
+def test_a_tilde_is_the_home_folder_in_what_a_tool_is_told(line, monkeypatch, tmp_path, capsys):
+    argv = line.split()
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tool = importlib.import_module(argv[0])
+    assert str(tool.parse_arguments([*argv[1:], "~/out"]).output) == f"{tmp_path}/out"
+    with pytest.raises(SystemExit):
+        tool.parse_arguments([*argv[1:], "~no_such_user/out"])
+    assert "there is no user 'no_such_user'" in capsys.readouterr().err

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from detkit.paths import local_path
+
 
 def option(
     default: Any,
@@ -92,7 +94,7 @@ class ModelOptions(Options):
 
     size: int = option(800, "the shorter side in pixels", type=positive)
     batch: int = option(1, "images at a time", type=positive)
-    image: Path | None = option(None, "a photograph (default: made up, 480 x 640)", type=Path, metavar="FILE")
+    image: Path | None = option(None, "a photograph (default: made up, 480 x 640)", type=local_path, metavar="FILE")
     device: str = option("cpu", "cpu, cuda, cuda:1")
 
 
@@ -128,8 +130,8 @@ class DataOptions(Options):
     """loading: from files to augmented training samples, in one process; and opening a set of COCO's size"""
 
     body = "benchmarks.data"
-    json_file: Path | None = option(None, "a COCO file (default: a made-up set)", type=Path, metavar="FILE")
-    image_root: Path | None = option(None, "its images (with --json-file)", type=Path, metavar="DIR")
+    json_file: Path | None = option(None, "a COCO file (default: a made-up set)", type=local_path, metavar="FILE")
+    image_root: Path | None = option(None, "its images (with --json-file)", type=local_path, metavar="DIR")
     images: int = option(40, "images a run", type=positive)
     coco_sized: bool = option(
         False, "also open a made-up file of 118,000 images and 860,000 annotations, and read it in four workers"

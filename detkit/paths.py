@@ -1,5 +1,6 @@
 """Texts that name files: ``~`` is the home folder, and what no file can be called is refused."""
 
+import argparse
 import dataclasses
 import os
 import re
@@ -11,14 +12,27 @@ def user_path(text: str) -> Path:
     """``text`` as a path, ``~`` expanded. Raises ValueError where no file can be called so."""
     if text.startswith("~") and os.path.expanduser(text) == text:
         raise ValueError(f"there is no user '{text[1:].partition('/')[0]}', whose home '{text}' would be in")
-    path = Path(os.path.expanduser(text))
+    expanded = Path(os.path.expanduser(text))
     try:
-        name = os.fsencode(path)
+        name = os.fsencode(expanded)
     except UnicodeEncodeError:  # half of a surrogate pair
         name = b"\0"
     if b"\0" in name or len(name) > 4000 or any(len(part) > 255 for part in name.split(os.sep.encode())):
         raise ValueError(f"no file can be called {text[:80]!r}")
-    return path
+    return expanded
+
+
+def local_path(text: str) -> Path:
+    """``user_path`` as the type of an argument of a command line."""
+    try:
+        return user_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def path_or_address(text: str) -> str:
+    """As ``local_path``, for files that may lie behind an address, which stays as it is."""
+    return text if "://" in text else str(local_path(text))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +48,8 @@ class PathText:
             return value
         if variable := re.search(r"\$(\w+)", value):
             raise ValueError(f"a variable of the shell is not known here; write ${{oc.env:{variable[1]}}}")
-        path = user_path(value)
-        return str(path) if value.startswith("~") else value
+        expanded = user_path(value)
+        return str(expanded) if value.startswith("~") else value
 
 
 FilePath = Annotated[str, PathText()]

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from PIL import Image, PngImagePlugin
+from torch.utils.data import get_worker_info
 
 from detkit.data.issues import Issue, Report
 from detkit.registry import DataError
@@ -40,7 +41,7 @@ _DECODERS = re.compile(  # of libjpeg, and of libtiff: the name of a function, o
 _capturing = threading.RLock()
 _text_limit = threading.Lock()
 _logged: dict[str, set[str]] = {}
-_MOST_LOGGED = 20
+_MOST_LOGGED, _MOST_LOGGED_BY_A_WORKER = 100, 5
 
 
 def open_image(path: str | os.PathLike[str] | io.BytesIO) -> Image.Image:
@@ -140,11 +141,13 @@ def png_facts(path: str | os.PathLike[str]) -> tuple[bool, int, int]:
 
 
 def log_once(issue: Issue) -> None:
-    """Logs what is odd about a file once in a process; of each kind the first 20 files."""
+    """Logs what is odd about a file once in a process; of each kind the first 100 files, or 5 in a loader process."""
     seen = _logged.setdefault(issue.kind, set())
-    if issue.place not in seen and len(seen) < _MOST_LOGGED:
+    most = _MOST_LOGGED if get_worker_info() is None else _MOST_LOGGED_BY_A_WORKER
+    if issue.place not in seen and len(seen) < most:
         seen.add(issue.place)
-        logger.warning("%s%s", issue, "; more of these are not named" if len(seen) == _MOST_LOGGED else "")
+        more = "; more of these are not named, tools/doctor.py lists all" if len(seen) == most else ""
+        logger.warning("%s%s", issue, more)
 
 
 @contextlib.contextmanager

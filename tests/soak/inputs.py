@@ -90,6 +90,13 @@ def photographs() -> dict[str, bytes]:
         "rgb.bmp": (image, {}),
         "rgb.ppm": (image, {}),
         "gray.pgm": (image.convert("L"), {}),
+        "moving.png": (image, {"save_all": True, "append_images": [image.rotate(9)]}),
+        "fax.tif": (image.convert("1"), {"compression": "group4"}),
+        "wide.tif": (deep.convert("I"), {}),
+        "rle.tga": (image, {"compression": "tga_rle"}),
+        "rgb.pcx": (image, {}),
+        "rgb.jpeg2000": (image, {}),
+        "rgb.avif": (image, {}),
     }
     files = {}
     for name, (picture, options) in kinds.items():
@@ -114,8 +121,13 @@ def videos() -> dict[str, bytes]:
         ("mkv", "libx264"),
         ("avi", "mjpeg"),
         ("webm", "libvpx"),
+        ("ts", "libx264"),
+        ("flv", "flv1"),
+        ("mkv", "ffv1"),
     ):
-        with av.open(file := io.BytesIO(), "w", format={"mkv": "matroska"}.get(suffix, suffix)) as container:
+        kind = {"mkv": "matroska", "ts": "mpegts"}.get(suffix, suffix)
+        with av.open(file := io.BytesIO(), "w", format=kind) as container:
+            container.metadata["title"] = "a title to be damaged"
             stream = container.add_stream(codec, rate=10)
             stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p" if codec == "mjpeg" else "yuv420p"
             for number in range(12):

@@ -17,6 +17,8 @@ from detkit.structures.upright import CropAndPad
 
 Polygons = list[np.ndarray]
 """The polygons of one object, each (P, 2) float64 points (x, y)."""
+LONGEST = 1e6
+"""Pixels of an outline that are rasterised as they are: 100 MB. What is longer is cut to the image first."""
 
 
 class PolygonMasks:
@@ -198,7 +200,13 @@ def _without_spikes(points: np.ndarray, axis: int) -> np.ndarray:
                 break
         else:
             return points
-        points = np.delete(points, np.flatnonzero(spike)[0], 0)
+        found = np.flatnonzero(spike)
+        starts = np.diff(found, prepend=-2) > 1
+        number = np.arange(len(found)) - np.maximum.accumulate(np.where(starts, np.arange(len(found)), 0))
+        apart = found[number % 2 == 0]  # no two neighbours at once: without the one the other may be none
+        points = np.delete(
+            points, apart[: len(apart) - (len(apart) > 1 and apart[-1] - apart[0] == len(points) - 1)], 0
+        )
     return points
 
 
@@ -209,15 +217,20 @@ def _points(polygon: Any) -> np.ndarray:
     return flat.reshape(-1, 2)
 
 
+def outline_length(points: np.ndarray) -> float:
+    """How many steps of a pixel its outline has; rasterising takes memory for each."""
+    return float(np.abs(points - np.roll(points, -1, 0)).max(1, initial=0).sum())
+
+
 def _area(points: np.ndarray) -> float:
     x, y = (points - points[0]).T
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
 
 def _encode(polygons: Polygons, height: int, width: int) -> dict[str, Any]:
-    far = 1000.0 + 10 * max(height, width)
-    if any(len(p) and np.abs(p).max() > far for p in polygons):  # its outline would take the machine's memory
-        polygons = [part for part in (clip_polygon(p, (-far, -far, far, far)) for p in polygons) if len(part)]
+    if sum(outline_length(p) for p in polygons) > LONGEST:  # far beyond the image, or to and fro
+        seen = (-1.0, -1.0, width + 1.0, height + 1.0)
+        polygons = [part for part in (clip_polygon(p, seen) for p in polygons) if len(part)]
     if not polygons:
         return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
     return coco_mask.merge(coco_mask.frPyObjects([p.reshape(-1) for p in polygons], height, width))

@@ -101,6 +101,8 @@ def checked_rle(rle: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]
     if not isinstance(given, list | tuple) or list(given) != [height, width]:
         raise ValueError(f"its RLE is of size {str(given)[:60]} (height, width), its image of {[height, width]}")
     if isinstance(counts, str | bytes):
+        if len(counts) > 7 * (height * width + 2):
+            raise ValueError(f"its counts have {len(counts)} characters, more than runs of all pixels could")
         compressed = counts.encode("latin-1", "replace") if isinstance(counts, str) else bytes(counts)
         runs = rle_counts(compressed)
     else:

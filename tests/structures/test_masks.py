@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision.ops import masks_to_boxes
 
-from detkit.structures import BitMasks, Boxes, CropAndPad, Flip, Instances, Masks, PolygonMasks, Resize
+from detkit.structures import BitMasks, Boxes, CropAndPad, Flip, Instances, Masks, PolygonMasks, Resize, polygon_masks
 from detkit.structures.polygon_masks import clip_polygon
 from detkit.structures.rle import checked_rle, rle_counts
 
@@ -140,7 +140,7 @@ def test_rle_counts_invert_pycocotools_and_both_forms_agree():
     [
         ({"size": [W, H], "counts": [H * W]}, "its image of"),
         ({"size": [H, W], "counts": [5, 6]}, "sum up to 11"),
-        ({"size": [H, W], "counts": [H * W + 5, -5]}, "sum up to"),
+        ({"size": [H, W], "counts": [H * W + 5, -5]}, "a run of -5"),
         ({"size": [H, W], "counts": "\x01\x02"}, "not a compressed RLE"),
         ({"size": [H, W], "counts": ""}, "sum up to 0"),
         ({"size": [H, W], "counts": "o" * 40}, "compressed"),
@@ -290,3 +290,32 @@ def test_a_polygon_that_reaches_far_beyond_takes_no_more_memory_than_one_that_do
     boxes = Boxes([[9.8, 9.8, 10.3, 10.2]])  # 50 million pixels wide, in pixels of the target
     assert torch.equal(far.crop_and_resize(boxes, 28), near.crop_and_resize(boxes, 28))
     assert far.rle() == near.rle()
+
+
+def test_a_polygon_of_very_many_points_to_and_fro_is_cut_and_rasterised():
+    columns = np.repeat(np.arange(40_000) % 39, 2)
+    zigzag = np.stack([columns, np.tile([5.0, 4000, 4000, 5], 20_000)], 1)  # 160 million pixels long
+    masks = PolygonMasks([[zigzag]], (40, 50))
+    assert int(masks.bitmaps().areas()) <= 40 * 35
+    assert masks.crop_and_resize(Boxes([[0, 0, 0.5, 0.5]]), 28).shape == (1, 28, 28)
+    cut = masks.transform(CropAndPad((40, 50), 3, 3, 20, 20))
+    assert all(np.abs(p).max() <= 20 for p in cut.polygons[0])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_spikes_are_removed_as_if_one_by_one(seed):
+    points = np.random.default_rng(seed).integers(0, 6, (60, 2)).astype(float)
+
+    def one_by_one(points):
+        while len(points) > 2:
+            before, after = points - np.roll(points, 1, 0), np.roll(points, -1, 0) - points
+            flat = [(before[:, a] == 0) & (after[:, a] == 0) & (before * after <= 0)[:, 1 - a] for a in (0, 1)]
+            if not (flat[0] | flat[1]).any():
+                break
+            points = np.delete(points, np.flatnonzero(flat[0] if flat[0].any() else flat[1])[0], 0)
+        return points
+
+    cut = clip_polygon(np.concatenate([points, [[-1, -1]]]), (0, 0, 6, 6))
+    assert len(one_by_one(cut)) == len(cut), "none is left"
+    reference, ours = one_by_one(np.repeat(cut, 2, 0)), polygon_masks._without_spikes(np.repeat(cut, 2, 0), 0)
+    assert PolygonMasks([[reference]], (6, 6)).rle() == PolygonMasks([[ours]], (6, 6)).rle()

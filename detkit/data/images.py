@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torchvision.io
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from detkit.config import Positive
 from detkit.data.bit_depth import to_rgb
@@ -229,7 +229,10 @@ def _unreadable(path: str, error: Any) -> Issue:
     if not os.path.exists(path):
         fix = "check the dataset's image_root and its file names"
         return Issue("missing image", path, "", "there is no such image file", fix)
-    what = f"cannot be decoded as an image ({str(error) or type(error).__name__})"
+    words = str(error) or type(error).__name__
+    if isinstance(error, UnidentifiedImageError):
+        words = "it is of no format that is read, such as JPEG, PNG, TIFF or WebP"
+    what = f"cannot be decoded as an image ({words})"
     return Issue("unreadable image", path, "", what, "replace the file or remove its record")
 
 

@@ -59,14 +59,16 @@ def image_files(folder: str | Path, *, recursive: bool = False) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder")
-    found = sorted(
-        p for p in (folder.rglob("*") if recursive else folder.iterdir()) if p.name[0] != "." and p.is_file()
-    )
+    entries = folder.rglob("*") if recursive else folder.iterdir()
+    found = sorted(p for p in entries if p.name[0] != "." and not p.is_dir())  # a dead link is named when it is read
     files = [p for p in found if p.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         raise DataError(f"{folder}: holds no image file (.jpg, .png, .tif, ...){'' if recursive else ' itself'}")
     others = [p.name for p in found if p.suffix.lower() not in IMAGE_SUFFIXES]
     if others:
         names = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
-        logger.warning("%s: %d files are left out, as no images by their suffixes: %s", folder, len(others), names)
+        logger.warning(
+            "%s: %d files are left out, as no images by their suffixes: %s (a video is taken where it is named itself)",
+            *(folder, len(others), names),
+        )
     return files

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from detkit.data.image_files import IMAGE_SUFFIXES, decoder_warnings, max_pixels, num_frames
+from detkit.data.image_files import IMAGE_SUFFIXES, VARIABLE, decoder_warnings, max_pixels, num_frames
 from detkit.data.images import DEFAULT_READING, ImageReading, image_frames
 from detkit.registry import DataError
 
@@ -23,6 +23,9 @@ _FORMATS = "mov,matroska,avi,asf,flv,mpegts,mpeg,mpegvideo,m4v,ogg,mxf,dv,rm,nut
 
 _TICKS = 60_000
 """Units of time a second in a written video: the usual rates, 30000/1001 among them, are whole numbers of them."""
+
+
+_DAY = 24 * 3600 * _TICKS
 
 
 class Frame(np.ndarray):
@@ -105,7 +108,10 @@ def _picture(frame: Any, path: str | Path, size: dict[str, int]) -> Frame:
     if not size:
         size.update(width=frame.width, height=frame.height)
         if frame.width * frame.height > max_pixels():
-            raise DataError(f"{path}: its frames of {frame.width} x {frame.height} pixels are too large")
+            what = (
+                f"its frames are of {frame.width} x {frame.height} pixels, more than the {max_pixels():,} that are read"
+            )
+            raise DataError(f"{path}: {what}; set the environment variable {VARIABLE} to a larger number")
     turns = round(getattr(frame, "rotation", 0) / 90) % 4  # counter-clockwise, as np.rot90
     time = None if frame.pts is None or not frame.time_base else frame.pts * frame.time_base
     return _frame(np.rot90(frame.to_ndarray(format="rgb24", **size), turns), time)
@@ -168,7 +174,7 @@ class VideoWriter:
         self._stream.codec_context.time_base = Fraction(1, _TICKS)
         self._length = max(1, round(_TICKS / rate))
         self._size: tuple[int, int] | None = None
-        self._first: Fraction | None = None
+        self._zero: Fraction | None = None
         self._last = -self._length
 
     def write(self, picture: np.ndarray, time: Fraction | None = None) -> None:
@@ -190,9 +196,13 @@ class VideoWriter:
         if size != self._size:
             raise DataError(f"{self.path}: a frame of {size} (width, height) in a video of {self._size}")
         frame = _av().VideoFrame.from_ndarray(picture, format="rgb24")
-        self._first = time if self._first is None else self._first
-        due = self._last + self._length if time is None else round((time - (self._first or 0)) * _TICKS)
-        self._last = frame.pts = max(due, self._last + 1)
+        next_ = self._last + self._length
+        due = next_ if time is None or self._zero is None else round((time - self._zero) * _TICKS)
+        if not self._last < due <= self._last + _DAY:  # times that begin again, or are damaged
+            due, self._zero = next_, None
+        if time is not None and self._zero is None:
+            self._zero = time - Fraction(due, _TICKS)
+        self._last = frame.pts = due
         frame.time_base, frame.duration = Fraction(1, _TICKS), self._length
         self._container.mux(self._stream.encode(frame))
 

@@ -165,6 +165,7 @@ def test_a_file_that_cannot_be_read_costs_itself_alone(main, run, photos, tmp_pa
     (photos / "aa.jpg").write_bytes((photos / "b.jpg").read_bytes()[:300])
     (photos / "notes.txt").write_text("x")
     Image.new("L", (12000, 12000)).save(photos / "large.png")
+    (photos / "zz.jpg").symlink_to(photos / "nowhere.jpg")
     clip = tmp_path / "broken.mp4"
     clip.write_bytes(b"no video")
     results, out = tmp_path / "r.json", tmp_path / "out"
@@ -173,9 +174,17 @@ def test_a_file_that_cannot_be_read_costs_itself_alone(main, run, photos, tmp_pa
     assert {row["file_name"][-5:] for row in json.loads(results.read_text())} == {"a.png", "b.jpg"}
     assert sorted(p.name for p in out.iterdir()) == ["a.png", "b.png"]
     printed = capsys.readouterr()
-    assert f"could not be read: 3 of 5 files ({photos / 'aa.jpg'}, {photos / 'large.png'}, {clip})" in printed.err
+    assert (
+        f"could not be read: 4 of 6 files ({photos / 'aa.jpg'}, {photos / 'large.png'}, {photos / 'zz.jpg'}, {clip})"
+        in printed.err
+    )
     assert "1 files are left out, as no images by their suffixes: notes.txt" in caplog.text
-    for name in ("aa.jpg: cannot be decoded", "large.png: is 12000 x 12000 pixels", "broken.mp4: cannot be read"):
+    for name in (
+        "aa.jpg: cannot be decoded",
+        "large.png: is 12000 x 12000 pixels",
+        "broken.mp4: cannot be read",
+        "zz.jpg: there is no",
+    ):
         assert f"{name}" in caplog.text
     assert main([*arguments, "--skip-unreadable"]) == 0
     assert main(["--run", run, str(clip), "--json", str(results)]) == 2

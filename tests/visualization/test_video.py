@@ -100,6 +100,15 @@ def test_times_of_frames_survive(tmp_path):
         assert back == pytest.approx([(t - times[0]) / 1000 for t in times], abs=2e-3)
 
 
+def test_times_that_begin_again_or_are_damaged_go_on_at_the_rate(tmp_path):
+    pytest.importorskip("av")
+    with VideoWriter(tmp_path / "a.mp4", 10) as writer:
+        for time in (5, 6, 0, Fraction(1, 2), 2**60, 2**60 + 1, None):
+            writer.write(np.zeros((48, 64, 3), np.uint8), None if time is None else Fraction(time))
+    times = [float(frame.time) for frame in video_frames(tmp_path / "a.mp4")]
+    assert times == pytest.approx([0, 1, 1.1, 1.6, 1.7, 2.7, 2.8], abs=1e-3)
+
+
 @pytest.mark.parametrize(("codec", "suffix"), [("mjpeg", ".avi"), ("png", ".mov")])
 def test_a_damaged_packet_costs_its_own_frames(tmp_path, caplog, codec, suffix):
     av = pytest.importorskip("av")

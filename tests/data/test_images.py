@@ -9,7 +9,7 @@ import PIL.EpsImagePlugin
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin
 
-from detkit.data import read_image
+from detkit.data import open_dataset, read_image
 from detkit.data.image_files import FORMATS, IMAGE_SUFFIXES, decoder_warnings
 from detkit.data.images import TURNED_IN_DOUBT, ImageReading, check_image
 from detkit.registry import DataError
@@ -335,3 +335,16 @@ def test_every_suffix_of_the_formats_that_are_read_is_known():
     Image.init()
     suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
     assert suffixes | {".mpo"} == set(IMAGE_SUFFIXES)
+
+
+@pytest.mark.parametrize("orientation", ["auto", "stored"])
+def test_sizes_that_labels_do_not_give_are_those_of_the_images_as_they_are_read(tmp_path, rgb, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    save(tmp_path / "a.jpg", Image.fromarray(rgb), exif=exif)
+    (tmp_path / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "data.yaml").write_text("names: [cat]\n")
+    dataset = open_dataset(tmp_path, "yolo", reading=ImageReading(orientation=orientation))
+    size = (H, W) if orientation == "stored" else (W, H)
+    assert dataset.image_size(0) == dataset[0].image.shape[:2] == size
+    assert dataset[0].boxes.tensor[0].tolist() == [size[1] / 4, size[0] / 4, size[1] * 0.75, size[0] * 0.75]

@@ -133,11 +133,11 @@ def _extent(mask: Any, origin: str) -> Sequence[float]:
 
 
 def image_size(folder: Folder, path: str) -> tuple[int, int]:
-    """``(height, width)`` of an image as it is meant to be seen, from its header. Raises DataError without one."""
+    """``(height, width)`` of an image from its header, of which its labels are. Raises DataError without one."""
     try:
         file = os.path.join(folder.path, path)
         with naming_warnings(file, log_once), open_image(file) as image:
-            return sizes(image)[1]
+            return sizes(image)[0 if folder.stored else 1]
     except Exception as error:
         raise DataError(f"{folder.path / path}: cannot be read as an image ({error})") from None
 

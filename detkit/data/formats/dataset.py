@@ -68,6 +68,7 @@ class FormatDataset(TableDataset):
         reading: ImageReading = ImageReading(),  # noqa: B008  # it is frozen
     ):
         folder = open_folder(path, f"{type(self).__name__}.path")
+        folder.stored = reading.orientation == "stored"
         reader, seen = self.reader(folder)
         self.format = reader.format
         folder = reader.locate(folder)

@@ -28,10 +28,11 @@ class Folder:
     Args:
         path: the folder. Hidden files and folders are left out.
         given: the file in it that the user named, if any.
+        stored: whether labels are of images as their pixels are stored, see ``ImageReading.orientation``.
     """
 
-    def __init__(self, path: str | os.PathLike[str], given: str | None = None):
-        self.path, self.given = Path(path), given
+    def __init__(self, path: str | os.PathLike[str], given: str | None = None, stored: bool = False):
+        self.path, self.given, self.stored = Path(path), given, stored
 
     def candidates(self, *patterns: str) -> list[str]:
         """The file that the user named, or those that match one of the patterns."""

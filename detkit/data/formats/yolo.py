@@ -43,7 +43,7 @@ class YoloDataset(FormatDataset):
         base = Path(str(folder.yaml(name).get("path") or ".")).expanduser() if name else Path(".")
         where = (folder.path / base).resolve()
         if name and where.is_dir() and not where.is_relative_to(folder.path.resolve()):
-            return Folder(where, given=str((folder.path / name).resolve()))
+            return Folder(where, str((folder.path / name).resolve()), folder.stored)
         return folder
 
     @classmethod

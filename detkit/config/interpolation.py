@@ -4,6 +4,7 @@ References are replaced here, because their number has to be bounded; omegaconf 
 What depends on a resolver is known afterwards, for a run writes it down as it was: a password stays in the environment.
 """
 
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +18,7 @@ from detkit.registry import ConfigError, did_you_mean
 
 _REFERENCE = re.compile(r"(?<!\\)((?:\\\\)*)\$\{\s*([^${}:\s]+)\s*\}")
 _RESOLVER = re.compile(r"\$\{(?=[\w.]+:)")
-_LONGEST = 10_000
+_LONGEST, _MOST = 10_000, 2_000
 _Keys = tuple[str | int, ...]
 
 
@@ -98,7 +99,7 @@ class _Walk:
         target = (*above, *split(key)) if key else above
         entry = find(self.tree, target)
         if entry is None:
-            near = did_you_mean(name, self.sources)
+            near = did_you_mean(name, itertools.islice(self.sources, _MOST))
             raise self.fail(join(keys), f"there is no '{name}'.{near}")
         return self.expand(target, entry, 0)
 
@@ -121,4 +122,6 @@ class _Walk:
             raise self.fail(path, str(error).splitlines()[0]) from None
         if _RESOLVER.search(value):
             self.outside[path] = value
+            if len(self.outside) > _MOST:
+                raise self.fail(path, f"more than {_MOST} texts that ask the environment")
         return made

@@ -5,6 +5,7 @@ The whole tree is checked, and as many mistakes as can be found are reported tog
 
 import copy
 import dataclasses
+import itertools
 import types
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -102,6 +103,8 @@ class _Check:
 
     def node(self, node: Any, role: Any, path: str, default: Any = MISSING, owner: type | None = None) -> Recipe[Any]:
         """A mapping as a recipe of ``role``, laid over ``default`` where that is a recipe or nested options."""
+        if len(self.problems) > 20 * _MOST:
+            return _NOTHING  # nobody reads on
         if isinstance(node, str) and registry_for(role) is not None:
             node = {"name": node}  # for short
         basis = default.cls if isinstance(default, Recipe) else type(default)
@@ -189,9 +192,7 @@ class _Check:
         return cls
 
     def _check_keys(self, given: dict[Any, Any], known: Schema, cls: type, path: str, owner: type | None) -> None:
-        for key in given:
-            if key in known.options:
-                continue
+        for key in itertools.islice((key for key in given if key not in known.options), 2 * _MOST):
             if key in known.runtime:
                 who = owner.__name__ if owner else "its builder"
                 message = f"'{key}' is a runtime argument of {cls.__name__}: {who} passes it. Remove it from the config"

@@ -50,7 +50,7 @@ def built(path: str, recipe: Recipe[T], *runtime: Any) -> T:
         return recipe(*runtime)
     except (ConfigError, DataError):
         raise
-    except (ValueError, RuntimeError, ZeroDivisionError) as error:  # torch's own words for a width of 0, say
+    except (ValueError, RuntimeError, ArithmeticError) as error:  # torch's own words for a width of 0, say
         raise ConfigError(f"{path}: cannot be built. {error}") from error
 
 

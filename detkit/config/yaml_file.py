@@ -19,7 +19,7 @@ SUFFIXES = (".yaml", ".yml")
 """How the names of configs end."""
 _MOST_FOLDERS = 300
 """So many are looked into: below a mistyped path there may lie a data set."""
-MOST_BYTES, MOST_VALUES, MOST_LEVELS, MOST_FILES = 16 * 2**20, 200_000, 50, 300
+MOST_BYTES, MOST_VALUES, MOST_LEVELS, MOST_FILES = 2 * 2**20, 200_000, 50, 300
 """What one config may hold; far more than anybody writes, and far less than aliases or bases can multiply to."""
 _PREFIX = "tag:yaml.org,2002:"
 _SCALARS: dict[str, tuple[re.Pattern[str], Callable[[str], Any]]] = {
@@ -88,7 +88,7 @@ class Size:
     """Counts what a config holds, over all its files."""
 
     def __init__(self) -> None:
-        self.values = self.files = 0
+        self.values = self.files = self.bytes = 0
 
     def add(self, source: str, level: int) -> None:
         """One more value, inside so many others. Raises ConfigError where it is one too many."""
@@ -104,7 +104,7 @@ def wrap(value: Any, source: str, size: Size | None = None, level: int = 0) -> E
     size = size or Size()
     size.add(source, level)
     if isinstance(value, dict):
-        if odd := next((key for key in value if not isinstance(key, str | int)), None):
+        if odd := next((key for key in value if not _is_word(key)), None):
             raise ConfigError(f"{source or 'config'}: a key must be a word, got {_shorten(odd)}")
         return Entry({key: wrap(item, source, size, level + 1) for key, item in value.items()}, source)
     if isinstance(value, list | tuple):
@@ -141,8 +141,9 @@ def read_yaml(path: Path, size: Size | None = None) -> Entry:
         raise ConfigError(f"{name}: the file cannot be read as text: {error}; save it as UTF-8") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{name}: the file cannot be read as text: {error}") from None
-    if len(content) > MOST_BYTES:
-        raise ConfigError(f"{name}: is larger than {MOST_BYTES // 2**20} MiB, so it is hardly a config")
+    size.bytes += len(content)
+    if size.bytes > MOST_BYTES:
+        raise ConfigError(f"{name}: with its bases larger than {MOST_BYTES // 2**20} MiB, which is hardly a config")
     tree = parse_yaml(text, name, size=size)
     if tree.value is None:
         return Entry({}, tree.source)
@@ -158,6 +159,10 @@ def parse_yaml(text: str, name: str, lines: bool = True, size: Size | None = Non
     """
     loader = None
     try:
+        if len(text) > MOST_VALUES:  # what would fill the memory is seen before it does
+            events = yaml.parse(text, Loader=_Loader)
+            if next(itertools.islice(events, 2 * MOST_VALUES, None), None) is not None:
+                raise ConfigError(f"{name}: more than {MOST_VALUES} values, which is hardly a config")
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
@@ -203,7 +208,7 @@ def _entry(node: Any, name: str, lines: bool, size: Size, above: tuple[int, ...]
     for key_node, value_node in node.value:
         key_entry = _entry(key_node, name, lines, size, above)
         key, value = key_entry.value, _entry(value_node, name, lines, size, above)
-        if not isinstance(key, str | int) or isinstance(key, bool):
+        if not _is_word(key):
             hint = f"; put {key_node.value} in quotes" if isinstance(key, bool) else ""
             raise ConfigError(f"{key_entry.source}: a key must be a word, got {_shorten(key_entry.plain())}{hint}")
         if key in mapping:
@@ -224,6 +229,10 @@ def _scalar(node: Any, source: str) -> Any:
     if not pattern.fullmatch(node.value):
         raise ConfigError(f"{source}: not a YAML value: {_shorten(node.value)} is no {kind}")
     return make(node.value)
+
+
+def _is_word(key: Any) -> bool:
+    return len(key) <= 200 if isinstance(key, str) else type(key) is int
 
 
 def _shorten(value: Any) -> str:

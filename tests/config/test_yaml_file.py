@@ -63,6 +63,13 @@ def test_bases_and_trees_that_multiply_are_refused(write):
             load_config(tree)
 
 
+def test_a_file_of_a_million_values_is_refused_before_it_is_in_memory(write):
+    with pytest.raises(ConfigError, match="hardly a config"):
+        load_config(write("c.yaml", "a: [" + "x," * 900_000 + "]"))
+    with pytest.raises(ConfigError, match=r"c\.yaml:1: a key must be a word"):
+        load_config(write("c.yaml", "x" * 1000 + ": 1"))
+
+
 def test_nesting_as_deep_as_anybody_writes_is_read(write):
     deep = "[" * (MOST_LEVELS - 1) + "]" * (MOST_LEVELS - 1)
     assert load_config(write("c.yaml", f"x: {deep}")).tree["x"] is not None

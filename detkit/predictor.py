@@ -154,12 +154,13 @@ class Predictor:
             raise DataError(f"{weights}: carries no config; give the one that it was trained with, as config=...")
         source = checkpoint.config or {} if config is None else Path(config)
         experiment = load_experiment(source, overrides, trust_imports=trust_imports)
-        names = checkpoint.class_names or experiment.data.train_set.class_names
-        if checkpoint.class_names is None:
+        names, ids = checkpoint.class_names, checkpoint.category_ids
+        if names is None:
+            names, ids = experiment.data.train_set.class_names, experiment.data.train_set.category_ids
             logger.info("%s carries no class names; taking the training dataset's", checkpoint.source)
         model = experiment.build_model(class_names=names, pretrained=False)
         load_all_weights(model, checkpoint)
-        model.category_ids = checkpoint.category_ids
+        model.category_ids = ids
         augmentations = [recipe() for recipe in experiment.data.test_augmentations]
         options: dict[str, Any] = {"device": device, "batch_size": batch_size, "reading": experiment.data.reading}
         return cls(model, augmentations=augmentations, precision=precision, compile=compile, **options)

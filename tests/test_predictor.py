@@ -348,6 +348,13 @@ def test_results_have_the_ids_that_the_training_data_gave_the_classes(run, tmp_p
     assert Predictor.from_run(folder).to_coco_results([prediction])[0]["category_id"] < 10
 
 
+def test_classes_without_names_in_the_weights_have_the_names_and_ids_of_the_training_data(run, tmp_path):
+    folder, exp, model = run
+    torch.save({"model": model.state_dict()}, tmp_path / "bare.pth")
+    predictor = Predictor.from_weights(tmp_path / "bare.pth", config=folder / "config.yaml")
+    assert predictor.category_ids == exp.data.train_set.category_ids
+
+
 def test_precision_takes_a_faster_copy_and_leaves_the_model():
     model = load_experiment(ROOT_CONFIG).build_model(class_names=("a", "b", "c"))
     predictor = Predictor(model, device="cpu", precision="bf16")

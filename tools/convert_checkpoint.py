@@ -94,7 +94,7 @@ def with_class_names(checkpoint: Checkpoint, file: str) -> Checkpoint:
     number = num_classes_in(dataclasses.replace(checkpoint, class_names=None))
     if len(names) != number:
         raise DataError(f"--class-names {file}: has {len(names)} names, and the weights have {number} classes")
-    return dataclasses.replace(checkpoint, class_names=names)
+    return dataclasses.replace(checkpoint, class_names=names, category_ids=None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

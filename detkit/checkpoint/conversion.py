@@ -58,6 +58,7 @@ class Conversion:
         target: the framework whose names ``model`` has.
         model: name -> tensor.
         class_names: the names of the classes, where they are known.
+        category_ids: the ids that these have in the data's files, where they are known.
         lines: a line a tensor, of the file or missing there.
     """
 
@@ -66,6 +67,7 @@ class Conversion:
     target: Target
     model: dict[str, Tensor]
     class_names: tuple[str, ...] | None
+    category_ids: tuple[int, ...] | None
     lines: list[Line]
 
     def __str__(self) -> str:
@@ -122,6 +124,7 @@ def convert(
         target=target,
         model={name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in written.items()},
         class_names=None if skipped else checkpoint.class_names or imported.class_names,
+        category_ids=None if skipped else checkpoint.category_ids,
         lines=lines + left,
     )
 
@@ -156,7 +159,9 @@ def write_conversion(
     elif target == "detectron2":
         content = {"model": conversion.model, "__author__": "detkit"}
     else:
-        content = Checkpoint(conversion.model, conversion.class_names, config=config).content()
+        content = Checkpoint(
+            conversion.model, conversion.class_names, category_ids=conversion.category_ids, config=config
+        ).content()
     write_torch(content, path)
     return path
 

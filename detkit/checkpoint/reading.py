@@ -12,7 +12,7 @@ from torch import Tensor
 
 import detkit
 from detkit.checkpoint.files import read_torch
-from detkit.checkpoint.formats.detectron2 import zoo_class_names
+from detkit.checkpoint.formats.detectron2 import coco_category_ids, zoo_class_names
 from detkit.checkpoint.formats.keras import read_keras
 from detkit.checkpoint.pickles import read_pickle
 from detkit.checkpoint.sharded import read_sharded
@@ -143,10 +143,12 @@ def as_checkpoint(content: Any, source: str = "state dict", place: str = "") -> 
     names, ids = content.get("class_names"), content.get("category_ids")
     config = _mapping(content.get("config"))
     ours = "detkit_version" in content  # Detectron2's training checkpoints have a "trainer" too
+    zoo_names = None if isinstance(names, list | tuple) else zoo_class_names(content)
+    known_ids = tuple(int(n) for n in ids) if ours and isinstance(ids, list | tuple) else None
     return Checkpoint(
         model=model,
-        class_names=tuple(str(n) for n in names) if isinstance(names, list | tuple) else zoo_class_names(content),
-        category_ids=tuple(int(n) for n in ids) if ours and isinstance(ids, list | tuple) else None,
+        class_names=tuple(str(n) for n in names) if isinstance(names, list | tuple) else zoo_names,
+        category_ids=coco_category_ids() if zoo_names else known_ids,
         config=ForeignConfig(config, Path(source).parent) if ours and config is not None else None,
         trainer=_mapping(content.get("trainer")) if ours else None,
         source=source,

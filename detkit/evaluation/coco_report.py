@@ -1,5 +1,6 @@
 """COCO metrics as tables for a person."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ def coco_report(results: Mapping[str, Any], instances: Mapping[str, int]) -> str
         results: task -> what ``coco_metrics`` gives.
         instances: class name -> number of ground-truth objects (crowds not counted).
     """
-    tasks = {task: metrics for task, metrics in results.items() if isinstance(metrics, Mapping) and "AP" in metrics}
+    tasks = {task: results[task] for task in ("box", "mask") if task in results}  # others are other evaluators'
     if not tasks:
         return "no COCO metrics"
     columns = [key for key, value in next(iter(tasks.values())).items() if not isinstance(value, Mapping)]
@@ -53,7 +54,7 @@ def _reason_lines(tasks: Mapping[str, Any]) -> list[str]:
 
 
 def _number(value: float) -> str:
-    return "-" if value == -1 else f"{value:.3f}"
+    return "-" if value == -1 or math.isnan(value) else f"{value:.3f}"
 
 
 def _table(header: list[str], rows: list[list[Any]]) -> str:

@@ -209,6 +209,8 @@ def test_the_zoo_means_coco_and_fine_tuning_maps_rows_by_name(tmp_path):
     path = write(tmp_path / "zoo.pkl", {"model": arrays, "__author__": "Detectron2 Model Zoo"})
     assert read_checkpoint(path).class_names == coco_class_names()
     assert len(coco_class_names()) == 80
+    ids = dict(zip(coco_class_names(), read_checkpoint(path).category_ids))
+    assert [ids[name] for name in ("person", "stop sign", "zebra", "toothbrush")] == [1, 13, 24, 90]
     report = load_weights(model, path)
     ours, rows = model.roi_heads.box_head.cls_score.bias, source.roi_heads.box_head.cls_score.bias
     assert torch.equal(ours[[0, 2, 3]], rows[[coco_class_names().index("zebra"), 0, 80]])

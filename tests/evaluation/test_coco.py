@@ -210,7 +210,8 @@ def test_wrong_samples_and_predictions_are_named(squares):
 def test_report_has_metrics_objects_and_reasons(squares):
     dataset, samples, outputs = squares
     evaluator = filled(dataset, samples, [o.with_fields(classes=o.classes * 0) for o in outputs])
-    report = evaluator.report(evaluator.compute())
+    others = {"panoptic": {"AP": None, "PQ": 0.5}, "score": float("nan")}  # of another evaluator
+    report = evaluator.report({**evaluator.compute(), **others})
     lines = [line.split() for line in report.splitlines()]
     assert ["class", "objects", "box", "AP", "mask", "AP"] in lines
     assert any(line[:2] == ["b", "1"] and line[2:] == ["0.000", "0.000"] for line in lines)

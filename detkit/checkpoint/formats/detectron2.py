@@ -119,3 +119,8 @@ def zoo_class_names(content: Mapping[Any, Any]) -> tuple[str, ...] | None:
 def coco_class_names() -> tuple[str, ...]:
     """The 80 classes of COCO by ascending category id, as Detectron2 numbers them."""
     return tuple(name for name in coco_names() if name != "N/A")
+
+
+def coco_category_ids() -> tuple[int, ...]:
+    """The ids that these classes have in COCO's files."""
+    return tuple(id_ for id_, name in enumerate(coco_names(), 1) if name != "N/A")

@@ -12,6 +12,7 @@ from detkit.engine.interfaces import Hook, Training
 from detkit.engine.metrics import Pictures
 from detkit.evaluation import FirstPredictions, Pair
 from detkit.utils import distributed
+from detkit.utils.paths import naming_file
 from detkit.utils.run_folder import run_file
 
 
@@ -60,7 +61,8 @@ class PredictionPictures(Hook):
             folder = root / f"step_{trainer.step:07d}"
             folder.mkdir(parents=True, exist_ok=True)
             for name, picture in pictures.items():
-                Image.fromarray(picture).save(folder / f"{name}.png")
+                with naming_file(folder / f"{name}.png"):
+                    Image.fromarray(picture).save(folder / f"{name}.png")
             thin_out(root, self.keep)
             trainer.publish_pictures(pictures)
 

@@ -109,9 +109,7 @@ class Predictor:
         run = Path(run_dir).expanduser()
         config = run_file(run, "config.yaml")
         if not config.is_file():
-            raise DataError(
-                f"{run}: is not the folder of a run, which has a config.yaml; else give a config together with weights"
-            )
+            raise DataError(f"{run}: is not the folder of a run, which has a config.yaml; or give config and weights")
         path = next((p for p in (run / weights, Path(weights)) if p.is_file()), None)
         if path is None and str(weights) == "model_final.pth":
             path = Checkpointer(run).latest()
@@ -234,15 +232,13 @@ class Predictor:
 
         They are named after the images' files, or else by number, no two alike and none as one of the images.
         """
-        written: list[Path] = []
-        files = [Path(image) for image in images if isinstance(image, str | Path)]
-        there = Path(folder).resolve()
-        given = [Path(folder) / file.name for file in files if file.resolve().parent == there]
-        free = FreeNames(given)
+        written, there = list[Path](), Path(folder).resolve()
+        files = [Path(image).resolve() for image in images if isinstance(image, str | Path)]
+        free = FreeNames(Path(folder) / file.name for file in files if file.parent == there)
         for number, (image, prediction) in enumerate(zip(images, predictions, strict=True)):
             stem = Path(image).stem if isinstance(image, str | Path) else f"{number:06d}"
-            path = free(Path(folder) / f"{stem}.png")
-            written.append(write_picture(self.draw(image, prediction, score_thresh=score_thresh), path))
+            picture = self.draw(image, prediction, score_thresh=score_thresh)
+            written.append(write_picture(picture, free(Path(folder) / f"{stem}.png")))
         return written
 
     def to_coco_results(

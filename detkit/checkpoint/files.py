@@ -1,28 +1,19 @@
 """Files of torch.save: written atomically, read without running code and with their checksums compared."""
 
 import argparse
-import io
 import os
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
-from detkit.checkpoint.pickles import PICKLED_NUMPY, check_bounds, refusal
+from detkit.checkpoint.pickles import PICKLED_NUMPY, refusal
 from detkit.registry import DataError
 from detkit.utils import atomic_write
+from detkit.utils.file_checks import check_torch_file
 from detkit.utils.logging import first_line
-
-_DIRECTORY = 0x10
-"""The bit of a zip record's attributes that makes it a directory."""
-_MOST_UNPACKED = 8
-"""Times a file's size that its records may have together: torch compresses nothing, and weights hardly can be."""
-_LEGACY_PICKLES = 5
-"""A file of before torch 1.6 begins with so many pickles."""
-
 
 _HARMLESS: list[Any] = [
     (argparse.Namespace, "argparse.Namespace"),
@@ -76,8 +67,7 @@ def read_torch(path: str | os.PathLike[str], source: str) -> Any:
         DataError: it is damaged, or holds other objects than tensors and plain data; nothing of it has run.
     """
     try:
-        _compare_checksums(path)
-        _check_pickles(path)
+        check_torch_file(path)
         with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ... depending on where the file ends
@@ -88,42 +78,6 @@ def read_torch(path: str | os.PathLike[str], source: str) -> Any:
             f"{source}: cannot be read as a checkpoint ({first_line(error)}); it is damaged or incomplete."
             " Copy or download it again, or take an earlier checkpoint"
         ) from error
-
-
-def _compare_checksums(path: str | os.PathLike[str]) -> None:
-    """Raises BadZipFile where a record has another checksum than it says: torch itself reads over flipped bits.
-
-    Files that were written with checksums turned off (``torch.serialization.set_crc32_options``) have 0 for all.
-    """
-    if not zipfile.is_zipfile(path):
-        return  # of before torch 1.6, or cut short: torch finds out
-    with zipfile.ZipFile(path) as file:
-        unpacked = sum(record.file_size for record in file.infolist())
-        if unpacked > _MOST_UNPACKED * os.path.getsize(path) + (1 << 24):
-            raise zipfile.BadZipFile(f"it unpacks to {unpacked:,} bytes, which no weights do")
-        if all(record.CRC == 0 for record in file.infolist()):
-            return
-        damaged = file.testzip()
-        for record in file.infolist():  # a flipped bit that makes a directory of it, for which torch reads nothing
-            if record.external_attr & _DIRECTORY:
-                damaged = record.filename
-    if damaged is not None:
-        raise zipfile.BadZipFile(f"its record {damaged} has another checksum than it says")
-
-
-def _check_pickles(path: str | os.PathLike[str]) -> None:
-    """Raises ValueError where a pickle in the file would take more than its size, see ``check_bounds``."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as file:
-            for record in file.infolist():
-                if record.filename.endswith("data.pkl"):
-                    if record.CRC == 0:  # written without checksums
-                        del record.CRC
-                    check_bounds(io.BytesIO(file.read(record)))
-        return
-    with open(path, "rb") as stream:  # of before torch 1.6: some pickles, then the tensors' bytes
-        for _ in range(_LEGACY_PICKLES):
-            check_bounds(stream)
 
 
 def _refused(message: str) -> str:

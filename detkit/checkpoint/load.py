@@ -231,23 +231,33 @@ def check_finite(state: Mapping[str, Tensor], source: str) -> None:
         )
 
 
-def _check_parts(model: nn.Module, report: LoadReport) -> None:
-    """Raises DataError where most of one of a detector's parts would stay as initialised."""
+def random_parts(model: nn.Module, report: LoadReport) -> dict[str, list[str]]:
+    """A detector's parts most of which stay as initialised, by a report of loading, with the names of what does.
+
+    The layers of the classes do not count, nor all but the backbone where the file is another framework's network.
+    """
     if not isinstance(model, MetaArch):
-        return
+        return {}
     classes = {f"{p}.{n}" for p, module in model.named_modules() for n in getattr(module, "class_rows", {})}
     loaded, network = set(report.loaded), ("backbone.", "roi_heads.res5.")
     backbone_alone = bool(report.format) and all(name.startswith(network) for name in loaded)
+    found = {}
     for part, module in model.named_children():
         sizes = {f"{part}.{name}": value.numel() for name, value in module.state_dict().items()}
-        left = {name: size for name, size in sizes.items() if name not in loaded | classes}
+        left = [name for name in sizes if name not in loaded | classes]
         total = sum(size for name, size in sizes.items() if name not in classes)
-        if 2 * sum(left.values()) > total and not (backbone_alone and part != "backbone"):
-            raise DataError(
-                f"{report.source}: leaves most of the model's {part} as initialised: {len(left)} of its tensors, such"
-                f" as {next(iter(left))}, are not in the file or have another shape. Give weights of this model, or"
-                f" allow it with train.partial_weights=true (load_weights: partial=True). {report}"
-            )
+        if 2 * sum(sizes[name] for name in left) > total and not (backbone_alone and part != "backbone"):
+            found[part] = left
+    return found
+
+
+def _check_parts(model: nn.Module, report: LoadReport) -> None:
+    for part, left in random_parts(model, report).items():
+        raise DataError(
+            f"{report.source}: leaves most of the model's {part} as initialised: {len(left)} of its tensors, such as"
+            f" {left[0]}, are not in the file or have another shape. Give weights of this model, or allow it with"
+            f" train.partial_weights=true (load_weights: partial=True). {report}"
+        )
 
 
 def _take_class_names(model: nn.Module, checkpoint: Checkpoint, report: LoadReport) -> None:

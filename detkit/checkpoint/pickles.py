@@ -8,26 +8,19 @@ of numpy is called. What a program may take of memory and of the stack is bounde
 import io
 import math
 import pickle
-import pickletools
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from detkit.registry import DataError
+from detkit.utils.file_checks import MAX_DEPTH, Refused, check_bounds
 from detkit.utils.logging import first_line
 
-_MAX_DEPTH, _MAX_SIZE, _MAX_INSTRUCTIONS = 50, 1_000_000, 5_000_000
-_LEAF = (0, 1)
-"""Depth, and size when unfolded, of what holds nothing."""
 _DTYPES = {f"{np.dtype(c).kind}{np.dtype(c).itemsize}": np.dtype(c) for c in "?bhilqBHILQefdFD"}
-
-
-class Refused(pickle.UnpicklingError):
-    """The pickle holds what is not read; the message names it."""
 
 
 class _DType:
@@ -172,47 +165,12 @@ def _reason(error: Exception) -> str:
     return first_line(error)[:200]
 
 
-def check_bounds(file: IO[bytes]) -> None:
-    """Raises ValueError where the pickle that begins in ``file`` would take more than its size: of memory, by a high
-    number in its memo, of the stack, or of time.
-
-    Hashing nested tuples recurses without a limit, and goes through what they share each time, so their depth and
-    their size when unfolded are followed here; ``stack`` and ``memo`` hold both for each value, and None for a mark.
-    """
-    stack: list[tuple[int, int] | None] = []
-    memo: dict[Any, tuple[int, int]] = {}
-    for number, (code, argument, _) in enumerate(pickletools.genops(file)):
-        if number > _MAX_INSTRUCTIONS:
-            raise ValueError(f"it has more than {_MAX_INSTRUCTIONS:,} instructions")
-        if code.name.startswith("EXT"):
-            raise Refused("an object of copyreg's extensions")
-        if code.name.endswith(("PUT", "MEMOIZE")):
-            index = len(memo) if argument is None else argument
-            if not 0 <= index <= number:
-                raise ValueError("it numbers its values wrongly")
-            memo[index] = stack[-1] or _LEAF
-            continue
-        parts = [memo[argument]] if code.name.endswith("GET") else []
-        taken = list(code.stack_before)
-        if pickletools.markobject in taken:
-            del taken[taken.index(pickletools.markobject) :]
-            while (value := stack.pop()) is not None:
-                parts.append(value)
-        parts += [stack.pop() or _LEAF for _ in taken]
-        is_tuple = code.name.startswith(("TUPLE", "FROZENSET"))
-        depth = max([0, *(part[0] for part in parts)]) + is_tuple
-        size = sum(part[1] for part in parts) if is_tuple else max([1, *(part[1] for part in parts)])
-        if depth > _MAX_DEPTH or size > _MAX_SIZE:
-            raise ValueError(f"its tuples are nested more than {_MAX_DEPTH} deep, or unfold to more than {_MAX_SIZE}")
-        stack += [None if item is pickletools.markobject else (depth, size) for item in code.stack_after]
-
-
 def _plain(value: Any, done: dict[int, Any], depth: int) -> Any:
     """A copy with tensors for arrays. What several places share is copied once, so that no file grows by unfolding."""
     if id(value) in done:
         return done[id(value)]
-    if depth > _MAX_DEPTH:
-        raise ValueError(f"its containers are nested more than {_MAX_DEPTH} deep")
+    if depth > MAX_DEPTH:
+        raise ValueError(f"its containers are nested more than {MAX_DEPTH} deep")
     if isinstance(value, _Array):
         if value.tensor is None:
             raise ValueError("an array without content")

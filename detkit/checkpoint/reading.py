@@ -21,8 +21,8 @@ from detkit.registry import DataError
 from detkit.utils import path_manager
 from detkit.utils.download import DownloadError
 
-_ANYWHERE = "module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module"
-_WRAPPERS = re.compile(rf"^(model|net|network|detector)\.|(^|(?<=\.))({_ANYWHERE})\.")
+_ANYWHERE = "module|model|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module"
+_WRAPPERS = re.compile(rf"^(net|network|detector)\.|(^|(?<=\.))({_ANYWHERE})\.")
 """What is added to names by DistributedDataParallel, torch.compile and the like, wherever the wrapped part stands, and
 by modules of Lightning and the like before every name."""
 

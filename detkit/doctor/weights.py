@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from detkit.checkpoint import examine_weights
+from detkit.checkpoint import examine_weights, random_parts
 from detkit.doctor.interfaces import CHECKS, Check, CheckContext, Finding
 from detkit.registry import DataError
 
@@ -34,6 +34,10 @@ class WeightsFit(Check):
             fix = "give weights of this architecture, or the config that they are of"
             yield Finding("error", source, "nothing in it is the model's", fix, detail=str(error))
             return
+        for part, names in random_parts(context.model, report).items():
+            if not context.experiment.train.partial_weights:
+                what = f"most of the model's {part} would stay as initialised"
+                yield Finding("error", source, what, "give weights of this model, or train.partial_weights=true", names)
         total = len(report.loaded) + len(report.skipped) + len(report.missing)
         if report.skipped:
             examples = [f"{name}: {report.reasons[name]}" for name in report.skipped]

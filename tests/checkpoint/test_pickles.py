@@ -277,6 +277,8 @@ BOMBS = {
     "a doubling tuple as key.pth": zipped(b"\x80\x02})" + DOUBLE * 40 + b"K\x01s."),
     "a deep tuple as key.pth": zipped(b"\x80\x02})" + TUPLE * 500_000 + b"K\x01s."),
     "a deep tuple as key, old form.pth": b"\x80\x02})" + TUPLE * 500_000 + b"K\x01s.",
+    "a deep tuple before a sound file.pth": b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + b"\x80\x02})"
+    + TUPLE * 500_000 + b"K\x01s." + zipped(b"\x80\x02}."),
     "many instructions.pth": zipped(b"\x80\x02}U\x05model](" + b"N" * 5_000_001 + b"es."),
     "a large pickle, compressed.pth": zipped(b"\x80\x02" + b"N0" * 20_000_000 + b"}.", zipfile.ZIP_DEFLATED),
     "a number for the memo.pth": zipped(b"\x80\x02}r\xff\xff\xff\x7f."),

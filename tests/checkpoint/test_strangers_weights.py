@@ -42,6 +42,7 @@ def ema(state):
 
 WHOLE = {
     "compiled part": lambda s: prefixed(s, "_orig_mod.", "roi_heads.box_head."),
+    "part of another's module": lambda s: prefixed(s, "model.", "backbone."),
     "wrapped part": lambda s: prefixed(s, "module.", "neck."),
     "several": lambda s: prefixed(prefixed(s, "module._orig_mod.", "backbone."), "model.module."),
     "AveragedModel under a key": lambda s: {"ema": ema(s), "epoch": 3},

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+import zipfile
 from typing import Annotated, Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from detkit.layers import ShapeSpec, SyncBN, freeze, frozen_copy, replace_module
 from detkit.modeling.backbones.torchvision_stages import Node, find, new_network, position, trace, units
 from detkit.modeling.interfaces import BACKBONES, Backbone, Features
 from detkit.registry import did_you_mean
+from detkit.utils.file_checks import check_torch_file
 from detkit.utils.paths import path_manager
 
 STAGES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
@@ -197,15 +199,20 @@ def _load(body: nn.Module, file: str, names: set[str]) -> None:
     if any(p.is_meta for p in body.parameters()):
         return
     try:
-        state = torch.load(path_manager.get_local_path(file), map_location="cpu", weights_only=True)
+        local = path_manager.get_local_path(file)
+        check_torch_file(local)
+        state = torch.load(local, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"weights: there is no file '{file}'; give a state dict of torchvision, or null") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as e:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as e:
         raise ValueError(f"weights: '{file}' cannot be read as a state dict: {e}") from e
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"weights: '{file}' is no state dict (name -> tensor)")
     # DenseNet's published files are from a time when its layers were called norm.1, conv.1
     state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", name): value for name, value in state.items()}
+    bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        raise ValueError(f"weights: '{file}' has values that are not finite, such as in {bad[0]}")
     own = body.state_dict()
     missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
     foreign = [n for n in state if n not in names]

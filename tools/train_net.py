@@ -22,6 +22,7 @@ Options and their meaning: python tools/show_config.py --config-file FILE --opti
 """
 
 import argparse
+import atexit
 import functools
 import logging
 import os
@@ -67,16 +68,24 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
+
+
 def leave(number: int, frame: object) -> None:
-    """Ends a process that has nothing to save: one that has not begun yet, or is done."""
+    """Ends a process that has not begun its work: there is nothing to save."""
     os.write(2, f"stopped by {signal.Signals(number).name}; --resume goes on from here\n".encode())
     os._exit(130 if number == signal.SIGINT else 75)  # as a training does, see detkit.engine.EXIT_CODE
 
 
+def on_signals(handler: Any) -> None:
+    """Sets what signals do while no training listens to them."""
+    for number in SIGNALS:
+        signal.signal(number, handler)
+
+
 if __name__ == "__main__":
-    for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), leave)
+    on_signals(leave)
+    atexit.register(on_signals, signal.SIG_IGN)  # registered first, it is the last of all
     parse_arguments(None)  # so --help and mistakes are answered at once: what is imported from here on takes seconds
 
 from detkit import command_line
@@ -290,7 +299,5 @@ def run(args: argparse.Namespace, interruption: Interruption) -> None:
 
 if __name__ == "__main__":
     code = command_line.run(main)
-    for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)  # to the very end: the code is known
+    on_signals(lambda number, frame: os._exit(code))  # for what waits as the interpreter ends
     sys.exit(code)

@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import itertools
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -139,6 +140,8 @@ class _Loader:
         workers = self._loader.num_workers
         try:
             with _signals_blocked():
+                if workers:  # which torch's own object, half made, would complain about as the program ends
+                    multiprocessing.Queue().close()
                 stream = iter(self._loader)
             while True:
                 batch = next(stream, None)

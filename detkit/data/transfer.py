@@ -84,8 +84,10 @@ def remedy(error: BaseException | str) -> str:
     words, number = str(error).lower(), getattr(error, "errno", None)
     if number == errno.EMFILE or "too many open files" in words or "ancdata" in words:
         return f"the limit of open files is {_limit('RLIMIT_NOFILE')}: raise it (ulimit -n 4096)"
-    if number == errno.ENOSPC or any(w in words for w in ("no space left", "bus error", "out of shared memory")):
-        return f"{_shm()}: raise its size (docker run --shm-size=8g, or --ipc=host)"
+    if number in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOSYS) or any(
+        w in words for w in ("no space left", "bus error", "out of shared memory")
+    ):
+        return f"{_shm()}: make it larger and writable (docker run --shm-size=8g, or --ipc=host)"
     if number == errno.EAGAIN or "new thread" in words:
         return f"the limit of processes and threads is {_limit('RLIMIT_NPROC')}: raise it (ulimit -u, or --pids-limit)"
     if number == errno.ENOMEM or isinstance(error, MemoryError) or "allocate" in words or "mmap" in words:

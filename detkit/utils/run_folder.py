@@ -48,23 +48,24 @@ def holding(folder: Path) -> Iterator[str]:
             file.close()
 
 
-def _lock(path: Path) -> tuple[IO[str] | None, str]:
+def _lock(path: Path) -> tuple[IO[bytes] | None, str]:
     path.parent.mkdir(parents=True, exist_ok=True)
     while fcntl is not None:
-        file = open(path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115  # open as long as it is held
+        file = open(path, "a+b", buffering=0)  # noqa: SIM115  # open as long as it is held
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             file.seek(0)
             with file:
-                return None, file.read().strip() or "another process"
+                return None, file.read().decode(errors="replace").strip() or "another process"
         except OSError as error:
             logger.warning("%s: cannot be locked (%s): nothing keeps a second run out", path, error.strerror)
         with contextlib.suppress(FileNotFoundError):  # its holder has just removed it
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.datetime.now():%F %T}\n")
-                file.flush()
+                words = f"process {os.getpid()} on {socket.gethostname()} since {datetime.datetime.now():%F %T}\n"
+                with contextlib.suppress(OSError):  # a full disk; the lock holds
+                    file.truncate(0)
+                    file.write(words.encode())
                 return file, ""
         file.close()
     return None, ""

@@ -120,6 +120,7 @@ def test_little_address_space_ends_in_words_or_batches():
     ("error", "words"),
     [
         (OSError(28, "No space left on device"), "--shm-size"),
+        (OSError(30, "Read-only file system"), "--shm-size"),
         (OSError(24, "Too many open files"), "ulimit -n 4096"),
         (RuntimeError("received 0 items of ancdata"), "ulimit -n 4096"),
         (RuntimeError("can't start new thread"), "--pids-limit"),

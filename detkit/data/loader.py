@@ -1,14 +1,12 @@
 """Loaders: batches of samples, made ahead by worker processes."""
 
-import contextlib
 import copy
 import dataclasses
 import gc
 import itertools
 import logging
 import multiprocessing
-import os
-import signal
+import sys
 import threading
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +22,8 @@ from detkit.data.left_out import LeftOutCounter
 from detkit.data.mapper import Mapper
 from detkit.data.samplers import inference_batches
 from detkit.data.transfer import PackedBatch, remedy
+from detkit.data.workers import allow_many_files, quiet_about_the_run, signals_blocked
+from detkit.data.workers import outlast_signals as _outlast_signals
 from detkit.registry import DataError
 from detkit.structures import Sample
 
@@ -121,7 +121,7 @@ class _Loader:
 
     def __init__(self, mapper: Mapper, batches: Batches, num_workers: int, skip: bool, same_size: bool, defer: bool):
         if num_workers:
-            _allow_many_files()
+            allow_many_files()
         self._skip, self._same_size, self._defer = skip, same_size, defer
         self._left_out: set[str] = set()
         self._warned = False
@@ -139,7 +139,7 @@ class _Loader:
     def __iter__(self) -> Iterator[list[Sample]]:
         workers = self._loader.num_workers
         try:
-            with _signals_blocked():
+            with signals_blocked():
                 if workers:  # which torch's own object, half made, would complain about as the program ends
                     multiprocessing.Queue().close()
                 stream = iter(self._loader)
@@ -270,49 +270,6 @@ def _as_it_is(batch: list[Sample]) -> list[Sample]:
 def _start_worker(worker: int) -> None:
     gc.freeze()  # what the main process made is no garbage here, and looking for some would copy its pages
     torch.set_num_threads(1)  # the workers share the cores with the training process and with each other
+    sys.excepthook = quiet_about_the_run
     if threading.current_thread() is threading.main_thread():
         _outlast_signals()
-
-
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Within it signals that ask a run to leave wait. Processes that begin in it never see them, nor do threads."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _outlast_signals() -> None:
-    """Signals that ask a run to leave reach its workers too, often before it has what it needs to end its step.
-
-    They are blocked since before this process began; a worker obeys the run alone, and ends when the run is gone.
-    """
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1})
-        threading.Thread(target=_wait_for_term, args=(os.getppid(),), daemon=True).start()
-    elif hasattr(signal, "pthread_sigmask"):  # macOS, where SIGTERM keeps its default
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _wait_for_term(run: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != run:
-        pass
-    os._exit(0)  # as torch's own workers do: another code would be an error in the run
-
-
-def _allow_many_files() -> None:
-    """Raises the limit of open files as far as allowed: every tensor that a worker hands over holds one open."""
-    try:
-        import resource
-    except ImportError:  # not on Windows, which has no such limit
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 65536 if hard == resource.RLIM_INFINITY else min(65536, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -13,6 +13,7 @@ import torch
 from detkit.data import Mapper, Shapes, ShuffleSampler, train_loader
 from detkit.data.errors import SampleError, WorkerError, worker_error
 from detkit.data.transfer import PackedBatch, remedy
+from detkit.data.workers import quiet_about_the_run
 from detkit.structures import BitMasks, Boxes, Instances, Sample
 
 SHM_IS_FULL = "unable to allocate shared memory(shm) for file </torch_7_1>: No space left on device (28)"
@@ -137,3 +138,9 @@ def test_the_limit_that_was_met_is_named(error, words):
 def test_errors_of_samples_are_no_errors_of_the_machine():
     assert remedy(ValueError("x")) == ""
     assert worker_error(SampleError("a.png: flip failed with MemoryError: cannot allocate"), 2) is None
+
+
+def test_a_run_that_is_gone_is_no_error_of_its_loader_processes(capsys):
+    for error in (EOFError(), ConnectionResetError(104, "reset"), ValueError("of its own")):
+        quiet_about_the_run(type(error), error, None)
+    assert capsys.readouterr().err.strip() == "ValueError: of its own"

@@ -15,7 +15,7 @@ import torch
 
 from detkit.checkpoint import Checkpointer, resume
 from detkit.data import Mapper, Shapes, ShuffleSampler, train_loader
-from detkit.data.loader import _outlast_signals
+from detkit.data.workers import outlast_signals
 from detkit.engine import EXIT_CODE, CheckpointHook, EvalHook, Hook, Interrupted, Interruption, MetricsWriter
 
 
@@ -249,7 +249,7 @@ def test_workers_are_born_deaf_to_signals(monkeypatch):
 
 
 def linger(ready):
-    _outlast_signals()
+    outlast_signals()
     ready.set()
     time.sleep(300)
 

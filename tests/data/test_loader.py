@@ -211,7 +211,8 @@ def test_unreadable_image_reaches_the_user_with_its_own_words(workers):
     loader = make_test_loader(broken, Mapper(broken), 2, workers)
     with pytest.raises(DataError) as error:
         list(loader)
-    assert str(error.value) == "/data/broken_3.png: cannot be decoded"
+    hint = "To leave out images that cannot be read: data.skip_unreadable=true"
+    assert str(error.value) == f"/data/broken_3.png: cannot be decoded. {hint}"
 
 
 def test_many_tensors_may_be_held_at_once(dataset):

@@ -30,6 +30,11 @@ OTHER_JSON: tuple[tuple[str, set[str], str], ...] = (
     ("a file of Supervisely", {"objects", "size"}, AUTO),
     ("a file of Cityscapes", {"objects", "imgHeight"}, AUTO),
     ("GeoJSON", {"features", "type"}, READER),
+    ("a VIA 3 project", {"file", "metadata"}, READER),
+    ("a file of Datumaro (CVAT)", {"items", "categories"}, "export it from CVAT again, as COCO"),
+    ("a file of V7 Darwin", {"item", "annotations"}, "export it from V7 again, as COCO"),
+    ("an export of Labelbox", {"data_row", "projects"}, READER),
+    ("an export of FiftyOne", {"samples"}, "export it from FiftyOne again, as COCODetectionDataset"),
     ("COCO's captions", {"image_id", "caption"}, "take COCO's instances_*.json"),
 )
 """What else is written as JSON: the keys of its entries, and what to do."""

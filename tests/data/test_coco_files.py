@@ -2,6 +2,8 @@
 
 import json
 import logging
+import shutil
+import subprocess
 import unicodedata
 
 import numpy as np
@@ -9,7 +11,7 @@ import pycocotools.mask as coco_mask
 import pytest
 from PIL import Image
 
-from detkit.data import CocoInstances
+from detkit.data import AutoDataset, CocoInstances
 from detkit.data.datasets.classes import choose_classes
 from detkit.data.datasets.coco import read_categories
 from detkit.data.datasets.keypoints import KeypointSpec
@@ -254,3 +256,65 @@ def test_a_mask_of_an_image_of_any_size_is_not_laid_out(read):
     shape = {"size": [height, width], "counts": rectangle["counts"].decode()}
     data = read(coco(entry(segmentation=shape), height=height, width=width), check_images=0)
     assert data.objects().extents.tolist() == [[10, 10, 30, 30]]
+
+
+POLYGON = {"all_points_x": [10, 30, 30, 10], "all_points_y": [10, 10, 30, 30], "name": "polygon"}
+TO_READ = {
+    "VIA": {
+        "1.png9": {
+            "filename": "1.png",
+            "size": 9,
+            "file_attributes": {},
+            "regions": [{"shape_attributes": POLYGON, "region_attributes": {"kind": "cat"}}],
+        }
+    },
+    "LabelMe": {
+        "version": "5.0",
+        "flags": {},
+        "imagePath": "1.png",
+        "imageData": None,
+        "imageHeight": H,
+        "imageWidth": W,
+        "shapes": [{"label": "cat", "points": [[10, 10], [30, 10], [30, 30]], "shape_type": "polygon", "flags": {}}],
+    },
+    "Label Studio": [
+        {
+            "id": 1,
+            "data": {"image": "/data/local-files/?d=1.png"},
+            "annotations": [
+                {
+                    "result": [
+                        {
+                            "type": "rectanglelabels",
+                            "original_width": W,
+                            "original_height": H,
+                            "id": "a",
+                            "from_name": "label",
+                            "to_name": "image",
+                            "value": {"x": 10, "y": 10, "width": 50, "height": 50, "rectanglelabels": ["cat"]},
+                        }
+                    ]
+                }
+            ],
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize("what", TO_READ)
+def test_the_dataset_that_the_message_names_reads_the_folder(read, tmp_path, what):
+    with pytest.raises(DataError, match=rf"{what}.*name: AutoDataset, path: FOLDER"):
+        read(TO_READ[what])
+    data = AutoDataset(path=str(tmp_path))
+    assert data.class_names == ("cat",)
+    assert len(data[0].objects) == 1
+
+
+def test_the_command_that_the_message_names_converts_the_file(read, tmp_path):
+    if shutil.which("iconv") is None:
+        pytest.skip("no iconv")
+    with pytest.raises(DataError, match="iconv -f") as error:
+        read(json.dumps(coco(), ensure_ascii=False).encode("latin-1"))
+    command = str(error.value).split("; ")[1].split(" converts")[0].replace("OLD.json", "instances.json")
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    assert read((tmp_path / "NEW.json").read_bytes()).class_names == ("cat", "dög")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torchvision.io
 
-from detkit.data.image_files import png_facts
+from detkit.data.image_files import load, png_facts
 from detkit.data.issues import Issue, Report
 
 DARK = 16
@@ -39,7 +39,7 @@ def to_rgb(image: Any, path: str, max_value: float | None, report: Report) -> np
         deep = _deep_colours(path) if bits == 16 and image.tell() == 0 and image.mode in ("RGB", "RGBA", "LA") else None
     elif image.format == "TIFF":
         bits, declared = max(image.tag_v2.get(258, (1,))), _declared(image)
-    image.load()
+    load(image)
     if deep is None and (image.mode == "F" or image.mode.startswith("I")):
         deep = np.asarray(image)[:, :, None]
         if image.format == "TIFF" and bits == 32 and image.mode == "I" and image.tag_v2.get(339, (1,))[0] == 1:

@@ -96,6 +96,16 @@ def _open(path: Any) -> Image.Image:
             PngImagePlugin.MAX_TEXT_CHUNK = usual
 
 
+def load(image: Image.Image) -> None:
+    """Decodes the present frame. Long texts behind the pixels of a PNG, which nobody needs, do no harm."""
+    try:
+        image.load()
+    except ValueError as error:
+        if "MAX_TEXT_" not in str(error):
+            raise
+        image.load()
+
+
 def _too_large(path: Any, what: str, limit: int) -> Issue:
     fix = f"set the environment variable {VARIABLE} to a larger number if memory allows (4 bytes a pixel, some copies)"
     place = "the image" if isinstance(path, io.BytesIO) else str(path)
@@ -181,7 +191,8 @@ def decoder_warnings() -> Iterator[list[str]]:
         said = b"".join(text).decode(errors="replace")
         found += [words.strip() for words in _DECODERS.findall(said)]
         if other := _DECODERS.sub("", said):
-            os.write(2, other.encode())
+            with contextlib.suppress(OSError):
+                os.write(2, other.encode())
         found[:] = dict.fromkeys(found)
 
 

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from detkit.config import Positive
 from detkit.data.bit_depth import to_rgb
-from detkit.data.image_files import is_preview, log_once, naming_warnings, num_frames, open_image
+from detkit.data.image_files import is_preview, load, log_once, naming_warnings, num_frames, open_image
 from detkit.data.issues import Issue, Report
 from detkit.registry import DataError
 
@@ -170,6 +170,8 @@ def check_image(
 
 def orientation(image: Image.Image) -> int:
     """How the picture lies in its file, by its EXIF tag: 1 as it is meant to be seen, 2 to 8 otherwise."""
+    if image.format == "PNG":  # which may have its tags behind the pixels
+        load(image)
     tag = image.getexif().get(ORIENTATION, 1)
     return tag if tag in _UPRIGHT else 1
 

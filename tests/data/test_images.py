@@ -284,6 +284,11 @@ def test_a_png_with_long_texts_is_read(tmp_path, rgb, compress):
     save(tmp_path / "a.png", Image.fromarray(rgb), pnginfo=info)
     assert (read_image(str(tmp_path / "a.png")) == rgb).all()
     assert PngImagePlugin.MAX_TEXT_CHUNK < 2_000_000
+    content = save(tmp_path / "b.png", Image.fromarray(rgb)) and (tmp_path / "b.png").read_bytes()
+    text = png_chunk(b"zTXt", b"prompt\0\0" + zlib.compress(b"x" * 3_000_000))
+    (tmp_path / "b.png").write_bytes(content[:-12] + text + content[-12:])
+    assert (read_image(str(tmp_path / "b.png"), (H, W)) == rgb).all()
+    check_image(str(tmp_path / "b.png"), (H, W))
 
 
 def test_warnings_of_decoders_name_the_file(tmp_path, rgb, capfd):

@@ -77,6 +77,7 @@ def video_frames(path: str | Path, reading: ImageReading = DEFAULT_READING) -> I
             time += Fraction(seconds).limit_denominator(_TICKS)
         return
     damaged, shown, error, size = 0, 0, "", dict[str, int]()
+    last: Fraction | None = None
     with _opened(path) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
@@ -96,12 +97,24 @@ def video_frames(path: str | Path, reading: ImageReading = DEFAULT_READING) -> I
                 damaged, error = damaged + 1, str(reason)
                 continue
             shown += len(pictures)
+            last = pictures[-1].time if pictures else last
             yield from pictures
+        error = error or _cut_off(container, shown, last)
     if error and shown:
         what = f"{damaged} packets are damaged" if damaged else f"is {error}"
-        logger.warning("%s: %s; the other %d frames were read", path, what, shown)
+        logger.warning("%s: %s; %d frames were read", path, what, shown)
     if not shown:
         raise DataError(f"{path}: no frame can be decoded ({error or 'it has none'}); the file is damaged or cut off")
+
+
+def _cut_off(container: Any, shown: int, last: Fraction | None) -> str:
+    """In what words a file has less than it says, where its end was reached without an error; else empty."""
+    frames, seconds = container.streams.video[0].frames, (container.duration or 0) / 1e6
+    if frames > shown + 2:
+        return f"cut off: it says that it has {frames} frames"
+    if last is not None and len(container.streams) == 1 and seconds > 1.1 * float(last) + 1:  # sound may be longer
+        return f"cut off: it says that it lasts {seconds:.1f} s and ends after {float(last):.1f} s"
+    return ""
 
 
 def _picture(frame: Any, path: str | Path, size: dict[str, int]) -> Frame:

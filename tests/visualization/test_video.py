@@ -73,7 +73,7 @@ def encode(path, codec="ffv1", times=range(0, 1000, 100), pix_fmt="yuv420p", **m
         stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
         stream.codec_context.time_base = Fraction(1, 1000)
         for number, time in enumerate(times):
-            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 * number, np.uint8), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 * number % 256, np.uint8), format="rgb24")
             frame.pts, frame.time_base = time, Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -117,7 +117,7 @@ def test_a_damaged_packet_costs_its_own_frames(tmp_path, caplog, codec, suffix):
         packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
     path.write_bytes(path.read_bytes().replace(packets[4], bytes(len(packets[4]))))
     assert len(list(video_frames(path))) == 9
-    assert f"{path}: 1 packets are damaged; the other 9 frames were read" in caplog.text
+    assert f"{path}: 1 packets are damaged; 9 frames were read" in caplog.text
 
 
 def test_what_is_wrong_with_a_file_is_said(tmp_path):
@@ -138,6 +138,25 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path):
         if path.stem in words:
             with pytest.raises(DataError, match=f"{path.name}: .*{words[path.stem]}"):
                 list(video_frames(path))
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "mpeg4"), ("b.mkv", "ffv1")])
+def test_a_video_that_is_cut_off_gives_its_frames_and_says_so(tmp_path, caplog, name, codec):
+    av = pytest.importorskip("av")
+    path = encode(tmp_path / "whole.mkv", codec, times=range(0, 9000, 300))
+    with av.open(str(path)) as source, av.open(str(tmp_path / name), "w", options={"movflags": "faststart"}) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+    path = tmp_path / name
+    caplog.clear()
+    assert len(list(video_frames(path))) == 30
+    assert caplog.text == ""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert 2 < len(list(video_frames(path))) < 29
+    assert f"{path}: is cut off" in caplog.text
 
 
 def test_tags_in_another_encoding_do_no_harm(tmp_path):

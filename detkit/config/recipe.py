@@ -50,7 +50,9 @@ def built(path: str, recipe: Recipe[T], *runtime: Any) -> T:
         return recipe(*runtime)
     except (ConfigError, DataError):
         raise
-    except (ValueError, RuntimeError, ArithmeticError) as error:  # torch's own words for a width of 0, say
+    except (ValueError, RuntimeError, ArithmeticError, TypeError) as error:
+        if isinstance(error, TypeError) and "verflow" not in str(error):  # torch's word for a size beyond 64 bits
+            raise  # torch's own words for a width of 0, say
         raise ConfigError(f"{path}: cannot be built. {error}") from error
 
 

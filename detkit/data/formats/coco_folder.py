@@ -215,7 +215,7 @@ def _panoptic(folder: Folder, name: str) -> Content:
         if (entry := found.get(image.id)) is None:
             continue
         stem = PurePosixPath(entry.file_name).name
-        pngs = [other for other in folder.images if PurePosixPath(other).name == stem and other != path]
+        pngs = [other for other in folder.images_named(stem) if other != path]
         if not pngs:
             raise DataError(f"{place}: image {image.id}: there is no '{stem}', which holds its segments")
         colours = folder.mask(pngs[0]).astype(np.int64)

@@ -58,8 +58,7 @@ class CvatDataset(FormatDataset):
 
 def _file(folder: Folder) -> str | None:
     for name in folder.candidates("*.xml"):
-        text = folder.text(name)
-        if "<annotations" in text[:500] and "<image" in text:
+        if "<annotations" in folder.head(name) and "<image" in folder.text(name):
             return name
     return None
 

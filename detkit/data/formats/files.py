@@ -4,9 +4,11 @@ import base64
 import functools
 import io
 import os
+import re
 import xml.etree.ElementTree as ElementTree
 import zlib
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,6 +20,8 @@ from PIL import Image
 from detkit.data.image_files import IMAGE_SUFFIXES, open_image
 from detkit.registry import DataError
 
+HEAD = 1 << 16
+"""Bytes of a file by which its format is known."""
 LARGEST = 1 << 28
 """Bytes of a text file that is not a COCO file, or of an embedded image; larger ones are a mistake or an attack."""
 
@@ -36,8 +40,8 @@ class Folder:
 
     def candidates(self, *patterns: str) -> list[str]:
         """The file that the user named, or those that match one of the patterns."""
-        names = [self.given] if self.given else self.files
-        return [name for name in names if any(PurePosixPath(name).match(pattern) for pattern in patterns)]
+        matches = [_pattern(pattern) for pattern in patterns]
+        return [name for name in ([self.given] if self.given else self.files) if any(match(name) for match in matches)]
 
     @functools.cached_property
     def files(self) -> dict[str, None]:
@@ -62,6 +66,17 @@ class Folder:
         return out
 
     @functools.cached_property
+    def _sorted(self) -> list[str]:
+        return sorted(self.files)
+
+    @functools.cached_property
+    def _by_end(self) -> dict[str, list[str]]:
+        out: dict[str, list[str]] = {}
+        for name in self.files:
+            out.setdefault("/".join(name.split("/")[-2:]), []).append(name)
+        return out
+
+    @functools.cached_property
     def _by_name(self) -> dict[str, list[str]]:
         out: dict[str, list[str]] = {}
         for name in self.images:
@@ -69,13 +84,17 @@ class Folder:
         return out
 
     def glob(self, pattern: str) -> list[str]:
-        """The files whose path matches, as ``PurePath.match`` does."""
-        return [name for name in self.files if PurePosixPath(name).match(pattern)]
+        """The files whose path ends in the pattern, in which ``*`` stands for letters of one name."""
+        return list(filter(_pattern(pattern), self.files))
 
-    def below(self, folder: str) -> Iterator[str]:
-        """The files below a folder of it."""
+    def below(self, folder: str) -> list[str]:
+        """The files below a folder of it, sorted."""
         start = "" if folder in ("", ".") else f"{folder.rstrip('/')}/"
-        return (name for name in self.files if name.startswith(start))
+        return self._sorted[bisect_left(self._sorted, start) : bisect_left(self._sorted, f"{start}\U0010ffff")]
+
+    def named(self, end: str) -> list[str]:
+        """The files whose path ends in ``folder/name``."""
+        return self._by_end.get(end, [])
 
     def image(self, name: str, near: str = "", origin: str = "") -> str:
         """The image that a file speaks of.
@@ -93,7 +112,7 @@ class Folder:
             path = os.path.normpath(os.path.join(start, written)).replace(os.sep, "/")
             if path in self.images:
                 return path
-        found = self._by_name.get(PurePosixPath(written).name.lower(), [])
+        found = self.images_named(PurePosixPath(written).name)
         same_end = [path for path in found if path.endswith("/".join(PurePosixPath(written).parts[-2:]))]
         found = same_end if len(same_end) == 1 else found
         if len(found) != 1:
@@ -101,11 +120,23 @@ class Folder:
             raise DataError(f"{self.path}: {origin or 'a record'} names the image '{name[:200]}', but {why}")
         return found[0]
 
+    def images_named(self, name: str) -> list[str]:
+        """The images of a name, whatever their folder and the case of their letters."""
+        return self._by_name.get(name.lower(), [])
+
     def image_of_stem(self, stem: str, near: str = "") -> str | None:
-        """The image whose name without suffix is ``stem``, in the folder ``near`` if there are several."""
+        """The image whose name without suffix is ``stem``; of several the one in a folder ``near``."""
         found = self._by_stem.get(stem, [])
-        beside = [name for name in found if name.startswith(f"{near}/")] if near else found
+        beside = [name for name in found if near in name.split("/")[:-1]] if near else found
         return next(iter(beside or found), None)
+
+    def head(self, name: str) -> str:
+        """The first letters of a text file, enough to see what it is; "" where it cannot be read."""
+        try:
+            with open(self.path / name, "rb") as file:
+                return file.read(HEAD).decode("utf-8", "replace")
+        except OSError:
+            return ""
 
     def text(self, name: str) -> str:
         """A text file: UTF-8, with or without a mark, or UTF-16 with one; else as Latin-1 writes it."""
@@ -160,6 +191,11 @@ class Folder:
                 return _pixels(image)
         except Exception as error:
             raise DataError(f"{self.path / name}: cannot be read as an image ({error})") from None
+
+
+@functools.cache
+def _pattern(pattern: str) -> Callable[[str], Any]:
+    return re.compile("(?:.*/)?" + re.escape(pattern).replace(r"\*", "[^/]*")).fullmatch
 
 
 def embedded_image(text: str, origin: str, compressed: bool = False) -> np.ndarray:

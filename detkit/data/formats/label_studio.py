@@ -30,8 +30,8 @@ class LabelStudioDataset(FormatDataset):
     @classmethod
     def recognise(cls, folder: Folder) -> str | None:
         for name in folder.candidates("*.json"):
-            head = folder.text(name)
-            if head.lstrip()[:1] == "[" and '"annotations"' in head and '"from_name"' in head:
+            is_list = folder.head(name).lstrip("\ufeff \r\n\t")[:1] == "["
+            if is_list and '"annotations"' in (text := folder.text(name)) and '"result"' in text:
                 return name
         return None
 

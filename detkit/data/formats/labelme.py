@@ -33,7 +33,7 @@ class LabelMeDataset(FormatDataset):
     def recognise(cls, folder: Folder) -> str | None:
         names = folder.candidates("*.json")
         for name in names[:3]:
-            if '"shapes"' in (text := folder.text(name)) and '"imagePath"' in text:
+            if '"shapes"' in (text := folder.text(name)) and '"imagePath"' in text:  # which may stand behind the image
                 return f"{len(names)} JSON files"
         return None
 

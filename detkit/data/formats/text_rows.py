@@ -56,17 +56,7 @@ class TextRows(FormatDataset):
 
     @classmethod
     def _image(cls, folder: Folder, name: str, part: str) -> LabelledImage:
-        image = folder.image_of_stem(PurePosixPath(name).stem)
-        inside = (
-            [
-                i
-                for i in folder.images
-                if PurePosixPath(i).stem == PurePosixPath(name).stem and part in PurePosixPath(i).parts
-            ]
-            if part
-            else []
-        )
-        image = inside[0] if inside else image
+        image = folder.image_of_stem(PurePosixPath(name).stem, part)
         if image is None:
             raise DataError(f"{folder.path / name}: there is no image of this name")
         lines = lines_of(folder.text(name))

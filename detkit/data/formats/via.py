@@ -48,7 +48,11 @@ CLASS_ATTRIBUTES = ("class", "label", "name", "type", "category")
 
 
 def _files(folder: Folder) -> list[str]:
-    return [name for name in folder.candidates("*.json") if '"shape_attributes"' in folder.text(name)]
+    return [
+        name
+        for name in folder.candidates("*.json")
+        if '"regions"' in folder.head(name) and '"filename"' in folder.head(name)
+    ]
 
 
 def _images(folder: Folder, name: str) -> list[LabelledImage]:

@@ -55,10 +55,8 @@ class VocDataset(FormatDataset):
     @classmethod
     def recognise(cls, folder: Folder) -> str | None:
         masks = folder.glob("SegmentationObject/*.png")
-        xml = [name for name in folder.candidates("*.xml") if "<annotation" in folder.text(name)[:2000]][:1]
-        if not xml and not masks:
-            return None
-        if xml and "<annotations" in folder.text(xml[0])[:2000]:
+        xml = next((name for name in folder.candidates("*.xml") if "<annotation" in folder.head(name)), None)
+        if (xml is None and not masks) or (xml is not None and "<annotations" in folder.head(xml)):
             return None
         found = len([n for n in folder.files if n.endswith(".xml")])
         return f"{found} XML files" + (f", {len(masks)} instance masks" if masks else "")
@@ -126,8 +124,7 @@ def _place_in_palette(colour: int) -> tuple[int, int]:
 
 def _image(folder: Folder, stem: str, colours: Mapping[Any, str] | None, listed: list[str] | None) -> LabelledImage:
     image = folder.image_of_stem(stem, "JPEGImages")
-    xml = next((n for n in (f"Annotations/{stem}.xml", f"{stem}.xml") if n in folder.files), None)
-    xml = xml or next(iter(folder.glob(f"Annotations/{stem}.xml")), None)
+    xml = next(iter(folder.named(f"Annotations/{stem}.xml")), None) or next(iter(folder.named(f"{stem}.xml")), None)
     root = None if xml is None else folder.xml(xml)
     if image is None and root is not None:
         image = folder.image(root.findtext("filename") or stem, origin=str(xml))
@@ -137,7 +134,7 @@ def _image(folder: Folder, stem: str, colours: Mapping[Any, str] | None, listed:
     size = (int(given[0]), int(given[1])) if all(side.isdecimal() and int(side) for side in given) and given else None
     size = size or image_size(folder, image)
     objects = [] if root is None else list(_boxes(root, f"{folder.path / str(xml)}"))
-    for name in folder.glob(f"SegmentationObject/{stem}.png"):
+    for name in folder.named(f"SegmentationObject/{stem}.png"):
         objects = _with_masks(folder, name, objects, colours, listed)
     return LabelledImage(image, objects, size)
 

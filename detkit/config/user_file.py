@@ -69,7 +69,13 @@ def import_user_code(name: str, source: str, others: Collection[str] = (), folde
         if isinstance(error, ModuleNotFoundError) and not file and (name + ".").startswith(f"{error.name}."):
             hint = "it must be installed or on PYTHONPATH; a file is given by its path, with .py"
             raise ConfigError(f"{source}: imports: there is no module '{name}'; {hint}") from error
-        raise ConfigError(f"{source}: imports: {_place(error, name)}: {type(error).__name__}: {error}") from error
+        words = f"{type(error).__name__}: {error}"
+        if isinstance(error, ModuleNotFoundError) and str(error.name).startswith(f"{__name__}."):
+            beside = str(error.name)[len(__name__) + 1 :]
+            words = (
+                f"a file of imports is no package; write 'import {beside}', without the dot, for what lies beside it"
+            )
+        raise ConfigError(f"{source}: imports: {_place(error, name)}: {words}") from error
     shared = [other for parts in _loaded.values() for other, (path, _) in parts.items() if file and _below(path, file)]
     more = [other for other in sorted({*sys.modules} - before) + shared if not other.startswith(f"{__name__}.")]
     _loaded[name] = _user_modules([module, *more])
@@ -196,7 +202,8 @@ class _UserFileFinder(importlib.abc.MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         """Importlib's question: how to load ``fullname``; None where it is no user file's."""
-        if not fullname.startswith(__name__ + ".") or not Path(_file_name(fullname)).is_file():
+        file = Path(_file_name(fullname)) if fullname.startswith(__name__ + ".") else None
+        if file is None or not file.is_absolute() or not file.is_file():
             return None
         return importlib.util.spec_from_file_location(fullname, _file_name(fullname))
 

@@ -78,7 +78,7 @@ def _suggestion(
     """Sizes that reach more, in the config's words; None where there are none, or where nothing would be gained."""
     node: Mapping[str, Any] = context.experiment.tree["model"].get("proposal_generator") or {}
     given = (node.get("anchor_generator") or {}).get("sizes")
-    if not given:
+    if not isinstance(given, list) or not given:  # a text where the config asks the environment
         return None
     counts = [len(level_sizes) for level_sizes in given]
     sizes = suggested_sizes(objects.boxes, sum(counts))

@@ -74,6 +74,34 @@ def test_a_module_that_the_script_imported_is_loaded_anew_when_it_was_edited(sho
     assert options_of(shop, "Own") == ["changed"]
 
 
+def test_an_edited_module_of_a_package_is_loaded_anew(shop, write, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write("own_package/__init__.py", "")
+    write("own_package/parts.py", code("Packed"))
+    path = write("c.yaml", "imports: [own_package.parts]")
+    load_config(path)
+    first = shop.parts.get("Packed")
+    load_config(path)
+    assert shop.parts.get("Packed") is first
+    write("own_package/parts.py", code("Packed", "changed: int = 1"))
+    load_config(path)
+    assert options_of(shop, "Packed") == ["changed"]
+    names, files = copied_code(["own_package.parts"])
+    assert (names, sorted(files)) == (["own_package.parts"], ["own_package/__init__.py", "own_package/parts.py"])
+    shutil.rmtree(tmp_path / "own_package")
+    for place, text in files.items():
+        write(f"moved/{CODE}/{place}", text.decode())
+    load_config(write("moved/config.yaml", "imports: [own_package.parts]"))
+    assert sys.modules["own_package.parts"].__file__ == str(tmp_path / "moved" / CODE / "own_package" / "parts.py")
+
+
+def test_a_relative_import_is_told_what_to_write(shop, write):
+    write("helper_beside.py", "")
+    write("my.py", "from .helper_beside import x")
+    with pytest.raises(ConfigError, match=r"my\.py:1: .*'import helper_beside', without the dot"):
+        load_config(write("c.yaml", "imports: [my.py]"))
+
+
 def test_a_copy_of_the_code_works_where_the_original_is_gone(shop, write, tmp_path):
     write("project/package/__init__.py", "")
     write("project/package/deep.py", "AMOUNT = 5")

@@ -1,5 +1,6 @@
 """The machine: whether there is a place to write to, a device, and enough cores."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterable
@@ -64,11 +65,11 @@ class Device(Check):
 
 @CHECKS.register()
 class Workers(Check):
-    """More loader workers than processor cores.
+    """More loader workers than processor cores, or shared memory too small for their batches.
 
-    They then wait for each other, and each holds memory.
+    They then wait for each other, and each holds memory; batches that find no space come through pipes, more slowly.
 
-    Fix: fewer ``data.num_workers``.
+    Fix: fewer ``data.num_workers``; a larger /dev/shm.
     """
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
@@ -78,6 +79,17 @@ class Workers(Check):
             what = f"{workers} workers over all processes, and {available} cores"
             fix = f"set it to {max(1, available // context.num_processes)} or less"
             yield Finding("warning", "data.num_workers", what, fix)
+        with contextlib.suppress(OSError):  # a system without it
+            shm = shutil.disk_usage("/dev/shm")
+            if workers and shm.total < _SMALL_SHM:
+                what = (
+                    f"/dev/shm has {shm.total >> 20} MiB: batches without space in it come through pipes, more slowly"
+                )
+                yield Finding("note", "data.num_workers", what, "docker run --shm-size=8g, or --ipc=host")
+
+
+_SMALL_SHM = 1 << 28
+"""Four times what a container has unless told otherwise."""
 
 
 def checkpoint_bytes(model: torch.nn.Module, optimizer: type) -> int:

@@ -204,3 +204,11 @@ def test_a_check_of_ones_own_is_made(files):
         assert [(f.check, f.what) for f in files.findings(quick=True)] == [("NeverOnMondays", "12 images")]
     finally:
         CHECKS.forget(__name__)
+
+
+def test_shared_memory_that_is_small_for_loader_processes(files, monkeypatch):
+    real = shutil.disk_usage
+    small = real("/")._replace(total=64 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: small if str(path) == "/dev/shm" else real(path))
+    assert found(files.findings("data.num_workers=1"), "Workers") == [("note", "data.num_workers")]
+    assert not found(files.findings("data.num_workers=0"), "Workers")

@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 
 import numpy as np
-from tqdm import tqdm
 
 from detkit.config import built
 from detkit.data import Dataset, Mapper, Record, TableDataset
 from detkit.data.left_out import CROWD, NO_BOX, NO_PIXEL
 from detkit.doctor.interfaces import CHECKS, Check, CheckContext, Finding
 from detkit.doctor.stats import DatasetStats
+from detkit.utils.progress import watched
 
 SAMPLE = 1000
 """Images of each dataset that go through the augmentations."""
@@ -60,7 +60,7 @@ def _on_the_way(context: CheckContext, part: DatasetStats, dataset: TableDataset
     mapper = Mapper(Blank(dataset), steps, seed=seed, mask_format=data.mask_format, mini_mask_size=data.mini_mask_size)
     chosen = part.sample(SAMPLE)
     found: dict[str, list[str]] = {}
-    for index in tqdm(chosen, "augmentations", disable=not context.bar):
+    for index in watched(chosen, "augmentations", show=context.bar):
         for reason, ids in mapper(0, index).left_out.items():
             found.setdefault(reason, []).extend(f"annotation {id_} ({part.image(index)})" for id_ in ids)
     for reason, objects in found.items():

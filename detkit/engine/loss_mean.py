@@ -70,7 +70,7 @@ class StepMean:
 
 
 def summed(batches: Sequence[Losses]) -> Losses:
-    """The losses of a step, detached: sums of its batches' rescaled terms, and means of the metrics that they give."""
+    """The losses of a step, detached: sums of its batches' rescaled terms, and means of their metrics, NaN left out."""
     terms: dict[str, Tensor] = {}
     metrics: dict[str, list[Tensor]] = {}
     for losses in batches:
@@ -78,4 +78,4 @@ def summed(batches: Sequence[Losses]) -> Losses:
             terms[name] = terms[name] + value.detach() if name in terms else value.detach()
         for name, value in losses.metrics.items():
             metrics.setdefault(name, []).append(value.detach())
-    return Losses(terms, {name: torch.stack(values).float().mean() for name, values in metrics.items()})
+    return Losses(terms, {name: torch.stack(values).float().nanmean() for name, values in metrics.items()})

@@ -143,7 +143,7 @@ class Metrics:
         values: dict[str, list[float]] = {}
         for step in window:
             for name, value in step.values.items():
-                values.setdefault(name, []).append(value)
+                values.setdefault(name, []).extend([] if math.isnan(value) else [value])
         means = mean_over_ranks({name: (sum(numbers), len(numbers)) for name, numbers in values.items()})
         times = {"data_time": self._data_time / count, "step_time": self._step_time / count}
         times["eta_seconds"] = round(self._pace.settle() * steps_left + hooks_left, 1)
@@ -171,11 +171,11 @@ class Metrics:
 
 
 def mean_over_ranks(sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """Means by name, from the sum and the number of values that each process has. All processes must call it."""
+    """Means by name, from the sum and the number of values that each process has; NaN of none. All must call it."""
     ranks, means = distributed.all_gather_object(dict(sums)), dict[str, float]()
     for name in dict.fromkeys(name for part in ranks for name in part):
         total, number = (sum(values) for values in zip(*(part[name] for part in ranks if name in part)))
-        means[name] = total / max(number, 1)
+        means[name] = total / number if number else math.nan
     return means
 
 

@@ -100,7 +100,7 @@ def validate_datasets(experiment: Experiment) -> None:
 def is_restarted(folder: Path) -> bool:
     """Whether the launcher that began the run in ``folder`` has started these processes again after one had died."""
     claim = folder / "launched_by"
-    ours = distributed.launched() and claim.is_file() and claim.read_text() == distributed.launch_id()
+    ours = distributed.launched() and claim.is_file() and claim.read_text(encoding="utf-8") == distributed.launch_id()
     again: bool = distributed.all_gather_object(ours)[0]  # rank 0's word: another machine's folder may lag behind
     if again:
         logger.info("started again by the launcher: going on from the last checkpoint")
@@ -138,7 +138,7 @@ def init_output_dir(experiment: Experiment, *, fresh: bool) -> None:
         for name in ("evaluation.json", "coco_results.json"):
             (folder / name).unlink(missing_ok=True)
     if distributed.launched():
-        (folder / "launched_by").write_text(distributed.launch_id())
+        (folder / "launched_by").write_text(distributed.launch_id(), encoding="utf-8")
     _keep_code(experiment, folder)
     with atomic_write(run_file(folder, "config.yaml"), "w") as file:
         file.write(to_yaml(experiment.tree))

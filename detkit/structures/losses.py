@@ -13,7 +13,7 @@ class Losses:
 
     Args:
         terms: name -> differentiable 0-d tensor, already weighted; the trainer minimises their sum.
-        metrics: name -> detached 0-d tensor, logged later without waiting for the device.
+        metrics: name -> detached 0-d tensor, logged later without waiting for the device; NaN: nothing to measure.
         normalisers: name of a term -> detached 0-d tensor: the number of things (samples, objects) that the term is a
             mean over. The term is their sum divided by ``max(normaliser, 1)``, so that the means of several batches
             combine to the mean over all of them. A term without a normaliser is a mean over the batch's images; a term

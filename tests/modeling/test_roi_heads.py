@@ -145,3 +145,11 @@ def test_classes_that_a_dataset_does_not_label_take_no_part_in_its_class_loss():
     assert (row_gradients(partly, ImageInfo()) > 0).all()
     everything = ImageInfo(active_classes=torch.ones(3, dtype=torch.bool))
     torch.testing.assert_close(row_gradients(everything, ImageInfo()), row_gradients(ImageInfo(), ImageInfo()))
+
+
+def test_without_foreground_there_is_no_accuracy_of_it():
+    """Neither 0, which is the worst, nor 1, which is the best."""
+    metrics = small_model().train()([sample(num=0), sample(num=0, seed=1)]).metrics
+    assert metrics["box_head/accuracy"].isfinite()
+    for name in ("box_head/foreground_accuracy", "mask_head/accuracy"):
+        assert metrics[name].isnan()

@@ -1,6 +1,8 @@
 import itertools
 import logging
+import re
 import types
+from pathlib import Path
 
 from detkit.utils import progress
 from detkit.utils.progress import watched
@@ -29,3 +31,10 @@ def test_a_log_gets_lines_now_and_then(capsys, caplog, monkeypatch):
         "unsized 1",
     ]
     assert capsys.readouterr().err == ""
+
+
+def test_only_what_knows_of_terminals_draws_bars():
+    root = Path(progress.__file__).parents[1]
+    files = [*root.rglob("*.py"), *(root.parent / "tools").rglob("*.py")]
+    drawing = {path.name for path in files if re.search(r"^(from|import) tqdm", path.read_text("utf-8"), re.MULTILINE)}
+    assert drawing == {"progress.py", "logging.py", "progress_bar.py"}

@@ -1,5 +1,6 @@
 """The losses of the test set."""
 
+import math
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -19,9 +20,9 @@ class ValidationLoss(PeriodicHook):
     """Computes the losses of the test set: where they rise while those of training fall, a model learns by heart.
 
     They are ``validation/total_loss``, ``validation/loss_cls`` and so on in the lines of metrics: means over the whole
-    test set, over all processes, by the terms' normalisers. The model computes them in training mode, dropout and
-    sampling included, with random numbers that are the same each time; it does not learn, and neither running
-    statistics nor the random numbers of training change.
+    test set, over all processes, by the terms' normalisers; a term that counts nothing in it is NaN. The model computes
+    them in training mode, dropout and sampling included, with random numbers that are the same each time; it does not
+    learn, and neither running statistics nor the random numbers of training change.
 
     Args:
         period: steps between them, and once at the end; null: whenever the weights are evaluated.
@@ -52,7 +53,7 @@ class ValidationLoss(PeriodicHook):
         means = mean_over_ranks({name: (float(value), float(numbers[name])) for name, value in sums.items()})
         if not means:
             raise ValueError("ValidationLoss: the test set gave no batch")
-        means = {"total_loss": sum(means.values()), **means}
+        means = {"total_loss": sum(mean for mean in means.values() if not math.isnan(mean)), **means}
         trainer.publish({"iteration": trainer.step, **{f"validation/{name}": value for name, value in means.items()}})
 
 

@@ -145,11 +145,12 @@ class FastRCNNHead(BoxHead):
 
     @torch.no_grad()
     def _accuracy(self, logits: Tensor, classes: Tensor) -> dict[str, Tensor]:
+        # Where there is nothing to classify, 0 / 0 says so: NaN.
         right = (logits.argmax(dim=1) == classes).float()
         foreground = is_foreground(classes, self.num_classes).float()
         return {
-            "box_head/accuracy": right.sum() / (classes >= 0).sum().clamp(min=1),
-            "box_head/foreground_accuracy": (right * foreground).sum() / foreground.sum().clamp(min=1),
+            "box_head/accuracy": right.sum() / (classes >= 0).sum(),
+            "box_head/foreground_accuracy": (right * foreground).sum() / foreground.sum(),
         }
 
     @torch.no_grad()

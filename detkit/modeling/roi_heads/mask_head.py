@@ -1,6 +1,7 @@
 """Mask heads."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -92,7 +93,8 @@ class ConvUpsampleMaskHead(MaskHead):
         logits = self(features, [p.boxes for p in proposals])
         normalisers = {"loss_mask": logits.new_full((), len(logits), dtype=torch.float32)}  # all have as many pixels
         if not with_truth:
-            return Losses({"loss_mask": logits.sum() * 0.0}, {"mask_head/accuracy": logits.new_ones(())}, normalisers)
+            nothing = logits.new_full((), math.nan)
+            return Losses({"loss_mask": logits.sum() * 0.0}, {"mask_head/accuracy": nothing}, normalisers)
         without = sum("gt_masks" not in p for p in with_truth)
         if without:
             raise ValueError(

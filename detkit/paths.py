@@ -44,6 +44,8 @@ class PathText:
 
     def check(self, value: Any) -> Any:
         """As ``Interval.check``; the home folder is written out."""
+        if not value.strip():
+            raise ValueError("it is empty")
         if "://" in value:
             return value
         if variable := re.search(r"\$(\w+)", value):

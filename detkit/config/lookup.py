@@ -73,10 +73,20 @@ def meant_option(root: Recipe[Any], path: str, node: str, key: str, known: Itera
     near = nearest(key, known) or ""
     alike = difflib.SequenceMatcher(None, key.lower(), near.lower()).ratio()
     found = [path for path in _option_paths(root, path) if path.rpartition(".")[2] == key]
+    if not found and not near and (cls := next((c for c in _classes(root) if key in schema(c).runtime), None)):
+        return f" It is passed to {cls.__name__} by its owner, so no config says it; remove it."
     if alike >= 0.8 or not found:
         return f" Did you mean '{near}'?" if near else ""
     found.sort(key=lambda path: (-sum(map(str.__eq__, path.split("."), node.split("."))), path.count(".")))
     return f" Did you mean {' or '.join(repr(path) for path in found[:3])}?"
+
+
+def _classes(value: Any) -> Iterator[type]:
+    value = _unwrapped(value)
+    if isinstance(value, Recipe):
+        yield value.cls
+        for item in value.kwargs.values():
+            yield from _classes(item)
 
 
 def _option_paths(value: Any, path: str) -> Iterator[str]:

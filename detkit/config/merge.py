@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from detkit.config.yaml_file import Entry, parse_yaml
+from detkit.config.yaml_file import MOST_LEVELS, Entry, parse_yaml
 from detkit.registry import ConfigError
 
 _KEY = re.compile(r"[^.\[\]\s]+(\[\d+\])*(\.[^.\[\]\s]+(\[\d+\])*)*")
@@ -58,8 +58,8 @@ def join(keys: tuple[str | int, ...]) -> str:
 
 def split(path: str) -> tuple[str | int, ...]:
     """``"a[0].b"`` -> ``("a", 0, "b")``. Raises ConfigError where ``path`` is not a key path."""
-    if not _KEY.fullmatch(path):
-        raise ConfigError(f"'{path}' is not a key path; write for example model.neck.out_channels")
+    if not _KEY.fullmatch(path) or path.count(".") + path.count("[") >= MOST_LEVELS:
+        raise ConfigError(f"'{path[:80]}' is not a key path; write for example model.neck.out_channels")
     return tuple(int(word) if mark == "[" else word for mark, word in re.findall(r"(\[?)([^.\[\]]+)", path))
 
 

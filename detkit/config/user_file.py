@@ -64,7 +64,7 @@ def import_user_code(name: str, source: str, others: Collection[str] = (), folde
     try:
         with _first_on_path(file.parent if file else folder):
             made = importlib.import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         _forget([module, *_user_modules(set(sys.modules) - before)])
         if isinstance(error, ModuleNotFoundError) and not file and (name + ".").startswith(f"{error.name}."):
             hint = "it must be installed or on PYTHONPATH; a file is given by its path, with .py"
@@ -177,7 +177,7 @@ def _first_on_path(folder: Path | None) -> Iterator[None]:
             sys.path.append(str(folder))
 
 
-def _place(error: Exception, fallback: str) -> str:
+def _place(error: BaseException, fallback: str) -> str:
     """``file:line`` of the innermost line of user code that ``error`` went through."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{display(Path(error.filename))}:{error.lineno}"

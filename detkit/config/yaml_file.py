@@ -166,7 +166,7 @@ def parse_yaml(text: str, name: str, lines: bool = True, size: Size | None = Non
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
-            return Entry(None, name)
+            return Entry(None if lines else text.strip() or None, name)
         if not lines and (comment := _comment(text)):
             if node.tag != _PLAIN:
                 raise ConfigError(f"{name}: '{comment}' would be cut off as a comment; put the text in quotes")

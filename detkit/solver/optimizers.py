@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import torch
 from torch import nn
 
-from detkit.config import Interval, NonNegative, Positive
+from detkit.config import Interval, NonNegative, Share
 from detkit.solver.interfaces import OPTIMIZERS, Optimizer
 from detkit.solver.param_groups import GroupRules, check_lr_scale, parameter_groups
 from detkit.utils.sharding import is_dtensor
@@ -51,7 +51,7 @@ class SGD(Optimizer, torch.optim.SGD):
         weight_decay_bias: NonNegative | None = None,
         bias_lr_factor: NonNegative = 1.0,
         lr_factors: dict[str, NonNegative] | None = None,
-        layer_decay: Positive | None = None,
+        layer_decay: Share | None = None,
     ):
         check_lr_scale(lr_scale)
         rules = GroupRules(
@@ -108,7 +108,7 @@ class AdamW(Optimizer, torch.optim.AdamW):
         weight_decay_norm: NonNegative = 0.0,
         weight_decay_bias: NonNegative | None = None,
         lr_factors: dict[str, NonNegative] | None = None,
-        layer_decay: Positive | None = None,
+        layer_decay: Share | None = None,
     ):
         check_lr_scale(lr_scale)
         rules = GroupRules(

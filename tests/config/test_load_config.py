@@ -213,6 +213,7 @@ def test_imports_by_override_are_added(write, tmp_path, monkeypatch):
     [
         ("x = 1\ny = x +", ["SyntaxError", "broken.py:2"]),
         ("\n\nraise RuntimeError('the reason')", ["RuntimeError: the reason", "broken.py:3"]),
+        ("import sys\nsys.exit(0)", ["SystemExit", "broken.py:2"]),
         ("import no_such_module_of_the_user", ["ModuleNotFoundError", "no_such_module_of_the_user", "broken.py:1"]),
     ],
 )

@@ -129,7 +129,13 @@ def test_a_rename_inside_a_list(house, write):
     assert tree["model"]["extra"] == [{"name": "FancyPart", "width": 2}]
 
 
-@pytest.mark.parametrize("text", ["run #2", "a: b #c", "5 # five", "é #1"])
+def test_a_path_of_any_length_is_answered():
+    for key in ("a." * 60 + "b", "a" + "[0]" * 10_000):
+        with pytest.raises(ConfigError, match="not a key path"):
+            load_config({}, [f"{key}=3"])
+
+
+@pytest.mark.parametrize("text", ["run #2", "a: b #c", "5 # five", "é #1", "# all"])
 def test_no_number_sign_cuts_a_text_off(write, text):
     if ": " in text:
         with pytest.raises(ConfigError, match="quotes"):

@@ -366,3 +366,8 @@ def test_null_is_written_null(override):
 def test_habits_of_other_yaml_get_a_hint(value, words):
     want = bool if value in ("yes", "off") else int
     assert words in refuse(want, value)
+
+
+def test_what_an_owner_passes_is_told_wherever_it_is_written():
+    with pytest.raises(ConfigError, match=r"'num_classes'. It is passed to GeneralizedRCNN by its owner"):
+        load_experiment("configs/quick_start/mask_rcnn_shapes.yaml", ["num_classes=3"])

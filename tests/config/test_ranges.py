@@ -160,6 +160,7 @@ def test_the_home_folder_is_meant_by_a_tilde_in_every_path(monkeypatch, tmp_path
             ("~no_such_user/x", "no user"),
             ("$HOME/x", r"write \$\{oc.env:HOME\}"),
             ("y" * 300, "no file"),
+            ("' '", "it is empty"),
         ):
             with pytest.raises(ConfigError, match=f"^{path}: .*{words_}"):
                 load_experiment(QUICK_START, [f"{path}={value}"])

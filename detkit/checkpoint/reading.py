@@ -144,7 +144,7 @@ def as_checkpoint(content: Any, source: str = "state dict", place: str = "") -> 
     config = _mapping(content.get("config"))
     ours = "detkit_version" in content  # Detectron2's training checkpoints have a "trainer" too
     zoo_names = None if isinstance(names, list | tuple) else zoo_class_names(content)
-    known_ids = tuple(int(n) for n in ids) if ours and isinstance(ids, list | tuple) else None
+    known_ids = tuple(ids) if ours and isinstance(ids, list | tuple) and set(map(type, ids)) == {int} else None
     return Checkpoint(
         model=model,
         class_names=tuple(str(n) for n in names) if isinstance(names, list | tuple) else zoo_names,

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+import detkit
 from detkit.checkpoint.checkpointer import Checkpointer
 from detkit.checkpoint.load import load_weights
 from detkit.checkpoint.reading import Checkpoint, read_checkpoint
@@ -53,7 +54,9 @@ def resume(checkpointer: Checkpointer, model: nn.Module, trainer: Resumable) -> 
             " start a new run from its weights with train.init_weights"
         )
     named = (((checkpoint.config or {}).get("solver") or {}).get("optimizer") or {}).get("name")
-    checkpoint.trainer.get("optimizer", {}).setdefault("class", named)  # of an earlier detkit, whose config says it
+    optimizer = checkpoint.trainer.get("optimizer")
+    if isinstance(optimizer, dict):
+        optimizer.setdefault("class", named)  # of an earlier detkit, whose config says it
     ours, theirs = getattr(unwrap(model), "class_names", None), checkpoint.class_names
     try:
         if ours is not None and theirs is not None and tuple(ours) != theirs:
@@ -64,6 +67,11 @@ def resume(checkpointer: Checkpointer, model: nn.Module, trainer: Resumable) -> 
         raise DataError(
             f"{path}: cannot be resumed, because the model or the optimizer is not the one that it was written for."
             f" Undo the change of the config, or start a new run from it with train.init_weights. {error}"
+        ) from error
+    except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+        raise DataError(
+            f"{path}: its training state is not one of detkit {detkit.__version__} ({type(error).__name__}: {error})."
+            " Resume with the detkit that wrote it, or start a new run from its weights with train.init_weights"
         ) from error
     logger.info("resumed %s: %d of %d steps are done", path, trainer.finished, trainer.max_iter)
     return trainer.finished

@@ -53,6 +53,11 @@ def restore(trainer: Training, state: dict[str, Any]) -> dict[str, Any] | None:
     if state["scaler"]:  # empty where there was nothing to scale, before a change to fp16
         trainer.training_step.scaler.load_state_dict(state["scaler"])
     hooks = dict(named_hooks(trainer.hooks))
+    gone = [key for key, content in state["hooks"].items() if content and key not in hooks]
+    if gone:
+        logger.warning(
+            "the checkpoint has the state of %s, which are no hooks of the run now: it is lost", ", ".join(gone)
+        )
     for key in hooks.keys() & state["hooks"].keys():
         with trainer.guard(hooks[key]):
             hooks[key].load_state_dict(state["hooks"][key])
@@ -157,7 +162,8 @@ def _restore_optimizer(trainer: Training, state: dict[str, Any]) -> None:
         numbers = [by_name[name] for name in ours]
     elif [len(group["params"]) for group in own] != [len(group["params"]) for group in saved]:
         raise _other_parameters("there are more or fewer in a group")
-    values = {number: state["state"][other] for number, other in enumerate(numbers) if other in state["state"]}
+    places = {other: number for number, other in enumerate(numbers)}
+    values = {places[other]: entry for other, entry in state["state"].items() if other in places}
     optimizer.load_state_dict(distribute_optimizer_state({"state": values, "param_groups": own}, optimizer))
 
 

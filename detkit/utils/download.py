@@ -71,21 +71,22 @@ def fetch(address: str, cache: Path, *, force: bool = False) -> Path:
     folder = re.sub(r"[^\w.-]", "_", parts.netloc.rpartition("@")[2])[:100]
     path = cache / folder / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}_{name}"
     path.parent.mkdir(parents=True, exist_ok=True)
+    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # not what may be secret
     with file_lock(str(path)):
         if path.is_file() and not force:
             day = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
-            logger.info("%s is taken from %s, as it was on %s; remove that file to fetch it again", address, path, day)
+            logger.info("%s is taken from %s, as it was on %s; remove that file to fetch it again", shown, path, day)
             return path
         part = path.with_name(f"{path.name}.part")
         try:
             _complete(address, part)
         except (OSError, http.client.HTTPException, ValueError) as error:
             kept = f"; {_size(part):,} bytes are kept, and the same command goes on there" if _size(part) else ""
-            raise DownloadError(f"{address} could not be fetched ({error}){kept}") from error
-        _compare_hash(address, name, part)
+            raise DownloadError(f"{shown} could not be fetched ({error}){kept}") from error
+        _compare_hash(shown, name, part)
         os.replace(part, path)
         _note(part).unlink(missing_ok=True)
-    logger.info("fetched %s to %s (%s bytes)", address, path, f"{path.stat().st_size:,}")
+    logger.info("fetched %s to %s (%s bytes)", shown, path, f"{path.stat().st_size:,}")
     return path
 
 
@@ -127,7 +128,9 @@ def _transfer(address: str, part: Path) -> None:
             _note(part).write_text(json.dumps({"version": "" if version.startswith("W/") else version, "size": total}))
         with open(part, "ab" if done else "wb") as file:
             steps = None if total < 0 else -(-(total - done) // _CHUNK)
-            for chunk in watched(_chunks(answer), f"fetching {address}", total=steps, unit="MiB"):
+            for chunk in watched(
+                _chunks(answer), f"fetching {part.name.removesuffix('.part')}", total=steps, unit="MiB"
+            ):
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
@@ -150,7 +153,7 @@ def _note(part: Path) -> Path:
     return part.with_name(f"{part.name}.json")
 
 
-def _compare_hash(address: str, name: str, part: Path) -> None:
+def _compare_hash(shown: str, name: str, part: Path) -> None:
     """Raises DownloadError where the name ends in the first digits of another SHA-256, and removes the file."""
     known = re.search(r"-([0-9a-f]{8,64})\.[\w.]+$", name)
     if known is None or re.fullmatch(r"(19|20)\d{6}", known[1]):  # a date
@@ -164,6 +167,6 @@ def _compare_hash(address: str, name: str, part: Path) -> None:
         part.unlink()
         _note(part).unlink(missing_ok=True)
         raise DownloadError(
-            f"{address}: its name says that its SHA-256 begins with {known[1]}, and what came has {digest[:8]}; it was"
+            f"{shown}: its name says that its SHA-256 begins with {known[1]}, and what came has {digest[:8]}; it was"
             " damaged on the way, or is another file. Try again, or download it by hand"
         )

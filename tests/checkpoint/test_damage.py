@@ -208,3 +208,13 @@ def test_a_disk_that_is_full_when_the_file_is_closed_is_reported_alike(three, mo
         save(three[0], 4)
     monkeypatch.undo()
     assert resume(three[0], nn.Linear(30, 30), Counter()) == 3
+
+
+@pytest.mark.parametrize("state", [{"pending": [], "ranks": [], "optimizer": 3}, {"pending": [], "ranks": []}])
+def test_a_training_state_of_another_make_is_refused_by_name(tmp_path, state):
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save("checkpoint_0000001", nn.Linear(2, 2), trainer_state=state)
+    with pytest.raises(
+        DataError, match=r"checkpoint_0000001\.pth: its training state is not one of detkit.*init_weights"
+    ):
+        resume(checkpointer, nn.Linear(2, 2), Counter())

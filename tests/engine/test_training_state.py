@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from detkit.data import AspectRatioSampler, Mapper, Shapes, ShuffleSampler, train_loader
+from detkit.engine import ExponentialMovingAverage
 from detkit.engine.interfaces import TrainingData
 from detkit.engine.trainer import Trainer
 from detkit.solver import SGD, AdamW
@@ -156,3 +157,11 @@ def test_samplers_show_no_image_twice_when_the_batch_size_changes(sampler, sizes
     if sampler is ShuffleSampler:
         expected = ShuffleSampler(dataset, 1, 0, 0, 1)
         assert pairs == [batch[0] for batch in itertools.islice(iter(expected), len(pairs))]
+
+
+def test_the_state_of_hooks_that_are_gone_is_said(caplog):
+    one, two = trainer(), trainer()
+    one.hooks = [ExponentialMovingAverage()]
+    one.train()
+    two.load_state_dict(one.state_dict())
+    assert "has the state of ExponentialMovingAverage" in caplog.text

@@ -34,7 +34,7 @@ def convert_by(
     """What the importer makes of a file's tensors. Raises DataError where some that belong together do not fit."""
     try:
         imported = importer.convert(state, wanted)
-    except (KeyError, IndexError, RuntimeError, ValueError) as error:
+    except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
         raise DataError(
             f"{source}: has the names of {importer.name}, but not all that belongs to them ({what}); it is damaged or"

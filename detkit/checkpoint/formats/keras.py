@@ -48,8 +48,8 @@ _KINDS = {
 """Keras tensor -> PyTorch's."""
 
 
-_MOST_COMPRESSED = 1100
-"""Times that gzip, HDF5's usual compression, makes numbers smaller at most."""
+_MOST_COMPRESSED = 20
+"""Times that compression makes weights smaller at most; without bounds a small file could take all memory."""
 
 
 def read_keras(path: str | os.PathLike[str], source: str = "") -> dict[str, Tensor]:
@@ -76,6 +76,7 @@ def read_keras(path: str | os.PathLike[str], source: str = "") -> dict[str, Tens
     if not os.path.isfile(local):
         raise DataError(f"{source}: there is no such file; expected Keras weights (.h5)")
     state: dict[str, Tensor] = {}
+    claimed: list[int] = []
 
     def visit(name: str, item: Any) -> None:
         """Takes one of the file's entries into ``state``; raises DataError where its values lie elsewhere."""
@@ -86,7 +87,9 @@ def read_keras(path: str | os.PathLike[str], source: str = "") -> dict[str, Tens
         if item.dtype.kind in "fiu":
             if item.shape is None:
                 raise DataError(f"{source}: '{name}' is an empty dataset; expected the values of a tensor")
-            if item.nbytes > max(item.id.get_storage_size() * _MOST_COMPRESSED, 1 << 20):
+            claimed.append(item.nbytes)
+            most = max(item.id.get_storage_size() * _MOST_COMPRESSED, 1 << 24)
+            if item.nbytes > most or sum(claimed) > os.path.getsize(local) * _MOST_COMPRESSED + (1 << 28):
                 raise DataError(f"{source}: '{name}' claims a shape of {item.shape}, and the file has not its values")
             ours = port_name(name)
             values = np.asarray(item[()])

@@ -1,12 +1,16 @@
 """Masks are decoded, moved and drawn inside their boxes: bitmaps of the whole image are never made of all of them."""
 
+import tracemalloc
+
 import numpy as np
 import pycocotools.mask as coco_mask
 import pytest
 import torch
+from PIL import Image
 
 from detkit.data import AnnotationTable, Mapper, TableDataset
 from detkit.data.augmentations import CopyPaste, ResizeShortestEdge
+from detkit.data.formats.mask_images import MaskImagesDataset
 from detkit.structures import (
     BitMasks,
     Boxes,
@@ -127,3 +131,23 @@ def test_a_table_of_large_images_gives_masks_of_the_size_of_their_objects():
     record = table.record(0, np.broadcast_to(np.uint8(0), (height, width, 3)), "a")
     assert record.objects.masks.bits.numel() == 50 * 19 * 10, "of the 20 pixels one is less than half filled"
     assert record.objects.masks.areas().tolist() == [coco_mask.area({"size": [height, width], "counts": rle})] * 50
+
+
+def test_masks_of_image_files_are_not_all_held_as_bitmaps(tmp_path):
+    side, images, masks = 400, 12, 20
+    for number in range(images):
+        for folder in ("images", "masks"):
+            (tmp_path / f"a{number}" / folder).mkdir(parents=True)
+        Image.new("RGB", (side, side)).save(tmp_path / f"a{number}/images/a{number}.png")
+        for k in range(masks):
+            on = np.zeros((side, side), np.uint8)
+            on[k : k + 5, 10:20] = 255
+            Image.fromarray(on).save(tmp_path / f"a{number}/masks/{k}.png")
+    tracemalloc.start()
+    try:
+        data = MaskImagesDataset(path=str(tmp_path))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (len(data), len(data.objects())) == (images, images * masks)
+    assert peak < images * masks * side**2 / 3, "bytes of all bitmaps; numpy's are traced"

@@ -23,7 +23,8 @@ class LabelledObject:
     Args:
         label: the name of its class.
         box: x1, y1, x2, y2 in pixels, half-open; None for the extent of its mask.
-        mask: polygons ``[[x, y, x, y, ...], ...]``, an RLE, or an ``(H, W)`` array of booleans; None without one.
+        mask: polygons ``[[x, y, x, y, ...], ...]``, an RLE, or an ``(H, W)`` array of booleans, which becomes an RLE at
+            once: those of a dataset are all held until its classes are known. None without one.
         origin: where it stands, for messages: ``"labels/a.txt, line 3"``.
         crowd: whether it is a region to ignore.
     """
@@ -33,6 +34,10 @@ class LabelledObject:
     mask: Any = None
     origin: str = ""
     crowd: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.mask, np.ndarray):
+            self.mask = coco_mask.encode(np.asfortranarray(self.mask, np.uint8))
 
 
 @dataclasses.dataclass
@@ -109,11 +114,9 @@ class Content:
 
 def _row(thing: LabelledObject, id_: int, image_id: Any, category: int, size: tuple[int, int]) -> dict[str, Any]:
     mask = thing.mask
-    if isinstance(mask, np.ndarray):
-        if mask.shape != tuple(size):
-            found = f"{mask.shape[1]} x {mask.shape[0]}"
-            raise DataError(f"{thing.origin}: the mask is of {found} pixels, its image of {size[1]} x {size[0]}")
-        mask = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    if isinstance(mask, dict) and isinstance(mask["counts"], bytes) and tuple(mask["size"]) != tuple(size):
+        found = f"{mask['size'][1]} x {mask['size'][0]}"  # of an array; what a file encoded is checked with the rows
+        raise DataError(f"{thing.origin}: the mask is of {found} pixels, its image of {size[1]} x {size[0]}")
     box = thing.box
     if box is None:
         box = _extent(mask, thing.origin)

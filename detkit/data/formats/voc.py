@@ -1,5 +1,6 @@
 """VocDataset: Pascal VOC's folders, boxes in XML and instance masks in PNG."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -175,7 +176,7 @@ def _with_masks(
         values = [v for v in np.unique(flat).tolist() if v not in (0, VOID)]
     if boxes and ids.ndim == 2 and max(values, default=0) <= len(boxes):
         for value in values:
-            boxes[value - 1].mask = flat == value
+            boxes[value - 1] = dataclasses.replace(boxes[value - 1], mask=flat == value)
         return boxes
     if classes is None:
         raise DataError(f"{place}: there is no {class_file}, which would say the classes of its objects")

@@ -124,7 +124,7 @@ from detkit.modeling.compiling import compile_parts
 from detkit.registry import ConfigError
 from detkit.utils import distributed
 from detkit.utils.logging import optional_output
-from detkit.utils.run_folder import run_file
+from detkit.utils.run_folder import begin_evaluation, run_file
 from detkit.visualization import draw_predictions, plot_curves, write_prediction_pictures
 
 logger = logging.getLogger("detkit.train_net")
@@ -153,7 +153,7 @@ def train(exp: Experiment, go_on: bool, interruption: Interruption) -> None:
             raise
     _draw(exp, pictures, out, curves=True)
     _show(write_evaluation(trainer.results, evaluators, out / "evaluation.json", sets=list(trainer.weight_sets)))
-    _show(f"The run is in {out}: model_final.pth, evaluation.json, curves.png, predictions/")
+    _show(f"The run is in {out}: model_final.pth, evaluation.json, curves.png, {run_file(out, 'predictions').name}/")
     if without_value is not None:
         raise without_value
 
@@ -241,6 +241,8 @@ def evaluate_only(exp: Experiment, args: argparse.Namespace) -> None:
         model = optimized(model, args.precision or "fp32", args.compile)
     pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
     results = evaluate(model, exp.data.test(), evaluators, on_batch=pictures)
+    if distributed.is_main():
+        begin_evaluation(out)
     _draw(exp, pictures, out, curves=False)
     _show(write_evaluation(results, evaluators, out / "evaluation.json"))
     if distributed.is_main() and (coco := [e for e in evaluators if isinstance(e, CocoEvaluator)]):

@@ -82,6 +82,12 @@ def mark_resumed(folder: Path) -> None:
         _mark(folder, [])
 
 
+def begin_evaluation(folder: Path) -> None:
+    """Marks a folder in which weights are evaluated: what the user has there stays, but for an evaluation of before."""
+    if _users(folder) is None:
+        _mark(folder, [name for name in _not_of_a_run(folder) if name not in ("evaluation.json", "coco_results.json")])
+
+
 def begin_run(folder: Path) -> str:
     """Sets aside what an earlier run has left in the folder, and marks it as a run's from now on.
 
@@ -91,19 +97,26 @@ def begin_run(folder: Path) -> str:
     Returns:
         Names of the user's files that the run would write over, in words; "" where it has begun.
     """
-    users = _users(folder)
-    found = {path.name for path in folder.iterdir() if _OUTPUTS.fullmatch(path.name)}
-    if users is None:
-        users = [] if {"metrics.jsonl", "last_checkpoint"} & found else sorted(found)
-    users = [name for name in users if name in found]
+    users, found = _users(folder), _outputs(folder)
+    users = [name for name in (_not_of_a_run(folder) if users is None else users) if name in found]
     in_the_way = [name for name in users if name not in _BESIDE]
     if in_the_way:
         return ", ".join(in_the_way)
-    _set_aside(folder, sorted(found - set(users)))
+    _set_aside(folder, [name for name in found if name not in users])
     for name in users:
         logger.warning("%s: is not of a run and stays as it is", folder / name)
     _mark(folder, users)
     return ""
+
+
+def _outputs(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if _OUTPUTS.fullmatch(path.name))
+
+
+def _not_of_a_run(folder: Path) -> list[str]:
+    """What has the name of a run's in a folder without a mark."""
+    found = _outputs(folder)
+    return [] if "metrics.jsonl" in found or "last_checkpoint" in found else found
 
 
 def _set_aside(folder: Path, names: list[str]) -> None:

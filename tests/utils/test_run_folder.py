@@ -8,7 +8,7 @@ from folder_holder import holder_of
 
 from detkit.config import ConfigError
 from detkit.experiment.run import owned
-from detkit.utils.run_folder import LOCK, begin_run, holding, mark_resumed, run_file
+from detkit.utils.run_folder import LOCK, begin_evaluation, begin_run, holding, mark_resumed, run_file
 
 
 def test_the_second_is_told_who_holds_the_folder(tmp_path):
@@ -118,3 +118,21 @@ def test_a_config_that_is_copied_out_of_a_run_is_the_users(tmp_path):
     (tmp_path / "b/config.yaml").write_bytes((tmp_path / "a/config.yaml").read_bytes())
     assert begin_run(tmp_path / "b") == ""
     assert set(tree(tmp_path / "b")) == {"config.yaml"}
+
+
+def test_an_evaluation_leaves_pictures_of_the_users_and_moves_nothing(tmp_path):
+    write(tmp_path, "model_final.pth", "predictions/a.png", "evaluation.json")
+    before = tree(tmp_path)
+    for _ in range(2):
+        begin_evaluation(tmp_path)
+        assert run_file(tmp_path, "predictions").name == "run_predictions"
+        write(tmp_path, "run_predictions/a.png", "evaluation.json", words="evaluation")
+    assert tree(tmp_path) == before | dict.fromkeys(("run_predictions/a.png", "evaluation.json"), "evaluation")
+    assert begin_run(tmp_path) == "model_final.pth"
+    (tmp_path / "model_final.pth").unlink()
+    assert begin_run(tmp_path) == ""
+    assert set(tree(tmp_path)) == {
+        "predictions/a.png",
+        "earlier_run_1/run_predictions/a.png",
+        "earlier_run_1/evaluation.json",
+    }

@@ -11,6 +11,7 @@ from PIL import Image
 from detkit.data import AnnotationTable, Mapper, TableDataset
 from detkit.data.augmentations import CopyPaste, ResizeShortestEdge
 from detkit.data.formats.mask_images import MaskImagesDataset
+from detkit.registry import DataError
 from detkit.structures import (
     BitMasks,
     Boxes,
@@ -151,3 +152,13 @@ def test_masks_of_image_files_are_not_all_held_as_bitmaps(tmp_path):
         tracemalloc.stop()
     assert (len(data), len(data.objects())) == (images, images * masks)
     assert peak < images * masks * side**2 / 3, "bytes of all bitmaps; numpy's are traced"
+
+
+def test_a_photograph_in_place_of_a_mask_is_refused_at_once(tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    noise = np.random.default_rng(0).integers(0, 2**16, (300, 300), np.uint16)
+    Image.fromarray(noise).save(tmp_path / "images/a.png")
+    Image.fromarray(noise).save(tmp_path / "masks/a.png")
+    with pytest.raises(DataError, match=r"masks/a\.png: has \d+ different values.*photograph"):
+        MaskImagesDataset(path=str(tmp_path))

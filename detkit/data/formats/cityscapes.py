@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from detkit.data.formats.content import Content, LabelledImage, LabelledObject
+from detkit.data.formats.content import Content, LabelledImage, LabelledObject, values_of
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder
 from detkit.data.interfaces import DATASETS
@@ -57,7 +57,7 @@ def _image(folder: Folder, name: str) -> LabelledImage:
 
 
 def _objects(ids: np.ndarray, place: str) -> Iterator[LabelledObject]:
-    for value in np.unique(ids).tolist():
+    for value in values_of(ids, place):
         label = value // 1000 if value >= 1000 else value
         if label in CLASSES:
             yield LabelledObject(CLASSES[label], None, ids == value, f"{place}, id {value}", crowd=value < 1000)

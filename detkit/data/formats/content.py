@@ -15,6 +15,9 @@ from detkit.data.image_files import log_once, naming_warnings, open_image
 from detkit.data.images import sizes
 from detkit.registry import DataError
 
+MOST_VALUES = 5000
+"""Of a mask; each is looked for in all pixels."""
+
 
 @dataclasses.dataclass
 class LabelledObject:
@@ -133,6 +136,15 @@ def _extent(mask: Any, origin: str) -> Sequence[float]:
     if not (np.abs(points) < FAR).all():
         raise DataError(f"{origin}: a corner of the outline is not a number of pixels below {FAR:.0f}")
     return (*points.min(0).tolist(), *points.max(0).tolist())
+
+
+def values_of(ids: np.ndarray, place: str) -> list[int]:
+    """The different values of a mask of ids. Raises DataError for more than an image can have objects."""
+    values: list[int] = np.unique(ids).tolist()
+    if len(values) > MOST_VALUES:
+        what = f"has {len(values)} different values, so it seems to be a photograph and no mask"
+        raise DataError(f"{place}: {what}; give the masks' folder, or the mask as it was before it was compressed")
+    return values
 
 
 def image_size(folder: Folder, path: str) -> tuple[int, int]:

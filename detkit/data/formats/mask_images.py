@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from detkit.data.formats.content import Content, LabelledImage, LabelledObject
+from detkit.data.formats.content import Content, LabelledImage, LabelledObject, values_of
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder
 from detkit.data.interfaces import DATASETS
@@ -110,7 +110,7 @@ def _of_ids(folder: Folder, where: str, names: Mapping[int, str]) -> Iterator[La
 def _objects(
     ids: np.ndarray, classes: np.ndarray | None, names: Mapping[int, str], place: str
 ) -> Iterator[LabelledObject]:
-    for value in np.unique(ids).tolist():
+    for value in values_of(ids, place):
         if not value:
             continue
         mask, origin = ids == value, f"{place}, id {value}"

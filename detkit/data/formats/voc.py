@@ -8,7 +8,7 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from detkit.data.formats.content import Content, LabelledImage, LabelledObject, image_size, lines_of
+from detkit.data.formats.content import Content, LabelledImage, LabelledObject, image_size, lines_of, values_of
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder
 from detkit.data.interfaces import DATASETS
@@ -170,10 +170,10 @@ def _with_masks(
     classes = folder.mask(class_file) if class_file in folder.files else None
     if ids.ndim == 3:
         flat = ids[..., :3].astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
-        values = sorted((v for v in np.unique(flat).tolist() if v), key=_place_in_palette)
+        values = sorted((v for v in values_of(flat, place) if v), key=_place_in_palette)
     else:
         flat = ids.astype(np.int64)
-        values = [v for v in np.unique(flat).tolist() if v not in (0, VOID)]
+        values = [v for v in values_of(flat, place) if v not in (0, VOID)]
     if boxes and ids.ndim == 2 and max(values, default=0) <= len(boxes):
         for value in values:
             boxes[value - 1] = dataclasses.replace(boxes[value - 1], mask=flat == value)

@@ -177,7 +177,7 @@ def outcome(folder, trainer):
         "hooks": hooks,
         "optimizer": [
             {k: torch.as_tensor(v).tolist() for k, v in entry.items()}
-            for entry in state["trainer"]["optimizer"]["state"].values()
+            for _, entry in sorted(state["trainer"]["optimizer"]["state"].items())  # in any order after a resume
         ],
         "rng": [rank["rng"]["torch"].tolist() for rank in state["trainer"]["ranks"]],
         "rng_now": torch.get_rng_state().tolist(),

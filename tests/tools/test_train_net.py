@@ -223,8 +223,8 @@ def test_frozen_layers_without_weights_are_warned_of(caplog):
 
 
 def test_an_error_of_a_constructor_names_the_part_of_the_config():
-    with pytest.raises(ConfigError, match=r"data\.train_dataset: cannot be built. Shapes: expected"):
-        load_experiment(CONFIG, ["data.train_dataset.min_scale=0.9"]).build_model()
+    with pytest.raises(ConfigError, match=r"data\.train_dataset: cannot be built. ConcatDataset\.datasets: expected"):
+        load_experiment(CONFIG, ["data.train_dataset={name: ConcatDataset, datasets: []}"]).build_model()
     exp = load_experiment(CONFIG, ["solver.optimizer.lr_factors={bacbone: 0.1}"])
     with pytest.raises(ConfigError, match=r"solver\.optimizer: .*no submodule 'bacbone'"):
         exp.build_optimizer(exp.build_model(3))

@@ -2,12 +2,14 @@
 
 from detkit.evaluation.coco import CocoEvaluator
 from detkit.evaluation.coco_results import RowFile, coco_results
+from detkit.evaluation.errors import DetectionErrors
 from detkit.evaluation.inference import FirstPredictions, Pair, evaluate, write_evaluation
 from detkit.evaluation.interfaces import EVALUATORS, Evaluator
 
 __all__ = [
     "EVALUATORS",
     "CocoEvaluator",
+    "DetectionErrors",
     "Evaluator",
     "FirstPredictions",
     "Pair",

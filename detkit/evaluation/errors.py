@@ -1,0 +1,254 @@
+"""DetectionErrors: which kinds of mistakes a detector makes, and the AP that each kind costs."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pycocotools.mask as coco_mask
+from tabulate import tabulate
+
+from detkit.config import Fraction
+from detkit.data.interfaces import Dataset
+from detkit.evaluation.coco_results import Detections
+from detkit.evaluation.interfaces import EVALUATORS, Evaluator
+from detkit.structures import Prediction, Sample
+from detkit.utils.distributed import gather_object, is_main
+
+KINDS = {
+    "classification": "on an object, of another class",
+    "localisation": "of the right class, but not well on its object",
+    "both": "near an object of another class",
+    "duplicate": "on an object that has a better one",
+    "background": "on nothing",
+    "missed": "objects without a detection",
+}
+FOREGROUND, BACKGROUND = 0.5, 0.1
+"""IoU from which a detection is on an object, and up to which it is on nothing."""
+NONE = -1
+
+
+@dataclasses.dataclass
+class Matches:
+    """D detections and G objects of all images; crowds and what lies on them are left out.
+
+    Args:
+        scores, classes: ``(D,)``.
+        object: ``(D,)`` the object that a detection is right about, or else ``NONE``.
+        kind: ``(D,)`` the mistake, a number in ``KINDS``; ``NONE`` for a right one.
+        repaired: ``(D,)`` the object that a mistake of class or place would be right about; else ``NONE``.
+        object_classes: ``(G,)``.
+    """
+
+    scores: np.ndarray
+    classes: np.ndarray
+    object: np.ndarray
+    kind: np.ndarray
+    repaired: np.ndarray
+    object_classes: np.ndarray
+
+    def missed(self) -> np.ndarray:
+        """``(G,)`` bool: no detection is right about it, or would be with another class or place."""
+        known = np.concatenate([self.object, self.repaired])
+        return ~np.isin(np.arange(len(self.object_classes)), known)
+
+    @staticmethod
+    def cat(parts: Sequence["Matches"]) -> "Matches":
+        """The matches of several images as one."""
+        starts = np.cumsum([0, *(len(part.object_classes) for part in parts)])
+        columns: dict[str, np.ndarray] = {}
+        for field in dataclasses.fields(Matches):
+            values = [getattr(part, field.name) for part in parts]
+            if field.name in ("object", "repaired"):
+                values = [np.where(v == NONE, NONE, v + start) for v, start in zip(values, starts)]
+            columns[field.name] = np.concatenate(values)
+        return Matches(**columns)
+
+
+@EVALUATORS.register()
+class DetectionErrors(Evaluator):
+    """The mistakes of a detector by kind, and how much AP50 would gain without each (TIDE, Bolya et al. 2020).
+
+    A detection that is not right is a mistake of classification (IoU of at least 0.5 with an object of another class),
+    of localisation (0.1 to 0.5 with one of its class), of both, a duplicate, or background (below 0.1 with all).
+    An object is missed where no detection is right about it, or would be with another class or place. The cost of a
+    kind is AP50 with it put right, less AP50: classes and places are corrected, the others are taken out.
+
+    Results: ``{"errors": {"AP50", "counts": {kind: number}, "cost": {kind: AP50}, "num_detections", "score_thresh"}}``.
+    Counts are of detections of at least ``score_thresh``, costs of all.
+
+    Args:
+        task: whether IoUs are of boxes or of masks.
+        score_thresh: the least score of detections that are counted.
+    """
+
+    def __init__(self, dataset: Dataset, *, task: Literal["box", "mask"] = "box", score_thresh: Fraction = 0.3):
+        super().__init__(dataset)
+        self.task, self.score_thresh = task, score_thresh
+        self._truth: dict[int | str, list[dict[str, Any]]] | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what ``update`` collected."""
+        self._matches: dict[int | str, Matches] = {}
+
+    def update(self, samples: list[Sample], predictions: list[Prediction]) -> None:
+        """Takes the instances of one batch.
+
+        Raises:
+            ValueError: a prediction without instances, or without masks where ``task`` is mask.
+        """
+        if self._truth is None:
+            content = self.dataset.coco()
+            self._truth = {image["id"]: [] for image in content["images"]}
+            for row in content["annotations"]:
+                self._truth[row["image_id"]].append(row)
+        for sample, prediction in zip(samples, predictions, strict=True):
+            if prediction.instances is None or (self.task == "mask" and "masks" not in prediction.instances):
+                missing = "masks" if prediction.instances is not None else "instances"
+                raise ValueError(f"DetectionErrors: the model predicts no {missing}; take it out, or set task: box")
+            if sample.image_id is not None and sample.image_id in self._truth:
+                found = Detections.of(prediction.instances.to("cpu"))
+                rows = self._truth[sample.image_id]
+                self._matches[sample.image_id] = match(found, rows, self.dataset.category_ids, self.task)
+
+    def compute(self) -> dict[str, Any]:
+        """The results of all processes; {} off rank 0."""
+        gathered = gather_object(self._matches)
+        if not is_main():
+            return {}
+        merged = {image: matches for part in gathered for image, matches in part.items()}
+        for image in (self._truth or {}).keys() - merged.keys():
+            merged[image] = match(_nothing(), (self._truth or {})[image], self.dataset.category_ids, "box")
+        if not merged:
+            return {"errors": {"AP50": -1.0, "counts": {}, "cost": {}}}
+        every = Matches.cat(list(merged.values()))
+        base, counted = ap50(every), every.scores >= self.score_thresh
+        counts = {name: int((counted & (every.kind == k)).sum()) for k, name in enumerate(KINDS)}
+        counts["missed"] = int(every.missed().sum())
+        cost = {name: ap50(repaired(every, k)) - base if base >= 0 else 0.0 for k, name in enumerate(KINDS)}
+        found = {"num_detections": int(counted.sum()), "score_thresh": self.score_thresh}
+        return {"errors": {"AP50": base, "counts": counts, "cost": cost, **found}}
+
+    def report(self, results: dict[str, Any]) -> str:
+        """The kinds as a table, the costliest first."""
+        errors = results["errors"]
+        rows = [[name, errors["counts"][name], f"{cost:.3f}", KINDS[name]] for name, cost in errors["cost"].items()]
+        rows.sort(key=lambda row: -float(row[2]))
+        if not rows:
+            return "no images were evaluated"
+        head = ["mistakes", "number", "AP50 they cost", "detections"]
+        table = tabulate(
+            rows, head, tablefmt="simple", disable_numparse=True, colalign=("left", "right", "right", "left")
+        )
+        return f"{self.task} AP50 {errors['AP50']:.3f}; detections of at least {errors['score_thresh']:g}\n{table}"
+
+
+def _nothing() -> Detections:
+    return Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64), (1, 1), None)
+
+
+def match(
+    found: Detections, rows: Sequence[Mapping[str, Any]], category_ids: Sequence[int], task: Literal["box", "mask"]
+) -> Matches:
+    """One image's detections and objects: which are right, and what is wrong with the others.
+
+    Objects are matched as COCO's evaluation does, class by class, the best detection first.
+    """
+    order = np.argsort(-found.scores, kind="stable")
+    number = {id_: k for k, id_ in enumerate(category_ids)}
+    crowd = np.array([bool(row.get("iscrowd", 0)) for row in rows], bool)
+    classes = np.array([number[row["category_id"]] for row in rows], np.int64)
+    ious = _ious(found, order, rows, crowd, task)
+    mine = found.classes[order]
+    right, ignored = np.full(len(order), NONE), np.zeros(len(order), bool)
+    taken = np.zeros(len(rows), bool)
+    best: Any
+    for i in range(len(order)):
+        fits = (classes == mine[i]) & (ious[i] >= FOREGROUND)
+        free = np.flatnonzero(fits & ~crowd & ~taken)
+        if len(free):
+            best = free[ious[i, free].argmax()]
+            right[i], taken[best] = best, True
+        else:
+            ignored[i] = (fits & crowd).any()
+    kind, mended = np.full(len(order), NONE), np.full(len(order), NONE)
+    for i in np.flatnonzero((right == NONE) & ~ignored).tolist():
+        kind[i], mended[i] = _mistake(np.where(crowd, 0, ious[i]), classes == mine[i])
+    numbers = np.append(np.cumsum(~crowd) - 1, NONE)  # the last one for NONE
+    keep = ~ignored
+    return Matches(
+        found.scores[order][keep], mine[keep], numbers[right][keep], kind[keep], numbers[mended][keep], classes[~crowd]
+    )
+
+
+def _ious(
+    found: Detections, order: np.ndarray, rows: Sequence[Mapping[str, Any]], crowd: np.ndarray, task: str
+) -> np.ndarray:
+    if not len(order) or not len(rows):
+        return np.zeros((len(order), len(rows)))
+    if task == "box":
+        boxes = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
+        return np.asarray(coco_mask.iou(found.boxes[order], boxes, crowd.astype(np.uint8)))
+    height, width = found.image_size
+    ours = [{"size": [height, width], "counts": (found.masks or [])[i]} for i in order.tolist()]
+    theirs = [row["segmentation"] for row in rows]
+    theirs = [coco_mask.merge(coco_mask.frPyObjects(m, height, width)) if isinstance(m, list) else m for m in theirs]
+    return np.asarray(coco_mask.iou(ours, theirs, crowd.astype(np.uint8)))
+
+
+def _mistake(ious: np.ndarray, same: np.ndarray) -> tuple[int, int]:
+    """The kind of a detection that is not right, and the object that it would be right about."""
+    names = list(KINDS)
+    own, other = np.where(same, ious, 0), np.where(same, 0, ious)
+    if len(ious) and own.max() >= FOREGROUND:
+        return names.index("duplicate"), NONE
+    if len(ious) and other.max() >= FOREGROUND:
+        return names.index("classification"), int(other.argmax())
+    if len(ious) and own.max() >= BACKGROUND:
+        return names.index("localisation"), int(own.argmax())
+    if len(ious) and other.max() >= BACKGROUND:
+        return names.index("both"), NONE
+    return names.index("background"), NONE
+
+
+def repaired(matches: Matches, kind: int) -> Matches:
+    """The matches with the mistakes of a kind put right: corrected once an object, else taken out."""
+    if list(KINDS)[kind] == "missed":
+        keep = ~matches.missed()
+        numbers = np.cumsum(keep) - 1
+        moved = [np.where(v == NONE, NONE, numbers[v]) for v in (matches.object, matches.repaired)]
+        return dataclasses.replace(
+            matches, object=moved[0], repaired=moved[1], object_classes=matches.object_classes[keep]
+        )
+    right, classes = matches.object.copy(), matches.classes.copy()
+    taken = set(right[right != NONE].tolist())
+    wrong = np.flatnonzero(matches.kind == kind)
+    for i in wrong[np.argsort(-matches.scores[wrong], kind="stable")].tolist():
+        target = int(matches.repaired[i])
+        if target != NONE and target not in taken:
+            taken.add(target)
+            right[i], classes[i] = target, matches.object_classes[target]
+    keep = (matches.kind != kind) | (right != NONE)
+    return Matches(
+        matches.scores[keep],
+        classes[keep],
+        right[keep],
+        matches.kind[keep],
+        matches.repaired[keep],
+        matches.object_classes,
+    )
+
+
+def ap50(matches: Matches) -> float:
+    """COCO's AP at an IoU of 0.5: the mean over classes with objects; -1 where there is none."""
+    values = []
+    for k in np.unique(matches.object_classes).tolist():
+        total, mine = int((matches.object_classes == k).sum()), np.flatnonzero(matches.classes == k)
+        order = mine[np.argsort(-matches.scores[mine], kind="stable")]
+        right = matches.object[order] != NONE
+        recall, precision = np.cumsum(right) / total, np.cumsum(right) / np.arange(1, len(order) + 1)
+        best = np.maximum.accumulate(precision[::-1])[::-1]
+        at = np.searchsorted(recall, np.linspace(0, 1, 101), side="left")
+        values.append(float(np.append(best, 0.0)[np.minimum(at, len(best))].mean()))
+    return float(np.mean(values)) if values else -1.0

@@ -49,7 +49,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     model.add_argument("--compile", action="store_true", help="and put its static parts through torch.compile")
     parser.add_argument("--output", type=local_path, metavar="DIR", help="where pictures and videos go")
-    parser.add_argument("--json", type=local_path, metavar="FILE", help="COCO results of all inputs")
+    parser.add_argument(
+        "--json", type=local_path, metavar="FILE", help="COCO results of all inputs; images are numbered from 1"
+    )
     parser.add_argument(
         "--annotations",
         type=local_path,
@@ -243,6 +245,8 @@ def predict(args: argparse.Namespace) -> int:
     if args.annotations is not None:
         ids = ids_of(images, videos, predictor, args.annotations)
         images = list(ids)
+    elif args.json is not None and predictor.category_ids is None:
+        logger.warning("the weights carry no ids of categories: classes are numbered from 1; --annotations gives ids")
     output = Output(predictor, args, [*images, *videos], ids)
     pairs: Iterator[tuple[Path, Prediction]] = predictor.predict_files(images, skip_unreadable=True)
     unread = set(images)

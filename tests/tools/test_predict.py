@@ -3,6 +3,7 @@ import json
 import resource
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,6 +83,7 @@ def test_results_take_the_ids_of_a_coco_file_and_load_again(main, run, photos, a
     plain, results = tmp_path / "plain.json", tmp_path / "r.json"
     command = ["--run", run, str(photos), "--score-thresh", "0", "--json"]
     assert main([*command, str(plain)]) == 0
+    assert "carry no ids" not in caplog.text  # they are the training data's
     shutil.copy(photos / "a.png", photos / "c.png")
     assert main([*command, str(results), "--annotations", str(annotations)]) == 0
     assert f"1 of 3 images are not in {annotations} ({photos / 'c.png'})" in caplog.text
@@ -94,6 +96,15 @@ def test_results_take_the_ids_of_a_coco_file_and_load_again(main, run, photos, a
     assert [row["category_id"] for row in after] == [ids[row["category_id"]] for row in before]
     dataset = CocoResults(json_file=str(results), images_file=str(annotations), image_root=str(tmp_path))
     assert len(dataset[0].score) == len(dataset[1].score) == 5
+
+
+def test_classes_without_ids_are_numbered_with_a_warning(main, run, photos, tmp_path, caplog):
+    exp = load_experiment(Path(run) / "config.yaml")
+    Checkpointer(tmp_path).save("bare", exp.build_model(class_names=("cat", "dog")), config=exp.tree)
+    command = ["--weights", str(tmp_path / "bare.pth"), str(photos), "--score-thresh", "0"]
+    assert main([*command, "--json", str(tmp_path / "r.json")]) == 0
+    assert caplog.text.count("carry no ids of categories") == 1
+    assert {row["category_id"] for row in json.loads((tmp_path / "r.json").read_text())} <= {1, 2}
 
 
 def test_annotations_that_do_not_fit_are_refused_and_never_written_over(

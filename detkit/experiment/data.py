@@ -56,11 +56,6 @@ class DataConfig:
     keep_crowd: bool = False
     skip_unreadable: bool = False
 
-    def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("test_batch_size", 1), ("num_workers", 0), ("mini_mask_size", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"data.{name}: expected at least {least}, got {getattr(self, name)}")
-
     @functools.cached_property
     def train_set(self) -> Dataset:
         """The training dataset, read once."""

@@ -1,7 +1,6 @@
 """How an experiment's weights change."""
 
 import dataclasses
-import math
 
 from detkit.config import Count, Positive, Recipe
 from detkit.engine.clipping import Clipping
@@ -47,8 +46,4 @@ class SolverConfig:
                 f"solver: give either max_iter or epochs, got max_iter {self.max_iter} and epochs {self.epochs} "
                 "(null removes the one that a base config gives)"
             )
-        for name in ("max_iter", "epochs", "lr_batch_size", "accumulate"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"solver.{name}: expected a finite number above 0, got {value}")
         Clipping(self.clip_grad_norm, self.clip_param_norm, self.clip_grad_value)

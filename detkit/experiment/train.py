@@ -65,20 +65,12 @@ class TrainConfig:
     parallel: Recipe[Parallelism] = Recipe(DDP)
 
     def __post_init__(self) -> None:
-        for name in ("log_period", "eval_period", "checkpoint_period", "checkpoint_keep"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"train.{name}: expected at least 1, got {value}")
         if self.sharded_checkpoints and self.parallel.cls is not FSDP:
             raise ValueError("train.sharded_checkpoints: only with train.parallel={name: FSDP} are weights sharded")
         if self.precision == "fp16" and self.parallel.cls is FSDP:  # each process would check its own shard of them
             raise ValueError("train.precision: fp16 scales gradients, which FSDP shards; take bf16, or DDP")
         if self.compile and self.parallel.cls is FSDP:  # whose hooks gather weights inside of what would be compiled
             raise ValueError("train.compile: not with train.parallel={name: FSDP}; take DDP, or leave it off")
-        if self.picture_keep < 2:
-            raise ValueError(f"train.picture_keep: expected at least 2, got {self.picture_keep}")
-        if self.seed < 0 or self.num_pictures < 0:
-            raise ValueError(f"train: expected no negative seed or num_pictures, got {self.seed}, {self.num_pictures}")
 
 
 def torch_device(name: str | torch.device) -> torch.device:

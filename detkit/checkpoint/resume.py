@@ -54,9 +54,7 @@ def resume(checkpointer: Checkpointer, model: nn.Module, trainer: Resumable) -> 
             " start a new run from its weights with train.init_weights"
         )
     named = (((checkpoint.config or {}).get("solver") or {}).get("optimizer") or {}).get("name")
-    optimizer = checkpoint.trainer.get("optimizer")
-    if isinstance(optimizer, dict):
-        optimizer.setdefault("class", named)  # of an earlier detkit, whose config says it
+    checkpoint.trainer.setdefault("owner", {"optimizer": named})  # of an earlier detkit, whose config says it
     ours, theirs = getattr(unwrap(model), "class_names", None), checkpoint.class_names
     try:
         if ours is not None and theirs is not None and tuple(ours) != theirs:

@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 def training_state(trainer: Training) -> dict[str, Any]:
     """Everything that the next steps of ``trainer`` depend on: tensors and plain data. All ranks must call it.
 
-    ``ranks`` holds what differs from process to process: random states and the losses. ``data`` and the optimizer's
-    class and names of parameters say what the rest belongs to.
+    ``ranks`` holds what differs from process to process: random states and the losses. ``data`` and ``owner`` say what
+    the rest belongs to.
     """
     hooks: dict[str, Any] = {}
     for key, hook in named_hooks(trainer.hooks):
@@ -32,6 +32,7 @@ def training_state(trainer: Training) -> dict[str, Any]:
         "accumulate": trainer.training_step.accumulate,
         "data": None if trainer.data is None else dataclasses.asdict(trainer.data),
         "optimizer": _optimizer_state(trainer),
+        "owner": _owner(trainer),
         "scaler": trainer.training_step.scaler.state_dict(),
         "hooks": hooks,
         "metrics": trainer.metrics.state_dict(),
@@ -49,7 +50,7 @@ def restore(trainer: Training, state: dict[str, Any]) -> dict[str, Any] | None:
     Raises:
         ValueError: the state is of another optimizer, or of one over other parameters.
     """
-    _restore_optimizer(trainer, state["optimizer"])
+    _restore_optimizer(trainer, state["optimizer"], state.get("owner"))
     if state["scaler"]:  # empty where there was nothing to scale, before a change to fp16
         trainer.training_step.scaler.load_state_dict(state["scaler"])
     hooks = dict(named_hooks(trainer.hooks))
@@ -127,11 +128,16 @@ def _restore_position(trainer: Training, state: dict[str, Any]) -> None:
 
 
 def _optimizer_state(trainer: Training) -> dict[str, Any]:
-    """The optimizer's state dict, with its class and, in each group, the names of its parameters."""
+    """The optimizer's state dict, numbers and tensors alone; ``_owner`` says what it is of."""
     state = trainer.optimizer.state_dict()
-    for group, names in zip(state["param_groups"], _parameter_names(trainer)):
-        group["param_names"] = names
-    return {**state, "class": type(trainer.optimizer).__name__}
+    for group in state["param_groups"]:
+        group.pop("param_names", None)
+    return state
+
+
+def _owner(trainer: Training) -> dict[str, Any]:
+    """What an optimizer's state is of: the class, and the names of the parameters in each of its groups."""
+    return {"optimizer": type(trainer.optimizer).__name__, "names": _parameter_names(trainer)}
 
 
 def _parameter_names(trainer: Training) -> list[list[str]]:
@@ -143,9 +149,10 @@ def _parameter_names(trainer: Training) -> list[list[str]]:
     return [[names.get(parameter, "") for parameter in group["params"]] for group in groups]
 
 
-def _restore_optimizer(trainer: Training, state: dict[str, Any]) -> None:
+def _restore_optimizer(trainer: Training, state: dict[str, Any], owner: dict[str, Any] | None = None) -> None:
     """Gives each parameter the state of its name; the groups' options stay."""
-    optimizer, before = trainer.optimizer, state.get("class")
+    optimizer, owner = trainer.optimizer, owner or {}
+    before = owner.get("optimizer")
     if before not in (None, type(optimizer).__name__):
         raise ValueError(
             f"The optimizer (solver.optimizer) was {before} and is {type(optimizer).__name__} now, which cannot go on"
@@ -153,7 +160,8 @@ def _restore_optimizer(trainer: Training, state: dict[str, Any]) -> None:
         )
     own, saved = optimizer.state_dict()["param_groups"], state["param_groups"]
     ours = [name for names in _parameter_names(trainer) for name in names]
-    theirs = [name for group in saved for name in group.get("param_names", ())]
+    groups = owner.get("names") or [group.get("param_names", ()) for group in saved]
+    theirs = [name for names in groups for name in names]
     numbers = [number for group in saved for number in group["params"]]  # in the file's order
     if len(set(theirs)) == len(numbers) and "" not in theirs:
         if set(ours) != set(theirs):

@@ -61,6 +61,8 @@ def naming_the_sample(index: int, dataset: str) -> Iterator[Progress]:
 def worker_error(error: BaseException, num_workers: int) -> WorkerError | None:
     """What to raise in place of an error of the loader, from it; None where it is not about loader processes."""
     first, limit = first_line(error), remedy(error)
+    if first.startswith("Caught "):  # with the traceback of another process; what it says comes last
+        first = str(error).strip().splitlines()[-1]
     if num_workers == 0 or isinstance(error, WorkerError | SampleError):
         return None
     if "DataLoader worker" not in str(error):

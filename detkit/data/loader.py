@@ -1,5 +1,6 @@
 """Loaders: batches of samples, made ahead by worker processes."""
 
+import contextlib
 import copy
 import dataclasses
 import gc
@@ -137,7 +138,7 @@ class _Loader:
         )
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        workers = self._loader.num_workers
+        workers, stream = self._loader.num_workers, None
         try:
             with signals_blocked():
                 if workers:  # which torch's own object, half made, would complain about as the program ends
@@ -152,6 +153,10 @@ class _Loader:
             died = worker_error(error, workers)
             if died is None:
                 raise
+            with contextlib.suppress(
+                RuntimeError
+            ):  # the others end first, so that what they say comes before the error
+                getattr(stream, "_shutdown_workers", lambda: None)()
             raise died from error
 
     def _checked(self, batch: Sequence[Any]) -> list[Sample]:

@@ -55,9 +55,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.weights and not args.eval_only:
         parser.error("--weights goes with --eval-only; a training starts from train.init_weights=FILE")
     if (args.precision or args.compile) and not args.eval_only:
-        parser.error(
-            "--precision and --compile go with --eval-only; a training has train.precision=bf16 and train.compile=true"
-        )
+        parser.error("--precision and --compile go with --eval-only; trainings have train.precision, train.compile")
     if args.resume and args.eval_only:
         parser.error("--resume trains on and --eval-only does not train: give one of them")
     if args.max_restarts is not None and args.num_processes is None:
@@ -106,7 +104,7 @@ from detkit.engine import (
     Trainer,
 )
 from detkit.engine.training_state import named_hooks
-from detkit.evaluation import CocoEvaluator, Evaluator, FirstPredictions, evaluate, write_evaluation
+from detkit.evaluation import Evaluator, FirstPredictions, evaluate, write_evaluation
 from detkit.experiment import Experiment, load_experiment, torch_device
 from detkit.experiment.run import (
     finished_message,
@@ -244,10 +242,7 @@ def evaluate_only(exp: Experiment, args: argparse.Namespace) -> None:
     if distributed.is_main():
         begin_evaluation(out)
     _draw(exp, pictures, out, curves=False)
-    _show(write_evaluation(results, evaluators, out / "evaluation.json"))
-    if distributed.is_main() and (coco := [e for e in evaluators if isinstance(e, CocoEvaluator)]):
-        coco[0].write_results(out / "coco_results.json")
-        _show(f"COCO results, with the ids of the test set: {out}/coco_results.json")
+    _show(write_evaluation(results, evaluators, out / "evaluation.json", detections=out / "coco_results.json"))
 
 
 def _draw(exp: Experiment, pictures: FirstPredictions, out: Path, *, curves: bool) -> None:

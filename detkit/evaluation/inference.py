@@ -121,7 +121,11 @@ def evaluate(
 
 
 def write_evaluation(
-    results: Mapping[str, Any], evaluators: Sequence[Evaluator], path: str | Path, sets: Sequence[str] = ()
+    results: Mapping[str, Any],
+    evaluators: Sequence[Evaluator],
+    path: str | Path,
+    sets: Sequence[str] = (),
+    detections: str | Path | None = None,
 ) -> str:
     """Writes what ``evaluate`` gave as JSON and returns it as tables for a person, the speed in the last line.
 
@@ -132,6 +136,7 @@ def write_evaluation(
         evaluators: the ones that gave them.
         path: the JSON file; its folder is made.
         sets: names under which there may be results of other weights of the same model in ``results``.
+        detections: where the first evaluator with a method ``write_results`` writes the detections; None: nowhere.
     """
     if not is_main():
         return ""
@@ -146,6 +151,10 @@ def write_evaluation(
             f"{timing['images']} images in {timing['seconds']:.1f} s"
             f" ({timing['images_per_second']:.1f} images/s; the model alone took {timing['model_seconds']:.1f} s)"
         )
+    writer = next((evaluator for evaluator in evaluators if hasattr(evaluator, "write_results")), None)
+    if detections is not None and writer is not None:
+        writer.write_results(detections)
+        parts.append(f"COCO results, with the ids of the test set: {detections}")
     return "\n\n".join(parts)
 
 

@@ -48,6 +48,8 @@ class PathText:
             raise ValueError("it is empty")
         if "://" in value:
             return value
+        if control := re.search(r"[\0-\x1f]", value):
+            raise ValueError(f"{control[0]!r} is in no file's name; in YAML a backslash needs single quotes")
         if variable := re.search(r"\$(\w+)", value):
             raise ValueError(f"a variable of the shell is not known here; write ${{oc.env:{variable[1]}}}")
         expanded = user_path(value)

@@ -153,6 +153,29 @@ def test_a_run_goes_on_by_itself_only_within_its_own_launch(tmp_path, monkeypatc
         assert run.is_restarted(tmp_path) is again
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"LOCAL_RANK": None}, "WORLD_SIZE is '2', but there is no LOCAL_RANK"),
+        ({"MASTER_ADDR": None, "MASTER_PORT": None}, "no MASTER_ADDR, MASTER_PORT: torchrun"),
+        ({"WORLD_SIZE": "", "RANK": None}, "no RANK"),
+        ({"RANK": "2"}, "RANK: expected less than WORLD_SIZE, 2, got '2'"),
+        ({"RANK": "-1"}, "RANK: expected a number, got '-1'"),
+        ({"MASTER_PORT": "${PORT}"}, "MASTER_PORT: expected a number"),
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE: expected a number"),
+    ],
+)
+def test_processes_started_by_hand_neither_train_alone_nor_wait_for_ever(change, words, monkeypatch):
+    whole = {"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in whole.items():
+        monkeypatch.setenv(name, value)
+    run.check_launch()
+    for name, value in change.items():
+        monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=words):
+        run.check_launch()
+
+
 def test_processes_that_differ_are_told_where(monkeypatch):
     run.check_alike("config", "a: 1")
     texts = ["model:\n  depth: 50\n", "model:\n  depth: 50\n", "model:\n  depth: 101\n"]

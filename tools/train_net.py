@@ -107,6 +107,7 @@ from detkit.engine.training_state import named_hooks
 from detkit.evaluation import Evaluator, FirstPredictions, evaluate, write_evaluation
 from detkit.experiment import Experiment, load_experiment, torch_device
 from detkit.experiment.run import (
+    check_launch,
     finished_message,
     init_output_dir,
     is_restarted,
@@ -281,6 +282,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace, interruption: Interruption) -> None:
     """Trains or evaluates, in one of the run's processes."""
+    check_launch()
     with interruption.at_once():
         exp = load_experiment(Path(args.config_file), args.overrides)
     started = int(os.environ.get("WORLD_SIZE", 1))  # this is one of them

@@ -14,7 +14,7 @@ from detkit.checkpoint.files import write_torch
 from detkit.checkpoint.formats import convert_by, import_foreign
 from detkit.checkpoint.formats.exporting import export_state
 from detkit.checkpoint.formats.importing import Imported, Importer
-from detkit.checkpoint.load import check_finite
+from detkit.checkpoint.load import check_values
 from detkit.checkpoint.reading import Checkpoint
 from detkit.checkpoint.report import group_names
 from detkit.registry import DataError
@@ -109,7 +109,7 @@ def convert(
             f"{checkpoint.source}: not one of its tensors fits the model, so it is of another architecture. In the"
             f" file: {group_names(list(checkpoint.model))}. In the model: {group_names(list(wanted or {}))}"
         )
-    check_finite(model, checkpoint.source)
+    check_values(model, checkpoint.source)
     written = model
     if target != "detkit":
         try:

@@ -88,7 +88,7 @@ def _plan(
         report.loaded.append(name)
         if note:
             report.notes[name] = note
-    check_finite(prepared, original.source)
+    check_values(prepared, original.source)
     if original.others:
         report.warnings.append(
             f"the file also has weights under {', '.join(original.others)}, which are not taken;"
@@ -214,19 +214,34 @@ def _check(report: LoadReport, own: Mapping[str, Tensor], checkpoint: Checkpoint
     if not report.loaded and not report.skipped:
         raise DataError(
             f"{checkpoint.source}: not one of its tensors has a name of the model's, so it is of another architecture"
-            f" or framework{looks}. In the file: {group_names(list(checkpoint.model))}."
-            f" In the model: {group_names(list(own))}"
+            f" or framework{looks}.{_under_a_prefix(checkpoint, own)} In the file:"
+            f" {group_names(list(checkpoint.model))}. In the model: {group_names(list(own))}"
         )
     if strict and not report.exact:
         raise ValueError(f"strict=True, but not everything fits (nothing was loaded).\n{report}")
 
 
-def check_finite(state: Mapping[str, Tensor], source: str) -> None:
-    """Raises DataError where weights are NaN or infinite: a model with such finds nothing."""
-    bad = [name for name, value in state.items() if value.is_floating_point() and not value.float().isfinite().all()]
+def _under_a_prefix(checkpoint: Checkpoint, own: Mapping[str, Tensor]) -> str:
+    """What to write where the model's names stand in the file behind one more word, such as ``student.``."""
+    found = ([n.removesuffix(f".{name}") for n in checkpoint.model if n.endswith(f".{name}")] for name in own)
+    file, prefixes = checkpoint.source.partition("#")[0], next(filter(None, found), [])
+    return f" Write {' or '.join(f'{file}#{p}' for p in prefixes)} for those behind that prefix." if prefixes else ""
+
+
+def check_values(state: Mapping[str, Tensor], source: str) -> None:
+    """Raises DataError for weights with which a model finds nothing: NaN, infinite, zero, or negative variances."""
+    floats = {name: value.float() for name, value in state.items() if value.is_floating_point()}
+    bad = [name for name, value in floats.items() if not value.isfinite().all()]
+    what = "values that are not finite (NaN or infinity)"
+    if not bad:
+        bad = [name for name, value in floats.items() if name.endswith("running_var") and (value < 0).any()]
+        what = "negative variances"
+    matrices = [name for name, value in floats.items() if value.ndim > 1 and value.numel()]
+    if not bad and matrices and not any(floats[name].any() for name in matrices):
+        bad, what = matrices, "no value but zero"
     if bad:
         raise DataError(
-            f"{source}: {len(bad)} tensors have values that are not finite (NaN or infinity): {group_names(bad)}. Take"
+            f"{source}: {len(bad)} tensors have {what}: {group_names(bad)}. Take"
             " an earlier checkpoint, or train again with a lower rate"
         )
 

@@ -69,10 +69,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
     Besides detkit's own checkpoints this takes what other frameworks write: any file of ``torch.save`` with a plain
     state dict, at its top, under ``"model"`` or ``"state_dict"``, or where else one stands (``weights.pth#model_ema``
-    takes the one under that key); a pickle (``.pkl``) of numpy arrays, of Detectron2 or, under ``"blobs"`` or at its
-    top, of Caffe2; and matterport's Keras weights (HDF5; needs ``detkit[keras]``). Names lose what wrappers of a model
-    or of a part have added; ``load_weights`` translates those of other frameworks. The content decides
-    what a file is, not its extension.
+    takes the one under that key, or what stands behind that prefix); a pickle (``.pkl``) of numpy arrays, of Detectron2
+    or, under ``"blobs"`` or at its top, of Caffe2; and matterport's Keras weights (HDF5; needs ``detkit[keras]``).
+    Names lose what wrappers of a model or of a part have added; ``load_weights`` translates those of other frameworks.
+    The content decides what a file is, not its extension.
 
     Nothing of a file is ever run: torch's are unpickled with ``weights_only=True``, others by ``read_pickle``.
 
@@ -103,6 +103,15 @@ _OLD_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 """The number that torch.save begins its first pickle with in the format from before its 1.6."""
 
 
+_OTHERS = [
+    (re.compile(rb"\Z"), "is an empty file: copy or download it again"),
+    (re.compile(rb"\s*<(!doctype|html|\?xml)", re.I), "is a web page, no weights: look at the address in a browser"),
+    (re.compile(rb"version https://git-lfs"), "only says where git-lfs keeps the weights: run 'git lfs pull' there"),
+    (re.compile(rb"(?s).{5}\0\0\0\{"), "is a safetensors file: torch.save what safetensors.torch.load_file gives"),
+]
+"""How files begin that are taken for weights by mistake, and what to do."""
+
+
 def _content(local: str, source: str) -> Any:
     with open(local, "rb") as file:
         head = file.read(64)
@@ -110,6 +119,9 @@ def _content(local: str, source: str) -> Any:
         return read_keras(local, source)
     if head.startswith(_ZIP) or _OLD_TORCH in head:
         return read_torch(local, source)
+    for kind, what in _OTHERS:
+        if kind.match(head):
+            raise DataError(f"{source}: {what}")
     with open(local, "rb") as file:
         return read_pickle(file.read(), source)
 
@@ -133,13 +145,17 @@ def as_checkpoint(content: Any, source: str = "state dict", place: str = "") -> 
     chosen = place or next((found for key in usual for found in places if found.partition(".")[0] == key), "")
     if not chosen and not usual:
         chosen = next((key for key in places if key not in averages), next(iter(places), ""))
-    if place not in places and place:
+    if place and place not in places:  # the beginning of names, such as student, instead of a key
+        flat = {plain_name(str(name)): v for name, v in next((content[key] for key in usual), content).items()}
+        behind = {n.removeprefix(f"{place}."): v for n, v in flat.items() if n.startswith(f"{place}.")}
+        places |= {place: behind} if behind else {}
+    if place and place not in places:
         raise DataError(
             f"{source}: has no weights under '{place}'; there are some under {', '.join(places) or 'no key'}"
         )
     state = places[chosen] if chosen else content[usual[0]] if usual else content
     _check_state(state, content, source)
-    model = _unwrapped(state)
+    model = _unwrapped(state, source)
     names, ids = content.get("class_names"), content.get("category_ids")
     config = _mapping(content.get("config"))
     ours = "detkit_version" in content  # Detectron2's training checkpoints have a "trainer" too
@@ -155,7 +171,7 @@ def as_checkpoint(content: Any, source: str = "state dict", place: str = "") -> 
         others=tuple(
             key
             for key, other in places.items()
-            if key != chosen and len(_unwrapped(other).keys() & model.keys()) * 2 > len(model)
+            if key != chosen and len({*map(plain_name, other)} & model.keys()) * 2 > len(model)
         ),
     )
 
@@ -223,9 +239,11 @@ def plain_name(name: str) -> str:
     return name
 
 
-def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _unwrapped(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     names: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        names.setdefault(plain_name(name), tensor)
+        first = names.setdefault(plain_name(name), tensor)
+        if first is not tensor and not (first.shape == tensor.shape and torch.equal(first, tensor)):
+            raise DataError(f"{source}: has two tensors for '{plain_name(name)}', as of two models; save one's alone")
     names.pop("n_averaged", None)  # AveragedModel's counter
     return names

@@ -49,6 +49,8 @@ def import_user_code(name: str, source: str, others: Collection[str] = (), folde
         ConfigError: with ``source`` and the place in the user's file, whatever goes wrong in it.
     """
     file = Path(name) if name.endswith(".py") else None
+    if not file and not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigError(f"{source}: imports: '{name}' is no name of a module; a file is given by its path, with .py")
     if file and not file.is_file():
         near = did_you_mean(file.name, [p.name for p in file.parent.glob("*.py")])
         raise ConfigError(f"{source}: imports: there is no file '{file}'.{near}")
@@ -70,8 +72,8 @@ def import_user_code(name: str, source: str, others: Collection[str] = (), folde
             hint = "it must be installed or on PYTHONPATH; a file is given by its path, with .py"
             raise ConfigError(f"{source}: imports: there is no module '{name}'; {hint}") from error
         words = f"{type(error).__name__}: {error}"
-        if isinstance(error, ModuleNotFoundError) and str(error.name).startswith(f"{__name__}."):
-            beside = str(error.name)[len(__name__) + 1 :]
+        if isinstance(error, ImportError) and f"{error.name}.".startswith(f"{__name__}."):  # from .helper, from .
+            beside = str(error.name)[len(__name__) + 1 :] or getattr(error, "name_from", None) or "helper"
             words = (
                 f"a file of imports is no package; write 'import {beside}', without the dot, for what lies beside it"
             )

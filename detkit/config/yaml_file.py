@@ -213,6 +213,8 @@ def _entry(node: Any, name: str, lines: bool, size: Size, above: tuple[int, ...]
             raise ConfigError(f"{key_entry.source}: a key must be a word, got {_shorten(key_entry.plain())}{hint}")
         if key in mapping:
             raise ConfigError(f"{key_entry.source}: the key '{key}' stands here twice; first at {mapping[key].source}")
+        if value_node.tag == _PLAIN and not value_node.value:
+            raise ConfigError(f"{key_entry.source}: '{key}' has no value; write null to remove it, or take the key out")
         mapping[key] = dataclasses.replace(value, source=key_entry.source)
     return Entry(mapping, source)
 

@@ -48,6 +48,23 @@ def owned(folder: str | Path) -> Iterator[None]:
         yield
 
 
+def check_launch() -> None:
+    """Raises ConfigError where this process is one of several but does not know, or cannot be, which.
+
+    It would train alone, or wait for the others for ever.
+    """
+    given = {name: os.environ[name] for name in distributed.VARIABLES if name in os.environ}
+    fix = "torchrun and --num-processes set all of them; without WORLD_SIZE this process trains alone"
+    missing = [name for name in distributed.VARIABLES if name not in given]
+    if missing and given.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError(f"WORLD_SIZE is '{given['WORLD_SIZE']}', but there is no {', '.join(missing)}: {fix}")
+    odd = [name for name in given if name != "MASTER_ADDR" and not given[name].isdecimal()]
+    if not missing and (odd or int(given["RANK"]) >= int(given["WORLD_SIZE"])):
+        name = odd[0] if odd else "RANK"
+        what = "a number" if odd else f"less than WORLD_SIZE, {given['WORLD_SIZE']}"
+        raise ConfigError(f"{name}: expected {what}, got '{given[name]}'; {fix}")
+
+
 _LAUNCHERS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 """Variables of processes that something has started as one of several."""
 

@@ -19,7 +19,11 @@ def _active() -> bool:
 
 def launched() -> bool:
     """Whether a launcher such as ``torchrun`` started this process as one of several (or as one of one)."""
-    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"))
+    return all(name in os.environ for name in VARIABLES)
+
+
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What a launcher tells each of its processes."""
 
 
 def launch_id() -> str:

@@ -32,8 +32,8 @@ def prefixed(state, prefix, part=""):
     return {f"{part}{prefix}{n[len(part) :]}" if n.startswith(part) else n: v for n, v in state.items()}
 
 
-def zeros(state):
-    return {name: torch.zeros_like(value) for name, value in state.items()}
+def ones(state):
+    return {name: torch.ones_like(value) for name, value in state.items()}
 
 
 def ema(state):
@@ -54,7 +54,7 @@ WHOLE = {
         "optimizer_states": [{"state": {0: {"step": 1}}}],
     },
     "net": lambda s: {"net": prefixed(s, "net."), "epoch": 1},
-    "the raw ones before their averages": lambda s: {"ema_state_dict": zeros(s), "weights": dict(s)},
+    "the raw ones before their averages": lambda s: {"ema_state_dict": ones(s), "weights": dict(s)},
 }
 
 
@@ -67,10 +67,10 @@ def test_weights_are_found_behind_keys_and_prefixes(kind, model, state, tmp_path
 
 
 def test_moving_averages_beside_the_weights_are_named_and_can_be_taken(model, state, tmp_path):
-    torch.save({"model": zeros(state), "model_ema": {"module": dict(state)}, "epoch": 2}, tmp_path / "w.pth")
+    torch.save({"model": ones(state), "model_ema": {"module": dict(state)}, "epoch": 2}, tmp_path / "w.pth")
     report = load_weights(model, tmp_path / "w.pth")
     assert "w.pth#model_ema.module" in str(report)
-    assert not any(value.any() for value in model.state_dict().values())
+    assert all((value == 1).all() for value in model.state_dict().values())
     assert load_weights(model, f"{tmp_path}/w.pth#model_ema.module").complete
     assert torch.equal(model.backbone.stem.conv1.weight, state["backbone.stem.conv1.weight"])
     with pytest.raises(DataError, match=r"no weights under 'model_em'.*model_ema\.module"):
@@ -91,6 +91,45 @@ def test_values_that_are_not_finite_are_refused(name, value, model, state):
     with pytest.raises(DataError, match=rf"not finite.*{name}"):
         load_weights(model, damaged, partial=True)
     assert all(torch.equal(value, before[n]) for n, value in model.state_dict().items())
+
+
+def test_weights_of_zeros_and_negative_variances_are_refused(model, state):
+    with pytest.raises(DataError, match="no value but zero"):
+        load_weights(model, {n: v if v.ndim == 1 else torch.zeros_like(v) for n, v in state.items()})
+    name = next(name for name in state if name.endswith("running_var"))
+    with pytest.raises(DataError, match=f"negative variances: {name}"):
+        load_weights(model, {**state, name: state[name] - 2})
+
+
+@pytest.mark.parametrize("prefix", ["student.", "model.student.", "ema_model.module.", "a.b.c.", "backbone."])
+def test_names_behind_any_prefix_are_taken_by_the_address_that_the_message_gives(prefix, model, state, tmp_path):
+    torch.save({"state_dict": {**prefixed(state, prefix), **prefixed(ones(state), "teacher.")}}, tmp_path / "w.pth")
+    with pytest.raises(DataError, match=r"Write \S+#\S+ or \S+#teacher for those behind") as caught:
+        load_weights(model, tmp_path / "w.pth")
+    assert load_weights(model, str(caught.value).split("Write ")[1].split()[0]).complete
+    assert torch.equal(model.backbone.stem.conv1.weight, state["backbone.stem.conv1.weight"])
+
+
+def test_two_models_of_one_name_in_a_file_are_not_mixed(model, state):
+    load_weights(model, {**state, **prefixed(state, "module.")})
+    with pytest.raises(DataError, match=r"has two tensors for '\S+', as of two models"):
+        load_weights(model, {**state, **prefixed(ones(state), "net.")})
+
+
+MISTAKEN = {
+    "empty": (b"", "is an empty file"),
+    "page": (b"\n<!DOCTYPE html><html>Not found</html>", "is a web page"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "git lfs pull"),
+    "safetensors": (b"\x20\0\0\0\0\0\0\0{}" + b" " * 30, "is a safetensors file"),
+}
+
+
+@pytest.mark.parametrize("kind", MISTAKEN)
+def test_files_that_are_taken_for_weights_by_mistake_are_named(kind, tmp_path):
+    content, words = MISTAKEN[kind]
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(DataError, match=rf"w\.pth: .*{words}"):
+        read_checkpoint(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("part", ["backbone.", "neck.", "proposal_generator.", "roi_heads.box_head."])

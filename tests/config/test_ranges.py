@@ -79,6 +79,7 @@ def test_ranges_are_shown_with_the_options():
         "train.parallel={name: FSDP, unit_parameters: 0}",
         "train.parallel={name: DDP, bucket_mb: 0}",
         "train.picture_keep=1",
+        "train.output_dir=''",
         "train.log_period=0",
         "train.checkpoint_period=1e30",
         "solver.epochs=.inf",
@@ -161,6 +162,8 @@ def test_the_home_folder_is_meant_by_a_tilde_in_every_path(monkeypatch, tmp_path
             ("$HOME/x", r"write \$\{oc.env:HOME\}"),
             ("y" * 300, "no file"),
             ("' '", "it is empty"),
+            ('"C:\\runs"', "a backslash needs single quotes"),
+            ("|\n a\n", r"'\\n' is in no file's name"),
         ):
             with pytest.raises(ConfigError, match=f"^{path}: .*{words_}"):
                 load_experiment(QUICK_START, [f"{path}={value}"])

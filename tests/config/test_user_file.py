@@ -95,9 +95,10 @@ def test_an_edited_module_of_a_package_is_loaded_anew(shop, write, tmp_path, mon
     assert sys.modules["own_package.parts"].__file__ == str(tmp_path / "moved" / CODE / "own_package" / "parts.py")
 
 
-def test_a_relative_import_is_told_what_to_write(shop, write):
+@pytest.mark.parametrize("line", ["from .helper_beside import x", "from . import helper_beside"])
+def test_a_relative_import_is_told_what_to_write(line, shop, write):
     write("helper_beside.py", "")
-    write("my.py", "from .helper_beside import x")
+    write("my.py", line)
     with pytest.raises(ConfigError, match=r"my\.py:1: .*'import helper_beside', without the dot"):
         load_config(write("c.yaml", "imports: [my.py]"))
 
@@ -153,3 +154,9 @@ def test_what_the_command_line_imports_is_the_users_own(write, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     write("own.py", "")
     load_config({}, ["imports=[own.py]"], imports="refuse")
+
+
+@pytest.mark.parametrize("name", ["..", "./my_head", ".my_head", "my head", "my/head", "os.", "https://host/x"])
+def test_what_is_no_name_of_a_module_is_told_so(name, write):
+    with pytest.raises(ConfigError, match=r"imports: '.*' is no name of a module; a file is given by its path"):
+        load_config(write("c.yaml", f"imports: ['{name}']"))

@@ -15,7 +15,7 @@ from detkit.paths import user_path
         ("012", 12), ("-007", -7), ("0o17", 15), ("0x1F", 31),
         ("1_000", "1_000"), ("1:30", "1:30"), ("1:30:00", "1:30:00"),
         ("yes", "yes"), ("on", "on"), ("Off", "Off"), ("n", "n"), ("TRUE", True), ("False", False),
-        ("~", None), ("Null", None), ("NULL", None), ("", None), ("None", "None"),
+        ("~", None), ("Null", None), ("NULL", None), ("!!null ''", None), ("None", "None"),
         ("1e3", 1000.0), ("1.e-2", 0.01), ("-.INF", -math.inf), ("+1.5", 1.5), ("0b11", "0b11"),
         ("2001-01-01", "2001-01-01"),
         ("!!str 012", "012"), ("!!float 3", 3.0), ("!!int '12'", 12), ("'012'", "012"), ("! 5", 5), ("=", "="),
@@ -26,6 +26,12 @@ def test_scalars_are_those_of_the_core_schema_and_are_written_back_as_such(text,
     assert (type(read), read) == (type(value), value)
     path = write("c.yaml", to_yaml({"a": value, "b": text.strip("! ")}))
     assert load_config(path).tree == {"a": value, "b": text.strip("! ")}
+
+
+@pytest.mark.parametrize("text", ["a:", "a: # todo", "{a: }", "{a}", "? a", "b: {c: [{a: }]}", "a: &x"])
+def test_a_key_without_a_value_is_not_taken_for_null(text):
+    with pytest.raises(ConfigError, match="x:1: 'a' has no value; write null to remove it"):
+        parse_yaml(text, "x")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from detkit.checkpoint.pickles import PICKLED_NUMPY, refusal
 from detkit.registry import DataError
 from detkit.utils import atomic_write
-from detkit.utils.file_checks import check_torch_file
+from detkit.utils.file_checks import MOST_UNPACKED, check_torch_file
 from detkit.utils.logging import first_line
 
 _HARMLESS: list[Any] = [
@@ -69,7 +69,9 @@ def read_torch(path: str | os.PathLike[str], source: str) -> Any:
     try:
         check_torch_file(path)
         with torch.serialization.safe_globals(_HARMLESS):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_storages(content, os.path.getsize(path))
+        return content
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ... depending on where the file ends
         refused = _refused(str(error))
         if refused:
@@ -78,6 +80,26 @@ def read_torch(path: str | os.PathLike[str], source: str) -> Any:
             f"{source}: cannot be read as a checkpoint ({first_line(error)}); it is damaged or incomplete."
             " Copy or download it again, or take an earlier checkpoint"
         ) from error
+
+
+def _check_storages(content: Any, file_size: int) -> None:
+    """Raises ValueError where tensors hold more bytes than their file can: torch 2.6 leaves the rest as memory was."""
+    sizes: dict[int, int] = {}
+    left, seen = [content], set()
+    while left:
+        value = left.pop()
+        if id(value) in seen:  # a list may hold itself
+            continue
+        seen.add(id(value))
+        if isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_meta:
+            storage = value.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(value, Mapping):
+            left += value.values()
+        elif isinstance(value, list | tuple):
+            left += value
+    if sum(sizes.values()) > MOST_UNPACKED * file_size + (1 << 24):
+        raise ValueError(f"its tensors are of {sum(sizes.values()):,} bytes, the file of {file_size:,}")
 
 
 def _refused(message: str) -> str:

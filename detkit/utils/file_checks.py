@@ -12,7 +12,7 @@ _LEAF = (0, 1)
 """Depth, and size when unfolded, of what holds nothing."""
 _DIRECTORY = 0x10
 """The bit of a zip record's attributes that makes it a directory."""
-_MOST_UNPACKED = 8
+MOST_UNPACKED = 8
 """Times a file's size that its records may have together: torch compresses nothing, and weights hardly can be."""
 _LEGACY_PICKLES = 5
 """A file of before torch 1.6 begins with so many pickles."""
@@ -42,7 +42,7 @@ def _compare_checksums(path: str | os.PathLike[str]) -> None:
         return  # of before torch 1.6, or cut short: torch finds out
     with zipfile.ZipFile(path) as file:
         unpacked = sum(record.file_size for record in file.infolist())
-        if unpacked > _MOST_UNPACKED * os.path.getsize(path) + (1 << 24):
+        if unpacked > MOST_UNPACKED * os.path.getsize(path) + (1 << 24):
             raise zipfile.BadZipFile(f"it unpacks to {unpacked:,} bytes, which no weights do")
         if all(record.CRC == 0 for record in file.infolist()):
             return

@@ -51,9 +51,12 @@ class OpenImagesDataset(FormatDataset):
 def _descriptions(folder: Folder) -> Iterator[tuple[str, str]]:
     """``(code, name)`` of the classes; older files have no line of titles."""
     for file in folder.glob("*class-descriptions*.csv")[:1]:
-        for row in csv.reader(folder.text(file).splitlines()):
-            if len(row) >= 2 and row[0] != "LabelName":
-                yield row[0], row[1]
+        try:
+            for row in csv.reader(folder.text(file).splitlines()):
+                if len(row) >= 2 and row[0] != "LabelName":
+                    yield row[0], row[1]
+        except csv.Error as error:
+            raise DataError(f"{folder.path / file}: is not CSV ({error})") from None
 
 
 def _rows(folder: Folder, name: str, needed: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:

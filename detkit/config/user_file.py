@@ -73,7 +73,7 @@ def import_user_code(name: str, source: str, others: Collection[str] = (), folde
             raise ConfigError(f"{source}: imports: there is no module '{name}'; {hint}") from error
         words = f"{type(error).__name__}: {error}"
         if isinstance(error, ImportError) and f"{error.name}.".startswith(f"{__name__}."):  # from .helper, from .
-            beside = str(error.name)[len(__name__) + 1 :] or getattr(error, "name_from", None) or "helper"
+            beside = str(error.name)[len(__name__) + 1 :] or str(error).split("'")[1]
             words = (
                 f"a file of imports is no package; write 'import {beside}', without the dot, for what lies beside it"
             )

@@ -44,8 +44,12 @@ def to_rgb(image: Any, path: str, max_value: float | None, report: Report) -> np
         deep = np.asarray(image)[:, :, None]
         if image.format == "TIFF" and bits == 32 and image.mode == "I" and image.tag_v2.get(339, (1,))[0] == 1:
             deep = deep.view(np.uint32)
+    elif image.format == "TIFF" and image.mode == "L" and bits == 8 and image.tag_v2.get(339, (1,))[0] == 2:
+        deep = np.asarray(image)[:, :, None].view(np.int8)
     if deep is not None:
-        return _scaled(deep, path, max_value, declared, report)
+        pixels = _scaled(deep, path, max_value, declared, report)
+        white_is_zero = image.format == "TIFF" and image.tag_v2.get(262) == 0  # Pillow turns only 8 bits
+        return 255 - pixels if white_is_zero else pixels
     if bits > 8 and max_value is not None:
         what = "has more than 8 bits in each of several channels, of which only the upper 8 can be read"
         raise Issue("unreadable image", path, "", what, "save it with 8 bits, or leave reading.max_value out")
@@ -96,6 +100,9 @@ def _scaled(values: np.ndarray, path: str, max_value: float | None, declared: fl
         raise Issue("unreadable image", path, "", f"pixels are {kind} of unknown range", fix)
     if not white:
         white = 255.0 if wide and top <= 255 else 65535.0
+    if values.dtype.kind != "u" and (below := np.count_nonzero(values < 0)) * 1000 > values.size:
+        what = f"has {below} of {values.size} values below 0, which become black"
+        report(Issue("values below 0", path, "", what, "save it with 8 bits, black at 0", "warning"))
     pixels: np.ndarray = np.empty(values.shape, np.uint8)
     for start in range(0, len(values), 256):  # rows at a time, to save memory
         part = values[start : start + 256].astype(np.float32)

@@ -19,7 +19,7 @@ def written_otherwise(root: str, name: str) -> str | None:
         return None
     for part in unquote(name).replace("\\", "/").split("/"):
         if part not in ("", "."):
-            names = _names(path).get(_plain(part), [])
+            names = _names(path).get(plain(part), [])
             if part not in names and len(names) != 1:
                 return None
             path = os.path.join(path, part if part in names else names[0])
@@ -32,11 +32,12 @@ def _names(folder: str) -> dict[str, list[str]]:
     found = defaultdict[str, list[str]](list)
     try:
         for name in os.listdir(folder):
-            found[_plain(name)].append(name)
+            found[plain(name)].append(name)
     except OSError:
         pass
     return found
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """What is the same for all ways of writing a name."""
     return unicodedata.normalize("NFC", unquote(name)).casefold()

@@ -36,6 +36,17 @@ TURNED_FIX = (
 # Its decoder may leave torchvision one day; Pillow then does the work, as it does for all but common JPEG.
 warnings.filterwarnings("ignore", "The image decoding and encoding capabilities", DeprecationWarning)
 
+_TIFF = "it is a TIFF of pixels that are not read, such as numbers of 64 bits or many channels"
+_AS_COMMON_TIFF = "save it with 8 or 16 bits a channel, gray or RGB"
+_OTHER_FILES = (
+    (b"II*\0", _TIFF, _AS_COMMON_TIFF),
+    (b"MM\0*", _TIFF, _AS_COMMON_TIFF),
+    (b"version https://git-lfs", "it is a pointer of Git LFS, not the file itself", "fetch the file (git lfs pull)"),
+    (b"<", "it is HTML, XML or SVG", "download or export it again, as PNG or JPEG"),
+)
+_HEIF = (b"ftypheic", b"ftypheix", b"ftypmif1")
+"""Bytes 4 to 12 of such a file."""
+
 _UPRIGHT = {2: (1, 0), 3: (0, 2), 4: (1, 2), 5: (1, 1), 6: (0, 3), 7: (1, 3), 8: (0, 1)}
 """Orientation -> whether it is mirrored left to right, and quarter turns counter-clockwise after that."""
 
@@ -231,11 +242,15 @@ def _unreadable(path: str, error: Any) -> Issue:
     if not os.path.exists(path):
         fix = "check the dataset's image_root and its file names"
         return Issue("missing image", path, "", "there is no such image file", fix)
-    words = str(error) or type(error).__name__
+    words, fix = str(error) or type(error).__name__, "replace the file or remove its record"
     if isinstance(error, UnidentifiedImageError):
         words = "it is of no format that is read, such as JPEG, PNG, TIFF or WebP"
-    what = f"cannot be decoded as an image ({words})"
-    return Issue("unreadable image", path, "", what, "replace the file or remove its record")
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            head = file.read(32)
+            words, fix = next((found for start, *found in _OTHER_FILES if head.startswith(start)), (words, fix))
+            if head[4:12] in _HEIF:
+                words, fix = "it is HEIC", "convert it to JPEG or PNG"
+    return Issue("unreadable image", path, "", f"cannot be decoded as an image ({words})", fix)
 
 
 def _wrong_size(path: str, found: tuple[int, int], size: tuple[int, int]) -> Issue:

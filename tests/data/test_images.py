@@ -353,3 +353,44 @@ def test_sizes_that_labels_do_not_give_are_those_of_the_images_as_they_are_read(
     size = (H, W) if orientation == "stored" else (W, H)
     assert dataset.image_size(0) == dataset[0].image.shape[:2] == size
     assert dataset[0].boxes.tensor[0].tolist() == [size[1] / 4, size[0] / 4, size[1] * 0.75, size[0] * 0.75]
+
+
+def tiff(path, values, photometric=1, sample_format=1):
+    """Writes numbers of any kind, which Pillow cannot, as an uncompressed TIFF of one channel."""
+    height, width = values.shape
+    content = values.astype(values.dtype.newbyteorder("<")).tobytes()
+    tags = {256: width, 257: height, 258: 8 * values.itemsize, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height}
+    tags |= {279: len(content), 339: sample_format}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    end = struct.pack("<H", len(tags)) + entries + bytes(4)
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(content)) + content + end)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_white_may_be_zero_in_a_tiff(tmp_path, kind):
+    tiff(tmp_path / "a.tif", np.array([[0, np.iinfo(kind).max]], kind), photometric=0)
+    assert read_image(str(tmp_path / "a.tif"))[0, :, 0].tolist() == [255, 0]
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int16])
+def test_values_below_zero_are_black_and_reported(tmp_path, kind):
+    most = np.iinfo(kind).max
+    tiff(tmp_path / "a.tif", np.array([[-most, 0, most]], kind), sample_format=2)
+    pixels, issues = reported(tmp_path / "a.tif")
+    assert pixels[0, :2, 0].tolist() == [0, 0]
+    assert pixels[0, 2, 0] >= 254
+    assert "values below 0" in issues
+
+
+def test_files_that_are_not_read_are_called_what_they_are(tmp_path):
+    tiff(tmp_path / "a", np.zeros((2, 3)), sample_format=3)
+    for content, words in (
+        (None, "TIFF of pixels that are not read.*8 or 16 bits"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "it is HEIC.*convert it to JPEG"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html>404</html>", "HTML.*download"),
+    ):
+        if content:
+            (tmp_path / "a").write_bytes(content)
+        with pytest.raises(DataError, match=words):
+            read_image(str(tmp_path / "a"))

@@ -11,12 +11,12 @@ import numpy as np
 import pycocotools.mask as coco_mask
 
 from detkit.data.datasets.coco import read_categories, read_json
-from detkit.data.datasets.rows import ImageRow, Row, row_type
+from detkit.data.datasets.rows import ImageRow, Row, as_row, row_type
 from detkit.data.formats.content import Content
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder
+from detkit.data.formats.files import Folder, decoded
 from detkit.data.interfaces import DATASETS
-from detkit.data.issues import raise_errors
+from detkit.data.issues import Issue, raise_errors
 from detkit.registry import DataError
 
 PEEK = 1 << 20
@@ -97,7 +97,7 @@ def _files(folder: Folder, kind: type[CocoFolder]) -> dict[str, str]:
         with open(path, "rb") as file:
             head = file.read(PEEK)
             file.seek(max(path.stat().st_size - PEEK, 0))
-            ends = (head + file.read()).decode("utf-8", "replace")
+            ends = decoded(head + file.read())
         if kind.matches(ends):
             found[_part(name)] = name
     return found if len(found) != 1 or next(iter(found)) else {"": next(iter(found.values()))}
@@ -117,10 +117,15 @@ def _content(folder: Folder, name: str, is_lvis: bool) -> Content:
     image_rows, rows, entries = read_json(place, row_type(()))
     categories, keypoints = read_categories(entries, place, raise_errors)
     near = PurePosixPath(name).parent.as_posix()
+    image_rows = [as_row(row, ImageRow) for row in image_rows]
     if is_lvis:
-        image_rows, names = list(image_rows), _lvis_names(place)
-        for row in image_rows:
+        names = _lvis_names(place)
+        for row in (row for row in image_rows if isinstance(row, ImageRow)):
             row.file_name = names.get(row.id, row.file_name)
+    for i, row in enumerate(image_rows):
+        if not isinstance(row, ImageRow) or not isinstance(row.file_name, str):
+            what = f"images[{i}] is {str(row)[:60]!r}; expected a mapping with a file_name"
+            raise Issue("malformed entry", place, f"images[{i}]", what)
     images = list(_images(folder, image_rows, "" if near == "." else near, name))
     objects, brushes = [], 0
     for row in rows:
@@ -139,9 +144,8 @@ def _is_brush(mask: Any, entries: list[Any], row: Row) -> bool:
 
 def _images(folder: Folder, rows: Iterable[Any], near: str, name: str) -> Iterator[Any]:
     for row in rows:
-        if isinstance(row, ImageRow) and isinstance(row.file_name, str):
-            with contextlib.suppress(DataError):  # named as it is; the check of the images says that it is missing
-                row.file_name = folder.image(row.file_name, near, name)
+        with contextlib.suppress(DataError):  # named as it is; the check of the images says that it is missing
+            row.file_name = folder.image(row.file_name, near, name)
         yield row
 
 
@@ -260,10 +264,12 @@ def joined(parts: list[Content]) -> Content:
                 row if isinstance(row, dict) else msgspec.structs.asdict(row) if isinstance(row, Row) else {}
             )
             if entry.get("image_id") in kept:
-                category = entry["category_id"] if same else number[part.categories[entry["category_id"]]]
+                category = entry.get("category_id")
+                if not same and isinstance(category, int) and category in part.categories:
+                    category = number[part.categories[category]]
                 rows.append({**entry, "image_id": ids[entry["image_id"]], "category_id": category})
-    annotation_ids = [row["id"] for row in rows]
-    if len(set(annotation_ids)) < len(rows):
+    annotation_ids = [row["id"] for row in rows if isinstance(row.get("id"), int)]  # others are reported later
+    if len(set(annotation_ids)) < len(annotation_ids):
         for id_, row in enumerate(rows, 1):
             row["id"] = id_
     notes = [words for part in parts for words in part.notes]

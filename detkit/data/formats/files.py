@@ -3,6 +3,7 @@
 import base64
 import functools
 import io
+import json
 import os
 import re
 import xml.etree.ElementTree as ElementTree
@@ -17,6 +18,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from detkit.data.file_names import plain
 from detkit.data.image_files import IMAGE_SUFFIXES, open_image
 from detkit.registry import DataError
 
@@ -80,7 +82,7 @@ class Folder:
     def _by_name(self) -> dict[str, list[str]]:
         out: dict[str, list[str]] = {}
         for name in self.images:
-            out.setdefault(PurePosixPath(name).name.lower(), []).append(name)
+            out.setdefault(plain(PurePosixPath(name).name), []).append(name)
         return out
 
     def glob(self, pattern: str) -> list[str]:
@@ -121,8 +123,9 @@ class Folder:
         return found[0]
 
     def images_named(self, name: str) -> list[str]:
-        """The images of a name, whatever their folder and the case of their letters."""
-        return self._by_name.get(name.lower(), [])
+        """The images of a name, whatever their folder; if none is written so, those written otherwise (case, %20)."""
+        found = self._by_name.get(plain(name), [])
+        return [path for path in found if PurePosixPath(path).name == name] or found
 
     def image_of_stem(self, stem: str, near: str = "") -> str | None:
         """The image whose name without suffix is ``stem``; of several the one in a folder ``near``."""
@@ -134,7 +137,7 @@ class Folder:
         """The first letters of a text file, enough to see what it is; "" where it cannot be read."""
         try:
             with open(self.path / name, "rb") as file:
-                return file.read(HEAD).decode("utf-8", "replace")
+                return decoded(file.read(HEAD))
         except OSError:
             return ""
 
@@ -191,6 +194,11 @@ class Folder:
                 return _pixels(image)
         except Exception as error:
             raise DataError(f"{self.path / name}: cannot be read as an image ({error})") from None
+
+
+def decoded(head: bytes) -> str:
+    """The beginning of a text file, enough to see what it is, in the encoding that it seems to have."""
+    return head.decode(json.detect_encoding(head), "replace")
 
 
 @functools.cache

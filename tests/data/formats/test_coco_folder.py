@@ -1,0 +1,78 @@
+"""COCO files in folders: encodings, names and lists as they come."""
+
+import json
+import unicodedata
+
+import pytest
+from PIL import Image
+
+from detkit.data import open_dataset
+from detkit.registry import DataError
+
+BOX = {"id": 5, "image_id": 7, "category_id": 3, "bbox": [2, 3, 20, 10], "area": 200, "iscrowd": 0}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    def write(file="a.png", name="a.png", encoding="utf-8", part="x", **lists):
+        images = [{"id": 7, "file_name": name, "width": 40, "height": 30}]
+        content = {"images": images, "annotations": [BOX], "categories": [{"id": 3, "name": "cat"}], **lists}
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.new("RGB", (40, 30)).save(tmp_path / "images" / file)
+        content = {key: value for key, value in content.items() if value is not None}
+        (tmp_path / f"{part}.json").write_text(json.dumps(content, ensure_ascii=False), encoding=encoding)
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "utf-8-sig"])
+def test_files_of_other_encodings_are_known(folder, encoding):
+    dataset = open_dataset(folder(encoding=encoding, categories=[{"id": 3, "name": "Käfer"}]))
+    assert (dataset.format, dataset.class_names) == ("COCO", ("Käfer",))
+
+
+def test_a_test_set_without_annotations_is_known(folder):
+    dataset = open_dataset(folder(annotations=None))
+    assert [len(dataset[i].boxes) for i in range(len(dataset))] == [0]
+
+
+def test_numbers_that_are_none_do_not_hide_the_images(folder):
+    assert len(open_dataset(folder(annotations=[{**BOX, "area": float("nan")}]))[0].boxes) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("my%20cat.png", "my cat.png"),
+        ("MY%20cat.png", "my%20cat.PNG"),
+        (unicodedata.normalize("NFD", "bäume.png"), unicodedata.normalize("NFC", "bäume.png")),
+        (unicodedata.normalize("NFC", "x/bäume.png"), unicodedata.normalize("NFD", "bäume.png")),
+        ("C:\\data\\A.PNG", "a.png"),
+    ],
+)
+def test_names_that_are_written_otherwise_find_their_images(folder, name, file):
+    dataset = open_dataset(folder(file, name))
+    assert dataset.image_path(0).endswith(file)
+    assert dataset[0].image.shape == (30, 40, 3)
+
+
+def test_of_names_that_differ_in_case_each_finds_its_own(folder):
+    folder("A.png")
+    assert open_dataset(folder("a.png", "x/A.png")).image_path(0).endswith("images/A.png")
+
+
+@pytest.mark.parametrize("images", [[5], [{"id": 7, "file_name": ["a.png"], "width": 4, "height": 3}]])
+def test_an_image_that_is_none_is_named(folder, images):
+    with pytest.raises(DataError, match=r"x\.json: images\[0\] is .*file_name"):
+        open_dataset(folder(images=images, annotations=[{**BOX, "area": float("nan")}]))
+
+
+@pytest.mark.parametrize("entry", [{"id": [1]}, {"category_id": 99}, {"category_id": [3]}, {"id": None}])
+def test_a_wrong_object_of_one_part_among_several_is_named(folder, entry):
+    folder(part="train")
+    images = [{"id": 7, "file_name": "b.png", "width": 40, "height": 30}]
+    wrong = [{**BOX, **entry}, {**BOX, "id": 6}]
+    root = folder(part="val", annotations=wrong, images=images, categories=[{"id": 3, "name": "dog"}])
+    with pytest.raises(DataError, match="annotation"):
+        open_dataset(root)

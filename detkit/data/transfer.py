@@ -50,9 +50,7 @@ class PackedBatch:
         if self._batch is None:
             shared = isinstance(self._piece, bytes)
             piece = pickle.loads(self._piece) if shared else torch.frombuffer(self._piece, dtype=torch.uint8)
-            unpickler = pickle.Unpickler(io.BytesIO(self._pickled))
-            unpickler.persistent_load = lambda place: _tensor(piece, *place)  # type: ignore[method-assign]
-            batch: list[Any] = unpickler.load()
+            batch: list[Any] = _Unpickler(io.BytesIO(self._pickled), piece).load()
             return batch
         return self._batch
 
@@ -74,9 +72,17 @@ class _Pickler(pickle.Pickler):
         return start, tuple(plain.shape), plain.dtype, type(value)
 
 
-def _tensor(piece: Tensor, start: int, shape: tuple[int, ...], dtype: torch.dtype, kind: type[Tensor]) -> Tensor:
-    size = torch.Size(shape).numel() * dtype.itemsize
-    return piece[start : start + size].view(dtype).view(shape).as_subclass(kind)
+class _Unpickler(pickle.Unpickler):
+    """Reads what ``_Pickler`` wrote; the tensors are views of the piece."""
+
+    def __init__(self, file: io.BytesIO, piece: Tensor):
+        super().__init__(file)
+        self._piece = piece
+
+    def persistent_load(self, place: tuple[int, tuple[int, ...], torch.dtype, type[Tensor]]) -> Tensor:
+        start, shape, dtype, kind = place
+        size = torch.Size(shape).numel() * dtype.itemsize
+        return self._piece[start : start + size].view(dtype).view(shape).as_subclass(kind)
 
 
 def remedy(error: BaseException | str) -> str:

@@ -3,7 +3,9 @@
 import contextlib
 import datetime
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -56,15 +58,45 @@ def process_group(device: torch.device, minutes: float = 30) -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     timeout = datetime.timedelta(minutes=minutes)
+    with _ended_by_signals():
+        _meet(device, timeout)
+    yield
+    dist.barrier()  # none is gone while another still waits for it
+    dist.destroy_process_group()
+
+
+def _meet(device: torch.device, timeout: datetime.timedelta) -> None:
     store, number, processes = next(rendezvous("env://", timeout=timeout))
     if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
         # One machine's launcher keeps its store: processes that replace dead ones would meet their addresses there.
         store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=number, world_size=processes, timeout=timeout)
-    yield
-    dist.barrier()  # none is gone while another still waits for it
-    dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """A thread ends the process on a signal that has a handler: while torch waits for the others, no handler runs."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def wait() -> None:
+        with os.fdopen(reading, "rb", buffering=0) as signals:
+            while number := signals.read(1):
+                if number[0] in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", None)):
+                    os.write(2, b"stopped by a signal while it waited for the other processes\n")
+                    os._exit(130 if number[0] == signal.SIGINT else 75)  # as a training does, see engine.EXIT_CODE
+
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    threading.Thread(target=wait, daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writing)  # which ends the thread
 
 
 def rank() -> int:

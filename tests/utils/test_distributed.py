@@ -1,5 +1,11 @@
 """The helpers without a process group, and across two real processes."""
 
+import os
+import signal
+import socket
+import subprocess
+import sys
+
 import pytest
 import torch
 from processes import in_processes
@@ -16,6 +22,39 @@ def test_works_without_a_process_group():
     mean = distributed.reduce_mean({"x": value})
     assert mean["x"] == 3.0
     assert not mean["x"].requires_grad
+
+
+WAITING = """
+import os, signal, torch
+from detkit.utils import distributed
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda *_: None)
+print("here", flush=True)
+with distributed.process_group(torch.device("cpu")):
+    pass
+"""
+
+
+@pytest.mark.parametrize(("rank", "number", "code"), [(0, signal.SIGTERM, 75), (1, signal.SIGINT, 130)])
+def test_a_signal_ends_a_process_that_waits_for_others_who_never_come(rank, number, code):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    environment = {**os.environ, **{name: str(value) for name, value in told.items()}}
+    command = [sys.executable, "-c", WAITING]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout.readline() == b"here\n"
+        for _ in range(100):  # the first signals may come before it waits
+            process.send_signal(number)
+            try:
+                process.wait(0.3)
+                break
+            except subprocess.TimeoutExpired:
+                continue
+        left = process.poll()
+        process.kill()
+    assert left == code
 
 
 def _worker(rank):

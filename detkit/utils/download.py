@@ -114,7 +114,10 @@ def _transfer(address: str, part: Path) -> None:
     if done and _note(part).is_file():
         note = json.loads(_note(part).read_text())
     headers = {"Range": f"bytes={done}-", **({"If-Range": note["version"]} if note.get("version") else {})}
-    request = urllib.request.Request(address, headers=headers if done else {})
+    host, slash, path = address.partition("://")[2].partition("/")
+    path = urllib.parse.quote(path, safe="%/:=&?~#+!$,;'@()*[]")  # spaces and letters with accents
+    written = f"{address.partition('://')[0]}://{host}{slash}{path}"
+    request = urllib.request.Request(written, headers=headers if done else {})
     with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
         total = int(answer.headers.get("Content-Length") or -1)  # -1: the server does not say
         if done and answer.getcode() == 206:

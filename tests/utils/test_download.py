@@ -72,6 +72,16 @@ def test_two_addresses_are_two_files(serve, tmp_path):
     assert len(paths) == 4
 
 
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [("/a b.pth", "/a%20b.pth"), ("/é/w.pth?v=ü", "/%C3%A9/w.pth?v=%C3%BC"), ("/a%20b.pth?x=1&y=a+b", None)],
+)
+def test_an_address_is_taken_as_a_browser_takes_it(path, asked, serve, tmp_path):
+    server = serve()
+    assert fetch(server.address(path), tmp_path).read_bytes() == CONTENT
+    assert [name for name, _ in server.asked] == [asked or path]
+
+
 def test_what_is_there_is_not_fetched_again_and_its_age_is_said(serve, tmp_path, caplog):
     server = serve()
     path = fetch(server.address(), tmp_path)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from detkit.ranges import NonNegative
+from detkit.ranges import NonNegative, Positive
 from detkit.registry import Registry
 
 M = TypeVar("M", bound=nn.Module)
@@ -81,7 +81,7 @@ class BN(Norm, nn.BatchNorm2d):
         eps: added to the variance.
     """
 
-    def __init__(self, num_channels: int, *, eps: NonNegative = 1e-5):
+    def __init__(self, num_channels: int, *, eps: Positive = 1e-5):
         nn.BatchNorm2d.__init__(self, num_channels, eps=eps)
 
 
@@ -93,7 +93,7 @@ class GN(Norm, nn.GroupNorm):
         eps: added to the variance.
     """
 
-    def __init__(self, num_channels: int, *, eps: NonNegative = 1e-5):
+    def __init__(self, num_channels: int, *, eps: Positive = 1e-5):
         groups = next(n for n in range(min(32, num_channels), 0, -1) if num_channels % n == 0)
         nn.GroupNorm.__init__(self, groups, num_channels, eps=eps)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.config import Count, Finite, Length, Positive, Recipe
+from detkit.config import Finite, Interval, Length, Positive, Recipe
 from detkit.modeling.interfaces import Backbone, InputResize, Neck
 from detkit.registry import Registry
 from detkit.structures import ImageList, Instances, Sample
@@ -49,7 +49,7 @@ class Preprocess(nn.Module):
         pixel_precision: Literal["single", "double"] = "single",
         channel_order: Literal["RGB", "BGR"] = "RGB",
         resize: Recipe[InputResize] | None = None,
-        size_divisibility: Count | None = None,
+        size_divisibility: Annotated[int, Interval(1, 4096)] | None = None,
         channels_last: bool = True,
     ):
         super().__init__()

@@ -109,7 +109,7 @@ def test_an_override_that_says_of_an_earlier_option_what_is_so_anyway_changes_no
 
 
 def test_a_negative_epsilon_is_refused_with_its_place():
-    with pytest.raises(ConfigError, match=r"model.backbone.norm.eps: expected float \(>= 0\), got -1"):
+    with pytest.raises(ConfigError, match=r"model.backbone.norm.eps: expected float \(> 0\), got -1"):
         model("model.backbone.norm.eps=-1.0")
 
 

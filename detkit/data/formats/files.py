@@ -1,6 +1,7 @@
 """A folder of data: its files by name, and their text as JSON, YAML, XML and masks, with the project's errors."""
 
 import base64
+import contextlib
 import functools
 import io
 import json
@@ -19,7 +20,8 @@ import yaml
 from PIL import Image
 
 from detkit.data.file_names import plain
-from detkit.data.image_files import IMAGE_SUFFIXES, open_image
+from detkit.data.image_files import IMAGE_SUFFIXES, log_once, open_image
+from detkit.data.issues import Issue
 from detkit.registry import DataError
 
 HEAD = 1 << 16
@@ -141,8 +143,8 @@ class Folder:
         except OSError:
             return ""
 
-    def text(self, name: str) -> str:
-        """A text file: UTF-8, with or without a mark, or UTF-16 with one; else as Latin-1 writes it."""
+    def text(self, name: str, is_json: bool = False) -> str:
+        """A text file: UTF-8, UTF-16 with a mark, what XML declares; else, but not in JSON, Latin-1."""
         path = self.path / name
         try:
             if path.stat().st_size > LARGEST:
@@ -150,17 +152,23 @@ class Folder:
             content = path.read_bytes()
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-        for encoding in ("utf-16",) if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "latin-1"):
-            try:
-                return content.decode(encoding)
-            except UnicodeDecodeError:
-                pass
-        raise DataError(f"{path}: is not text; save it as UTF-8")
+        declared = re.match(rb"""\s*<\?xml[^>]*encoding=["']([\w.-]+)""", content[:200])
+        other = declared[1].decode() if declared else "latin-1"
+        encodings = ("utf-16",) if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", other)
+        for encoding in (json.detect_encoding(content),) if is_json else encodings:
+            with contextlib.suppress(UnicodeDecodeError, LookupError):
+                text = content.decode(encoding)
+                if encoding == "latin-1":
+                    fix = "save it as UTF-8 if names look wrong"
+                    log_once(Issue("not UTF-8", str(path), "", "is not UTF-8 and is read as Latin-1", fix, "warning"))
+                return text
+        fix = "iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW converts it, with its own encoding behind -f"
+        raise DataError(f"{path}: is not text in UTF-8; {fix}")
 
     def json(self, name: str) -> Any:
         """A JSON file."""
         try:
-            return msgspec.json.decode(self.text(name).encode())
+            return msgspec.json.decode(self.text(name, is_json=True).encode())
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise DataError(f"{self.path / name}: is not JSON ({error})") from None
 
@@ -183,7 +191,7 @@ class Folder:
         if "<!ENTITY" in text:
             raise DataError(f"{self.path / name}: declares XML entities; write their text out")
         try:
-            return ElementTree.fromstring(text.encode())
+            return ElementTree.fromstring(text)  # a text, so that the declared encoding does not count again
         except (ElementTree.ParseError, ValueError, LookupError) as error:
             raise DataError(f"{self.path / name}: is not XML ({error})") from None
 

@@ -125,7 +125,10 @@ def _object(
         mask = _mask(folder, folder.image(file, origin=origin), size)
     height, width = size
     box = (x1 * width, y1 * height, x2 * width, y2 * height)
-    return LabelledObject(names.get(code, code), box, mask, origin, crowd=row.get("IsGroupOf") == "1")
+    group = (row.get("IsGroupOf") or "0").strip().lower()
+    if group not in ("0", "1", "-1", "false", "true"):
+        raise DataError(f"{origin}: IsGroupOf is '{group[:40]}'; expected 0, 1, false, true, or -1 for unknown")
+    return LabelledObject(names.get(code, code), box, mask, origin, crowd=group in ("1", "true"))
 
 
 def _mask(folder: Folder, name: str, size: tuple[int, int]) -> np.ndarray:

@@ -165,8 +165,11 @@ def _person(thing: Any, origin: str) -> LabelledObject:
     if not isinstance(thing, dict):
         raise DataError(f"{origin}: {str(thing)[:40]!r}; expected a mapping with tag and fbox")
     x, y, width, height = numbers(thing.get("fbox"), origin, "fbox", 4).tolist()
-    ignore = thing.get("tag") != "person" or (thing.get("extra") or {}).get("ignore") == 1
-    return LabelledObject("person", (x, y, x + width, y + height), None, origin, bool(ignore))
+    ignore = (thing.get("extra") or {}).get("ignore")
+    if ignore not in (None, 0, 1):
+        raise DataError(f"{origin}: ignore is {str(ignore)[:40]!r}; expected 0, 1, false or true, without quotes")
+    crowd = thing.get("tag") != "person" or ignore == 1
+    return LabelledObject("person", (x, y, x + width, y + height), None, origin, crowd)
 
 
 def _is_number(word: str) -> bool:

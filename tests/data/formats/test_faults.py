@@ -126,6 +126,7 @@ FAULTS = {
     "crowd box": (filled(CROWD, id="a", box='{"tag": "person", "fbox": [1, 2]}'), r"odgt, line 1, box 1: fbox is"),
     "crowd image": (filled(CROWD, id="b", box=""), r"odgt, line 1: there is no image 'b'"),
     "open class": (filled(OPEN, "a,/m/2,.1,.2,.1,.2,0"), r"bbox\.csv, line 2: the class /m/2 is not in the class desc"),
+    "open group": (filled(OPEN, "a,/m/1,.1,.2,.1,.2,yes"), r"bbox\.csv, line 2: IsGroupOf is 'yes'; expected 0, 1"),
     "open order": (filled(OPEN, "a,/m/1,.5,.2,.1,.2,0"), r"bbox\.csv, line 2: XMin 0\.5, XMax 0\.2"),
     "open image": (filled(OPEN, "b,/m/1,.1,.2,.1,.2,0"), r"bbox\.csv, line 2: there is no image 'b'"),
     "supervisely type": (
@@ -144,16 +145,20 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_named_with_its_place(fault, tmp_path):
-    files, words = FAULTS[fault]
+def write(root, files):
     for name, text in files.items():
-        path = tmp_path / name
+        path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if text is None:
             Image.new("RGB", (40, 30)).save(path)
         else:
             path.write_text(text)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named_with_its_place(fault, tmp_path):
+    files, words = FAULTS[fault]
+    write(tmp_path, files)
     with pytest.raises(DataError, match=words):
         open_dataset(tmp_path)
 
@@ -209,3 +214,38 @@ def test_what_the_builder_finds_is_named_with_its_place_too(tmp_path):
     assert len(open_dataset(tmp_path).objects().classes) == 1
     with pytest.raises(DataError, match=r"labels/a\.txt, line 2: its bbox .* has no area"):
         open_dataset(tmp_path, invalid_boxes="error")
+
+
+@pytest.mark.parametrize("group", ["1", "true", "True"])
+def test_a_group_is_a_crowd_however_it_is_written(tmp_path, group):
+    for value, crowd in ((group, 1), ("False", 0), ("-1", 0)):
+        write(tmp_path / value, filled(OPEN, f"a,/m/1,.1,.5,.1,.5,{value}"))
+        assert open_dataset(tmp_path / value).coco()["annotations"][0]["iscrowd"] == crowd
+
+
+def test_text_that_is_ignored_or_not_is_refused(tmp_path):
+    thing = '{"tag": "person", "fbox": [1, 2, 9, 9], "extra": {"ignore": "1"}}'
+    write(tmp_path, {**CROWD, "annotation_val.odgt": '{"ID": "a", "gtboxes": [' + thing + "]}"})
+    with pytest.raises(DataError, match="ignore is '1'; expected 0, 1"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["iso-8859-1", "windows-1251", "utf-16"])
+def test_xml_is_read_in_the_encoding_that_it_declares(tmp_path, encoding):
+    name = "кот" if encoding == "windows-1251" else "Käfer"
+    text = VOC_XML.format(VOC_BOX.format(3)).replace("cat", name)
+    write(tmp_path, {**VOC, "Annotations/a.xml": ""})
+    declared = f'<?xml version="1.0" encoding="{encoding}"?>{text}'
+    (tmp_path / "Annotations/a.xml").write_text(declared, encoding=encoding)
+    assert open_dataset(tmp_path).class_names == (name,)
+
+
+def test_json_of_another_encoding_is_refused(tmp_path):
+    shape = '{"label": "狗", "shape_type": "rectangle", "points": [[1, 2], [9, 9]]}'
+    write(tmp_path, filled(LABELME, image="a.png", shape=shape))
+    text = (tmp_path / "a.json").read_text("utf-8")
+    (tmp_path / "a.json").write_text(text, encoding="utf-16")
+    assert open_dataset(tmp_path).class_names == ("狗",)
+    (tmp_path / "a.json").write_text(text, encoding="gbk")
+    with pytest.raises(DataError, match=r"a\.json: is not text in UTF-8; iconv"):
+        open_dataset(tmp_path)

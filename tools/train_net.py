@@ -69,8 +69,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
 
 
+stopped: list[int] = []
+"""The exit code of a run that was asked to leave and has saved: signals change nothing from then on."""
+
+
 def leave(number: int, frame: object) -> None:
     """Ends a process that has not begun its work: there is nothing to save."""
+    if stopped:
+        return
     os.write(2, f"stopped by {signal.Signals(number).name}; --resume goes on from here\n".encode())
     os._exit(130 if number == signal.SIGINT else 75)  # as a training does, see detkit.engine.EXIT_CODE
 
@@ -269,14 +275,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = launch(__file__, sys.argv[1:] if argv is None else argv, args.num_processes, args.max_restarts or 0)
         return EXIT_CODE if code - 128 in (signal.SIGTERM, getattr(signal, "SIGUSR1", None)) else code
     interruption = Interruption()
-    try:
-        with interruption.listening():
+    with interruption.listening():
+        try:
             run(args, interruption)
-    except Interrupted as stop:
-        if distributed.is_main():
-            words = str(stop).partition(";")[0] if args.eval_only else str(stop)
-            print(words, file=sys.stderr, flush=True)
-        return stop.exit_code
+        except Interrupted as stop:
+            stopped.append(stop.exit_code)
+            if distributed.is_main():
+                words = str(stop).partition(";")[0] if args.eval_only else str(stop)
+                print(words, file=sys.stderr, flush=True)
+            return stop.exit_code
     return 0
 
 

@@ -163,6 +163,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_memory(error: BaseException) -> bool:
+    if isinstance(error, ALLOWED) or type(error).__module__.split(".")[0] == "av":
+        return False  # FFmpeg refuses by itself what needs more than 2 GiB at once, and takes none of it
     return isinstance(error, MemoryError) or bool(re.search("allocate|out of memory|not enough memory", str(error)))
 
 

@@ -68,7 +68,13 @@ def read_override(text: str) -> Override:
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals:
-        hint = f"write {text}=value" if _KEY.fullmatch(text) else "write key.path=value"
+        named, _, given = text.lstrip("~+-").partition(":")
+        hint = (
+            f"write {named.strip()}={given.strip() or 'value'}"
+            if _KEY.fullmatch(named.strip())
+            else "write key.path=value"
+        )
+        hint = f"write {named}=null" if text.startswith("~") else hint
         raise ConfigError(f"override '{text}': there is no '='; {hint} (null removes an optional part)")
     if not _KEY.fullmatch(key):
         raise ConfigError(

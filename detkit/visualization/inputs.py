@@ -64,6 +64,10 @@ def image_files(folder: str | Path, *, recursive: bool = False) -> list[Path]:
     files = [p for p in found if p.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         raise DataError(f"{folder}: holds no image file (.jpg, .png, .tif, ...){'' if recursive else ' itself'}")
+    if not recursive:
+        deeper = sum(p.suffix.lower() in IMAGE_SUFFIXES for p in folder.rglob("*")) - len(files)
+        if deeper > 0:
+            logger.warning("%s: %d image files in its subfolders are left out; --recursive takes them", folder, deeper)
     others = [p.name for p in found if p.suffix.lower() not in IMAGE_SUFFIXES]
     if others:
         names = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")

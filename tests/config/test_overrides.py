@@ -27,6 +27,8 @@ def test_list_items_by_index(write, key):
     ("override", "words"),
     [
         ("model.neck", ["there is no '='", "model.neck=value"]),
+        ("model.neck:3", ["there is no '='", "write model.neck=3"]),
+        ("~model.neck", ["there is no '='", "write model.neck=null"]),
         ("=3", ["not a key path"]),
         ("a..b=3", ["not a key path", "'a..b'"]),
         ("a[x]=3", ["not a key path"]),

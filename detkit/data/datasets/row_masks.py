@@ -141,8 +141,13 @@ def read_masks(chunk: Chunk, sizes: np.ndarray, invalid: InvalidMasks, tally: co
     chunk.columns["rles"] = Ragged.of_bytes(rles)
 
 
-def read_areas(chunk: Chunk) -> None:
-    """Adds the column ``area``: what the rows say, or the area of the mask, or that of the box."""
+def read_areas(chunk: Chunk, sizes: np.ndarray) -> None:
+    """Adds the column ``area``: what the rows say, or the area of the mask, or that of the box.
+
+    Args:
+        chunk: rows with the columns ``image`` and ``box``, and those of ``read_masks`` where there are masks.
+        sizes: ``(I, 2)`` height and width of all images.
+    """
     area = Ragged.of_lists([[value] for value in chunk.values("area")]).data  # NaN for what is no number
     for i in np.flatnonzero(~(np.isfinite(area) & (area >= 0))).tolist():
         area[i] = chunk.columns["box"][i, 2:].prod()
@@ -150,8 +155,14 @@ def read_areas(chunk: Chunk) -> None:
             area[i] = rle_counts(chunk.columns["rles"][i].tobytes())[1::2].sum()
         elif "polygons" in chunk.columns:
             ends = np.cumsum(chunk.columns["lengths"][i])[:-1]
-            pairs = [polygon.reshape(-1, 2).T for polygon in np.split(chunk.columns["polygons"][i], ends)]
+            polygons = np.split(chunk.columns["polygons"][i], ends)
+            pairs = [polygon.reshape(-1, 2).T for polygon in polygons]
             area[i] = sum(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2 for x, y in pairs)
+            height, width = sizes[chunk.columns["image"][i]].tolist()
+            if all(((x >= 0) & (x <= width)).all() and ((y >= 0) & (y <= height)).all() for x, y in pairs):
+                pixels = float(coco_mask.area(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))))
+                if area[i] < 0.8 * pixels:  # an outline that crosses itself, whose pieces count against each other
+                    area[i] = pixels
     chunk.columns["area"] = area
 
 

@@ -126,7 +126,7 @@ class RowReader:
         for _, issue in sorted(chunk.issues, key=lambda item: item[0]):
             self.report(issue)
         chunk.select(chunk.sound)
-        read_areas(chunk)
+        read_areas(chunk, self.images.sizes)
         return {**chunk.columns, "own": {name: chunk.values(name) for name in self.fields}}
 
     def _own_column(self, values: list[Any], name: str) -> np.ndarray:

@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from detkit.config import CountOrZero, FilePath, Fraction
+from detkit.data.datasets.coco_file import read_json
 from detkit.data.datasets.row_masks import InvalidMasks
 from detkit.data.datasets.row_reader import InvalidBoxes, Policy
+from detkit.data.datasets.rows import Row
 from detkit.data.datasets.table_dataset import TableDataset
 from detkit.data.formats.content import Content
 from detkit.data.formats.files import Folder, embedded_image
@@ -194,6 +196,12 @@ class AutoDataset(FormatDataset):
         for kind in sorted(formats.values(), key=lambda kind: kind.is_general):
             if (seen := kind.recognise(folder)) is not None:
                 return kind, seen
+        if len(lone := folder.candidates("*.json")) == 1 and len(folder.candidates("*.xml", "*.yaml", "*.txt")) == 0:
+            try:
+                read_json(str(folder.path / lone[0]), Row)  # says what is wrong with it
+            except DataError as error:
+                if "AutoDataset" not in str(error):
+                    raise
         names = ", ".join(kind.format for kind in formats.values())
         raise DataError(
             f"{folder.path}: no labels of a known format; there are {contents(folder)}. Readable are {names}; "

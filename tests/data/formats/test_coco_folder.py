@@ -76,3 +76,26 @@ def test_a_wrong_object_of_one_part_among_several_is_named(folder, entry):
     root = folder(part="val", annotations=wrong, images=images, categories=[{"id": 3, "name": "dog"}])
     with pytest.raises(DataError, match="annotation"):
         open_dataset(root)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"images": [', "is not JSON"),
+        ("", "is not JSON|empty"),
+        ('[{"image_id": 1, "category_id": 1, "bbox": [1, 1, 2, 2], "score": 0.5}]', "detections"),
+        ('{"shapes": []}\n{"shapes": []}', "several values"),
+    ],
+)
+def test_a_lone_json_that_cannot_be_read_is_told_precisely(tmp_path, text, words):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(DataError, match=rf"a\.json.*({words})"):
+        open_dataset(tmp_path)
+
+
+def test_an_outline_that_crosses_itself_has_the_area_of_its_pixels(tmp_path):
+    Image.new("RGB", (80, 60)).save(tmp_path / "a.png")
+    shape = {"label": "cat", "points": [[10, 10], [50, 50], [50, 10], [10, 50]]}
+    content = {"imagePath": "a.png", "imageHeight": 60, "imageWidth": 80, "shapes": [shape]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert open_dataset(tmp_path).coco()["annotations"][0]["area"] == pytest.approx(800, rel=0.1)

@@ -148,11 +148,15 @@ class RowReader:
         image = np.array([self._image_index.get(id_, -1) for id_ in image_ids], np.int64)
         class_index = np.array([self.classes.get(id_, -2) for id_ in category_ids], np.int64)
         known = ", ".join(map(str, sorted(self.classes)[:20])) + (" ..." if len(self.classes) > 20 else "")
-        chunk.report(
-            *(right_images & (image < 0), "unknown image"),
-            lambda i: f": image_id {image_ids[i]!r} is not the id of any of the {len(self.images)} images",
-            "remove the annotation, or add its image",
-        )
+
+        def no_image(i: int) -> str:
+            id_ = image_ids[i]
+            other = str(id_) if isinstance(id_, int) else int(id_) if id_.isdecimal() and len(id_) < 19 else None
+            known = f"; {other!r} is one: write both as a number, or both as text" if other in self._image_index else ""
+            return f": image_id {id_!r} is not the id of any of the {len(self.images)} images{known}"
+
+        fix = "remove the annotation, or add its image"
+        chunk.report(right_images & (image < 0), "unknown image", no_image, fix)
         chunk.report(
             *(right_categories & (class_index == -2), "unknown category"),
             lambda i: f": category_id {category_ids[i]} is not listed in 'categories' ({known})",

@@ -97,6 +97,8 @@ class Content:
             kept.setdefault(image.path, image)
         seen = {thing.label for image in kept.values() for thing in image.objects if not thing.crowd}
         names = sorted(seen) if class_names is None else list(dict.fromkeys(class_names))
+        if not names:
+            raise DataError(f"{folder.path}: its {len(kept)} images have no object; points, lines and tags are none")
         number = {name: i for i, name in enumerate(names, 1)}
         ids = {image.id for image in kept.values()}
         unique = None not in ids and len(ids) == len(kept) and len({*map(type, ids)}) == 1

@@ -99,3 +99,20 @@ def test_an_outline_that_crosses_itself_has_the_area_of_its_pixels(tmp_path):
     content = {"imagePath": "a.png", "imageHeight": 60, "imageWidth": 80, "shapes": [shape]}
     (tmp_path / "a.json").write_text(json.dumps(content))
     assert open_dataset(tmp_path).coco()["annotations"][0]["area"] == pytest.approx(800, rel=0.1)
+
+
+def test_an_image_id_of_another_type_is_said(tmp_path):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    images = [{"id": "7", "file_name": "a.png", "width": 40, "height": 30}]
+    content = {"images": images, "annotations": [BOX], "categories": [{"id": 3, "name": "cat"}]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"image_id 7 is not the id .*; '7' is one: write both as a number"):
+        open_dataset(tmp_path)
+
+
+def test_labels_without_area_are_no_objects(tmp_path):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    shape = {"label": "eye", "shape_type": "point", "points": [[1, 2]]}
+    (tmp_path / "a.json").write_text(json.dumps({"imagePath": "a.png", "shapes": [shape]}))
+    with pytest.raises(DataError, match="its 1 images have no object; points, lines and tags are none"):
+        open_dataset(tmp_path)

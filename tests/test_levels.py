@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LEVELS = {
     "paths": 0,
     "ranges": 0,
+    "signals": 0,
     "registry": 0,
     "utils": 0,
     "config": 1,

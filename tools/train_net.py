@@ -22,7 +22,6 @@ Options and their meaning: python tools/show_config.py --config-file FILE --opti
 """
 
 import argparse
-import atexit
 import functools
 import logging
 import os
@@ -33,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from detkit.paths import local_path, path_or_address
+from detkit.signals import has_left, leave_on_signals, on_signals
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -66,30 +66,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
-
-
-stopped: list[int] = []
-"""The exit code of a run that was asked to leave and has saved: signals change nothing from then on."""
-
-
-def leave(number: int, frame: object) -> None:
-    """Ends a process that has not begun its work: there is nothing to save."""
-    if stopped:
-        return
-    os.write(2, f"stopped by {signal.Signals(number).name}; --resume goes on from here\n".encode())
-    os._exit(130 if number == signal.SIGINT else 75)  # as a training does, see detkit.engine.EXIT_CODE
-
-
-def on_signals(handler: Any) -> None:
-    """Sets what signals do while no training listens to them."""
-    for number in SIGNALS:
-        signal.signal(number, handler)
-
-
 if __name__ == "__main__":
-    on_signals(leave)
-    atexit.register(on_signals, signal.SIG_IGN)  # registered first, it is the last of all
+    leave_on_signals()
     parse_arguments(None)  # so --help and mistakes are answered at once: what is imported from here on takes seconds
 
 from detkit import command_line
@@ -279,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             run(args, interruption)
         except Interrupted as stop:
-            stopped.append(stop.exit_code)
+            has_left()
             if distributed.is_main():
                 words = str(stop).partition(";")[0] if args.eval_only else str(stop)
                 print(words, file=sys.stderr, flush=True)

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from detkit.config import Count, CountOrZero, Positive
+from detkit.config import Count, CountOrZero, Interval, Positive
 from detkit.layers import ShapeSpec, crop_and_resize, roi_align
 from detkit.modeling.interfaces import ROI_POOLERS, Features, RoIPooler
 from detkit.structures import Boxes
@@ -111,7 +111,7 @@ class RoIAlignPooler(PyramidPooler):
         input_shape: dict[str, ShapeSpec],
         *,
         output_size: Count,
-        sampling_ratio: CountOrZero = 0,
+        sampling_ratio: Annotated[int, Interval(0, 64)] = 0,
         canonical_box_size: Positive = 224.0,
         canonical_level: CountOrZero = 4,
         aligned: bool = True,

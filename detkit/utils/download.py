@@ -33,7 +33,7 @@ class HTTPHandler(HTTPURLHandler):
     """iopath's handler of http(s) and ftp addresses, with a cache of its own below iopath's folder ($FVCORE_CACHE).
 
     iopath's has a file's path as its key, without the server, takes what has come when a transfer is cut, and begins
-    each anew.
+    each from its start.
     """
 
     def _get_supported_prefixes(self) -> list[str]:

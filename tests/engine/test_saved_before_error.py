@@ -4,8 +4,8 @@ import logging
 
 import pytest
 import torch
-from conftest import Regression, toy_batches
 from processes import in_processes
+from toy_training import Regression, toy_batches
 
 from detkit.checkpoint import Checkpointer, resume
 from detkit.data.loader import FailedBatch

@@ -289,3 +289,32 @@ def test_options_that_would_be_ignored_are_refused(tmp_path, capsys):
         with pytest.raises(SystemExit):
             run(tmp_path, *arguments)
     assert "train.init_weights" in capsys.readouterr().err
+
+
+AVERAGE = "{name: ExponentialMovingAverage, decay: 0.9}"
+WATCHED = "{name: ValidationLoss}, {name: BestCheckpoint, metric: validation/total_loss, mode: min}"
+
+
+@pytest.mark.parametrize(
+    ("hooks", "lost"),
+    [
+        (AVERAGE, ["model_final.pth", "model_final_ema.pth"]),  # killed between the last checkpoint and the weights
+        (WATCHED, ["model_final.pth", "evaluation.json"]),  # killed in the last step's hooks, whose metric is watched
+        (WATCHED, ["evaluation.json"]),
+    ],
+)
+def test_a_resume_does_what_was_left_to_do_after_the_last_checkpoint(tmp_path, hooks, lost):
+    options = [f"train.hooks=[{hooks}]", "train.checkpoint_period=1"]
+    assert run(tmp_path / "run", *options) == 0
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in lost}
+    for name in lost:
+        (tmp_path / "run" / name).unlink()
+    assert run(tmp_path / "run", *options, "--resume") == 0
+    for name, content in before.items():
+        again = tmp_path / "run" / name
+        if again.suffix == ".json":
+            assert json.loads(again.read_text())["box"] == json.loads(content)["box"]
+        else:
+            (tmp_path / "before.pth").write_bytes(content)
+            first, second = (torch.load(path, weights_only=True)["model"] for path in (tmp_path / "before.pth", again))
+            assert all(torch.equal(first[key], second[key]) for key in first)

@@ -48,6 +48,8 @@ _KINDS = {
 """Keras tensor -> PyTorch's."""
 
 
+_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
+"""What h5py raises, whichever part of a file is damaged."""
 _MOST_COMPRESSED = 20
 """Times that compression makes weights smaller at most; without bounds a small file could take all memory."""
 
@@ -76,40 +78,24 @@ def read_keras(path: str | os.PathLike[str], source: str = "") -> dict[str, Tens
     if not os.path.isfile(local):
         raise DataError(f"{source}: there is no such file; expected Keras weights (.h5)")
     state: dict[str, Tensor] = {}
-    claimed: list[int] = []
+    claimed, most = 0, os.path.getsize(local) * _MOST_COMPRESSED + (1 << 28)
 
     def visit(name: str, item: Any) -> None:
-        """Takes one of the file's entries into ``state``; raises DataError where its values lie elsewhere."""
-        if not isinstance(item, h5py.Dataset):
-            return
-        if item.external or item.is_virtual:
-            raise DataError(f"{source}: '{name}' keeps its values in other files, which are not read")
-        if item.dtype.kind in "fiu":
-            if item.shape is None:
-                raise DataError(f"{source}: '{name}' is an empty dataset; expected the values of a tensor")
-            claimed.append(item.nbytes)
-            most = max(item.id.get_storage_size() * _MOST_COMPRESSED, 1 << 24)
-            if item.nbytes > most or sum(claimed) > os.path.getsize(local) * _MOST_COMPRESSED + (1 << 28):
-                raise DataError(f"{source}: '{name}' claims a shape of {item.shape}, and the file has not its values")
-            ours = port_name(name)
-            values = np.asarray(item[()])
-            tensor = torch.from_numpy(values.astype(values.dtype.newbyteorder("="), copy=False))
-            state[name if ours is None else ours] = tensor if ours is None else _turned(tensor, f"{source}: '{name}'")
+        """Takes one of the file's entries into ``state``."""
+        nonlocal claimed
+        if isinstance(item, h5py.Dataset):
+            tensor = _tensor(item, f"{source}: '{name}'", most - claimed)
+            if tensor is not None:
+                claimed += item.nbytes
+                ours = port_name(name)
+                state[ours or name] = tensor if ours is None else _turned(tensor, f"{source}: '{name}'")
 
     try:
         with h5py.File(local, "r") as file:
             file.visititems(visit)
     except DataError:
         raise
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-        ValueError,
-        TypeError,
-        MemoryError,
-        OverflowError,
-    ) as error:  # whichever part of the file is damaged
+    except _DAMAGE as error:
         raise DataError(
             f"{source}: cannot be read as Keras weights ({first_line(error)}); it is damaged, incomplete, or no HDF5"
             " file. Copy or download it again"
@@ -117,6 +103,24 @@ def read_keras(path: str | os.PathLike[str], source: str = "") -> dict[str, Tens
     if not state:
         raise DataError(f"{source}: is HDF5, but holds no weights")
     return state
+
+
+def _tensor(item: Any, place: str, most: int) -> Tensor | None:
+    """The values of a dataset of numbers; None for one of other things.
+
+    Raises:
+        DataError: its values lie elsewhere, or are more than ``most`` bytes or than the file can hold.
+    """
+    if item.external or item.is_virtual:
+        raise DataError(f"{place} keeps its values in other files, which are not read")
+    if item.dtype.kind not in "fiu":
+        return None
+    if item.shape is None:
+        raise DataError(f"{place} is an empty dataset; expected the values of a tensor")
+    if item.nbytes > min(max(item.id.get_storage_size() * _MOST_COMPRESSED, 1 << 24), most):
+        raise DataError(f"{place} claims a shape of {item.shape}, and the file has not its values")
+    values = np.asarray(item[()])
+    return torch.from_numpy(values.astype(values.dtype.newbyteorder("="), copy=False))
 
 
 def port_name(path: str) -> str | None:

@@ -87,7 +87,7 @@ def read_categories(entries: list[Any], place: str, report: Report) -> tuple[dic
     keypoints: dict[int, KeypointSpec] = {}
     first: dict[str, int] = {}
     above: dict[int, Any] = {}
-    twins: dict[int, int] = {}
+    child_of: dict[int, int] = {}
     for i, entry in enumerate(entries):
         id_, name = (entry.get("id"), entry.get("name")) if isinstance(entry, Mapping) else (None, None)
         label = f"category {id_}" if type(id_) is int else f"categories[{i}]"
@@ -102,7 +102,7 @@ def read_categories(entries: list[Any], place: str, report: Report) -> tuple[dic
         other = first.setdefault(name, id_)
         if other != id_ and (above[id_] == name) != (above[other] == name):
             child, root = (id_, other) if above[id_] == name else (other, id_)
-            first[name], twins[root] = child, child
+            first[name], child_of[root] = child, child
         elif other != id_:
             fix = "rename one, or merge both into one category"
             report(Issue("category name twice", place, label, f"two categories are named '{name}'", fix))
@@ -111,4 +111,6 @@ def read_categories(entries: list[Any], place: str, report: Report) -> tuple[dic
                 keypoints[id_] = KeypointSpec.from_coco(entry)
             except ValueError as error:
                 raise DataError(f"{place}: category '{name}': {error}") from None
-    return dict(sorted(names.items(), key=lambda item: (twins.get(item[0], item[0]), item[0] not in twins))), keypoints
+    return dict(
+        sorted(names.items(), key=lambda item: (child_of.get(item[0], item[0]), item[0] not in child_of))
+    ), keypoints

@@ -14,7 +14,7 @@ from detkit.data.datasets.image_table import ImageTable
 from detkit.data.datasets.row_reader import Policy
 from detkit.data.datasets.rows import Row, as_row, row_type
 from detkit.data.datasets.table_dataset import TableDataset
-from detkit.data.images import ImageReading
+from detkit.data.images import DEFAULT_READING, ImageReading
 from detkit.data.interfaces import DATASETS
 from detkit.data.issues import raise_errors
 from detkit.data.paths import data_path
@@ -52,7 +52,7 @@ class CocoResults(TableDataset):
         class_names: tuple[str, ...] | None = None,
         score_thresh: Fraction = 0.0,
         check_images: CountOrZero = 1000,
-        reading: ImageReading = ImageReading(),  # noqa: B008  # it is frozen
+        reading: ImageReading = DEFAULT_READING,
     ):
         name = type(self).__name__
         json_file = data_path(json_file, f"{name}.json_file", folder=False)

@@ -17,7 +17,7 @@ from detkit.data.datasets.rows import Row
 from detkit.data.datasets.table_dataset import TableDataset
 from detkit.data.formats.content import Content
 from detkit.data.formats.files import Folder, embedded_image
-from detkit.data.images import ImageReading
+from detkit.data.images import DEFAULT_READING, ImageReading
 from detkit.data.interfaces import DATASETS
 from detkit.data.issues import Report
 from detkit.data.paths import data_path
@@ -67,7 +67,7 @@ class FormatDataset(TableDataset):
         invalid_boxes: InvalidBoxes = "drop",
         invalid_masks: InvalidMasks = "box",
         check_images: CountOrZero = 1000,
-        reading: ImageReading = ImageReading(),  # noqa: B008  # it is frozen
+        reading: ImageReading = DEFAULT_READING,
     ):
         folder = open_folder(path, f"{type(self).__name__}.path")
         folder.stored = reading.orientation == "stored"
@@ -166,7 +166,7 @@ class AutoDataset(FormatDataset):
         invalid_boxes: InvalidBoxes = "drop",
         invalid_masks: InvalidMasks = "box",
         check_images: CountOrZero = 1000,
-        reading: ImageReading = ImageReading(),  # noqa: B008  # it is frozen
+        reading: ImageReading = DEFAULT_READING,
     ):
         self._format = format
         super().__init__(

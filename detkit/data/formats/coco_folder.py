@@ -14,7 +14,7 @@ from detkit.data.datasets.coco import read_categories, read_json
 from detkit.data.datasets.rows import ImageRow, Row, as_row, row_type
 from detkit.data.formats.content import Content
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder, decoded
+from detkit.data.formats.files import Folder, decoded, part_of
 from detkit.data.interfaces import DATASETS
 from detkit.data.issues import Issue, raise_errors
 from detkit.registry import DataError
@@ -99,17 +99,8 @@ def _files(folder: Folder, kind: type[CocoFolder]) -> dict[str, str]:
             file.seek(max(path.stat().st_size - PEEK, 0))
             ends = decoded(head + file.read())
         if kind.matches(ends):
-            found[_part(name)] = name
+            found[part_of(name)] = name
     return found if len(found) != 1 or next(iter(found)) else {"": next(iter(found.values()))}
-
-
-def _part(name: str) -> str:
-    path = PurePosixPath(name)
-    for words in (path.parent.name.lower(), path.stem.lower()):
-        for part in ("train", "valid", "val", "test"):
-            if re.search(rf"(^|[^a-z]){part}([^a-z]|$)", words):
-                return part
-    return ""
 
 
 def _content(folder: Folder, name: str, is_lvis: bool) -> Content:

@@ -117,6 +117,15 @@ class Content:
         return Content(image_rows, rows, {i: name for name, i in number.items()}, notes=notes)
 
 
+def listed_first(listed: Iterable[str], images: Iterable[LabelledImage]) -> list[str] | None:
+    """The classes that a list names, in its order, and the other labels behind them, sorted; None without a list."""
+    names = dict.fromkeys(listed)
+    if not names:
+        return None
+    others = {thing.label for image in images for thing in image.objects if not thing.crowd} - names.keys()
+    return [*names, *sorted(others)]
+
+
 def _row(thing: LabelledObject, id_: int, image_id: Any, category: int, size: tuple[int, int]) -> dict[str, Any]:
     mask = thing.mask
     if isinstance(mask, dict) and isinstance(mask["counts"], bytes) and tuple(mask["size"]) != tuple(size):

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import functools
 import io
+import itertools
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 import numpy as np
@@ -112,12 +114,13 @@ class Folder:
             DataError: there is none, or several are of that name in different folders.
         """
         written = name.replace("\\", "/").split("?d=")[-1]
-        for start in (near, ""):
-            path = os.path.normpath(os.path.join(start, written)).replace(os.sep, "/")
+        for start, spelt in itertools.product((near, ""), (written, unquote(written))):
+            path = os.path.normpath(os.path.join(start, spelt)).replace(os.sep, "/")
             if path in self.images:
                 return path
         found = self.images_named(PurePosixPath(written).name)
-        same_end = [path for path in found if path.endswith("/".join(PurePosixPath(written).parts[-2:]))]
+        end = plain("/".join(PurePosixPath(written).parts[-2:]))
+        same_end = [path for path in found if plain(path).endswith(end)]
         found = same_end if len(same_end) == 1 else found
         if len(found) != 1:
             why = "there is no such image below it" if not found else f"{len(found)} images have this name"
@@ -202,6 +205,16 @@ class Folder:
                 return _pixels(image)
         except Exception as error:
             raise DataError(f"{self.path / name}: cannot be read as an image ({error})") from None
+
+
+def part_of(name: str) -> str:
+    """The part of a dataset that a file's folder or name speaks of; "" for none."""
+    path = PurePosixPath(name)
+    for words in (path.parent.name.lower(), path.stem.lower()):
+        for part in ("train", "valid", "val", "test"):
+            if re.search(rf"(^|[^a-z]){part}([^a-z]|$)", words):
+                return part
+    return ""
 
 
 def decoded(head: bytes) -> str:

@@ -1,13 +1,14 @@
 """LabelStudioDataset: the JSON of Label Studio."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from detkit.data.formats.content import Content, LabelledImage, LabelledObject
+from detkit.data.formats.content import Content, LabelledImage, LabelledObject, listed_first
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder
+from detkit.data.formats.files import Folder, part_of
 from detkit.data.formats.shapes import ellipse, extent, mask_size, numbers, points, rectangle, turned
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
@@ -19,9 +20,10 @@ SHAPES = ("rectanglelabels", "polygonlabels", "ellipselabels", "brushlabels")
 class LabelStudioDataset(FormatDataset):
     """Label Studio's JSON export: rectangles (also turned ones), polygons, ellipses and brushes.
 
-    Of a task the first annotation that was not cancelled counts; predictions do not, and tasks without an annotation
-    are left out. Images are found by the last part of their address. Classes are those of ``label_config.xml``, or the
-    labels that occur, sorted. Options are those of ``FormatDataset``.
+    Of a task the first annotation that was not cancelled counts; tasks without an annotation are left out. Predictions
+    count in a file that has no annotations at all, such as one to be imported. Images are found by the last parts of
+    their address. Classes are those of ``label_config.xml`` and other labels that occur; parts are told by the files'
+    names. Options are those of ``FormatDataset``.
     """
 
     key = "label_studio"
@@ -29,31 +31,61 @@ class LabelStudioDataset(FormatDataset):
 
     @classmethod
     def recognise(cls, folder: Folder) -> str | None:
-        for name in folder.candidates("*.json"):
-            is_list = folder.head(name).lstrip("\ufeff \r\n\t")[:1] == "["
-            if is_list and '"annotations"' in (text := folder.text(name)) and '"result"' in text:
-                return name
-        return None
+        return ", ".join(_files(folder)) or None
+
+    @classmethod
+    def parts(cls, folder: Folder) -> Mapping[str, Any]:
+        out: dict[str, list[str]] = {}
+        for name in _files(folder):
+            out.setdefault(part_of(name), []).append(name)
+        return out
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
-        name = cls.recognise(folder) or ""
-        content, place = folder.json(name), str(folder.path / name)
-        if not isinstance(content, list):
-            raise DataError(f"{place}: expected a list of tasks")
-        images = [
-            image for number, task in enumerate(content) if (image := _image(folder, task, f"{place}, task {number}"))
-        ]
-        left_out = len(content) - len(images)
-        notes = [f"{left_out} tasks without an annotation left out"] if left_out else []
-        return Content.of_images(folder, images, None, notes)
+        images: list[LabelledImage] = []
+        notes: list[str] = []
+        for name in itertools.chain.from_iterable(parts.values()):
+            content, place = folder.json(name), str(folder.path / name)
+            if not isinstance(content, list):
+                raise DataError(f"{place}: expected a list of tasks")
+            key = "annotations" if any(isinstance(task, dict) and "annotations" in task for task in content) else KEY
+            found = [_image(folder, task, key, f"{place}, task {number}") for number, task in enumerate(content)]
+            images += [image for image in found if image]
+            left_out = sum(image is None for image in found)
+            notes += [f"{name}: {left_out} tasks without an annotation left out"] if left_out else []
+            notes += [f"{name}: predictions are taken as labels, there are no annotations"] if key == KEY else []
+        return Content.of_images(folder, images, listed_first(_configured(folder), images), notes)
 
 
-def _image(folder: Folder, task: Any, place: str) -> LabelledImage | None:
-    if not isinstance(task, dict) or not isinstance(task.get("annotations"), list):
-        raise DataError(f"{place}: has no list of annotations; expected a task of Label Studio's JSON export")
+KEY = "predictions"
+
+
+def _files(folder: Folder) -> list[str]:
+    return [
+        name
+        for name in folder.candidates("*.json")
+        if folder.head(name).lstrip("\ufeff \r\n\t")[:1] == "["
+        and '"result"' in (text := folder.text(name))
+        and ('"annotations"' in text or f'"{KEY}"' in text)
+    ]
+
+
+def _configured(folder: Folder) -> list[str]:
+    """The classes of ``label_config.xml`` in their order."""
+    return [
+        label.get("value") or ""
+        for name in folder.glob("label_config.xml")[:1]
+        for control in folder.xml(name).iter()
+        if control.tag.lower() in SHAPES
+        for label in control.iter("Label")
+    ]
+
+
+def _image(folder: Folder, task: Any, key: str, place: str) -> LabelledImage | None:
+    if not isinstance(task, dict) or not isinstance(task.get(key), list):
+        raise DataError(f"{place}: has no list of {key}; expected a task of Label Studio's JSON export")
     place = f"{place} (id {task.get('id')})"
-    done = [a for a in task["annotations"] if isinstance(a, dict) and not a.get("was_cancelled")]
+    done = [a for a in task[key] if isinstance(a, dict) and not a.get("was_cancelled")]
     if not done:
         return None
     data = task.get("data")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from detkit.data.formats.content import Content, LabelledImage, LabelledObject
+from detkit.data.formats.content import Content, LabelledImage, LabelledObject, lines_of, listed_first
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder, embedded_image
 from detkit.data.formats.shapes import CORNERS, ellipse, extent, numbers, placed, points
@@ -23,7 +23,7 @@ class LabelMeDataset(FormatDataset):
     """LabelMe's JSON files (Wada 2016, version 3 to 5): polygons, rectangles, circles and masks.
 
     Shapes of one ``group_id`` and label are one object. An image that exists only inside its JSON is read from there.
-    Classes are the labels, sorted. Options are those of ``FormatDataset``.
+    Classes are those of ``labels.txt``, and then other labels, sorted. Options are those of ``FormatDataset``.
     """
 
     key = "labelme"
@@ -50,8 +50,11 @@ class LabelMeDataset(FormatDataset):
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
         embedded: dict[str, str] = {}
-        images = (_image(folder, name, embedded) for names in parts.values() for name in names)
-        content = Content.of_images(folder, (image for image in images if image), None)
+        found = (_image(folder, name, embedded) for names in parts.values() for name in names)
+        images = [image for image in found if image]
+        listed = [line for name in folder.glob("labels.txt")[:1] for _, line in lines_of(folder.text(name))]
+        listed = [name for name in listed if name not in ("__ignore__", "_background_")]
+        content = Content.of_images(folder, images, listed_first(listed, images))
         return dataclasses.replace(content, embedded=embedded)
 
 

@@ -16,23 +16,77 @@ EDGES = (
 )
 """Of a pixel: the step in y and x to its neighbour, and the ends of the edge between them, the pixel on the right."""
 
+CLOSE = 0.95
+"""The least IoU of a mask with its outline of fewer corners; small objects, where a pixel matters, keep all."""
 
-def one_polygon(segmentation: Any, size: tuple[int, int]) -> list[float]:
+
+def one_polygon(segmentation: Any, size: tuple[int, int], tolerance: float = 0.0) -> list[float]:
     """x, y, x, y, ... that covers what a COCO segmentation covers; pieces and holes are joined by lines of no width.
 
     Args:
-        segmentation: polygons or a compressed RLE; it must cover something.
+        segmentation: polygons or a compressed RLE; what covers nothing gives no point.
         size: ``(height, width)`` of the image.
+        tolerance: see ``outlines``.
     """
+    if not segmentation:
+        return []
     if isinstance(segmentation, list):
         loops = [np.reshape(polygon, (-1, 2)) for polygon in segmentation]
         joined = _joined(loops)
         if len(loops) == 1 or _same(segmentation, joined, size):
             return joined
         segmentation = coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))  # pieces that overlap
-    counts = segmentation["counts"]
+    return _joined(_loops(segmentation, size, tolerance))
+
+
+def outlines(segmentation: Any, size: tuple[int, int], tolerance: float = 0.0) -> list[list[float]]:
+    """Polygons that cover together what a COCO segmentation covers: its pieces, or one polygon where it has holes.
+
+    Args:
+        segmentation: polygons, which stay as they are, or a compressed RLE; none gives no polygon.
+        size: ``(height, width)`` of the image.
+        tolerance: pixels that outlines may lie beside the rim of an RLE, so that they need fewer corners.
+    """
+    if not segmentation or isinstance(segmentation, list):
+        return segmentation or []
+    loops = _loops(segmentation, size, tolerance)
+    holes = any(_twice_area(loop) < 0 for loop in loops)
+    return [_joined(loops)] if holes else [loop.reshape(-1).tolist() for loop in loops]
+
+
+def _loops(rle: Any, size: tuple[int, int], tolerance: float) -> list[np.ndarray]:
+    counts = rle["counts"]
     bitmap, (x, y, *_) = region_of_rle(counts.encode() if isinstance(counts, str) else counts, size[0])
-    return _joined([loop + (x, y) for loop in loops_of(bitmap)])
+    exact = [loop + (x, y) for loop in loops_of(bitmap)]
+    while exact and tolerance > 0.7:  # at less, the steps of a slanting rim stay
+        fewer = [simplified(loop, tolerance) for loop in exact]
+        if coco_mask.iou([coco_mask.frPyObjects([_joined(fewer)], *size)[0]], [rle], [0]).item() > CLOSE:
+            return fewer
+        tolerance *= 0.75
+    return exact
+
+
+def simplified(loop: np.ndarray, tolerance: float) -> np.ndarray:
+    """A closed line ``(P, 2)`` of fewer corners, from which none left out is farther (Douglas and Peucker 1973)."""
+    points = np.concatenate([loop, loop[:1]])
+    far = int(np.hypot(*(loop - loop[0]).T).argmax())
+    keep, stack = {0, far}, [(0, far), (far, len(loop))]
+    while stack:
+        first, last = stack.pop()
+        between, along = points[first + 1 : last] - points[first], points[last] - points[first]
+        if len(between):
+            away = np.abs(between[:, 0] * along[1] - between[:, 1] * along[0]) / np.hypot(*along)
+            if away.max() > tolerance:
+                at = first + 1 + int(away.argmax())
+                keep.add(at)
+                stack += [(first, at), (at, last)]
+    return loop[sorted(keep)] if len(keep) > 2 else loop
+
+
+def _twice_area(loop: np.ndarray) -> float:
+    """Positive for a line that goes clockwise (y points down), as outer ones do."""
+    following = np.roll(loop, -1, 0)
+    return float((loop[:, 0] * following[:, 1] - loop[:, 1] * following[:, 0]).sum())
 
 
 def loops_of(bitmap: np.ndarray) -> list[np.ndarray]:
@@ -67,6 +121,8 @@ def loops_of(bitmap: np.ndarray) -> list[np.ndarray]:
 
 
 def _joined(loops: Sequence[np.ndarray]) -> list[float]:
+    if not loops:
+        return []
     first, *others = loops
     parts = [first]
     for loop in others:

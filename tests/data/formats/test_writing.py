@@ -1,4 +1,7 @@
-"""Datasets that are written in another format and read again are the same."""
+"""Datasets that are written in another format and read again are the same; so are predictions, within a pixel."""
+
+import contextlib
+import json
 
 import numpy as np
 import pycocotools.mask as coco_mask
@@ -6,8 +9,9 @@ import pytest
 from PIL import Image
 
 from detkit.data import TableDataset, open_dataset
-from detkit.data.formats.outlines import loops_of, one_polygon
-from detkit.data.formats.writing import write_dataset
+from detkit.data.formats.label_writer import ImageLabels
+from detkit.data.formats.outlines import loops_of, one_polygon, outlines, simplified
+from detkit.data.formats.writing import WRITERS, write_dataset
 from detkit.registry import DataError
 
 SIZE = (60, 80)
@@ -46,7 +50,7 @@ def raster(mask):
     return coco_mask.merge(coco_mask.frPyObjects(mask, *SIZE)) if isinstance(mask, list) else mask
 
 
-@pytest.mark.parametrize("to", ["coco", "yolo", "voc"])
+@pytest.mark.parametrize("to", WRITERS)
 def test_boxes_masks_and_classes_survive(to, dataset, tmp_path):
     lost = write_dataset({"train": dataset}, tmp_path / to, to)
     assert lost == ([] if to == "coco" else ["1 crowds left out"])
@@ -86,7 +90,7 @@ def test_nothing_is_mixed_with_a_users_files(dataset, tmp_path):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
-@pytest.mark.parametrize("to", ["coco", "yolo", "voc"])
+@pytest.mark.parametrize("to", WRITERS)
 def test_images_whose_names_differ_only_in_suffix_case_or_folders_keep_their_own_labels(to, tmp_path):
     names = (
         "1.jpg",
@@ -109,3 +113,114 @@ def test_images_whose_names_differ_only_in_suffix_case_or_folders_keep_their_own
     pairs = {(int(back[i].image[0, 0, 0]), *back[i].boxes.tensor[0].round().int().tolist()) for i in range(len(back))}
     assert {box[2] - box[0] for _, *box in pairs} == {10 + i for i in range(len(names))}
     assert all(abs(color - 20 * (x2 - x1 - 10)) <= 2 for color, x1, _, x2, _ in pairs)
+
+
+def black():
+    return np.zeros((*SIZE, 3), np.uint8)
+
+
+def blob(seed):
+    """A round mask with a rough rim, as a model predicts it."""
+    y, x = np.mgrid[:60, :80]
+    angle, away = np.arctan2(y - 30, x - 35), np.hypot(y - 30, x - 35)
+    waves = np.random.default_rng(seed).normal(size=4)
+    return away < 18 + sum(w * np.sin((k + 2) * angle) for k, w in enumerate(waves))
+
+
+def predictions(masks):
+    for number, mask in enumerate(masks):
+        rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+        row = {"image_id": 1, "category_id": 4 if number else 2, "bbox": coco_mask.toBbox(rle).tolist()}
+        yield {**row, "score": 0.9 - number / 10, "segmentation": {**rle, "counts": rle["counts"].decode()}}
+
+
+@pytest.fixture
+def write_predictions(tmp_path):
+    """Two images in folders, the first with predicted masks, the second without a prediction."""
+
+    def write(to, masks, **images):
+        rows = list(predictions(masks))
+        with WRITERS[to](tmp_path / to, [{"id": 2, "name": "zebra"}, {"id": 4, "name": "ant"}], predicted=True) as out:
+            for name in ("b a/x.png", "c/x.png"):
+                out.add("", ImageLabels(name, SIZE, rows if name[0] == "b" else (), pixels=black))
+        return tmp_path / to, out
+
+    return write
+
+
+@pytest.mark.parametrize("to", WRITERS)
+def test_predictions_are_labels_that_load_again(to, write_predictions):
+    masks = [blob(1), RING, np.roll(blob(2), 20, 1) & (np.arange(80) % 30 > 3)]
+    folder, out = write_predictions(to, masks)
+    assert out.lost["scores left out"] == (3 if to in ("yolo", "voc") else 0)
+    dataset = open_dataset(folder)
+    assert dataset.class_names == ("zebra", "ant")
+    assert [len(dataset[i].boxes) for i in range(2)] == [3, 0]
+    content = dataset.coco()
+    assert [row["category_id"] for row in content["annotations"]] == [dataset.category_ids[k] for k in (0, 1, 1)]
+    if to != "voc":  # which has one folder of images
+        assert content["images"][0]["file_name"].endswith("b a/x.png")
+    for row, mask in zip(content["annotations"], masks):
+        expected = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+        if to != "voc":  # in which small objects cover large ones
+            assert coco_mask.iou([raster(row["segmentation"])], [expected], [0]).item() > 0.93
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_outlines_of_predictions_have_few_corners(seed):
+    mask = blob(seed)
+    rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    (exact,), (fewer,) = outlines(rle, SIZE), outlines(rle, SIZE, 1.0)
+    assert len(fewer) < len(exact) / 3
+    assert coco_mask.iou(coco_mask.frPyObjects([fewer], *SIZE), [rle], [0]).item() > 0.95
+
+
+def test_no_corner_that_is_left_out_lies_farther_from_the_line_than_allowed():
+    loop = np.cumsum(np.random.default_rng(0).normal(size=(60, 2)), 0)
+    fewer = simplified(loop, 0.7)
+    kept = [int(np.flatnonzero((loop == point).all(1))[0]) for point in fewer]
+    for first, last in zip(kept, [*kept[1:], len(loop)]):
+        a, b = loop[first], loop[last % len(loop)]
+        for point in loop[first:last]:
+            assert abs((b - a)[0] * (point - a)[1] - (b - a)[1] * (point - a)[0]) / np.linalg.norm(b - a) <= 0.7 + 1e-9
+
+
+def test_tools_find_what_they_need_in_the_files(write_predictions):
+    """The fields that LabelMe, Label Studio and COCO's API read of these files."""
+    pieces = np.roll(blob(2), 20, 1) & (np.arange(80) % 30 > 3)
+    shapes = json.loads((write_predictions("labelme", [pieces])[0] / "b a/x.json").read_text())
+    assert (shapes["imagePath"], shapes["imageData"], shapes["imageHeight"]) == ("x.png", None, 60)
+    assert {(s["label"], s["group_id"], s["shape_type"], s["description"]) for s in shapes["shapes"]} == {
+        ("zebra", 1, "polygon", "score 0.900")
+    }
+    folder = write_predictions("label-studio", [blob(0)])[0]
+    task = json.loads((folder / "tasks.json").read_text())[0]
+    assert task["data"] == {"image": "/data/local-files/?d=images/b%20a/x.png"}
+    result = task["predictions"][0]["result"][0]
+    config = (folder / "label_config.xml").read_text()
+    assert f'<PolygonLabels name="{result["from_name"]}" toName="{result["to_name"]}">' in config
+    assert '<Image name="image" value="$image"/>' in config
+    assert max(max(point) for point in result["value"]["points"]) <= 100
+    content = json.loads((write_predictions("coco", [blob(0)])[0] / "annotations/instances_default.json").read_text())
+    row = content["annotations"][0]
+    assert (row["score"], row["iscrowd"], row["area"]) == (0.9, 0, float(blob(0).sum()))
+    assert isinstance(row["segmentation"], list)
+
+
+def test_predictions_without_masks_are_boxes(tmp_path):
+    row = {"image_id": 1, "category_id": 1, "bbox": [-3, 5, 20, 10], "score": 0.5}
+    for to in WRITERS:
+        with WRITERS[to](tmp_path / to, [{"id": 1, "name": "cat"}], predicted=True) as out:
+            out.add("", ImageLabels("x.png", SIZE, [row], pixels=black))
+        x1, y1, x2, y2 = open_dataset(tmp_path / to)[0].boxes.tensor[0].tolist()
+        assert (x1, y1, x2, y2) == pytest.approx((0, 5, 17, 15), abs=0.01)
+
+
+@pytest.mark.parametrize("to", WRITERS)
+def test_what_was_written_before_an_end_by_force_is_whole(to, tmp_path):
+    image = ImageLabels("x.png", SIZE, list(predictions([blob(0)])), pixels=black)
+    with contextlib.suppress(KeyboardInterrupt), WRITERS[to](tmp_path / to, [{"id": 2, "name": "cat"}]) as out:
+        out.add("", image)
+        raise KeyboardInterrupt
+    assert len(open_dataset(tmp_path / to)[0].boxes) == 1
+    assert not list((tmp_path / to).rglob("*.tmp"))

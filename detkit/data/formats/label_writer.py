@@ -1,0 +1,125 @@
+"""LabelWriter: labels written image by image, whatever they are made of."""
+
+import collections
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from detkit.registry import DataError
+from detkit.utils.file_names import FreeNames
+
+TOLERANCE = 1.0
+"""Pixels that a corner of a predicted outline may lie beside the mask's rim, so that a person can move the corners."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageLabels:
+    """An image and what is to be written of it.
+
+    Args:
+        name: its path; the folders in it are kept.
+        size: ``(height, width)``.
+        rows: annotations or results in COCO's words.
+        file: its file, which is copied; None, or one that is not there: ``pixels`` are written.
+        pixels: gives ``(H, W, 3)`` uint8.
+        id: its id, where the source has one.
+    """
+
+    name: str
+    size: tuple[int, int]
+    rows: Sequence[Mapping[str, Any]]
+    file: str | os.PathLike[str] | None = None
+    pixels: Callable[[], np.ndarray] | None = None
+    id: int | str | None = None
+
+
+class LabelWriter:
+    """Writes images with their labels into a folder, one at a time, so that memory stays flat. A subclass is a format.
+
+    It is a context: what belongs to all images is written at its end, also if that is an exception. Images are copied.
+
+    Args:
+        root: a folder that is empty or not there.
+        categories: COCO's, in the order of the classes.
+        predicted: whether the rows are predictions to correct: outlines of masks get fewer corners, within a pixel.
+
+    Attributes:
+        lost: what the format cannot hold and was left out, in words -> how many.
+
+    Raises:
+        DataError: the folder holds something.
+    """
+
+    image_folder: ClassVar[str] = "images"
+    """Where the images of all parts lie."""
+
+    def __init__(
+        self, root: str | os.PathLike[str], categories: Sequence[Mapping[str, Any]], *, predicted: bool = False
+    ):
+        self.root, self.categories, self.predicted = Path(root).expanduser(), list(categories), predicted
+        if self.root.is_dir() and any(self.root.iterdir()):
+            raise DataError(f"{self.root}: is not empty; give a new folder, so that nothing of yours is mixed with it")
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.class_names = [str(category["name"]) for category in categories]
+        self.number = {category["id"]: i for i, category in enumerate(categories)}
+        self.tolerance = TOLERANCE if predicted else 0.0
+        self.lost: collections.Counter[str] = collections.Counter()
+        self._free = collections.defaultdict[str, FreeNames](lambda: FreeNames(by_stem=True))
+
+    def __enter__(self) -> "LabelWriter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def add(self, part: str, image: ImageLabels) -> None:
+        """Writes an image of a part of the dataset; "" where there are no parts."""
+        self.write(part, self._copied(part, image), image)
+
+    def write(self, part: str, name: str, image: ImageLabels) -> None:
+        """Writes the labels of an image that now lies at ``name`` below the folder ``images_of(part)``."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Writes what belongs to all images."""
+
+    def images_of(self, part: str) -> Path:
+        """The folder of a part's images."""
+        return self.root / self.image_folder / part
+
+    def label(self, row: Mapping[str, Any]) -> str:
+        """The name of an object's class."""
+        return self.class_names[self.number[row["category_id"]]]
+
+    def objects(self, image: ImageLabels, keeps_scores: bool = False) -> list[Mapping[str, Any]]:
+        """The rows that are no crowds, which only COCO knows; counts what is lost of them."""
+        rows = [row for row in image.rows if not row.get("iscrowd")]
+        self.lost["crowds left out"] += len(image.rows) - len(rows)
+        self.lost["objects' keypoints left out"] += sum("keypoints" in row for row in rows)
+        self.lost["scores left out"] += 0 if keeps_scores else sum("score" in row for row in rows)
+        return rows
+
+    def _copied(self, part: str, image: ImageLabels) -> str:
+        """Copies an image; its name there. One that is no file of its own is written as PNG."""
+        own, folder = PurePosixPath(image.name.replace("\\", "/")), self.images_of(part)
+        folders = [name for name in own.parts[:-1] if name not in ("/", "..")]
+        is_file = image.file is not None and os.path.isfile(image.file)
+        relative = self._free[part](Path(*folders, own.name if is_file else f"{own.stem}.png"))
+        (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+        if image.file is not None and is_file:
+            shutil.copyfile(image.file, folder / relative)
+        elif image.pixels is not None:
+            Image.fromarray(image.pixels()).save(folder / relative)
+        return relative.as_posix()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file of labels, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")

@@ -41,7 +41,8 @@ def run(main: Callable[[], int]) -> int:
 
     Returns:
         What ``main`` returns; 2 after a mistake in config or data, a loss that is not finite, too little memory,
-        or a file that cannot be read or written (the message goes to stderr); 130 after Ctrl-C.
+        a file that cannot be read or written, or an extra that is missing (the message goes to
+        stderr); 130 after Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -58,6 +59,11 @@ def _code_of(main: Callable[[], int]) -> int:
     except (ConfigError, DataError, WorkerError, FloatingPointError, MemoryError, OSError) as error:
         who = f"[rank {os.environ['RANK']}] " if launched() else ""
         print(f"{who}{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        if "detkit[" not in str(error):  # the message of an extra that is not installed
+            raise
+        print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -17,15 +17,15 @@ from detkit.command_line import EXIT_CODES, exit_codes
 from detkit.utils.environment import cores
 
 
-def launch(script: str, arguments: Sequence[str], num_processes: int, max_restarts: int = 0) -> int:
-    """Runs ``script`` in ``num_processes`` processes, as ``torchrun --standalone`` does, and waits for them.
+def launch(program: Sequence[str], arguments: Sequence[str], num_processes: int, max_restarts: int = 0) -> int:
+    """Runs ``program`` in ``num_processes`` processes, as ``torchrun --standalone`` does, and waits for them.
 
     The processes share the cores: each gets its part as threads, unless ``OMP_NUM_THREADS`` says how many. When one
     dies the others are ended and, ``max_restarts`` times, all are started again. SIGTERM, and SIGUSR1 (of Slurm), go on
     to all processes, which are killed 30 seconds later.
 
     Args:
-        script: a Python file.
+        program: what Python runs: a file, or ``-m`` and a module.
         arguments: its command line.
         num_processes: how many.
         max_restarts: how often a dead process may be replaced.
@@ -53,7 +53,7 @@ def launch(script: str, arguments: Sequence[str], num_processes: int, max_restar
     with tempfile.TemporaryDirectory() as folder:
         try:
             with _environment(num_processes, folder):
-                elastic_launch(config, sys.executable)("-u", script, *arguments)
+                elastic_launch(config, sys.executable)("-u", *program, *arguments)
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             print(f"rank {rank} failed first: {_message(failure)}", file=sys.stderr)

@@ -3,20 +3,17 @@
 import json
 import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from tiny_detector import CONFIG, TINY, tiny_experiment
 
+from detkit.commands import train as train_command
 from detkit.config import ConfigError
 from detkit.data import CocoInstances, open_dataset
 from detkit.predictor import Predictor
 from detkit.registry import DataError
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-import train_net
 
 SIZE = (60, 80)
 
@@ -177,7 +174,7 @@ def test_deep_images_are_scaled_by_the_named_option(tmp_path, caplog):
 
 def train(folder, *overrides, arguments=()):
     base = ["--config-file", str(CONFIG), *arguments, *TINY, "solver.max_iter=1", f"train.output_dir={folder}"]
-    return train_net.main([*base, *overrides])
+    return train_command.main([*base, *overrides])
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +244,6 @@ def test_code_of_a_strangers_run_is_trusted_by_option(tmp_path):
     overrides = [*TINY, "model.neck={name: TrustedNeck, out_channels: 16}", "solver.max_iter=1"]
     overrides = [o for o in overrides if not o.startswith("model.neck.out")]
     run = tmp_path / "run"
-    assert train_net.main(["--config-file", str(tmp_path / "mine.yaml"), *overrides, f"train.output_dir={run}"]) == 0
+    assert train_command.main([str(tmp_path / "mine.yaml"), *overrides, f"train.output_dir={run}"]) == 0
     option, value = re.search(r"(trust_imports)=(True)", message(Predictor.from_run, run)).groups()
     assert Predictor.from_run(run, **{option: value == "True"}).class_names

@@ -70,7 +70,7 @@ def script(tmp_path) -> str:
 )
 def test_the_first_error_is_shown_and_ends_all(what, code, words, script, tmp_path, monkeypatch, capfd):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert launch(script, [what, str(tmp_path)], 2) == code
+    assert launch([script], [what, str(tmp_path)], 2) == code
     assert words in capfd.readouterr().err
     assert (tmp_path / "threads0").read_text() == str(max(cores() // 2, 1))
     assert not {"OMP_NUM_THREADS", command_line.EXIT_CODES} & set(os.environ)
@@ -78,7 +78,9 @@ def test_the_first_error_is_shown_and_ends_all(what, code, words, script, tmp_pa
 
 def signalled(script: str, what: str, folder: Path, number: signal.Signals) -> tuple[int, str]:
     """The launcher's exit code and words, where it gets a signal when both processes are ready for it."""
-    code = f"from detkit.launch import launch; import sys; sys.exit(launch({script!r}, [{what!r}, {str(folder)!r}], 2))"
+    code = (
+        f"from detkit.launch import launch; import sys; sys.exit(launch([{script!r}], [{what!r}, {str(folder)!r}], 2))"
+    )
     environment = {**os.environ, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "200"}  # as long as a loaded machine may need
     launcher = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment)
     for _ in range(3000):
@@ -127,7 +129,7 @@ def test_the_signal_of_slurm_reaches_every_process(script, tmp_path):
 def test_numbers_that_make_no_sense_are_refused():
     for processes, restarts in ((0, 0), (1, -1)):
         with pytest.raises(ValueError, match="at least 1 process"):
-            launch("x.py", [], processes, restarts)
+            launch(["x.py"], [], processes, restarts)
 
 
 def test_a_launch_is_named_by_its_run_id_or_else_by_the_launcher(monkeypatch):

@@ -29,6 +29,9 @@ LEVELS = {
     "predictor": 7,
     "launch": 7,
     "command_line": 5,
+    "comparisons": 7,
+    "commands": 8,
+    "__main__": 9,
 }
 NOT_FOR = {"engine": {"modeling", "data"}, "config": {"utils"}}
 """What a package does without, although it lies below."""

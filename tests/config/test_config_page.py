@@ -1,6 +1,5 @@
 """docs/config.md is true: its files load, its code runs, its commands work, its messages are the real ones."""
 
-import importlib.util
 import os
 import re
 import shlex
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from detkit.commands import show
 from detkit.config import ConfigError
 from detkit.experiment import load_experiment
 
@@ -41,11 +41,8 @@ def commands() -> list[list[str]]:
 
 @pytest.mark.parametrize("command", commands(), ids=lambda command: " ".join(command[2:]))
 def test_commands_of_the_page_work(folder, command, capsys):
-    assert command[:2] == ["python", "tools/show_config.py"]
-    spec = importlib.util.spec_from_file_location("show_config", ROOT / "tools" / "show_config.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    assert tool.main(command[2:]) == 0
+    assert command[:2] == ["detkit", "show"]
+    assert show.main(command[2:]) == 0
     assert capsys.readouterr().out.strip()
 
 

@@ -1,7 +1,6 @@
 """Compiled parts: what is compiled, and that training with them is training."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from small import small_model
 from torch import nn
 
+from detkit.commands import train as train_command
 from detkit.config import ConfigError
 from detkit.experiment import load_experiment
 from detkit.modeling.compiling import compile_parts, static_parts
@@ -27,9 +27,6 @@ TINY = [
     "solver.max_iter=3",
     "train.log_period=1",
 ]
-
-sys.path.insert(0, str(ROOT / "tools"))
-import train_net  # noqa: E402
 
 
 @pytest.fixture
@@ -63,7 +60,7 @@ def test_a_compiled_training_is_the_same_training(compiled, tmp_path):
     for compile in ("false", "true"):
         folder = tmp_path / compile
         options = [f"train.output_dir={folder}", f"train.compile={compile}"]
-        assert train_net.main(["--config-file", str(CONFIG), *TINY, *options]) == 0
+        assert train_command.main(["--config-file", str(CONFIG), *TINY, *options]) == 0
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         lines.append([{k: v for k, v in row.items() if "loss" in k or k.endswith("AP")} for row in rows])
         weights.append(torch.load(folder / "model_final.pth", weights_only=True)["model"])

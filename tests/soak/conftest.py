@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
-FOLDERS = [TESTS, TESTS / "tools", TESTS / "checkpoint", TESTS / "soak"]
+FOLDERS = [TESTS, TESTS / "commands", TESTS / "checkpoint", TESTS / "soak"]
 sys.path[:0] = [str(folder) for folder in FOLDERS if str(folder) not in sys.path]
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from comparisons.torchvision_reference import NUM_COCO_CLASSES, Settings, build_torchvision
-from comparisons.weights import calibrate
 from detkit.checkpoint import load_weights
+from detkit.comparisons.torchvision_reference import NUM_COCO_CLASSES, Settings, build_torchvision
+from detkit.comparisons.weights import calibrate
 from detkit.data import read_image
 from detkit.experiment import load_experiment
 from detkit.modeling import MetaArch

@@ -1,0 +1,35 @@
+"""Looks for what is wrong: the work of ``detkit doctor``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from detkit.commands.parsers.doctor import parse_arguments
+from detkit.doctor import CheckContext, exit_code, findings_table, run_checks, write_findings
+from detkit.experiment import load_experiment
+
+
+def check(args: argparse.Namespace) -> int:
+    """Runs the checks that the command line asks for."""
+    context = CheckContext(
+        load_experiment(args.config_file, args.overrides, trust_imports=args.trust_imports),
+        quick=args.quick,
+        weights=args.weights,
+        resume=args.resume,
+        num_processes=args.num_processes,
+        bar=True,
+    )
+    context.histogram = args.histogram
+    context.load()
+    findings = run_checks(context)
+    print(findings_table(findings))
+    if args.histogram and not context.histogram_drawn:
+        print(f"{args.histogram}: not written: objects or a model with anchors are missing", file=sys.stderr)
+    if args.json:
+        write_findings(findings, args.json)
+    return exit_code(findings)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; 0 for nothing but notes, 1 for warnings, 2 for errors or a config that cannot be read."""
+    return check(parse_arguments(argv))

@@ -1,0 +1,101 @@
+"""The command lines of all commands, without torch, so that ``--help`` and a mistake are answered at once."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from detkit.paths import local_path
+
+
+class Command(NamedTuple):
+    """A command of ``detkit``.
+
+    Args:
+        summary: what it does, in a line.
+        tool: the script in tools/ that is the same.
+        resumes: whether a signal makes it save what ``--resume`` goes on from.
+    """
+
+    summary: str
+    tool: str = ""
+    resumes: bool = False
+
+
+COMMANDS = {
+    "train": Command("train, resume, evaluate", "train_net", resumes=True),
+    "predict": Command("find instances in images, folders and videos", "predict"),
+    "doctor": Command("look for what is wrong with data, config and weights together", "doctor"),
+    "convert": Command("write a dataset of any format as COCO, YOLO or Pascal VOC", "convert_data"),
+    "weights convert": Command("convert weights between frameworks", "convert_checkpoint"),
+    "show": Command("show a config, the options of any class, and who set what", "show_config"),
+    "visualize data": Command("draw what the loader really feeds", "visualize_data"),
+    "visualize model": Command("draw each stage of a detector", "visualize_model"),
+    "compare": Command("compare with the framework that weights come from, stage by stage", "compare_checkpoint"),
+    "plot": Command("draw runs in one picture: losses, AP, any metric", "plot_metrics"),
+    "replay": Command("run the batch of a step that failed again, and find why", "replay_batch"),
+}
+"""Words -> the command. Its options are in the module of that name here, its work in that of ``detkit.commands``; their
+names have ``_`` for a space."""
+
+
+def started_by_tool(words: str) -> bool:
+    """Whether this process runs the command's script in tools/."""
+    return os.path.basename(sys.argv[0]) == f"{COMMANDS[words].tool}.py"
+
+
+def restart(words: str) -> list[str]:
+    """What Python runs to start the command once more, as this process was started."""
+    if started_by_tool(words):
+        return [sys.argv[0]]
+    script = os.path.basename(sys.argv[0]) == "detkit" and os.path.isfile(sys.argv[0])
+    return [*([sys.argv[0]] if script else ["-m", "detkit"]), *words.split()]
+
+
+def command_parser(words: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser whose usage and examples are those of ``detkit``, or of the tool that was started.
+
+    Args:
+        words: the command.
+        description: what it does, with examples that begin with ``detkit``.
+    """
+    started = f"detkit {words}"
+    if started_by_tool(words):
+        started = f"python {sys.argv[0]}"
+    return argparse.ArgumentParser(
+        prog=started,
+        description=(description or "").replace(f"detkit {words} ", f"{started} "),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """The arguments ``[CONFIG] [key.path=value ...]``, and ``--config-file``; see ``parse_with_config``."""
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML of configs/, of yours or of a run")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
+    parser.add_argument("--config-file", type=local_path, metavar="FILE", help="the same as CONFIG")
+
+
+def parse_with_config(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, *, needed: bool = True
+) -> argparse.Namespace:
+    """The arguments, with the config as ``config_file`` however it was given.
+
+    Args:
+        parser: has the arguments of ``add_config``.
+        argv: the command line.
+        needed: whether a command line without a config is a mistake.
+    """
+    args = parser.parse_intermixed_args(argv)
+    first = args.config
+    if first is not None and (args.config_file is not None or ("=" in first and not os.path.isfile(first))):
+        args.overrides.insert(0, first)
+    elif first is not None:
+        try:
+            args.config_file = local_path(first)
+        except argparse.ArgumentTypeError as error:
+            parser.error(f"argument CONFIG: {error}")
+    if needed and args.config_file is None:
+        parser.error("give a CONFIG: a YAML of configs/, of yours or of a run")
+    return args

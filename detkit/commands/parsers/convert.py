@@ -1,0 +1,30 @@
+"""Write a dataset of any format that is read here as COCO, YOLO or Pascal VOC, images included.
+
+examples:
+  a LabelMe folder as YOLO, a fifth of it for validation
+    detkit convert datasets/labelme datasets/yolo --to yolo --val-fraction 0.2
+
+  whatever lies in a folder as COCO JSON, one file a part
+    detkit convert datasets/mine datasets/coco --to coco
+
+What a format cannot hold (crowds, keypoints, masks that overlap) is counted and said. Formats: docs/data_formats.md
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from detkit.commands.parsers import command_parser
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = command_parser("convert", __doc__)
+    parser.add_argument("source", metavar="IN", help="a folder of data, or the file in it that describes it")
+    parser.add_argument("target", metavar="OUT", help="a new folder")
+    parser.add_argument("--to", required=True, choices=("coco", "yolo", "voc"), help="the format to write")
+    parser.add_argument("--format", metavar="NAME", help="the format of IN (default: it is recognised)")
+    parser.add_argument("--val-fraction", type=float, metavar="F", help="divide a folder without parts: 0.2 for val")
+    args = parser.parse_args(argv)
+    if args.val_fraction is not None and not 0 < args.val_fraction < 1:
+        parser.error(f"--val-fraction: expected a number between 0 and 1, got {args.val_fraction}")
+    return args

@@ -1,0 +1,79 @@
+"""Find instances in images, folders and videos; write pictures and COCO results.
+
+examples:
+  the photographs of a folder, by the model of a run; pictures go to predictions/
+    detkit predict --run output/quick_start photos/ --output predictions
+
+  some images, the results as JSON, everything that has a score of at least 0.05
+    detkit predict --run output/quick_start a.jpg b.png --json results.json --score-thresh 0.05
+
+  the images that a COCO file lists, with its ids, for evaluation or a labelling tool
+    detkit predict --run output/quick_start val/ --json results.json --annotations val.json --score-thresh 0
+
+  a video: predictions/clip.mp4 shows the instances (with --frames: a picture for each frame)
+    detkit predict --run output/quick_start clip.mp4 --output predictions
+
+  a config with weights, and changes to the config
+    detkit predict --config-file configs/coco/mask_rcnn_R_50_FPN_1x.yaml --weights model.pth photos/ \\
+        --output predictions --set model.roi_heads.box_head.detection.nms_thresh=0.4
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from detkit.commands.parsers import command_parser
+from detkit.paths import local_path
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = command_parser("predict", __doc__)
+    parser.add_argument("inputs", nargs="+", type=local_path, metavar="INPUT", help="image, folder of images, or video")
+    model = parser.add_argument_group("the model: a run, or a config with weights, or weights that carry a config")
+    model.add_argument("--run", type=local_path, metavar="DIR", help="the folder of a training run")
+    model.add_argument("--config-file", type=local_path, metavar="FILE", help="a YAML")
+    model.add_argument("--weights", type=local_path, metavar="FILE", help="a checkpoint (with --run: model_final.pth)")
+    model.add_argument(
+        "--set", action="append", default=[], metavar="key.path=value", help="a change to the config; may be repeated"
+    )
+    model.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
+    model.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
+    model.add_argument("--batch-size", type=int, default=4, metavar="N", help="images at a time (default: 4)")
+    model.add_argument(
+        "--precision", choices=("fp32", "bf16"), help="take a faster copy of the model, which computes in this"
+    )
+    model.add_argument("--compile", action="store_true", help="and put its static parts through torch.compile")
+    parser.add_argument("--output", type=local_path, metavar="DIR", help="where pictures and videos go")
+    parser.add_argument(
+        "--json", type=local_path, metavar="FILE", help="COCO results of all inputs; images are numbered from 1"
+    )
+    parser.add_argument(
+        "--annotations",
+        type=local_path,
+        metavar="FILE",
+        help="a COCO file: results get its ids of images (by file name) and of categories (by class name)",
+    )
+    parser.add_argument(
+        "--score-thresh", type=float, default=0.5, metavar="S", help="leave out what scores less (default: 0.5)"
+    )
+    parser.add_argument("--frames", action="store_true", help="of a video, write a picture a frame instead of a video")
+    parser.add_argument("--recursive", action="store_true", help="also the folders in a folder")
+    parser.add_argument(
+        "--skip-unreadable", action="store_true", help="files that cannot be read, which are named, are no failure"
+    )
+    args = parser.parse_args(argv)
+    if args.output is None and args.json is None:
+        parser.error("nothing to write: give --output DIR for pictures, --json FILE for COCO results, or both")
+    if args.annotations is not None and args.json is None:
+        parser.error("--annotations goes with --json FILE")
+    if args.frames and args.output is None:
+        parser.error("--frames goes with --output DIR")
+    if (args.run and args.config_file) or not (args.run or args.config_file or args.weights):
+        parser.error("give either --run DIR, or --config-file FILE with --weights FILE, or --weights FILE alone")
+    if args.config_file is not None and args.weights is None:
+        parser.error("--config-file needs --weights FILE")
+    if not 0 <= args.score_thresh <= 1:
+        parser.error(f"--score-thresh: expected a score between 0 and 1, got {args.score_thresh:g}")
+    if args.batch_size < 1:
+        parser.error(f"--batch-size: expected at least 1, got {args.batch_size}")
+    return args

@@ -1,0 +1,36 @@
+"""Show what a config says, what it could say, and who said it.
+
+examples:
+  the complete config, every default written out:
+    detkit show configs/quick_start/mask_rcnn_shapes.yaml
+  the same with changes:
+    detkit show configs/quick_start/mask_rcnn_shapes.yaml model.neck.name=PAFPN
+  every role, and what is registered for it:
+    detkit show --list
+  the options of a class, or of what stands at a path:
+    detkit show --options ConvUpsampleMaskHead
+    detkit show configs/quick_start/mask_rcnn_shapes.yaml --options model.roi_heads
+  which file, override or default set a value:
+    detkit show configs/quick_start/mask_rcnn_shapes.yaml --why model.neck.out_channels
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from detkit.commands.parsers import add_config, command_parser, parse_with_config
+
+TRUST = "--trust-imports runs what the config imports"
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = command_parser("show", __doc__)
+    add_config(parser)
+    parser.add_argument("--list", action="store_true", help="all roles and what is registered (also by its imports)")
+    parser.add_argument("--options", metavar="CLASS_OR_PATH", help="the options of a class or of a node of the config")
+    parser.add_argument("--why", metavar="KEY.PATH", help="where the value at a path, or each one below it, was set")
+    parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
+    args = parse_with_config(parser, argv, needed=False)
+    if args.config_file is None and (args.why or args.overrides or not (args.list or args.options)):
+        parser.error("give a CONFIG (alone, --list and --options CLASS go without)")
+    return args

@@ -1,0 +1,198 @@
+"""Predicts images and videos: the work of ``detkit predict``."""
+
+import argparse
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detkit.commands.parsers.predict import parse_arguments
+from detkit.data import CocoIds
+from detkit.evaluation import RowFile
+from detkit.predictor import Predictor
+from detkit.registry import DataError
+from detkit.structures import Prediction
+from detkit.utils.file_names import FreeNames
+from detkit.utils.progress import watched
+from detkit.visualization import (
+    VIDEO_SUFFIXES,
+    VideoWriter,
+    image_files,
+    is_video,
+    video_info,
+    write_picture,
+)
+
+logger = logging.getLogger("detkit.predict")
+
+
+def load(args: argparse.Namespace) -> Predictor:
+    """The predictor that the command line asks for."""
+    options: dict[str, Any] = {
+        "device": args.device,
+        "batch_size": args.batch_size,
+        "precision": args.precision,
+        "compile": args.compile,
+        "trust_imports": args.trust_imports,
+    }
+    if args.run is not None:
+        return Predictor.from_run(args.run, args.weights or "model_final.pth", args.set, **options)
+    return Predictor.from_weights(args.weights, args.set, config=args.config_file, **options)
+
+
+class Output:
+    """Takes predictions as they come: draws them and writes their COCO results.
+
+    Args:
+        predictor: draws.
+        args: the command line.
+        inputs: files that are read, and never written over.
+        ids: of images; others are numbered from 1.
+
+    Raises:
+        DataError: results would be written over an input.
+    """
+
+    def __init__(
+        self, predictor: Predictor, args: argparse.Namespace, inputs: Sequence[Path], ids: Mapping[Path, int | str]
+    ):
+        self.predictor, self.args, self.ids = predictor, args, ids
+        self.inputs = {path.resolve() for path in (*inputs, args.annotations) if path is not None}
+        if args.json is not None and args.json.resolve() in self.inputs:
+            raise DataError(f"--json {args.json}: would overwrite an input; take another name")
+        self.rows = None if args.json is None else RowFile(args.json)
+        self.written: list[Path] = []
+        self.free = FreeNames()
+        self.images = self.instances = self.cut = self.images_cut = 0
+
+    def collect(self, path: Path, prediction: Prediction, **source: Any) -> Prediction:
+        """Writes the image's results, and returns the prediction's instances that score enough."""
+        kept = prediction.above(self.args.score_thresh)
+        self.images += 1
+        self.instances += 0 if kept.instances is None else len(kept.instances)
+        self.cut, self.images_cut = self.cut + kept.num_cut, self.images_cut + (kept.num_cut > 0)
+        if self.rows is not None:
+            rows = self.predictor.to_coco_results([kept], [self.ids.get(path, self.images)])
+            self.rows.add({**row, "file_name": str(path), **source} for row in rows)
+        return kept
+
+    def image(self, path: Path, prediction: Prediction) -> None:
+        """One image file."""
+        kept = self.collect(path, prediction)
+        if self.args.output is not None:
+            picture = self.predictor.draw(path, kept, score_thresh=0.0)
+            self.written.append(write_picture(picture, self._target(f"{path.stem}.png")))
+
+    def video(self, path: Path) -> bool:
+        """One video file, frame by frame; False, with a warning, where it cannot be read."""
+        as_pictures = self.args.frames or path.suffix.lower() not in VIDEO_SUFFIXES  # pages of a TIFF are no video
+        name = path.stem if as_pictures else f"{path.stem}.mp4"
+        target = None if self.args.output is None else self._target(name)
+        try:
+            self._frames(path, target, as_pictures)
+        except DataError as error:
+            logger.warning("left out: %s", error)
+            return False
+        if target is not None:
+            self.written.append(target)
+        return True
+
+    def _frames(self, path: Path, target: Path | None, as_pictures: bool) -> None:
+        total, rate = video_info(path)
+        frames = watched(self.predictor.predict_video(path), path.name, total=total or None, unit="frame")
+        with contextlib.ExitStack() as stack:
+            writer = None if target is None or as_pictures else stack.enter_context(VideoWriter(target, rate))
+            for number, frame, prediction in frames:
+                kept = self.collect(path, prediction, frame=number)
+                if target is None:
+                    continue
+                picture = self.predictor.draw(frame, kept, score_thresh=0.0)
+                if writer is None:
+                    write_picture(picture, target / f"{number:06d}.png")
+                else:
+                    writer.write(picture, frame.time)
+
+    def _target(self, name: str) -> Path:
+        """Where something of this name goes. Raises DataError where an input lies there."""
+        target = self.free(self.args.output / name)
+        if target.resolve() in self.inputs:
+            raise DataError(f"--output {self.args.output}: would overwrite the input {target}; take another folder")
+        return target
+
+
+def split_inputs(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
+    """The image files and the video files among the inputs, before anything is predicted. Raises DataError."""
+    images: list[Path] = []
+    videos: list[Path] = []
+    for path in args.inputs:
+        if path.is_dir():
+            images += image_files(path, recursive=args.recursive)
+        elif not path.is_file():
+            raise DataError(f"{path}: there is no such file or folder")
+        else:
+            (videos if is_video(path) else images).append(path)
+    return images, videos
+
+
+def ids_of(
+    images: Sequence[Path], videos: Sequence[Path], predictor: Predictor, annotations: Path
+) -> dict[Path, int | str]:
+    """The images that a COCO file lists, with their ids; the predictor gets the ids of its classes' categories.
+
+    Raises:
+        DataError: a class is none of the file's categories, no image is listed, or which one is meant is not certain.
+    """
+    if videos:
+        raise DataError(f"{videos[0]}: has frames, and {annotations} ids of images; predict it without --annotations")
+    source = CocoIds(str(annotations))
+    predictor.category_ids = source.categories(predictor.class_names)
+    found = list(zip(images, source.images(images)))
+    others = [str(path) for path, id_ in found if id_ is None]
+    if others:
+        what = f"{len(others)} of {len(images)} images are not in {annotations}"
+        names = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        if len(others) == len(images):
+            raise DataError(f"{what} ({names}): their file names are none of its 'file_name'")
+        logger.warning("left out: %s (%s)", what, names)
+    return {path: id_ for path, id_ in found if id_ is not None}
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Does what the command line asks for."""
+    images, videos = split_inputs(args)
+    predictor, ids = load(args), dict[Path, int | str]()
+    if args.annotations is not None:
+        ids = ids_of(images, videos, predictor, args.annotations)
+        images = list(ids)
+    elif args.json is not None and predictor.category_ids is None:
+        logger.warning("the weights carry no ids of categories: classes are numbered from 1; --annotations gives ids")
+    output = Output(predictor, args, [*images, *videos], ids)
+    pairs: Iterator[tuple[Path, Prediction]] = predictor.predict_files(images, skip_unreadable=True)
+    unread = set(images)
+    for path, prediction in watched(pairs, "images", total=len(images), show=bool(images), unit="image"):
+        unread.discard(path)
+        output.image(path, prediction)
+    unread |= {path for path in videos if not output.video(path)}
+    print(f"{output.instances} instances with score >= {args.score_thresh:g} in {output.images} images")
+    if output.cut:
+        fix = "raise model.roi_heads.box_head.detection.max_detections (--set) to have them"
+        print(f"up to {output.cut} more of {output.images_cut} images were cut off by the model's limit; {fix}")
+    if args.json is not None:
+        print(f"COCO results: {args.json}")
+    if output.written:
+        print(f"pictures: {args.output}/ ({len(output.written)} written)")
+    if unread:
+        named = [str(path) for path in (*images, *videos) if path in unread]
+        names = ", ".join(named[:10]) + (", ..." if len(named) > 10 else "")
+        print(f"could not be read: {len(unread)} of {len(images) + len(videos)} files ({names})", file=sys.stderr)
+    if unread and not args.skip_unreadable:
+        print("the exit code says so; with --skip-unreadable it does not", file=sys.stderr)
+        return 1 if output.images else 2
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; 0 when it went well, 1 when some files could not be read, 2 when none could or by a mistake."""
+    return predict(parse_arguments(argv))

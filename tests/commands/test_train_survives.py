@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def _path(monkeypatch):
     """For the server that the processes are forked from, which takes its paths from the environment."""
-    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests/tools'}:{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests/commands'}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 

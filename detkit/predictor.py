@@ -21,6 +21,7 @@ from detkit.structures import Prediction, Sample
 from detkit.utils.file_names import FreeNames
 from detkit.utils.run_folder import run_file
 from detkit.visualization import (
+    MAX_SIDE,
     Frame,
     ImageLike,
     draw_prediction,
@@ -214,11 +215,21 @@ class Predictor:
             for (number, frame), prediction in zip(batch, predictions):
                 yield number, frame, prediction
 
-    def draw(self, image: ImageLike, prediction: Prediction, *, score_thresh: float = 0.5) -> np.ndarray:
-        """The image with its prediction, instances from ``score_thresh`` on, as ``(H', W', 3)`` uint8."""
-        return draw_prediction(
-            to_array(image, reading=self.reading), prediction, self.class_names, score_thresh=score_thresh
-        )
+    def draw(
+        self,
+        image: ImageLike,
+        prediction: Prediction,
+        *,
+        score_thresh: float = 0.5,
+        show_best: int = 3,
+        max_side: int | None = MAX_SIDE,
+    ) -> np.ndarray:
+        """The image with its prediction, instances from ``score_thresh`` on, as ``(H', W', 3)`` uint8.
+
+        ``show_best`` and ``max_side`` are those of ``draw_prediction``.
+        """
+        options: Any = {"score_thresh": score_thresh, "show_best": show_best, "max_side": max_side}
+        return draw_prediction(to_array(image, reading=self.reading), prediction, self.class_names, **options)
 
     def write_pictures(
         self,

@@ -1,30 +1,34 @@
 """Pictures of instances and of a training run, and video files."""
 
 from detkit.visualization.colors import palette
+from detkit.visualization.comparison import draw_comparison, match_instances
 from detkit.visualization.curves import plot_curves, read_metrics
 from detkit.visualization.draw import draw_instances, draw_prediction
-from detkit.visualization.drawing import Drawing
+from detkit.visualization.drawing import MAX_SIDE, Drawing
 from detkit.visualization.inputs import ImageLike, image_files, to_array
 from detkit.visualization.pictures import (
     draw_predictions,
     prediction_picture,
-    side_by_side,
     write_picture,
     write_prediction_pictures,
 )
+from detkit.visualization.sheet import side_by_side
 from detkit.visualization.video import VIDEO_SUFFIXES, Frame, VideoWriter, is_video, video_frames, video_info
 
 __all__ = [
+    "MAX_SIDE",
     "VIDEO_SUFFIXES",
     "Drawing",
     "Frame",
     "ImageLike",
     "VideoWriter",
+    "draw_comparison",
     "draw_instances",
     "draw_prediction",
     "draw_predictions",
     "image_files",
     "is_video",
+    "match_instances",
     "palette",
     "plot_curves",
     "prediction_picture",

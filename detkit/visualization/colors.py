@@ -1,21 +1,27 @@
 """Colours that are easy to distinguish."""
 
-import math
+import functools
+import itertools
+from collections import deque
 
 import numpy as np
 
-_GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))  # successive hues never come near one another
-_LIGHTNESS = (0.72, 0.60, 0.82)
-_LMS_TO_RGB = np.array(
+_RGB_TO_LMS = np.array(
     [
-        [4.0767416621, -3.3077115913, 0.2309699292],
-        [-1.2684380046, 2.6097574011, -0.3413193965],
-        [-0.0041960863, -0.7034186147, 1.7076147010],
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
     ]
 )
-_LAB_TO_LMS = np.array(
-    [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.2914855480]]
+_LMS_TO_LAB = np.array(
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
 )
+_RECENT = 6
+"""To so many of the last colours a new one has at least twice the distance that it has to the others."""
 
 LINE_COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 """Okabe and Ito's colours, which the colour-blind can tell apart, without their yellow, which is faint on white."""
@@ -24,10 +30,11 @@ LINE_COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9",
 def palette(num: int) -> np.ndarray:
     """``(num, 3)`` uint8 RGB colours; colour i is the same whatever ``num`` is.
 
-    Hues turn by the golden angle at three lightnesses in Oklab (Ottosson 2020,
-    https://bottosson.github.io/posts/oklab/), where equal steps look equal.
+    Each is, of a grid of strong colours, the one that is farthest from all before it in Oklab (Ottosson 2020,
+    https://bottosson.github.io/posts/oklab/), where equal steps look equal. They repeat after some thousands.
     """
-    return np.array([_color(i) for i in range(num)], np.uint8).reshape(num, 3)
+    table = _farthest_first(max(64, 1 << (num - 1).bit_length()))
+    return table[np.arange(num) % len(table)]
 
 
 def text_color(background: np.ndarray) -> tuple[int, int, int]:
@@ -36,14 +43,24 @@ def text_color(background: np.ndarray) -> tuple[int, int, int]:
     return (0, 0, 0) if luma > 130 else (255, 255, 255)
 
 
-def _color(index: int) -> np.ndarray:
-    hue = 0.45 + index * _GOLDEN_ANGLE
-    lightness = _LIGHTNESS[(index + index // 21) % 3]  # 21 steps come nearly back to the same hue
-    for chroma in np.arange(0.21, 0, -0.01):  # the strongest colour that a screen can show
-        lab = np.array([lightness, chroma * math.cos(hue), chroma * math.sin(hue)])
-        linear = _LMS_TO_RGB @ (_LAB_TO_LMS @ lab) ** 3
-        if linear.min() >= 0 and linear.max() <= 1:
-            break
-    linear = linear.clip(0, 1)
-    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return np.round(srgb * 255)
+@functools.cache
+def _farthest_first(num: int) -> np.ndarray:
+    steps = np.linspace(0, 255, 24).round()
+    grid = np.array(list(itertools.product(steps, repeat=3)))
+    lab = oklab(grid)
+    strong = (np.hypot(lab[:, 1], lab[:, 2]) > 0.09) & (lab[:, 0] > 0.5) & (lab[:, 0] < 0.88)
+    grid, lab = grid[strong], lab[strong]
+    order = [int(np.linalg.norm(lab - oklab(np.array([[0, 114, 178]])), axis=1).argmin())]
+    nearest, recent = np.full(len(lab), np.inf), deque[np.ndarray](maxlen=_RECENT)
+    while len(order) < min(num, len(lab)):
+        recent.append(((lab - lab[order[-1]]) ** 2).sum(1))
+        nearest = np.minimum(nearest, recent[-1])
+        order.append(int(np.minimum(nearest, np.min(recent, 0) / 4).argmax()))  # squares: a quarter is half as far
+    return grid[order].astype(np.uint8)
+
+
+def oklab(rgb: np.ndarray) -> np.ndarray:
+    """``(N, 3)`` sRGB colours, 0 to 255, in Oklab: lightness and two axes of colour."""
+    share = np.asarray(rgb, np.float64) / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    return np.cbrt(linear @ _RGB_TO_LMS.T) @ _LMS_TO_LAB.T

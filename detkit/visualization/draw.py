@@ -6,7 +6,7 @@ import numpy as np
 
 from detkit.structures import Boxes, CroppedMasks, Instances, Keypoints, Panoptic, Prediction
 from detkit.visualization.colors import palette
-from detkit.visualization.drawing import MIN_SIDE, Drawing
+from detkit.visualization.drawing import MAX_SIDE, MIN_SIDE, Drawing
 from detkit.visualization.fonts import class_label
 from detkit.visualization.inputs import ImageLike
 
@@ -20,8 +20,10 @@ def draw_prediction(
     class_names: Sequence[str] = (),
     *,
     score_thresh: float = 0.0,
+    show_best: int = 0,
     skeleton: Sequence[tuple[int, int]] = (),
     min_side: int = MIN_SIDE,
+    max_side: int | None = MAX_SIDE,
 ) -> np.ndarray:
     """An image with a prediction, or with ground truth: its panoptic map, or else its instances on its semantic map.
 
@@ -35,8 +37,10 @@ def draw_prediction(
             ``keypoints`` and others. They may be in other pixels than ``image``: they are scaled to it.
         class_names: the K names; without them labels give class numbers.
         score_thresh: instances below this score are not drawn.
+        show_best: where no instance reaches the score, so many of the best are drawn with dashed boxes and a note.
         skeleton: pairs of keypoints that are joined.
         min_side: an image whose longer side is shorter is enlarged to it.
+        max_side: an image whose longer side is longer is shrunk to it; None: none is.
 
     Returns:
         ``(H', W', 3)`` uint8.
@@ -46,15 +50,31 @@ def draw_prediction(
         DataError: a file that cannot be read.
     """
     instances = prediction.above(score_thresh).instances
-    drawing = Drawing(image, None if instances is None else instances.image_size, min_side)
+    drawing = Drawing(image, None if instances is None else instances.image_size, min_side, max_side)
     if prediction.panoptic is not None:
         _draw_panoptic(drawing, prediction.panoptic, class_names)
         return drawing.array()
     if prediction.semantic is not None:
         _draw_semantic(drawing, prediction.semantic.cpu().numpy(), class_names)
-    if instances is not None and len(instances):
-        _draw_instances(drawing, instances, class_names, skeleton)
+    below = best_below(prediction.instances, score_thresh, show_best)
+    if below is not None:
+        draw_rows(drawing, below, class_names, skeleton, dashed=True, note=below_note(len(below), score_thresh))
+    elif instances is not None and len(instances):
+        draw_rows(drawing, instances, class_names, skeleton)
     return drawing.array()
+
+
+def best_below(instances: Instances | None, score_thresh: float, num: int) -> Instances | None:
+    """The best ``num`` instances where there are some and none reaches the score; else None."""
+    if instances is None or not num or not len(instances) or "scores" not in instances:
+        return None
+    best = instances[instances.scores.argsort(descending=True)[:num]]
+    return None if bool((instances.scores >= score_thresh).any()) else best
+
+
+def below_note(num: int, score_thresh: float) -> str:
+    """What is said of the instances of ``best_below``."""
+    return f"below the threshold {score_thresh:g}: best {num}"
 
 
 def draw_instances(image: ImageLike, instances: Instances, class_names: Sequence[str] = ()) -> np.ndarray:
@@ -62,18 +82,30 @@ def draw_instances(image: ImageLike, instances: Instances, class_names: Sequence
     return draw_prediction(image, Prediction(instances), class_names)
 
 
-def _draw_instances(
+def draw_rows(
     drawing: Drawing,
     instances: Instances,
     class_names: Sequence[str],
     skeleton: Sequence[tuple[int, int]],
+    *,
+    colors: np.ndarray | None = None,
+    dashed: np.ndarray | bool = False,
+    note: str = "",
 ) -> None:
-    if "scores" in instances:
-        instances = instances[instances.scores.argsort(descending=True)]
+    """Draws every field of N instances, the best on top; ``colors`` ``(N, 3)`` take the place of those of classes.
+
+    Boxes that are ``dashed``, ``(N,)`` bool or all, have dashes; ``note`` is written in a corner.
+    """
     num = len(instances)
     classes = instances.classes.tolist() if "classes" in instances else [0] * num
-    table = palette(max([num, *(c + 1 for c in classes)]))
-    colors = table[classes] if len(class_names) != 1 else table[:num]
+    if colors is None:
+        table = palette(max([num, *(c + 1 for c in classes)]))
+        colors = table[classes] if len(class_names) != 1 else table[:num]
+    if "scores" in instances:
+        order = instances.scores.argsort(descending=True, stable=True)
+        rows = order.cpu().numpy()
+        instances, classes, colors = instances[order], [classes[i] for i in rows], colors[rows]
+        dashed = np.broadcast_to(dashed, num)[rows]
     fields = instances.to("cpu").fields
     masks = [field for field in fields.values() if hasattr(field, "bitmaps")]
     for field in masks:
@@ -82,9 +114,11 @@ def _draw_instances(
         if hasattr(field, "draw"):
             field.draw(drawing, colors)
         elif isinstance(field, Boxes):
-            drawing.boxes(field.tensor.numpy(), colors, max(1, drawing.line - 1) if masks else None)
+            thin = max(1, drawing.line - 1) if masks else None
+            drawing.boxes(field.tensor.numpy(), colors, thin, dashed=dashed)
         elif isinstance(field, Keypoints):
             _draw_keypoints(drawing, field.numpy(), colors, skeleton)
+    drawing.labels(np.zeros((1, 4)), [note], (0, 0, 0))
     if "boxes" in fields:
         drawing.labels(fields["boxes"].tensor.numpy(), _texts(instances, classes, class_names), colors)
 

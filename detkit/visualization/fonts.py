@@ -70,6 +70,13 @@ def text_width(text: str, size: int) -> float:
     return sum(load_font(size, file).getlength(part) for file, part in font_runs(text))
 
 
+def shortened(text: str, size: int, width: float) -> str:
+    """The text, or as much of its beginning as is at most ``width`` pixels wide, with an ellipsis."""
+    while len(text) > 1 and text_width(text, size) > width:
+        text = text.rstrip("…")[:-1] + "…"
+    return text
+
+
 def draw_text(pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, size: int, fill: Any) -> None:
     """Writes a text that begins at ``place``, its middle left point."""
     x, y = place

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
 from detkit.data.interfaces import Dataset
@@ -14,52 +14,10 @@ from detkit.utils.distributed import is_main
 from detkit.utils.file_names import FreeNames, file_stem
 from detkit.utils.paths import naming_file
 from detkit.utils.progress import watched
+from detkit.visualization.comparison import PANEL_SIDE, comparable, draw_comparison
 from detkit.visualization.draw import draw_prediction
-from detkit.visualization.drawing import MIN_SIDE
-from detkit.visualization.fonts import draw_text, text_width, writable
-
-
-def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndarray:
-    """Pictures in a row, each under its title; a title that is wider than its picture runs over several lines.
-
-    Args:
-        pictures: ``(H_i, W_i, 3)`` uint8 each.
-        titles: as many.
-
-    Returns:
-        ``(H, W, 3)`` uint8.
-    """
-    if not pictures or len(pictures) != len(titles):
-        raise ValueError(f"side_by_side: expected as many titles as pictures, got {len(titles)} and {len(pictures)}")
-    height = max(p.shape[0] for p in pictures)
-    gap = max(4, height // 80)
-    size = max(12, height // 32)
-    margin, titles = round(size * 0.4), [writable(title) for title in titles]
-    blocks = [_lines(title, size, p.shape[1] - 2 * margin) for p, title in zip(pictures, titles)]
-    header = round(size * (0.6 + 1.3 * max(map(len, blocks))))
-    width = sum(p.shape[1] for p in pictures) + gap * (len(pictures) - 1)
-    sheet = Image.new("RGB", (width, header + height), (255, 255, 255))
-    pen, x = ImageDraw.Draw(sheet), 0
-    for picture, lines in zip(pictures, blocks):
-        for number, line in enumerate(lines):
-            draw_text(pen, (x + margin, size * (0.95 + 1.3 * number)), line, size, (30, 30, 30))
-        sheet.paste(Image.fromarray(picture), (x, header))
-        x += picture.shape[1] + gap
-    return np.asarray(sheet)
-
-
-def _lines(title: str, size: int, width: int) -> list[str]:
-    """The title in lines of at most ``width`` pixels; a word that is wider loses its end."""
-    lines = [""]
-    for word in title.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if text_width(longer, size) <= width:
-            lines[-1] = longer
-            continue
-        while len(word) > 1 and text_width(word, size) > width:
-            word = word.rstrip("…")[:-1] + "…"
-        lines.append(word)
-    return [line for line in lines if line] or [""]
+from detkit.visualization.drawing import MAX_SIDE, MIN_SIDE
+from detkit.visualization.sheet import side_by_side
 
 
 def prediction_picture(
@@ -69,10 +27,12 @@ def prediction_picture(
     *,
     score_thresh: float = 0.5,
     skeleton: Sequence[tuple[int, int]] = (),
+    show_best: int = 3,
     min_side: int = MIN_SIDE,
 ) -> np.ndarray:
     """Ground truth and prediction side by side, on the image as the model saw it; without a target, one picture.
 
+    Instances have the colours of ``draw_comparison``; those of maps, or without a target, the colours of their classes.
     Padding, outside of the image's valid region, is not shown.
 
     Args:
@@ -81,15 +41,19 @@ def prediction_picture(
         class_names: the K names.
         score_thresh: predictions below this score are not drawn.
         skeleton: pairs of keypoints that are joined.
-        min_side: as in ``draw_prediction``.
+        show_best, min_side: as in ``draw_prediction``.
     """
     image, truth = without_padding(sample)
-    options: dict[str, Any] = {"skeleton": skeleton, "min_side": min_side}
-    pictures = [draw_prediction(image, prediction, class_names, score_thresh=score_thresh, **options)]
+    maps = prediction.semantic is not None or prediction.panoptic is not None
+    options: dict[str, Any] = {"score_thresh": score_thresh, "show_best": show_best, "skeleton": skeleton}
+    options |= {"min_side": min_side, "max_side": MAX_SIDE if truth.instances is None else PANEL_SIDE}
+    if not maps and comparable(truth.instances) and comparable(prediction.instances):
+        return draw_comparison(image, truth.instances, prediction.instances, class_names, **options)
+    pictures = [draw_prediction(image, prediction, class_names, **options)]
     found = prediction.above(score_thresh).instances
     titles = ["prediction" if found is None else f"prediction: {len(found)} with score ≥ {score_thresh:g}"]
     if truth.instances is not None:
-        pictures.insert(0, draw_prediction(image, truth, class_names, **options))
+        pictures.insert(0, draw_prediction(image, truth, class_names, **options | {"show_best": 0}))
         titles.insert(0, f"ground truth: {len(truth.instances)}")
     return side_by_side(pictures, titles)
 

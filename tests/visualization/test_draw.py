@@ -4,7 +4,7 @@ import torch
 
 from detkit import visualization
 from detkit.structures import BitMasks, Boxes, Instances, Keypoints, Panoptic, Prediction, Segment
-from detkit.visualization import draw_prediction, drawing, palette
+from detkit.visualization import draw_prediction, drawing
 
 GRAY = 120
 
@@ -153,13 +153,47 @@ def test_other_images_are_refused(wrong):
         draw_instances(wrong, two_squares())
 
 
-def test_palette_is_stable_and_neighbours_differ():
-    colors = palette(60).astype(int)
-    assert (palette(7) == colors[:7]).all()
-    assert palette(0).shape == (0, 3)
-    distance = np.abs(colors[:, None] - colors[None]).sum(2) + 999 * np.eye(60, dtype=int)
-    assert distance[:20, :20].min() > 50
-    assert distance.min() > 0
+def test_where_nothing_reaches_the_threshold_the_best_are_drawn_and_marked():
+    instances = two_squares(scores=torch.tensor([0.1, 0.2]))
+    options = {"score_thresh": 0.5, "min_side": 0}
+    best = changed(draw_instances(image(), instances, ["a", "b"], show_best=1, **options))
+    assert best[40:80, 100:140].all()
+    assert not best[61:, :99].any()
+    assert best[0, 0]  # the note
+    dashed = draw_instances(image(), instances.without("masks"), ["a", "b"], show_best=1, **options)
+    solid = draw_instances(image(), instances.without("masks"), ["a", "b"], score_thresh=0.15, min_side=0)
+    edge = {tuple(color) for color in dashed[79, 100:140].tolist()}
+    assert edge == {(0, 0, 0), tuple(solid[79, 120].tolist())}
+    above = two_squares(scores=torch.tensor([0.6, 0.2]))
+    assert np.array_equal(
+        draw_instances(image(), above, show_best=3, **options), draw_instances(image(), above, **options)
+    )
+    nothing = instances[:0]
+    assert not changed(draw_instances(image(), nothing, show_best=3, **options)).any()
+
+
+def test_large_images_are_shrunk_with_what_is_on_them():
+    instances = two_squares()
+    picture = draw_instances(image(2000, 3200), instances, max_side=160, min_side=0)
+    assert picture.shape == (240, 384, 3)  # the shorter side stays readable
+    picture = draw_instances(image(2000, 3200), instances)
+    assert picture.shape == (1000, 1600, 3)
+    assert changed(picture)[410:790, 1010:1390].all()
+    assert not changed(picture)[830:].any()
+    assert draw_instances(image(2000, 3200), instances, max_side=None).shape == (2000, 3200, 3)
+    assert draw_instances(image(40, 9000), instances).shape == (40, 9000, 3)  # a strip: shrinking it would hide it
+
+
+def test_labels_stay_in_the_picture_whatever_their_length(monkeypatch):
+    seen = []
+    free_place = drawing.free_place
+    monkeypatch.setattr(drawing, "free_place", lambda *a: seen.append(free_place(*a)) or seen[-1])
+    box = Instances((60, 300), boxes=Boxes([[100, 20, 130, 40]]), classes=torch.tensor([0]))
+    draw_instances(image(60, 300), box, ["name " * 40, "b"], min_side=0)
+    ((x1, y1, x2, y2),) = seen
+    assert 0 <= x1 < x2 <= 300
+    assert 0 <= y1 < y2 <= 60
+    assert x2 - x1 > 200  # as much of it as there is place for
 
 
 def test_keypoints_are_points_joined_by_the_skeleton():

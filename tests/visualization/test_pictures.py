@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
@@ -7,23 +6,10 @@ from detkit.data.interfaces import Dataset
 from detkit.structures import BitMasks, Boxes, Instances, Prediction, Sample
 from detkit.visualization import (
     prediction_picture,
-    side_by_side,
     write_picture,
     write_prediction_pictures,
 )
 from detkit.visualization.pictures import without_padding
-
-
-def test_side_by_side_keeps_every_picture_whole():
-    left, right = np.full((90, 70, 3), 10, np.uint8), np.full((60, 50, 3), 200, np.uint8)
-    sheet = side_by_side([left, right], ["left", "right"])
-    header = sheet.shape[0] - 90
-    assert header > 0
-    assert (sheet[header:, :70] == left).all()
-    assert (sheet[header : header + 60, -50:] == right).all()
-    assert (sheet[:header] != 255).any()
-    with pytest.raises(ValueError, match="titles"):
-        side_by_side([left], [])
 
 
 def test_prediction_picture_with_and_without_target():
@@ -66,23 +52,6 @@ def test_written_pictures_are_read_back(tmp_path):
     picture = np.random.default_rng(0).integers(0, 255, (20, 30, 3)).astype(np.uint8)
     path = write_picture(picture, tmp_path / "new" / "a.png")
     assert (np.array(Image.open(path)) == picture).all()
-
-
-def test_titles_stay_over_their_pictures():
-    pictures = [np.full((600, width, 3), 90, np.uint8) for width in (150, 150, 400)]
-    words = "prediction: 12 with score ≥ 0.5"
-    header = {}
-    for titles in (["", "", ""], [words, "", ""], ["", words, ""], [words, words, words], ["W" * 60, "", ""]):
-        sheet = side_by_side(pictures, titles)
-        top = sheet[: sheet.shape[0] - 600]
-        header[tuple(titles)] = top
-        inked = (top < 128).any((0, 2))
-        starts = np.cumsum([0, *(p.shape[1] + 7 for p in pictures)])
-        for start, picture, title in zip(starts, pictures, titles):
-            assert inked[start : start + picture.shape[1]].any() == bool(title)
-            assert not inked[start + picture.shape[1] : start + picture.shape[1] + 7].any()
-    assert header[words, words, words].shape == header[words, "", ""].shape
-    assert header["", "", ""].shape[0] < header[words, "", ""].shape[0]  # it ran over several lines
 
 
 def test_padding_is_left_out_of_predictions():
@@ -128,3 +97,15 @@ def test_the_ground_truth_has_the_semantic_map_of_the_sample():
     header = picture.shape[0] - 40
     assert (picture[header + 38, 2:12] == picture[header + 38, -38:-28]).all()
     assert (picture[header + 38, 2:12] != 90).any()
+
+
+def test_pictures_of_training_show_the_best_where_nothing_reaches_the_threshold():
+    image = torch.full((3, 40, 50), 90, dtype=torch.uint8)
+    target = Instances((40, 50), boxes=Boxes([[5, 5, 25, 25]]), classes=torch.tensor([0]))
+    low = Instances((40, 50), boxes=Boxes([[30, 20, 45, 39]]), scores=torch.tensor([0.1]), classes=torch.tensor([0]))
+    for sample in (Sample(image, (40, 50)), Sample(image, (40, 50), target=target)):
+        shown, hidden = (
+            prediction_picture(sample, Prediction(low), ["x"], show_best=num, min_side=0)[-40:, -50:] for num in (3, 0)
+        )
+        assert (shown != 90).any(2)[38, 30:45].all()
+        assert (hidden == 90).all()

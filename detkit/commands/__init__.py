@@ -18,7 +18,7 @@ Object detection and instance segmentation from interchangeable parts.
 
 examples:
   train a small Mask R-CNN on drawn shapes, in minutes, on any machine
-    detkit train configs/quick_start/mask_rcnn_shapes.yaml
+    detkit train quick_start/mask_rcnn_shapes
 
   what a command does, with examples
     detkit train --help

@@ -24,13 +24,12 @@ from detkit.comparisons.torchvision_reference import (
 from detkit.comparisons.weights import calibrate
 from detkit.comparisons.with_fixture import compare_with_fixture
 from detkit.comparisons.with_torchvision import compare_with_torchvision
+from detkit.config.named import CONFIGS
 from detkit.experiment import Experiment, load_experiment
 from detkit.modeling.interfaces import MetaArch
 from detkit.registry import ConfigError
 from detkit.utils import atomic_write
 from detkit.utils.progress import watched
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def build(exp: Experiment, checkpoint: Checkpoint, num_classes: int) -> MetaArch:

@@ -9,6 +9,7 @@ from detkit.commands.parsers.show import TRUST, parse_arguments
 from detkit.config import Config, Recipe, complete, describe, load_config, parse, to_yaml, usage, written
 from detkit.config.describe import summary
 from detkit.config.lookup import explain, find_classes, find_location, roles_in
+from detkit.config.named import config_names
 from detkit.config.schema import place, schema, words
 from detkit.experiment import Experiment
 from detkit.registry import ConfigError, Registry, role_of
@@ -29,6 +30,8 @@ def _answer(args: argparse.Namespace) -> str:
     skipped = [] if config is None or args.trust_imports else config.imports
     if skipped:
         print(f"not imported, because it is code: {', '.join(skipped)} ({TRUST})", file=sys.stderr)
+    if args.configs:
+        return "\n".join(config_names())
     if args.list:
         return roles_text()
     if args.options and (config is None or _is_class_name(args.options)):

@@ -11,10 +11,11 @@ from typing import Any, Literal, NamedTuple
 from detkit.config.interpolation import resolve
 from detkit.config.merge import Override, changed, find, locate, merge, read_override
 from detkit.config.migrate import Migration
+from detkit.config.named import find_config, nearest_config
 from detkit.config.parse import fits
 from detkit.config.schema import schema
 from detkit.config.user_file import CODE, import_user_code
-from detkit.config.yaml_file import SUFFIXES, Entry, Size, display, nearest_file, read_yaml, wrap
+from detkit.config.yaml_file import Entry, Size, display, read_yaml, wrap
 from detkit.paths import user_path
 from detkit.registry import ConfigError, Registry
 
@@ -49,7 +50,8 @@ def load_config(
     """Reads ``path`` over its ``_base_`` files, lays ``overrides`` over it and imports what it lists.
 
     Args:
-        path: a YAML file; or a tree that was read before (the config in a checkpoint).
+        path: a YAML file, the name of one of detkit's, or a run's folder; or a tree that was read before (the config in
+            a checkpoint).
         overrides: ``key.path=value`` texts; values are YAML. One that changes only the ``name`` of a node keeps the
             old node's options that the new class has too.
         root: the class of the config's root. With it, each file and override is migrated before it is merged, with a
@@ -68,7 +70,11 @@ def load_config(
         )
         merged, listed = reader.over_bases(wrap(dict(path), name, reader.size), folder, ())
     else:
-        file = _file(os.fspath(path), "the config")
+        asked = _file(os.fspath(path), "the config")
+        file = find_config(asked)
+        if not file.exists():
+            near = nearest_config(asked)
+            raise ConfigError(f"{display(file)}: there is no such file{_meant(near)}")
         merged, listed = reader.read(file, ())
     parsed = [read_override(text) for text in overrides]
     given = [o for o in parsed if o.keys == ("imports",)]
@@ -139,14 +145,12 @@ class _Reader:
         bases: list[_Merged] = []
         imports: list[_Import] = []
         for base in _texts(own, "_base_", "a path or a list of paths"):
-            file = folder / _file(base.value, f"{base.source}: _base_")
+            given = _file(base.value, f"{base.source}: _base_")
+            file = find_config(given, folder)
             if not file.is_file():
-                near = nearest_file(file, *SUFFIXES)
-                meant = "" if near is None else f" Did you mean '{os.path.relpath(near, folder)}'?"
-                if near is not None and near.resolve() in above:
-                    meant = ""  # no file is its own base
+                near = nearest_config(given, folder, above)  # no file is its own base
                 raise ConfigError(
-                    f"{base.source}: _base_ '{base.value}' does not exist (it would be {display(file)}).{meant}"
+                    f"{base.source}: _base_ '{base.value}' does not exist (it would be {display(file)}){_meant(near)}"
                 )
             if file.resolve() in above:
                 chain = " -> ".join(display(p) for p in (*above[above.index(file.resolve()) :], file))
@@ -156,6 +160,10 @@ class _Reader:
             imports += more
         imports += _imports(own, folder)
         return partial(_migrated, _without(own, "imports", "_base_"), bases, self.migration), imports
+
+
+def _meant(near: str | None) -> str:
+    return "; detkit show --configs lists those of detkit" if near is None else f". Did you mean '{near}'?"
 
 
 def _file(text: str, what: str) -> Path:

@@ -133,10 +133,6 @@ def read_yaml(path: Path, size: Size | None = None) -> Entry:
         with open(path, "rb") as file:
             content = file.read(MOST_BYTES + 1)
         text = content.decode("utf-8-sig")
-    except FileNotFoundError:
-        near = nearest_file(Path(path), *SUFFIXES)
-        meant = "" if near is None else f". Did you mean '{display(near)}'?"
-        raise ConfigError(f"{name}: there is no such file{meant}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{name}: the file cannot be read as text: {error}; save it as UTF-8") from None
     except (OSError, ValueError) as error:

@@ -142,7 +142,8 @@ def test_a_path_at_which_there_is_none_names_the_nearest_file(write, tmp_path, m
     for name in ("quick_start/mask_rcnn_shapes.yaml", "balloon/mask_rcnn_balloon.yaml", "retinanet.yml", "a.txt"):
         write(f"configs/{name}", "")
     monkeypatch.chdir(tmp_path)
-    assert error_of(asked) == f"{asked}: there is no such file" + (f". Did you mean '{meant}'?" if meant else "")
+    fix = f". Did you mean '{meant}'?" if meant else "; detkit show --configs lists those of detkit"
+    assert error_of(asked) == f"{asked}: there is no such file{fix}"
     message = error_of(write("runs/c.yaml", f"_base_: ../{asked}"))
     assert "does not exist" in message
     assert ("Did you mean" in message) == (meant is not None)

@@ -72,7 +72,9 @@ def command_parser(words: str, description: str | None) -> argparse.ArgumentPars
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     """The arguments ``[CONFIG] [key.path=value ...]``, and ``--config-file``; see ``parse_with_config``."""
-    parser.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML of configs/, of yours or of a run")
+    parser.add_argument(
+        "config", nargs="?", metavar="CONFIG", help="one of detkit (detkit show --configs), a YAML of yours, or a run"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
     parser.add_argument("--config-file", type=local_path, metavar="FILE", help="the same as CONFIG")
 
@@ -97,5 +99,5 @@ def parse_with_config(
         except argparse.ArgumentTypeError as error:
             parser.error(f"argument CONFIG: {error}")
     if needed and args.config_file is None:
-        parser.error("give a CONFIG: a YAML of configs/, of yours or of a run")
+        parser.error("give a CONFIG: one of detkit's (detkit show --configs lists them), a YAML of yours, or a run")
     return args

@@ -49,7 +49,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f"a fixture's JSON, or {PREFIX}NAME, a detector of torchvision (an unknown one is answered with the list)",
     )
     parser.add_argument(
-        "--config-file", type=local_path, metavar="FILE", help="detkit's model (default: the reference's in configs/)"
+        "--config-file", type=local_path, metavar="FILE", help="detkit's model (default: the reference's)"
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="key.path=value", help="a change to the config; may be repeated"

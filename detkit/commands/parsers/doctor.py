@@ -5,7 +5,7 @@ where there is nothing but notes, 1 with warnings, 2 with errors.
 
 examples:
   everything, every image decoded
-    detkit doctor configs/balloon/mask_rcnn_mobilenet_v2_FPN.yaml
+    detkit doctor balloon/mask_rcnn_mobilenet_v2_FPN
 
   in seconds, without looking into images
     detkit doctor my.yaml --quick

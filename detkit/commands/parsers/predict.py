@@ -14,7 +14,7 @@ examples:
     detkit predict --run output/quick_start clip.mp4 --output predictions
 
   a config with weights, and changes to the config
-    detkit predict --config-file configs/coco/mask_rcnn_R_50_FPN_1x.yaml --weights model.pth photos/ \\
+    detkit predict --config-file coco/mask_rcnn_R_50_FPN_1x --weights model.pth photos/ \\
         --output predictions --set model.roi_heads.box_head.detection.nms_thresh=0.4
 """
 

@@ -2,16 +2,18 @@
 
 examples:
   the complete config, every default written out:
-    detkit show configs/quick_start/mask_rcnn_shapes.yaml
+    detkit show quick_start/mask_rcnn_shapes
   the same with changes:
-    detkit show configs/quick_start/mask_rcnn_shapes.yaml model.neck.name=PAFPN
+    detkit show quick_start/mask_rcnn_shapes model.neck.name=PAFPN
+  the configs that come with detkit, by the names that every command takes:
+    detkit show --configs
   every role, and what is registered for it:
     detkit show --list
   the options of a class, or of what stands at a path:
     detkit show --options ConvUpsampleMaskHead
-    detkit show configs/quick_start/mask_rcnn_shapes.yaml --options model.roi_heads
+    detkit show quick_start/mask_rcnn_shapes --options model.roi_heads
   which file, override or default set a value:
-    detkit show configs/quick_start/mask_rcnn_shapes.yaml --why model.neck.out_channels
+    detkit show quick_start/mask_rcnn_shapes --why model.neck.out_channels
 """
 
 import argparse
@@ -26,11 +28,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser("show", __doc__)
     add_config(parser)
+    parser.add_argument("--configs", action="store_true", help="the configs that come with detkit")
     parser.add_argument("--list", action="store_true", help="all roles and what is registered (also by its imports)")
     parser.add_argument("--options", metavar="CLASS_OR_PATH", help="the options of a class or of a node of the config")
     parser.add_argument("--why", metavar="KEY.PATH", help="where the value at a path, or each one below it, was set")
     parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     args = parse_with_config(parser, argv, needed=False)
-    if args.config_file is None and (args.why or args.overrides or not (args.list or args.options)):
-        parser.error("give a CONFIG (alone, --list and --options CLASS go without)")
+    if args.config_file is None and (args.why or args.overrides or not (args.configs or args.list or args.options)):
+        parser.error("give a CONFIG (alone, --configs, --list and --options CLASS go without)")
     return args

@@ -2,10 +2,10 @@
 
 examples:
   train a small Mask R-CNN on drawn shapes, in minutes, on any machine
-    detkit train configs/quick_start/mask_rcnn_shapes.yaml
+    detkit train quick_start/mask_rcnn_shapes
 
   change anything by its path; values are YAML, null removes an optional part
-    detkit train configs/quick_start/mask_rcnn_shapes.yaml \\
+    detkit train quick_start/mask_rcnn_shapes \\
         model.neck.name=PAFPN model.roi_heads.mask_head=null train.output_dir=output/faster_pafpn
 
   go on with a run that was interrupted
@@ -15,7 +15,7 @@ examples:
     detkit train output/quick_start/config.yaml --eval-only
 
   train in four processes, on a GPU each where there are four; torchrun does the same, on several machines too
-    detkit train configs/quick_start/mask_rcnn_shapes.yaml --num-processes 4
+    detkit train quick_start/mask_rcnn_shapes --num-processes 4
 
 Options and their meaning: detkit show CONFIG --options model.roi_heads
 """

@@ -2,7 +2,7 @@
 
 examples:
   16 training images with their targets, as the model sees them
-    detkit visualize data configs/quick_start/mask_rcnn_shapes.yaml
+    detkit visualize data quick_start/mask_rcnn_shapes
 
   the test images of a config of your own, in a folder of your choice
     detkit visualize data my.yaml --split test --num 50 --output output/look

@@ -7,7 +7,7 @@ from foreign weights or to predict with them, no conversion is needed: load_weig
 examples:
   Detectron2's weights as a checkpoint of detkit that knows its config
     detkit weights convert model_final_a54504.pkl mask_rcnn.pth \\
-        --config-file configs/coco/mask_rcnn_R_50_FPN_1x.yaml
+        --config-file coco/mask_rcnn_R_50_FPN_1x
 
   a model of detkit for torchvision; every tensor is listed
     detkit weights convert output/run/model_final.pth torchvision.pth --to torchvision --list

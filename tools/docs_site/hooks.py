@@ -1,0 +1,50 @@
+"""What MkDocs calls while it builds the site (mkdocs.yml): adds the generated pages, and rewrites links."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))  # MkDocs runs this file by its path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files, InclusionLevel
+from mkdocs.structure.pages import Page
+
+from docs_site import api, commands, components, configs, links
+
+_pages: dict[str, str] = {}
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Makes the pages of the reference, and adds them to the navigation."""
+    components.import_everything()
+    found = configs.read_configs()
+    _pages.update(configs.pages(found))
+    _pages.update(components.pages(configs.used_by(found)))
+    _pages.update(commands.pages())
+    _pages.update(api.pages())
+    folders = {"Components": components.FOLDER, "Configs": configs.FOLDER, "Python API": api.FOLDER}
+    parts = [{title: [page for page in _pages if page.startswith(folder)]} for title, folder in folders.items()]
+    config.nav = [*(config.nav or []), {"Reference": [{"Commands": commands.PAGE}, *parts]}]
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the generated pages; README and CONTRIBUTING are pages too."""
+    for name, page in (("README.md", "index.md"), ("CONTRIBUTING.md", "contributing.md")):
+        text = re.sub(r"^## Documentation\n.*?(?=^## )", "", (ROOT / name).read_text(), flags=re.DOTALL | re.MULTILINE)
+        _pages[page] = links.rewritten(text, page, "")
+    for file in files.documentation_pages():
+        links.rewritten(file.content_string, file.src_uri, "docs")  # notes which source files are wanted
+    for uri, text in _pages.items():
+        files.append(File.generated(config, uri, content=text))
+    for uri, text in links.source_pages().items():
+        files.append(File.generated(config, uri, content=text, inclusion=InclusionLevel.NOT_IN_NAV))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Rewrites the links of a page of ``docs/``."""
+    return markdown if page.file.generated_by else links.rewritten(markdown, page.file.src_uri, "docs")

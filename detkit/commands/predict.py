@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from detkit.commands.label_folder import LabelFolder
 from detkit.commands.parsers.predict import parse_arguments
 from detkit.data import CocoIds
 from detkit.evaluation import RowFile
@@ -63,6 +64,7 @@ class Output:
         if args.json is not None and args.json.resolve() in self.inputs:
             raise DataError(f"--json {args.json}: would overwrite an input; take another name")
         self.rows = None if args.json is None else RowFile(args.json)
+        self.labels: LabelFolder | None = None
         self.written: list[Path] = []
         self.free = FreeNames()
         self.images = self.instances = self.cut = self.images_cut = 0
@@ -81,7 +83,9 @@ class Output:
     def image(self, path: Path, prediction: Prediction) -> None:
         """One image file."""
         kept = self.collect(path, prediction)
-        if self.args.output is not None:
+        if self.labels is not None:
+            self.labels.add(path, kept)
+        elif self.args.output is not None:
             picture = self.predictor.draw(path, kept, score_thresh=0.0)
             self.written.append(write_picture(picture, self._target(f"{path.stem}.png")))
 
@@ -89,7 +93,7 @@ class Output:
         """One video file, frame by frame; False, with a warning, where it cannot be read."""
         as_pictures = self.args.frames or path.suffix.lower() not in VIDEO_SUFFIXES  # pages of a TIFF are no video
         name = path.stem if as_pictures else f"{path.stem}.mp4"
-        target = None if self.args.output is None else self._target(name)
+        target = None if self.args.output is None or self.labels is not None else self._target(name)
         try:
             self._frames(path, target, as_pictures)
         except DataError as error:
@@ -106,6 +110,8 @@ class Output:
             writer = None if target is None or as_pictures else stack.enter_context(VideoWriter(target, rate))
             for number, frame, prediction in frames:
                 kept = self.collect(path, prediction, frame=number)
+                if self.labels is not None:
+                    self.labels.add(path, kept, frame, number)
                 if target is None:
                     continue
                 picture = self.predictor.draw(frame, kept, score_thresh=0.0)
@@ -171,16 +177,23 @@ def predict(args: argparse.Namespace) -> int:
     output = Output(predictor, args, [*images, *videos], ids)
     pairs: Iterator[tuple[Path, Prediction]] = predictor.predict_files(images, skip_unreadable=True)
     unread = set(images)
-    for path, prediction in watched(pairs, "images", total=len(images), show=bool(images), unit="image"):
-        unread.discard(path)
-        output.image(path, prediction)
-    unread |= {path for path in videos if not output.video(path)}
+    with contextlib.ExitStack() as stack:
+        if args.label_format is not None:
+            folder = LabelFolder(predictor, args.output, args.label_format, args.inputs)
+            output.labels = stack.enter_context(folder)
+        for path, prediction in watched(pairs, "images", total=len(images), show=bool(images), unit="image"):
+            unread.discard(path)
+            output.image(path, prediction)
+        unread |= {path for path in videos if not output.video(path)}
     print(f"{output.instances} instances with score >= {args.score_thresh:g} in {output.images} images")
     if output.cut:
         fix = "raise model.roi_heads.box_head.detection.max_detections (--set) to have them"
         print(f"up to {output.cut} more of {output.images_cut} images were cut off by the model's limit; {fix}")
     if args.json is not None:
         print(f"COCO results: {args.json}")
+    if output.labels is not None:
+        lost = output.labels.lost()
+        print(f"labels ({args.label_format}): {args.output}/{f' (not in this format: {lost})' if lost else ''}")
     if output.written:
         print(f"pictures: {args.output}/ ({len(output.written)} written)")
     if unread:

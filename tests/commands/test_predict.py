@@ -12,8 +12,10 @@ from PIL import Image
 from detkit import command_line
 from detkit.checkpoint import Checkpointer
 from detkit.commands import predict
+from detkit.commands.parsers.predict import LABEL_FORMATS
 from detkit.config import to_yaml
-from detkit.data import CocoResults, Shapes
+from detkit.data import CocoResults, Shapes, open_dataset
+from detkit.data.formats.writing import WRITERS
 from detkit.experiment import load_experiment
 
 
@@ -61,6 +63,24 @@ def test_folder_to_pictures_and_json(run, photos, tmp_path, capsys):
     assert "10 instances" in printed
     assert str(out) in printed
     assert str(results) in printed
+
+
+@pytest.mark.parametrize("format", LABEL_FORMATS)
+def test_predictions_become_labels_that_load_again(run, photos, tmp_path, capsys, format):
+    (photos / "more").mkdir()
+    shutil.copy(photos / "a.png", photos / "more/a.png")
+    out = tmp_path / "to_correct"
+    command = ["--run", run, str(photos), "--output", str(out), "--label-format", format, "--recursive"]
+    assert main([*command, "--score-thresh", "0"]) == 0
+    assert f"labels ({format}): {out}/" in capsys.readouterr().out
+    dataset = open_dataset(out)
+    assert dataset.class_names == Shapes(num_images=1).class_names
+    assert [len(dataset[i].boxes) for i in range(3)] == [5, 5, 5]
+    assert "masks" in dataset[0].objects
+    if format != "voc":
+        assert sum(Path(dataset.image_path(i)).parent.name == "more" for i in range(3)) == 1
+    assert main(command) == 2
+    assert "is not empty; give a new folder" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -275,3 +295,7 @@ def test_help_has_examples(capsys):
         main(["--help"])
     assert stop.value.code == 0
     assert "examples:" in capsys.readouterr().out
+
+
+def test_the_parser_knows_every_format_that_can_be_written():
+    assert tuple(WRITERS) == LABEL_FORMATS

@@ -1,4 +1,4 @@
-"""Write a dataset of any format that is read here as COCO, YOLO or Pascal VOC, images included.
+"""Write a dataset of any format that is read here as COCO, YOLO, Pascal VOC or labels of a tool, images included.
 
 examples:
   a LabelMe folder as YOLO, a fifth of it for validation
@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Sequence
 
 from detkit.commands.parsers import command_parser
+from detkit.commands.parsers.predict import LABEL_FORMATS
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -21,7 +22,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command_parser("convert", __doc__)
     parser.add_argument("source", metavar="IN", help="a folder of data, or the file in it that describes it")
     parser.add_argument("target", metavar="OUT", help="a new folder")
-    parser.add_argument("--to", required=True, choices=("coco", "yolo", "voc"), help="the format to write")
+    parser.add_argument("--to", required=True, choices=LABEL_FORMATS, help="the format to write")
     parser.add_argument("--format", metavar="NAME", help="the format of IN (default: it is recognised)")
     parser.add_argument("--val-fraction", type=float, metavar="F", help="divide a folder without parts: 0.2 for val")
     args = parser.parse_args(argv)

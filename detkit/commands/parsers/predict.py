@@ -13,6 +13,9 @@ examples:
   a video: predictions/clip.mp4 shows the instances (with --frames: a picture for each frame)
     detkit predict --run output/quick_start clip.mp4 --output predictions
 
+  labels to correct in a labelling tool, with their images, in a new folder
+    detkit predict --run output/quick_start photos/ --output to_correct --label-format labelme --score-thresh 0.3
+
   a config with weights, and changes to the config
     detkit predict --config-file coco/mask_rcnn_R_50_FPN_1x --weights model.pth photos/ \\
         --output predictions --set model.roi_heads.box_head.detection.nms_thresh=0.4
@@ -23,6 +26,9 @@ from collections.abc import Sequence
 
 from detkit.commands.parsers import command_parser
 from detkit.paths import local_path
+
+LABEL_FORMATS = ("coco", "yolo", "voc", "labelme", "label-studio")
+"""Those of ``detkit.data.formats.writing``, which takes seconds to import."""
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -45,6 +51,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     model.add_argument("--compile", action="store_true", help="and put its static parts through torch.compile")
     parser.add_argument("--output", type=local_path, metavar="DIR", help="where pictures and videos go")
     parser.add_argument(
+        "--label-format",
+        choices=LABEL_FORMATS,
+        help="write labels to correct, with copies of their images, into --output (a new folder) instead of pictures",
+    )
+    parser.add_argument(
         "--json", type=local_path, metavar="FILE", help="COCO results of all inputs; images are numbered from 1"
     )
     parser.add_argument(
@@ -66,8 +77,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("nothing to write: give --output DIR for pictures, --json FILE for COCO results, or both")
     if args.annotations is not None and args.json is None:
         parser.error("--annotations goes with --json FILE")
-    if args.frames and args.output is None:
-        parser.error("--frames goes with --output DIR")
+    if (args.frames or args.label_format) and args.output is None:
+        parser.error(f"{'--frames' if args.frames else '--label-format'} goes with --output DIR")
     if (args.run and args.config_file) or not (args.run or args.config_file or args.weights):
         parser.error("give either --run DIR, or --config-file FILE with --weights FILE, or --weights FILE alone")
     if args.config_file is not None and args.weights is None:

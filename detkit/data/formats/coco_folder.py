@@ -107,7 +107,10 @@ def _content(folder: Folder, name: str, is_lvis: bool) -> Content:
     place = str(folder.path / name)
     image_rows, rows, entries = read_json(place, row_type(()))
     categories, keypoints = read_categories(entries, place, raise_errors)
-    near = PurePosixPath(name).parent.as_posix()
+    path = PurePosixPath(name)
+    ends = (path.stem.rpartition("_")[2], part_of(name), "")
+    below = (where / base / end for where in path.parents[:2] for base in ("images", "") for end in ends)
+    near = [where for where in dict.fromkeys(map(str, (path.parent, *below))) if folder.below(where)]
     image_rows = [as_row(row, ImageRow) for row in image_rows]
     if is_lvis:
         names = _lvis_names(place)
@@ -117,7 +120,7 @@ def _content(folder: Folder, name: str, is_lvis: bool) -> Content:
         if not isinstance(row, ImageRow) or not isinstance(row.file_name, str):
             what = f"images[{i}] is {str(row)[:60]!r}; expected a mapping with a file_name"
             raise Issue("malformed entry", place, f"images[{i}]", what)
-    images = list(_images(folder, image_rows, "" if near == "." else near, name))
+    images = list(_images(folder, image_rows, near, name))
     objects, brushes = [], 0
     for row in rows:
         if isinstance(row, Row) and row.iscrowd == 1 and _is_brush(row.segmentation, entries, row):
@@ -133,7 +136,7 @@ def _is_brush(mask: Any, entries: list[Any], row: Row) -> bool:
     return cvat and isinstance(mask, dict) and isinstance(mask.get("counts"), list)
 
 
-def _images(folder: Folder, rows: Iterable[Any], near: str, name: str) -> Iterator[Any]:
+def _images(folder: Folder, rows: Iterable[Any], near: list[str], name: str) -> Iterator[Any]:
     for row in rows:
         with contextlib.suppress(DataError):  # named as it is; the check of the images says that it is missing
             row.file_name = folder.image(row.file_name, near, name)

@@ -11,7 +11,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 import zlib
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
@@ -102,19 +102,20 @@ class Folder:
         """The files whose path ends in ``folder/name``."""
         return self._by_end.get(end, [])
 
-    def image(self, name: str, near: str = "", origin: str = "") -> str:
+    def image(self, name: str, near: str | Sequence[str] = "", origin: str = "") -> str:
         """The image that a file speaks of.
 
         Args:
             name: its path as it is written, or its last part; any slash, and an address too.
-            near: the folder where it is looked for first.
+            near: the folders where it is looked for first.
             origin: where it is written, for the message.
 
         Raises:
             DataError: there is none, or several are of that name in different folders.
         """
         written = name.replace("\\", "/").split("?d=")[-1]
-        for start, spelt in itertools.product((near, ""), (written, unquote(written))):
+        spellings = dict.fromkeys((written, unquote(written)))
+        for start, spelt in itertools.product((*([near] if isinstance(near, str) else near), ""), spellings):
             path = os.path.normpath(os.path.join(start, spelt)).replace(os.sep, "/")
             if path in self.images:
                 return path

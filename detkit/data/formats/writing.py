@@ -38,9 +38,9 @@ def write_dataset(datasets: Mapping[str, TableDataset], folder: str | os.PathLik
     """
     if to not in WRITERS:
         raise DataError(f"to: there is no format '{to}' to write; there are {', '.join(WRITERS)}")
-    names = {part: dataset.class_names for part, dataset in datasets.items()}
-    if len(set(names.values())) > 1:
-        raise DataError(f"the parts have different classes: {names}; give class_names")
+    classes = {part: dataset.class_names for part, dataset in datasets.items()}
+    if len(set(classes.values())) > 1:
+        raise DataError(f"the parts have different classes: {classes}; give class_names")
     contents = {part: dataset.coco() for part, dataset in datasets.items()}
     categories = next(iter(contents.values()))["categories"]
     with WRITERS[to](folder, categories) as writer:
@@ -49,10 +49,11 @@ def write_dataset(datasets: Mapping[str, TableDataset], folder: str | os.PathLik
             rows: dict[Any, list[dict[str, Any]]] = {}
             for row in content["annotations"]:
                 rows.setdefault(row["image_id"], []).append({**row, "category_id": ids[row["category_id"]]})
-            dataset = datasets[part]
+            dataset, names = datasets[part], [image["file_name"] for image in content["images"]]
+            above = len(os.path.commonpath([os.path.dirname(name) for name in names] or [""]))  # such as train/
             for i, image in watched(enumerate(content["images"]), f"{part}: images", total=len(dataset)):
                 labels = ImageLabels(
-                    image["file_name"],
+                    names[i][above:].lstrip("/"),
                     (image["height"], image["width"]),
                     rows.get(image["id"], ()),
                     file=dataset.image_path(i),

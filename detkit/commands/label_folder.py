@@ -1,0 +1,56 @@
+"""LabelFolder: predictions as labels to correct, with their images, in the format of a labelling tool."""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from detkit.data.formats.label_writer import ImageLabels
+from detkit.data.formats.writing import WRITERS
+from detkit.predictor import Predictor
+from detkit.registry import DataError
+from detkit.structures import Prediction
+
+
+class LabelFolder:
+    """Writes predictions as labels, image by image; a context.
+
+    Args:
+        predictor: knows the classes.
+        folder: a new one.
+        format: one of ``WRITERS``.
+        inputs: what the user gave; images that lie below a folder of it keep their folders below that.
+
+    Raises:
+        DataError: the folder holds something.
+    """
+
+    def __init__(self, predictor: Predictor, folder: Path, format: str, inputs: Sequence[Path]):
+        ids = predictor.category_ids or tuple(range(1, len(predictor.class_names) + 1))
+        categories = [{"id": id_, "name": name} for id_, name in zip(ids, predictor.class_names)]
+        self.predictor, self.inputs = predictor, [path for path in inputs if path.is_dir()]
+        self.writer = WRITERS[format](folder, categories, predicted=True)
+
+    def __enter__(self) -> "LabelFolder":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.writer.close()
+
+    def add(self, path: Path, prediction: Prediction, frame: np.ndarray | None = None, number: int = 0) -> None:
+        """Writes the labels of an image file, or of a frame of a video, which becomes an image of its own."""
+        if prediction.instances is None:
+            raise DataError("the model predicts no instances, of which labels are made; take out --label-format")
+        above = next((folder for folder in self.inputs if folder in path.parents), path.parent)
+        name: Path = path.relative_to(above)
+        file: Path | None = path
+        pixels: Callable[[], np.ndarray] | None = None
+        if frame is not None:
+            name, file, pixels = name.with_suffix("") / f"{number:06d}.png", None, functools.partial(np.asarray, frame)
+        rows = self.predictor.to_coco_results([prediction], [0])
+        self.writer.add("", ImageLabels(name.as_posix(), prediction.instances.image_size, rows, file, pixels))
+
+    def lost(self) -> str:
+        """What the format has no place for, in words."""
+        return ", ".join(f"{count} {words}" for words, count in self.writer.lost.items() if count)

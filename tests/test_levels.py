@@ -30,8 +30,9 @@ LEVELS = {
     "launch": 7,
     "command_line": 5,
     "comparisons": 7,
-    "commands": 8,
-    "__main__": 9,
+    "training": 8,
+    "commands": 9,
+    "__main__": 10,
 }
 NOT_FOR = {"engine": {"modeling", "data"}, "config": {"utils"}}
 """What a package does without, although it lies below."""

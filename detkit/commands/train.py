@@ -1,200 +1,34 @@
 """Trains and evaluates: the work of ``detkit train``."""
 
 import argparse
-import functools
-import logging
 import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from detkit.checkpoint import Checkpointer, load_all_weights, load_weights, read_checkpoint, resume
 from detkit.commands.parsers import restart
 from detkit.commands.parsers.train import parse_arguments
-from detkit.doctor import check_at_start
-from detkit.engine import (
-    EXIT_CODE,
-    CheckpointHook,
-    EvalHook,
-    Hook,
-    Interrupted,
-    Interruption,
-    MetricsWriter,
-    PredictionPictures,
-    ProgressBar,
-    StepTimer,
-    TensorBoardWriter,
-    Trainer,
-)
-from detkit.engine.training_state import named_hooks
-from detkit.evaluation import Evaluator, FirstPredictions, evaluate, write_evaluation
-from detkit.experiment import Experiment, load_experiment, torch_device
-from detkit.experiment.run import (
-    check_launch,
-    finished_message,
-    init_output_dir,
-    is_restarted,
-    owned,
-    start_run,
-    validate_datasets,
-    warn_random_frozen,
-)
-from detkit.inference import optimized
+from detkit.engine import EXIT_CODE, Interrupted, Interruption
+from detkit.experiment import load_experiment, torch_device
+from detkit.experiment.run import check_launch, owned
 from detkit.launch import launch
-from detkit.modeling import MetaArch
-from detkit.modeling.compiling import compile_parts
 from detkit.registry import ConfigError
 from detkit.signals import has_left
+from detkit.training import evaluate_weights, train
 from detkit.utils import distributed
-from detkit.utils.logging import optional_output
-from detkit.utils.run_folder import begin_evaluation, run_file
-from detkit.visualization import draw_predictions, plot_curves, write_prediction_pictures
-
-logger = logging.getLogger("detkit.train")
-
-
-def train(exp: Experiment, go_on: bool, interruption: Interruption) -> None:
-    """Trains and evaluates; with ``go_on``, or in the place of a dead process, from the last checkpoint if any."""
-    out = start_run(exp)
-    pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
-    with interruption.at_once():
-        trainer, fresh = prepare(exp, go_on, interruption, pictures, evaluators)
-    if trainer.is_last_step:
-        logger.info("%s", finished_message(exp, trainer.stop_reason))
-        missing = not all((out / name).is_file() for name in ("model_final.pth", "evaluation.json"))
-        if not distributed.any_process(missing):
-            return
-        end = (CheckpointHook, EvalHook, PredictionPictures)
-        trainer.pending = [k for k, hook in named_hooks(trainer.hooks) if k in trainer.pending or isinstance(hook, end)]
-    init_output_dir(exp, fresh=fresh)
-    without_value: ConfigError | None = None
-    try:
-        trainer.train()
-    except ConfigError as error:  # of a hook whose metric never had a value: said when the run is complete
-        without_value = error
-        if not trainer.is_last_step:
-            raise
-    _draw(exp, pictures, out, curves=True)
-    _show(write_evaluation(trainer.results, evaluators, out / "evaluation.json", sets=list(trainer.weight_sets)))
-    _show(f"The run is in {out}: model_final.pth, evaluation.json, curves.png, {run_file(out, 'predictions').name}/")
-    if without_value is not None:
-        raise without_value
-
-
-def prepare(
-    exp: Experiment,
-    go_on: bool,
-    interruption: Interruption,
-    pictures: FirstPredictions,
-    evaluators: Sequence[Evaluator],
-) -> tuple[Trainer, bool]:
-    """The trainer, where its last checkpoint left it if it goes on with one; and whether it begins from the start."""
-    device, out = torch_device(exp.train.device), exp.train.output_dir
-    checkpointer = Checkpointer(out, keep=exp.train.checkpoint_keep, sharded=exp.train.sharded_checkpoints)
-    go_on = go_on or is_restarted(Path(out))
-    fresh = not (go_on and checkpointer.latest() is not None)
-    start = read_checkpoint(exp.train.init_weights) if fresh and exp.train.init_weights is not None else None
-    validate_datasets(exp)
-    model = exp.build_model().to(device)
-    if start is not None:
-        logger.info("%s", load_weights(model, start, partial=exp.train.partial_weights))
-    warn_random_frozen(exp, model)
-    if exp.train.doctor:
-        check_at_start(exp, model)
-    if exp.train.compile:
-        compile_parts(model)
-    test_batches = interruption.watch(exp.data.test())
-
-    def evaluate_now() -> dict[str, Any]:
-        with interruption.at_once():
-            return evaluate(model, test_batches, evaluators, on_batch=pictures)
-
-    hooks = [
-        ProgressBar(),
-        MetricsWriter(),
-        TensorBoardWriter(),
-        StepTimer(),
-        *exp.build_hooks(),  # before the checkpoint, which then holds what they make of the step
-        CheckpointHook(checkpointer, exp.train.checkpoint_period, config=exp.tree),
-        EvalHook(evaluate_now, exp.train.eval_period),
-        PredictionPictures(
-            pictures, functools.partial(draw_predictions, dataset=exp.data.test_set), keep=exp.train.picture_keep
-        ),
-    ]
-    trainer = build_trainer(exp, model, hooks, test_batches, interruption)
-    if go_on:
-        resume(checkpointer, model, trainer)
-    return trainer, fresh
-
-
-def build_trainer(
-    exp: Experiment, model: MetaArch, hooks: Sequence[Hook], test_batches: Iterable, interruption: Interruption
-) -> Trainer:
-    """The trainer of the experiment, over ``model`` as this process trains it."""
-    return Trainer(
-        exp.build_parallelism().wrap(model),
-        exp.build_optimizer(model),
-        exp.build_schedule(),
-        functools.partial(exp.data.train, exp.train.seed),
-        exp.max_iter(),
-        clip_grad_norm=exp.solver.clip_grad_norm,
-        clip_param_norm=exp.solver.clip_param_norm,
-        clip_grad_value=exp.solver.clip_grad_value,
-        accumulate=exp.solver.accumulate,
-        loss_mean=exp.solver.loss_mean,
-        precision=exp.train.precision,
-        output_dir=exp.train.output_dir,
-        log_period=exp.train.log_period,
-        test_batches=test_batches,
-        interruption=interruption,
-        data=exp.training_data(),
-        hooks=hooks,
-    )
-
-
-def evaluate_only(exp: Experiment, args: argparse.Namespace) -> None:
-    """Evaluates weights on the test dataset."""
-    device, out = torch_device(exp.train.device), start_run(exp)
-    checkpoint = read_checkpoint(args.weights or out / "model_final.pth")
-    names = checkpoint.class_names or exp.data.train_set.class_names
-    exp.data.check_classes(names)
-    model = exp.build_model(class_names=names, pretrained=False).to(device)
-    load_all_weights(model, checkpoint)
-    if args.precision is not None or args.compile:
-        model = optimized(model, args.precision or "fp32", args.compile)
-    pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
-    results = evaluate(model, exp.data.test(), evaluators, on_batch=pictures)
-    if distributed.is_main():
-        begin_evaluation(out)
-    _draw(exp, pictures, out, curves=False)
-    _show(write_evaluation(results, evaluators, out / "evaluation.json", detections=out / "coco_results.json"))
-
-
-def _draw(exp: Experiment, pictures: FirstPredictions, out: Path, *, curves: bool) -> None:
-    """Pictures of predictions, and the training's curves; no error in them ends the run."""
-    pairs = pictures.gathered()
-    if curves and distributed.is_main():
-        with optional_output("curves.png"):
-            plot_curves(out / "metrics.jsonl", out / "curves.png")
-    with optional_output("pictures of predictions"):
-        write_prediction_pictures(pairs, exp.data.test_set, run_file(out, "predictions"))
-
-
-def _show(words: str) -> None:
-    if distributed.is_main():
-        print(words)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 0 when it went well, 75 when it was asked to leave and saved what ``--resume`` goes on from."""
-    args = parse_arguments(argv)
+    return start("train", parse_arguments(argv), argv)
+
+
+def start(words: str, args: argparse.Namespace, argv: Sequence[str] | None) -> int:
+    """Runs the command ``words``, a training or an evaluation, in as many processes as its arguments say."""
     if args.num_processes is not None and not distributed.launched():
-        load_experiment(Path(args.config_file), args.overrides)
-        code = launch(
-            restart("train"), sys.argv[1:] if argv is None else argv, args.num_processes, args.max_restarts or 0
-        )
+        load_experiment(args.config_file, args.overrides)
+        given = sys.argv[1:] if argv is None else argv
+        code = launch(restart(words), given, args.num_processes, args.max_restarts or 0)
         return EXIT_CODE if code - 128 in (signal.SIGTERM, getattr(signal, "SIGUSR1", None)) else code
     interruption = Interruption()
     with interruption.listening():
@@ -213,13 +47,13 @@ def run(args: argparse.Namespace, interruption: Interruption) -> None:
     """Trains or evaluates, in one of the run's processes."""
     check_launch()
     with interruption.at_once():
-        exp = load_experiment(Path(args.config_file), args.overrides)
+        exp = load_experiment(args.config_file, args.overrides)
     started = int(os.environ.get("WORLD_SIZE", 1))  # this is one of them
     if args.num_processes not in (None, started):
         raise ConfigError(f"--num-processes {args.num_processes}: torchrun has started {started}; take one of the two")
     with distributed.process_group(torch_device(exp.train.device)), owned(exp.train.output_dir):
         if args.eval_only:
             with interruption.at_once():
-                evaluate_only(exp, args)
+                evaluate_weights(exp, args.weights, args.precision, args.compile)
         else:
             train(exp, args.resume, interruption)

@@ -1,6 +1,7 @@
 """The experiment: the root of every config, and how its parts are built."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -152,7 +153,8 @@ def load_experiment(
     """Reads a config, lays the overrides over it and checks all of it. Builds nothing and reads no data.
 
     Args:
-        path: a YAML file, or its content as plain data (a checkpoint's config).
+        path: a YAML file, the name of one of detkit's configs, the folder of a run, or a config as plain data (that of
+            a checkpoint).
         overrides: ``key.path=value``, the values in YAML.
         trust_imports: whether code that the config lists under ``imports`` may run. None: where the caller names or
             makes the config, but not where it comes out of a checkpoint.
@@ -160,6 +162,8 @@ def load_experiment(
     Raises:
         ConfigError: the first thing that is wrong, with its path, what was expected and the fix.
     """
+    if isinstance(path, str | Path) and Path(path).is_dir():
+        overrides = [f"train.output_dir={json.dumps(str(path))}", *overrides]  # wherever the run has been moved
     imports: Any = None if trust_imports is None else "run" if trust_imports else "refuse"
     config = load_config(path, overrides, Experiment, imports)
     recipe = parse(config.tree, Experiment, sources=config.sources)

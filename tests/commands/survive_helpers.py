@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from detkit import command_line
+from detkit import command_line, training
 from detkit.checkpoint import files
 from detkit.commands import train as train_command
 from detkit.engine.step import TrainingStep
@@ -95,7 +95,7 @@ class DieEvaluating(Failure):
         self.number, self.name = number, name
 
     def __call__(self):
-        original, count = getattr(train_command, self.name), [0]
+        original, count = getattr(training, self.name), [0]
 
         def deadly(*args, **kwargs):
             count[0] += 1
@@ -103,7 +103,7 @@ class DieEvaluating(Failure):
                 os.kill(os.getpid(), signal.SIGKILL)
             return original(*args, **kwargs)
 
-        setattr(train_command, self.name, deadly)
+        setattr(training, self.name, deadly)
 
 
 class Pause(Failure):

@@ -10,7 +10,10 @@ import pytest
 import torch
 from folder_holder import holder_of
 
+from detkit import training
+from detkit.commands import evaluate as evaluate_command
 from detkit.commands import train as train_command
+from detkit.commands.parsers import train as train_parser
 from detkit.config import ConfigError
 from detkit.experiment import load_experiment, torch_device
 from detkit.experiment.run import warn_random_frozen
@@ -80,12 +83,29 @@ def test_evaluating_the_weights_again_gives_the_same_values(finished_run, capsys
         train_command.main(["--config-file", config, "--eval-only", "model.neck.out_channels=32"])
 
 
+def test_a_run_folder_is_evaluated_where_it_lies(finished_run, tmp_path, capsys):
+    moved = tmp_path / "moved"
+    shutil.copytree(finished_run, moved)
+    expected = json.loads((moved / "evaluation.json").read_text())
+    (moved / "evaluation.json").unlink()
+    assert evaluate_command.main([str(moved)]) == 0
+    given = json.loads((moved / "evaluation.json").read_text())
+    assert given["box"] == expected["box"]
+    assert (moved / "coco_results.json").is_file()
+    assert "AP50" in capsys.readouterr().out
+
+
+def test_weights_of_the_command_line_are_what_training_starts_from():
+    args = train_parser.parse_arguments([str(CONFIG), "--weights", "a 'b'.pth"])
+    assert load_experiment(args.config_file, args.overrides).train.init_weights == "a 'b'.pth"
+
+
 def test_evaluating_can_take_a_faster_copy(finished_run, monkeypatch):
     made, evaluated = [], []
-    optimize, evaluate = train_command.optimized, train_command.evaluate
-    monkeypatch.setattr(train_command, "optimized", lambda *a: made.append((*a[1:], optimize(*a))) or made[-1][-1])
+    optimize, evaluate = training.optimized, training.evaluate
+    monkeypatch.setattr(training, "optimized", lambda *a: made.append((*a[1:], optimize(*a))) or made[-1][-1])
     monkeypatch.setattr(
-        train_command, "evaluate", lambda model, *a, **k: evaluated.append(model) or evaluate(model, *a, **k)
+        training, "evaluate", lambda model, *a, **k: evaluated.append(model) or evaluate(model, *a, **k)
     )
     config = str(finished_run / "config.yaml")
     for precision in ("fp32", "bf16"):
@@ -283,10 +303,10 @@ def test_a_start_that_fails_leaves_the_folder_as_it_was(finished_run):
 
 
 def test_options_that_would_be_ignored_are_refused(tmp_path, capsys):
-    for arguments in (["--weights", "x.pth"], ["--resume", "--eval-only"]):
+    for arguments in (["--precision", "bf16"], ["--resume", "--eval-only"]):
         with pytest.raises(SystemExit):
             run(tmp_path, *arguments)
-    assert "train.init_weights" in capsys.readouterr().err
+    assert "train.precision" in capsys.readouterr().err
 
 
 AVERAGE = "{name: ExponentialMovingAverage, decay: 0.9}"

@@ -24,7 +24,8 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "train": Command("train, resume, evaluate", "train_net", resumes=True),
+    "train": Command("train a detector, and go on with a training", "train_net", resumes=True),
+    "evaluate": Command("measure a run, or weights, on the test data", resumes=True),
     "predict": Command("find instances in images, folders and videos", "predict"),
     "doctor": Command("look for what is wrong with data, config and weights together", "doctor"),
     "convert": Command("write a dataset of any format as COCO, YOLO or Pascal VOC", "convert_data"),
@@ -73,10 +74,25 @@ def command_parser(words: str, description: str | None) -> argparse.ArgumentPars
 def add_config(parser: argparse.ArgumentParser) -> None:
     """The arguments ``[CONFIG] [key.path=value ...]``, and ``--config-file``; see ``parse_with_config``."""
     parser.add_argument(
-        "config", nargs="?", metavar="CONFIG", help="one of detkit (detkit show --configs), a YAML of yours, or a run"
+        "config", nargs="?", metavar="CONFIG", help="one of detkit's (detkit show --configs), a YAML of yours, or a run"
     )
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
     parser.add_argument("--config-file", type=local_path, metavar="FILE", help="the same as CONFIG")
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """``--num-processes`` and ``--max-restarts``; see ``check_processes``."""
+    parser.add_argument("--num-processes", type=int, metavar="N", help="start N processes, as torchrun would")
+    parser.add_argument("--max-restarts", type=int, metavar="N", help="with it: how often dead ones are replaced")
+
+
+def check_processes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuses numbers that make no sense."""
+    if args.max_restarts is not None and args.num_processes is None:
+        parser.error("--max-restarts goes with --num-processes; torchrun has an option of that name, too")
+    for name, least in (("num_processes", 1), ("max_restarts", 0)):
+        if getattr(args, name) is not None and getattr(args, name) < least:
+            parser.error(f"--{name.replace('_', '-')}: expected at least {least}")
 
 
 def parse_with_config(

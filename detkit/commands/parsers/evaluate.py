@@ -1,0 +1,37 @@
+"""Evaluate weights on the test data; metrics, detections and pictures go to the run's folder.
+
+examples:
+  what a training has left; evaluation.json gets the metrics, coco_results.json the detections in COCO's form
+    detkit evaluate output/quick_start
+
+  other weights, also another framework's, by one of detkit's configs
+    detkit evaluate coco/mask_rcnn_R_50_FPN_1x --weights model_final_a54504.pkl
+
+  a checkpoint of a run, into another folder
+    detkit evaluate output/quick_start --weights output/quick_start/model_best.pth train.output_dir=output/best
+
+  with another threshold, by two processes
+    detkit evaluate output/quick_start model.roi_heads.box_head.detection.nms_thresh=0.4 --num-processes 2
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from detkit.commands.parsers import add_config, add_processes, check_processes, command_parser, parse_with_config
+from detkit.paths import path_or_address
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, as ``detkit train --eval-only`` has it."""
+    parser = command_parser("evaluate", __doc__)
+    add_config(parser)
+    parser.add_argument(
+        "--weights", type=path_or_address, metavar="FILE", help="a checkpoint (default: the run's model_final.pth)"
+    )
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="by a faster copy, which computes in this")
+    parser.add_argument("--compile", action="store_true", help="and through torch.compile")
+    add_processes(parser)
+    args = parse_with_config(parser, argv)
+    check_processes(parser, args)
+    args.eval_only, args.resume = True, False
+    return args

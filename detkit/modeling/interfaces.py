@@ -114,8 +114,8 @@ class AnchorGenerator(nn.Module):
         super().__init__()
 
     def forward(self, features: Sequence[Tensor], image_size: tuple[int, int]) -> list[Boxes]:
-        """One ``Boxes`` a level, (H*W*A, 4), in the order y, x, anchor. Of ``features``, a map a level, only the sizes
-        count; ``image_size`` ``(height, width)`` is that of the padded batch that they were made from."""
+        """One ``Boxes`` a level, ``(H*W*A, 4)``, in the order y, x, anchor. Of ``features``, a map a level, only the
+        sizes count; ``image_size`` ``(height, width)`` is that of the padded batch that they were made from."""
         raise NotImplementedError
 
 

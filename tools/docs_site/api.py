@@ -61,12 +61,12 @@ def _first_line(module: ModuleType) -> str:
 
 
 def _page(module: ModuleType) -> str:
-    components = {name: page_of(registry) for registry in Registry.of.values() for name, _ in registry}
-    names = public_names(module)
+    components = {cls: page_of(registry) for registry in Registry.of.values() for _, cls in registry}
+    names = {name: getattr(module, name) for name in public_names(module)}
     blocks = [f"# {module.__name__}", (inspect.getdoc(module) or "")]
-    listed = [name for name in names if name in components]
+    listed = {name: value for name, value in names.items() if inspect.isclass(value) and value in components}
     if listed:
-        links = ", ".join(f"[`{name}`](../../{components[name]}#{name.lower()})" for name in listed)
+        links = ", ".join(f"[`{name}`](../../{components[cls]}#{name.lower()})" for name, cls in listed.items())
         blocks.append(f"Components, which have pages of their own: {links}.")
     blocks += [f"::: {module.__name__}.{name}" for name in names if name not in listed]
     return "\n\n".join(blocks)

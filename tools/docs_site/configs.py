@@ -132,7 +132,7 @@ def _section(config: ConfigFile) -> str:
         rows.append(f"| {' | '.join(cells)} |")
     file = config.path.relative_to(ROOT).as_posix()
     address = posixpath.relpath(source_page(file), FOLDER)
-    blocks += ["\n".join(rows), f'Source: <a href="{address}"><code>{file}</code></a>']
+    blocks += ["\n".join(rows), f'Source: <a href="{address}">`{file}`</a>']
     return "\n\n".join(filter(None, blocks))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))  # MkDocs runs this file by its path
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]  # MkDocs runs this file by its path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
@@ -39,7 +39,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for file in files.documentation_pages():
         links.rewritten(file.content_string, file.src_uri, "docs")  # notes which source files are wanted
     for uri, text in _pages.items():
-        files.append(File.generated(config, uri, content=text))
+        boost = 2 if uri.startswith((components.FOLDER, commands.PAGE)) else 1
+        files.append(File.generated(config, uri, content=f"---\nsearch:\n  boost: {boost}\n---\n\n{text}"))
     for uri, text in links.source_pages().items():
         files.append(File.generated(config, uri, content=text, inclusion=InclusionLevel.NOT_IN_NAV))
     return files

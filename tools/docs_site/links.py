@@ -25,7 +25,7 @@ def source_link(cls: type, page: str) -> str:
     file = Path(inspect.getsourcefile(cls) or "").resolve().relative_to(ROOT).as_posix()
     line = inspect.getsourcelines(cls)[1]
     address = posixpath.relpath(source_page(file, line), posixpath.dirname(page))
-    return f'<a href="{address}"><code>{file}:{line}</code></a>'
+    return f'<a href="{address}">`{file}:{line}`</a>'
 
 
 def source_pages() -> dict[str, str]:

@@ -160,6 +160,12 @@ class ObjectTable:
         return len(self.ids)
 
 
+NEGATIVE, NOT_EXHAUSTIVE = "neg_category_ids", "not_exhaustive_category_ids"
+"""Of an image in COCO's form: categories that it has no object of, and those of which not all objects are labelled."""
+EVERY_CLASS = "every_class"
+"""Of a crowd in COCO's form: whether it may hold objects of any class."""
+
+
 class Dataset:
     """A list of images with annotations. Annotations lie in flat arrays, so that loader workers share them.
 
@@ -208,7 +214,8 @@ class Dataset:
     def coco(self) -> dict[str, Any]:
         """The ground truth in COCO's instances form (images, annotations, categories), with the source's ids.
 
-        ``categories`` are in the order of the classes, with ``category_ids``; ``image_id`` is the record's.
+        ``categories`` are in the order of the classes, with ``category_ids``; ``image_id`` is the record's. An image
+        may have LVIS's ``NEGATIVE`` and ``NOT_EXHAUSTIVE`` ids of categories, a crowd ``EVERY_CLASS``.
         """
         raise NotImplementedError
 

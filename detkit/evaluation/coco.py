@@ -31,6 +31,10 @@ class CocoEvaluator(Evaluator):
     where there is nothing to measure, for the reason in ``reasons``. An image that is given twice counts once. Where a
     limit cuts detections off, ``limits`` says how many, of how many images: ``cut_by_model``, ``cut_by_evaluator``.
 
+    LVIS's rule holds for data that say so: detections of classes that nobody looked for in an image do not count, nor
+    false ones of classes that are not exhaustively labelled there; ``APr``, ``APc`` and ``APf`` are the AP of its rare,
+    common and frequent classes (with ``max_detections: 300``).
+
     Args:
         tasks: which metrics; null: boxes, and masks too where both the data and the predictions have them.
         max_detections: how many detections an image (and class) count, best first; AP is taken at this limit, and

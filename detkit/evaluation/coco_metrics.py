@@ -6,12 +6,13 @@ faster-coco-eval. Letters: T IoU thresholds, R recall points, K classes, A area 
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import pycocotools.mask as coco_mask
 
+from detkit.evaluation.labelled import classes_by_frequency, verified, with_regions
 from detkit.registry import DataError
 from detkit.utils.memory import no_collection
 
@@ -42,12 +43,19 @@ class GroundTruth:
         self.images = [{"id": self.number[i["id"]], "height": i["height"], "width": i["width"]} for i in coco["images"]]
         self.class_number: dict[int, int] = {c["id"]: n for n, c in enumerate(coco["categories"], 1)}
         self.annotations = list(coco["annotations"])
+        self._regions, self._verified = with_regions(coco), verified(coco)
+        self.frequencies = classes_by_frequency(coco["categories"])
         counts = Counter(self.class_number[a["category_id"]] for a in self.annotations if not a.get("iscrowd", 0))
         self.instances = {name: counts[k] for k, name in enumerate(self.class_names, 1)}
 
     def without_mask(self) -> list[Any]:
         """The ids of the annotations that have no segmentation."""
         return [a["id"] for a in self.annotations if not a.get("segmentation")]
+
+    def counts(self, result: Mapping[str, Any]) -> bool:
+        """Whether a detection is of a class that was looked for in its image."""
+        known = self._verified.get(result["image_id"])
+        return known is None or result["category_id"] in known
 
     def rows(self, task: Task) -> list[dict[str, Any]]:
         """The annotations with only what ``task`` needs, as new dicts (the evaluator writes into them)."""
@@ -61,7 +69,7 @@ class GroundTruth:
                 "area": a.get("area", a["bbox"][2] * a["bbox"][3]),
                 **{key: a[key] for key in keys},
             }
-            for n, a in enumerate(self.annotations, 1)
+            for n, a in enumerate(self._regions, 1)
         ]
 
 
@@ -78,9 +86,9 @@ def coco_metrics(
         per_class: also ``per_class``, the AP of every class.
 
     Returns:
-        ``AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR<max_detections>, ARs, ARm, ARl``, with ``per_class`` a
-        ``{name: AP}``, and ``reasons``: for each metric that is -1, and for metrics that are 0 because there were no
-        predictions, why (those of the classes under ``reasons["per_class"]``).
+        ``AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR<max_detections>, ARs, ARm, ARl``, for LVIS's classes ``APr, APc,
+        APf``, with ``per_class`` a ``{name: AP}``, and ``reasons``: for each metric that is -1, and for metrics that
+        are 0 because there were no predictions, why (those of the classes under ``reasons["per_class"]``).
 
     Raises:
         DataError: a mask task with an annotation that has no segmentation.
@@ -96,6 +104,8 @@ def coco_metrics(
         **{f"AR{limit}": _mean(recall[..., 0, m]) for m, limit in enumerate(limits)},
         **{f"AR{size}": _mean(recall[..., a, -1]) for a, size in enumerate(AREAS, 1)},
     }
+    for name, classes in truth.frequencies.items():
+        metrics[f"AP{name}"] = _mean(precision[:, :, classes, 0, -1])
     if per_class:
         metrics["per_class"] = {n: _mean(precision[:, :, k, 0, -1]) for k, n in enumerate(truth.class_names)}
     metrics["reasons"] = _reasons(truth, results, metrics)
@@ -141,7 +151,7 @@ def _rows(truth: GroundTruth, results: list[dict[str, Any]], task: Task) -> list
             "iscrowd": 0,
             **{name: r[name] for name in ("score", "bbox", key)},
         }
-        for n, r in enumerate(results, 1)
+        for n, r in enumerate(filter(truth.counts, results), 1)
     ]
     if task == "mask":
         shapes = [r["segmentation"] for r in rows]

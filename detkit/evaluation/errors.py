@@ -12,6 +12,7 @@ from detkit.config import Fraction
 from detkit.data.interfaces import Dataset
 from detkit.evaluation.coco_results import Detections
 from detkit.evaluation.interfaces import EVALUATORS, Evaluator
+from detkit.evaluation.labelled import verified, with_regions
 from detkit.structures import Prediction, Sample
 from detkit.utils.distributed import gather_object, is_main
 
@@ -101,15 +102,19 @@ class DetectionErrors(Evaluator):
         if self._truth is None:
             content = self.dataset.coco()
             self._truth = {image["id"]: [] for image in content["images"]}
-            for row in content["annotations"]:
+            self._verified = verified(content)
+            for row in with_regions(content):
                 self._truth[row["image_id"]].append(row)
         for sample, prediction in zip(samples, predictions, strict=True):
             if prediction.instances is None or (self.task == "mask" and "masks" not in prediction.instances):
                 missing = "masks" if prediction.instances is not None else "instances"
                 raise ValueError(f"DetectionErrors: the model predicts no {missing}; take it out, or set task: box")
             if sample.image_id is not None and sample.image_id in self._truth:
-                found = Detections.of(prediction.instances.to("cpu"))
-                rows = self._truth[sample.image_id]
+                rows, instances = self._truth[sample.image_id], prediction.instances.to("cpu")
+                if (known := self._verified.get(sample.image_id)) is not None:
+                    ids = self.dataset.category_ids
+                    instances = instances[[ids[k] in known for k in instances.classes.tolist()]]
+                found = Detections.of(instances)
                 self._matches[sample.image_id] = match(found, rows, self.dataset.category_ids, self.task)
 
     def compute(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 
 from detkit.config import Recipe
 from detkit.data.flat import offsets
-from detkit.data.interfaces import DATASETS, Dataset, ObjectTable, Record
+from detkit.data.interfaces import DATASETS, NEGATIVE, NOT_EXHAUSTIVE, Dataset, ObjectTable, Record
 from detkit.structures import Keypoints
 
 
@@ -115,7 +115,11 @@ class ConcatDataset(Dataset):
         for number, (dataset, classes) in enumerate(zip(self.datasets, self._classes)):
             own = dataset.coco()
             ids = {category["id"]: self.category_ids[c] for category, c in zip(own["categories"], classes.tolist())}
-            images += [{**image, "id": f"{number}-{image['id']}"} for image in own["images"]]
+            for image in own["images"]:
+                lists = {
+                    key: [ids[k] for k in image[key] if k in ids] for key in (NEGATIVE, NOT_EXHAUSTIVE) if key in image
+                }
+                images.append({**image, **lists, "id": f"{number}-{image['id']}"})
             annotations += [
                 {
                     **entry,

@@ -15,7 +15,7 @@ from detkit.data.datasets.rows import ImageRow, Row, as_row, row_type
 from detkit.data.formats.content import Content
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder, decoded, part_of
-from detkit.data.interfaces import DATASETS
+from detkit.data.interfaces import DATASETS, NEGATIVE, NOT_EXHAUSTIVE
 from detkit.data.issues import Issue, raise_errors
 from detkit.registry import DataError
 
@@ -59,7 +59,8 @@ class CocoFolder(FormatDataset):
 class LvisFolder(CocoFolder):
     """LVIS (Gupta et al. 2019, v0.5 and v1): COCO's form, with images named by ``coco_url``.
 
-    Options are those of ``FormatDataset``.
+    Which classes an image has none of, and of which not all objects are labelled, is kept for evaluators. Options are
+    those of ``FormatDataset``.
     """
 
     key = "lvis"
@@ -112,10 +113,16 @@ def _content(folder: Folder, name: str, is_lvis: bool) -> Content:
     below = (where / base / end for where in path.parents[:2] for base in ("images", "") for end in ends)
     near = [where for where in dict.fromkeys(map(str, (path.parent, *below))) if folder.below(where)]
     image_rows = [as_row(row, ImageRow) for row in image_rows]
+    extras: dict[str, dict[Any, dict[str, Any]]] = {}
     if is_lvis:
-        names = _lvis_names(place)
-        for row in (row for row in image_rows if isinstance(row, ImageRow)):
-            row.file_name = names.get(row.id, row.file_name)
+        known = _lvis_images(place)
+        for row in (row for row in image_rows if isinstance(row, ImageRow) and row.id in known):
+            row.file_name = known[row.id].name()
+        lists = {
+            id_: {NEGATIVE: i.neg_category_ids, NOT_EXHAUSTIVE: i.not_exhaustive_category_ids}
+            for id_, i in known.items()
+        }
+        extras = {"images": lists, "categories": {c["id"]: {"frequency": c.get("frequency")} for c in entries}}
     for i, row in enumerate(image_rows):
         if not isinstance(row, ImageRow) or not isinstance(row.file_name, str):
             what = f"images[{i}] is {str(row)[:60]!r}; expected a mapping with a file_name"
@@ -127,7 +134,7 @@ def _content(folder: Folder, name: str, is_lvis: bool) -> Content:
             row.iscrowd, brushes = 0, brushes + 1
         objects.append(row)
     notes = [f"{name}: {brushes} masks of CVAT's brush, written as crowds, are taken as objects"] if brushes else []
-    return Content(images, objects, categories, keypoints, notes)  # type: ignore[arg-type]
+    return Content(images, objects, categories, keypoints, notes, extras)  # type: ignore[arg-type]
 
 
 def _is_brush(mask: Any, entries: list[Any], row: Row) -> bool:
@@ -149,21 +156,24 @@ class _LvisImage(msgspec.Struct, gc=False):
     width: Any
     coco_url: str = ""
     file_name: str = ""
+    neg_category_ids: list[int] = msgspec.field(default_factory=list)
+    not_exhaustive_category_ids: list[int] = msgspec.field(default_factory=list)
+
+    def name(self) -> str:
+        """Its path: that of the address, or else its file's without ``COCO_val2014_``."""
+        return "/".join(self.coco_url.split("/")[-2:]) or self.file_name.rpartition("_")[2]
 
 
 class _LvisImages(msgspec.Struct, gc=False):
     images: list[_LvisImage]
 
 
-def _lvis_names(place: str) -> dict[Any, str]:
-    """The names of a file's images, by id: that of the address, or else of the file without ``COCO_val2014_``."""
+def _lvis_images(place: str) -> dict[Any, _LvisImage]:
     try:
         images = msgspec.json.decode(Path(place).read_bytes(), type=_LvisImages).images
     except msgspec.DecodeError as error:
         raise DataError(f"{place}: is not an LVIS file ({error})") from None
-    return {
-        image.id: "/".join(image.coco_url.split("/")[-2:]) or image.file_name.rpartition("_")[2] for image in images
-    }
+    return {image.id: image for image in images}
 
 
 class _Segment(msgspec.Struct, gc=False):
@@ -244,6 +254,7 @@ def joined(parts: list[Content]) -> Content:
     unique = len(set(image_ids)) == len(image_ids)
     images: dict[str, ImageRow] = {}
     rows: list[Any] = []
+    lists: dict[Any, dict[str, list[int]]] = {}
     for part in parts:
         ids: dict[Any, Any] = {}
         kept = set()
@@ -253,6 +264,9 @@ def joined(parts: list[Content]) -> Content:
                 id_ = image.id if unique else image.file_name
                 images[image.file_name] = ImageRow(id_, image.file_name, image.height, image.width)
             ids[image.id] = images[image.file_name].id
+            if image.id in kept and (own := part.extras.get("images", {}).get(image.id)):
+                known = {k: [number[part.categories[c]] for c in v if c in part.categories] for k, v in own.items()}
+                lists[ids[image.id]] = known
         for row in part.rows:
             entry: dict[str, Any] = (
                 row if isinstance(row, dict) else msgspec.structs.asdict(row) if isinstance(row, Row) else {}
@@ -267,4 +281,11 @@ def joined(parts: list[Content]) -> Content:
         for id_, row in enumerate(rows, 1):
             row["id"] = id_
     notes = [words for part in parts for words in part.notes]
-    return Content(list(images.values()), rows, categories, first.keypoints, notes)
+    frequencies = {
+        number[part.categories[id_]]: entry
+        for part in parts
+        for id_, entry in part.extras.get("categories", {}).items()
+        if id_ in part.categories
+    }
+    extras: dict[str, Any] = {"images": lists, "categories": frequencies}
+    return Content(list(images.values()), rows, categories, first.keypoints, notes, extras)

@@ -13,6 +13,7 @@ from detkit.data.datasets.rows import FAR, ORIGIN, ImageRow
 from detkit.data.formats.files import Folder
 from detkit.data.image_files import log_once, naming_warnings, open_image
 from detkit.data.images import sizes
+from detkit.data.interfaces import EVERY_CLASS
 from detkit.registry import DataError
 
 MOST_VALUES = 5000
@@ -24,7 +25,7 @@ class LabelledObject:
     """One object of an image.
 
     Args:
-        label: the name of its class.
+        label: the name of its class; None for a crowd that may be of any.
         box: x1, y1, x2, y2 in pixels, half-open; None for the extent of its mask.
         mask: polygons ``[[x, y, x, y, ...], ...]``, an RLE, or an ``(H, W)`` array of booleans, which becomes an RLE at
             once: those of a dataset are all held until its classes are known. None without one.
@@ -32,7 +33,7 @@ class LabelledObject:
         crowd: whether it is a region to ignore.
     """
 
-    label: str
+    label: str | None
     box: Sequence[float] | None
     mask: Any = None
     origin: str = ""
@@ -67,6 +68,7 @@ class Content:
     Args:
         images, rows, categories, keypoints: the rows.
         notes: what was taken in another way than a user may think, in words.
+        extras: ``images``, ``annotations`` and ``categories`` -> id -> what else ``coco()`` says of it.
         embedded: the path of an image that is no file -> the JSON file that holds it as ``imageData``.
     """
 
@@ -75,6 +77,7 @@ class Content:
     categories: Mapping[int, str]
     keypoints: Mapping[int, KeypointSpec] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
+    extras: Mapping[str, Mapping[Any, Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
     embedded: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @staticmethod
@@ -95,7 +98,7 @@ class Content:
         kept: dict[str, LabelledImage] = {}
         for image in images:
             kept.setdefault(image.path, image)
-        seen = {thing.label for image in kept.values() for thing in image.objects if not thing.crowd}
+        seen = {thing.label for image in kept.values() for thing in image.objects if thing.label is not None}
         names = sorted(seen) if class_names is None else list(dict.fromkeys(class_names))
         if not names:
             raise DataError(f"{folder.path}: its {len(kept)} images have no object; points, lines and tags are none")
@@ -103,18 +106,22 @@ class Content:
         ids = {image.id for image in kept.values()}
         unique = None not in ids and len(ids) == len(kept) and len({*map(type, ids)}) == 1
         rows: list[dict[str, Any]] = []
+        regions: dict[int, dict[str, int]] = {}
         image_rows = []
         for path, image in kept.items():
             height, width = image.size or image_size(folder, path)
             id_ = image.id if unique else path
             image_rows.append(ImageRow(id_, path, height, width))
             for thing in image.objects:
-                category = number.get(thing.label, 1 if thing.crowd and names else None)
+                if thing.label is None:
+                    regions[len(rows) + 1] = {EVERY_CLASS: 1}
+                category = 1 if thing.label is None else number.get(thing.label)
                 if category is None:
                     known = ", ".join(names[:20]) or "none"
                     raise DataError(f"{thing.origin}: '{thing.label}' is none of the classes ({known})")
                 rows.append(_row(thing, len(rows) + 1, id_, category, (height, width)))
-        return Content(image_rows, rows, {i: name for name, i in number.items()}, notes=notes)
+        classes = {i: name for name, i in number.items()}
+        return Content(image_rows, rows, classes, notes=notes, extras={"annotations": regions})
 
 
 def listed_first(listed: Iterable[str], images: Iterable[LabelledImage]) -> list[str] | None:
@@ -122,8 +129,8 @@ def listed_first(listed: Iterable[str], images: Iterable[LabelledImage]) -> list
     names = dict.fromkeys(listed)
     if not names:
         return None
-    others = {thing.label for image in images for thing in image.objects if not thing.crowd} - names.keys()
-    return [*names, *sorted(others)]
+    others = {thing.label for image in images for thing in image.objects} - names.keys() - {None}
+    return [*names, *sorted(filter(None, others))]
 
 
 def _row(thing: LabelledObject, id_: int, image_id: Any, category: int, size: tuple[int, int]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import numpy as np
 
 from detkit.config import CountOrZero, FilePath, Fraction
@@ -82,6 +83,8 @@ class FormatDataset(TableDataset):
         else:
             content = reader.read(folder, choose_parts(parts, split, folder))
         self.embedded = content.embedded
+        extras = {kind: list(found.items()) for kind, found in content.extras.items()}
+        self._extras = msgspec.json.encode(extras)  # in one piece, which loader workers share
         if not content.embedded and not any(row.file_name in folder.images for row in content.images[:1000]):
             logger.warning("%s: none of its images is there; it can be looked at, not trained on", folder.path)
             check_images = 0
@@ -111,6 +114,13 @@ class FormatDataset(TableDataset):
         folder = Folder(self.image_root)
         pixels = embedded_image(folder.json(source)["imageData"], str(folder.path / source))
         return np.ascontiguousarray(np.repeat(pixels[..., None], 3, 2) if pixels.ndim == 2 else pixels[..., :3])
+
+    def coco(self) -> dict[str, Any]:
+        content = super().coco()
+        for kind, found in msgspec.json.decode(self._extras).items():
+            own = dict(found)
+            content[kind] = [{**entry, **own.get(entry["id"], {})} for entry in content[kind]]
+        return content
 
     def reader(self, folder: Folder) -> tuple[type["FormatDataset"], str]:
         """The class that reads the folder, and what was seen there."""
@@ -181,6 +191,13 @@ class AutoDataset(FormatDataset):
             check_images=check_images,
             reading=reading,
         )
+
+    def coco(self) -> dict[str, Any]:
+        content = super().coco()
+        for kind, found in msgspec.json.decode(self._extras).items():
+            own = dict(found)
+            content[kind] = [{**entry, **own.get(entry["id"], {})} for entry in content[kind]]
+        return content
 
     def reader(self, folder: Folder) -> tuple[type[FormatDataset], str]:
         formats = {

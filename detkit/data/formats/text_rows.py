@@ -68,8 +68,8 @@ class TextRows(FormatDataset):
 class KittiDataset(TextRows):
     """KITTI's 2D boxes (Geiger et al. 2012): ``label_2/*.txt`` and ``image_2``, or ``labels`` and ``images``.
 
-    ``DontCare`` is a region to ignore; in the table it is a crowd of the first class. Classes are the labels, sorted.
-    Options are those of ``FormatDataset``.
+    ``DontCare`` is a region to ignore: a crowd of the first class, which evaluators take as one of every class. Classes
+    are the labels, sorted. Options are those of ``FormatDataset``.
     """
 
     key = "kitti"
@@ -88,10 +88,9 @@ class KittiDataset(TextRows):
             values = []
         if len(words) < 15 or len(values) < 14 or _is_number(words[0]):
             raise DataError(f"{origin}: {line[:60]!r}; expected a class and 14 numbers, of which 4 to 7 are the box")
-        label = " ".join(words[:-14])
-        return LabelledObject(
-            label, numbers(values[3:7], origin, "the box", 4).tolist(), None, origin, label == "DontCare"
-        )
+        label, box = " ".join(words[:-14]), numbers(values[3:7], origin, "the box", 4).tolist()
+        region = label == "DontCare"
+        return LabelledObject(None if region else label, box, None, origin, region)
 
 
 @DATASETS.register()

@@ -12,6 +12,7 @@ import pytest
 
 from detkit.commands.parsers import COMMANDS
 from detkit.config.schema import schema
+from detkit.data import Dataset
 from detkit.registry import Registry
 
 MISSING = 'the site needs the extra docs: pip install "detkit[docs]"'
@@ -121,3 +122,10 @@ def test_every_command_is_there_with_its_help(site):
     for words in COMMANDS:
         assert f"detkit-{words.replace(' ', '-')}" in page.anchors
         assert any(text.startswith(f"usage: detkit {words} ") for text in page.code)
+
+
+def test_a_component_that_a_page_names_is_a_link_to_its_options(site):
+    named = {name for name, _ in Registry.of[Dataset]} & set(site["data_formats.html"].code)
+    assert "AutoDataset" in named
+    page = components.page_of(Registry.of[Dataset]).replace(".md", ".html")
+    assert {f"{page}#{name.lower()}" for name in named} <= set(site["data_formats.html"].links)

@@ -11,6 +11,11 @@ from detkit.commands.parsers import COMMANDS
 PAGE = "reference/commands.md"
 
 
+def targets() -> dict[str, str]:
+    """Command -> its place."""
+    return {f"detkit {words}": f"{PAGE}#detkit-{words.replace(' ', '-')}" for words in COMMANDS}
+
+
 def pages() -> Iterator[tuple[str, str]]:
     """The page."""
     sections = [

@@ -60,6 +60,12 @@ def nested_classes() -> dict[type, list[str]]:
     return owners
 
 
+def targets() -> dict[str, str]:
+    """Name of a component, or of nested options, -> its place."""
+    classes = [*nested_classes(), *(cls for registry in registries() for _, cls in registry)]
+    return {cls.__name__: _target(cls) for cls in classes}
+
+
 def pages(used: Mapping[str, Iterable[str]]) -> Iterator[tuple[str, str]]:
     """The pages; ``used`` has the links to the configs that use a component, by its name."""
     yield f"{FOLDER}/index.md", _index()
@@ -168,10 +174,13 @@ def _type(text: str, want: Any, page: str) -> str:
 
 def _link(cls: type, page: str) -> str:
     """A link to a class's section."""
+    target = _target(cls)
+    return f"[{cls.__name__}]({target.removeprefix(page) if target.startswith(page) else _relative(target, page)})"
+
+
+def _target(cls: type) -> str:
     registry = registry_for(cls)
-    target = NESTED if registry is None else page_of(registry)
-    anchor = f"#{cls.__name__.lower()}"
-    return f"[{cls.__name__}]({anchor if target == page else _relative(target, page) + anchor})"
+    return f"{NESTED if registry is None else page_of(registry)}#{cls.__name__.lower()}"
 
 
 def _relative(target: str, page: str) -> str:

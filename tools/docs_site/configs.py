@@ -50,6 +50,12 @@ def read_configs() -> list[ConfigFile]:
     return sorted(found, key=lambda config: (config.folder == "_base_", config.folder != "quick_start", config.name))
 
 
+def targets(configs: list[ConfigFile]) -> dict[str, str]:
+    """Name of a config, and its path, -> its place."""
+    names = {config.name: f"{FOLDER}/{config.folder}.md#{config.anchor}" for config in configs}
+    return {**names, **{f"configs/{name}.yaml": place for name, place in names.items()}}
+
+
 def used_by(configs: list[ConfigFile]) -> dict[str, list[str]]:
     """Component -> links to the configs that use it, named or by default."""
     known = {name for registry in Registry.of.values() for name in registry.names()}

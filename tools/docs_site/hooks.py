@@ -15,12 +15,14 @@ from mkdocs.structure.pages import Page
 from docs_site import api, commands, components, configs, links
 
 _pages: dict[str, str] = {}
+_targets: dict[str, str] = {}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Makes the pages of the reference, and adds them to the navigation."""
     components.import_everything()
     found = configs.read_configs()
+    _targets.update({**configs.targets(found), **components.targets(), **commands.targets()})
     _pages.update(configs.pages(found))
     _pages.update(components.pages(configs.used_by(found)))
     _pages.update(commands.pages())
@@ -33,7 +35,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the generated pages; README and CONTRIBUTING are pages too."""
-    for name, page in (("README.md", "index.md"), ("CONTRIBUTING.md", "contributing.md")):
+    for name, page in links.ROOT_PAGES.items():
         text = re.sub(r"^## Documentation\n.*?(?=^## )", "", (ROOT / name).read_text(), flags=re.DOTALL | re.MULTILINE)
         _pages[page] = links.rewritten(text, page, "")
     for file in files.documentation_pages():
@@ -47,5 +49,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Rewrites the links of a page of ``docs/``."""
-    return markdown if page.file.generated_by else links.rewritten(markdown, page.file.src_uri, "docs")
+    """Rewrites the links of a page that a person wrote, and adds those to the reference."""
+    uri = page.file.src_uri
+    if page.file.generated_by:
+        return links.with_references(markdown, uri, _targets) if uri in links.ROOT_PAGES.values() else markdown
+    return links.with_references(links.rewritten(markdown, uri, "docs"), uri, _targets)

@@ -3,14 +3,19 @@
 import inspect
 import posixpath
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = "source"
 """The folder of the pages that show a file of the repository."""
+ROOT_PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
 
 _PIPE = re.compile(r"`[^`\n]*\\\|[^`\n]*`")
 _LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(?=[)#])")
+_CODE = re.compile(r"(?<![`\[])`([^`\n]+)`(?![`\]])")
+_NO_PROSE = re.compile(r"(^```.*?^```$|^#.*?$|\[[^\]]*\]\([^)]*\))", flags=re.DOTALL | re.MULTILINE)
+"""Fences, headings, and what is a link already."""
 _wanted: set[str] = set()
 
 
@@ -54,12 +59,24 @@ def rewritten(markdown: str, page: str, folder: str) -> str:
     return _LINK.sub(address, _PIPE.sub(lambda match: match[0].replace("\\|", "|"), markdown))
 
 
+def with_references(markdown: str, page: str, targets: Mapping[str, str]) -> str:
+    """``markdown`` with every code that is a key of ``targets`` led to its place in the reference."""
+
+    def link(match: re.Match[str]) -> str:
+        target = targets.get(match[1])
+        return f"[{match[0]}]({posixpath.relpath(target, posixpath.dirname(page))})" if target else match[0]
+
+    parts = _NO_PROSE.split(markdown)
+    parts[::2] = [_CODE.sub(link, part) for part in parts[::2]]
+    return "".join(parts)
+
+
 def page_for(path: str) -> str | None:
     """The page for a file or folder of the repository; None where there is no such thing."""
     if not (ROOT / path).exists():
         return None
-    if path in ("README.md", "CONTRIBUTING.md"):
-        return {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}[path]
+    if path in ROOT_PAGES:
+        return ROOT_PAGES[path]
     if path.startswith("docs/") and path.endswith(".md"):
         return path.removeprefix("docs/")
     if path.startswith("configs"):

@@ -1,13 +1,27 @@
 """detkit: object detection and instance segmentation from registered, interchangeable components."""
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import sys
 import types
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 __version__ = "0.1.0"
+_API = ("Predictor", "Run", "evaluate", "load_experiment", "open_dataset", "train")
+
+
+def __getattr__(name: str) -> Any:
+    """What ``detkit.api`` has, which is imported with torch when it is first asked for."""
+    if name not in _API:
+        raise AttributeError(f"module 'detkit' has no attribute '{name}'; it has {', '.join(_API)}")
+    return getattr(importlib.import_module("detkit.api"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_API]
 
 
 class _QuietImports(importlib.abc.MetaPathFinder):

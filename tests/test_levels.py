@@ -31,6 +31,7 @@ LEVELS = {
     "command_line": 5,
     "comparisons": 7,
     "training": 8,
+    "api": 9,
     "commands": 9,
     "__main__": 10,
 }

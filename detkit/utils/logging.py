@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,20 @@ def _remove_handlers() -> None:
     for handler in [h for h in root.handlers if isinstance(h, _RunHandler)]:
         root.removeHandler(handler)
         handler.close()
+
+
+@contextlib.contextmanager
+def logging_restored() -> Iterator[None]:
+    """Takes back what ``setup_logging`` sets up in its block: handlers, levels, and that warnings become records."""
+    loggers = [logging.getLogger(name) for name in (None, "detkit", PROGRESS)]
+    levels, captured = [logger.level for logger in loggers], warnings.showwarning.__module__ == logging.__name__
+    try:
+        yield
+    finally:
+        _remove_handlers()
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
+        logging.captureWarnings(captured)
 
 
 def setup_logging(output_dir: str | os.PathLike[str] | None = None) -> None:

@@ -1,8 +1,9 @@
 """Seeds and random states."""
 
+import contextlib
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,22 @@ def seed_everything(seed: int, *, deterministic: bool = False) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
+
+
+@contextlib.contextmanager
+def random_state_restored() -> Iterator[None]:
+    """Takes back what ``seed_everything`` sets in its block, and what is drawn there."""
+    state, name = rng_state(), "CUBLAS_WORKSPACE_CONFIG"
+    deterministic, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    warn_only, workspace = torch.is_deterministic_algorithms_warn_only_enabled(), os.environ.get(name)
+    try:
+        yield
+    finally:
+        set_rng_state(state)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark
+        os.environ.pop(name, None)
+        os.environ.update({} if workspace is None else {name: workspace})
 
 
 def rng_state() -> dict[str, Any]:

@@ -1,0 +1,208 @@
+"""detkit from Python: trainings and evaluations as functions, which leave the process as it was, and their runs.
+
+``detkit.train`` and the others of ``__all__`` are these; ``import detkit`` alone loads none of it.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import math
+import os
+import shutil
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detkit.data import open_dataset
+from detkit.engine import Interrupted, Interruption
+from detkit.experiment import Experiment, load_experiment, torch_device
+from detkit.experiment.run import check_launch, owned
+from detkit.inference import Precision
+from detkit.predictor import Predictor
+from detkit.registry import DataError
+from detkit.training import evaluate_weights
+from detkit.training import train as train_experiment
+from detkit.utils import distributed
+from detkit.utils.logging import logging_restored
+from detkit.utils.seed import random_state_restored
+
+__all__ = ["Predictor", "Run", "evaluate", "load_experiment", "open_dataset", "train"]
+
+Overrides = str | Sequence[str] | Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A training's folder, which may be given wherever a config or a run is asked for.
+
+    Args:
+        path: the folder.
+        trusted: whether the code that its config lists under ``imports`` may run, as it may in a run that this
+            process has trained.
+    """
+
+    path: Path
+    trusted: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path).expanduser())
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What the last evaluation gave, as in ``evaluation.json``: ``results["box"]["AP"]``.
+
+        Raises DataError where nothing has been evaluated.
+        """
+        file = self.path / "evaluation.json"
+        if not file.is_file():
+            raise DataError(f"{file}: is missing: nothing has been evaluated; detkit.evaluate({str(self.path)!r}) does")
+        results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return results
+
+    def predictor(self, **options: Any) -> Predictor:
+        """The trained model; the options are those of ``Predictor.from_run``."""
+        return Predictor.from_run(self.path, **{"trust_imports": self.trusted, **options})
+
+
+def train(
+    config: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    data: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    overrides: Overrides = (),
+    output_dir: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    **more: Any,
+) -> Run:
+    """Trains and evaluates, as ``detkit train`` does.
+
+    Args:
+        config: the name of one of detkit's configs, a YAML, a run to go on with or to repeat, or a config as data.
+        data: a folder of data in any format that is read here; None is what the config says. (A mapping holds
+            overrides, as ``solver={...}`` does.)
+        weights: what the training starts from; None is what the config says.
+        overrides: changes to the config: texts ``key.path=value``, or a mapping, also of mappings.
+        output_dir: the run's folder. None is a new one, so nothing is written over: what the config says, with a number
+            behind it where that is taken. (With ``resume``: what the config says.)
+        resume: goes on from the last checkpoint in the run's folder.
+        **more: overrides by their first words, such as ``solver={"max_iter": 100}``.
+
+    Raises:
+        ConfigError: something is wrong with the config, with its place and the fix.
+        DataError: something is wrong with data or weights.
+        KeyboardInterrupt: somebody asked the training to stop (Ctrl-C, a notebook's button); it has saved, and
+            ``resume=True`` with this ``output_dir`` goes on.
+    """
+    changes = _changes(overrides, more, data, output_dir)
+    if weights is not None:
+        changes.append(f"train.init_weights={_text(weights)}")
+    with _running(config, changes, new_folder=not resume) as (exp, interruption):
+        train_experiment(exp, resume, interruption)
+    return Run(Path(exp.train.output_dir), trusted=True)
+
+
+def evaluate(
+    config: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    data: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    overrides: Overrides = (),
+    output_dir: str | os.PathLike[str] | None = None,
+    precision: Precision | None = None,
+    compile: bool = False,
+    **more: Any,
+) -> dict[str, Any]:
+    """Evaluates a run, or weights, as ``detkit evaluate`` does. Returns the metrics: ``results["box"]["AP"]``.
+
+    Args:
+        config: a run or its folder, which gets the files; or a config, see ``train``.
+        data: see ``train``; its validation part is evaluated.
+        weights: what is evaluated; None is the run's ``model_final.pth``.
+        overrides: see ``train``.
+        output_dir: see ``train``.
+        precision: of a faster copy that is evaluated instead; see ``detkit.inference``.
+        compile: whether the copy's static parts go through ``torch.compile``.
+        **more: see ``train``.
+
+    Raises:
+        ConfigError, DataError, KeyboardInterrupt: see ``train``.
+    """
+    changes = _changes(overrides, more, data, output_dir)
+    new = weights is not None and (isinstance(config, Mapping) or not Path(config).expanduser().is_dir())
+    with _running(config, changes, new_folder=new) as (exp, interruption), interruption.at_once():
+        evaluate_weights(exp, weights, precision, compile)
+    return Run(Path(exp.train.output_dir)).results
+
+
+@contextlib.contextmanager
+def _running(source: Any, changes: Sequence[str], *, new_folder: bool) -> Iterator[tuple[Experiment, Interruption]]:
+    """The experiment, in a folder that is this run's; the process is as it was when the block ends."""
+    check_launch()
+    source = source if isinstance(source, Mapping) else Path(source).expanduser()
+    exp, interruption = load_experiment(source, changes), Interruption()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(interruption.listening())
+        stack.enter_context(random_state_restored())
+        stack.enter_context(distributed.process_group(torch_device(exp.train.device)))
+        if new_folder and not any(text.startswith("train.output_dir=") for text in changes):
+            folder = stack.enter_context(_new_folder(Path(exp.train.output_dir)))
+            exp = load_experiment(source, [*changes, f"train.output_dir={_text(folder)}"])
+        stack.enter_context(logging_restored())
+        stack.enter_context(owned(exp.train.output_dir))
+        try:
+            yield exp, interruption
+        except Interrupted as stop:
+            if stop.number != signal.SIGINT:
+                raise SystemExit(stop.exit_code) from None
+            again = f"resume=True, output_dir={exp.train.output_dir!r} goes on from here"
+            raise KeyboardInterrupt(f"the training has stopped; {again}") from None
+
+
+@contextlib.contextmanager
+def _new_folder(wanted: Path) -> Iterator[Path]:
+    """Makes a folder that there was none of; it is removed where nothing but the log was written, by an error."""
+    folder = wanted
+    for number in itertools.count(2) if distributed.is_main() else ():
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:
+            folder = wanted.with_name(f"{wanted.name}_{number}")
+    folder = distributed.all_gather_object(folder)[0]
+    try:
+        yield folder
+    except BaseException:
+        if distributed.is_main() and {file.name for file in folder.iterdir()} <= {"log.txt"}:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _changes(
+    overrides: Overrides, more: Mapping[str, Any], data: Any, output_dir: str | os.PathLike[str] | None
+) -> list[str]:
+    """Overrides in all their forms as texts."""
+    if isinstance(data, Mapping):
+        more, data = {**more, "data": data}, None
+    texts = [overrides] if isinstance(overrides, str) else [] if isinstance(overrides, Mapping) else list(overrides)
+    texts += _flat(overrides if isinstance(overrides, Mapping) else {}, "") + _flat(more, "")
+    return texts + ([] if output_dir is None else [f"train.output_dir={_text(output_dir)}"])
+
+
+def _flat(values: Mapping[str, Any], above: str) -> list[str]:
+    texts = []
+    for key, value in values.items():
+        nested = isinstance(value, Mapping) and len(value) > 0
+        texts += _flat(value, f"{above}{key}.") if nested else [f"{above}{key}={_text(value)}"]
+    return texts
+
+
+def _text(value: Any) -> str:
+    """A value as YAML."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f".{value}".replace(".-", "-.")  # .nan, .inf and -.inf
+    return json.dumps(value, default=lambda other: other.tolist() if hasattr(other, "tolist") else os.fspath(other))

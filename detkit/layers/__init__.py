@@ -3,6 +3,7 @@
 from detkit.layers.box_ops import nms_by_group, pairwise_iou
 from detkit.layers.conv import ConvNorm, DeformConvNorm, c2_msra_fill, c2_xavier_fill
 from detkit.layers.crop_and_resize import crop_and_resize
+from detkit.layers.init import init_normal
 from detkit.layers.norm import BN, GN, NORMS, FrozenBN, Norm, freeze, frozen_copy, make_norm, replace_modules
 from detkit.layers.paste import paste_in_regions
 from detkit.layers.roi_align import roi_align
@@ -26,6 +27,7 @@ __all__ = [
     "crop_and_resize",
     "freeze",
     "frozen_copy",
+    "init_normal",
     "make_norm",
     "nms_by_group",
     "pairwise_iou",

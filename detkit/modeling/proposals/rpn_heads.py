@@ -1,14 +1,32 @@
 """RPN heads."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.config import Count
-from detkit.layers import ConvNorm, same_pad
+from detkit.config import Count, Positive
+from detkit.layers import ConvNorm, init_normal, same_pad
 from detkit.modeling.interfaces import RPN_HEADS, RPNHead
+
+
+@dataclasses.dataclass(frozen=True)
+class RPNInit:
+    """Standard deviations that an RPN head's weights begin with; biases begin at 0.
+
+    The defaults are Detectron2's and torchvision's. null: 1 / sqrt(inputs).
+
+    Args:
+        convs: of the 3x3 convolutions.
+        objectness: of the objectness, or the class logits.
+        anchor_deltas: of the box deltas.
+    """
+
+    convs: Positive | None = 0.01
+    objectness: Positive | None = 0.01
+    anchor_deltas: Positive | None = 0.01
 
 
 @RPN_HEADS.register()
@@ -17,9 +35,17 @@ class ConvRPNHead(RPNHead):
 
     Args:
         conv_dims: channels of the 3x3 convolutions; -1 for as many as come in.
+        init: how all layers begin.
     """
 
-    def __init__(self, in_channels: int, num_anchors: int, *, conv_dims: tuple[Literal[-1] | Count, ...] = (-1,)):
+    def __init__(
+        self,
+        in_channels: int,
+        num_anchors: int,
+        *,
+        conv_dims: tuple[Literal[-1] | Count, ...] = (-1,),
+        init: RPNInit = RPNInit(),
+    ):
         super().__init__(in_channels, num_anchors)
         convs, channels = [], in_channels
         for dim in conv_dims:
@@ -29,9 +55,10 @@ class ConvRPNHead(RPNHead):
         self.convs = nn.ModuleList(convs)
         self.objectness = nn.Conv2d(channels, num_anchors, kernel_size=1)
         self.anchor_deltas = nn.Conv2d(channels, num_anchors * 4, kernel_size=1)
-        for layer in [*convs, self.objectness, self.anchor_deltas]:
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        for conv in convs:
+            init_normal(conv, init.convs)
+        init_normal(self.objectness, init.objectness)
+        init_normal(self.anchor_deltas, init.anchor_deltas)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """See ``RPNHead.forward``."""
@@ -55,12 +82,21 @@ class SoftmaxRPNHead(RPNHead):
         conv_dim: channels of the 3x3 convolution.
         anchor_stride: anchors stand on every so many cells of a map; the 3x3 convolution strides by it, padded as
             TensorFlow's SAME.
+        init: how all layers begin.
 
     Raises:
         ValueError: a stride below 1.
     """
 
-    def __init__(self, in_channels: int, num_anchors: int, *, conv_dim: Count = 512, anchor_stride: Count = 1):
+    def __init__(
+        self,
+        in_channels: int,
+        num_anchors: int,
+        *,
+        conv_dim: Count = 512,
+        anchor_stride: Count = 1,
+        init: RPNInit = RPNInit(),
+    ):
         super().__init__(in_channels, num_anchors)
         if anchor_stride < 1:
             raise ValueError(f"anchor_stride: expected at least 1, got {anchor_stride}")
@@ -68,9 +104,9 @@ class SoftmaxRPNHead(RPNHead):
         self.convs = nn.ModuleList([nn.Conv2d(in_channels, conv_dim, kernel_size=3, stride=anchor_stride)])
         self.class_logits = nn.Conv2d(conv_dim, num_anchors * 2, kernel_size=1)
         self.anchor_deltas = nn.Conv2d(conv_dim, num_anchors * 4, kernel_size=1)
-        for layer in (self.convs[0], self.class_logits, self.anchor_deltas):
-            nn.init.normal_(layer.weight, std=0.01)  # type: ignore[arg-type]
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        init_normal(self.convs[0], init.convs)
+        init_normal(self.class_logits, init.objectness)
+        init_normal(self.anchor_deltas, init.anchor_deltas)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """See ``RPNHead.forward``."""

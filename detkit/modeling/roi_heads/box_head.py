@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.config import Count, Fraction, NonNegative, Recipe
-from detkit.layers import ConvNorm, Norm, ShapeSpec, c2_xavier_fill, nms_by_group
+from detkit.config import Count, Fraction, NonNegative, Positive, Recipe
+from detkit.layers import ConvNorm, Norm, ShapeSpec, c2_xavier_fill, init_normal, nms_by_group
 from detkit.modeling.box_coder import DeltaBoxCoder
 from detkit.modeling.box_losses import SmoothL1BoxLoss, foreground_box_loss
 from detkit.modeling.interfaces import BOX_HEADS, BoxCoder, BoxHead, BoxLoss, Features, RoIPooler
@@ -38,6 +38,21 @@ class Detection:
     min_size: NonNegative | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class BoxInit:
+    """Standard deviations that the weights of a box head's last layers begin with; biases begin at 0.
+
+    The defaults are Detectron2's. null: 1 / sqrt(inputs), about what torchvision has.
+
+    Args:
+        cls_score: of the class scores.
+        bbox_pred: of the box deltas.
+    """
+
+    cls_score: Positive | None = 0.01
+    bbox_pred: Positive | None = 0.001
+
+
 class BoxPredictions(NamedTuple):
     """What a ``FastRCNNHead`` says of R boxes: class logits (R, K + 1), background last; deltas (R, 4 or 4K)."""
 
@@ -60,6 +75,7 @@ class FastRCNNHead(BoxHead):
         box_coder: how deltas are expressed.
         box_loss: the loss on the deltas of foreground proposals.
         detection: how scored boxes become detections.
+        init: how the last layers begin.
     """
 
     renamed_options: ClassVar[Mapping[str, str | Removed]] = {
@@ -78,15 +94,15 @@ class FastRCNNHead(BoxHead):
         box_coder: Recipe[BoxCoder],
         box_loss: Recipe[BoxLoss],
         detection: Detection,
+        init: BoxInit = BoxInit(),
     ) -> None:
         """Makes the last layers, on ``width`` features, and keeps the options that all such heads have."""
         self.num_classes, self.class_agnostic = num_classes, class_agnostic
         self.box_coder, self.box_loss, self.detection = box_coder(), box_loss(), detection
         self.cls_score = nn.Linear(width, num_classes + 1)
         self.bbox_pred = nn.Linear(width, 4 if class_agnostic else 4 * num_classes)
-        for layer, std in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
-            nn.init.normal_(layer.weight, std=std)
-            nn.init.zeros_(layer.bias)
+        init_normal(self.cls_score, init.cls_score)
+        init_normal(self.bbox_pred, init.bbox_pred)
         self.class_rows = {f"cls_score.{kind}": ClassRows(per_class=1, background=True) for kind in ("weight", "bias")}
         if not class_agnostic:
             self.class_rows |= {f"bbox_pred.{kind}": ClassRows(per_class=4) for kind in ("weight", "bias")}
@@ -221,6 +237,7 @@ class FastRCNNConvFCHead(FastRCNNHead):
         box_coder: Recipe[BoxCoder] = PROPOSAL_CODER,
         box_loss: Recipe[BoxLoss] = Recipe(SmoothL1BoxLoss),
         detection: Detection = Detection(),
+        init: BoxInit = BoxInit(),
     ):
         super().__init__(input_shape, num_classes)
         self.pooler = pooler(input_shape)
@@ -239,7 +256,7 @@ class FastRCNNConvFCHead(FastRCNNHead):
             c2_xavier_fill(layer)
             self.fcs.append(layer)
             width = dim
-        self.init_predictor(width, num_classes, class_agnostic, box_coder, box_loss, detection)
+        self.init_predictor(width, num_classes, class_agnostic, box_coder, box_loss, detection, init)
 
     def region_features(self, features: Features, boxes: list[Boxes]) -> Tensor:
         """``(R, width)`` of the last fully connected layer."""

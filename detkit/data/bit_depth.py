@@ -47,19 +47,24 @@ def to_rgb(image: Any, path: str, max_value: float | None, report: Report) -> np
     elif image.format == "TIFF" and image.mode == "L" and bits == 8 and image.tag_v2.get(339, (1,))[0] == 2:
         deep = np.asarray(image)[:, :, None].view(np.int8)
     if deep is not None:
-        pixels = _scaled(deep, path, max_value, declared, report)
+        pixels = scaled(deep, path, max_value, declared, report)
         white_is_zero = image.format == "TIFF" and image.tag_v2.get(262) == 0  # Pillow turns only 8 bits
         return 255 - pixels if white_is_zero else pixels
     if bits > 8 and max_value is not None:
         what = "has more than 8 bits in each of several channels, of which only the upper 8 can be read"
         raise Issue("unreadable image", path, "", what, "save it with 8 bits, or leave reading.max_value out")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    pixels = to_eight_bits(image)
     if bits > 8 and is_dark(pixels):
         fix = "save it with 8 bits, the largest value at 255"
         report(Issue(DARK_IMAGE, path, "", "is nearly black in the upper 8 of its bits", fix, "warning"))
     return pixels
+
+
+def to_eight_bits(image: Any) -> np.ndarray:
+    """The pixels of an image of Pillow's of at most 8 bits as ``(H, W, 3)`` RGB."""
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _deep_colours(path: str) -> np.ndarray | None:
@@ -86,8 +91,8 @@ def _declared(image: Any) -> float:
     return 2.0 ** max(8, int(value).bit_length()) - 1 if 0 < value < 2**bits - 1 else 0.0
 
 
-def _scaled(values: np.ndarray, path: str, max_value: float | None, declared: float, report: Report) -> np.ndarray:
-    """``(H, W, 1 or 3)`` numbers of more than 8 bits, as RGB of 8.
+def scaled(values: np.ndarray, path: str, max_value: float | None, declared: float, report: Report) -> np.ndarray:
+    """``(H, W, 1 or more)`` numbers of more than 8 bits, as 8; one channel is repeated as RGB.
 
     What a file declares counts if no value is above it: a PNG's bits are declared of values before they were scaled.
     """

@@ -45,6 +45,12 @@ class Instances:
         if len({len(v) for v in fields.values()}) > 1:
             raise ValueError(f"Instances: fields of different lengths: { {k: len(v) for k, v in fields.items()} }")
 
+    def _like(
+        self, fields: Mapping[str, Any], image_size: tuple[int, int] | None = None, info: ImageInfo | None = None
+    ) -> "Instances":
+        """What every method makes its result by; a subclass that knows more passes that on here."""
+        return Instances(image_size or self.image_size, info=info or self.info, **fields)
+
     @property
     def fields(self) -> Mapping[str, Any]:
         """name -> value of every field."""
@@ -76,19 +82,19 @@ class Instances:
             if not -len(self) <= item < len(self):
                 raise IndexError(f"index {item} of {len(self)} instances")
             item = slice(item, item + 1 or None)
-        return Instances(self.image_size, info=self.info, **{k: v[item] for k, v in self._fields.items()})
+        return self._like({k: v[item] for k, v in self._fields.items()})
 
     def with_fields(self, **fields: Any) -> "Instances":
         """A new ``Instances`` with these fields added or replaced."""
-        return Instances(self.image_size, info=self.info, **{**self._fields, **fields})
+        return self._like({**self._fields, **fields})
 
     def with_info(self, info: ImageInfo) -> "Instances":
         """The same with other knowledge of the image."""
-        return Instances(self.image_size, info=info, **self._fields)
+        return self._like(self._fields, info=info)
 
     def without(self, *names: str) -> "Instances":
         """A new ``Instances`` without these fields."""
-        return Instances(self.image_size, info=self.info, **{k: v for k, v in self._fields.items() if k not in names})
+        return self._like({k: v for k, v in self._fields.items() if k not in names})
 
     def transform(self, transform: Transform) -> "Instances":
         """The objects where the transform takes them: every field that has ``transform`` applies it to itself."""
@@ -99,7 +105,7 @@ class Instances:
         info = dataclasses.replace(self.info, valid_region=transform.region(self.info.valid_region))
         if info.crowds is not None:
             info = dataclasses.replace(info, crowds=info.crowds.transform(transform))
-        return Instances(transform.output_size, info=info, **moved)
+        return self._like(moved, transform.output_size, info)
 
     def nonempty(self) -> Tensor:
         """``(N,)`` bool: the box has an area. Without boxes: something is left of any field that has ``nonempty``."""
@@ -111,12 +117,12 @@ class Instances:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Instances":
         """A new ``Instances`` on ``device``."""
         moved = {k: v.to(device, non_blocking=non_blocking) if hasattr(v, "to") else v for k, v in self._fields.items()}
-        return Instances(self.image_size, info=self.info.to(device, non_blocking), **moved)
+        return self._like(moved, info=self.info.to(device, non_blocking))
 
     def pin_memory(self) -> "Instances":
         """A new ``Instances`` whose tensors lie in page-locked memory, for asynchronous copies to a GPU."""
         pinned = {k: _pinned(v) for k, v in self._fields.items()}
-        return Instances(self.image_size, info=self.info.pin_memory(), **pinned)
+        return self._like(pinned, info=self.info.pin_memory())
 
     @staticmethod
     def cat(parts: "Sequence[Instances]") -> "Instances":
@@ -127,7 +133,7 @@ class Instances:
         if any(p.image_size != first.image_size or p._fields.keys() != first._fields.keys() for p in parts):
             raise ValueError("Instances.cat: the parts differ in image size or fields")
         fields = {k: _cat(k, [p._fields[k] for p in parts]) for k in first._fields}
-        return Instances(first.image_size, info=first.info, **fields)
+        return first._like(fields)
 
     def __repr__(self) -> str:
         h, w = self.image_size

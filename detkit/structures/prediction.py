@@ -54,12 +54,16 @@ class Prediction:
         panoptic: a segment for each pixel.
         num_cut: how many instances more the model has found, which its limit on their number has cut off. They score
             less than all that are there.
+        file_name: the file, address or camera that the image was read from; empty for pixels that were given as such.
+        frame: the image's number in a video or stream, from 0; None for an image by itself.
     """
 
     instances: Instances | None = None
     semantic: Tensor | None = None
     panoptic: Panoptic | None = None
     num_cut: int = 0
+    file_name: str = ""
+    frame: int | None = None
 
     def to(self, device: torch.device | str) -> "Prediction":
         """The same on ``device``."""

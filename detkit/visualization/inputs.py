@@ -2,56 +2,115 @@
 
 import logging
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from detkit.data.image_files import IMAGE_SUFFIXES
+from detkit.data.bit_depth import scaled, to_eight_bits
+from detkit.data.image_files import IMAGE_SUFFIXES, load, log_once
 from detkit.data.images import DEFAULT_READING, ImageReading, read_image
+from detkit.data.issues import Issue
 from detkit.registry import DataError
 
 logger = logging.getLogger(__name__)
 
 ImageLike = np.ndarray | Tensor | Image.Image | str | Path
-"""``(H, W, 3)`` or ``(H, W)`` uint8 array, ``(3, H, W)`` uint8 tensor, PIL image, or a file; RGB. Alpha is dropped."""
+"""An array ``(H, W, 3)`` or ``(H, W)``, a tensor ``(3, H, W)``, a PIL image, or a file. Alpha is dropped."""
 
-EXPECTED = "expected a uint8 RGB array (H, W, 3) or (H, W), a uint8 tensor (3, H, W), a PIL image or a path"
+ChannelOrder = Literal["RGB", "BGR"]
+"""Of arrays and tensors; OpenCV's are BGR."""
+
+EXPECTED = (
+    "expected an array (H, W, 3) or (H, W) or a tensor (3, H, W), of uint8 or uint16, RGB or with"
+    " channel_order='BGR', a PIL image or a path"
+)
 
 
-def to_array(image: ImageLike, channels: int = 3, reading: ImageReading = DEFAULT_READING) -> np.ndarray:
+def to_array(
+    image: ImageLike,
+    channels: int = 3,
+    reading: ImageReading = DEFAULT_READING,
+    channel_order: ChannelOrder = "RGB",
+) -> np.ndarray:
     """Any image as ``(H, W, channels)`` uint8; for three channels, grayscale is repeated and alpha dropped.
 
-    ``reading`` says how a file is read.
+    Args:
+        image: an array or tensor, on any device, has 8 bits, or 16, of which ``reading.max_value`` becomes 255, else
+            65535; other numbers need that value. A PIL image may be of any mode, and is turned as its EXIF tag says.
+        channels: of what comes out.
+        reading: how a file is read, and what has more than 8 bits.
+        channel_order: of an array or tensor of colours.
 
     Raises:
-        ValueError: another type or shape; the message says what is expected.
+        ValueError: another type or shape, or numbers of unknown range; the message says what is expected.
         DataError: a file that cannot be read.
     """
     if isinstance(image, str | Path):
         return read_image(str(image), reading=reading)
+    if channel_order not in ("RGB", "BGR"):
+        raise ValueError(f"channel_order: expected 'RGB' or 'BGR', got {channel_order!r}")
     if isinstance(image, Image.Image):
-        if image.mode.startswith("I") or image.mode == "F":
-            raise ValueError(f"a PIL image of mode {image.mode}: {EXPECTED}; scale its values to 0..255 first")
-        return np.array(image.convert("RGB"))
-    if isinstance(image, Tensor):
-        array = image.detach().cpu().numpy()
+        array, channel_order = _of_pil(image, reading), "RGB"
+    elif isinstance(image, Tensor):
+        here = image.detach().cpu()
+        array = (here.float() if here.is_floating_point() else here).numpy()
         array = array.transpose(1, 2, 0) if array.ndim == 3 else array
     elif isinstance(image, np.ndarray):
         array = image
     else:
         raise ValueError(f"{type(image).__name__}: {EXPECTED}")
-    what = f"{type(image).__name__} of {image.dtype}, shape {tuple(image.shape)}"
-    if array.dtype != np.uint8:
-        raise ValueError(f"{what}: {EXPECTED}; values in 0..1 are to be multiplied by 255 and rounded")
+    what = type(image).__name__
+    if not isinstance(image, Image.Image):
+        what += f" of {image.dtype}, shape {tuple(image.shape)}"
     if channels == 3 and array.ndim == 2:
         array = array[:, :, None]
     if array.ndim == 3 and channels == 3 and array.shape[2] in (1, 4):
         array = array[:, :, [0, 0, 0]] if array.shape[2] == 1 else array[:, :, :3]
     if array.ndim != 3 or array.shape[2] != channels or 0 in array.shape:
-        more = f" of {channels} channels" if channels != 3 else ""
-        raise ValueError(f"{what}: {EXPECTED}{more}; several images go in a list")
-    return np.ascontiguousarray(array)
+        raise ValueError(f"{what}: {EXPECTED}{_shape_words(image, channels)}")
+    if channel_order == "BGR" and channels == 3:
+        array = array[:, :, ::-1]
+    return np.ascontiguousarray(array if array.dtype == np.uint8 else _as_bytes(array, what, reading))
+
+
+def _of_pil(image: Image.Image, reading: ImageReading) -> np.ndarray:
+    """``(H, W, 3)`` uint8 of an image of up to 8 bits, ``(H, W)`` of a deeper one."""
+    load(image)
+    if reading.orientation == "auto":
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "I":  # in which Pillow has 16 bits, too
+        array = np.asarray(image)
+        return array.astype(np.uint16) if 0 <= array.min(initial=0) <= array.max(initial=0) <= 65535 else array
+    return np.asarray(image) if image.mode == "F" or image.mode.startswith("I") else to_eight_bits(image)
+
+
+def _as_bytes(array: np.ndarray, what: str, reading: ImageReading) -> np.ndarray:
+    """Numbers of other than 8 bits, scaled to 8. Raises ValueError where the value of white is not known."""
+    if array.dtype.kind not in "uif":
+        raise ValueError(f"{what}: {EXPECTED}")
+    largest = float(np.nanmax(array, initial=0))
+    if not (reading.max_value or array.dtype == np.uint16):
+        fix = "say which value is white: max_value=1.0 where values are in 0..1, max_value=255 where in 0..255"
+        raise ValueError(f"{what}, values up to {largest:g}: {EXPECTED}; {fix}")
+    if reading.max_value is None and 0 < 4 * largest <= 65535:
+        words = f"has values up to {largest:g}, and is scaled as if 65535 were white"
+        log_once(Issue("unused bits", what, "", words, "give the value of white, e.g. max_value=4095", "warning"))
+    return scaled(array, what, reading.max_value or 65535.0, 0.0, log_once)
+
+
+def _shape_words(image: np.ndarray | Tensor | Image.Image, channels: int) -> str:
+    """What to do with an array or tensor of a wrong shape."""
+    words = f" of {channels} channels" if channels != 3 else ""
+    if isinstance(image, Image.Image):
+        return words
+    shape = tuple(image.shape)
+    if len(shape) == 3 and isinstance(image, Tensor) and shape[2] in (1, channels, 4):
+        return f"{words}; a tensor with the channels last needs .permute(2, 0, 1)"
+    if len(shape) == 3 and shape[0] in (1, channels, 4):
+        return f"{words}; an array with the channels first needs .transpose(1, 2, 0)"
+    return f"{words}; several images go in a list: list(images)" if len(shape) == 4 else words
 
 
 def image_files(folder: str | Path, *, recursive: bool = False) -> list[Path]:
@@ -67,7 +126,11 @@ def image_files(folder: str | Path, *, recursive: bool = False) -> list[Path]:
     if not recursive:
         deeper = sum(p.suffix.lower() in IMAGE_SUFFIXES for p in folder.rglob("*")) - len(files)
         if deeper > 0:
-            logger.warning("%s: %d image files in its subfolders are left out; --recursive takes them", folder, deeper)
+            logger.warning(
+                "%s: %d image files in its subfolders are left out; recursive=True (--recursive) takes them",
+                folder,
+                deeper,
+            )
     others = [p.name for p in found if p.suffix.lower() not in IMAGE_SUFFIXES]
     if others:
         names = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")

@@ -1,6 +1,7 @@
 """Video files, frame by frame, by PyAV (the extra ``video``)."""
 
 import logging
+import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from detkit.data.image_files import IMAGE_SUFFIXES, VARIABLE, decoder_warnings, max_pixels, num_frames
 from detkit.data.images import DEFAULT_READING, ImageReading, image_frames
 from detkit.registry import DataError
+from detkit.visualization.cameras import is_live, live_options, shown_name
 
 logger = logging.getLogger(__name__)
 
@@ -57,24 +59,25 @@ def _num_frames(path: str | Path) -> int:
         return num_frames(path)
 
 
-def video_frames(path: str | Path, reading: ImageReading = DEFAULT_READING) -> Iterator[Frame]:
+def video_frames(path: str | Path | int, reading: ImageReading = DEFAULT_READING) -> Iterator[Frame]:
     """The frames of a video or an image file in order, the way up that a player shows them, in the size of the first.
 
     What is damaged costs its own frames, with a warning that says how much it was.
 
     Args:
-        path: the file.
+        path: the file; or a camera or stream (see ``is_live``), which ends when it gives no frame for ten seconds.
         reading: how an image file is read.
 
     Raises:
-        DataError: the file cannot be read as a video, or none of its frames can be decoded.
+        DataError: the source cannot be read as a video, or none of its frames can be decoded.
         ImportError: PyAV is not installed; the message says how to install it.
     """
-    if Path(path).suffix.lower() in IMAGE_SUFFIXES:
-        time = Fraction(0)
+    name = shown_name(path)
+    if not is_live(path) and Path(name).suffix.lower() in IMAGE_SUFFIXES:
+        due = Fraction(0)
         for pixels, seconds in image_frames(str(path), reading):
-            yield _frame(pixels, time if seconds else None)
-            time += Fraction(seconds).limit_denominator(_TICKS)
+            yield _frame(pixels, due if seconds else None)
+            due += Fraction(seconds).limit_denominator(_TICKS)
         return
     damaged, shown, error, size = 0, 0, "", dict[str, int]()
     last: Fraction | None = None
@@ -85,12 +88,16 @@ def video_frames(path: str | Path, reading: ImageReading = DEFAULT_READING) -> I
         while True:
             try:
                 packet = next(packets, None)
+            except BlockingIOError:  # a camera whose next frame is not there yet
+                time.sleep(0.005)
+                packets = container.demux(stream)
+                continue
             except (_av().FFmpegError, ValueError) as reason:
                 packet, error = None, f"cut off ({reason})"
             if packet is None:
                 break
             try:
-                pictures = [_picture(frame, path, size) for frame in packet.decode()]
+                pictures = [_picture(frame, name, size) for frame in packet.decode()]
             except (_av().FFmpegError, ValueError) as reason:
                 if isinstance(reason, DataError):
                     raise
@@ -102,9 +109,9 @@ def video_frames(path: str | Path, reading: ImageReading = DEFAULT_READING) -> I
         error = error or _cut_off(container, shown, last)
     if error and shown:
         what = f"{damaged} packets are damaged" if damaged else f"is {error}"
-        logger.warning("%s: %s; %d frames were read", path, what, shown)
+        logger.warning("%s: %s; %d frames were read", name, what, shown)
     if not shown:
-        raise DataError(f"{path}: no frame can be decoded ({error or 'it has none'}); the file is damaged or cut off")
+        raise DataError(f"{name}: no frame can be decoded ({error or 'it has none'}); the file is damaged or cut off")
 
 
 def _cut_off(container: Any, shown: int, last: Fraction | None) -> str:
@@ -117,7 +124,7 @@ def _cut_off(container: Any, shown: int, last: Fraction | None) -> str:
     return ""
 
 
-def _picture(frame: Any, path: str | Path, size: dict[str, int]) -> Frame:
+def _picture(frame: Any, path: str, size: dict[str, int]) -> Frame:
     if not size:
         size.update(width=frame.width, height=frame.height)
         if frame.width * frame.height > max_pixels():
@@ -126,8 +133,8 @@ def _picture(frame: Any, path: str | Path, size: dict[str, int]) -> Frame:
             )
             raise DataError(f"{path}: {what}; set the environment variable {VARIABLE} to a larger number")
     turns = round(getattr(frame, "rotation", 0) / 90) % 4  # counter-clockwise, as np.rot90
-    time = None if frame.pts is None or not frame.time_base else frame.pts * frame.time_base
-    return _frame(np.rot90(frame.to_ndarray(format="rgb24", **size), turns), time)
+    due = None if frame.pts is None or not frame.time_base else frame.pts * frame.time_base
+    return _frame(np.rot90(frame.to_ndarray(format="rgb24", **size), turns), due)
 
 
 def _frame(pixels: np.ndarray, time: Fraction | None) -> Frame:
@@ -146,22 +153,26 @@ def video_info(path: str | Path) -> tuple[int, Fraction]:
         return max(stream.frames, 0), rate if Fraction(1, 1000) <= rate <= 1000 else Fraction(25)
 
 
-def _opened(path: str | Path) -> Any:
-    av = _av()
-    if Path(path).exists() and not Path(path).is_file():
-        raise DataError(f"{path}: cannot be read as a video (it is no regular file)")
+def _opened(path: str | Path | int) -> Any:
+    av, name = _av(), shown_name(path)
+    if is_live(path):
+        arguments, fix = live_options(path), "is it there, on, and used by no other program?"
+    else:
+        if Path(name).exists() and not Path(name).is_file():
+            raise DataError(f"{name}: cannot be read as a video (it is no regular file)")
+        arguments, fix = {"file": name, "options": {"format_whitelist": _FORMATS}}, "it is damaged, or of no known kind"
     try:
-        container = av.open(str(path), options={"format_whitelist": _FORMATS}, metadata_errors="replace")
+        container = av.open(**arguments, metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
         words = getattr(error, "strerror", error)
-        raise DataError(f"{path}: cannot be read as a video ({words}); it is damaged, or of no known kind") from None
+        raise DataError(f"{name}: cannot be read as a video ({words}); {fix}") from None
     if not container.streams.video:
         sound = bool(container.streams.audio)
         container.close()
         what = (
             "holds no video, only sound" if sound else "has no video stream; it is damaged, or cut off before its index"
         )
-        raise DataError(f"{path}: {what}")
+        raise DataError(f"{name}: {what}")
     return container
 
 

@@ -1,46 +1,43 @@
 """Predictor: a trained model as a function from images to predictions."""
 
 import dataclasses
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from detkit.checkpoint import Checkpointer, load_all_weights, read_checkpoint
 from detkit.data import Augmentation, bare_record, to_sample
 from detkit.data.images import DEFAULT_READING, ImageReading
 from detkit.evaluation import coco_results
-from detkit.experiment import load_experiment, torch_device
+from detkit.experiment import torch_device
 from detkit.inference import Precision, optimized
-from detkit.registry import DataError
+from detkit.predictor.loading import files_of_run, load_model
+from detkit.predictor.running import batches, readable, with_names
+from detkit.predictor.sources import Item, frames_of, live_sources, resolve
 from detkit.structures import Prediction, Sample
 from detkit.utils.file_names import FreeNames
-from detkit.utils.run_folder import run_file
 from detkit.visualization import (
     MAX_SIDE,
+    ChannelOrder,
     Frame,
     ImageLike,
     draw_prediction,
     image_files,
     to_array,
-    video_frames,
     write_picture,
 )
-
-logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 class Predictor:
     """Predicts what is on images, in the pixels of these images, on the CPU.
 
     ``predictor(image)`` gives a ``Prediction``, whose ``instances`` have ``boxes``, ``scores``, ``classes`` and, from a
-    model with masks, ``masks``, best first; ``predictor([image, ...])`` gives a list of them. ``class_names[c]`` is the
-    name of class c.
+    model with masks, ``masks``, best first, and know the names of their classes (``PredictedInstances``);
+    ``predictor([image, ...])`` gives a list of them. ``stream`` gives them one by one, and says what is taken.
+    ``class_names[c]`` is the name of class c.
 
     Args:
         model: a meta-architecture with its weights; it is moved to ``device`` and set to evaluation mode.
@@ -51,9 +48,10 @@ class Predictor:
         precision: ``"fp32"`` or ``"bf16"`` take a faster copy (see ``detkit.inference``), None the model itself.
         compile: whether the copy's static parts go through ``torch.compile``; without ``precision`` in fp32.
         reading: how image files are read: as those that the model was tested on.
+        channel_order: of arrays and tensors, where a call does not say: ``"BGR"`` for OpenCV's.
 
     Raises:
-        ValueError: a batch size below 1, or an unknown precision.
+        ValueError: a batch size below 1, an unknown precision or order.
         ConfigError: a device that is not there.
     """
 
@@ -68,9 +66,12 @@ class Predictor:
         precision: Precision | None = None,
         compile: bool = False,
         reading: ImageReading = DEFAULT_READING,
+        channel_order: ChannelOrder = "RGB",
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        if channel_order not in ("RGB", "BGR"):
+            raise ValueError(f"channel_order: expected 'RGB' or 'BGR', got {channel_order!r}")
         names = getattr(model, "class_names", None) if class_names is None else class_names
         self.model = model.to(torch_device(device)).eval()
         if precision is not None or compile:
@@ -78,6 +79,7 @@ class Predictor:
         self.class_names: tuple[str, ...] = tuple(names or ())
         self.category_ids: tuple[int, ...] | None = getattr(model, "category_ids", None)
         self.augmentations, self.batch_size, self.reading = tuple(augmentations), batch_size, reading
+        self.channel_order: ChannelOrder = channel_order
         self._channels = getattr(getattr(model, "preprocess", None), "num_channels", 3)
 
     @classmethod
@@ -91,36 +93,27 @@ class Predictor:
         batch_size: int = 4,
         precision: Precision | None = None,
         compile: bool = False,
+        channel_order: ChannelOrder = "RGB",
         trust_imports: bool = False,
     ) -> "Predictor":
         """The model of a training run.
 
         Args:
             run_dir: the run's folder, with its ``config.yaml``.
-            weights: a file in it, or a path. Where ``model_final.pth`` is missing, because the run goes on still
-                or was stopped, the newest checkpoint is taken, and the log says so.
+            weights: a file in it, a path or an address. Where ``model_final.pth`` is missing, because the run goes on
+                still or was stopped, the newest checkpoint is taken, and the log says so.
             overrides: ``key.path=value`` changes, e.g. ``model.roi_heads.box_head.detection.score_thresh=0.3``.
-            device, batch_size, precision, compile: as in the constructor.
+            device, batch_size, precision, compile, channel_order: as in the constructor.
             trust_imports: whether the code that the config lists under ``imports`` may run.
 
         Raises:
             DataError: there is no such run, or it has no weights.
             ConfigError: its config is not right.
         """
-        run = Path(run_dir).expanduser()
-        config = run_file(run, "config.yaml")
-        if not config.is_file():
-            raise DataError(f"{run}: is not the folder of a run, which has a config.yaml; or give config and weights")
-        path = next((p for p in (run / weights, Path(weights)) if p.is_file()), None)
-        if path is None and str(weights) == "model_final.pth":
-            path = Checkpointer(run).latest()
-            if path is not None:
-                logger.warning("%s has no %s; taking its newest checkpoint, %s", run, weights, path.name)
-        if path is None:
-            found = ", ".join(sorted(p.name for p in run.glob("*.pth"))) or "none"
-            raise DataError(f"{run}: has no {weights}; weights there: {found}")
-        options: dict[str, Any] = {"device": device, "batch_size": batch_size, "trust_imports": trust_imports}
-        return cls.from_weights(path, overrides, config=config, precision=precision, compile=compile, **options)
+        path, config = files_of_run(run_dir, weights)
+        options: dict[str, Any] = {"device": device, "batch_size": batch_size, "precision": precision}
+        more: dict[str, Any] = {"compile": compile, "channel_order": channel_order, "trust_imports": trust_imports}
+        return cls.from_weights(path, overrides, config=config, **options, **more)
 
     @classmethod
     def from_weights(
@@ -133,52 +126,71 @@ class Predictor:
         batch_size: int = 4,
         precision: Precision | None = None,
         compile: bool = False,
+        channel_order: ChannelOrder = "RGB",
         trust_imports: bool = False,
     ) -> "Predictor":
         """The model of a checkpoint; its classes are the checkpoint's, or else those of the training dataset.
 
         Args:
-            weights: the file.
+            weights: the file, or its address.
             overrides: ``key.path=value`` changes to the config.
             config: a YAML; None takes the config that detkit's checkpoints carry.
-            device, batch_size, precision, compile: as in the constructor.
+            device, batch_size, precision, compile, channel_order: as in the constructor.
             trust_imports: whether the code that the config lists under ``imports`` may run.
 
         Raises:
             DataError: the weights cannot be read, or there is no config.
             ConfigError: the config is not right.
         """
-        checkpoint = read_checkpoint(weights)
-        if config is None and checkpoint.config is None:
-            raise DataError(f"{weights}: carries no config; give the one that it was trained with, as config=...")
-        source = checkpoint.config or {} if config is None else Path(config)
-        experiment = load_experiment(source, overrides, trust_imports=trust_imports)
-        names, ids = checkpoint.class_names, checkpoint.category_ids
-        if names is None:
-            names, ids = experiment.data.train_set.class_names, experiment.data.train_set.category_ids
-            logger.info("%s carries no class names; taking the training dataset's", checkpoint.source)
-        model = experiment.build_model(class_names=names, pretrained=False)
-        load_all_weights(model, checkpoint)
-        model.category_ids = ids
-        augmentations = [recipe() for recipe in experiment.data.test_augmentations]
-        options: dict[str, Any] = {"device": device, "batch_size": batch_size, "reading": experiment.data.reading}
-        return cls(model, augmentations=augmentations, precision=precision, compile=compile, **options)
+        model, augmentations, reading = load_model(weights, overrides, config, trust_imports)
+        options: dict[str, Any] = {"device": device, "batch_size": batch_size, "precision": precision}
+        more: dict[str, Any] = {"compile": compile, "channel_order": channel_order, "reading": reading}
+        return cls(model, augmentations=augmentations, **options, **more)
 
-    def __call__(self, images: "ImageLike | Sequence[ImageLike]") -> Any:
-        """The ``Prediction`` of one image, or a list of them for a list (or tuple) of images.
+    def __call__(
+        self, images: Any, *, channel_order: ChannelOrder | None = None, max_value: float | None = None
+    ) -> Any:
+        """The ``Prediction`` of one image; a list of them for what is several.
+
+        The arguments are those of ``stream``, which takes cameras and streams besides.
 
         Raises:
-            ValueError: an image of another type or shape; the message says what is expected.
+            ValueError: anything else, or an image of another type or shape; the message says what is expected.
             DataError: a file that cannot be read.
         """
-        if isinstance(images, list | tuple):
-            return list(self.stream(images))
-        return next(self.stream([images]))  # type: ignore[list-item]
+        found = resolve(images, self.reading, channel_order or self.channel_order, max_value)
+        if isinstance(found, Item):
+            return next(self._predicted([found]))[1]
+        return [prediction for _, prediction in self._predicted(found)]
 
-    def stream(self, images: Iterable[ImageLike]) -> Iterator[Prediction]:
-        """The ``Prediction`` of each image in turn; only one batch is held at a time. Raises as the call does."""
-        for batch in _batches(images, self.batch_size):
-            yield from self._predict([self.sample(image) for image in batch])
+    def stream(
+        self,
+        images: Any,
+        *,
+        channel_order: ChannelOrder | None = None,
+        max_value: float | None = None,
+        skip_unreadable: bool = False,
+    ) -> Iterator[Prediction]:
+        """The ``Prediction`` of each image in turn; only one batch is held at a time. Raises as the call does.
+
+        A prediction's ``file_name`` and ``frame`` say what it is of.
+
+        Args:
+            images: a file; an http(s) address, which is fetched once and kept; a folder (its own images, not those of
+                folders in it); a pattern, ``photos/*.jpg``, or ``photos/**`` for a folder with all that are in it; an
+                array, a tensor on any device, a PIL image; a video, frame by frame; a list or an iterator of these. Or
+                a camera (0, ``"/dev/video0"``) or a stream (``rtsp://...``), or a list of such: of each the newest
+                frame in turn, so that what is shown during a prediction is skipped.
+            channel_order: of arrays and tensors: RGB, or BGR as OpenCV has them; None: as in the constructor.
+            max_value: of images of more than 8 bits the value that becomes 255, such as 4095, or 1.0 for numbers from 0
+                to 1; None: that of the images that the model was tested on, or else, of 16 bits, the largest.
+            skip_unreadable: a file that cannot be read is left out, with a warning, instead of ending the prediction.
+        """
+        if live_sources(images):
+            return (prediction for _, _, prediction in self.predict_video(images))
+        found = resolve(images, self.reading, channel_order or self.channel_order, max_value)
+        items = [found] if isinstance(found, Item) else found
+        return (prediction for _, prediction in self._predicted(items, skip_unreadable=skip_unreadable))
 
     def predict_folder(
         self, folder: str | Path, *, recursive: bool = False, skip_unreadable: bool = False
@@ -191,8 +203,7 @@ class Predictor:
             skip_unreadable: a file that cannot be read is left out, with a warning, instead of ending the prediction.
 
         Raises:
-            DataError: there is no such folder, or no image in it; (while iterating, after the predictions of the files
-                before) a file that cannot be read.
+            DataError: there is no such folder, or no image in it; while iterating, a file that cannot be read.
         """
         return self.predict_files(image_files(folder, recursive=recursive), skip_unreadable=skip_unreadable)
 
@@ -200,20 +211,20 @@ class Predictor:
         self, files: Iterable[Path], *, skip_unreadable: bool = False
     ) -> Iterator[tuple[Path, Prediction]]:
         """Every one of these image files, in their order; otherwise as ``predict_folder``."""
-        for batch in _batches(self._readable(files, skip_unreadable), self.batch_size):
-            yield from zip([path for path, _ in batch], self._predict([sample for _, sample in batch]))
+        items = (Item(path, self.reading, file_name=str(path)) for path in files)
+        for item, prediction in self._predicted(items, skip_unreadable=skip_unreadable):
+            yield item.image, prediction  # type: ignore[misc]
 
-    def predict_video(self, path: str | Path) -> Iterator[tuple[int, Frame, Prediction]]:
+    def predict_video(self, path: str | Path | int | Sequence[Any]) -> Iterator[tuple[int, Frame, Prediction]]:
         """Number (from 0), RGB array (H, W, 3) and prediction of each frame, in order; the array has a ``time``.
 
-        Raises:
-            DataError: the file cannot be read as a video.
-            ImportError: PyAV is missing; the message says how to install it.
+        ``path`` is a video, or a camera, a stream or a list of such, as ``stream`` takes them. Raises DataError where
+        it cannot be read; ImportError, which says how to install it, where PyAV is missing.
         """
-        for batch in _batches(enumerate(video_frames(path, self.reading)), self.batch_size):
-            predictions = self._predict([self.sample(frame) for _, frame in batch])
-            for (number, frame), prediction in zip(batch, predictions):
-                yield number, frame, prediction
+        live = live_sources(path)
+        size = min(self.batch_size, len(live)) if live else self.batch_size
+        for item, prediction in self._predicted(frames_of(path, self.reading), batch_size=size):
+            yield item.frame, item.image, prediction  # type: ignore[misc]
 
     def draw(
         self,
@@ -224,12 +235,11 @@ class Predictor:
         show_best: int = 3,
         max_side: int | None = MAX_SIDE,
     ) -> np.ndarray:
-        """The image with its prediction, instances from ``score_thresh`` on, as ``(H', W', 3)`` uint8.
-
-        ``show_best`` and ``max_side`` are those of ``draw_prediction``.
-        """
+        """The image with its prediction as ``(H', W', 3)`` uint8; the options are those of ``draw_prediction``."""
         options: Any = {"score_thresh": score_thresh, "show_best": show_best, "max_side": max_side}
-        return draw_prediction(to_array(image, reading=self.reading), prediction, self.class_names, **options)
+        order = self.channel_order if prediction.frame is None else "RGB"  # frames are read here
+        pixels = to_array(image, reading=self.reading, channel_order=order)
+        return draw_prediction(pixels, prediction, self.class_names, **options)
 
     def write_pictures(
         self,
@@ -264,48 +274,25 @@ class Predictor:
             image_ids: what stands in ``image_id``; None numbers the images from 1.
         """
         ids = range(1, len(predictions) + 1) if image_ids is None else image_ids
-        rows: list[dict[str, Any]] = []
-        for prediction, image_id in zip(predictions, ids, strict=True):
-            if prediction.instances is not None:
-                rows += coco_results(image_id, prediction.instances, self.category_ids)
-        return rows
+        found = [(p.instances, id_) for p, id_ in zip(predictions, ids, strict=True) if p.instances is not None]
+        return [row for instances, id_ in found for row in coco_results(id_, instances, self.category_ids)]
 
-    def _readable(self, files: Iterable[Path], skip_unreadable: bool) -> Iterator[tuple[Path, Sample]]:
-        for path in files:
-            try:
-                sample = self.sample(path)
-            except DataError as error:
-                if not skip_unreadable:
-                    raise DataError(f"{error}. To leave out what cannot be read: skip_unreadable=True") from None
-                logger.warning("left out: %s", error)
-                continue
-            yield path, sample
-
-    def sample(self, image: ImageLike) -> Sample:
-        """An image as the model takes it, after the augmentations, without a target. Raises as the call does."""
-        array = to_array(image, self._channels, self.reading)
-        record = bare_record(array, str(image) if isinstance(image, str | Path) else "")
+    def sample(self, image: ImageLike | Item) -> Sample:
+        """One image as the model takes it, after the augmentations, without a target. Raises as the call does."""
+        if not isinstance(image, Item):
+            image = Item(image, self.reading, self.channel_order, str(image) if isinstance(image, str | Path) else "")
+        record = bare_record(to_array(image.image, self._channels, image.reading, image.channel_order), image.file_name)
         rng = np.random.default_rng(0)
         for augmentation in self.augmentations:
             record = augmentation(record, rng)
         return dataclasses.replace(to_sample(record), target=None)
 
-    @torch.no_grad()
-    def _predict(self, samples: list[Sample]) -> list[Prediction]:
-        return [prediction.to("cpu") for prediction in self.model(samples)]
-
-
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    batch: list[T] = []
-    try:
-        for item in items:
-            batch.append(item)
-            if len(batch) == size:
-                yield batch
-                batch = []
-    except DataError:  # the next one cannot be read, which costs nothing of those before
-        if batch:
-            yield batch
-        raise
-    if batch:
-        yield batch
+    def _predicted(
+        self, items: Iterable[Item], batch_size: int | None = None, *, skip_unreadable: bool | None = None
+    ) -> Iterator[tuple[Item, Prediction]]:
+        """Each image with its prediction, a batch at a time."""
+        for batch in batches(readable(items, self.sample, skip_unreadable), batch_size or self.batch_size):
+            with torch.no_grad():
+                predictions = self.model([sample for _, sample in batch])
+            for (item, _), prediction in zip(batch, predictions):
+                yield item, with_names(prediction.to("cpu"), item, self.class_names, self.category_ids)

@@ -1,0 +1,54 @@
+"""The model of a run, or of weights and a config, for prediction."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from detkit.checkpoint import Checkpointer, load_all_weights, read_checkpoint
+from detkit.data import Augmentation
+from detkit.data.images import ImageReading
+from detkit.experiment import load_experiment
+from detkit.registry import DataError
+from detkit.utils.run_folder import run_file
+
+logger = logging.getLogger(__name__)
+
+
+def files_of_run(run_dir: str | Path, weights: str | Path) -> tuple[str | Path, Path]:
+    """Weights and config of a training run; see ``Predictor.from_run``."""
+    run = Path(run_dir).expanduser()
+    config = run_file(run, "config.yaml")
+    if not config.is_file():
+        raise DataError(f"{run}: is not the folder of a run, which has a config.yaml; or give config and weights")
+    if "://" in str(weights):
+        return weights, config
+    path = next((p for p in (run / weights, Path(weights)) if p.is_file()), None)
+    if path is None and str(weights) == "model_final.pth":
+        path = Checkpointer(run).latest()
+        if path is not None:
+            logger.warning("%s has no %s; taking its newest checkpoint, %s", run, weights, path.name)
+    if path is None:
+        found = ", ".join(sorted(p.name for p in run.glob("*.pth"))) or "none"
+        raise DataError(f"{run}: has no {weights}; weights there: {found}")
+    return path, config
+
+
+def load_model(
+    weights: str | Path, overrides: Sequence[str], config: str | Path | None, trust_imports: bool
+) -> tuple[nn.Module, list[Augmentation], ImageReading]:
+    """Model, augmentations and reading of the images that it was tested on; see ``Predictor.from_weights``."""
+    checkpoint = read_checkpoint(weights)
+    if config is None and checkpoint.config is None:
+        raise DataError(f"{weights}: carries no config; give the one that it was trained with, as config=...")
+    source = checkpoint.config or {} if config is None else config
+    experiment = load_experiment(source, overrides, trust_imports=trust_imports)
+    names, ids = checkpoint.class_names, checkpoint.category_ids
+    if names is None:
+        names, ids = experiment.data.train_set.class_names, experiment.data.train_set.category_ids
+        logger.info("%s carries no class names; taking the training dataset's", checkpoint.source)
+    model = experiment.build_model(class_names=names, pretrained=False)
+    load_all_weights(model, checkpoint)
+    model.category_ids = ids
+    return model, [recipe() for recipe in experiment.data.test_augmentations], experiment.data.reading

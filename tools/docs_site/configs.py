@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from detkit.config import Config, ForeignConfig, load_config, written
+from detkit.config.named import find_config
 from detkit.config.write import flow
 from detkit.experiment import Experiment, load_experiment
 from detkit.registry import Registry
@@ -130,7 +131,7 @@ def _section(config: ConfigFile) -> str:
     below = load_config(ForeignConfig({"_base_": bases}, config.path.parent), root=Experiment) if bases else None
     blocks = [f"## {_escaped(config.name)} {{#{config.anchor}}}", _escaped(config.comment)]
     if bases:
-        blocks.append(f"Bases: {', '.join(_base_link(config.path.parent / base) for base in bases)}.")
+        blocks.append(f"Bases: {', '.join(_base_link(find_config(Path(base), config.path.parent)) for base in bases)}.")
     rows = ["| differs in | here | in its bases |", "|---|---|---|"] if bases else ["| field | value |", "|---|---|"]
     own = load_config(config.path, root=Experiment)
     for path, value, earlier in _differences(_fields(own), _fields(below), ""):
@@ -148,8 +149,8 @@ def _bases(path: Path) -> list[str]:
     return [bases] if isinstance(bases, str) else bases
 
 
-def _base_link(path: Path) -> str:
-    name = path.resolve().relative_to(CONFIGS).with_suffix("").as_posix()
+def _base_link(file: Path) -> str:
+    name = file.resolve().relative_to(CONFIGS).with_suffix("").as_posix()
     return f"[{_escaped(name)}]({name.split('/')[0]}.md#{_anchor(name)})"
 
 

@@ -12,13 +12,13 @@ from detkit.registry import Registry
 from docs_site.components import page_of
 
 FOLDER = "reference/api"
-FIRST = ("detkit", "detkit.predictor", "detkit.experiment", "detkit.data", "detkit.structures", "detkit.registry")
-"""What most programs begin with; the other packages and interfaces follow by name."""
+FIRST = ("detkit.api", "detkit.experiment", "detkit.data", "detkit.structures", "detkit.registry")
+"""What most programs begin with (``detkit.api`` is what ``detkit`` itself has); others follow by name."""
 
 
 def modules() -> list[str]:
     """The packages and modules that have a page: those of ``FIRST``, and what has ``__all__`` or is an interface."""
-    names = ["detkit", *(info.name for info in pkgutil.walk_packages(detkit.__path__, "detkit."))]
+    names = [info.name for info in pkgutil.walk_packages(detkit.__path__, "detkit.")]
     order = {name: i for i, name in enumerate(FIRST)}
     shown = [
         name for name in names if (name in FIRST or _is_public(name)) and public_names(importlib.import_module(name))
@@ -50,10 +50,14 @@ def _is_foreign(value: Any) -> bool:
 def pages() -> Iterator[tuple[str, str]]:
     """The pages, and one that lists them."""
     names = modules()
-    rows = [f"| [`{name}`]({name}.md) | {_first_line(importlib.import_module(name))} |" for name in names]
+    rows = [f"| [`{_title(name)}`]({name}.md) | {_first_line(importlib.import_module(name))} |" for name in names]
     yield f"{FOLDER}/index.md", "\n".join(["# Python API", "", "| module | |", "|---|---|", *rows])
     for name in names:
         yield f"{FOLDER}/{name}.md", _page(importlib.import_module(name))
+
+
+def _title(name: str) -> str:
+    return name.removesuffix(".api")
 
 
 def _first_line(module: ModuleType) -> str:
@@ -63,7 +67,7 @@ def _first_line(module: ModuleType) -> str:
 def _page(module: ModuleType) -> str:
     components = {cls: page_of(registry) for registry in Registry.of.values() for _, cls in registry}
     names = {name: getattr(module, name) for name in public_names(module)}
-    blocks = [f"# {module.__name__}", (inspect.getdoc(module) or "")]
+    blocks = [f"# {_title(module.__name__)}", (inspect.getdoc(module) or "")]
     listed = {name: value for name, value in names.items() if inspect.isclass(value) and value in components}
     if listed:
         links = ", ".join(f"[`{name}`](../../{components[cls]}#{name.lower()})" for name, cls in listed.items())

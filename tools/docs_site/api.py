@@ -47,6 +47,15 @@ def _is_foreign(value: Any) -> bool:
     return (inspect.isclass(value) or inspect.isfunction(value)) and not value.__module__.startswith("detkit")
 
 
+def targets() -> dict[str, str]:
+    """Class, or one of ``detkit``'s own functions with a name of several words, -> its path, which mkdocstrings finds."""
+    first_last = reversed(modules())
+    names = {
+        name: f"{module}.{name}" for module in first_last for name in public_names(importlib.import_module(module))
+    }
+    return {name: path for name, path in names.items() if name[0].isupper() or ("_" in name and ".api." in path)}
+
+
 def pages() -> Iterator[tuple[str, str]]:
     """The pages, and one that lists them."""
     names = modules()

@@ -22,7 +22,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Makes the pages of the reference, and adds them to the navigation."""
     components.import_everything()
     found = configs.read_configs()
-    _targets.update({**configs.targets(found), **components.targets(), **commands.targets()})
+    _targets.update({**api.targets(), **configs.targets(found), **components.targets(), **commands.targets()})
     _pages.update(configs.pages(found))
     _pages.update(components.pages(configs.used_by(found)))
     _pages.update(commands.pages())

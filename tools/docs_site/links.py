@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+FOLDER = "reference/"
 SOURCES = "source"
 """The folder of the pages that show a file of the repository."""
 ROOT_PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
@@ -60,11 +61,15 @@ def rewritten(markdown: str, page: str, folder: str) -> str:
 
 
 def with_references(markdown: str, page: str, targets: Mapping[str, str]) -> str:
-    """``markdown`` with every code that is a key of ``targets`` led to its place in the reference."""
+    """``markdown`` with every code that is a key of ``targets`` led to its page, or to its Python name."""
 
     def link(match: re.Match[str]) -> str:
         target = targets.get(match[1])
-        return f"[{match[0]}]({posixpath.relpath(target, posixpath.dirname(page))})" if target else match[0]
+        if target is None:
+            return match[0]
+        if target.startswith(FOLDER):
+            return f"[{match[0]}]({posixpath.relpath(target, posixpath.dirname(page))})"
+        return f"[{match[0]}][{target}]"
 
     parts = _NO_PROSE.split(markdown)
     parts[::2] = [_CODE.sub(link, part) for part in parts[::2]]

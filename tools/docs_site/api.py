@@ -48,12 +48,13 @@ def _is_foreign(value: Any) -> bool:
 
 
 def targets() -> dict[str, str]:
-    """Class, or one of ``detkit``'s own functions with a name of several words, -> its path, which mkdocstrings finds."""
-    first_last = reversed(modules())
-    names = {
-        name: f"{module}.{name}" for module in first_last for name in public_names(importlib.import_module(module))
-    }
-    return {name: path for name, path in names.items() if name[0].isupper() or ("_" in name and ".api." in path)}
+    """Class, or function of ``detkit`` itself with a name of several words, -> its path, which mkdocstrings finds."""
+    found: dict[str, str] = {}
+    for module in modules():
+        for name in public_names(importlib.import_module(module)):
+            if name[0].isupper() or (module == FIRST[0] and "_" in name):
+                found.setdefault(name, f"{module}.{name}")
+    return found
 
 
 def pages() -> Iterator[tuple[str, str]]:

@@ -10,8 +10,9 @@ from PIL import Image
 from detkit.data.formats.outlines import one_polygon
 from detkit.data.images import DEFAULT_READING, ImageReading
 from detkit.evaluation import coco_results
+from detkit.predictor.sources import resolve_one
 from detkit.structures import ImageInfo, Instances, Prediction
-from detkit.visualization import ChannelOrder, ImageLike, draw_prediction, to_array
+from detkit.visualization import ChannelOrder, ImageLike, draw_prediction
 
 MaskForm = Literal["rle", "polygon"]
 
@@ -55,6 +56,9 @@ class PredictedInstances(Instances):
             **fields,
         )
 
+    def _classes(self) -> tuple[str, ...]:
+        return self.class_names
+
     @property
     def labels(self) -> list[str]:
         """The name of each instance's class; its number where it has no name."""
@@ -71,7 +75,8 @@ class PredictedInstances(Instances):
         Returns:
             ``height`` and ``width`` of the image, and a list of N for each field: ``boxes`` (x1, y1, x2, y2),
             ``scores``, ``classes``, ``labels`` (their names) and, where there are any, ``masks`` (``{"size",
-            "counts"}``, or a list of polygons x, y, x, y, ...), ``keypoints`` (P times x, y, score) and fields of a
+            "counts"}``, or a list of polygons x, y, x, y, ...), ``keypoints`` (P times x, y, score;
+            the middle of the first pixel is at 0.5) and fields of a
             user's own.
 
         Raises:
@@ -126,7 +131,7 @@ class PredictedInstances(Instances):
         return supervision.Detections(
             xyxy=here.boxes.tensor.numpy(),
             mask=here.masks.bitmaps().tensor.numpy() if "masks" in here else None,
-            confidence=here.scores.numpy(),
+            confidence=here.scores.float().numpy(),
             class_id=here.classes.numpy(),
             data=data,
         )
@@ -141,7 +146,7 @@ class PredictedInstances(Instances):
             score_thresh: instances that score less are not drawn.
             channel_order: of an array or tensor; None: as the predictor was told.
         """
-        pixels = to_array(image, reading=self.reading, channel_order=channel_order or self.channel_order)
+        pixels = resolve_one(image, self.reading, channel_order or self.channel_order).pixels()
         options: dict[str, Any] = {"score_thresh": score_thresh, "min_side": 1, "max_side": None}
         return Image.fromarray(draw_prediction(pixels, Prediction(self), self.class_names, **options))
 

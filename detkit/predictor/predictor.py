@@ -16,7 +16,7 @@ from detkit.experiment import torch_device
 from detkit.inference import Precision, optimized
 from detkit.predictor.loading import files_of_run, load_model
 from detkit.predictor.running import batches, readable, with_names
-from detkit.predictor.sources import Item, frames_of, live_sources, resolve
+from detkit.predictor.sources import Item, frames_of, live_sources, resolve, resolve_one
 from detkit.structures import Prediction, Sample
 from detkit.utils.file_names import FreeNames
 from detkit.visualization import (
@@ -26,7 +26,6 @@ from detkit.visualization import (
     ImageLike,
     draw_prediction,
     image_files,
-    to_array,
     write_picture,
 )
 
@@ -195,15 +194,10 @@ class Predictor:
     def predict_folder(
         self, folder: str | Path, *, recursive: bool = False, skip_unreadable: bool = False
     ) -> Iterator[tuple[Path, Prediction]]:
-        """Every image file of a folder, in the order of their names.
+        """Path and prediction of every image file of a folder, and ``recursive`` of folders in it, by name.
 
-        Args:
-            folder: has the images.
-            recursive: folders in it too.
-            skip_unreadable: a file that cannot be read is left out, with a warning, instead of ending the prediction.
-
-        Raises:
-            DataError: there is no such folder, or no image in it; while iterating, a file that cannot be read.
+        A file that cannot be read is a DataError, after the predictions of those before, or with ``skip_unreadable``
+        is left out, with a warning. Raises DataError too where there is no such folder, or no image in it.
         """
         return self.predict_files(image_files(folder, recursive=recursive), skip_unreadable=skip_unreadable)
 
@@ -238,7 +232,7 @@ class Predictor:
         """The image with its prediction as ``(H', W', 3)`` uint8; the options are those of ``draw_prediction``."""
         options: Any = {"score_thresh": score_thresh, "show_best": show_best, "max_side": max_side}
         order = self.channel_order if prediction.frame is None else "RGB"  # frames are read here
-        pixels = to_array(image, reading=self.reading, channel_order=order)
+        pixels = resolve_one(image, self.reading, order).pixels()
         return draw_prediction(pixels, prediction, self.class_names, **options)
 
     def write_pictures(
@@ -279,9 +273,8 @@ class Predictor:
 
     def sample(self, image: ImageLike | Item) -> Sample:
         """One image as the model takes it, after the augmentations, without a target. Raises as the call does."""
-        if not isinstance(image, Item):
-            image = Item(image, self.reading, self.channel_order, str(image) if isinstance(image, str | Path) else "")
-        record = bare_record(to_array(image.image, self._channels, image.reading, image.channel_order), image.file_name)
+        item = image if isinstance(image, Item) else resolve_one(image, self.reading, self.channel_order)
+        record = bare_record(item.pixels(self._channels), item.file_name)
         rng = np.random.default_rng(0)
         for augmentation in self.augmentations:
             record = augmentation(record, rng)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.request import url2pathname
 
 import numpy as np
 from PIL import Image
@@ -19,7 +20,16 @@ from detkit.predictor.live import newest_frames
 from detkit.registry import DataError
 from detkit.utils import path_manager
 from detkit.utils.download import DownloadError
-from detkit.visualization import VIDEO_SUFFIXES, ChannelOrder, ImageLike, image_files, is_live, shown_name, video_frames
+from detkit.visualization import (
+    VIDEO_SUFFIXES,
+    ChannelOrder,
+    ImageLike,
+    image_files,
+    is_live,
+    shown_name,
+    to_array,
+    video_frames,
+)
 
 ACCEPTED = (
     "expected an image: a file, an http(s) address, an array (H, W, 3) or (H, W) or a tensor (3, H, W) of uint8 or"
@@ -45,6 +55,10 @@ class Item:
     channel_order: ChannelOrder = "RGB"
     file_name: str = ""
     frame: int | None = None
+
+    def pixels(self, channels: int = 3) -> np.ndarray:
+        """``(H, W, channels)`` uint8; see ``to_array``."""
+        return to_array(self.image, channels, self.reading, self.channel_order)
 
 
 def resolve(
@@ -77,6 +91,14 @@ def resolve(
     if isinstance(source, Iterable) and not isinstance(source, bytes | bytearray | Mapping | io.IOBase):
         return _each(source, reading, channel_order)
     raise ValueError(f"{type(source).__name__}: {ACCEPTED}")
+
+
+def resolve_one(source: Any, reading: ImageReading, channel_order: ChannelOrder) -> Item:
+    """As ``resolve``; raises ValueError for what is several images."""
+    found = resolve(source, reading, channel_order)
+    if not isinstance(found, Item):
+        raise ValueError(f"{str(source)[:80]}: expected one image, got what stands for several")
+    return found
 
 
 def live_sources(source: Any) -> list[Any]:
@@ -137,11 +159,12 @@ def _local(text: str) -> Path:
     scheme, separator, rest = text.partition("://")
     if not separator:
         return user_path(text)
+    scheme = scheme.lower()
     if scheme == "file":
-        return user_path(rest.removeprefix("localhost"))
+        return user_path(url2pathname(rest.removeprefix("localhost")))
     if scheme not in ("http", "https", "ftp"):
         raise ValueError(f"{shown_name(text)}: addresses of this kind are not read; {ACCEPTED}")
     try:
-        return Path(path_manager.get_local_path(text))
+        return Path(path_manager.get_local_path(f"{scheme}://{rest}"))
     except DownloadError as error:
         raise DataError(str(error)) from None

@@ -51,6 +51,10 @@ class Instances:
         """What every method makes its result by; a subclass that knows more passes that on here."""
         return Instances(image_size or self.image_size, info=info or self.info, **fields)
 
+    def _classes(self) -> tuple[str, ...] | None:
+        """The names of the classes, in a subclass that knows them."""
+        return None
+
     @property
     def fields(self) -> Mapping[str, Any]:
         """name -> value of every field."""
@@ -132,6 +136,8 @@ class Instances:
         first = parts[0]
         if any(p.image_size != first.image_size or p._fields.keys() != first._fields.keys() for p in parts):
             raise ValueError("Instances.cat: the parts differ in image size or fields")
+        if any(p._classes() != first._classes() for p in parts):
+            raise ValueError("Instances.cat: the parts have different class names")
         fields = {k: _cat(k, [p._fields[k] for p in parts]) for k in first._fields}
         return first._like(fields)
 

@@ -21,11 +21,12 @@ def is_live(source: Any) -> bool:
     text = os.fspath(source) if not isinstance(source, int) else str(source)
     scheme, _, rest = text.partition("://")
     if rest:
-        path = re.split(r"[?#]", rest)[0].lower()
-        return scheme.lower() in _SCHEMES or (scheme.lower() in ("http", "https") and path.endswith(_LIVE_SUFFIXES))
+        ends = (re.split(r"[?#]", rest)[0].lower(), rest.lower())  # many write camera/video?.mjpg for OpenCV's sake
+        is_list = any(end.endswith(_LIVE_SUFFIXES) for end in ends)
+        return scheme.lower() in _SCHEMES or (scheme.lower() in ("http", "https") and is_list)
     if isinstance(source, str) and text.isdecimal():
         return not Path(text).exists()
-    return isinstance(source, int) or re.fullmatch(r"/dev/video\d+", text) is not None
+    return (isinstance(source, int) and source >= 0) or re.fullmatch(r"/dev/video\d+", text) is not None
 
 
 def shown_name(source: Any) -> str:

@@ -70,14 +70,19 @@ def to_array(
         array = array[:, :, [0, 0, 0]] if array.shape[2] == 1 else array[:, :, :3]
     if array.ndim != 3 or array.shape[2] != channels or 0 in array.shape:
         raise ValueError(f"{what}: {EXPECTED}{_shape_words(image, channels)}")
-    if channel_order == "BGR" and channels == 3:
+    if channel_order == "BGR":
+        if channels != 3:
+            raise ValueError(f"channel_order='BGR' is of three channels, and the model takes {channels}; leave it out")
         array = array[:, :, ::-1]
     return np.ascontiguousarray(array if array.dtype == np.uint8 else _as_bytes(array, what, reading))
 
 
 def _of_pil(image: Image.Image, reading: ImageReading) -> np.ndarray:
     """``(H, W, 3)`` uint8 of an image of up to 8 bits, ``(H, W)`` of a deeper one."""
-    load(image)
+    try:
+        load(image)
+    except Exception as error:  # whatever a broken file leads Pillow's decoders to
+        raise DataError(f"{getattr(image, 'filename', '') or 'a PIL image'}: cannot be decoded ({error})") from None
     if reading.orientation == "auto":
         image = ImageOps.exif_transpose(image)
     if image.mode == "I":  # in which Pillow has 16 bits, too
@@ -90,14 +95,15 @@ def _as_bytes(array: np.ndarray, what: str, reading: ImageReading) -> np.ndarray
     """Numbers of other than 8 bits, scaled to 8. Raises ValueError where the value of white is not known."""
     if array.dtype.kind not in "uif":
         raise ValueError(f"{what}: {EXPECTED}")
-    largest = float(np.nanmax(array, initial=0))
-    if not (reading.max_value or array.dtype == np.uint16):
+    largest, white = float(np.nanmax(array, initial=0)), reading.max_value or 65535.0
+    if not (reading.max_value or (array.dtype.kind, array.dtype.itemsize) == ("u", 2)):  # of either byte order
         fix = "say which value is white: max_value=1.0 where values are in 0..1, max_value=255 where in 0..255"
         raise ValueError(f"{what}, values up to {largest:g}: {EXPECTED}; {fix}")
-    if reading.max_value is None and 0 < 4 * largest <= 65535:
-        words = f"has values up to {largest:g}, and is scaled as if 65535 were white"
+    too_small = 4 * largest <= white if reading.max_value is None else array.dtype.kind == "f" and largest <= 1 < white
+    if largest > 0 and (too_small or largest > 1.1 * white):
+        words = f"has values up to {largest:g}, and is scaled as if {white:g} were white"
         log_once(Issue("unused bits", what, "", words, "give the value of white, e.g. max_value=4095", "warning"))
-    return scaled(array, what, reading.max_value or 65535.0, 0.0, log_once)
+    return scaled(array, what, white, 0.0, log_once)
 
 
 def _shape_words(image: np.ndarray | Tensor | Image.Image, channels: int) -> str:

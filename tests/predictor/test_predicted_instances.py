@@ -38,6 +38,9 @@ def test_rows_copies_and_joined_rows_know_the_names(found):
     assert classes_of(joined) == (("cat", "dog"), ["cat", "dog", "cat"])
     assert Prediction(found).above(0.5).instances.labels == ["dog"]
     assert found[0:0].labels == []
+    other = Predictor(Echo(), class_names=("dog", "cat"))(IMAGE).instances
+    with pytest.raises(ValueError, match="different class names"):
+        Instances.cat([found, other])
 
 
 def test_a_class_without_a_name_has_its_number():
@@ -129,6 +132,15 @@ def test_drawing_keeps_the_size_and_shows_what_scores_enough(found):
         assert picture.size == size
         assert (np.asarray(picture) != (200, 100, 0)).any()
         assert (np.asarray(found.draw(image, score_thresh=0.95)) == (200, 100, 0)).all()
+
+
+def test_drawing_takes_a_file_and_not_several(found, tmp_path):
+    Image.fromarray(IMAGE).save(tmp_path / "a.png")
+    for image in (tmp_path / "a.png", (tmp_path / "a.png").as_uri()):
+        assert found.draw(image) == found.draw(IMAGE)
+    for several in (tmp_path, [IMAGE]):
+        with pytest.raises(ValueError, match="expected one image"):
+            found.draw(several)
 
 
 def test_colours_of_the_drawing_are_right_whatever_order_was_predicted():

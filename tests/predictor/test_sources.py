@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from detkit.data.images import ImageReading
 from detkit.predictor import Predictor
 from detkit.registry import DataError
-from detkit.visualization import VideoWriter, video_frames
+from detkit.visualization import VideoWriter, is_live, video_frames
 
 av = pytest.importorskip("av")
 PIXELS = np.random.default_rng(0).integers(0, 255, (20, 30, 3)).astype(np.uint8)
@@ -52,13 +52,14 @@ def red(predictions):
 
 
 def test_a_file_and_all_kinds_of_pixels_are_the_same_image(predictor, tmp_path):
-    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    Image.fromarray(PIXELS).save(tmp_path / "a b.png")
     deep = PIXELS.astype(np.uint16) * 257
     tensor = torch.from_numpy(PIXELS).permute(2, 0, 1)
+    file = tmp_path / "a b.png"
     given = [
-        tmp_path / "a.png", str(tmp_path / "a.png"), (tmp_path / "a.png").as_uri(), Image.fromarray(PIXELS), PIXELS,
+        file, str(file), file.as_uri(), Image.fromarray(PIXELS), PIXELS,
         np.dstack([PIXELS, PIXELS[..., :1]]), tensor, tensor.requires_grad_(False).numpy().transpose(1, 2, 0), deep,
-        torch.from_numpy(deep).permute(2, 0, 1), np.asfortranarray(PIXELS),
+        torch.from_numpy(deep).permute(2, 0, 1), np.asfortranarray(PIXELS), deep.astype(">u2"),
     ]  # fmt: skip
     for image in given:
         assert np.array_equal(seen(predictor(image)), PIXELS)
@@ -106,6 +107,15 @@ def test_twelve_bits_are_scaled_as_in_files(predictor, tmp_path, caplog):
     assert "max_value=4095" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("top", "white", "doubtful"), [(255, 1, True), (1, 255, True), (1, 1, False), (100, 255, False)]
+)
+def test_a_white_that_does_not_go_with_the_values_is_said(predictor, caplog, top, white, doubtful):
+    image = np.linspace(0, top, 12 * (13 + top) * 3, dtype=np.float32).reshape(12, -1, 3)
+    predictor(image, max_value=white)
+    assert (f"values up to {top}, and is scaled as if {white} were white" in caplog.text) is doubtful
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "I;16"])
 def test_every_mode_of_pil_is_read_as_its_file_would_be(predictor, mode, tmp_path):
     if mode in ("I", "I;16"):
@@ -137,6 +147,13 @@ def test_a_photograph_of_pil_is_turned_as_its_file_is(predictor, tmp_path):
         assert np.array_equal(seen(stored(image)), PIXELS)
     assert np.array_equal(seen(predictor(tmp_path / "a.png")), upright)
     assert np.array_equal(seen(stored(tmp_path / "a.png")), PIXELS)
+
+
+def test_a_damaged_image_of_pil_is_named(predictor, tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:800])
+    with Image.open(tmp_path / "a.png") as image, pytest.raises(DataError, match=r"a\.png: cannot be decoded"):
+        predictor(image)
 
 
 def test_folders_patterns_and_lists_are_many_in_order(predictor, folder):
@@ -193,6 +210,7 @@ def test_what_came_before_an_unreadable_image_is_given_first(predictor, folder):
         (None, "NoneType: expected"),
         (1.5, "float: expected"),
         (True, "bool: expected"),
+        (-1, "int: expected"),
         (io.BytesIO(), "BytesIO: expected"),
         (0, r"no end; give it to stream\("),
         (["a.png", "rtsp://user:word@cam/1"], "rtsp://cam/1: a camera or stream has no end"),
@@ -213,6 +231,35 @@ def test_orders_of_channels_are_rgb_and_bgr(predictor):
     for wrong in (lambda: predictor(PIXELS, channel_order="bgr"), lambda: Predictor(Echo(), channel_order="GRB")):
         with pytest.raises(ValueError, match="'RGB' or 'BGR'"):
             wrong()
+
+
+def test_bgr_is_of_three_channels():
+    model = Echo()
+    model.preprocess = type("Preprocess", (), {"num_channels": 4})
+    with pytest.raises(ValueError, match="the model takes 4"):
+        Predictor(model)(np.zeros((20, 30, 4), np.uint8), channel_order="BGR")
+
+
+@pytest.mark.parametrize(
+    ("source", "live"),
+    [
+        ("rtsp://camera/1", True),
+        ("RTSP://camera/1.jpg", True),
+        ("https://camera/live.m3u8?key=1", True),
+        ("http://camera/video?.mjpg", True),
+        ("http://camera/a.jpg", False),
+        ("https://camera/clip.mp4", False),
+        (0, True),
+        ("0", True),
+        ("/dev/video12", True),
+        (-1, False),
+        (True, False),
+        ("a0", False),
+        (PIXELS, False),
+    ],
+)
+def test_what_has_no_end(source, live):
+    assert is_live(source) is live
 
 
 @pytest.fixture

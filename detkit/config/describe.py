@@ -1,4 +1,4 @@
-"""Options in words: for error messages and for ``tools/show_config.py``."""
+"""Options in words: for error messages and for ``detkit show``."""
 
 import dataclasses
 import inspect

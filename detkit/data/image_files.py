@@ -156,7 +156,7 @@ def log_once(issue: Issue) -> None:
     most = _MOST_LOGGED if get_worker_info() is None else _MOST_LOGGED_BY_A_WORKER
     if issue.place not in seen and len(seen) < most:
         seen.add(issue.place)
-        more = "; more of these are not named, tools/doctor.py lists all" if len(seen) == most else ""
+        more = "; more of these are not named, detkit doctor lists all" if len(seen) == most else ""
         logger.warning("%s%s", issue, more)
 
 

@@ -29,7 +29,7 @@ UNREADABLE = ("missing image", "unreadable image", "image of another size", "ima
 """The kinds of ``Issue`` for which an image is not read."""
 TURNED_IN_DOUBT = "turned by its EXIF tag, and its size does not say whether the annotations are"
 TURNED_FIX = (
-    "look at one with tools/visualize_data.py; if annotations lie on the stored pixels, set the dataset's"
+    "look at one with detkit visualize data; if annotations lie on the stored pixels, set the dataset's"
     " reading.orientation to stored"
 )
 
@@ -112,7 +112,7 @@ def decode_image(path: str, size: tuple[int, int] | None, reading: ImageReading,
         pixels = to_rgb(image, path, reading.max_value, report) if pixels is None else pixels
         pixels = _turned(pixels, tag, turn, format)
         if many and (frames := num_frames(path)) > 1:
-            fix = "name the file itself to tools/predict.py to have all, or save the frames as images"
+            fix = "name the file itself to detkit predict to have all, or save the frames as images"
             report(Issue("several frames", path, "", f"has {frames} frames; only the first is read", fix, "warning"))
     return np.ascontiguousarray(pixels)
 

@@ -56,9 +56,9 @@ def check_at_start(experiment: Experiment, model: MetaArch) -> None:
     found = run_checks(CheckContext(experiment, quick=True, num_processes=world_size()).use(model))
     errors = [finding for finding in found if finding.severity == "error"]
     if errors:
-        raise ConfigError(_lines(errors) + "\ntrain.doctor=false trains all the same; tools/doctor.py says more")
+        raise ConfigError(_lines(errors) + "\ntrain.doctor=false trains all the same; detkit doctor says more")
     if found:
-        logger.warning("the doctor (tools/doctor.py says more; train.doctor=false for none)\n%s", _lines(found))
+        logger.warning("the doctor (detkit doctor says more; train.doctor=false for none)\n%s", _lines(found))
 
 
 def _lines(findings: Sequence[Finding]) -> str:

@@ -327,7 +327,7 @@ def test_an_oddity_is_logged_once_with_the_files_name(tmp_path, rgb, caplog):
         for _ in range(2):
             read_image(str(tmp_path / name))
         assert [r.message for r in caplog.records if name in r.message] == [
-            f"{tmp_path / name}: has 3 frames; only the first is read; name the file itself to tools/predict.py to have"
+            f"{tmp_path / name}: has 3 frames; only the first is read; name the file itself to detkit predict to have"
             " all, or save the frames as images"
         ]
     previews = [frames[0], frames[1].resize((6, 4))]

@@ -1,7 +1,6 @@
 """Rows of the reference implementation's table: inputs, outputs and pictures. Each test is named after its row."""
 
 import dataclasses
-import importlib.util
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ from reference_overrides import SHAPES, SMALL
 from torch import nn
 
 from detkit.checkpoint import load_weights, read_checkpoint
+from detkit.commands import visualize_model
 from detkit.data import Dataset, Record, bare_record
 from detkit.data.datasets.concat import ConcatDataset
 from detkit.data.mapper import Mapper
@@ -278,12 +278,9 @@ def test_evaluation_of_the_converted_weights(preset):
 
 def test_visualize(pytestconfig, tmp_path):
     """visualize: instances, each stage of the pipeline, and curves of the losses."""
-    spec = importlib.util.spec_from_file_location("look", pytestconfig.rootpath / "tools/visualize_model.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
     config = str(pytestconfig.rootpath / "configs/matterport/mask_rcnn_R_50_FPN.yaml")
     small = [*SMALL, *SHAPES, "train.device=cpu"]
-    assert tool.main(["--config-file", config, "--num", "1", "--output", str(tmp_path / "stages"), *small]) == 0
+    assert visualize_model.main([config, "--num", "1", "--output", str(tmp_path / "stages"), *small]) == 0
     stages = ["1_input", "2_anchors", "3_proposals", "4_regions", "5_detections"]
     assert sorted(file.stem for file in (tmp_path / "stages").rglob("*.png")) == stages
     lines = [{"iteration": n, "total_loss": 2 - n / 5, "loss_cls": 1 - n / 10, "lr": 0.001} for n in range(5)]

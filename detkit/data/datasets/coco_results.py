@@ -29,7 +29,7 @@ class CocoResults(TableDataset):
     each box: to look at, or to correct in a labelling tool. ``record.score`` has the scores.
 
     Args:
-        json_file: the detections, as ``tools/predict.py --json --annotations`` and evaluations write them.
+        json_file: the detections, as ``detkit predict --json --annotations`` and evaluations write them.
         images_file: lists images and categories; its annotations, if it has any, are not read.
         image_root: the folder below which the images' ``file_name`` lie.
         class_names: which categories to take, in this order of classes; null for all, in the order of their ids.

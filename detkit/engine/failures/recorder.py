@@ -147,7 +147,7 @@ class FailureRecorder:
                 "The batch, and the weights and the optimizer as they are now, after later steps (on a GPU losses are"
                 " checked later; the last checkpoint has sound ones),"
             )
-        return folder, f"{held} are in {folder}; python tools/replay_batch.py {folder} runs it again"
+        return folder, f"{held} are in {folder}; detkit replay {folder} runs it again"
 
     def _state(self, number: int, late: bool, ranks: Sequence[int]) -> dict[str, Any]:
         model = distributed.unwrap(self.step.model)

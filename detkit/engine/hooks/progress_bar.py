@@ -19,6 +19,11 @@ _BAR = "{desc}: {percentage:3.0f}%|{bar:6}| {n_fmt}/{total_fmt}{postfix}"
 _BEFORE = len("train: 100%||") + 6 + len(" /")
 
 
+def _in_notebook() -> bool:
+    """Whether stderr is a cell of a notebook, which shows one bar as one line, but no bars below each other."""
+    return type(sys.stderr).__module__ == "ipykernel.iostream"
+
+
 class ProgressBar(Hook):
     """A bar with the time left, losses, learning rate, step time and memory; without a terminal, log lines instead.
 
@@ -29,7 +34,7 @@ class ProgressBar(Hook):
     known before the first.
 
     Args:
-        bar: None shows the bar where stderr is a terminal.
+        bar: None shows the bar in a terminal and in a notebook.
     """
 
     optional = True
@@ -44,7 +49,7 @@ class ProgressBar(Hook):
     def before_train(self, trainer: Training) -> None:
         if not distributed.is_main():
             return
-        if self.bar or (self.bar is None and sys.stderr.isatty()):
+        if self.bar or (self.bar is None and (sys.stderr.isatty() or _in_notebook())):
             self._bar = tqdm(
                 desc="train",
                 total=trainer.max_iter,

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
+from detkit.zoo import find
+
 
 def user_path(text: str) -> Path:
     """``text`` as a path, ``~`` expanded. Raises ValueError where no file can be called so."""
@@ -31,13 +33,21 @@ def local_path(text: str) -> Path:
 
 
 def path_or_address(text: str) -> str:
-    """As ``local_path``, for files that may lie behind an address, which stays as it is."""
-    return text if "://" in text else str(local_path(text))
+    """As ``local_path``, for files that may lie behind an address or a name of weights, which stays as it is."""
+    try:
+        return text if _is_address(text) else str(local_path(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _is_address(text: str) -> bool:
+    """Whether this is no path. Raises ValueError for an address that cannot be one, and for weights of no such name."""
+    return find(text) is not None or "://" in text
 
 
 @dataclasses.dataclass(frozen=True)
 class PathText:
-    """A text that names a file or folder, or an address: ``~`` is the home folder."""
+    """A text that names a file or folder, an address or weights by name: ``~`` is the home folder."""
 
     def __str__(self) -> str:
         return "path"
@@ -46,7 +56,7 @@ class PathText:
         """As ``Interval.check``; the home folder is written out."""
         if not value.strip():
             raise ValueError("it is empty")
-        if "://" in value:
+        if _is_address(value):
             return value
         if control := re.search(r"[\0-\x1f]", value):
             raise ValueError(f"{control[0]!r} is in no file's name; in YAML a backslash needs single quotes")

@@ -12,6 +12,7 @@ LEVELS = {
     "ranges": 0,
     "signals": 0,
     "registry": 0,
+    "zoo": -1,
     "utils": 0,
     "config": 1,
     "layers": 1,

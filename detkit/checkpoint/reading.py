@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 import detkit
@@ -19,7 +21,8 @@ from detkit.checkpoint.sharded import read_sharded
 from detkit.config import ForeignConfig
 from detkit.registry import DataError
 from detkit.utils import path_manager
-from detkit.utils.download import DownloadError
+from detkit.utils.transfer import DownloadError
+from detkit.zoo import SCHEMES, shown
 
 _ANYWHERE = "module|model|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module"
 _WRAPPERS = re.compile(rf"^(net|network|detector)\.|(^|(?<=\.))({_ANYWHERE})\.")
@@ -65,12 +68,15 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """The checkpoint in a local file or at an http(s) address, or in the folder of a sharded one (of FSDP).
+    """The checkpoint in a local file, at an address or of a name, or in the folder of a sharded one (of FSDP).
+
+    Names are those of ``detkit.zoo``: ``torchvision://MaskRCNN_ResNet50_FPN_Weights.COCO_V1``, ``hf://org/repo``, ...
 
     Besides detkit's own checkpoints this takes what other frameworks write: any file of ``torch.save`` with a plain
     state dict, at its top, under ``"model"`` or ``"state_dict"``, or where else one stands (``weights.pth#model_ema``
     takes the one under that key, or what stands behind that prefix); a pickle (``.pkl``) of numpy arrays, of Detectron2
-    or, under ``"blobs"`` or at its top, of Caffe2; and matterport's Keras weights (HDF5; needs ``detkit[keras]``).
+    or, under ``"blobs"`` or at its top, of Caffe2; safetensors; and matterport's Keras weights (HDF5; needs
+    ``detkit[keras]``).
     Names lose what wrappers of a model or of a part have added; ``load_weights`` translates those of other frameworks.
     The content decides what a file is, not its extension.
 
@@ -82,18 +88,19 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """
     source = os.path.expanduser(os.fspath(path))
     address, _, place = (source, "", "") if os.path.exists(source) else source.partition("#")
+    source = shown(source)
     try:
         local = path_manager.get_local_path(address)
     except DownloadError as error:
-        raise DataError(f"{error}. Check the address, or download it by hand") from error
-    except Exception as error:  # a download fails in as many ways as there are networks
+        raise DataError(str(error)) from error
+    except Exception as error:  # a handler of the user's fails in as many ways as there are networks
         raise DataError(
             f"{source}: could not be fetched ({error}); check the address, or download it by hand"
         ) from error
     if os.path.isdir(local):
         return as_checkpoint(read_sharded(Path(local)), source)
     if not os.path.isfile(local):
-        hint = "; of addresses, http(s) and ftp are read: download it by hand" if "://" in source else ""
+        hint = f"; of addresses, {', '.join(SCHEMES)} are read: download it by hand" if "://" in source else ""
         raise DataError(f"{source}: there is no such file; expected weights written by a run or by torch.save{hint}")
     return as_checkpoint(_content(local, source), source, place)
 
@@ -107,7 +114,6 @@ _OTHERS = [
     (re.compile(rb"\Z"), "is an empty file: copy or download it again"),
     (re.compile(rb"\s*<(!doctype|html|\?xml)", re.I), "is a web page, no weights: look at the address in a browser"),
     (re.compile(rb"version https://git-lfs"), "only says where git-lfs keeps the weights: run 'git lfs pull' there"),
-    (re.compile(rb"(?s).{5}\0\0\0\{"), "is a safetensors file: torch.save what safetensors.torch.load_file gives"),
 ]
 """How files begin that are taken for weights by mistake, and what to do."""
 
@@ -119,6 +125,11 @@ def _content(local: str, source: str) -> Any:
         return read_keras(local, source)
     if head.startswith(_ZIP) or _OLD_TORCH in head:
         return read_torch(local, source)
+    if head[5:9] == b"\0\0\0{":
+        try:
+            return load_file(local)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise DataError(f"{source}: is a damaged safetensors file ({error}); copy or download it again") from error
     for kind, what in _OTHERS:
         if kind.match(head):
             raise DataError(f"{source}: {what}")

@@ -4,17 +4,32 @@ import contextlib
 import os
 import re
 import secrets
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from iopath.common.file_io import PathManager
 
-from detkit.utils.download import HTTPHandler
+from detkit.utils.download import WeightsHandler
 
-path_manager = PathManager()
-"""Turns what a user calls a file (a path, an http(s) address) into a local one: ``path_manager.get_local_path(p)``."""
-path_manager.register_handler(HTTPHandler())
+
+
+class Paths(PathManager):
+    """iopath's, which takes ``file://`` too and the words before ``://`` in any case."""
+
+    def get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        """The local file of a path, an address or a name of weights (see ``detkit.zoo``). Raises DownloadError."""
+        path = os.fspath(path)
+        scheme, separator, rest = path.partition("://")
+        if separator and scheme.lower() == "file":
+            return urllib.request.url2pathname(re.sub("^localhost/", "/", rest))
+        return super().get_local_path(f"{scheme.lower()}://{rest}" if separator else path, force, **kwargs)
+
+
+path_manager = Paths()
+"""Turns what a user calls a file into a local one: ``path_manager.get_local_path(p)``."""
+path_manager.register_handler(WeightsHandler())
 
 
 @contextlib.contextmanager

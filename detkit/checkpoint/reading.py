@@ -21,6 +21,7 @@ from detkit.checkpoint.sharded import read_sharded
 from detkit.config import ForeignConfig
 from detkit.registry import DataError
 from detkit.utils import path_manager
+from detkit.utils.file_checks import is_safetensors
 from detkit.utils.transfer import DownloadError
 from detkit.zoo import SCHEMES, shown
 
@@ -125,7 +126,7 @@ def _content(local: str, source: str) -> Any:
         return read_keras(local, source)
     if head.startswith(_ZIP) or _OLD_TORCH in head:
         return read_torch(local, source)
-    if head[5:9] == b"\0\0\0{":
+    if is_safetensors(local):
         try:
             return load_file(local)
         except (SafetensorError, OSError, ValueError) as error:

@@ -17,6 +17,7 @@ from detkit.comparisons.hooks import recorded, replaced
 from detkit.comparisons.stages import EVERYTHING
 from detkit.registry import ConfigError, DataError
 from detkit.structures import BitMasks, Boxes, ImageList, Instances
+from detkit.zoo import find
 
 TORCHVISION_MODELS = {
     "fasterrcnn_resnet50_fpn": "faster_rcnn_R_50_FPN",
@@ -78,7 +79,8 @@ def published_norm_eps(name: str, file: str | Path) -> float | None:
     if name not in ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn"):
         return None
     published = models.get_model_weights(name)["COCO_V1"].url
-    return 0.0 if Path(file).name == published.rsplit("/", 1)[-1] else None
+    row = find(str(file))
+    return 0.0 if Path(row.addresses[0] if row else file).name == published.rsplit("/", 1)[-1] else None
 
 
 def build_torchvision(name: str, num_classes: int, settings: Settings = Settings()) -> nn.Module:

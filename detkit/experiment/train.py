@@ -26,8 +26,9 @@ class TrainConfig:
         compile: the parts of the model that do not depend on what is in the image go through ``torch.compile``; see
             docs/training.md.
         device: ``auto`` (a CUDA GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        init_weights: a checkpoint to start from; only what fits is loaded, and the report says what did not.
-            ``FILE#model_ema`` takes the weights under that key of the file.
+        init_weights: a checkpoint to start from, a file, an address or a name such as
+            ``torchvision://ResNet50_Weights.IMAGENET1K_V2`` (see docs/checkpoints.md); only what fits is loaded, and
+            the report says what did not. ``FILE#model_ema`` takes the weights under that key of the file.
         partial_weights: whether ``init_weights`` may leave most of a part (backbone, neck, heads) as initialised.
         log_period: steps between lines of metrics.
         eval_period: steps between evaluations; null for one at the end.

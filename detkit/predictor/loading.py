@@ -12,6 +12,7 @@ from detkit.data.images import ImageReading
 from detkit.experiment import load_experiment
 from detkit.registry import DataError
 from detkit.utils.run_folder import run_file
+from detkit.zoo import find
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +40,13 @@ def load_model(
     weights: str | Path, overrides: Sequence[str], config: str | Path | None, trust_imports: bool
 ) -> tuple[nn.Module, list[Augmentation], ImageReading]:
     """Model, augmentations and reading of the images that it was tested on; see ``Predictor.from_weights``."""
-    checkpoint = read_checkpoint(weights)
+    checkpoint, row = read_checkpoint(weights), find(str(weights))
+    if config is None and row is not None and row.config is not None:
+        logger.info("%s: taking the config %s", row.name, row.config)
+        config, *changes = row.config.split()
+        overrides = [*changes, *overrides]
     if config is None and checkpoint.config is None:
-        raise DataError(f"{weights}: carries no config; give the one that it was trained with, as config=...")
+        raise DataError(f"{checkpoint.source}: carries no config; give the one that it was trained with, as config=...")
     source = checkpoint.config or {} if config is None else config
     experiment = load_experiment(source, overrides, trust_imports=trust_imports)
     names, ids = checkpoint.class_names, checkpoint.category_ids

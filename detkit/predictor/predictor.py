@@ -131,9 +131,9 @@ class Predictor:
         """The model of a checkpoint; its classes are the checkpoint's, or else those of the training dataset.
 
         Args:
-            weights: the file, or its address.
+            weights: the file, its address, or a name such as ``torchvision://MaskRCNN_ResNet50_FPN_Weights.COCO_V1``.
             overrides: ``key.path=value`` changes to the config.
-            config: a YAML; None takes the config that detkit's checkpoints carry.
+            config: a YAML; None takes the config that detkit's checkpoints carry, or that a name belongs to.
             device, batch_size, precision, compile, channel_order: as in the constructor.
             trust_imports: whether the code that the config lists under ``imports`` may run.
 

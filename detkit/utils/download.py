@@ -7,8 +7,6 @@ import json
 import logging
 import os
 import re
-import shutil
-import tempfile
 import time
 import urllib.parse
 from collections.abc import Iterator
@@ -18,13 +16,21 @@ from typing import Any
 import portalocker
 from iopath.common.file_io import HTTPURLHandler, get_cache_dir
 
-from detkit.utils.transfer import DownloadError, MissingError, check_space, chunks, complete, forget, note_of, size
+from detkit.utils.mirror import MIRROR, OFFLINE, from_mirror, offline
+from detkit.utils.transfer import (
+    DownloadError,
+    MissingError,
+    check_digests,
+    complete,
+    digests,
+    forget,
+    note_of,
+    size,
+    without_secrets,
+)
 from detkit.zoo import ADDRESSES, NAMES, Weights, find, hash_in_name, known, mirror_path, shown
 
 logger = logging.getLogger(__name__)
-
-MIRROR, OFFLINE = "DETKIT_WEIGHTS_MIRROR", "DETKIT_OFFLINE"
-MANIFEST = "manifest.json"
 
 
 class WeightsHandler(HTTPURLHandler):
@@ -51,7 +57,7 @@ def fetch_named(name: str, cache: Path | None = None, *, force: bool = False) ->
     Raises:
         DownloadError: there are none of that name, or they could not be fetched; the message says what to do.
     """
-    cache = cache or Path(get_cache_dir())
+    cache = cache or cache_folder()
     try:
         weights = find(name)
     except ValueError as error:
@@ -59,12 +65,14 @@ def fetch_named(name: str, cache: Path | None = None, *, force: bool = False) ->
     if weights is None:
         raise DownloadError(f"'{shown(name)}' is neither a name of weights nor an address that is read")
     kept = [address for address in weights.addresses if cache_path(address, cache).is_file()]
+    missing = []
     for address in (*kept, *weights.addresses):
         try:
             return fetch(address, cache, force=force, weights=weights)
         except MissingError as error:
-            missing = error
-    raise missing
+            missing.append(error)
+    others = ", ".join(address.rpartition("/")[2] for address in weights.addresses[1:])
+    raise MissingError(f"{missing[0]}; nor is there {others}") if others else missing[0]
 
 
 def fetch(address: str, cache: Path, *, force: bool = False, weights: Weights | None = None) -> Path:
@@ -95,7 +103,7 @@ def fetch(address: str, cache: Path, *, force: bool = False, weights: Weights | 
         if not force and _intact(path, address, weights):  # by the process that was waited for
             return path
         part, mirrored = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.mirror.part")
-        found, said = _from_mirror(address, mirrored, weights)
+        found, said = from_mirror(address, mirrored, weights)
         if not found:
             found = _from_origin(address, part, weights, said)
         os.replace(mirrored if mirrored.is_file() else part, path)
@@ -106,9 +114,15 @@ def fetch(address: str, cache: Path, *, force: bool = False, weights: Weights | 
     return path
 
 
-def offline() -> bool:
-    """Whether ``DETKIT_OFFLINE`` forbids the network."""
-    return os.environ.get(OFFLINE, "").strip().lower() not in ("", "0", "false", "no", "off")
+def cache_folder() -> Path:
+    """Where downloads are kept: iopath's folder, ``$FVCORE_CACHE`` or ``~/.torch/iopath_cache``."""
+    return Path(get_cache_dir())
+
+
+def cached(cache: Path) -> dict[Path, dict[str, Any]]:
+    """The files in the cache, each with what is known of it; see ``record_of``."""
+    files = {path.with_suffix(""): record_of(path.with_suffix("")) for path in sorted(cache.glob("*/*.json"))}
+    return {path: record for path, record in files.items() if "sha256" in record}
 
 
 def cache_path(address: str, cache: Path) -> Path:
@@ -117,25 +131,6 @@ def cache_path(address: str, cache: Path) -> Path:
     name = re.sub(r"[^\w.-]", "_", parts.path.rpartition("/")[2])[-100:] or "download"
     folder = re.sub(r"[^\w.-]", "_", parts.netloc.rpartition("@")[2])[:100]
     return cache / folder / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}_{name}"
-
-
-def digests(path: Path) -> dict[str, str]:
-    """The SHA-256 and the MD5 of a file."""
-    sums = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
-    with open(path, "rb") as file:
-        for chunk in chunks(file):
-            for content in sums.values():
-                content.update(chunk)
-    return {kind: content.hexdigest() for kind, content in sums.items()}
-
-
-def check_digests(found: dict[str, str], known_hash: str) -> str:
-    """What is wrong with a file whose hash is known as ``kind:digits``; empty: nothing."""
-    kind, _, digits = known_hash.partition(":")
-    if not known_hash or found[kind].startswith(digits):
-        return ""
-    name = {"sha256": "SHA-256", "md5": "MD5"}[kind]
-    return f"its {name} begins with {digits[:12]}, and what came has {found[kind][:12]}"
 
 
 def record_of(path: Path) -> dict[str, Any]:
@@ -183,66 +178,16 @@ def _only_one(path: Path, what: str) -> Iterator[None]:
         yield
 
 
-def _from_mirror(address: str, part: Path, weights: Weights) -> tuple[dict[str, str], str]:
-    """Fills ``part`` from the mirror, if one is set and has the file: its digests, or why not as words for messages."""
-    mirror = os.environ.get(MIRROR, "").strip()
-    if not mirror:
-        return {}, ""
-    root, where = re.sub(r"^file://", "", mirror).rstrip("/"), mirror_path(address)
-    if "://" in root and offline():
-        return {}, f", the mirror {shown(mirror)} is on a network"
-    try:
-        entry = read_manifest(root).get(where, {})
-        if "://" in root:
-            complete(f"{root}/{urllib.parse.quote(where)}", part)
-        else:
-            source = Path(root).expanduser() / where
-            if not source.is_file():
-                return {}, f" nor in the mirror (as {source})"
-            check_space(part, source.stat().st_size)
-            shutil.copyfile(source, part)
-        found = digests(part)
-        for known_hash in (weights.hash, f"sha256:{entry['sha256']}" if entry else ""):
-            if wrong := check_digests(found, known_hash):
-                raise DownloadError(f"{where}: {wrong}")
-        return found, ""
-    except MissingError:
-        return {}, f" nor in the mirror (as {where})"
-    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
-        forget(part)
-        logger.warning("the mirror %s gives no %s (%s)", shown(mirror), where, _without_secrets(error))
-        return {}, f", the mirror {shown(mirror)} gives none ({_without_secrets(error)})"
-
-
-def read_manifest(root: str) -> dict[str, dict[str, Any]]:
-    """What the files of a mirror are: path -> ``name, address, size, sha256``; empty where it has no manifest."""
-    if "://" not in root:
-        path = Path(root).expanduser() / MANIFEST
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            complete(f"{root}/{MANIFEST}", Path(folder) / f"_{MANIFEST}")
-        except MissingError:
-            return {}
-        return dict(json.loads((Path(folder) / f"_{MANIFEST}").read_text(encoding="utf-8")))
-
-
-def _without_secrets(error: BaseException) -> str:
-    return re.sub(r"\?[^\s'\"]+", "?...", str(error) or type(error).__name__)
-
-
 def _from_origin(address: str, part: Path, weights: Weights, said: str) -> dict[str, str]:
     """Fetches ``part`` from the address itself; gives its digests. Raises DownloadError."""
     where, name = shown(address), weights.name
     if offline():
-        raise DownloadError(
+        raise MissingError(
             f"{name} is not in the cache ({part.parent.parent}){said}, and {OFFLINE} forbids the network."
             f" Where there is one: detkit weights pack FOLDER '{name}'; copy FOLDER to here and set {MIRROR}=FOLDER. Or"
             f" download {where} by hand and give the file"
         )
-    if size(part) and not (
-        weights.hash or (note_of(part).is_file() and json.loads(note_of(part).read_text())["version"])
-    ):
+    if not _continues(part, weights):
         forget(part)  # nothing could tell that the rest is of the same version
     hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     token = os.environ.get("HF_TOKEN", "").strip() if address.startswith(f"{hub.rstrip('/')}/") else ""
@@ -253,9 +198,11 @@ def _from_origin(address: str, part: Path, weights: Weights, said: str) -> dict[
         listed = f"; some that there are: {', '.join(near)}" if near else ""
         raise MissingError(f"{where}: {error}. Look whether '{name}' is written right{listed}") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        kept = f"; {size(part):,} bytes are kept, and the same command goes on there" if size(part) else ""
+        kept = (
+            f"; {size(part):,} bytes are kept, and the same command goes on there" if _continues(part, weights) else ""
+        )
         raise DownloadError(
-            f"{where} could not be fetched ({_without_secrets(error)}){kept}. {_advice(error, name)}"
+            f"{where} could not be fetched ({without_secrets(error)}){kept}. {_advice(error, name)}"
         ) from error
     found = digests(part)
     for known_hash in (weights.hash, learnt):
@@ -268,6 +215,12 @@ def _from_origin(address: str, part: Path, weights: Weights, said: str) -> dict[
     return found
 
 
+def _continues(part: Path, weights: Weights) -> bool:
+    """Whether what has come can be gone on with: a change of the file in the meantime would be noticed."""
+    version = json.loads(note_of(part).read_text())["version"] if note_of(part).is_file() else ""
+    return bool(size(part) and (weights.hash or version))
+
+
 def _advice(error: Exception, name: str) -> str:
     code = getattr(error, "code", None)
     if code in (401, 403) and name.startswith(("hf://", "timm://")):
@@ -277,6 +230,6 @@ def _advice(error: Exception, name: str) -> str:
     if isinstance(error, DownloadError):
         return "Or download it by hand and give the file"
     return (
-        f"Look at the network and at http_proxy/https_proxy; or on another machine: detkit weights pack FOLDER '{name}',"
-        f" and here {MIRROR}=FOLDER; or give the file"
+        "Look at the network and at http_proxy, https_proxy; or on another machine: detkit weights pack FOLDER"
+        f" '{name}', and here {MIRROR}=FOLDER; or give the file"
     )

@@ -33,6 +33,12 @@ def check_torch_file(path: str | os.PathLike[str]) -> None:
     _check_pickles(path)
 
 
+def is_safetensors(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as one of safetensors: the length of a header, which is JSON."""
+    with open(path, "rb") as file:
+        return file.read(9)[5:] == b"\0\0\0{"
+
+
 def _compare_checksums(path: str | os.PathLike[str]) -> None:
     """Raises BadZipFile where a record has another checksum than it says: torch itself reads over flipped bits.
 

@@ -14,7 +14,6 @@ from iopath.common.file_io import PathManager
 from detkit.utils.download import WeightsHandler
 
 
-
 class Paths(PathManager):
     """iopath's, which takes ``file://`` too and the words before ``://`` in any case."""
 

@@ -1,6 +1,7 @@
 """Fetching what a file lacks: cut transfers go on, redirects stay safe, and a disk is not filled."""
 
 import base64
+import hashlib
 import http.client
 import json
 import os
@@ -10,8 +11,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
-from email.message import Message
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -41,7 +41,13 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     linked = ""
 
     def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
     ) -> urllib.request.Request | None:
         """The next request. Raises DownloadError where it would be less safe than this one."""
         old, new = urllib.parse.urlsplit(req.full_url), urllib.parse.urlsplit(newurl)
@@ -60,7 +66,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     http_error_308 = urllib.request.HTTPRedirectHandler.http_error_302
 
 
-def linked_hash(headers: Mapping[str, str] | Message) -> str:
+def linked_hash(headers: http.client.HTTPMessage) -> str:
     """``sha256:`` and the hash that huggingface.co has in its answer's headers; empty where it has none."""
     digits = re.fullmatch(r'"?([0-9a-f]{64})"?', headers.get("X-Linked-ETag") or "")
     return f"sha256:{digits[1]}" if digits else ""
@@ -179,6 +185,11 @@ def check_space(part: Path, wanted: int) -> None:
         )
 
 
+def without_secrets(error: BaseException) -> str:
+    """What an error says, without the queries of addresses, which may be signatures."""
+    return re.sub(r"\?[^\s'\"]+", "?...", str(error) or type(error).__name__)
+
+
 def chunks(file: BinaryIO) -> Iterator[bytes]:
     """The content of a file, a piece at a time."""
     while chunk := file.read(_CHUNK):
@@ -199,3 +210,22 @@ def forget(part: Path) -> None:
     """Removes what has come."""
     part.unlink(missing_ok=True)
     note_of(part).unlink(missing_ok=True)
+
+
+def digests(path: Path) -> dict[str, str]:
+    """The SHA-256 and the MD5 of a file."""
+    sums = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
+    with open(path, "rb") as file:
+        for chunk in chunks(file):
+            for content in sums.values():
+                content.update(chunk)
+    return {kind: content.hexdigest() for kind, content in sums.items()}
+
+
+def check_digests(found: dict[str, str], known_hash: str) -> str:
+    """What is wrong with a file whose hash is known as ``kind:digits``; empty: nothing."""
+    kind, _, digits = known_hash.partition(":")
+    if not known_hash or found[kind].startswith(digits):
+        return ""
+    name = {"sha256": "SHA-256", "md5": "MD5"}[kind]
+    return f"its {name} begins with {digits[:12]}, and what came has {found[kind][:12]}"

@@ -127,7 +127,8 @@ def _torchvision() -> dict[str, Any]:
     """``ResNet50_Weights.IMAGENET1K_V2`` -> torchvision's own entry, which has the address."""
     from torchvision import models  # takes a second, and most runs have no such name
 
-    entries = [entry for model in models.list_models() for entry in models.get_model_weights(model)]
+    names = [name for module in (models, models.detection) for name in models.list_models(module)]
+    entries = [entry for name in names for entry in models.get_model_weights(name)]
     return {f"{type(entry).__name__}.{entry.name}": entry for entry in entries}
 
 
@@ -192,7 +193,7 @@ def _unknown(scheme: str, rest: str, names: Iterable[str], plain: str = "") -> s
     lower, typed = {name.lower(): name for name in names}, (plain or rest).lower()
     near = [key for key in lower if typed and key.endswith(f"/{typed}")]
     near = near or difflib.get_close_matches(typed, lower, n=1, cutoff=0.75)
-    near = near or sorted((key for key in lower if typed and typed in key), key=lambda key: key.find(typed))[:2]
+    near = near or sorted((k for k in lower if typed and typed in k), key=lambda k: (k.find(typed), len(k)))[:2]
     meant = " or ".join(f"'{scheme}://{lower[key]}'" for key in near)
     return (
         f"there are no weights '{scheme}://{rest}'." + (f" Did you mean {meant}?" if meant else "") + " 'detkit weights"

@@ -120,7 +120,7 @@ MISTAKEN = {
     "empty": (b"", "is an empty file"),
     "page": (b"\n<!DOCTYPE html><html>Not found</html>", "is a web page"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "git lfs pull"),
-    "safetensors": (b"\x20\0\0\0\0\0\0\0{}" + b" " * 30, "is a safetensors file"),
+    "safetensors": (b"\x20\0\0\0\0\0\0\0{" + b" " * 31, "is a damaged safetensors file"),
 }
 
 

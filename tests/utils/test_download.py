@@ -1,53 +1,26 @@
 """Downloads against a server on this machine: by whole address, whole or not there, once for several processes."""
 
 import hashlib
-import http.server
 import logging
-import threading
+import os
+import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from file_server import CONTENT, Server
 
-from detkit.utils.download import DownloadError, fetch
-
-CONTENT = bytes(range(256)) * 200
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Serves ``content`` under every path. Each answer ends after ``cuts.pop(0)`` bytes while there are some."""
-
-    def __init__(self, content=CONTENT, cuts=(), ranges=True, etag='"1"'):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content, self.cuts, self.ranges, self.etag, self.asked = content, list(cuts), ranges, etag, []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    def address(self, path="/weights.pth"):
-        return f"http://127.0.0.1:{self.server_port}{path}"
+from detkit.utils import transfer
+from detkit.utils.download import DownloadError, cached, fetch, fetch_named
+from detkit.utils.mirror import pack
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        server, first = self.server, 0
-        asked = self.headers.get("Range")
-        server.asked.append((self.path, asked))
-        version = self.headers.get("If-Range")
-        if asked and server.ranges and version in (None, server.etag):
-            first = int(asked.removeprefix("bytes=").rstrip("-"))
-        if first >= len(server.content):
-            self.send_error(416)
-            return
-        body = server.content[first:]
-        self.send_response(206 if first else 200)
-        self.send_header("Content-Length", str(len(body)))
-        if server.etag:
-            self.send_header("ETag", server.etag)
-        if first:
-            self.send_header("Content-Range", f"bytes {first}-{len(server.content) - 1}/{len(server.content)}")
-        self.end_headers()
-        self.wfile.write(body[: server.cuts.pop(0)] if server.cuts else body)
-
-    def log_message(self, *_):
-        """Silent."""
+@pytest.fixture(autouse=True)
+def no_pauses_and_no_settings(monkeypatch):
+    monkeypatch.setattr(transfer, "_PAUSE", 0)
+    for name in ("DETKIT_WEIGHTS_MIRROR", "DETKIT_OFFLINE", "HF_TOKEN", "HF_ENDPOINT", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -152,3 +125,199 @@ def test_a_server_that_is_not_there_is_named(serve, tmp_path):
     server.server_close()
     with pytest.raises(DownloadError, match=rf"127\.0\.0\.1:{server.server_port}"):
         fetch(server.address(), tmp_path)
+
+
+def test_what_no_longer_is_what_was_fetched_is_fetched_again(serve, tmp_path, caplog):
+    server = serve()
+    path = fetch(server.address(), tmp_path)
+    os.utime(path)  # touched, but the same
+    assert fetch(server.address(), tmp_path) == path
+    assert len(server.asked) == 1
+    path.write_bytes(CONTENT[::-1])
+    assert fetch(server.address(), tmp_path).read_bytes() == CONTENT
+    assert "is no longer what was fetched" in caplog.text
+
+
+@pytest.mark.parametrize("status", [503, 429])
+def test_a_busy_server_is_asked_again(serve, tmp_path, status):
+    assert fetch(serve(codes=[status, status]).address(), tmp_path).read_bytes() == CONTENT
+    with pytest.raises(DownloadError, match=str(status)):
+        fetch(serve(codes=[status] * 3).address(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"codes": [404]}, r"no such file \(404\)\. Look whether"),
+        ({"codes": [403]}, "wants a login"),
+        ({"headers": {"Content-Type": "text/html; charset=utf-8"}}, "a web page came instead of a file"),
+    ],
+)
+def test_what_is_no_file_is_refused_with_what_to_do(serve, tmp_path, options, words):
+    with pytest.raises(DownloadError, match=words):
+        fetch(serve(**options).address(), tmp_path)
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+def test_a_file_that_does_not_fit_on_the_disk_is_not_begun(serve, tmp_path, monkeypatch):
+    server = serve()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6 - 90_000, 90_000))
+    with pytest.raises(DownloadError, match=r"51,200 bytes more .* only 90,000.*FVCORE_CACHE"):
+        fetch(server.address(), tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr(transfer, "_CHUNK", 1000)
+    left = iter([10**9] * 10 + [0] * 99)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 0, next(left)))
+    with pytest.raises(DownloadError, match="some of which must stay free"):  # the server may say nothing, or lie
+        fetch(server.address("/b.pth"), tmp_path)
+
+
+def test_a_redirect_is_followed_and_takes_no_login_to_another_host(serve, tmp_path):
+    last = serve()
+    first = serve(moved={"/a.pth": "/b.pth", "/b.pth": last.address("/c.pth?signature=1")})
+    address = first.address("/a.pth").replace("://", "://me:se%2Fcret@")
+    assert fetch(address, tmp_path).read_bytes() == CONTENT
+    assert first.logins == ["Basic bWU6c2UvY3JldA=="] * 2
+    assert last.logins == [None]
+
+
+def test_a_redirect_from_https_to_http_is_refused():
+    request = transfer._request("https://host/a.pth", {}, "")
+    with pytest.raises(DownloadError, match="redirected from https to http://host/b"):
+        transfer._Redirects().redirect_request(request, None, 302, "", {}, "http://host/b?key=1")
+    redirects = transfer._Redirects()
+    assert redirects.redirect_request(request, None, 308, "", {}, "https://host/b").full_url == "https://host/b"
+
+
+@pytest.mark.parametrize("ending", ["", "#weights"])
+def test_messages_and_the_log_have_no_secrets(serve, tmp_path, caplog, ending):
+    server = serve(codes=[403])
+    address = server.address("/w.pth?X-Signature=hidden").replace("://", "://user:hidden@") + ending
+    with caplog.at_level(logging.DEBUG), pytest.raises(DownloadError) as error:
+        fetch(address, tmp_path)
+    fetch(address, tmp_path)
+    fetch(address, tmp_path)
+    said = f"{error.value}{caplog.text}{[p.read_text() for p in tmp_path.rglob('*.json')]}"
+    assert f"127.0.0.1:{server.server_port}/w.pth" in said
+    assert "hidden" not in said
+    for wrong in ("http://user:hid/den@host/w.pth", "http://user:hidden#@host/w.pth"):
+        with pytest.raises(DownloadError, match="In a password / is written %2F") as error:
+            fetch_named(wrong, tmp_path)
+        assert "hid" not in str(error.value)
+
+
+def hub(serve, monkeypatch, **options):
+    server = serve(**options)
+    monkeypatch.setenv("HF_ENDPOINT", server.address(""))
+    return server
+
+
+def test_a_repository_of_the_hub_gives_safetensors_first(serve, tmp_path, monkeypatch):
+    root = "/org/repo/resolve/main/"
+    server = hub(serve, monkeypatch, files={f"{root}model.safetensors": b"safe", f"{root}pytorch_model.bin": b"torch"})
+    assert fetch_named("hf://org/repo", tmp_path).read_bytes() == b"safe"
+    del server.files[f"{root}model.safetensors"]
+    assert fetch_named("hf://org/repo", tmp_path).read_bytes() == b"safe"
+    assert fetch_named("hf://org/repo", tmp_path, force=True).read_bytes() == b"torch"
+    server.files["/org/repo/resolve/refs%2Fpr%2F1/a/b%20c.pth"] = b"other"
+    assert fetch_named("HF://org/repo@refs%2Fpr%2F1/a/b c.pth#ema", tmp_path).read_bytes() == b"other"
+    with pytest.raises(DownloadError, match=r"no such file.*nor is there pytorch_model\.bin"):
+        fetch_named("timm://resnet50.a1_in1k", tmp_path)
+
+
+def test_the_hub_gets_its_token_and_its_hash_is_compared(serve, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    store = serve()
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    moved = {"/org/repo/resolve/main/w.pth": store.address("/signed?x=1")}
+    server = hub(serve, monkeypatch, moved=moved, headers={"X-Linked-ETag": f'"{digest}"'})
+    assert fetch_named("hf://org/repo/w.pth", tmp_path).read_bytes() == CONTENT
+    assert (server.logins, store.logins) == (["Bearer hf_secret"], [None])
+    store.content = CONTENT[::-1]
+    with pytest.raises(DownloadError, match=f"SHA-256 begins with {digest[:12]}"):
+        fetch_named("hf://org/repo/w.pth", tmp_path, force=True)
+    server.codes, server.moved = [401], {}
+    with pytest.raises(DownloadError, match="accept its terms on its page and set HF_TOKEN"):
+        fetch_named("hf://org/repo/other.pth", tmp_path)
+    assert fetch(serve().address(), tmp_path)
+    assert "Bearer" not in str(store.logins)
+
+
+@pytest.fixture
+def mirror(serve, tmp_path):
+    """A mirror of one file, and the address of that file, whose server is gone."""
+    server = serve(etag=None)
+    fetch(server.address(), tmp_path / "first")
+    list(pack(cached(tmp_path / "first"), tmp_path / "mirror"))
+    server.content = b"origin"
+    return server, tmp_path / "mirror"
+
+
+@pytest.mark.parametrize("kind", ["folder", "address", "file address"])
+def test_the_mirror_is_asked_first(kind, mirror, serve, tmp_path, monkeypatch):
+    origin, folder = mirror
+    files = {f"/w/{p.relative_to(folder)}": p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    there = {"folder": str(folder), "address": serve(files=files).address("/w/"), "file address": folder.as_uri()}
+    monkeypatch.setenv("DETKIT_WEIGHTS_MIRROR", there[kind])
+    assert fetch(origin.address(), tmp_path / "cache").read_bytes() == CONTENT
+    assert len(origin.asked) == 1  # for the mirror
+    assert fetch(origin.address("/other.pth"), tmp_path / "cache").read_bytes() == b"origin"  # which the mirror lacks
+
+
+def test_a_wrong_file_of_a_mirror_is_not_taken(mirror, tmp_path, monkeypatch, caplog):
+    origin, folder = mirror
+    monkeypatch.setenv("DETKIT_WEIGHTS_MIRROR", str(folder))
+    next(folder.rglob("*.pth")).write_bytes(CONTENT[::-1])
+    assert fetch(origin.address(), tmp_path / "cache").read_bytes() == b"origin"
+    assert "SHA-256 begins with" in caplog.text
+    monkeypatch.setenv("DETKIT_OFFLINE", "1")
+    with pytest.raises(DownloadError, match=r"the mirror .* gives none .*SHA-256"):
+        fetch(origin.address(), tmp_path / "cache", force=True)
+    (folder / "manifest.json").unlink()  # made by hand
+    digits = hashlib.sha256(CONTENT).hexdigest()[:8]
+    there = folder / f"127.0.0.1_{origin.server_port}" / f"a-{digits}.pth"
+    there.write_bytes(b"wrong")
+    with pytest.raises(DownloadError, match=f"SHA-256 begins with {digits}"):
+        fetch(origin.address(f"/{there.name}"), tmp_path / "cache")
+    there.write_bytes(CONTENT)
+    assert fetch(origin.address(f"/{there.name}"), tmp_path / "cache").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("place", ["missing", "http://127.0.0.1:1/mirror"])
+def test_a_mirror_that_is_not_there_is_no_obstacle(place, serve, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETKIT_WEIGHTS_MIRROR", place)
+    assert fetch(serve().address(), tmp_path).read_bytes() == CONTENT
+
+
+def test_offline_nothing_is_asked_and_the_message_says_how_to_go_on(mirror, serve, tmp_path, monkeypatch):
+    origin, folder = mirror
+    asked = len(origin.asked)
+    monkeypatch.setenv("DETKIT_OFFLINE", "1")
+    monkeypatch.setenv("DETKIT_WEIGHTS_MIRROR", serve().address())
+    with pytest.raises(DownloadError) as error:
+        fetch(origin.address(), tmp_path / "cache")
+    words = f"detkit weights pack FOLDER '{origin.address()}'; copy FOLDER to here and set DETKIT_WEIGHTS_MIRROR=FOLDER"
+    assert words in str(error.value)
+    monkeypatch.setenv("DETKIT_WEIGHTS_MIRROR", str(folder))
+    assert fetch(origin.address(), tmp_path / "cache").read_bytes() == CONTENT
+    monkeypatch.delenv("DETKIT_WEIGHTS_MIRROR")
+    assert fetch(origin.address(), tmp_path / "cache").read_bytes() == CONTENT
+    assert len(origin.asked) == asked
+
+
+def test_two_processes_share_what_one_of_them_fetches(serve, tmp_path):
+    server = serve(cuts=[5000])
+    code = "import sys; from pathlib import Path; from detkit.utils.download import fetch;"
+    code += "print(fetch(sys.argv[1], Path(sys.argv[2])).stat().st_size)"
+    command = [sys.executable, "-c", code, server.address(), str(tmp_path)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [int(process.communicate()[0]) for process in processes] == [len(CONTENT)] * 2
+    assert [asked for _, asked in server.asked] == [None, "bytes=5000-"]
+
+
+def test_what_was_cut_is_begun_again_where_nothing_tells_two_versions_apart(serve, tmp_path):
+    server = serve(cuts=[1000, 0, 0, 0], etag=None)
+    with pytest.raises(DownloadError):
+        fetch(server.address(), tmp_path)
+    server.cuts, server.content = [], CONTENT[::-1]
+    assert fetch(server.address(), tmp_path).read_bytes() == CONTENT[::-1]

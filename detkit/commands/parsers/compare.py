@@ -30,7 +30,7 @@ import argparse
 from collections.abc import Sequence
 
 from detkit.commands.parsers import command_parser
-from detkit.paths import local_path
+from detkit.paths import local_path, path_or_address
 
 PREFIX = "torchvision:"
 SETTINGS = ("short_edge", "max_size", "score_thresh", "norm_eps")
@@ -40,7 +40,9 @@ SETTINGS = ("short_edge", "max_size", "score_thresh", "norm_eps")
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser("compare", __doc__)
-    parser.add_argument("weights", metavar="WEIGHTS", help="a file; or: random (torchvision), fixture (a fixture)")
+    parser.add_argument(
+        "weights", type=path_or_address, metavar="WEIGHTS", help="a file; or: random (torchvision), fixture (a fixture)"
+    )
     parser.add_argument("images", nargs="+", type=local_path, metavar="IMAGE", help="image files")
     parser.add_argument(
         "--reference",

@@ -25,7 +25,7 @@ import argparse
 from collections.abc import Sequence
 
 from detkit.commands.parsers import command_parser
-from detkit.paths import local_path
+from detkit.paths import local_path, path_or_address
 
 LABEL_FORMATS = ("coco", "yolo", "voc", "labelme", "label-studio")
 """Those of ``detkit.data.formats.writing``, which takes seconds to import."""
@@ -38,7 +38,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     model = parser.add_argument_group("the model: a run, or a config with weights, or weights that carry a config")
     model.add_argument("--run", type=local_path, metavar="DIR", help="the folder of a training run")
     model.add_argument("--config-file", type=local_path, metavar="FILE", help="a YAML")
-    model.add_argument("--weights", type=local_path, metavar="FILE", help="a checkpoint (with --run: model_final.pth)")
+    model.add_argument(
+        "--weights", type=path_or_address, metavar="FILE", help="a checkpoint or a name (with --run: model_final.pth)"
+    )
     model.add_argument(
         "--set", action="append", default=[], metavar="key.path=value", help="a change to the config; may be repeated"
     )

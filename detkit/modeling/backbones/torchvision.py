@@ -7,6 +7,8 @@ import zipfile
 from typing import Annotated, Any, Literal
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -15,8 +17,10 @@ from detkit.layers import ShapeSpec, SyncBN, freeze, frozen_copy, replace_module
 from detkit.modeling.backbones.torchvision_stages import Node, find, new_network, position, trace, units
 from detkit.modeling.interfaces import BACKBONES, Backbone, Features
 from detkit.registry import did_you_mean
-from detkit.utils.file_checks import check_torch_file
+from detkit.utils.file_checks import check_torch_file, is_safetensors
 from detkit.utils.paths import path_manager
+from detkit.utils.transfer import DownloadError
+from detkit.zoo import shown
 
 STAGES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 """Name of a map -> its stride, as in a ResNet."""
@@ -36,8 +40,9 @@ class TorchvisionBackbone(Backbone):
         model: the network's name in ``torchvision.models.list_models(module=torchvision.models)``.
         out_features: the maps to give, by name, or parts of the network such as ``features.3``, which are called after
             their stride as well; null for all.
-        weights: a file (or http address) with torchvision's state dict of the network, e.g. pretrained on ImageNet;
-            null for random weights. Read when the model is built, except on the meta device.
+        weights: torchvision's state dict of the network: a file, an address or a name such as
+            ``torchvision://ResNet50_Weights.IMAGENET1K_V2``; null for random weights. Read when the model is built,
+            except on the meta device.
         norm: what batch norms are: BN as they are, FrozenBN with fixed statistics and weights, SyncBN over all ranks.
             Other norms stay.
         norm_eps: added to the variance of every batch norm; null for the network's own (0.001 in MobileNetV3, which
@@ -198,21 +203,35 @@ def _load(body: nn.Module, file: str, names: set[str]) -> None:
     """Loads torchvision's state dict; ``names`` are those of the whole network, classifier included."""
     if any(p.is_meta for p in body.parameters()):
         return
+    source = shown(file)
     try:
         local = path_manager.get_local_path(file)
-        check_torch_file(local)
-        state = torch.load(local, map_location="cpu", weights_only=True)
+        if is_safetensors(local):
+            state = load_file(local)
+        else:
+            check_torch_file(local)
+            state = torch.load(local, map_location="cpu", weights_only=True)
+    except DownloadError as error:
+        raise ValueError(f"weights: {error}") from error
     except FileNotFoundError:
-        raise ValueError(f"weights: there is no file '{file}'; give a state dict of torchvision, or null") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as e:
-        raise ValueError(f"weights: '{file}' cannot be read as a state dict: {e}") from e
+        raise ValueError(f"weights: there is no file '{source}'; give a state dict of torchvision, or null") from None
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        zipfile.BadZipFile,
+        SafetensorError,
+    ) as e:
+        raise ValueError(f"weights: '{source}' cannot be read as a state dict: {e}") from e
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"weights: '{file}' is no state dict (name -> tensor)")
+        raise ValueError(f"weights: '{source}' is no state dict (name -> tensor)")
     # DenseNet's published files are from a time when its layers were called norm.1, conv.1
     state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", name): value for name, value in state.items()}
     bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if bad:
-        raise ValueError(f"weights: '{file}' has values that are not finite, such as in {bad[0]}")
+        raise ValueError(f"weights: '{source}' has values that are not finite, such as in {bad[0]}")
     own = body.state_dict()
     missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
     foreign = [n for n in state if n not in names]
@@ -224,7 +243,7 @@ def _load(body: nn.Module, file: str, names: set[str]) -> None:
             else f"{f'{missing[0]!r} is missing' if missing else f'{foreign[0]!r} is not a tensor of the network'}"
         )
         raise ValueError(
-            f"weights: '{file}' is another network's: {len(missing)} tensors missing, {len(foreign)} unknown,"
+            f"weights: '{source}' is another network's: {len(missing)} tensors missing, {len(foreign)} unknown,"
             f" {len(wrong)} of another shape; for example {example}"
         )
     body.load_state_dict({n: state[n] for n in own if n in state}, strict=False)

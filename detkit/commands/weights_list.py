@@ -1,0 +1,29 @@
+"""Lists the weights that have names: the work of ``detkit weights list``."""
+
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+from detkit.commands.parsers.weights_list import parse_arguments
+from detkit.registry import DataError
+from detkit.utils.download import cache_folder, cache_path
+from detkit.zoo import known
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command. Raises DataError where no name has the pattern."""
+    args, cache = parse_arguments(argv), cache_folder()
+    rows = [
+        (
+            weights.name,
+            "fetched" if cache_path(weights.addresses[0], cache).is_file() else "",
+            "" if weights.size is None else f"{weights.size / 1e6:,.0f} MB",
+            weights.config or "",
+            weights.licence,
+        )
+        for weights in known(args.pattern)
+    ]
+    if not rows:
+        raise DataError(f"no listed weights have '{args.pattern}' in their name; 'detkit weights list' shows all")
+    print(tabulate(rows, ("name", "", "size", "config", "licence"), colalign=("left", "left", "right")))
+    return 0

@@ -1,0 +1,126 @@
+"""Names of weights: what they stand for, and an answer to what is no name before anything is built."""
+
+import argparse
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision.models import MobileNet_V3_Large_Weights, ResNet50_Weights
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+
+from detkit.checkpoint import read_checkpoint
+from detkit.config import ConfigError
+from detkit.config.named import config_names
+from detkit.experiment import load_experiment
+from detkit.paths import path_or_address
+from detkit.utils import path_manager
+from detkit.zoo import find, known, mirror_path, shown
+
+ZOO = "https://dl.fbaipublicfiles.com/detectron2/COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x/137849600/"
+MASK = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
+
+
+@pytest.mark.parametrize("name", [MASK, f"{MASK}.yaml", f"{MASK}/137849600/model_final_f10217.pkl", f"{MASK}#model"])
+@pytest.mark.parametrize("scheme", ["detectron2", "Detectron2"])
+def test_detectron2s_names_are_its_addresses(scheme, name):
+    row = find(f"{scheme}://{name}")
+    assert row.addresses == (f"{ZOO}model_final_f10217.pkl",)
+    assert (row.hash, row.config) == ("md5:f10217", "coco/mask_rcnn_R_50_FPN_3x")
+
+
+@pytest.mark.parametrize(
+    "entry", [ResNet50_Weights.IMAGENET1K_V1, MaskRCNN_ResNet50_FPN_Weights.COCO_V1, MobileNet_V3_Large_Weights.DEFAULT]
+)
+def test_torchvisions_names_are_its_own_entries(entry):
+    row = find(f"torchvision://{type(entry).__name__}.{entry.name}")
+    assert row.addresses == (entry.url,)
+    assert row.hash.removeprefix("sha256:") in entry.url
+    assert find(f"torchvision://{type(entry).__name__}.DEFAULT").addresses == (type(entry).DEFAULT.url,)
+
+
+def test_the_hubs_names_are_files_of_repositories(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub:8080/")
+    root = "http://hub:8080/org/repo/resolve"
+    assert find("hf://org/repo@v1/a/b.safetensors").addresses == (f"{root}/v1/a/b.safetensors",)
+    assert find("hf://org/repo").addresses[:2] == (f"{root}/main/model.safetensors", f"{root}/main/pytorch_model.bin")
+    monkeypatch.delenv("HF_ENDPOINT")
+    assert find("timm://resnet50.a1_in1k").addresses[0] == next(
+        row.addresses[0] for row in known("timm://") if row.name == "timm://resnet50.a1_in1k"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("torchvision://MaskRCNN_ResNet50_FPN_Weights.COCO_V3", "torchvision://MaskRCNN_ResNet50_FPN_Weights.COCO_V1"),
+        ("torchvision://maskrcnn_resnet50_fpn_weights.coco_v1", "torchvision://MaskRCNN_ResNet50_FPN_Weights.COCO_V1"),
+        ("torchvision://resnet50", "torchvision://ResNet50_Weights.IMAGENET1K_V"),
+        ("detectron2://COCO-InstanceSegmentation/mask_rcn_R_50_FPN_3x", f"detectron2://{MASK}"),
+        ("detectron2://mask_rcnn_R_50_FPN_3x", f"detectron2://{MASK}"),
+        (f"detectron2://{MASK}/137849600/model_final_000000.pkl", f"detectron2://{MASK}"),
+        ("catalog://ImageNetPretrained/MSRA/R50", "catalog://ImageNetPretrained/MSRA/R-50"),
+        ("torchvison://ResNet50_Weights.IMAGENET1K_V1", "torchvision://"),
+        ("htps://host/a.pth", "https://"),
+        ("hf://repo", "hf://ORG/REPO"),
+        ("http://host:port/a.pth", "https://HOST/FILE"),
+    ],
+)
+def test_a_misspelt_name_is_answered_before_anything_is_built(name, meant):
+    with pytest.raises(ConfigError, match=rf"train\.init_weights: .*{re.escape(meant)}"):
+        load_experiment("coco/mask_rcnn_R_50_FPN_1x", [f"train.init_weights={name}"])
+    with pytest.raises(argparse.ArgumentTypeError, match=re.escape(meant)):
+        path_or_address(name)
+
+
+@pytest.mark.parametrize("name", ["w.pth", "a/b.pkl", "s3://bucket/w.pth", "file:///w.pth", "C:/w.pth"])
+def test_paths_and_others_addresses_are_left_alone(name):
+    assert find(name) is None
+    assert path_or_address(name) == name
+
+
+def test_every_row_has_an_address_of_its_own_and_a_config_that_there_is():
+    rows = known()
+    assert len({row.name for row in rows}) == len(rows) > 200
+    assert len({mirror_path(row.addresses[0]) for row in rows}) == len({row.addresses for row in rows})
+    for row in rows:
+        assert find(row.name) == row or row.name.startswith("timm://")
+        assert row.addresses[0].startswith("https://")
+        assert row.config is None or row.config.split()[0] in config_names()
+
+
+@pytest.mark.parametrize("config", sorted({row.config for row in known() if row.config}))
+def test_the_configs_of_weights_can_be_built(config):
+    name, *changes = config.split()
+    with torch.device("meta"):
+        load_experiment(name, changes).build_model(num_classes=80)
+
+
+def test_no_two_addresses_share_a_file_of_a_mirror():
+    addresses = [
+        f"https://host{rest}" for rest in ("/a", "/a?b", "/a?c", "/a b", "/a_b", "/../a", "/./a", ":80/a", "/é")
+    ]
+    assert len({mirror_path(address) for address in addresses}) == len(addresses)
+    assert all(".." not in mirror_path(address).split("/") for address in addresses)
+    assert mirror_path("https://host/a/b-c.d") == "host/a/b-c.d"
+
+
+def test_what_is_shown_of_an_address_is_no_secret():
+    assert shown("HTTP://me:pass@host:80/a/w.pth?key=1#ema") == "HTTP://host:80/a/w.pth#ema"
+    assert shown("https://me:pa/ss@host/w.pth") == "https://..."
+    assert shown("weights/w.pth?x") == "weights/w.pth?x"
+
+
+@pytest.mark.parametrize("scheme", ["file://", "FILE://", "file://localhost"])
+def test_a_file_address_is_a_path(scheme, tmp_path):
+    (tmp_path / "a b.pth").write_bytes(b"")
+    assert path_manager.get_local_path(f"{scheme}{tmp_path}/a%20b.pth") == str(tmp_path / "a b.pth")
+
+
+def test_safetensors_are_read(tmp_path):
+    state = {"backbone.a": torch.rand(2, 3), "backbone.b": torch.arange(3, dtype=torch.bfloat16)}
+    save_file(state, tmp_path / "w.safetensors")
+    for path in (tmp_path / "w.safetensors", f"file://{tmp_path}/w.safetensors"):
+        read = read_checkpoint(path).model
+        assert read.keys() == state.keys()
+        assert all(torch.equal(read[name], value) for name, value in state.items())

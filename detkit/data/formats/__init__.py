@@ -1,9 +1,11 @@
 """Folders of labelled images in the formats of tools and public datasets."""
 
+from detkit.data.formats.auto import AutoDataset, open_dataset
 from detkit.data.formats.cityscapes import CityscapesDataset
-from detkit.data.formats.coco_folder import CocoFolder, CocoPanopticFolder, LvisFolder
+from detkit.data.formats.coco_folder import CocoFolder, LvisFolder
+from detkit.data.formats.coco_panoptic import CocoPanopticFolder
 from detkit.data.formats.cvat import CvatDataset
-from detkit.data.formats.dataset import AutoDataset, FormatDataset, open_dataset
+from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.label_studio import LabelStudioDataset
 from detkit.data.formats.labelme import LabelMeDataset
 from detkit.data.formats.mask_images import MaskImagesDataset

@@ -1,5 +1,6 @@
 """CityscapesDataset: the instance ids of Cityscapes."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -14,12 +15,12 @@ from detkit.registry import DataError
 
 CLASSES = {24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle"}
 """Label id -> name of the classes with instances."""
-IDS = "_gtFine_instanceIds.png"
+IDS = re.compile(r"(.+)_gt(?:Fine|Coarse)_instanceIds\.png")
 
 
 @DATASETS.register()
 class CityscapesDataset(FormatDataset):
-    """Cityscapes (Cordts et al. 2016): ``leftImg8bit`` and ``gtFine`` with ``*_instanceIds.png``.
+    """Cityscapes (Cordts et al. 2016): ``leftImg8bit`` and ``gtFine`` (or ``gtCoarse``) with ``*_instanceIds.png``.
 
     A value of 1000 and more is label id x 1000 + number; a lower one of a class with instances is a group: a crowd.
     Options are those of ``FormatDataset``.
@@ -30,13 +31,13 @@ class CityscapesDataset(FormatDataset):
 
     @classmethod
     def recognise(cls, folder: Folder) -> str | None:
-        found = folder.glob(f"*{IDS}")
-        return f"{len(found)} files *{IDS}" if found else None
+        found = folder.glob("*_instanceIds.png")
+        return f"{len(found)} files *_instanceIds.png" if found else None
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
         out: dict[str, list[str]] = {}
-        for name in folder.glob(f"*{IDS}"):
+        for name in folder.glob("*_instanceIds.png"):
             out.setdefault(PurePosixPath(name).parent.parent.name, []).append(name)
         return out
 
@@ -51,7 +52,7 @@ def _image(folder: Folder, name: str) -> LabelledImage:
     if ids.ndim != 2:
         raise DataError(f"{place}: has {ids.shape[2]} channels; expected one, of 16 bits")
     path = PurePosixPath(name)
-    stem = path.name[: -len(IDS)]
+    stem = found[1] if (found := IDS.fullmatch(path.name)) else path.stem
     near = f"leftImg8bit/{path.parent.parent.name}/{path.parent.name}"
     return LabelledImage(folder.image(f"{stem}_leftImg8bit.png", near, name), list(_objects(ids, place)), ids.shape)
 

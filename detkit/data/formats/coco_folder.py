@@ -1,14 +1,12 @@
-"""CocoFolder, LvisFolder and CocoPanopticFolder: folders with files in COCO's form, whoever wrote them."""
+"""CocoFolder and LvisFolder: folders with files in COCO's form, whoever wrote them."""
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
-import numpy as np
-import pycocotools.mask as coco_mask
 
 from detkit.data.datasets.coco import read_categories, read_json
 from detkit.data.datasets.rows import ImageRow, Row, as_row, row_type
@@ -38,7 +36,7 @@ class CocoFolder(FormatDataset):
 
     @classmethod
     def recognise(cls, folder: Folder) -> str | None:
-        return ", ".join(list(_files(folder, cls).values())[:4]) or None
+        return ", ".join([name for names in _files(folder, cls).values() for name in names][:4]) or None
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
@@ -52,7 +50,7 @@ class CocoFolder(FormatDataset):
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
-        return joined([_content(folder, name, issubclass(cls, LvisFolder)) for name in parts.values()])
+        return joined(distinct(parts, lambda name: _content(folder, name, issubclass(cls, LvisFolder))))
 
 
 @DATASETS.register()
@@ -71,37 +69,35 @@ class LvisFolder(CocoFolder):
         return '"neg_category_ids"' in head
 
 
-@DATASETS.register()
-class CocoPanopticFolder(CocoFolder):
-    """COCO panoptic (Kirillov et al. 2019): the things of a JSON with a folder of PNGs of segment ids.
-
-    Classes are the things. Options are those of ``FormatDataset``.
-    """
-
-    key = "coco_panoptic"
-    format = "COCO panoptic"
-
-    @classmethod
-    def matches(cls, head: str) -> bool:
-        return '"segments_info"' in head and '"categories"' in head
-
-    @classmethod
-    def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
-        return joined([_panoptic(folder, name) for name in parts.values()])
-
-
-def _files(folder: Folder, kind: type[CocoFolder]) -> dict[str, str]:
-    """Part -> its file; of several for one part, instances before keypoints, then the last by name."""
-    found: dict[str, str] = {}
-    for name in sorted(folder.candidates("*.json"), key=lambda n: ("instances" in n, n)):
+def _files(folder: Folder, kind: type[CocoFolder]) -> dict[str, list[str]]:
+    """Part -> its files; where some are of instances, only these."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(folder.candidates("*.json")):
         path = folder.path / name
         with open(path, "rb") as file:
             head = file.read(PEEK)
             file.seek(max(path.stat().st_size - PEEK, 0))
             ends = decoded(head + file.read())
         if kind.matches(ends):
-            found[part_of(name)] = name
-    return found if len(found) != 1 or next(iter(found)) else {"": next(iter(found.values()))}
+            found.setdefault(part_of(name), []).append(name)
+    return {part: [name for name in names if "instances" in name] or names for part, names in found.items()}
+
+
+def distinct(parts: Mapping[str, list[str]], read: Callable[[str], Content]) -> list[Content]:
+    """The contents of the files, without those that speak of images that a later file of their part has."""
+    out: list[Content] = []
+    for names in parts.values():
+        seen: set[str] = set()
+        kept: list[Content] = []
+        for name in reversed(names):
+            content = read(name)
+            images = {row.file_name for row in content.images}
+            if images & seen:
+                kept[-1].notes = [*kept[-1].notes, f"{name}: left out, its images are those of another file"]
+            else:
+                seen, kept = seen | images, [*kept, content]
+        out += reversed(kept)
+    return out
 
 
 def _content(folder: Folder, name: str, is_lvis: bool) -> Content:
@@ -174,71 +170,6 @@ def _lvis_images(place: str) -> dict[Any, _LvisImage]:
     except msgspec.DecodeError as error:
         raise DataError(f"{place}: is not an LVIS file ({error})") from None
     return {image.id: image for image in images}
-
-
-class _Segment(msgspec.Struct, gc=False):
-    id: int
-    category_id: int
-    iscrowd: Literal[0, 1] = 0
-
-
-class _SegmentedImage(msgspec.Struct, gc=False):
-    image_id: int | str
-    file_name: str
-    segments_info: list[_Segment]
-
-
-class _PanopticImage(msgspec.Struct, gc=False):
-    id: int | str
-    file_name: str
-    height: int
-    width: int
-
-
-class _PanopticCategory(msgspec.Struct, gc=False):
-    id: int
-    name: str
-    isthing: int = 0
-
-
-class _PanopticFile(msgspec.Struct):
-    images: list[_PanopticImage]
-    annotations: list[_SegmentedImage]
-    categories: list[_PanopticCategory]
-
-
-def _panoptic(folder: Folder, name: str) -> Content:
-    place = str(folder.path / name)
-    try:
-        file = msgspec.convert(folder.json(name), _PanopticFile)
-    except msgspec.ValidationError as error:
-        raise DataError(f"{place}: is not COCO panoptic ({error})") from None
-    things = {category.id: category.name for category in file.categories if category.isthing}
-    found = {entry.image_id: entry for entry in file.annotations}
-    rows: list[dict[str, Any]] = []
-    out = []
-    for image in file.images:
-        path = folder.image(image.file_name, origin=name)
-        out.append(ImageRow(image.id, path, image.height, image.width))
-        if (entry := found.get(image.id)) is None:
-            continue
-        stem = PurePosixPath(entry.file_name).name
-        pngs = [other for other in folder.images_named(stem) if other != path]
-        if not pngs:
-            raise DataError(f"{place}: image {image.id}: there is no '{stem}', which holds its segments")
-        colours = folder.mask(pngs[0]).astype(np.int64)
-        if colours.ndim != 3:
-            raise DataError(f"{folder.path / pngs[0]}: has one channel; expected RGB, id = R + 256 G + 65536 B")
-        ids = colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
-        for segment in entry.segments_info:
-            if segment.category_id in things:
-                mask = ids == segment.id
-                if not mask.any():
-                    raise DataError(f"{place}: image {image.id}: segment {segment.id} has no pixel in {stem}")
-                rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-                keys = {"image_id": image.id, "category_id": segment.category_id, "iscrowd": segment.iscrowd}
-                rows.append({"id": len(rows) + 1, **keys, "bbox": coco_mask.toBbox(rle).tolist(), "segmentation": rle})
-    return Content(out, rows, things)
 
 
 def joined(parts: list[Content]) -> Content:

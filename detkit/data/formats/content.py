@@ -31,6 +31,7 @@ class LabelledObject:
             once: those of a dataset are all held until its classes are known. None without one.
         origin: where it stands, for messages: ``"labels/a.txt, line 3"``.
         crowd: whether it is a region to ignore.
+        keypoints: x, y, visibility of each, as ``Row`` has them; None without any.
     """
 
     label: str | None
@@ -38,6 +39,7 @@ class LabelledObject:
     mask: Any = None
     origin: str = ""
     crowd: bool = False
+    keypoints: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.mask, np.ndarray):
@@ -143,7 +145,8 @@ def _row(thing: LabelledObject, id_: int, image_id: Any, category: int, size: tu
         box = _extent(mask, thing.origin)
     x1, y1, x2, y2 = map(float, box)
     out = {"id": id_, "image_id": image_id, "category_id": category, "bbox": [x1, y1, x2 - x1, y2 - y1]}
-    return {**out, "iscrowd": int(thing.crowd), "segmentation": mask, ORIGIN: thing.origin}
+    own = {"segmentation": mask, "keypoints": thing.keypoints, ORIGIN: thing.origin}
+    return {**out, "iscrowd": int(thing.crowd), **own}
 
 
 def _extent(mask: Any, origin: str) -> Sequence[float]:

@@ -1,6 +1,8 @@
-"""CvatDataset: the XML of CVAT ("CVAT for images 1.1"), of a task or a project."""
+"""CvatDataset: the XML of CVAT ("CVAT for images 1.1" and "for video 1.1"), of a task or a project."""
 
+import re
 from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -17,7 +19,7 @@ IGNORED = ("points", "polyline", "skeleton", "tag", "cuboid")
 
 @DATASETS.register()
 class CvatDataset(FormatDataset):
-    """CVAT's XML: boxes (also turned ones), polygons, ellipses and brush masks.
+    """CVAT's XML: boxes (also turned ones), polygons, ellipses and brush masks; in videos those of each frame.
 
     Classes are those of ``<labels>`` in their order, parts the subsets of a project. Of a turned box the enclosing box
     is taken. Options are those of ``FormatDataset``.
@@ -33,9 +35,9 @@ class CvatDataset(FormatDataset):
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
-        images = folder.xml(_file(folder) or "").findall("image")
+        root = folder.xml(_file(folder) or "")
         out: dict[str, list[Element]] = {}
-        for image in images:
+        for image in root.findall("image") or _frames(folder, root):
             out.setdefault(image.get("subset") or "", []).append(image)
         return out or {"": []}
 
@@ -58,9 +60,32 @@ class CvatDataset(FormatDataset):
 
 def _file(folder: Folder) -> str | None:
     for name in folder.candidates("*.xml"):
-        if "<annotations" in folder.head(name) and "<image" in folder.text(name):
+        if "<annotations" in folder.head(name) and ("<image" in (text := folder.text(name)) or "<track" in text):
             return name
     return None
+
+
+def _frames(folder: Folder, root: Element) -> list[Element]:
+    """The frames of a video as images, each with the shapes of the tracks that are in it.
+
+    A frame's file is named ``frame_000007``, or is the image of that number of all.
+    """
+    sides = {side: root.findtext(f"meta//original_size/{side}") or "" for side in ("width", "height")}
+    out: dict[int, Element] = {}
+    for number, name in enumerate(folder.images):
+        found = re.fullmatch(r"frame_(\d+)", PurePosixPath(name).stem)
+        number = int(found[1]) if found else number
+        out[number] = Element("image", {"id": str(number), "name": name, **sides})
+    for track in root.findall("track"):
+        for shape in track:
+            if shape.get("outside") != "1":
+                frame = shape.get("frame") or ""
+                if not frame.isdecimal() or int(frame) not in out:
+                    what = f"there is no image of its frame {frame}, 'frame_{frame:0>6}'; export the images too"
+                    raise DataError(f"{folder.path}, track {track.get('id')}: {what}")
+                shape.set("label", track.get("label") or "")
+                out[int(frame)].append(shape)
+    return list(out.values())
 
 
 def _image(folder: Folder, entry: Element, part: str, place: str, turned_boxes: list[str]) -> LabelledImage:

@@ -1,4 +1,4 @@
-"""FormatDataset: a folder that a labelling tool wrote; AutoDataset and open_dataset: whatever lies in a folder."""
+"""FormatDataset: a folder that a labelling tool wrote."""
 
 import logging
 import os
@@ -11,22 +11,20 @@ import msgspec
 import numpy as np
 
 from detkit.config import CountOrZero, FilePath, Fraction
-from detkit.data.datasets.coco_file import read_json
 from detkit.data.datasets.row_masks import InvalidMasks
 from detkit.data.datasets.row_reader import InvalidBoxes, Policy
-from detkit.data.datasets.rows import Row
 from detkit.data.datasets.table_dataset import TableDataset
 from detkit.data.formats.content import Content
 from detkit.data.formats.files import Folder, embedded_image
 from detkit.data.images import DEFAULT_READING, ImageReading
-from detkit.data.interfaces import DATASETS
 from detkit.data.issues import Report
 from detkit.data.paths import data_path
-from detkit.registry import DataError, did_you_mean
+from detkit.registry import DataError
 
 logger = logging.getLogger(__name__)
 SPLITS = (("train", "training"), ("val", "valid", "validation", "dev"), ("test", "testing"))
 """Names that mean the same part of a dataset."""
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 
 
 class FormatDataset(TableDataset):
@@ -153,99 +151,11 @@ class FormatDataset(TableDataset):
         return f"{self.format} {self.source}"
 
 
-@DATASETS.register()
-class AutoDataset(FormatDataset):
-    """Whatever lies in a folder: its format is recognised, and said in the log.
-
-    Options as those of every format, and
-
-    Args:
-        format: the format, for a folder that can be read as several; null recognises it.
-    """
-
-    def __init__(
-        self,
-        *,
-        path: FilePath,
-        format: str | None = None,
-        split: str | None = None,
-        val_fraction: Fraction | None = None,
-        class_names: tuple[str, ...] | None = None,
-        keep_empty: bool = True,
-        keep_crowd: bool = True,
-        invalid_boxes: InvalidBoxes = "drop",
-        invalid_masks: InvalidMasks = "box",
-        check_images: CountOrZero = 1000,
-        reading: ImageReading = DEFAULT_READING,
-    ):
-        self._format = format
-        super().__init__(
-            path=path,
-            split=split,
-            val_fraction=val_fraction,
-            class_names=class_names,
-            keep_empty=keep_empty,
-            keep_crowd=keep_crowd,
-            invalid_boxes=invalid_boxes,
-            invalid_masks=invalid_masks,
-            check_images=check_images,
-            reading=reading,
-        )
-
-    def coco(self) -> dict[str, Any]:
-        content = super().coco()
-        for kind, found in msgspec.json.decode(self._extras).items():
-            own = dict(found)
-            content[kind] = [{**entry, **own.get(entry["id"], {})} for entry in content[kind]]
-        return content
-
-    def reader(self, folder: Folder) -> tuple[type[FormatDataset], str]:
-        formats = {
-            kind.key: kind
-            for kind in map(DATASETS.get, DATASETS.names())
-            if issubclass(kind, FormatDataset) and kind is not AutoDataset
-        }
-        if self._format is not None:
-            if self._format not in formats:
-                near = did_you_mean(self._format, formats)
-                raise DataError(f"format: there is no format '{self._format}'.{near} There are {', '.join(formats)}")
-            return formats[self._format], "as format says"
-        for kind in sorted(formats.values(), key=lambda kind: kind.is_general):
-            if (seen := kind.recognise(folder)) is not None:
-                return kind, seen
-        if len(lone := folder.candidates("*.json")) == 1 and len(folder.candidates("*.xml", "*.yaml", "*.txt")) == 0:
-            try:
-                read_json(str(folder.path / lone[0]), Row)  # says what is wrong with it
-            except DataError as error:
-                if "AutoDataset" not in str(error):
-                    raise
-        names = ", ".join(kind.format for kind in formats.values())
-        raise DataError(
-            f"{folder.path}: no labels of a known format; there are {contents(folder)}. Readable are {names}; "
-            "format=NAME says which it is"
-        )
-
-
-def open_dataset(
-    path: str | os.PathLike[str], format: str | None = None, split: str | None = None, **options: Any
-) -> FormatDataset:
-    """The dataset that lies in a folder, or that a file in it describes.
-
-    Args:
-        path: the folder or file.
-        format: its format, such as ``"yolo"``; None recognises it. ``dataset.format`` says what was recognised.
-        split: a part, such as ``"train"``; None for every part that is there, each image once.
-        options: more options of ``AutoDataset``.
-
-    Raises:
-        DataError: as ``FormatDataset`` does.
-    """
-    return AutoDataset(path=str(path), format=format, split=split, **options)
-
-
 def open_folder(path: str, option: str) -> Folder:
     """The folder that a path, or a file's path, means. Raises DataError where there is none."""
     local = os.path.expanduser(path)
+    if local.lower().endswith(ARCHIVES) and os.path.isfile(local):
+        raise DataError(f"{option}: {local} is an archive; unpack it and give the folder that comes out")
     if os.path.isfile(local):
         return Folder(os.path.dirname(local) or ".", given=os.path.basename(local))
     return Folder(data_path(path, option, folder=True))

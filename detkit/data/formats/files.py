@@ -83,6 +83,10 @@ class Folder:
         return out
 
     @functools.cached_property
+    def _by_plain(self) -> dict[str, str]:
+        return {plain(name): name for name in self.files}
+
+    @functools.cached_property
     def _by_name(self) -> dict[str, list[str]]:
         out: dict[str, list[str]] = {}
         for name in self.images:
@@ -133,11 +137,19 @@ class Folder:
         found = self._by_name.get(plain(name), [])
         return [path for path in found if PurePosixPath(path).name == name] or found
 
-    def image_of_stem(self, stem: str, near: str = "") -> str | None:
-        """The image whose name without suffix is ``stem``; of several the one in a folder ``near``."""
+    def image_of_stem(self, stem: str, near: str = "", beside: str = "") -> str | None:
+        """The image whose name without suffix is ``stem``.
+
+        Of several it is one in a folder ``near``, and of these the one that shares most folders with ``beside``.
+        """
         found = self._by_stem.get(stem, [])
-        beside = [name for name in found if near in name.split("/")[:-1]] if near else found
-        return next(iter(beside or found), None)
+        inside = [name for name in found if near in name.split("/")[:-1]] if near else found
+        theirs = beside.split("/")[:-1]
+        return max(inside or found, key=lambda name: len({*name.split("/")[:-1]}.intersection(theirs)), default=None)
+
+    def same(self, name: str) -> str | None:
+        """The file of this path, also where it is written otherwise (case, Unicode form); None: there is none."""
+        return name if name in self.files else self._by_plain.get(plain(name))
 
     def head(self, name: str) -> str:
         """The first letters of a text file, enough to see what it is; "" where it cannot be read."""
@@ -208,14 +220,17 @@ class Folder:
             raise DataError(f"{self.path / name}: cannot be read as an image ({error})") from None
 
 
-def part_of(name: str) -> str:
-    """The part of a dataset that a file's folder or name speaks of; "" for none."""
-    path = PurePosixPath(name)
-    for words in (path.parent.name.lower(), path.stem.lower()):
-        for part in ("train", "valid", "val", "test"):
-            if re.search(rf"(^|[^a-z]){part}([^a-z]|$)", words):
-                return part
+def part_of(name: str, own_name: bool = True) -> str:
+    """The part of a dataset that a file's folders, or also its own name, speak of; "" for none."""
+    path = PurePosixPath(name.lower())
+    folders = [*reversed(path.parts[:-1])]
+    for words in (*folders[:1], *([path.stem] if own_name else []), *folders[1:]):
+        if found := _PART.search(words):
+            return found[1]
     return ""
+
+
+_PART = re.compile(r"(?:^|[^a-z])(train(?:ing)?|valid(?:ation)?|val|test(?:ing)?)(?:[^a-z]|$)")
 
 
 def decoded(head: bytes) -> str:

@@ -1,6 +1,7 @@
 """LabelStudioDataset: the JSON of Label Studio."""
 
 import itertools
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ SHAPES = ("rectanglelabels", "polygonlabels", "ellipselabels", "brushlabels")
 
 @DATASETS.register()
 class LabelStudioDataset(FormatDataset):
-    """Label Studio's JSON export: rectangles (also turned ones), polygons, ellipses and brushes.
+    """Label Studio's JSON and JSON_MIN exports: rectangles (also turned ones), polygons, ellipses and brushes.
 
     Of a task the first annotation that was not cancelled counts; tasks without an annotation are left out. Predictions
     count in a file that has no annotations at all, such as one to be imported. Images are found by the last parts of
@@ -48,7 +49,9 @@ class LabelStudioDataset(FormatDataset):
             content, place = folder.json(name), str(folder.path / name)
             if not isinstance(content, list):
                 raise DataError(f"{place}: expected a list of tasks")
-            key = "annotations" if any(isinstance(task, dict) and "annotations" in task for task in content) else KEY
+            content = [_from_short(task) if isinstance(task, dict) else task for task in content]
+            keys = {key for task in content if isinstance(task, dict) for key in task}
+            key = next((key for key in ("annotations", "completions", KEY) if key in keys), "annotations")
             found = [_image(folder, task, key, f"{place}, task {number}") for number, task in enumerate(content)]
             images += [image for image in found if image]
             left_out = sum(image is None for image in found)
@@ -65,9 +68,26 @@ def _files(folder: Folder) -> list[str]:
         name
         for name in folder.candidates("*.json")
         if folder.head(name).lstrip("\ufeff \r\n\t")[:1] == "["
-        and '"result"' in (text := folder.text(name))
-        and ('"annotations"' in text or f'"{KEY}"' in text)
+        and re.search(r'"(result|annotation_id)"\s*:', text := folder.text(name))
+        and re.search(r'"(annotations|completions|predictions|annotator)"\s*:', text)
     ]
+
+
+def _from_short(task: dict[str, Any]) -> dict[str, Any]:
+    """A task of the export JSON_MIN as the others are: there, fields of the data and labels stand side by side."""
+    if "annotation_id" not in task or "data" in task:
+        return task
+    lists = [value for value in task.values() if isinstance(value, list)]
+    shapes = [
+        (shape, kind)
+        for shape in itertools.chain(*lists)
+        if isinstance(shape, dict)
+        for kind in SHAPES
+        if kind in shape
+    ]
+    sizes = ("original_width", "original_height")
+    results = [{"type": kind, "value": shape, **{k: shape.get(k) for k in sizes}} for shape, kind in shapes]
+    return {"id": task.get("id"), "data": task, "annotations": [{"result": results}]}
 
 
 def _configured(folder: Folder) -> list[str]:

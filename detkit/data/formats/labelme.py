@@ -1,5 +1,6 @@
 """LabelMeDataset: one JSON an image, as LabelMe writes it."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -9,11 +10,13 @@ import numpy as np
 
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, lines_of, listed_first
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder, embedded_image
+from detkit.data.formats.files import Folder, embedded_image, part_of
 from detkit.data.formats.shapes import CORNERS, ellipse, extent, numbers, placed, points
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
+RECTANGLES = ("rectangle", "rotation", "oriented_rectangle")
+"""Also turned ones, of which the enclosing box is taken."""
 IGNORED = ("point", "points", "line", "linestrip")
 """Shapes without area, which are no objects."""
 
@@ -41,10 +44,7 @@ class LabelMeDataset(FormatDataset):
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
         out: dict[str, list[str]] = {}
         for name in folder.candidates("*.json"):
-            part = next(
-                (p for p in PurePosixPath(name).parts[:-1] if p.lower() in ("train", "val", "valid", "test")), ""
-            )
-            out.setdefault(part, []).append(name)
+            out.setdefault(part_of(name, own_name=False), []).append(name)
         return out
 
     @classmethod
@@ -62,16 +62,17 @@ def _image(folder: Folder, name: str, embedded: dict[str, str]) -> LabelledImage
     content, place = folder.json(name), str(folder.path / name)
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         return None
-    near = str(PurePosixPath(name).parent)
-    size_of_file = None
-    try:
-        image = folder.image(str(content.get("imagePath")), "" if near == "." else near, name)
-    except DataError:
-        if not content.get("imageData"):
-            raise
-        image = str(PurePosixPath(near, PurePosixPath(str(content.get("imagePath")).replace("\\", "/")).name))
+    near, written = str(PurePosixPath(name).parent), str(content.get("imagePath"))
+    size_of_file, image = None, ""
+    with contextlib.suppress(DataError):
+        image = folder.image(written, "" if near == "." else near, name)
+    if not image and content.get("imageData"):
+        image = str(PurePosixPath(near, PurePosixPath(written.replace("\\", "/")).name))
         embedded[image] = name
         size_of_file = embedded_image(content["imageData"], place).shape[:2]
+    # an image that was converted since has another suffix
+    stem = PurePosixPath(written.replace("\\", "/")).stem
+    image = image or folder.image_of_stem(stem, beside=name) or folder.image(written, origin=name)
     given = (content.get("imageHeight"), content.get("imageWidth"))
     size = given if all(isinstance(side, int) and side > 0 for side in given) else size_of_file
     groups: dict[Any, list[tuple[dict[str, Any], str]]] = {}
@@ -94,8 +95,8 @@ def _object(shapes: list[tuple[dict[str, Any], str]], size: tuple[int, int] | No
         kind, given = shape.get("shape_type") or "polygon", shape.get("points")
         if kind == "polygon":
             polygons.append(points(given, place))
-        elif kind == "rectangle":
-            boxes.append(extent(numbers(given, place, "points", 4).reshape(2, 2)))
+        elif kind in RECTANGLES:  # two corners opposite each other, or all four
+            boxes.append(extent(np.reshape(points(given, place, 2), (-1, 2))))
         elif kind == "circle":
             centre, rim = numbers(given, place, "points", 4).reshape(2, 2)
             box, outline = ellipse(centre.tolist(), [float(np.hypot(*(rim - centre)))] * 2)

@@ -30,25 +30,27 @@ class SuperviselyDataset(FormatDataset):
 
     @classmethod
     def recognise(cls, folder: Folder) -> str | None:
-        if "meta.json" in folder.files and (names := folder.glob("ann/*.json")):
-            return f"meta.json and {len(names)} JSON files"
-        return None
+        metas, names = folder.glob("meta.json"), folder.glob("ann/*.json")
+        return f"{metas[0]} and {len(names)} JSON files" if metas and names else None
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
         out: dict[str, list[str]] = {}
+        project = PurePosixPath(folder.glob("meta.json")[0]).parent
         for name in folder.glob("ann/*.json"):
-            parent = PurePosixPath(name).parent.parent.as_posix()
-            out.setdefault("" if parent == "." else parent, []).append(name)
+            parent = PurePosixPath(name).parent.parent
+            part = (parent.relative_to(project) if parent.is_relative_to(project) else parent).as_posix()
+            out.setdefault("" if part == "." else part, []).append(name)
         return out
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
-        meta = folder.json("meta.json")
+        file = folder.glob("meta.json")[0]
+        meta = folder.json(file)
         try:
             names = [str(entry["title"]) for entry in meta["classes"]]
         except (KeyError, TypeError):
-            raise DataError(f"{folder.path / 'meta.json'}: has no list 'classes' of entries with a title") from None
+            raise DataError(f"{folder.path / file}: has no list 'classes' of entries with a title") from None
         return Content.of_images(folder, (_image(folder, name) for found in parts.values() for name in found), names)
 
 
@@ -71,7 +73,7 @@ def _object(entry: Any, size: tuple[int, int], origin: str) -> LabelledObject | 
     label = entry.get("classTitle") if isinstance(entry, dict) else None
     if not isinstance(label, str):
         raise DataError(f"{origin}: has no classTitle")
-    if kind == "bitmap":
+    if kind in ("bitmap", "alpha_mask"):
         bitmap = entry.get("bitmap") or {}
         x, y = numbers(bitmap.get("origin"), origin, "the origin of its bitmap", 2).astype(int).tolist()
         pixels = embedded_image(str(bitmap.get("data")), origin, compressed=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, lines_of
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder
+from detkit.data.formats.files import Folder, part_of
 from detkit.data.formats.shapes import extent, numbers
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
@@ -45,8 +45,7 @@ class TextRows(FormatDataset):
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
         out: dict[str, list[str]] = {}
         for name in cls.label_files(folder):
-            part = next((p for p in PurePosixPath(name).parts[:-1] if p in ("train", "val", "test", "training")), "")
-            out.setdefault(part, []).append(name)
+            out.setdefault(part_of(name, own_name=False), []).append(name)
         return out
 
     @classmethod
@@ -56,7 +55,7 @@ class TextRows(FormatDataset):
 
     @classmethod
     def _image(cls, folder: Folder, name: str, part: str) -> LabelledImage:
-        image = folder.image_of_stem(PurePosixPath(name).stem, part)
+        image = folder.image_of_stem(PurePosixPath(name).stem, part, beside=name)
         if image is None:
             raise DataError(f"{folder.path / name}: there is no image of this name")
         lines = lines_of(folder.text(name))
@@ -135,10 +134,7 @@ class CrowdHumanDataset(FormatDataset):
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
-        names = folder.candidates("*.odgt")
-        return {
-            next((p for p in ("train", "val", "test") if p in name), PurePosixPath(name).stem): name for name in names
-        }
+        return {part_of(name) or PurePosixPath(name).stem: name for name in folder.candidates("*.odgt")}
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:

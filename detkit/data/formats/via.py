@@ -1,5 +1,8 @@
-"""ViaDataset: the JSON of the VGG Image Annotator."""
+"""ViaDataset: the JSON and CSV of the VGG Image Annotator."""
 
+import csv
+import io
+import json
 import math
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -7,7 +10,7 @@ from typing import Any
 
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder
+from detkit.data.formats.files import Folder, part_of
 from detkit.data.formats.shapes import ellipse, numbers, points
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
@@ -15,7 +18,7 @@ from detkit.registry import DataError
 
 @DATASETS.register()
 class ViaDataset(FormatDataset):
-    """VIA's JSON (Dutta and Zisserman 2019, versions 1 and 2; matterport's balloons): polygons, boxes, circles.
+    """VIA's JSON (Dutta and Zisserman 2019, versions 1 to 3; matterport's balloons) and CSV: polygons, boxes, circles.
 
     The class of a region is its attribute of the names below, or its only one; regions without attributes are of one
     class, ``object``. Classes are the labels, sorted. Options are those of ``FormatDataset``.
@@ -33,8 +36,7 @@ class ViaDataset(FormatDataset):
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
         out: dict[str, list[str]] = {}
         for name in _files(folder):
-            parent = PurePosixPath(name).parent.name
-            out.setdefault(parent, []).append(name)
+            out.setdefault(part_of(name), []).append(name)
         return out
 
     @classmethod
@@ -45,24 +47,67 @@ class ViaDataset(FormatDataset):
 
 CLASS_ATTRIBUTES = ("class", "label", "name", "type", "category")
 """Attributes of a region that mostly hold its class."""
+SHAPES = {1: "point", 2: "rect", 3: "circle", 4: "ellipse", 5: "polyline", 6: "polyline", 7: "polygon"}
+"""The numbers of shapes in VIA 3."""
+KEYS = {"rect": ("x", "y", "width", "height"), "circle": ("cx", "cy", "r"), "ellipse": ("cx", "cy", "rx", "ry")}
 
 
 def _files(folder: Folder) -> list[str]:
-    return [
-        name
-        for name in folder.candidates("*.json")
-        if '"regions"' in folder.head(name) and '"filename"' in folder.head(name)
-    ]
+    """Those that have the words of one of VIA's three forms in the beginning."""
+    words = (('"regions"', '"filename"'), ('"attribute"', '"anchor_id"'), ("region_shape_attributes", "filename"))
+    heads = {name: folder.head(name) for name in folder.candidates("*.json", "*.csv")}
+    return [name for name, head in heads.items() if any(all(word in head for word in form) for form in words)]
 
 
-def _images(folder: Folder, name: str) -> list[LabelledImage]:
-    content, place = folder.json(name), str(folder.path / name)
+def _entries(folder: Folder, name: str) -> list[Any]:
+    """The images of a file in the form of VIA 2: each with a filename and regions."""
+    place = folder.path / name
+    if name.endswith(".csv"):
+        found: dict[str, list[Any]] = {}
+        try:
+            for row in csv.DictReader(io.StringIO(folder.text(name).lstrip("#"))):
+                shape, given = (json.loads(row[f"region_{key}attributes"]) for key in ("shape_", ""))
+                regions = found.setdefault(row["filename"], [])
+                regions += [{"shape_attributes": shape, "region_attributes": given}] if shape else []
+        except (csv.Error, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{place}: is not VIA's CSV ({error!r})") from None
+        return [{"filename": file, "regions": regions} for file, regions in found.items()]
+    content = folder.json(name)
+    if isinstance(content, dict) and "fid_list" in str(content.get("view"))[:1000]:
+        try:
+            return _of_version_3(content)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{place}: is not a project of VIA 3 ({error!r})") from None
     content = content.get("_via_img_metadata", content) if isinstance(content, dict) else None
     if not isinstance(content, dict):
         raise DataError(f"{place}: expected a mapping of images, as VIA writes it")
-    near = PurePosixPath(name).parent.as_posix()
+    return list(content.values())
+
+
+def _of_version_3(content: dict[str, Any]) -> list[Any]:
+    attributes = content["attribute"]
+    files = {fid: {"filename": entry["fname"], "regions": []} for fid, entry in content["file"].items()}
+    for entry in content["metadata"].values():
+        kind = SHAPES.get(int(entry["xy"][0])) if entry["xy"] else None
+        if kind is None:
+            continue  # a span of time, or an attribute of the file
+        values = entry["xy"][1:]
+        shape = {"name": kind, **dict(zip(KEYS.get(kind, ()), values))}
+        if kind == "polygon":
+            shape |= {"all_points_x": values[::2], "all_points_y": values[1::2]}
+        given = {}
+        for number, value in entry["av"].items():
+            options = attributes[number].get("options") or {}
+            given[attributes[number]["aname"]] = options.get(value, value)
+        fid = content["view"][entry["vid"]]["fid_list"][0]
+        files[str(fid)]["regions"].append({"shape_attributes": shape, "region_attributes": given})
+    return list(files.values())
+
+
+def _images(folder: Folder, name: str) -> list[LabelledImage]:
+    place, near = str(folder.path / name), PurePosixPath(name).parent.as_posix()
     out = []
-    for entry in content.values():
+    for entry in _entries(folder, name):
         if not isinstance(entry, dict) or not isinstance(entry.get("filename"), str):
             raise DataError(f"{place}: {str(entry)[:60]!r} has no filename")
         regions, at = entry.get("regions") or [], f"{place}, {entry['filename']}"
@@ -80,7 +125,9 @@ def _object(region: Any, origin: str) -> LabelledObject | None:
     kind, given = shape.get("name"), region.get("region_attributes") or {}
     if kind in ("point", "polyline"):
         return None
-    attributes = {k: v for k, v in given.items() if isinstance(v, str) and v}
+    given = given if isinstance(given, dict) else {}
+    marked = {k: next(filter(v.get, v), "") if isinstance(v, dict) else v for k, v in given.items()}  # checkboxes
+    attributes = {k: v for k, v in marked.items() if isinstance(v, str) and v}
     label = next((attributes[k] for k in CLASS_ATTRIBUTES if k in attributes), None)
     label = label or next(iter(attributes.values()), "object")
 

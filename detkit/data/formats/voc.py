@@ -1,6 +1,7 @@
 """VocDataset: Pascal VOC's folders, boxes in XML and instance masks in PNG."""
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, image_size, lines_of, values_of
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder
+from detkit.data.formats.files import Folder, part_of
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
@@ -46,8 +47,8 @@ class VocDataset(FormatDataset):
     """Pascal VOC (Everingham et al. 2010): ``Annotations/*.xml``, and ``SegmentationObject`` with ``-Class`` for masks.
 
     Pixels count from 1 and corners are inclusive, so ``xmin 1, xmax 500`` covers an image of 500. Masks may be
-    palettes, or RGB with a ``labelmap.txt`` (CVAT). Parts are the lists of ``ImageSets``. Options are those of
-    ``FormatDataset``.
+    palettes, or RGB with a ``labelmap.txt`` (CVAT). Parts are the lists of ``ImageSets``, or told by folders
+    (Roboflow). Options are those of ``FormatDataset``.
     """
 
     key = "voc"
@@ -71,8 +72,10 @@ class VocDataset(FormatDataset):
                 lists.setdefault(part, []).extend(lines)
         if {"train", "val"} <= set(lists):
             lists.pop("trainval", None)
-        stems = _stems(folder)
-        return {part: list(dict.fromkeys(lines)) for part, lines in lists.items()} or {"": stems}
+        out = {part: list(dict.fromkeys(lines)) for part, lines in lists.items()}
+        for stem in () if out else _stems(folder):
+            out.setdefault(part_of(stem, own_name=False), []).append(stem)
+        return out
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
@@ -91,7 +94,15 @@ def _is_presence(line: str) -> bool:
 
 def _stems(folder: Folder) -> list[str]:
     found = [*folder.glob("Annotations/*.xml"), *folder.glob("SegmentationObject/*.png")] or folder.glob("*.xml")
-    return list(dict.fromkeys(PurePosixPath(name).stem for name in found))
+    return list(dict.fromkeys(re.sub(r"(Annotations|SegmentationObject)/|\.[^./]*$", "", name) for name in found))
+
+
+def _file(folder: Folder, stem: str, base: str, suffix: str) -> str | None:
+    """The file of an image in the folder ``base``, or anywhere; ``stem`` may have folders above or below that one."""
+    path = PurePosixPath(stem)
+    ends = (f"{stem}{suffix}", f"{path.parent}/{base}/{path.name}{suffix}", f"{base}/{stem}{suffix}")
+    exact = next((end for end in ends if end in folder.files), None)
+    return exact or next(iter(folder.named(f"{path.parent.name or base}/{path.name}{suffix}")), None)
 
 
 def _colours(folder: Folder) -> dict[tuple[int, ...], str] | None:
@@ -124,8 +135,8 @@ def _place_in_palette(colour: int) -> tuple[int, int]:
 
 
 def _image(folder: Folder, stem: str, colours: Mapping[Any, str] | None, listed: list[str] | None) -> LabelledImage:
-    image = folder.image_of_stem(stem, "JPEGImages")
-    xml = next(iter(folder.named(f"Annotations/{stem}.xml")), None) or next(iter(folder.named(f"{stem}.xml")), None)
+    image = folder.image_of_stem(PurePosixPath(stem).name, "JPEGImages", beside=stem)
+    xml = _file(folder, stem, "Annotations", ".xml")
     root = None if xml is None else folder.xml(xml)
     if image is None and root is not None:
         image = folder.image(root.findtext("filename") or stem, origin=str(xml))
@@ -135,8 +146,8 @@ def _image(folder: Folder, stem: str, colours: Mapping[Any, str] | None, listed:
     size = (int(given[0]), int(given[1])) if all(side.isdecimal() and int(side) for side in given) and given else None
     size = size or image_size(folder, image)
     objects = [] if root is None else list(_boxes(root, f"{folder.path / str(xml)}"))
-    for name in folder.named(f"SegmentationObject/{stem}.png"):
-        objects = _with_masks(folder, name, objects, colours, listed)
+    if name := _file(folder, stem, "SegmentationObject", ".png"):
+        objects = _with_masks(folder, name, objects, colours, listed) if "SegmentationObject" in name else objects
     return LabelledImage(image, objects, size)
 
 

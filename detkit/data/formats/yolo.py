@@ -1,17 +1,23 @@
 """YoloDataset: text files of classes and relative coordinates, boxes and polygons, with any of their ways of paths."""
 
+import collections
+import dataclasses
+import logging
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from detkit.data.datasets.keypoints import KeypointSpec
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, image_size, lines_of
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder
+from detkit.data.formats.files import Folder, part_of
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
+logger = logging.getLogger(__name__)
 PARTS = ("train", "val", "valid", "validation", "test")
 BEYOND = 0.01
 """How far a coordinate may lie outside of 0..1 (rounding) before it is a mistake."""
@@ -22,8 +28,9 @@ class YoloDataset(FormatDataset):
     """YOLO labels (Ultralytics, Darknet, Roboflow, CVAT, Label Studio): a text file an image, a row an object.
 
     A row is ``class cx cy width height`` or ``class x y x y ...``, in parts of the image; both may stand in one file.
-    Class names are those of ``data.yaml`` (or another YAML with ``names``), ``obj.data`` or ``classes.txt``. An image
-    without a label file, or with an empty one, is a background. Options are those of ``FormatDataset``.
+    Keypoints follow a box where ``data.yaml`` has a ``kpt_shape``. Class names are those of ``data.yaml`` (or another
+    YAML with ``names``), ``obj.data`` or ``classes.txt``. An image without a label file, or with an empty one, is a
+    background. Options are those of ``FormatDataset``.
     """
 
     key = "yolo"
@@ -54,27 +61,37 @@ class YoloDataset(FormatDataset):
             entries = folder.yaml(name)
         elif name and name.endswith(".data"):
             entries = dict(_pair(line) for _, line in lines_of(folder.text(name)) if "=" in line)
-        found = {part: _images(folder, entries, part, name) for part in PARTS if entries.get(part)}
-        if not found:
-            folders = {part: [i for i in folder.images if part in PurePosixPath(i).parts[:-1]] for part in PARTS}
-            found = {part: images for part, images in folders.items() if images}
-        return found or {"": list(folder.images)}
+        found: dict[str, list[str]] = {}
+        for part in PARTS:
+            try:
+                found |= {part: _images(folder, entries, part, name)} if entries.get(part) else {}
+            except DataError as error:  # Roboflow names a test part that may not be there
+                if part == "train":
+                    raise
+                logger.warning("%s; the part is left out", error)
+        for image in () if found else folder.images:
+            found.setdefault(part_of(image, own_name=False), []).append(image)
+        return found
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
-        names = class_names(folder, _description(folder))
-        images = (LabelledImage(path, *_labels(folder, path, names)) for paths in parts.values() for path in paths)
-        return Content.of_images(folder, images, names)
+        described = _description(folder)
+        names = class_names(folder, described)
+        entries = folder.yaml(described) if described and described.endswith((".yaml", ".yml")) else {}
+        reader = _Reader(folder, names, entries, f"{folder.path / (described or '')}")
+        images = [reader.image(path) for paths in parts.values() for path in paths]
+        content = Content.of_images(folder, images, names, reader.notes())
+        return dataclasses.replace(content, keypoints=reader.keypoints())
 
 
 def _description(folder: Folder) -> str | None:
     """The file that names the classes; None where there is none."""
-    for name in folder.candidates("*.yaml", "*.yml"):
-        if ("/" not in name or name == folder.given) and "names" in folder.yaml(name):
+    for name in sorted(folder.candidates("*.yaml", "*.yml"), key=lambda name: name.count("/")):
+        if name.count("/") < 3 and re.search(r"(?m)^names\s*:", folder.head(name)) and "names" in folder.yaml(name):
             return name
     for pattern in ("*.data", "classes.txt", "*.names"):
         for name in folder.candidates(pattern):
-            if name.count("/") < 2 and any(_label_files(folder, name)):
+            if name.count("/") < 3 and any(_label_files(folder, name)):
                 return name
     return None
 
@@ -88,12 +105,10 @@ def _label_of(folder: Folder, image: str) -> str | None:
     """The label file of an image: under ``labels`` where it is under ``images``, or beside it."""
     path = PurePosixPath(image)
     parts, stem = list(path.parts[:-1]), path.name[: -len(path.suffix)]
-    for at in reversed([i for i, part in enumerate(parts) if part.lower() == "images"]):
-        name = "/".join([*parts[:at], "labels", *parts[at + 1 :], f"{stem}.txt"])
-        if name in folder.files:
+    for at in reversed([i for i, part in enumerate(parts) if part.lower() in ("images", "jpegimages")]):
+        if name := folder.same("/".join([*parts[:at], "labels", *parts[at + 1 :], f"{stem}.txt"])):
             return name
-    beside = "/".join([*parts, f"{stem}.txt"])
-    return beside if beside in folder.files else None
+    return folder.same("/".join([*parts, f"{stem}.txt"]))
 
 
 def class_names(folder: Folder, described: str | None) -> list[str]:
@@ -104,11 +119,13 @@ def class_names(folder: Folder, described: str | None) -> list[str]:
         names = folder.yaml(described)["names"]
         if isinstance(names, Mapping):
             try:
-                names = [names[key] for key in sorted(names, key=int)]
-            except (TypeError, ValueError):
+                names = [{int(key): value for key, value in names.items()}[number] for number in range(len(names))]
+            except (KeyError, TypeError, ValueError):
                 names = None
         if not isinstance(names, list) or not names or not all(isinstance(n, str | int | float) for n in names):
-            raise DataError(f"{folder.path / described}: names: expected a list of class names, or 0: name lines")
+            raise DataError(
+                f"{folder.path / described}: names: expected a list of class names, or 0: name lines from 0 on"
+            )
         return list(map(str, names))
     if described.endswith(".data"):
         entries = dict(_pair(line) for _, line in lines_of(folder.text(described)) if "=" in line)
@@ -126,7 +143,7 @@ def _images(folder: Folder, entries: Mapping[str, Any], part: str, name: str | N
     base = str(entries.get("path") or "")
     out: list[str] = []
     for entry in map(str, given):
-        where = _inside(folder, base, entry)
+        where = _inside(folder, (base, str(PurePosixPath(name or "").parent)), entry)
         if where is None:
             raise DataError(f"{folder.path / (name or '')}: {part}: there is no '{entry}' in this folder")
         if where in folder.files and where.endswith(".txt"):
@@ -138,9 +155,9 @@ def _images(folder: Folder, entries: Mapping[str, Any], part: str, name: str | N
     return out
 
 
-def _inside(folder: Folder, base: str, entry: str) -> str | None:
+def _inside(folder: Folder, bases: tuple[str, ...], entry: str) -> str | None:
     """The file or folder that an entry means. Leading folders that are not there are forgiven, as are ``../``."""
-    for start in (base, ""):
+    for start in (*bases, ""):
         parts = [
             p for p in PurePosixPath(start.replace("\\", "/"), entry.replace("\\", "/")).parts if p not in ("..", "/")
         ]
@@ -153,37 +170,84 @@ def _inside(folder: Folder, base: str, entry: str) -> str | None:
     return None
 
 
-def _labels(folder: Folder, image: str, names: list[str]) -> tuple[list[LabelledObject], tuple[int, int]]:
-    size, label = image_size(folder, image), _label_of(folder, image)
-    if label is None:
-        return [], size
-    lines = lines_of(folder.text(label))
-    return [_object(line, f"{folder.path / label}, line {number}", names, size) for number, line in lines], size
+@dataclasses.dataclass
+class _Reader:
+    """Reads labels. What ``data.yaml`` says of keypoints: ``kpt_shape`` is how many, and 3 with visibility or 2."""
 
+    folder: Folder
+    names: list[str]
+    entries: Mapping[str, Any]
+    place: str
+    corners: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
 
-def _object(line: str, origin: str, names: list[str], size: tuple[int, int]) -> LabelledObject:
-    words = line.split()
-    try:
-        number, values = float(words[0]), np.array(words[1:], np.float64)
-    except ValueError:
-        raise DataError(f"{origin}: {line[:60]!r}; expected a class number and coordinates") from None
-    if number % 1 or not 0 <= number < len(names):
-        raise DataError(f"{origin}: the class is {words[0]}; expected 0 to {len(names) - 1} ({', '.join(names[:20])})")
-    box = len(values) in (4, 5)  # a fifth is a confidence
-    if not box and (len(values) < 6 or len(values) % 2):
-        what = "a box of 4 numbers or a polygon of at least 3 points in pairs"
-        raise DataError(f"{origin}: {len(values)} numbers follow the class; expected {what}")
-    if not ((values >= -BEYOND) & (values <= 1 + BEYOND)).all():
-        far = words[1 + int(np.argmin((values >= -BEYOND) & (values <= 1 + BEYOND)))]
-        raise DataError(
-            f"{origin}: the coordinate {far} is not within 0..1; YOLO writes parts of the image, not pixels"
-        )
-    scale = np.array([size[1], size[0]], np.float64)
-    if box:
+    def __post_init__(self) -> None:
+        self.points, self.per_point = 0, 0
+        if (shape := self.entries.get("kpt_shape")) is not None:
+            if not isinstance(shape, list) or len(shape) != 2 or type(shape[0]) is not int or shape[1] not in (2, 3):
+                raise DataError(f"{self.place}: kpt_shape is {shape!r}; expected the number of keypoints and 2 or 3")
+            self.points, self.per_point = shape
+        nc = self.entries.get("nc")
+        if nc is not None and nc != len(self.names):
+            logger.warning("%s: nc is %s, but there are %d names, which count", self.place, nc, len(self.names))
+
+    def keypoints(self) -> dict[int, KeypointSpec]:
+        """Category id -> its keypoints."""
+        names = self.entries.get("kpt_names") or [*range(self.points)]
+        names = next(iter(names.values())) if isinstance(names, Mapping) else names
+        try:
+            spec = KeypointSpec.from_coco({"keypoints": names})
+        except ValueError as error:
+            raise DataError(f"{self.place}: {error}") from None
+        return dict.fromkeys(range(1, len(self.names) + 1), spec) if self.points else {}
+
+    def notes(self) -> list[str]:
+        if set(self.corners) != {4}:
+            return []
+        return ["all outlines have four corners; if they are turned boxes (OBB), they are taken as masks and extents"]
+
+    def image(self, path: str) -> LabelledImage:
+        size, label = image_size(self.folder, path), _label_of(self.folder, path)
+        lines = lines_of(self.folder.text(label)) if label is not None else ()
+        objects = [self.object(line, f"{self.folder.path / label}, line {n}", size) for n, line in lines if label]
+        return LabelledImage(path, objects, size)
+
+    def object(self, line: str, origin: str, size: tuple[int, int]) -> LabelledObject:
+        """One row. Raises DataError for what is none."""
+        words = line.split()
+        try:
+            number, values = float(words[0]), np.array(words[1:], np.float64)
+        except ValueError:
+            raise DataError(f"{origin}: {line[:60]!r}; expected a class number and coordinates") from None
+        last = len(self.names) - 1
+        if number % 1 or not 0 <= number <= last:
+            raise DataError(f"{origin}: the class is {words[0]}; expected 0 to {last} ({', '.join(self.names[:20])})")
+        points = np.ones((self.points, 3))
+        if self.points:
+            if len(values) != 4 + points[:, : self.per_point].size:
+                what = f"4 and {self.points} x {self.per_point}, as kpt_shape says"
+                raise DataError(f"{origin}: {len(values)} numbers follow the class; expected {what}")
+            points[:, : self.per_point] = values[4:].reshape(self.points, self.per_point)
+            values = values[:4]
+        box = len(values) in (4, 5)  # a fifth is a confidence
+        if not box and (len(values) < 6 or len(values) % 2):
+            what = "a box of 4 numbers or a polygon of at least 3 points in pairs"
+            raise DataError(f"{origin}: {len(values)} numbers follow the class; expected {what}")
+        if not (within := (values >= -BEYOND) & (values <= 1 + BEYOND)).all():
+            far = words[1 + int(np.argmin(within))]
+            raise DataError(
+                f"{origin}: the coordinate {far} is not within 0..1; YOLO writes parts of the image, not pixels"
+            )
+        scale = np.array([size[1], size[0]], np.float64)
+        if not box:
+            self.corners[len(values) // 2] += 1
+            polygon = (values.reshape(-1, 2) * scale).round(3).reshape(-1).tolist()  # such as 7.5, as they were
+            return LabelledObject(self.names[int(number)], None, [polygon], origin)
         centre, side = values[:2] * scale, values[2:4] * scale
-        return LabelledObject(names[int(number)], [*(centre - side / 2), *(centre + side / 2)], origin=origin)
-    polygon = (values.reshape(-1, 2) * scale).round(3).reshape(-1).tolist()  # numbers such as 7.5, as they were
-    return LabelledObject(names[int(number)], None, [polygon], origin)
+        found = LabelledObject(self.names[int(number)], [*(centre - side / 2), *(centre + side / 2)], origin=origin)
+        if self.points:
+            seen = np.where((points[:, :2] > 0).any(1), points[:, 2] if self.per_point == 3 else 2, 0)
+            found.keypoints = np.column_stack([points[:, :2] * scale, seen]).reshape(-1).tolist()
+        return found
 
 
 def _pair(line: str) -> tuple[str, str]:

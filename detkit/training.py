@@ -36,6 +36,7 @@ from detkit.inference import Precision, optimized
 from detkit.modeling import MetaArch
 from detkit.modeling.compiling import compile_parts
 from detkit.registry import ConfigError
+from detkit.report import RunReport
 from detkit.utils import distributed
 from detkit.utils.logging import optional_output
 from detkit.utils.run_folder import begin_evaluation, run_file
@@ -48,8 +49,9 @@ def train(exp: Experiment, go_on: bool, interruption: Interruption) -> None:
     """Trains and evaluates; with ``go_on``, or in the place of a dead process, from the last checkpoint if any."""
     out = start_run(exp)
     pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
+    report = RunReport(exp, evaluators)
     with interruption.at_once():
-        trainer, fresh = prepare(exp, go_on, interruption, pictures, evaluators)
+        trainer, fresh = prepare(exp, go_on, interruption, pictures, evaluators, report)
     if trainer.is_last_step:
         logger.info("%s", finished_message(exp, trainer.stop_reason))
         missing = not all((out / name).is_file() for name in ("model_final.pth", "evaluation.json"))
@@ -67,7 +69,9 @@ def train(exp: Experiment, go_on: bool, interruption: Interruption) -> None:
             raise
     _draw(exp, pictures, out, curves=True)
     _show(write_evaluation(trainer.results, evaluators, out / "evaluation.json", sets=list(trainer.weight_sets)))
-    _show(f"The run is in {out}: model_final.pth, evaluation.json, curves.png, {run_file(out, 'predictions').name}/")
+    report.write(trainer.results, f"weights of step {trainer.finished}", list(trainer.weight_sets), trained=True)
+    names = [run_file(out, name).name for name in ("report.html", "predictions")]
+    _show(f"The run is in {out}: model_final.pth, evaluation.json, curves.png, {names[0]}, {names[1]}/")
     if without_value is not None:
         raise without_value
 
@@ -78,6 +82,7 @@ def prepare(
     interruption: Interruption,
     pictures: FirstPredictions,
     evaluators: Sequence[Evaluator],
+    report: RunReport,
 ) -> tuple[Trainer, bool]:
     """The trainer, where its last checkpoint left it if it goes on with one; and whether it begins from the start."""
     device, out = torch_device(exp.train.device), exp.train.output_dir
@@ -91,14 +96,16 @@ def prepare(
         logger.info("%s", load_weights(model, start, partial=exp.train.partial_weights))
     warn_random_frozen(exp, model)
     if exp.train.doctor:
-        check_at_start(exp, model)
+        report.findings = check_at_start(exp, model)
     if exp.train.compile:
         compile_parts(model)
     test_batches = interruption.watch(exp.data.test())
 
     def evaluate_now() -> dict[str, Any]:
         with interruption.at_once():
-            return evaluate(model, test_batches, evaluators, on_batch=pictures)
+            results = evaluate(model, test_batches, evaluators, on_batch=pictures)
+            report.keep(len(trainer.weight_sets))
+            return results
 
     hooks = [
         ProgressBar(),
@@ -171,6 +178,8 @@ def evaluate_weights(
         begin_evaluation(out)
     _draw(exp, pictures, out, curves=False)
     _show(write_evaluation(results, evaluators, out / "evaluation.json", detections=out / "coco_results.json"))
+    report = RunReport(exp, evaluators)
+    report.write(results, Path(weights or "model_final.pth").name, trained=False)
 
 
 def _draw(exp: Experiment, pictures: FirstPredictions, out: Path, *, curves: bool) -> None:

@@ -27,6 +27,7 @@ LEVELS = {
     "visualization": 5,
     "experiment": 6,
     "doctor": 7,
+    "report": 7,
     "predictor": 7,
     "launch": 7,
     "command_line": 5,

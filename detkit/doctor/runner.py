@@ -45,10 +45,10 @@ def _run(check: Check, context: CheckContext) -> list[Finding]:
         return [Finding("note", type(check).__name__, what, fix)]
 
 
-def check_at_start(experiment: Experiment, model: MetaArch) -> None:
+def check_at_start(experiment: Experiment, model: MetaArch) -> list[Finding]:
     """The quick form for the start of a training, when data and model are there; it changes nothing and draws nothing.
 
-    Warnings and notes go to the log.
+    Warnings and notes go to the log, and are given back.
 
     Raises:
         ConfigError: there are errors; it lists them, with the fix of each.
@@ -59,6 +59,7 @@ def check_at_start(experiment: Experiment, model: MetaArch) -> None:
         raise ConfigError(_lines(errors) + "\ntrain.doctor=false trains all the same; detkit doctor says more")
     if found:
         logger.warning("the doctor (detkit doctor says more; train.doctor=false for none)\n%s", _lines(found))
+    return found
 
 
 def _lines(findings: Sequence[Finding]) -> str:

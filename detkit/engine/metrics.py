@@ -187,7 +187,7 @@ def flatten(results: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     flat: dict[str, float] = {}
     reasons = results.get("reasons") or {}
     for name, value in results.items():
-        if name in ("per_class", "reasons"):
+        if name in ("per_class", "class_metrics", "reasons"):
             continue
         if getattr(value, "ndim", 1) == 0:  # a number of numpy or torch
             value = value.item()

@@ -73,7 +73,7 @@ class CocoEvaluator(Evaluator):
                 have, or without masks where ``tasks`` asks for masks.
             DataError: a sample whose id is not one of the dataset's.
         """
-        truth = self._ground_truth()
+        truth = self.truth
         for sample, prediction in zip(samples, predictions, strict=True):
             image_id = sample.image_id
             if image_id is None:
@@ -103,7 +103,7 @@ class CocoEvaluator(Evaluator):
             merged = {**predictions, **merged}
             self._cut = {**cut, **self._cut}
         self._predictions, self._predicted_masks = merged, any(masks for _, masks, _ in gathered)
-        truth = self._ground_truth()
+        truth = self.truth
         if len(merged) < len(truth.number):
             logger.warning(
                 "%d of the dataset's %d images were evaluated; the objects of the others count as missed",
@@ -119,7 +119,7 @@ class CocoEvaluator(Evaluator):
 
     def report(self, results: dict[str, Any]) -> str:
         """``compute()``'s results as tables: overall, class by class with the number of objects, and reasons."""
-        lines = [coco_report(results, self._ground_truth().instances)]
+        lines = [coco_report(results, self.truth.instances)]
         for name, fix in (
             ("model", "model.roi_heads.box_head.detection.max_detections"),
             ("evaluator", f"this evaluator's max_detections ({self.max_detections} an image and class)"),
@@ -142,9 +142,14 @@ class CocoEvaluator(Evaluator):
             if any(cut.values())
         }
 
+    @property
+    def detections(self) -> dict[int | str, Detections]:
+        """Image id -> its detections, as ``results`` has them. The next ``reset`` makes another dict."""
+        return self._predictions
+
     def results(self) -> list[dict[str, Any]]:
         """COCO results, image by image: this process's own; after ``compute``, on rank 0, those of all processes."""
-        truth = self._ground_truth()
+        truth = self.truth
         image_ids, category_ids = sorted(self._predictions, key=truth.number.__getitem__), tuple(truth.class_number)
         with no_collection():
             return [row for image_id in image_ids for row in self._predictions[image_id].rows(image_id, category_ids)]
@@ -154,7 +159,9 @@ class CocoEvaluator(Evaluator):
         with atomic_write(path, "w") as file:
             json.dump(self.results(), file)
 
-    def _ground_truth(self) -> GroundTruth:
+    @property
+    def truth(self) -> GroundTruth:
+        """The dataset's ground truth, made ready once."""
         if self._truth is None:
             self._truth = GroundTruth(self.dataset.coco(), self.dataset.class_names)
         return self._truth

@@ -34,6 +34,10 @@ class GroundTruth:
     Args:
         coco: COCO's instances form, as ``Dataset.coco`` gives it; its categories are in the order of the classes.
         class_names: the K names.
+
+    Attributes:
+        annotations: as they are given.
+        regions: the same with crowds for all that is no mistake where it is detected.
     """
 
     def __init__(self, coco: dict[str, Any], class_names: Sequence[str]):
@@ -43,7 +47,7 @@ class GroundTruth:
         self.images = [{"id": self.number[i["id"]], "height": i["height"], "width": i["width"]} for i in coco["images"]]
         self.class_number: dict[int, int] = {c["id"]: n for n, c in enumerate(coco["categories"], 1)}
         self.annotations = list(coco["annotations"])
-        self._regions, self._verified = with_regions(coco), verified(coco)
+        self.regions, self._verified = with_regions(coco), verified(coco)
         self.frequencies = classes_by_frequency(coco["categories"])
         counts = Counter(self.class_number[a["category_id"]] for a in self.annotations if not a.get("iscrowd", 0))
         self.instances = {name: counts[k] for k, name in enumerate(self.class_names, 1)}
@@ -52,9 +56,13 @@ class GroundTruth:
         """The ids of the annotations that have no segmentation."""
         return [a["id"] for a in self.annotations if not a.get("segmentation")]
 
+    def looked_for(self, image_id: int | str) -> set[int] | None:
+        """The ids of the categories that were looked for in an image; None: all."""
+        return self._verified.get(image_id)
+
     def counts(self, result: Mapping[str, Any]) -> bool:
         """Whether a detection is of a class that was looked for in its image."""
-        known = self._verified.get(result["image_id"])
+        known = self.looked_for(result["image_id"])
         return known is None or result["category_id"] in known
 
     def rows(self, task: Task) -> list[dict[str, Any]]:
@@ -69,7 +77,7 @@ class GroundTruth:
                 "area": a.get("area", a["bbox"][2] * a["bbox"][3]),
                 **{key: a[key] for key in keys},
             }
-            for n, a in enumerate(self._regions, 1)
+            for n, a in enumerate(self.regions, 1)
         ]
 
 
@@ -83,12 +91,13 @@ def coco_metrics(
         results: COCO results of all images.
         task: ``"box"`` or ``"mask"``.
         max_detections: how many detections an image and class count, best first; AP and the last AR are taken there.
-        per_class: also ``per_class``, the AP of every class.
+        per_class: also ``per_class``, the AP of every class, and ``class_metrics``.
 
     Returns:
         ``AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR<max_detections>, ARs, ARm, ARl``, for LVIS's classes ``APr, APc,
-        APf``, with ``per_class`` a ``{name: AP}``, and ``reasons``: for each metric that is -1, and for metrics that
-        are 0 because there were no predictions, why (those of the classes under ``reasons["per_class"]``).
+        APf``, with ``per_class`` a ``{name: AP}``, ``class_metrics`` a ``{name: {"AP50", "AP75", "APs", "APm",
+        "APl"}}``, and ``reasons``: for each metric that is -1, and for metrics that are 0 because there were no
+        predictions, why (those of the classes under ``reasons["per_class"]``).
 
     Raises:
         DataError: a mask task with an annotation that has no segmentation.
@@ -108,6 +117,12 @@ def coco_metrics(
         metrics[f"AP{name}"] = _mean(precision[:, :, classes, 0, -1])
     if per_class:
         metrics["per_class"] = {n: _mean(precision[:, :, k, 0, -1]) for k, n in enumerate(truth.class_names)}
+        parts: dict[str, Any] = {"AP50": np.s_[0, :, :, 0], "AP75": np.s_[5, :, :, 0]}
+        parts |= {f"AP{size}": np.s_[:, :, :, a] for a, size in enumerate(AREAS, 1)}
+        metrics["class_metrics"] = {
+            name: {key: _mean(precision[part][..., k, -1]) for key, part in parts.items()}
+            for k, name in enumerate(truth.class_names)
+        }
     metrics["reasons"] = _reasons(truth, results, metrics)
     return metrics
 

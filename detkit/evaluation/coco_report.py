@@ -24,7 +24,7 @@ def coco_report(results: Mapping[str, Any], instances: Mapping[str, int]) -> str
     parts = [_table(["COCO", *columns], rows)]
     if any("per_class" in metrics for metrics in tasks.values()):
         parts.append(_class_table(tasks, instances))
-    lines = _reason_lines(tasks)
+    lines = reason_lines(tasks)
     if lines:
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
@@ -39,8 +39,8 @@ def _class_table(tasks: Mapping[str, Any], instances: Mapping[str, int]) -> str:
     return _table(headers, wide)
 
 
-def _reason_lines(tasks: Mapping[str, Any]) -> list[str]:
-    """One line a reason, with the metrics and the classes that it is the reason for."""
+def reason_lines(tasks: Mapping[str, Any]) -> list[str]:
+    """One line a reason of each task's metrics, with the metrics and the classes that it is the reason for."""
     keys: dict[str, list[str]] = {}
     classes: dict[str, list[str]] = {}
     for task, metrics in tasks.items():

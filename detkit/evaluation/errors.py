@@ -38,6 +38,7 @@ class Matches:
         object: ``(D,)`` the object that a detection is right about, or else ``NONE``.
         kind: ``(D,)`` the mistake, a number in ``KINDS``; ``NONE`` for a right one.
         repaired: ``(D,)`` the object that a mistake of class or place would be right about; else ``NONE``.
+        rows: ``(D,)`` its row among the detections of its image.
         object_classes: ``(G,)``.
     """
 
@@ -46,7 +47,13 @@ class Matches:
     object: np.ndarray
     kind: np.ndarray
     repaired: np.ndarray
+    rows: np.ndarray
     object_classes: np.ndarray
+
+    def take(self, keep: np.ndarray) -> "Matches":
+        """Only the detections where ``keep`` is true, with all objects."""
+        names = ("scores", "classes", "object", "kind", "repaired", "rows")
+        return dataclasses.replace(self, **{name: getattr(self, name)[keep] for name in names})
 
     def missed(self) -> np.ndarray:
         """``(G,)`` bool: no detection is right about it, or would be with another class or place."""
@@ -124,16 +131,10 @@ class DetectionErrors(Evaluator):
             return {}
         merged = {image: matches for part in gathered for image, matches in part.items()}
         for image in (self._truth or {}).keys() - merged.keys():
-            merged[image] = match(_nothing(), (self._truth or {})[image], self.dataset.category_ids, "box")
+            merged[image] = match(NOTHING, (self._truth or {})[image], self.dataset.category_ids, "box")
         if not merged:
             return {"errors": {"AP50": -1.0, "counts": {}, "cost": {}}}
-        every = Matches.cat(list(merged.values()))
-        base, counted = ap50(every), every.scores >= self.score_thresh
-        counts = {name: int((counted & (every.kind == k)).sum()) for k, name in enumerate(KINDS)}
-        counts["missed"] = int(every.missed().sum())
-        cost = {name: ap50(repaired(every, k)) - base if base >= 0 else 0.0 for k, name in enumerate(KINDS)}
-        found = {"num_detections": int(counted.sum()), "score_thresh": self.score_thresh}
-        return {"errors": {"AP50": base, "counts": counts, "cost": cost, **found}}
+        return {"errors": {**error_metrics(Matches.cat(list(merged.values())), self.score_thresh), "task": self.task}}
 
     def report(self, results: dict[str, Any]) -> str:
         """The kinds as a table, the costliest first."""
@@ -149,8 +150,17 @@ class DetectionErrors(Evaluator):
         return f"{self.task} AP50 {errors['AP50']:.3f}; detections of at least {errors['score_thresh']:g}\n{table}"
 
 
-def _nothing() -> Detections:
-    return Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64), (1, 1), None)
+NOTHING = Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64), (1, 1), None)
+
+
+def error_metrics(matches: Matches, score_thresh: float) -> dict[str, Any]:
+    """What ``DetectionErrors`` gives under ``errors``, of the matches of all images."""
+    base, counted = ap50(matches), matches.take(matches.scores >= score_thresh)
+    counts = {name: int((counted.kind == k).sum()) for k, name in enumerate(KINDS)}
+    counts["missed"] = int(counted.missed().sum())
+    cost = {name: ap50(repaired(matches, k)) - base if base >= 0 else 0.0 for k, name in enumerate(KINDS)}
+    found = {"num_detections": len(counted.scores), "score_thresh": score_thresh}
+    return {"AP50": base, "counts": counts, "cost": cost, **found}
 
 
 def match(
@@ -166,25 +176,20 @@ def match(
     classes = np.array([number[row["category_id"]] for row in rows], np.int64)
     ious = _ious(found, order, rows, crowd, task)
     mine = found.classes[order]
-    right, ignored = np.full(len(order), NONE), np.zeros(len(order), bool)
-    taken = np.zeros(len(rows), bool)
-    best: Any
-    for i in range(len(order)):
-        fits = (classes == mine[i]) & (ious[i] >= FOREGROUND)
-        free = np.flatnonzero(fits & ~crowd & ~taken)
+    same = classes == mine[:, None]
+    fits = same & (ious >= FOREGROUND)
+    right, taken = np.full(len(order), NONE), crowd.copy()
+    for i in np.flatnonzero((fits & ~crowd).any(1)).tolist():
+        free = np.flatnonzero(fits[i] & ~taken)
         if len(free):
-            best = free[ious[i, free].argmax()]
+            best = int(free[ious[i, free].argmax()])
             right[i], taken[best] = best, True
-        else:
-            ignored[i] = (fits & crowd).any()
-    kind, mended = np.full(len(order), NONE), np.full(len(order), NONE)
-    for i in np.flatnonzero((right == NONE) & ~ignored).tolist():
-        kind[i], mended[i] = _mistake(np.where(crowd, 0, ious[i]), classes == mine[i])
+    keep = (right != NONE) | ~(fits & crowd).any(1)
+    kind, mended = _mistakes(np.where(crowd, 0, ious), same)
+    kind[right != NONE] = mended[right != NONE] = NONE
     numbers = np.append(np.cumsum(~crowd) - 1, NONE)  # the last one for NONE
-    keep = ~ignored
-    return Matches(
-        found.scores[order][keep], mine[keep], numbers[right][keep], kind[keep], numbers[mended][keep], classes[~crowd]
-    )
+    objects, mended = numbers[right], numbers[mended]
+    return Matches(found.scores[order], mine, objects, kind, mended, order, classes[~crowd]).take(keep)
 
 
 def _ious(
@@ -197,24 +202,34 @@ def _ious(
         return np.asarray(coco_mask.iou(found.boxes[order], boxes, crowd.astype(np.uint8)))
     height, width = found.image_size
     ours = [{"size": [height, width], "counts": (found.masks or [])[i]} for i in order.tolist()]
-    theirs = [row["segmentation"] for row in rows]
-    theirs = [coco_mask.merge(coco_mask.frPyObjects(m, height, width)) if isinstance(m, list) else m for m in theirs]
+    theirs = [as_rle(row["segmentation"], height, width) for row in rows]
     return np.asarray(coco_mask.iou(ours, theirs, crowd.astype(np.uint8)))
 
 
-def _mistake(ious: np.ndarray, same: np.ndarray) -> tuple[int, int]:
-    """The kind of a detection that is not right, and the object that it would be right about."""
-    names = list(KINDS)
+def as_rle(segmentation: Any, height: int, width: int) -> Any:
+    """A mask in any of COCO's forms as a compressed RLE."""
+    if isinstance(segmentation, list):
+        return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    return (
+        coco_mask.frPyObjects(segmentation, height, width) if isinstance(segmentation["counts"], list) else segmentation
+    )
+
+
+def _mistakes(ious: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each detection's kind, were it not right, and the object that it would be right about, from ``(D, G)``."""
+    if not ious.size:
+        return np.full(len(ious), list(KINDS).index("background")), np.full(len(ious), NONE)
     own, other = np.where(same, ious, 0), np.where(same, 0, ious)
-    if len(ious) and own.max() >= FOREGROUND:
-        return names.index("duplicate"), NONE
-    if len(ious) and other.max() >= FOREGROUND:
-        return names.index("classification"), int(other.argmax())
-    if len(ious) and own.max() >= BACKGROUND:
-        return names.index("localisation"), int(own.argmax())
-    if len(ious) and other.max() >= BACKGROUND:
-        return names.index("both"), NONE
-    return names.index("background"), NONE
+    near, near_other = own.max(1), other.max(1)
+    cases = {
+        "duplicate": near >= FOREGROUND,
+        "classification": near_other >= FOREGROUND,
+        "localisation": near >= BACKGROUND,
+        "both": near_other >= BACKGROUND,
+    }
+    kind = np.select(list(cases.values()), [list(KINDS).index(k) for k in cases], list(KINDS).index("background"))
+    objects = {"classification": other.argmax(1), "localisation": own.argmax(1)}
+    return kind, np.select([kind == list(KINDS).index(k) for k in objects], list(objects.values()), NONE)
 
 
 def repaired(matches: Matches, kind: int) -> Matches:
@@ -227,33 +242,27 @@ def repaired(matches: Matches, kind: int) -> Matches:
             matches, object=moved[0], repaired=moved[1], object_classes=matches.object_classes[keep]
         )
     right, classes = matches.object.copy(), matches.classes.copy()
-    taken = set(right[right != NONE].tolist())
-    wrong = np.flatnonzero(matches.kind == kind)
-    for i in wrong[np.argsort(-matches.scores[wrong], kind="stable")].tolist():
-        target = int(matches.repaired[i])
-        if target != NONE and target not in taken:
-            taken.add(target)
-            right[i], classes[i] = target, matches.object_classes[target]
-    keep = (matches.kind != kind) | (right != NONE)
-    return Matches(
-        matches.scores[keep],
-        classes[keep],
-        right[keep],
-        matches.kind[keep],
-        matches.repaired[keep],
-        matches.object_classes,
-    )
+    free = ~np.isin(np.arange(len(matches.object_classes)), right)
+    wrong = np.flatnonzero((matches.kind == kind) & (matches.repaired != NONE))
+    wrong = wrong[free[matches.repaired[wrong]]]
+    wrong = wrong[np.argsort(-matches.scores[wrong], kind="stable")]
+    targets, first = np.unique(matches.repaired[wrong], return_index=True)  # the best one of each object
+    right[wrong[first]], classes[wrong[first]] = targets, matches.object_classes[targets]
+    mended = dataclasses.replace(matches, object=right, classes=classes)
+    return mended.take((matches.kind != kind) | (right != NONE))
 
 
 def ap50(matches: Matches) -> float:
     """COCO's AP at an IoU of 0.5: the mean over classes with objects; -1 where there is none."""
+    order = np.lexsort((-matches.scores, matches.classes))
+    classes, right = matches.classes[order], matches.object[order] != NONE
+    present, totals = np.unique(matches.object_classes, return_counts=True)
+    starts, ends = (np.searchsorted(classes, present, side=side) for side in ("left", "right"))
     values = []
-    for k in np.unique(matches.object_classes).tolist():
-        total, mine = int((matches.object_classes == k).sum()), np.flatnonzero(matches.classes == k)
-        order = mine[np.argsort(-matches.scores[mine], kind="stable")]
-        right = matches.object[order] != NONE
-        recall, precision = np.cumsum(right) / total, np.cumsum(right) / np.arange(1, len(order) + 1)
+    for start, end, total in zip(starts.tolist(), ends.tolist(), totals.tolist()):
+        hits = np.cumsum(right[start:end])
+        recall, precision = hits / total, hits / np.arange(1, end - start + 1)
         best = np.maximum.accumulate(precision[::-1])[::-1]
         at = np.searchsorted(recall, np.linspace(0, 1, 101), side="left")
-        values.append(float(np.append(best, 0.0)[np.minimum(at, len(best))].mean()))
+        values.append(float(np.append(best, 0.0)[np.minimum(at, end - start)].mean()))
     return float(np.mean(values)) if values else -1.0

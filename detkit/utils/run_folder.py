@@ -22,12 +22,13 @@ logger = logging.getLogger(__name__)
 
 LOCK, MARK = ".lock", ".run.json"
 _OUTPUTS = re.compile(
-    r"(run_)?(config\.yaml|predictions)|(metrics\.jsonl|(evaluation|coco_results|profile)\.json|curves\.png)"
+    r"(run_)?(config\.yaml|predictions|report\.html)|metrics\.jsonl|(evaluation|coco_results|profile|doctor_findings)\.json"
+    r"|curves\.png|report_.+\.html"
     r"|(checkpoint_\d+|model_best|model_final|model_final_.+)\.(pth|sharded|parts)|last_checkpoint|launched_by"
     r"|tensorboard|wandb|imported_code|failure_step_\d+"
 )
 """Names of what a training leaves in its folder, apart from the log, which goes on."""
-_BESIDE = ("config.yaml", "predictions", "tensorboard", "wandb")
+_BESIDE = ("config.yaml", "predictions", "report.html", "tensorboard", "wandb")
 """What a user may have there: the run's own has another name, or its files have."""
 
 

@@ -74,14 +74,7 @@ def plot_curves(metrics_file: str | Path, out_png: str | Path) -> Path:
     Returns:
         ``out_png``.
     """
-    series = read_metrics(metrics_file)
-    last = {name: name.rsplit("/", 1)[-1] for name in series}
-    panels = {
-        LOSS: sorted((n for n in series if "loss" in last[n]), key=lambda n: (n != "total_loss", "/" in n, n)),
-        RATE: [n for n in series if n == "lr" or n.startswith("lr/")],
-        PRECISION: sorted(n for n in series if last[n] in ("AP", "AP50", "AP75") and n.count("/") == 1),
-    }
-    present = {title: [_line(n, *series[n], title) for n in names] for title, names in panels.items() if names}
+    present = curve_panels(read_metrics(metrics_file))
     figure = new_figure(6.4 * max(1, len(present)), 4.4)
     for number, (title, lines) in enumerate(present.items(), 1):
         axes = figure.add_subplot(1, len(present), number)
@@ -96,6 +89,17 @@ def plot_curves(metrics_file: str | Path, out_png: str | Path) -> Path:
     return save(figure, out_png)
 
 
+def curve_panels(series: Series) -> dict[str, list[Line]]:
+    """Losses, learning rate and average precision, each with its lines; what a run does not have is left out."""
+    last = {name: name.rsplit("/", 1)[-1] for name in series}
+    panels = {
+        LOSS: sorted((n for n in series if "loss" in last[n]), key=lambda n: (n != "total_loss", "/" in n, n)),
+        RATE: [n for n in series if n == "lr" or n.startswith("lr/")],
+        PRECISION: sorted(n for n in series if last[n] in ("AP", "AP50", "AP75") and n.count("/") == 1),
+    }
+    return {title: [_line(n, *series[n], title) for n in names] for title, names in panels.items() if names}
+
+
 def new_figure(width: float, height: float) -> Any:
     """An empty figure of matplotlib, in inches, apart from its global state."""
     load_matplotlib()
@@ -107,13 +111,21 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
+def plain_texts(figure: Any) -> list[Any]:
+    """The figure's texts, written as they are from now on: names of metrics and folders may have dollars in them."""
+    from matplotlib.text import Text
+
+    texts = list(figure.findobj(Text))
+    for text in texts:
+        text.set_parse_math(False)
+    return texts
+
+
 def save(figure: Any, path: str | Path) -> Path:
     """Writes a figure, its texts as they are and in fonts that have their characters; its folder is made."""
     from matplotlib.font_manager import fontManager, get_font
-    from matplotlib.text import Text
 
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # names of metrics and folders, which may have dollars in them
+    for text in plain_texts(figure):
         text.set_text(writable(text.get_text()))
         files = [file for file, _ in font_runs(text.get_text()) if file is not None]
         for file in {*files} - {font.fname for font in fontManager.ttflist}:

@@ -1,0 +1,85 @@
+"""The reports of a run: what its last evaluation found, with what is known of the run."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detkit.config import to_yaml
+from detkit.data.interfaces import Dataset
+from detkit.evaluation import CocoEvaluator, Evaluator
+from detkit.evaluation.coco_results import Detections
+from detkit.experiment import Experiment
+from detkit.report.content import About
+from detkit.report.page import write_report
+from detkit.utils.distributed import is_main
+from detkit.utils.logging import optional_output
+from detkit.utils.paths import atomic_write
+from detkit.utils.run_folder import run_file
+
+logger = logging.getLogger(__name__)
+
+
+class RunReport:
+    """Keeps what evaluations found, and writes ``report.html`` into the run's folder, and one a further set of weights.
+
+    Args:
+        experiment: the run's.
+        evaluators: those that evaluate it; the page is on the first ``CocoEvaluator``.
+
+    Attributes:
+        findings: the doctor's at the start of a training; None: those that an earlier training here left.
+    """
+
+    def __init__(self, experiment: Experiment, evaluators: Sequence[Evaluator]):
+        self.experiment = experiment
+        self.evaluator = next((e for e in evaluators if isinstance(e, CocoEvaluator)), None)
+        self.findings: Sequence[Any] | None = None
+        self._found: list[Mapping[int | str, Detections]] = []
+
+    def keep(self, num_sets: int = 0) -> None:
+        """After an evaluation: keeps its detections, and those of the ``num_sets`` before."""
+        if self.evaluator is not None and is_main():
+            self._found = [*self._found, self.evaluator.detections][-1 - num_sets :]
+
+    def write(self, results: Mapping[str, Any], weights: str, sets: Sequence[str] = (), *, trained: bool) -> None:
+        """Writes the reports; an error is logged and ends nothing. Only rank 0 writes.
+
+        Args:
+            results: of ``evaluate``, with those of further sets of weights under their names.
+            weights: which weights were evaluated first, in words.
+            sets: names of the further sets, in the order in which they were evaluated.
+            trained: after a training, which has read its data.
+        """
+        if not is_main():
+            return
+        folder, data = Path(self.experiment.train.output_dir), self.experiment.data
+        datasets: dict[str, Dataset] = {"training": data.train_set} if trained else {}
+        datasets["test"] = data.test_set
+        names = ["", *(name for name in sets if name in results)]
+        files = {name: run_file(folder, f"report_{name}.html" if name else "report.html") for name in names}
+        for number, (name, path) in enumerate(files.items()):
+            with optional_output(path.name):
+                about = About(
+                    title=folder.resolve().name,
+                    weights=f"{name} of {weights}" if name else weights,
+                    config=to_yaml(self.experiment.tree),
+                    metrics_file=folder / "metrics.jsonl",
+                    datasets=datasets,
+                    findings=self._findings(folder),
+                    others={other or "of the training": file.name for other, file in files.items() if other != name},
+                )
+                found = self._found[number] if len(self._found) == len(names) else None
+                write_report(path, results[name] if name else results, self.evaluator, about, found)
+
+    def _findings(self, folder: Path) -> Sequence[Mapping[str, Any]] | None:
+        """The doctor's, kept in the run's folder for evaluations that come later."""
+        path = folder / "doctor_findings.json"
+        if self.findings is not None:
+            rows = [dataclasses.asdict(finding) for finding in self.findings]
+            with atomic_write(path, "w") as file:
+                json.dump(rows, file, indent=1)
+            return rows
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -1,0 +1,85 @@
+"""The reports that a training and an evaluation leave in the run's folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+from test_page import checked
+
+from detkit.commands import evaluate, train
+from detkit.doctor import Finding
+from detkit.evaluation import CocoEvaluator
+from detkit.report import RunReport
+from detkit.report.page import metric
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs/quick_start/mask_rcnn_shapes.yaml"
+SHORT = [
+    "data.train_dataset.num_images=6",
+    "data.test_dataset.num_images=4",
+    "data.batch_size=2",
+    "data.num_workers=0",
+    "solver.max_iter=2",
+    "train.num_pictures=0",
+    "train.log_period=1",
+    "train.hooks=[{name: ExponentialMovingAverage, decay: 0.5}]",
+]
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "report.html").write_text("mine")
+    assert train.main(["--config-file", str(CONFIG), *SHORT, f"train.output_dir={folder}"]) == 0
+    return folder
+
+
+def headline(page, results):
+    return all(metric(results[task][key]) in page.text for task in ("box", "mask") for key in ("AP", "AP50"))
+
+
+def test_a_training_leaves_a_report_for_each_set_of_weights(finished_run, monkeypatch):
+    assert (finished_run / "report.html").read_text() == "mine"
+    results = json.loads((finished_run / "evaluation.json").read_text())
+    page, averaged = (checked(finished_run / name) for name in ("run_report.html", "report_ema.html"))
+    for shown, found, words in ((page, results, "weights of step 2"), (averaged, results["ema"], "ema of weights")):
+        assert headline(shown, found)
+        assert words in shown.text
+        assert "training objects" in shown.text
+        assert "The doctor's findings" in shown.text
+        assert "2 steps of" in shown.text
+        assert "ExponentialMovingAverage" in shown.text  # the config
+    assert isinstance(json.loads((finished_run / "doctor_findings.json").read_text()), list)
+
+
+def test_each_set_of_weights_has_its_own_detections(finished_run, monkeypatch):
+    class Experiment:
+        tree, train, data = {}, type("", (), {"output_dir": str(finished_run)}), None
+
+    evaluator = CocoEvaluator.__new__(CocoEvaluator)
+    report = RunReport(Experiment, [evaluator])
+    for step in range(3):
+        for name in ("raw", "ema"):
+            evaluator._predictions = {name: step}
+            report.keep(1)
+    assert report._found == [{"raw": 2}, {"ema": 2}]
+
+
+def test_an_evaluation_writes_it_again(finished_run):
+    (finished_run / "run_report.html").unlink()
+    rows = json.loads((finished_run / "doctor_findings.json").read_text())
+    rows.append(vars(Finding("note", "somewhere", "found at the start", "none")))
+    (finished_run / "doctor_findings.json").write_text(json.dumps(rows))
+    assert evaluate.main([str(finished_run), "--weights", str(finished_run / "model_final_ema.pth")]) == 0
+    page = checked(finished_run / "run_report.html")
+    assert headline(page, json.loads((finished_run / "evaluation.json").read_text()))
+    assert "model_final_ema.pth" in page.text
+    assert "found at the start" in page.text
+
+
+def test_a_report_that_fails_ends_no_run(finished_run, monkeypatch, caplog):
+    def fail(*args, **kwargs):
+        raise RuntimeError("no page today")
+
+    monkeypatch.setattr("detkit.report.run.write_report", fail)
+    assert evaluate.main([str(finished_run)]) == 0
+    assert "run_report.html could not be made; the run goes on without" in caplog.text

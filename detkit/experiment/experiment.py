@@ -46,6 +46,8 @@ class Experiment:
     evaluators: tuple[Recipe[Evaluator], ...] = ()
     tree: dict[str, Any] = dataclasses.field(init=False, default_factory=dict, repr=False)
     """The complete config, every default filled in; it loads again to the same experiment."""
+    notes: str = dataclasses.field(init=False, default="", repr=False)
+    """How the config came about, which a run says as it begins; see ``own_data``."""
 
     def __post_init__(self) -> None:
         for path, options in () if self.data.keep_crowd else parts_of(self.model, Matcher, "model"):

@@ -79,6 +79,8 @@ def start_run(experiment: Experiment) -> Path:
     setup_logging(folder)
     seed_everything(experiment.train.seed, deterministic=experiment.train.deterministic)
     logger.debug("environment\n%s", environment_report())
+    if experiment.notes:
+        logger.info("%s", experiment.notes)
     check_alike("config", to_yaml(experiment.tree))
     return folder
 

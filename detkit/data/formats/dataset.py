@@ -3,7 +3,7 @@
 import logging
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,8 +33,8 @@ class FormatDataset(TableDataset):
     Args:
         path: the folder, or the file in it that describes the dataset.
         split: a part of it, such as ``train``; null for all, each image once.
-        val_fraction: the share of images that are ``val`` where the folder has no parts, the others being ``train``;
-            told by a hash of the images' names, so that an image stays where it is when others come.
+        val_fraction: the share of images that are ``val`` where the folder has no parts, or one alone, the others being
+            ``train``; told by a hash of the images' names, so that an image stays where it is when others come.
         class_names, keep_empty, keep_crowd, invalid_boxes, check_images, reading: as for ``CocoInstances``.
         invalid_masks: likewise; the default, box, gives an object that has only a box that box as its mask, where
             others have masks.
@@ -75,11 +75,15 @@ class FormatDataset(TableDataset):
         folder = reader.locate(folder)
         parts = reader.parts(folder)
         self.splits = tuple(name for name in parts if name)
-        if val_fraction is not None and split is not None and not self.splits:
+        if val_fraction is not None and split is not None and len(parts) == 1:
             content = reader.read(folder, parts)
             keep_share(content, split, val_fraction, folder)
         else:
             content = reader.read(folder, choose_parts(parts, split, folder))
+            missing = set(class_names or ()).difference(content.categories.values())
+            if missing and split is not None:  # a class that this part has no object of
+                elsewhere = missing.intersection(reader.read(folder, parts).categories.values())
+                content.categories = {**content.categories, **new_ids(elsewhere, content.categories)}
         self.embedded = content.embedded
         extras = {kind: list(found.items()) for kind, found in content.extras.items()}
         self._extras = msgspec.json.encode(extras)  # in one piece, which loader workers share
@@ -191,6 +195,11 @@ def keep_share(content: Content, split: str, val_fraction: float, folder: Folder
         raise DataError(f"{folder.path}: {what}; take another fraction, or a folder of more images")
     content.images, kept = kept_images, {row.id for row in kept_images}
     content.rows = [row for row in content.rows if _image_id(row) in kept]
+
+
+def new_ids(names: Iterable[str], categories: Mapping[int, str]) -> dict[int, str]:
+    """Ids that no category has yet -> the names, in alphabetical order."""
+    return dict(enumerate(sorted(names), max(categories, default=0) + 1))
 
 
 def _image_id(row: Any) -> Any:

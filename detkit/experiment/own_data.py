@@ -1,0 +1,126 @@
+"""A folder of one's own data as an experiment: its parts as datasets, and settings that fit what lies there."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from detkit.config import Config, load_config
+from detkit.config.named import CONFIGS
+from detkit.data import open_dataset
+from detkit.data.formats.dataset import SPLITS
+from detkit.data.interfaces import Dataset
+from detkit.experiment.experiment import Experiment
+from detkit.experiment.own_settings import Facts, Setting, derived
+from detkit.registry import DataError
+
+VAL_FRACTION = 0.2
+"""The share of a folder without parts that is evaluated on, where nobody says another."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnData:
+    """A config for a folder.
+
+    Args:
+        config: the config's name or file.
+        overrides: for ``load_experiment``: what the folder decides, and then what the caller gave.
+        notes: what was recognised and what follows from it, for people.
+    """
+
+    config: str | Path | Mapping[str, Any]
+    overrides: list[str]
+    notes: str
+
+
+def own_data(
+    folder: str | os.PathLike[str],
+    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    format: str | None = None,
+    val_fraction: float | None = None,
+) -> OwnData:
+    """The config and the overrides with which an experiment is about the data in ``folder``.
+
+    Any config gets the folder's parts as its datasets. One of ``configs/own_data``, or one that has such a base, also
+    gets the settings that fit the data; what the user's own YAML or ``overrides`` say stays.
+
+    Args:
+        folder: data in any format that ``open_dataset`` reads.
+        config: what is trained; None is a small Mask R-CNN where the objects have masks, else a small Faster R-CNN.
+        overrides: the caller's changes.
+        format: the data's format; None recognises it.
+        val_fraction: the share of the images that is evaluated on where the folder has no such part; None is 0.2.
+
+    Raises:
+        DataError: nothing readable lies there, or nothing to train or evaluate on.
+        ConfigError: the config or an override is wrong.
+    """
+    share = VAL_FRACTION if val_fraction is None else val_fraction
+    nodes, (dataset, tested), notes = _datasets(folder, format, share)
+    if val_fraction is not None and nodes[0].value["val_fraction"] is None:
+        notes += "; it has a part to evaluate on, so val_fraction is not needed"
+    facts = Facts.of(dataset)
+    if config is None:
+        config = f"own_data/{'mask' if facts.has_masks else 'faster'}_rcnn_small"
+    source = config if isinstance(config, Mapping) else Path(config)
+    given = load_config(source, overrides, Experiment, "skip")
+    fitting = _fitting(given, facts, len(tested))
+    table = [(s.path, json.dumps(s.value), s.reason) for s in fitting]
+    notes += f"; {source} trains on it"
+    notes += f"\n{tabulate(table, ('setting', 'value', 'why'), disable_numparse=True)}" if table else ""
+    return OwnData(source, [*map(str, [*nodes, *fitting]), *overrides], notes)
+
+
+def _datasets(
+    folder: str | os.PathLike[str], format: str | None, share: float
+) -> tuple[list[Setting], tuple[Dataset, Dataset], str]:
+    """The nodes of the two datasets, these, and what was recognised."""
+    everything = open_dataset(folder, format, check_images=0)
+    parts = {_part(name): name for name in everything.splits}
+    node: dict[str, Any] = {"name": "AutoDataset", "path": os.fspath(folder), "format": format, "val_fraction": None}
+    if len(parts) > 1 and "train" not in parts:
+        raise DataError(f"{folder}: has no part to train on; there are {', '.join(everything.splits)}")
+    if len(parts) > 1:
+        train, test = parts["train"], parts.get("val", parts.get("test"))
+        why = f"{train} to train on, {test} to evaluate on"
+    else:
+        train, test, node["val_fraction"] = "train", "val", share
+        why = f"no part to evaluate on: {share:.0%} of the images are, by a hash of their names"
+    if test is None:
+        raise DataError(f"{folder}: has no part to evaluate on; there are {', '.join(everything.splits)}")
+    names = list(everything.class_names)
+    nodes = [
+        Setting(f"data.{option}", {**node, "split": part, "class_names": names}, "")
+        for option, part in (("train_dataset", train), ("test_dataset", test))
+    ]
+    options = {"val_fraction": node["val_fraction"], "class_names": tuple(names), "check_images": 0}
+    pair = (open_dataset(folder, format, train, **options), open_dataset(folder, format, test, **options))
+    return nodes, pair, f"{folder}: {everything.format}, {len(everything)} images, {len(names)} classes; {why}"
+
+
+def _part(name: str) -> str:
+    """What a part is for: train, val, test or anything else."""
+    return next((names[0] for names in SPLITS if name.lower() in names), name.lower())
+
+
+def _fitting(given: Config, facts: Facts, test_images: int) -> list[Setting]:
+    """What the data decide of a config with a template below it, and the user does not say."""
+    if not any(os.path.abspath(where).startswith(_FOLDERS[0]) for where in given.sources.values()):
+        return []
+    settings = derived(given.tree, facts, test_images, given_steps=not _is_template(given, "solver.max_iter"))
+    return [setting for setting in settings if _is_template(given, setting.path)]
+
+
+_FOLDERS = tuple(f"{os.path.abspath(CONFIGS / name)}{os.sep}" for name in ("own_data", "_base_"))
+
+
+def _is_template(given: Config, path: str) -> bool:
+    """Whether detkit's own files say what stands at ``path``, and no YAML or override of the user's."""
+    below = [where for key, where in given.sources.items() if key == path or key.startswith((f"{path}.", f"{path}["))]
+    return bool(below) and all(os.path.abspath(where).startswith(_FOLDERS) for where in below)

@@ -1,0 +1,156 @@
+"""Settings that follow from the data: image and anchor sizes, the length of the training and its periods, limits."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from detkit.data.interfaces import Dataset
+from detkit.registry import DataError
+
+PASSES = 8
+"""Over the training images, at least; a few images are seen more often, as often as the template's steps say."""
+SMALL = 16.0
+"""Pixels of an object, the square root of its area, below which larger images are worth their time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One value that the data decide.
+
+    Args:
+        path: its place in the config.
+        value: plain data.
+        reason: why it is that, in a few words.
+    """
+
+    path: str
+    value: Any
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}={json.dumps(self.value)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What settings depend on.
+
+    Args:
+        images: their number.
+        short_side, long_side: of half of the images at least so long, in pixels.
+        sizes: ``(A,)`` square roots of the objects' box areas, each as a share of its image's shorter side.
+        elongated: the share of objects that are over three times as long as wide, or as wide as long.
+        most: the number of objects in the fullest image.
+        has_masks: whether objects have masks.
+    """
+
+    images: int
+    short_side: float
+    long_side: float
+    sizes: np.ndarray
+    elongated: float
+    most: int
+    has_masks: bool
+
+    @staticmethod
+    def of(dataset: Dataset) -> "Facts":
+        """Of a dataset. Raises DataError where it has no object."""
+        objects = dataset.objects()
+        kept = ~objects.crowd
+        if not kept.any():
+            raise DataError("data: there is no object to learn from; label some, and give the folder again")
+        boxes, images = objects.boxes[kept], objects.images[kept]
+        image_sizes = np.array([dataset.image_size(i) for i in range(len(dataset))], np.float64)
+        sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1.0)
+        return Facts(
+            images=len(dataset),
+            short_side=float(np.median(image_sizes.min(1))),
+            long_side=float(np.median(image_sizes.max(1))),
+            sizes=np.sqrt(sides.prod(1)) / image_sizes.min(1)[images],
+            elongated=float((sides.max(1) / sides.min(1) > 3).mean()),
+            most=int(np.bincount(images).max()),
+            has_masks=bool(np.isfinite(objects.extents[kept]).all(1).any()),
+        )
+
+
+def derived(tree: Mapping[str, Any], facts: Facts, test_images: int, given_steps: bool) -> Iterator[Setting]:
+    """The settings of a template of ``configs/own_data`` that fit the data.
+
+    Args:
+        tree: the config, with what the user has changed.
+        facts: of the training images.
+        test_images: their number.
+        given_steps: whether the user says how long the training is.
+    """
+    yield from _sizes(tree, facts)
+    yield from _limits(tree, facts)
+    yield from _duration(tree, facts, test_images, given_steps)
+
+
+def _sizes(tree: Mapping[str, Any], facts: Facts) -> Iterator[Setting]:
+    test = tree["data"]["test_augmentations"][0]
+    usual, longest = test["short_edge"][0], test["max_size"]
+    small = float(np.quantile(facts.sizes, 0.1))
+    wanted = usual * min(2.0, max(1.0, SMALL / (small * usual)))
+    edge = 8 * round(max(min(wanted, facts.short_side), usual / 2) / 8)
+    why = f"images are {facts.short_side:.0f} x {facts.long_side:.0f}, a tenth of the objects is below"
+    why += f" {small * edge:.0f} pixels then"
+    limit = round(longest * edge / usual)
+    edges = [8 * round(edge * scale / 8) for scale in (0.8, 0.9, 1.0, 1.1, 1.2)]
+    yield Setting("data.test_augmentations[0].short_edge", [edge], why)
+    yield Setting("data.test_augmentations[0].max_size", limit, "in proportion")
+    yield Setting("data.train_augmentations[0].short_edge", edges, "a fifth smaller to a fifth larger")
+    yield Setting("data.train_augmentations[0].max_size", round(1.2 * limit), "in proportion")
+    generator = tree["model"]["proposal_generator"]["anchor_generator"]
+    if "RCNN" not in str(tree["train"].get("init_weights")):  # a detector's weights know the sizes that they have seen
+        least = float(np.quantile(facts.sizes, 0.05)) * edge
+        first = 2 ** min(5, max(3, math.floor(math.log2(least * 1.2))))
+        levels = len(generator["sizes"])
+        why = f"one in twenty objects is below {least:.0f} pixels"
+        yield Setting("model.proposal_generator.anchor_generator.sizes", [[first * 2**i] for i in range(levels)], why)
+        if facts.elongated > 0.05:
+            why = f"{facts.elongated:.0%} of the objects are over three times as long as wide"
+            ratios = [0.25, 0.5, 1.0, 2.0, 4.0]
+            yield Setting("model.proposal_generator.anchor_generator.aspect_ratios", ratios, why)
+
+
+def _limits(tree: Mapping[str, Any], facts: Facts) -> Iterator[Setting]:
+    most = min(1000, max(100, 50 * math.ceil(1.5 * facts.most / 50)))
+    why = f"up to {facts.most} objects in an image"
+    yield Setting("model.roi_heads.box_head.detection.max_detections", most, why)
+    yield Setting("evaluators[0].max_detections", most, "as many")
+    selection = tree["model"]["proposal_generator"]["selection"]
+    for option, least in (("pre_nms_topk", 2.5 * most), ("post_nms_topk", 1.5 * most)):
+        for mode in ("train", "test"):
+            if selection[f"{option}_{mode}"] < least:
+                path = f"model.proposal_generator.selection.{option}_{mode}"
+                yield Setting(path, round(least), "enough proposals for that")
+    samples = tree["model"]["roi_heads"]["sampling"]["batch_size_per_image"]
+    if facts.most > samples / 2:
+        yield Setting("model.roi_heads.sampling.batch_size_per_image", min(512, 2 * samples), why)
+
+
+def _duration(tree: Mapping[str, Any], facts: Facts, test_images: int, given_steps: bool) -> Iterator[Setting]:
+    solver, train, backbone = tree["solver"], tree["train"], tree["model"]["backbone"]
+    batch = tree["data"]["batch_size"] * solver.get("accumulate", 1)
+    from_scratch = train.get("init_weights") is None and backbone.get("weights") is None
+    epochs = solver.get("epochs")
+    steps = solver["max_iter"] if epochs is None else math.ceil(epochs * facts.images / batch)
+    if not given_steps:
+        steps = max(steps, math.ceil(PASSES * facts.images / batch)) * (3 if from_scratch else 1)
+        why = f"{steps * batch / facts.images:.0f} passes over {facts.images} images"
+        yield Setting("solver.max_iter", steps, why + (", three times as many without weights" if from_scratch else ""))
+    if from_scratch:
+        yield Setting("model.backbone.norm", "BN", "without weights, norms must learn")
+        yield Setting("model.backbone.freeze_at", 0, "without weights, everything must learn")
+        yield Setting("solver.optimizer.lr", 2 * solver["optimizer"]["lr"], "twice as much without weights")
+    yield Setting("solver.schedule.warmup_iters", min(1000, steps // 10), "a tenth of the steps")
+    evaluations = min(10, max(1, int(0.3 * steps * batch / max(test_images, 1))))
+    period = math.ceil(steps / evaluations)
+    yield Setting("train.eval_period", period, f"{evaluations} evaluations on {test_images} images")
+    yield Setting("train.checkpoint_period", period, "with each of them")
+    yield Setting("train.hooks[0].decay", round(min(0.9998, max(0.5, 1 - 10 / steps)), 4), "over a tenth of the steps")

@@ -1,0 +1,164 @@
+"""A folder of data as an experiment: its parts, and the settings that follow from it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detkit.experiment import load_experiment
+from detkit.experiment.own_data import own_data
+from detkit.registry import DataError
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+SIZES = "model.proposal_generator.anchor_generator.sizes"
+
+
+def coco(folder, name="train", images=10, size=(240, 320), side=40, objects=2, classes=("cat", "dog"), masks=True):
+    """A part with squares of ``side`` pixels, as COCO."""
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    content = {"images": [], "annotations": [], "categories": [{"id": i, "name": n} for i, n in enumerate(classes, 1)]}
+    for i in range(images):
+        Image.fromarray(np.zeros((*size, 3), np.uint8)).save(folder / name / f"{name}{i}.png")
+        content["images"].append({"id": i, "file_name": f"{name}{i}.png", "height": size[0], "width": size[1]})
+        for k in range(objects):
+            x, y = (k * 11) % (size[1] - side), (k * 7) % (size[0] - side)
+            row = {"id": i * objects + k, "image_id": i, "category_id": 1 + k % len(classes), "iscrowd": 0}
+            corners = [[x, y, x + side, y, x + side, y + side, x, y + side]]
+            row |= {"bbox": [x, y, side, side], "area": side * side} | ({"segmentation": corners} if masks else {})
+            content["annotations"].append(row)
+    (folder / name / "_annotations.coco.json").write_text(json.dumps(content))
+    return folder
+
+
+def loaded(folder, *args, **options):
+    made = own_data(folder, *args, **options)
+    exp = load_experiment(made.config, made.overrides)
+    exp.notes = made.notes
+    return exp
+
+
+def at(exp, path):
+    node = exp.tree
+    for key in path.replace("[", ".").replace("]", "").split("."):
+        node = node[int(key)] if key.isdecimal() else node[key]
+    return node
+
+
+def test_parts_are_train_and_validation_and_test_stands_in(tmp_path):
+    coco(tmp_path, "train", images=6)
+    coco(tmp_path, "test", images=2)
+    assert [len(loaded(tmp_path).data.train_set), len(loaded(tmp_path).data.test_set)] == [6, 2]
+    coco(tmp_path, "valid", images=3)
+    assert [len(loaded(tmp_path).data.train_set), len(loaded(tmp_path).data.test_set)] == [6, 3]
+    assert "train to train on, valid to evaluate on" in loaded(tmp_path).notes
+
+
+@pytest.mark.parametrize("name", ["train", "images"])
+def test_one_part_alone_is_split_by_the_names_of_its_images(tmp_path, name):
+    coco(tmp_path, name, images=60)
+    exp, third = loaded(tmp_path), loaded(tmp_path, val_fraction=0.4)
+    for made, share in ((exp, 0.2), (third, 0.4)):
+        train, test = ({s.image_path(i) for i in range(len(s))} for s in (made.data.train_set, made.data.test_set))
+        assert not train & test
+        assert len(train | test) == 60
+        assert len(test) == pytest.approx(60 * share, abs=8)
+    small, large = ({s.image_path(i) for i in range(len(s))} for s in (exp.data.test_set, third.data.test_set))
+    assert small < large
+
+
+def test_a_class_that_the_validation_part_has_no_object_of_is_one_of_its_classes(tmp_path):
+    for part, names in (("train", ("cat", "dog", "cow")), ("val", ("dog",))):
+        for i, name in enumerate(names):
+            file = tmp_path / "JPEGImages" / f"{part}{i}.jpg"
+            file.parent.mkdir(exist_ok=True)
+            Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(file)
+            box = "<bndbox><xmin>5</xmin><ymin>5</ymin><xmax>30</xmax><ymax>40</ymax></bndbox>"
+            words = f"<filename>{file.name}</filename><object><name>{name}x</name>{box}</object>"
+            (tmp_path / "Annotations").mkdir(exist_ok=True)
+            (tmp_path / "Annotations" / f"{file.stem}.xml").write_text(f"<annotation>{words}</annotation>")
+        lists = tmp_path / "ImageSets" / "Main" / f"{part}.txt"
+        lists.parent.mkdir(parents=True, exist_ok=True)
+        lists.write_text("".join(f"{part}{i}\n" for i in range(len(names))))
+    exp = loaded(tmp_path)
+    exp.data.check_classes(exp.data.train_set.class_names)
+    assert set(exp.data.test_set.class_names) == {"catx", "dogx", "cowx"}
+    assert exp.tree["model"]["roi_heads"]["mask_head"] is None
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_without_a_config_masks_decide(tmp_path, masks):
+    exp = loaded(coco(tmp_path, masks=masks, images=30))
+    assert (exp.tree["model"]["roi_heads"]["mask_head"] is not None) == masks
+    assert at(exp, "train.hooks[1].metric") == ("ema/mask/AP" if masks else "ema/box/AP")
+
+
+def test_another_config_gets_the_datasets_and_nothing_else(tmp_path):
+    exp, plain = (
+        loaded(coco(tmp_path, images=30), "coco/mask_rcnn_R_50_FPN_1x"),
+        load_experiment("coco/mask_rcnn_R_50_FPN_1x"),
+    )
+    for name in ("model", "solver", "train", "evaluators"):
+        assert exp.tree[name] == plain.tree[name]
+    assert exp.data.train_set.class_names == ("cat", "dog")
+
+
+def test_what_the_user_says_stays(tmp_path):
+    folder = coco(tmp_path / "data", images=30)
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        "_base_: own_data/mask_rcnn_small\n"
+        "model: {proposal_generator: {anchor_generator: {sizes: [[9], [18], [36], [72], [144]]}}}\n"
+    )
+    exp = loaded(folder, mine, ["solver.max_iter=7", "data.train_augmentations=[{name: RandomFlip}]"])
+    assert at(exp, SIZES) == [[9], [18], [36], [72], [144]]
+    assert at(exp, "solver.max_iter") == 7
+    assert [a["name"] for a in at(exp, "data.train_augmentations")] == ["RandomFlip"]
+    assert at(exp, "train.eval_period") <= 7
+    assert at(exp, "solver.schedule.warmup_iters") < 7
+    assert exp.tree == load_experiment(exp.tree).tree  # plain numbers, from which nothing is derived again
+
+
+def test_settings_follow_the_data(tmp_path):
+    few, many, small, full = (
+        loaded(coco(tmp_path / name, **options))
+        for name, options in {
+            "few": {"images": 20},
+            "many": {"images": 400, "size": (60, 80), "side": 20},
+            "small": {"images": 20, "side": 10},
+            "full": {"images": 20, "objects": 130},
+        }.items()
+    )
+    assert at(few, "solver.max_iter") == load_experiment("own_data/mask_rcnn_small").solver.max_iter
+    assert at(many, "solver.max_iter") > at(few, "solver.max_iter")
+    assert at(small, SIZES)[0] < at(few, SIZES)[0]
+    assert at(few, "data.test_augmentations[0].short_edge") == [240]  # images are not enlarged
+    limits = [at(exp, "model.roi_heads.box_head.detection.max_detections") for exp in (few, full)]
+    assert limits == [100, 200]
+    assert limits == [at(exp, "evaluators[0].max_detections") for exp in (few, full)]
+    assert at(full, "model.proposal_generator.selection.post_nms_topk_test") >= 200
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_without_weights_everything_learns_and_for_longer(tmp_path, size):
+    folder = coco(tmp_path, images=30)
+    exp, tuned = (loaded(folder, f"own_data/mask_rcnn_{size}", more) for more in (["train.init_weights=null"], []))
+    assert all(p.requires_grad for p in exp.build_model().parameters())
+    assert at(exp, "solver.max_iter") > at(tuned, "solver.max_iter")
+    assert at(tuned, "train.init_weights").startswith("torchvision://")
+    assert "without weights" in exp.notes
+
+
+def test_a_folder_without_objects_is_no_data_to_learn_from(tmp_path):
+    with pytest.raises(DataError, match="no object to learn from"):
+        own_data(coco(tmp_path, objects=0))
+
+
+@pytest.mark.parametrize("name", ["balloon", "nuclei", "bccd"])
+def test_real_folders_need_no_config(name):
+    if not (SHARED / name).is_dir():
+        pytest.skip(f"no {SHARED / name}")
+    exp = loaded(SHARED / name)
+    assert len(exp.data.train_set) > 2 * len(exp.data.test_set)
+    exp.data.check_classes(exp.data.train_set.class_names)

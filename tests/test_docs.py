@@ -14,6 +14,7 @@ PAGES = [
     "checkpoints",
     "training",
     "monitoring",
+    "prediction",
     "troubleshooting",
     "distributed",
     "performance",

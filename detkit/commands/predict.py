@@ -9,38 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from detkit.commands.label_folder import LabelFolder
+from detkit.commands.parsers import restart
 from detkit.commands.parsers.predict import parse_arguments
-from detkit.data import CocoIds
+from detkit.commands.predict_inputs import ids_of, load, split_inputs
+from detkit.commands.predict_many import predict_many
 from detkit.evaluation import RowFile
+from detkit.launch import launch
 from detkit.predictor import Predictor
 from detkit.registry import DataError
 from detkit.structures import Prediction
+from detkit.utils.distributed import launched
 from detkit.utils.file_names import FreeNames
 from detkit.utils.progress import watched
 from detkit.visualization import (
     VIDEO_SUFFIXES,
     VideoWriter,
-    image_files,
-    is_video,
     video_info,
     write_picture,
 )
 
 logger = logging.getLogger("detkit.predict")
-
-
-def load(args: argparse.Namespace) -> Predictor:
-    """The predictor that the command line asks for."""
-    options: dict[str, Any] = {
-        "device": args.device,
-        "batch_size": args.batch_size,
-        "precision": args.precision,
-        "compile": args.compile,
-        "trust_imports": args.trust_imports,
-    }
-    if args.run is not None:
-        return Predictor.from_run(args.run, args.weights or "model_final.pth", args.set, **options)
-    return Predictor.from_weights(args.weights, args.set, config=args.config_file, **options)
 
 
 class Output:
@@ -86,7 +74,7 @@ class Output:
         if self.labels is not None:
             self.labels.add(path, kept)
         elif self.args.output is not None:
-            picture = self.predictor.draw(path, kept, score_thresh=0.0)
+            picture = self.predictor.draw(path, prediction, score_thresh=self.args.score_thresh)
             self.written.append(write_picture(picture, self._target(f"{path.stem}.png")))
 
     def video(self, path: Path) -> bool:
@@ -114,7 +102,7 @@ class Output:
                     self.labels.add(path, kept, frame, number)
                 if target is None:
                     continue
-                picture = self.predictor.draw(frame, kept, score_thresh=0.0)
+                picture = self.predictor.draw(frame, kept, score_thresh=0.0, max_side=None)
                 if writer is None:
                     write_picture(picture, target / f"{number:06d}.png")
                 else:
@@ -126,43 +114,6 @@ class Output:
         if target.resolve() in self.inputs:
             raise DataError(f"--output {self.args.output}: would overwrite the input {target}; take another folder")
         return target
-
-
-def split_inputs(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
-    """The image files and the video files among the inputs, before anything is predicted. Raises DataError."""
-    images: list[Path] = []
-    videos: list[Path] = []
-    for path in args.inputs:
-        if path.is_dir():
-            images += image_files(path, recursive=args.recursive)
-        elif not path.is_file():
-            raise DataError(f"{path}: there is no such file or folder")
-        else:
-            (videos if is_video(path) else images).append(path)
-    return images, videos
-
-
-def ids_of(
-    images: Sequence[Path], videos: Sequence[Path], predictor: Predictor, annotations: Path
-) -> dict[Path, int | str]:
-    """The images that a COCO file lists, with their ids; the predictor gets the ids of its classes' categories.
-
-    Raises:
-        DataError: a class is none of the file's categories, no image is listed, or which one is meant is not certain.
-    """
-    if videos:
-        raise DataError(f"{videos[0]}: has frames, and {annotations} ids of images; predict it without --annotations")
-    source = CocoIds(str(annotations))
-    predictor.category_ids = source.categories(predictor.class_names)
-    found = list(zip(images, source.images(images)))
-    others = [str(path) for path, id_ in found if id_ is None]
-    if others:
-        what = f"{len(others)} of {len(images)} images are not in {annotations}"
-        names = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
-        if len(others) == len(images):
-            raise DataError(f"{what} ({names}): their file names are none of its 'file_name'")
-        logger.warning("left out: %s (%s)", what, names)
-    return {path: id_ for path, id_ in found if id_ is not None}
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -208,4 +159,7 @@ def predict(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 0 when it went well, 1 when some files could not be read, 2 when none could or by a mistake."""
-    return predict(parse_arguments(argv))
+    args = parse_arguments(argv)
+    if args.num_processes is not None and not launched():
+        return launch(restart("predict"), sys.argv[1:] if argv is None else argv, args.num_processes)
+    return predict(args) if args.results is None else predict_many(args)

@@ -38,6 +38,7 @@ from detkit.data.interfaces import (
 )
 from detkit.data.loader import test_loader, train_loader
 from detkit.data.mapper import Mapper, MaskFormat, bare_record, to_sample
+from detkit.data.read_ahead import read_ahead
 from detkit.data.samplers import AspectRatioSampler, ShuffleSampler, inference_batches
 
 __all__ = [
@@ -77,6 +78,7 @@ __all__ = [
     "bare_record",
     "inference_batches",
     "open_dataset",
+    "read_ahead",
     "read_image",
     "test_loader",
     "to_sample",

@@ -1,30 +1,21 @@
 """Loaders: batches of samples, made ahead by worker processes."""
 
-import contextlib
 import copy
 import dataclasses
-import gc
 import itertools
 import logging
-import multiprocessing
-import sys
-import threading
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import torch
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from detkit.data.errors import SampleError, worker_error
+from detkit.data.errors import SampleError
 from detkit.data.interfaces import Dataset, Sampler
 from detkit.data.left_out import LeftOutCounter
 from detkit.data.mapper import Mapper
+from detkit.data.read_ahead import ReadAhead
 from detkit.data.samplers import inference_batches
-from detkit.data.transfer import PackedBatch, remedy
-from detkit.data.workers import allow_many_files, quiet_about_the_run, signals_blocked
-from detkit.data.workers import outlast_signals as _outlast_signals
 from detkit.registry import DataError
 from detkit.structures import Sample
 
@@ -117,47 +108,16 @@ class _From:
             yield batch
 
 
-class _Loader:
-    """Iterates over a DataLoader and raises what its workers reported, or leaves it out."""
+class _Loader(ReadAhead):
+    """Raises what workers reported, or leaves it out."""
 
     def __init__(self, mapper: Mapper, batches: Batches, num_workers: int, skip: bool, same_size: bool, defer: bool):
-        if num_workers:
-            allow_many_files()
+        super().__init__(_Mapped(mapper), batches, num_workers, mapper.seed)
         self._skip, self._same_size, self._defer = skip, same_size, defer
         self._left_out: set[str] = set()
-        self._warned = False
-        self._loader: DataLoader[Sample] = DataLoader(
-            _Mapped(mapper),
-            batch_sampler=batches,  # type: ignore[arg-type]
-            num_workers=num_workers,
-            collate_fn=PackedBatch if num_workers else _as_it_is,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_start_worker,
-            persistent_workers=num_workers > 0,
-            generator=torch.Generator().manual_seed(mapper.seed),  # else each pass would draw from the global one
-        )
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        workers, stream = self._loader.num_workers, None
-        try:
-            with signals_blocked():
-                if workers:  # which torch's own object, half made, would complain about as the program ends
-                    multiprocessing.Queue().close()
-                stream = iter(self._loader)
-            while True:
-                batch = next(stream, None)
-                if batch is None:
-                    return
-                yield self._checked(batch if workers == 0 else self._unpacked(batch))
-        except (RuntimeError, OSError, EOFError, MemoryError) as error:
-            died = worker_error(error, workers)
-            if died is None:
-                raise
-            with contextlib.suppress(
-                RuntimeError
-            ):  # the others end first, so that what they say comes before the error
-                getattr(stream, "_shutdown_workers", lambda: None)()
-            raise died from error
+        return map(self._checked, super().__iter__())
 
     def _checked(self, batch: Sequence[Any]) -> list[Sample]:
         failures = [item for item in batch if isinstance(item, _Failure)]
@@ -177,13 +137,6 @@ class _Loader:
             if failures and not self._skip
             else samples
         )
-
-    def _unpacked(self, packed: PackedBatch) -> list[Sample]:
-        if packed.shortage and not self._warned:
-            self._warned = True
-            words = "batches come through pipes instead of shared memory, which is slower"
-            logger.warning("%s. %s (%s)", words, remedy(packed.shortage), packed.shortage)
-        return packed.batch()
 
 
 class _TrainLoader(_Loader):
@@ -266,15 +219,3 @@ def test_loader(
 
 
 test_loader.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever pytest thinks of its name
-
-
-def _as_it_is(batch: list[Sample]) -> list[Sample]:
-    return batch
-
-
-def _start_worker(worker: int) -> None:
-    gc.freeze()  # what the main process made is no garbage here, and looking for some would copy its pages
-    torch.set_num_threads(1)  # the workers share the cores with the training process and with each other
-    sys.excepthook = quiet_about_the_run
-    if threading.current_thread() is threading.main_thread():
-        _outlast_signals()

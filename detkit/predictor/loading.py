@@ -1,8 +1,9 @@
 """The model of a run, or of weights and a config, for prediction."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -38,8 +39,8 @@ def files_of_run(run_dir: str | Path, weights: str | Path) -> tuple[str | Path, 
 
 def load_model(
     weights: str | Path, overrides: Sequence[str], config: str | Path | None, trust_imports: bool
-) -> tuple[nn.Module, list[Augmentation], ImageReading]:
-    """Model, augmentations and reading of the images that it was tested on; see ``Predictor.from_weights``."""
+) -> tuple[nn.Module, list[Augmentation], ImageReading, Mapping[str, Any]]:
+    """Model, augmentations and reading of the images that it was tested on, config; see ``Predictor.from_weights``."""
     checkpoint, row = read_checkpoint(weights), find(str(weights))
     if config is None and row is not None and row.config is not None:
         logger.info("%s: taking the config %s", row.name, row.config)
@@ -56,4 +57,5 @@ def load_model(
     model = experiment.build_model(class_names=names, pretrained=False)
     load_all_weights(model, checkpoint)
     model.category_ids = ids
-    return model, [recipe() for recipe in experiment.data.test_augmentations], experiment.data.reading
+    augmentations = [recipe() for recipe in experiment.data.test_augmentations]
+    return model, augmentations, experiment.data.reading, experiment.tree

@@ -1,7 +1,7 @@
 """Predictor: a trained model as a function from images to predictions."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Predictor:
     ``predictor(image)`` gives a ``Prediction``, whose ``instances`` have ``boxes``, ``scores``, ``classes`` and, from a
     model with masks, ``masks``, best first, and know the names of their classes (``PredictedInstances``);
     ``predictor([image, ...])`` gives a list of them. ``stream`` gives them one by one, and says what is taken.
-    ``class_names[c]`` is the name of class c.
+    ``class_names[c]`` is the name of class c; ``config`` is what the model was built from, where that is known.
 
     Args:
         model: a meta-architecture with its weights; it is moved to ``device`` and set to evaluation mode.
@@ -76,6 +76,7 @@ class Predictor:
         if precision is not None or compile:
             self.model = optimized(self.model, precision or "fp32", compile)
         self.class_names: tuple[str, ...] = tuple(names or ())
+        self.config: Mapping[str, Any] | None = None
         self.category_ids: tuple[int, ...] | None = getattr(model, "category_ids", None)
         self.augmentations, self.batch_size, self.reading = tuple(augmentations), batch_size, reading
         self.channel_order: ChannelOrder = channel_order
@@ -141,10 +142,12 @@ class Predictor:
             DataError: the weights cannot be read, or there is no config.
             ConfigError: the config is not right.
         """
-        model, augmentations, reading = load_model(weights, overrides, config, trust_imports)
+        model, augmentations, reading, tree = load_model(weights, overrides, config, trust_imports)
         options: dict[str, Any] = {"device": device, "batch_size": batch_size, "precision": precision}
         more: dict[str, Any] = {"compile": compile, "channel_order": channel_order, "reading": reading}
-        return cls(model, augmentations=augmentations, **options, **more)
+        predictor = cls(model, augmentations=augmentations, **options, **more)
+        predictor.config = tree
+        return predictor
 
     def __call__(
         self, images: Any, *, channel_order: ChannelOrder | None = None, max_value: float | None = None

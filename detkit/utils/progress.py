@@ -46,5 +46,6 @@ def watched(
         if show and done and now - logged >= period:
             logged = now
             rest = "" if total is None else datetime.timedelta(seconds=round((now - start) / done * (total - done)))
-            logger.info("%s %d%s", name, done, f"/{total}  eta {rest}" if total else "")
+            rate = f"{done / max(now - start, 1e-9):.3g} {unit}/s"
+            logger.info("%s %d%s", name, done, f"/{total}  {rate}  eta {rest}" if total else f"  {rate}")
         yield item

@@ -33,19 +33,19 @@ _BESIDE = ("config.yaml", "predictions", "report.html", "tensorboard", "wandb")
 
 
 @contextlib.contextmanager
-def holding(folder: Path) -> Iterator[str]:
-    """Holds the folder for this process while the block runs. Gives "", or who holds it instead.
+def holding(folder: Path, lock: str = LOCK) -> Iterator[str]:
+    """Holds the folder, or what the lock of this name stands for, while the block runs. Gives "", or who holds it.
 
     It is a lock of the system (POSIX, ``lockf``) on a file that names the holder. The lock ends with its process,
     however that ends, here or on another machine that shares the file system, and is not inherited by child
     processes; so what a dead process has left there keeps nobody out.
     """
-    file, holder = _lock(folder / LOCK)
+    file, holder = _lock(folder / lock)
     try:
         yield holder
     finally:
         if file is not None:
-            (folder / LOCK).unlink(missing_ok=True)
+            (folder / lock).unlink(missing_ok=True)
             file.close()
 
 

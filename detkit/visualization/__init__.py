@@ -6,7 +6,7 @@ from detkit.visualization.comparison import draw_comparison, match_instances
 from detkit.visualization.curves import plot_curves, read_metrics
 from detkit.visualization.draw import draw_instances, draw_prediction
 from detkit.visualization.drawing import MAX_SIDE, Drawing
-from detkit.visualization.inputs import ChannelOrder, ImageLike, image_files, to_array
+from detkit.visualization.inputs import ChannelOrder, ImageLike, image_files, to_array, walk_images
 from detkit.visualization.pictures import (
     draw_predictions,
     prediction_picture,
@@ -41,6 +41,7 @@ __all__ = [
     "to_array",
     "video_frames",
     "video_info",
+    "walk_images",
     "write_picture",
     "write_prediction_pictures",
 ]

@@ -1,6 +1,8 @@
 """What may be given as an image, and the image files of a folder."""
 
 import logging
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -145,3 +147,36 @@ def image_files(folder: str | Path, *, recursive: bool = False) -> list[Path]:
             *(folder, len(others), names),
         )
     return files
+
+
+def walk_images(folder: str | Path, *, recursive: bool = False) -> Iterator[str]:
+    """The image files of a folder as paths below it, by name; the names of one folder at a time are held.
+
+    Raises DataError where there is no folder or no image.
+    """
+    folder, found, others, kinds = Path(folder), 0, 0, list[str]()
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder")
+    waiting = [""]
+    while waiting:
+        place, folders = waiting.pop(), list[str]()
+        with os.scandir(folder / place) as entries:
+            names = sorted((entry.name, entry.is_dir(), entry.is_symlink()) for entry in entries)
+        for name, is_folder, is_link in names:
+            if is_folder:
+                folders += [] if is_link else [f"{place}{name}/"]  # a link may lead back
+            elif name[0] != "." and name.lower().endswith(IMAGE_SUFFIXES):
+                found += 1
+                yield place + name
+            elif name[0] != ".":
+                others, kinds = others + 1, [*kinds, name][:5]
+        if recursive:
+            waiting += folders[::-1]
+        elif folders and found:
+            logger.warning("%s: its %d subfolders are left out; --recursive takes them", folder, len(folders))
+    if not found:
+        raise DataError(f"{folder}: holds no image file (.jpg, .png, .tif, ...){'' if recursive else ' itself'}")
+    if others:
+        logger.warning(
+            "%s: %d files are left out, which are no images by their suffixes: %s", folder, others, ", ".join(kinds)
+        )

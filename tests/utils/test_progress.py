@@ -26,9 +26,9 @@ def test_a_log_gets_lines_now_and_then(capsys, caplog, monkeypatch):
         assert list(watched([1, 2, 3], "short", bar=False)) == [1, 2, 3]
         assert list(watched([1, 2, 3], "hidden", show=False, period=0.0)) == [1, 2, 3]
     assert [r.getMessage() for r in caplog.records] == [
-        "counting 1/3  eta 0:00:04",
-        "counting 2/3  eta 0:00:02",
-        "unsized 1",
+        "counting 1/3  0.5 it/s  eta 0:00:04",
+        "counting 2/3  0.667 it/s  eta 0:00:02",
+        "unsized 1  0.5 it/s",
     ]
     assert capsys.readouterr().err == ""
 

@@ -10,6 +10,9 @@ examples:
   the images that a COCO file lists, with its ids, for evaluation or a labelling tool
     detkit predict --run output/quick_start val/ --json results.json --annotations val.json --score-thresh 0
 
+  a million images in four processes: results as JSON lines; after a kill the same command goes on
+    detkit predict --run output/quick_start images/ --recursive --results found --num-processes 4
+
   a video: predictions/clip.mp4 shows the instances (with --frames: a picture for each frame)
     detkit predict --run output/quick_start clip.mp4 --output predictions
 
@@ -60,6 +63,17 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--json", type=local_path, metavar="FILE", help="COCO results of all inputs; images are numbered from 1"
     )
+    many = parser.add_argument_group("many images: written as they come, and an interrupted run goes on")
+    many.add_argument("--results", type=local_path, metavar="DIR", help="where COCO results go, as JSON lines")
+    many.add_argument(
+        "--format",
+        choices=("jsonl", "json", "parquet"),
+        help="and at the end as one file (default: jsonl, none)",
+    )
+    many.add_argument("--num-processes", type=int, metavar="N", help="start N processes, as torchrun would")
+    many.add_argument(
+        "--num-workers", type=int, metavar="N", help="processes that read ahead for each (default: up to 4)"
+    )
     parser.add_argument(
         "--annotations",
         type=local_path,
@@ -75,10 +89,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--skip-unreadable", action="store_true", help="files that cannot be read, which are named, are no failure"
     )
     args = parser.parse_args(argv)
-    if args.output is None and args.json is None:
-        parser.error("nothing to write: give --output DIR for pictures, --json FILE for COCO results, or both")
-    if args.annotations is not None and args.json is None:
-        parser.error("--annotations goes with --json FILE")
+    if args.output is None and args.json is None and args.results is None:
+        parser.error("nothing to write: give --output DIR (pictures), --json FILE or --results DIR (COCO results)")
+    if args.annotations is not None and args.json is None and args.results is None:
+        parser.error("--annotations goes with --json FILE or --results DIR")
+    _check_many(parser, args)
     if (args.frames or args.label_format) and args.output is None:
         parser.error(f"{'--frames' if args.frames else '--label-format'} goes with --output DIR")
     if (args.run and args.config_file) or not (args.run or args.config_file or args.weights):
@@ -90,3 +105,16 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.batch_size < 1:
         parser.error(f"--batch-size: expected at least 1, got {args.batch_size}")
     return args
+
+
+def _check_many(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends with the parser's error where options of ``--results`` do not fit."""
+    if args.results is not None and (args.json is not None or args.output is not None):
+        parser.error("--results writes lines alone: give --json and --output to another start")
+    for name in ("format", "num_processes", "num_workers"):
+        option, value = f"--{name.replace('_', '-')}", getattr(args, name)
+        if value is not None and args.results is None:
+            parser.error(f"{option} goes with --results DIR")
+        if isinstance(value, int) and value < (name == "num_processes"):
+            parser.error(f"{option}: expected at least {int(name == 'num_processes')}, got {value}")
+    args.format = args.format or "jsonl"

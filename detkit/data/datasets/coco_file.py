@@ -16,6 +16,8 @@ from detkit.registry import DataError, nearest
 logger = logging.getLogger(__name__)
 LISTS = ("images", "annotations", "categories")
 TEST_SET = {"images", "categories"}
+RESULT_LINES = "predictions-*.jsonl"
+"""The files of a folder of results: each has COCO results, a row a line."""
 READER = "convert it to COCO, or write a reader of its rows (docs/extending.md, 'A dataset')"
 AUTO = "{name: AutoDataset, path: FOLDER} reads a folder of such files with their images (docs/data_formats.md)"
 OTHER_JSON: tuple[tuple[str, set[str], str], ...] = (
@@ -99,12 +101,19 @@ def read_json(path: str, kind: type[Row]) -> tuple[Iterable[Any], Iterable[Any],
 
 
 def read_results(path: str, kind: type[Row]) -> Iterable[Any]:
-    """The detections of a COCO results file, as rows of that kind.
+    """The detections of a COCO results file, a JSON list or a row a line, or of a folder of results, as that kind.
 
     Raises:
         DataError: the file is not JSON, or no list. It says what the file seems to be.
     """
-    text = _utf8(path)
+    files = sorted(map(str, Path(path).glob(RESULT_LINES))) if Path(path).is_dir() else [path]
+    if not files:
+        raise DataError(f"{path}: the folder holds no {RESULT_LINES}, as detkit predict --results writes them")
+    text = b"".join(map(_utf8, files))
+    if not text.strip() and files[0].endswith(".jsonl"):
+        return []
+    if _is_lines(text):
+        return JsonRows([msgspec.Raw(line) for line in text.splitlines() if line.strip()], kind, path)
     try:
         return JsonRows(msgspec.json.decode(text, type=list[msgspec.Raw]), kind, path)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -117,6 +126,17 @@ def read_results(path: str, kind: type[Row]) -> Iterable[Any]:
         )
         raise DataError(f"{path}: is not a COCO results file, which is a list of detections{seems}")
     return content
+
+
+def _is_lines(text: bytes) -> bool:
+    """Whether a text is a detection a line: its first line is a whole one."""
+    if not text[:100].lstrip().startswith(b"{"):
+        return False
+    try:
+        first = msgspec.json.decode(text.lstrip().partition(b"\n")[0])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return isinstance(first, Mapping) and "image_id" in first
 
 
 def _utf8(path: str) -> bytes:

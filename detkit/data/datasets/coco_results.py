@@ -29,7 +29,8 @@ class CocoResults(TableDataset):
     each box: to look at, or to correct in a labelling tool. ``record.score`` has the scores.
 
     Args:
-        json_file: the detections, as ``detkit predict --json --annotations`` and evaluations write them.
+        json_file: the detections, as ``detkit predict --json --annotations`` and evaluations write them; or the folder
+            of ``detkit predict --results``, whose ``images.json`` is the ``images_file``.
         images_file: lists images and categories; its annotations, if it has any, are not read.
         image_root: the folder below which the images' ``file_name`` lie.
         class_names: which categories to take, in this order of classes; null for all, in the order of their ids.
@@ -55,7 +56,7 @@ class CocoResults(TableDataset):
         reading: ImageReading = DEFAULT_READING,
     ):
         name = type(self).__name__
-        json_file = data_path(json_file, f"{name}.json_file", folder=False)
+        json_file = data_path(json_file, f"{name}.json_file", folder=os.path.isdir(os.path.expanduser(json_file)))
         images_file = data_path(images_file, f"{name}.images_file", folder=False)
         image_root = data_path(image_root, f"{name}.image_root", folder=True)
         kind = row_type(self.field_types)

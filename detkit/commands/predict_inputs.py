@@ -1,0 +1,65 @@
+"""What ``detkit predict`` is given: a model, images and videos, and a COCO file with the images' ids."""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detkit.data import CocoIds
+from detkit.predictor import Predictor
+from detkit.registry import DataError
+from detkit.visualization import image_files, is_video
+
+logger = logging.getLogger("detkit.predict")
+
+
+def load(args: argparse.Namespace) -> Predictor:
+    """The predictor that the command line asks for."""
+    options: dict[str, Any] = {
+        "device": args.device,
+        "batch_size": args.batch_size,
+        "precision": args.precision,
+        "compile": args.compile,
+        "trust_imports": args.trust_imports,
+    }
+    if args.run is not None:
+        return Predictor.from_run(args.run, args.weights or "model_final.pth", args.set, **options)
+    return Predictor.from_weights(args.weights, args.set, config=args.config_file, **options)
+
+
+def split_inputs(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
+    """The image files and the video files among the inputs, before anything is predicted. Raises DataError."""
+    images: list[Path] = []
+    videos: list[Path] = []
+    for path in args.inputs:
+        if path.is_dir():
+            images += image_files(path, recursive=args.recursive)
+        elif not path.is_file():
+            raise DataError(f"{path}: there is no such file or folder")
+        else:
+            (videos if is_video(path) else images).append(path)
+    return images, videos
+
+
+def ids_of(
+    images: Sequence[Path], videos: Sequence[Path], predictor: Predictor, annotations: Path
+) -> dict[Path, int | str]:
+    """The images that a COCO file lists, with their ids; the predictor gets the ids of its classes' categories.
+
+    Raises:
+        DataError: a class is none of the file's categories, no image is listed, or which one is meant is not certain.
+    """
+    if videos:
+        raise DataError(f"{videos[0]}: has frames, and {annotations} ids of images; predict it without --annotations")
+    source = CocoIds(str(annotations))
+    predictor.category_ids = source.categories(predictor.class_names)
+    found = list(zip(images, source.images(images)))
+    others = [str(path) for path, id_ in found if id_ is None]
+    if others:
+        what = f"{len(others)} of {len(images)} images are not in {annotations}"
+        names = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        if len(others) == len(images):
+            raise DataError(f"{what} ({names}): their file names are none of its 'file_name'")
+        logger.warning("left out: %s (%s)", what, names)
+    return {path: id_ for path, id_ in found if id_ is not None}

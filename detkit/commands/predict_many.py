@@ -1,0 +1,221 @@
+"""Predicts many images in several processes, and goes on after a kill: the work of ``detkit predict --results``."""
+
+import argparse
+import contextlib
+import copy
+import dataclasses
+import hashlib
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from detkit.commands.predict_inputs import ids_of, load
+from detkit.data import read_ahead
+from detkit.evaluation import coco_results
+from detkit.evaluation import result_folder as results
+from detkit.experiment import torch_device
+from detkit.experiment.run import check_launch
+from detkit.predictor import Predictor
+from detkit.predictor.sources import Item
+from detkit.registry import ConfigError, DataError
+from detkit.structures import Prediction, Sample
+from detkit.utils import distributed
+from detkit.utils.environment import cores
+from detkit.utils.progress import watched
+from detkit.utils.run_folder import holding
+from detkit.visualization import is_video, walk_images
+
+logger = logging.getLogger("detkit.predict")
+
+_A_WEEK = 7 * 24 * 60
+"""Minutes that a process waits at the end for those that have more to do."""
+_LOCK = ".lock-"
+
+
+def predict_many(args: argparse.Namespace) -> int:
+    """Does what the command line asks for, in one of its processes. The exit code is that of ``predict``."""
+    check_launch()
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if args.num_processes not in (None, started):
+        raise ConfigError(f"--num-processes {args.num_processes}: torchrun has started {started}; take one of the two")
+    if args.format == "parquet":
+        results.import_pyarrow()
+    _end_with_launcher()
+    with distributed.process_group(torch_device(args.device), _A_WEEK), contextlib.ExitStack() as held:
+        predictor = load(args)
+        wrong = _begin(args, predictor, held) if distributed.is_main() else ""
+        wrong, predictor.category_ids = distributed.all_gather_object((wrong, predictor.category_ids))[0]
+        if wrong:
+            raise DataError(wrong)
+        done = results.done(args.results)
+        numbers = np.flatnonzero(~done)
+        if distributed.is_main() and done.any():
+            print(f"goes on: {len(numbers)} of {len(done)} images are left to predict")
+        held.enter_context(holding(args.results, f"{_LOCK}{distributed.rank()}"))
+        distributed.barrier()  # before any process writes to what another still reads
+        _predict(args, predictor, numbers[distributed.rank() :: distributed.world_size()])
+        distributed.barrier()
+        code = _finish(args, predictor) if distributed.is_main() else 0
+        return int(distributed.all_gather_object(code)[0])
+
+
+def _end_with_launcher() -> None:
+    """Ends this process when its launcher has been killed: else it would still write when the next start goes on."""
+
+    def watch(launcher: int) -> None:
+        while os.getppid() == launcher:
+            time.sleep(0.2)
+        os._exit(1)
+
+    if distributed.launched():
+        threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
+
+
+def _take(folder: Path, held: contextlib.ExitStack) -> str:
+    """Takes the folder for this start, and waits some seconds for the processes of a killed one; "", or who has it."""
+    for _ in range(25):
+        with contextlib.ExitStack() as locks:
+            holder = locks.enter_context(holding(folder))
+            for path in folder.glob(f"{_LOCK}*") if not holder else ():
+                with holding(folder, path.name) as other:
+                    holder = holder or other
+            if not holder:
+                held.push(locks.pop_all())
+                return ""
+        time.sleep(0.2)
+    return holder
+
+
+def _begin(args: argparse.Namespace, predictor: Predictor, held: contextlib.ExitStack) -> str:
+    """Makes the folder ready; gives what is wrong, which all processes are to say."""
+    try:
+        if holder := _take(args.results, held):
+            return f"{args.results}: is in use by {holder}; wait for its end, or take another folder"
+        root, names = _root(args.inputs), _names(args.inputs, args.recursive)
+        images: Iterable[tuple[int | str | None, str]] = ((None, name) for name in names)
+        if args.annotations is not None:
+            ids = ids_of([root / name for name in names], (), predictor, args.annotations)
+            images = ((id_, os.path.relpath(path, root)) for path, id_ in ids.items())
+        elif predictor.category_ids is None:
+            logger.warning("the weights carry no ids of categories: classes are numbered from 1")
+        results.begin(args.results, _settings(args, predictor), images)
+    except (DataError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def _settings(args: argparse.Namespace, predictor: Predictor) -> dict[str, Any]:
+    """What results depend on."""
+    weights, config = hashlib.blake2b(digest_size=16), predictor.config or {}
+    for name, value in predictor.model.state_dict().items():
+        if isinstance(value, torch.Tensor):
+            weights.update(name.encode())
+            weights.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return {
+        "--score-thresh": args.score_thresh,
+        "--precision": args.precision,
+        "--annotations": args.annotations and str(args.annotations.resolve()),
+        "inputs": [str(path.resolve()) for path in args.inputs],
+        "model": config.get("model"),
+        "data.test_augmentations": config.get("data", {}).get("test_augmentations"),
+        "reading": dataclasses.asdict(predictor.reading),
+        "categories": {str(id_): name for id_, name in _categories(predictor).items()},
+        "weights (checksum)": weights.hexdigest(),
+    }
+
+
+def _categories(predictor: Predictor) -> dict[int, str]:
+    return dict(zip(predictor.category_ids or range(1, len(predictor.class_names) + 1), predictor.class_names))
+
+
+def _root(inputs: Sequence[Path]) -> Path:
+    """What the names of images are relative to: the folder that is the only input, else the working directory."""
+    return inputs[0] if len(inputs) == 1 and inputs[0].is_dir() else Path()
+
+
+def _names(inputs: Sequence[Path], recursive: bool) -> Iterator[str]:
+    """The images' names, one after the other. Raises DataError where an input is not there or is a video."""
+    root = _root(inputs)
+    for path in inputs:
+        if path.is_dir():
+            prefix = "" if path == root else path
+            yield from (os.path.join(prefix, name) for name in walk_images(path, recursive=recursive))
+        elif not path.is_file():
+            raise DataError(f"{path}: there is no such file or folder")
+        elif is_video(path):
+            raise DataError(f"{path}: has frames, and --results takes images; give it to --json FILE or --output DIR")
+        else:
+            yield str(path)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """Reads an image of the listing, in a worker process."""
+
+    predictor: Predictor
+    listing: results.Listing
+    root: Path
+
+    def __call__(self, number: int) -> Sample:
+        path = self.root / self.listing[number].file_name
+        return self.predictor.sample(Item(path, self.predictor.reading, file_name=str(path)))
+
+
+def _predict(args: argparse.Namespace, predictor: Predictor, numbers: np.ndarray) -> None:
+    """Predicts the images of these numbers in the listing and writes as it goes."""
+    listing, reader = results.Listing(args.results), copy.copy(predictor)
+    reader.model = nn.Identity()  # which the workers do without
+    batches = (numbers[i : i + args.batch_size].tolist() for i in range(0, len(numbers), args.batch_size))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    workers = min(4, cores() // local - 1) if args.num_workers is None else args.num_workers
+    read = read_ahead(_Read(reader, listing, _root(args.inputs)), batches, max(workers, 0))
+    name = "images" if distributed.world_size() == 1 else f"images (share 1 of {distributed.world_size()})"
+    steps = watched(_predictions(predictor, read), name, total=len(numbers), show=distributed.is_main(), unit="image")
+    with results.ShardWriter(args.results, distributed.rank()) as writer:
+        for number, sample, prediction in steps:
+            if isinstance(sample, str):
+                logger.warning("left out: %s", sample)
+                writer.unreadable(listing[number], sample)
+                continue
+            found = prediction.above(args.score_thresh).instances
+            rows = [] if found is None else coco_results(listing[number].id, found, predictor.category_ids)
+            writer.add(number, listing[number], sample.original_size, rows)
+
+
+def _predictions(
+    predictor: Predictor, batches: Iterable[list[tuple[int, Sample | str]]]
+) -> Iterator[tuple[int, Sample | str, Prediction]]:
+    """Number, sample and prediction of each image; for one that cannot be read, why not, and no prediction."""
+    for batch in batches:
+        samples = [sample for _, sample in batch if isinstance(sample, Sample)]
+        with torch.inference_mode():
+            predictions = iter(predictor.model(samples) if samples else ())
+            for number, sample in batch:
+                yield number, sample, next(predictions).to("cpu") if isinstance(sample, Sample) else Prediction()
+
+
+def _finish(args: argparse.Namespace, predictor: Predictor) -> int:
+    """Writes what belongs to all images, and says what there is; the exit code."""
+    images = detections = 0
+    for row in results.read_lines(args.results, results.IMAGES):
+        images, detections = images + 1, detections + row["detections"]
+    files = [results.write_images(args.results, _categories(predictor))]
+    if args.format != "jsonl":
+        files.append((results.write_json if args.format == "json" else results.write_parquet)(args.results))
+    print(f"{detections} instances with score >= {args.score_thresh:g} in {images} images")
+    print(f"COCO results: {args.results}/{results.DETECTIONS}, {', '.join(path.name for path in files)}")
+    unread = [row["file_name"] for row in results.read_lines(args.results, results.UNREADABLE)]
+    if unread:
+        names = ", ".join(unread[:10]) + (", ..." if len(unread) > 10 else "")
+        print(f"could not be read: {len(unread)} of {len(unread) + images} files ({names})", file=sys.stderr)
+        print(f"all are in {args.results}/{results.UNREADABLE}; the next start tries them again", file=sys.stderr)
+    return 0 if not unread or args.skip_unreadable else 1 if images else 2

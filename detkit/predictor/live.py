@@ -1,6 +1,8 @@
 """Cameras and streams, each read by a thread of its own, so that prediction never falls behind them."""
 
+import contextlib
 import logging
+import queue
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,53 +22,39 @@ def newest_frames(sources: Sequence[Any], reading: ImageReading) -> Iterator[tup
     Raises:
         DataError: the last one has failed.
     """
-    readers = [_Reader(source, reading) for source in sources]
+    slots: list[tuple[Any, queue.Queue[Any]]] = [(source, queue.Queue(1)) for source in sources]
+    stopped = threading.Event()
+    for source, slot in slots:
+        threading.Thread(target=_read, args=(source, reading, slot, stopped), daemon=True).start()
     try:
-        while readers:
-            for reader in list(readers):
-                found = reader.newest()
-                if found is not None:
-                    yield (reader.source, *found)
+        while slots:
+            for source, slot in list(slots):
+                found = slot.get()
+                if isinstance(found, tuple):
+                    yield (source, *found)
                     continue
-                readers.remove(reader)
-                if reader.error is not None and not readers:
-                    raise reader.error
-                if readers:
-                    words = reader.error or f"{shown_name(reader.source)}: has ended"
-                    logger.warning("%s; %d others go on", words, len(readers))
+                slots.remove((source, slot))
+                if slots:
+                    words = found or f"{shown_name(source)}: has ended"
+                    logger.warning("%s; %d others go on", words, len(slots))
+                elif found is not None:
+                    raise found
     finally:
-        for reader in readers:
-            reader.stopped = True
+        stopped.set()
 
 
-class _Reader:
-    def __init__(self, source: Any, reading: ImageReading):
-        self.source, self.reading = source, reading
-        self.stopped = False
-        self.error: Exception | None = None
-        self._found: tuple[int, Frame] | None = None
-        self._ended, self._changed = False, threading.Condition()
-        threading.Thread(target=self._read, daemon=True, name=f"reading {shown_name(source)}").start()
-
-    def newest(self) -> tuple[int, Frame] | None:
-        """Number and pixels of the newest frame that was not taken yet; waits for one. None: there are no more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._found is not None or self._ended)
-            found, self._found = self._found, None
-        return found
-
-    def _read(self) -> None:
-        error: Exception | None = None
-        try:
-            for number, frame in enumerate(video_frames(self.source, self.reading)):
-                with self._changed:
-                    self._found = (number, frame)
-                    self._changed.notify()
-                if self.stopped:
-                    return
-        except Exception as reason:  # raised again where the frames are taken
-            error = reason
-        finally:
-            with self._changed:
-                self.error, self._ended = error, True
-                self._changed.notify()
+def _read(source: Any, reading: ImageReading, slot: "queue.Queue[Any]", stopped: threading.Event) -> None:
+    """Keeps ``(number, frame)`` of the newest frame in the slot; at the end, when that is taken, None or an error."""
+    end: Exception | None = None
+    try:
+        for numbered in enumerate(video_frames(source, reading)):
+            if stopped.is_set():
+                return
+            with contextlib.suppress(queue.Empty):
+                slot.get_nowait()
+            slot.put(numbered)
+    except Exception as error:  # raised again where the frames are taken
+        end = error
+    while not stopped.is_set():
+        with contextlib.suppress(queue.Full):
+            return slot.put(end, timeout=1)

@@ -10,7 +10,7 @@ _SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "udp", "tcp")
 _PROTOCOLS = f"{','.join(_SCHEMES)},srtp,tls,http,https,httpproxy,crypto,data"
 """What a stream may lead to: no file of this machine."""
 _LIVE_SUFFIXES = (".m3u8", ".mjpg", ".mjpeg")
-_SECONDS = 10.0
+SECONDS = 10.0
 """After so long without a frame a source is given up."""
 
 
@@ -41,7 +41,7 @@ def live_options(source: int | str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: a camera's number, on a system where cameras have none.
     """
     text = str(source)
-    options: dict[str, Any] = {"timeout": (_SECONDS, _SECONDS)}
+    options: dict[str, Any] = {"timeout": (SECONDS, SECONDS)}
     if "://" in text:
         transport = {"rtsp_transport": "tcp"} if text.lower().startswith("rtsp") else {}
         return {**options, "file": text, "options": {"protocol_whitelist": _PROTOCOLS, **transport}}

@@ -12,7 +12,7 @@ import numpy as np
 from detkit.data.image_files import IMAGE_SUFFIXES, VARIABLE, decoder_warnings, max_pixels, num_frames
 from detkit.data.images import DEFAULT_READING, ImageReading, image_frames
 from detkit.registry import DataError
-from detkit.visualization.cameras import is_live, live_options, shown_name
+from detkit.visualization.cameras import SECONDS, is_live, live_options, shown_name
 
 logger = logging.getLogger(__name__)
 
@@ -161,10 +161,12 @@ def _opened(path: str | Path | int) -> Any:
         if Path(name).exists() and not Path(name).is_file():
             raise DataError(f"{name}: cannot be read as a video (it is no regular file)")
         arguments, fix = {"file": name, "options": {"format_whitelist": _FORMATS}}, "it is damaged, or of no known kind"
+    began = time.monotonic()
     try:
         container = av.open(**arguments, metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
-        words = getattr(error, "strerror", error)
+        late = is_live(path) and time.monotonic() - began >= SECONDS
+        words = f"no answer in {SECONDS:g} s" if late else getattr(error, "strerror", error)
         raise DataError(f"{name}: cannot be read as a video ({words}); {fix}") from None
     if not container.streams.video:
         sound = bool(container.streams.audio)

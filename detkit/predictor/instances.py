@@ -74,9 +74,9 @@ class PredictedInstances(Instances):
 
         Returns:
             ``height`` and ``width`` of the image, and a list of N for each field: ``boxes`` (x1, y1, x2, y2),
-            ``scores``, ``classes``, ``labels`` (their names) and, where there are any, ``masks`` (``{"size", "counts"}``,
-            or a list of polygons x, y, x, y, ...), ``keypoints`` (P times x, y, score; the middle of the first pixel
-            is at 0.5) and fields of a user's own.
+            ``scores``, ``classes``, ``labels`` (their names) and, where there are any, ``masks`` (size and counts of
+            run lengths, or a list of polygons x, y, x, y, ...), ``keypoints`` (P times x, y, score; the middle of the
+            first pixel is at 0.5) and fields of a user's own.
 
         Raises:
             ValueError: another form of masks.

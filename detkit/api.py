@@ -17,11 +17,11 @@ from typing import Any
 
 from detkit.data import open_dataset
 from detkit.engine import Interrupted, Interruption
-from detkit.experiment import Experiment, load_experiment, torch_device
+from detkit.experiment import Experiment, OwnData, evaluation_data, load_experiment, own_data, torch_device
 from detkit.experiment.run import check_launch, owned
 from detkit.inference import Precision
 from detkit.predictor import Predictor
-from detkit.registry import DataError
+from detkit.registry import ConfigError, DataError
 from detkit.training import evaluate_weights
 from detkit.training import train as train_experiment
 from detkit.utils import distributed
@@ -70,9 +70,10 @@ class Run:
 
 
 def train(
-    config: str | os.PathLike[str] | Mapping[str, Any],
+    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     *,
     data: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    val_fraction: float | None = None,
     weights: str | os.PathLike[str] | None = None,
     overrides: Overrides = (),
     output_dir: str | os.PathLike[str] | None = None,
@@ -82,10 +83,12 @@ def train(
     """Trains and evaluates, as ``detkit train`` does.
 
     Args:
-        config: the name of one of detkit's configs, a YAML, a run to go on with or to repeat, or a config as data.
-        data: a folder of data in any format that is read here; None is what the config says. (A mapping holds
-            overrides, as ``solver={...}`` does.)
-        weights: what the training starts from; None is what the config says.
+        config: the name of one of detkit's configs, a YAML, a run to go on with or to repeat, or a config as data; None
+            is a small Mask R-CNN or Faster R-CNN for ``data``.
+        data: a folder of data in any format that is read here, see ``detkit.experiment.own_data``; None is what the
+            config says. (A mapping holds overrides, as ``solver={...}`` does.)
+        val_fraction: the share of a folder without parts that is evaluated on; None is 0.2.
+        weights: what the training starts from, or ``"none"``; None is what the config says.
         overrides: changes to the config: texts ``key.path=value``, or a mapping, also of mappings.
         output_dir: the run's folder. None is a new one, so nothing is written over: what the config says, with a number
             behind it where that is taken. (With ``resume``: what the config says.)
@@ -100,8 +103,16 @@ def train(
     """
     changes = _changes(overrides, more, data, output_dir)
     if weights is not None:
-        changes.append(f"train.init_weights={_text(weights)}")
-    with _running(config, changes, new_folder=not resume) as (exp, interruption):
+        changes.append(f"train.init_weights={_text(None if weights == 'none' else weights)}")
+    if data is None or isinstance(data, Mapping):
+        if config is None:
+            raise ConfigError("train: give a config, or a folder of your own as data")
+        prepared = OwnData(_source(config), changes)
+    elif resume:
+        raise ConfigError("train: data begin a training; a run knows its own: give the run, and resume=True")
+    else:
+        prepared = own_data(data, None if config is None else _source(config), changes, val_fraction=val_fraction)
+    with _running(prepared, new_folder=not resume) as (exp, interruption):
         train_experiment(exp, resume, interruption)
     return Run(Path(exp.train.output_dir), trusted=True)
 
@@ -121,7 +132,7 @@ def evaluate(
 
     Args:
         config: a run or its folder, which gets the files; or a config, see ``train``.
-        data: see ``train``; its validation part is evaluated.
+        data: see ``train``; its validation part is evaluated on, or all of a folder that has none.
         weights: what is evaluated; None is the run's ``model_final.pth``.
         overrides: see ``train``.
         output_dir: see ``train``.
@@ -134,24 +145,30 @@ def evaluate(
     """
     changes = _changes(overrides, more, data, output_dir)
     new = weights is not None and (isinstance(config, Mapping) or not Path(config).expanduser().is_dir())
-    with _running(config, changes, new_folder=new) as (exp, interruption), interruption.at_once():
+    prepared = OwnData(_source(config), changes)
+    if data is not None and not isinstance(data, Mapping):
+        prepared = evaluation_data(data, _source(config), changes)
+    with _running(prepared, new_folder=new) as (exp, interruption), interruption.at_once():
         evaluate_weights(exp, weights, precision, compile)
     return Run(Path(exp.train.output_dir)).results
 
 
+def _source(config: Any) -> Any:
+    return config if isinstance(config, Mapping) else Path(config).expanduser()
+
+
 @contextlib.contextmanager
-def _running(source: Any, changes: Sequence[str], *, new_folder: bool) -> Iterator[tuple[Experiment, Interruption]]:
+def _running(prepared: OwnData, *, new_folder: bool) -> Iterator[tuple[Experiment, Interruption]]:
     """The experiment, in a folder that is this run's; the process is as it was when the block ends."""
     check_launch()
-    source = source if isinstance(source, Mapping) else Path(source).expanduser()
-    exp, interruption = load_experiment(source, changes), Interruption()
+    exp, interruption = prepared.experiment(), Interruption()
     with contextlib.ExitStack() as stack:
         stack.enter_context(interruption.listening())
         stack.enter_context(random_state_restored())
         stack.enter_context(distributed.process_group(torch_device(exp.train.device)))
-        if new_folder and not any(text.startswith("train.output_dir=") for text in changes):
+        if new_folder and not any(text.startswith("train.output_dir=") for text in prepared.overrides):
             folder = stack.enter_context(_new_folder(Path(exp.train.output_dir)))
-            exp = load_experiment(source, [*changes, f"train.output_dir={_text(folder)}"])
+            exp = prepared.experiment(f"train.output_dir={_text(folder)}")
         stack.enter_context(logging_restored())
         stack.enter_context(owned(exp.train.output_dir))
         try:

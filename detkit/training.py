@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from detkit.checkpoint import Checkpointer, load_all_weights, load_weights, read_checkpoint, resume
+from detkit.checkpoint import Checkpoint, Checkpointer, load_all_weights, load_weights, read_checkpoint, resume
 from detkit.doctor import check_at_start
 from detkit.engine import (
     CheckpointHook,
@@ -35,7 +35,7 @@ from detkit.experiment.run import (
 from detkit.inference import Precision, optimized
 from detkit.modeling import MetaArch
 from detkit.modeling.compiling import compile_parts
-from detkit.registry import ConfigError
+from detkit.registry import ConfigError, DataError
 from detkit.report import RunReport
 from detkit.utils import distributed
 from detkit.utils.logging import optional_output
@@ -89,7 +89,7 @@ def prepare(
     checkpointer = Checkpointer(out, keep=exp.train.checkpoint_keep, sharded=exp.train.sharded_checkpoints)
     go_on = go_on or is_restarted(Path(out))
     fresh = not (go_on and checkpointer.latest() is not None)
-    start = read_checkpoint(exp.train.init_weights) if fresh and exp.train.init_weights is not None else None
+    start = _first_weights(exp.train.init_weights) if fresh and exp.train.init_weights is not None else None
     validate_datasets(exp)
     model = exp.build_model().to(device)
     if start is not None:
@@ -123,6 +123,16 @@ def prepare(
     if go_on:
         resume(checkpointer, model, trainer)
     return trainer, fresh
+
+
+def _first_weights(source: str) -> Checkpoint:
+    """What a training starts from; of weights that cannot be fetched the error says how to do without."""
+    try:
+        return read_checkpoint(source)
+    except DataError as error:
+        if "://" not in source:
+            raise
+        raise DataError(f"{error}; or train without weights, for longer: train.init_weights=null") from None
 
 
 def build_trainer(

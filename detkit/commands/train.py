@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from detkit.commands.parsers import restart
 from detkit.commands.parsers.train import parse_arguments
 from detkit.engine import EXIT_CODE, Interrupted, Interruption
-from detkit.experiment import load_experiment, torch_device
+from detkit.experiment import Experiment, evaluation_data, load_experiment, own_data, torch_device
 from detkit.experiment.run import check_launch, owned
 from detkit.launch import launch
 from detkit.registry import ConfigError
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def start(words: str, args: argparse.Namespace, argv: Sequence[str] | None) -> int:
     """Runs the command ``words``, a training or an evaluation, in as many processes as its arguments say."""
     if args.num_processes is not None and not distributed.launched():
-        load_experiment(args.config_file, args.overrides)
+        experiment(args)
         given = sys.argv[1:] if argv is None else argv
         code = launch(restart(words), given, args.num_processes, args.max_restarts or 0)
         return EXIT_CODE if code - 128 in (signal.SIGTERM, getattr(signal, "SIGUSR1", None)) else code
@@ -43,11 +43,21 @@ def start(words: str, args: argparse.Namespace, argv: Sequence[str] | None) -> i
     return 0
 
 
+def experiment(args: argparse.Namespace) -> Experiment:
+    """What the command line asks for."""
+    if args.data is None:
+        return load_experiment(args.config_file, args.overrides)
+    options = {"format": args.format}
+    if args.eval_only:
+        return evaluation_data(args.data, args.config_file, args.overrides, **options).experiment()
+    return own_data(args.data, args.config_file, args.overrides, val_fraction=args.val_fraction, **options).experiment()
+
+
 def run(args: argparse.Namespace, interruption: Interruption) -> None:
     """Trains or evaluates, in one of the run's processes."""
     check_launch()
     with interruption.at_once():
-        exp = load_experiment(args.config_file, args.overrides)
+        exp = experiment(args)
     started = int(os.environ.get("WORLD_SIZE", 1))  # this is one of them
     if args.num_processes not in (None, started):
         raise ConfigError(f"--num-processes {args.num_processes}: torchrun has started {started}; take one of the two")

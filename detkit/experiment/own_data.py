@@ -14,7 +14,7 @@ from detkit.config.named import CONFIGS
 from detkit.data import open_dataset
 from detkit.data.formats.dataset import SPLITS
 from detkit.data.interfaces import Dataset
-from detkit.experiment.experiment import Experiment
+from detkit.experiment.experiment import Experiment, load_experiment
 from detkit.experiment.own_settings import Facts, Setting, derived
 from detkit.registry import DataError
 
@@ -34,7 +34,13 @@ class OwnData:
 
     config: str | Path | Mapping[str, Any]
     overrides: list[str]
-    notes: str
+    notes: str = ""
+
+    def experiment(self, *more: str) -> Experiment:
+        """The experiment, with ``more`` overrides."""
+        experiment = load_experiment(self.config, [*self.overrides, *more])
+        experiment.notes = self.notes
+        return experiment
 
 
 def own_data(
@@ -75,6 +81,30 @@ def own_data(
     notes += f"; {source} trains on it"
     notes += f"\n{tabulate(table, ('setting', 'value', 'why'), disable_numparse=True)}" if table else ""
     return OwnData(source, [*map(str, [*nodes, *fitting]), *overrides], notes)
+
+
+def evaluation_data(
+    folder: str | os.PathLike[str],
+    config: str | os.PathLike[str] | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    format: str | None = None,
+) -> OwnData:
+    """The config and the overrides with which ``folder`` is evaluated on: its validation part, else its test part.
+
+    A folder without either is evaluated on as a whole. The classes are those that the config's training data name.
+
+    Args and errors: as for ``own_data``.
+    """
+    source = config if isinstance(config, Mapping) else Path(config)
+    given = load_config(source, overrides, Experiment, "skip").tree
+    everything = open_dataset(folder, format, check_images=0)
+    parts = {_part(name): name for name in everything.splits}
+    split = parts.get("val", parts.get("test"))
+    names = ((given.get("data") or {}).get("train_dataset") or {}).get("class_names")
+    node = {"name": "AutoDataset", "path": os.fspath(folder), "format": format, "split": split, "class_names": names}
+    notes = f"{folder}: {everything.format}; {split or 'all of it'} to evaluate on"
+    return OwnData(source, [str(Setting("data.test_dataset", node, "")), *overrides], notes)
 
 
 def _datasets(

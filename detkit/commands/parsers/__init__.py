@@ -84,6 +84,12 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config-file", type=local_path, metavar="FILE", help="the same as CONFIG")
 
 
+def add_data(parser: argparse.ArgumentParser, what: str) -> None:
+    """``--data`` and ``--format``: a folder in the place of the config's datasets."""
+    parser.add_argument("--data", type=local_path, metavar="FOLDER", help=what)
+    parser.add_argument("--format", metavar="NAME", help="its format, where it is not recognised: coco, yolo, voc, ...")
+
+
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """``--num-processes`` and ``--max-restarts``; see ``check_processes``."""
     parser.add_argument("--num-processes", type=int, metavar="N", help="start N processes, as torchrun would")
@@ -118,6 +124,8 @@ def parse_with_config(
             args.config_file = local_path(first)
         except argparse.ArgumentTypeError as error:
             parser.error(f"argument CONFIG: {error}")
+    if getattr(args, "format", None) is not None and args.data is None:
+        parser.error("--format goes with --data")
     if needed and args.config_file is None:
         parser.error("give a CONFIG: one of detkit's (detkit show --configs lists them), a YAML of yours, or a run")
     return args

@@ -10,6 +10,9 @@ examples:
   a checkpoint of a run, into another folder
     detkit evaluate output/quick_start --weights output/quick_start/model_best.pth train.output_dir=output/best
 
+  on other data: the validation part of a folder, or all of one that has none
+    detkit evaluate output/quick_start --data my_folder train.output_dir=output/on_my_folder
+
   with another threshold, by two processes
     detkit evaluate output/quick_start model.roi_heads.box_head.detection.nms_thresh=0.4 --num-processes 2
 """
@@ -17,7 +20,14 @@ examples:
 import argparse
 from collections.abc import Sequence
 
-from detkit.commands.parsers import add_config, add_processes, check_processes, command_parser, parse_with_config
+from detkit.commands.parsers import (
+    add_config,
+    add_data,
+    add_processes,
+    check_processes,
+    command_parser,
+    parse_with_config,
+)
 from detkit.paths import path_or_address
 
 
@@ -25,6 +35,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line, as ``detkit train --eval-only`` has it."""
     parser = command_parser("evaluate", __doc__)
     add_config(parser)
+    add_data(parser, "what it is evaluated on, in the place of the test data")
     parser.add_argument(
         "--weights", type=path_or_address, metavar="FILE", help="a checkpoint (default: the run's model_final.pth)"
     )

@@ -4,6 +4,10 @@ examples:
   train a small Mask R-CNN on drawn shapes, in minutes, on any machine
     detkit train quick_start/mask_rcnn_shapes
 
+  train on a folder of your own, as a labelling tool wrote it; what follows from the data is said, and may be changed
+    detkit train --data my_folder
+    detkit train own_data/mask_rcnn_large --data my_folder solver.max_iter=3000
+
   change anything by its path; values are YAML, null removes an optional part
     detkit train quick_start/mask_rcnn_shapes \\
         model.neck.name=PAFPN model.roi_heads.mask_head=null train.output_dir=output/faster_pafpn
@@ -24,7 +28,14 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from detkit.commands.parsers import add_config, add_processes, check_processes, command_parser, parse_with_config
+from detkit.commands.parsers import (
+    add_config,
+    add_data,
+    add_processes,
+    check_processes,
+    command_parser,
+    parse_with_config,
+)
 from detkit.paths import path_or_address
 
 
@@ -32,23 +43,34 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser("train", __doc__)
     add_config(parser)
+    add_data(parser, "what it learns from; without CONFIG, a small Mask R-CNN or Faster R-CNN does")
+    parser.add_argument(
+        "--val-fraction", type=float, metavar="SHARE", help="of a folder without parts to evaluate on (default: 0.2)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in train.output_dir")
     parser.add_argument("--eval-only", action="store_true", help="the same as detkit evaluate")
     parser.add_argument(
         "--weights",
         type=path_or_address,
         metavar="FILE",
-        help="what it starts from, as train.init_weights; with --eval-only, what is evaluated",
+        help="what it starts from, as train.init_weights, or none; with --eval-only, what is evaluated",
     )
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="with --eval-only: by a faster copy")
     parser.add_argument("--compile", action="store_true", help="with --eval-only: through torch.compile, too")
     add_processes(parser)
-    args = parse_with_config(parser, argv)
+    args = parse_with_config(parser, argv, needed=False)
+    if args.config_file is None and (args.data is None or args.eval_only):
+        parser.error("give a CONFIG (detkit show --configs lists detkit's), or a folder of your own: --data FOLDER")
+    if args.val_fraction is not None and (args.data is None or not 0 < args.val_fraction < 1):
+        parser.error("--val-fraction: expected a number between 0 and 1, with --data")
+    if args.data is not None and args.resume:
+        parser.error("--data begins a training; a run knows its data: detkit train RUN --resume")
     if (args.precision or args.compile) and not args.eval_only:
         parser.error("--precision and --compile go with --eval-only; trainings have train.precision, train.compile")
     if args.resume and args.eval_only:
         parser.error("--resume trains on and --eval-only does not train: give one of them")
     check_processes(parser, args)
     if args.weights and not args.eval_only:
-        args.overrides.append(f"train.init_weights={json.dumps(args.weights)}")
+        weights = None if args.weights == "none" else args.weights
+        args.overrides.append(f"train.init_weights={json.dumps(weights)}")
     return args

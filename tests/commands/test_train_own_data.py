@@ -15,13 +15,6 @@ QUICK = [
     *("solver.max_iter=2", "data.batch_size=2", "data.num_workers=0"),
     *("train.num_pictures=0", "train.doctor=false", "train.device=cpu"),
 ]
-    "solver.max_iter=2",
-    "data.batch_size=2",
-    "data.num_workers=0",
-    "train.num_pictures=0",
-    "train.doctor=false",
-    "train.device=cpu",
-]
 
 
 @pytest.fixture(scope="module")

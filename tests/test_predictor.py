@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from torch import nn
 
@@ -354,6 +355,16 @@ def test_classes_without_names_in_the_weights_have_the_names_and_ids_of_the_trai
     torch.save({"model": model.state_dict()}, tmp_path / "bare.pth")
     predictor = Predictor.from_weights(tmp_path / "bare.pth", config=folder / "config.yaml")
     assert predictor.category_ids == exp.data.train_set.category_ids
+
+
+def test_weights_of_torchvision_predict_cocos_classes_without_its_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DETKIT_DATASETS", raising=False)
+    theirs = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None)
+    torch.save(theirs.state_dict(), "theirs.pth")
+    predictor = Predictor.from_weights("theirs.pth", config="torchvision/faster_rcnn_mobilenet_v3_large_320_FPN")
+    assert len(predictor.class_names) == len(predictor.category_ids) == 80
+    assert dict(zip(predictor.class_names, predictor.category_ids))["toothbrush"] == 90
 
 
 def test_precision_takes_a_faster_copy_and_leaves_the_model():

@@ -5,13 +5,15 @@ import contextlib
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from detkit.commands.label_folder import LabelFolder
 from detkit.commands.parsers import restart
 from detkit.commands.parsers.predict import parse_arguments
-from detkit.commands.predict_inputs import ids_of, load, split_inputs
+from detkit.commands.predict_inputs import find_inputs, ids_of, load, split_inputs
 from detkit.commands.predict_many import predict_many
 from detkit.evaluation import RowFile
 from detkit.launch import launch
@@ -19,7 +21,7 @@ from detkit.predictor import Predictor
 from detkit.registry import DataError
 from detkit.structures import Prediction
 from detkit.utils.distributed import launched
-from detkit.utils.file_names import FreeNames
+from detkit.utils.file_names import FreeNames, file_stem
 from detkit.utils.progress import watched
 from detkit.visualization import (
     VIDEO_SUFFIXES,
@@ -65,7 +67,7 @@ class Output:
         self.cut, self.images_cut = self.cut + kept.num_cut, self.images_cut + (kept.num_cut > 0)
         if self.rows is not None:
             rows = self.predictor.to_coco_results([kept], [self.ids.get(path, self.images)])
-            self.rows.add({**row, "file_name": str(path), **source} for row in rows)
+            self.rows.add({**row, "file_name": self.args.names.get(path, str(path)), **source} for row in rows)
         return kept
 
     def image(self, path: Path, prediction: Prediction) -> None:
@@ -75,25 +77,29 @@ class Output:
             self.labels.add(path, kept)
         elif self.args.output is not None:
             picture = self.predictor.draw(path, prediction, score_thresh=self.args.score_thresh)
-            self.written.append(write_picture(picture, self._target(f"{path.stem}.png")))
+            self.written.append(write_picture(picture, self._target(f"{self._stem(path)}.png")))
 
-    def video(self, path: Path) -> bool:
-        """One video file, frame by frame; False, with a warning, where it cannot be read."""
-        as_pictures = self.args.frames or path.suffix.lower() not in VIDEO_SUFFIXES  # pages of a TIFF are no video
-        name = path.stem if as_pictures else f"{path.stem}.mp4"
-        target = None if self.args.output is None or self.labels is not None else self._target(name)
+    def video(self, path: Path, live: str | None = None) -> bool:
+        """One video file, frame by frame, or a camera or stream, until Ctrl-C; False, with a warning, if unreadable."""
+        is_video = live is not None or path.suffix.lower() in VIDEO_SUFFIXES  # pages of a TIFF are no video
+        as_pictures, stem = self.args.frames or not is_video, self._stem(path)
+        wanted = self.args.output is not None and self.labels is None
+        target = self._target(stem if as_pictures else f"{stem}.mp4") if wanted else None
         try:
-            self._frames(path, target, as_pictures)
+            self._frames(path, target, as_pictures, live)
         except DataError as error:
             logger.warning("left out: %s", error)
             return False
+        except KeyboardInterrupt:
+            if live is None:
+                raise
         if target is not None:
             self.written.append(target)
         return True
 
-    def _frames(self, path: Path, target: Path | None, as_pictures: bool) -> None:
-        total, rate = video_info(path)
-        frames = watched(self.predictor.predict_video(path), path.name, total=total or None, unit="frame")
+    def _frames(self, path: Path, target: Path | None, as_pictures: bool, live: str | None) -> None:
+        total, rate = video_info(path) if live is None else (0, Fraction(25))
+        frames = watched(self.predictor.predict_video(live or path), path.name, total=total or None, unit="frame")
         with contextlib.ExitStack() as stack:
             writer = None if target is None or as_pictures else stack.enter_context(VideoWriter(target, rate))
             for number, frame, prediction in frames:
@@ -108,6 +114,10 @@ class Output:
                 else:
                     writer.write(picture, frame.time)
 
+    def _stem(self, path: Path) -> str:
+        """What is written for a file is called so; of an address its own end, not that of its copy."""
+        return file_stem(Path(urlsplit(self.args.names[path]).path).stem) if path in self.args.names else path.stem
+
     def _target(self, name: str) -> Path:
         """Where something of this name goes. Raises DataError where an input lies there."""
         target = self.free(self.args.output / name)
@@ -121,7 +131,7 @@ def predict(args: argparse.Namespace) -> int:
     images, videos = split_inputs(args)
     predictor, ids = load(args), dict[Path, int | str]()
     if args.annotations is not None:
-        ids = ids_of(images, videos, predictor, args.annotations)
+        ids = ids_of(images, [*videos, *args.live], predictor, args.annotations)
         images = list(ids)
     elif args.json is not None and predictor.category_ids is None:
         logger.warning("the weights carry no ids of categories: classes are numbered from 1; --annotations gives ids")
@@ -136,6 +146,7 @@ def predict(args: argparse.Namespace) -> int:
             unread.discard(path)
             output.image(path, prediction)
         unread |= {path for path in videos if not output.video(path)}
+        unread |= {path for path, source in args.live.items() if not output.video(path, source)}
     print(f"{output.instances} instances with score >= {args.score_thresh:g} in {output.images} images")
     if output.cut:
         fix = "raise model.roi_heads.box_head.detection.max_detections (--set) to have them"
@@ -148,9 +159,12 @@ def predict(args: argparse.Namespace) -> int:
     if output.written:
         print(f"pictures: {args.output}/ ({len(output.written)} written)")
     if unread:
-        named = [str(path) for path in (*images, *videos) if path in unread]
+        named = [args.names.get(path, str(path)) for path in (*images, *videos, *args.live) if path in unread]
         names = ", ".join(named[:10]) + (", ..." if len(named) > 10 else "")
-        print(f"could not be read: {len(unread)} of {len(images) + len(videos)} files ({names})", file=sys.stderr)
+        print(
+            f"could not be read: {len(unread)} of {len(images) + len(videos) + len(args.live)} files ({names})",
+            file=sys.stderr,
+        )
     if unread and not args.skip_unreadable:
         print("the exit code says so; with --skip-unreadable it does not", file=sys.stderr)
         return 1 if output.images else 2
@@ -162,4 +176,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     if args.num_processes is not None and not launched():
         return launch(restart("predict"), sys.argv[1:] if argv is None else argv, args.num_processes)
+    find_inputs(args)
     return predict(args) if args.results is None else predict_many(args)

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from detkit.data import CocoIds
+from detkit.paths import user_path
 from detkit.predictor import Predictor
+from detkit.predictor.sources import is_pattern, local_file, matching_files
 from detkit.registry import DataError
-from detkit.visualization import image_files, is_video
+from detkit.utils.file_names import file_stem
+from detkit.visualization import image_files, is_live, is_video, shown_name
 
 logger = logging.getLogger("detkit.predict")
 
@@ -26,6 +29,27 @@ def load(args: argparse.Namespace) -> Predictor:
     if args.run is not None:
         return Predictor.from_run(args.run, args.weights or "model_final.pth", args.set, **options)
     return Predictor.from_weights(args.weights, args.set, config=args.config_file, **options)
+
+
+def find_inputs(args: argparse.Namespace) -> None:
+    """Turns ``args.inputs`` into paths, patterns into those that they name, and addresses into those of their copies.
+
+    ``args.live`` has a camera or stream, by a path that stands for it; ``args.names`` says what copies and cameras are
+    called. Raises DataError.
+    """
+    given, args.inputs, args.live, args.names = args.inputs, [], {}, {}
+    for text in given:
+        if is_live(text):
+            path = Path(file_stem(shown_name(text)))
+            args.live[path], args.names[path] = text, shown_name(text)
+        elif is_pattern(text):
+            args.inputs += map(Path, matching_files(user_path(text)))
+        else:
+            args.inputs.append(local_file(text))
+            if "://" in text:
+                args.names[args.inputs[-1]] = shown_name(text)
+    if len(args.live) > 1:
+        raise DataError(f"{', '.join(map(shown_name, args.live.values()))}: have no end; give one of them a start")
 
 
 def split_inputs(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:

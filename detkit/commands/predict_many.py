@@ -50,6 +50,8 @@ def predict_many(args: argparse.Namespace) -> int:
     if args.format == "parquet":
         results.import_pyarrow()
     _end_with_launcher()
+    for path in args.live:
+        raise DataError(f"{args.names[path]}: has no end, and --results takes images; give it to --output DIR")
     with distributed.process_group(torch_device(args.device), _A_WEEK), contextlib.ExitStack() as held:
         predictor = load(args)
         wrong = _begin(args, predictor, held) if distributed.is_main() else ""

@@ -7,10 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from detkit.checkpoint import Checkpointer, load_all_weights, read_checkpoint
+from detkit.checkpoint import Checkpoint, Checkpointer, load_all_weights, read_checkpoint
+from detkit.checkpoint.formats.detectron2 import coco_category_ids, coco_class_names
+from detkit.checkpoint.formats.torchvision import NUM_COCO_ROWS
 from detkit.data import Augmentation
 from detkit.data.images import ImageReading
-from detkit.experiment import load_experiment
+from detkit.experiment import Experiment, load_experiment
 from detkit.registry import DataError
 from detkit.utils.run_folder import run_file
 from detkit.zoo import find
@@ -50,12 +52,31 @@ def load_model(
         raise DataError(f"{checkpoint.source}: carries no config; give the one that it was trained with, as config=...")
     source = checkpoint.config or {} if config is None else config
     experiment = load_experiment(source, overrides, trust_imports=trust_imports)
-    names, ids = checkpoint.class_names, checkpoint.category_ids
-    if names is None:
-        names, ids = experiment.data.train_set.class_names, experiment.data.train_set.category_ids
-        logger.info("%s carries no class names; taking the training dataset's", checkpoint.source)
+    names, ids = _classes(checkpoint, experiment, named=row is not None)
     model = experiment.build_model(class_names=names, pretrained=False)
     load_all_weights(model, checkpoint)
     model.category_ids = ids
     augmentations = [recipe() for recipe in experiment.data.test_augmentations]
     return model, augmentations, experiment.data.reading, experiment.tree
+
+
+def _classes(
+    checkpoint: Checkpoint, experiment: Experiment, named: bool
+) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
+    """Names and ids of the classes: the checkpoint's, or else the training dataset's.
+
+    torchvision's weights carry neither, and are used where there is no COCO.
+    """
+    if checkpoint.class_names is not None:
+        return checkpoint.class_names, checkpoint.category_ids
+    is_coco = len(checkpoint.model.get("roi_heads.box_predictor.cls_score.bias", ())) == NUM_COCO_ROWS
+    try:
+        if not (named and is_coco):
+            dataset = experiment.data.train_set
+            logger.info("%s carries no class names; taking the training dataset's", checkpoint.source)
+            return dataset.class_names, dataset.category_ids
+    except DataError:
+        if not is_coco:
+            raise
+    logger.info("%s: its %d rows are COCO's classes", checkpoint.source, NUM_COCO_ROWS)
+    return coco_class_names(), coco_category_ids()

@@ -113,7 +113,7 @@ def frames_of(source: Any, reading: ImageReading) -> Iterator[Item]:
         for part, number, frame in newest_frames(live, reading):
             yield Item(frame, reading, "RGB", shown_name(part), number)
     else:
-        yield from _frames(_local(os.fspath(source)), shown_name(source), reading)
+        yield from _frames(local_file(os.fspath(source)), shown_name(source), reading)
 
 
 def _frames(path: Path, name: str, reading: ImageReading) -> Iterator[Item]:
@@ -131,11 +131,11 @@ def _each(sources: Iterable[Any], reading: ImageReading, channel_order: ChannelO
 
 
 def _resolve_name(text: str, reading: ImageReading) -> Item | Iterator[Item]:
-    path = _local(text)
+    path = local_file(text)
     if path.is_dir():
         return (Item(file, reading, file_name=str(file)) for file in image_files(path))
-    if not path.exists() and glob.has_magic(text) and "://" not in text:
-        return _each(_matching(path), reading, "RGB")
+    if is_pattern(text):
+        return _each(matching_files(path), reading, "RGB")
     if not os.path.lexists(path):
         raise DataError(f"{path}: there is no such file or folder")
     if path.suffix.lower() in VIDEO_SUFFIXES and path.suffix.lower() not in IMAGE_SUFFIXES:
@@ -143,8 +143,13 @@ def _resolve_name(text: str, reading: ImageReading) -> Item | Iterator[Item]:
     return Item(path, reading, file_name=shown_name(text))
 
 
-def _matching(pattern: Path) -> Sequence[str]:
-    """The image and video files that a pattern names, in the order of their names; ``**`` is folders of any depth."""
+def is_pattern(text: str) -> bool:
+    """Whether a text is a pattern of file names, and not the name of a file."""
+    return glob.has_magic(text) and "://" not in text and not user_path(text).exists()
+
+
+def matching_files(pattern: Path) -> Sequence[str]:
+    """The image and video files that a pattern names, by name; ``**`` is any folders. Raises DataError for none."""
     names = sorted(glob.glob(str(pattern), recursive=True))
     suffixes = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
     files = [name for name in names if name.lower().endswith(suffixes) and os.path.isfile(name)]
@@ -154,8 +159,8 @@ def _matching(pattern: Path) -> Sequence[str]:
     return files
 
 
-def _local(text: str) -> Path:
-    """The local file of a name or address."""
+def local_file(text: str) -> Path:
+    """The local file of a name or address, which is fetched. Raises as ``resolve``."""
     scheme, separator, rest = text.partition("://")
     if not separator:
         return user_path(text)

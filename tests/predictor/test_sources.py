@@ -2,7 +2,6 @@
 
 import http.server
 import io
-import socketserver
 import sys
 import threading
 from functools import partial
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from broadcast import Broadcast
 from echo_model import Echo
 from PIL import Image, ImageOps
 
@@ -287,33 +287,11 @@ def test_addresses_are_images_and_videos_too(predictor, address, folder):
     assert len(predictor(f"{address}/clip.mp4")) == 3
 
 
-class Broadcast(socketserver.ThreadingTCPServer):
-    """Sends a stream of so many frames of one red to everyone who comes."""
-
-    daemon_threads = True
-
-    def __init__(self, folder, num, red):
-        path = folder / f"{red}.ts"
-        with av.open(str(path), "w", format="mpegts") as container:
-            stream = container.add_stream("mpeg2video", rate=25)
-            stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", 5
-            for _ in range(num):
-                picture = np.full((48, 64, 3), (red, 0, 0), np.uint8)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            container.mux(stream.encode())
-        self.content = path.read_bytes()
-        super().__init__(("127.0.0.1", 0), None)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    def finish_request(self, request, client_address):
-        request.sendall(self.content)
-
-
 @pytest.fixture
 def streams(tmp_path):
     """The addresses of two streams, of 40 red frames and of 20 dark ones."""
     servers = [Broadcast(tmp_path, 40, 250), Broadcast(tmp_path, 20, 0)]
-    yield [f"tcp://127.0.0.1:{server.server_address[1]}" for server in servers]
+    yield [server.address for server in servers]
     for server in servers:
         server.shutdown()
         server.server_close()

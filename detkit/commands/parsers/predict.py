@@ -16,6 +16,9 @@ examples:
   a video: predictions/clip.mp4 shows the instances (with --frames: a picture for each frame)
     detkit predict --run output/quick_start clip.mp4 --output predictions
 
+  a camera, until Ctrl-C: predictions/0.mp4 (so do /dev/video0, rtsp://... and http://.../video?.mjpg)
+    detkit predict --run output/quick_start 0 --output predictions
+
   labels to correct in a labelling tool, with their images, in a new folder
     detkit predict --run output/quick_start photos/ --output to_correct --label-format labelme --score-thresh 0.3
 
@@ -37,7 +40,8 @@ LABEL_FORMATS = ("coco", "yolo", "voc", "labelme", "label-studio")
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser("predict", __doc__)
-    parser.add_argument("inputs", nargs="+", type=local_path, metavar="INPUT", help="image, folder of images, or video")
+    what = "image, folder of images, video, pattern ('photos/**'), address, or camera or stream (0, rtsp://...)"
+    parser.add_argument("inputs", nargs="+", type=path_or_address, metavar="INPUT", help=what)
     model = parser.add_argument_group("the model: a run, or a config with weights, or weights that carry a config")
     model.add_argument("--run", type=local_path, metavar="DIR", help="the folder of a training run")
     model.add_argument("--config-file", type=local_path, metavar="FILE", help="a YAML")

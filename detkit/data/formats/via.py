@@ -64,43 +64,45 @@ def _entries(folder: Folder, name: str) -> list[Any]:
     place = folder.path / name
     if name.endswith(".csv"):
         found: dict[str, list[Any]] = {}
+        reader = csv.DictReader(io.StringIO(folder.text(name).lstrip("#")))
         try:
-            for row in csv.DictReader(io.StringIO(folder.text(name).lstrip("#"))):
+            for row in reader:
                 shape, given = (json.loads(row[f"region_{key}attributes"]) for key in ("shape_", ""))
                 regions = found.setdefault(row["filename"], [])
                 regions += [{"shape_attributes": shape, "region_attributes": given}] if shape else []
         except (csv.Error, KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{place}: is not VIA's CSV ({error!r})") from None
+            raise DataError(f"{place}, line {reader.line_num}: is not of VIA's CSV ({error!r})") from None
         return [{"filename": file, "regions": regions} for file, regions in found.items()]
     content = folder.json(name)
-    if isinstance(content, dict) and "fid_list" in str(content.get("view"))[:1000]:
-        try:
-            return _of_version_3(content)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{place}: is not a project of VIA 3 ({error!r})") from None
+    if isinstance(content, dict) and "metadata" in content and "view" in content:
+        return _of_version_3(content, str(place))
     content = content.get("_via_img_metadata", content) if isinstance(content, dict) else None
     if not isinstance(content, dict):
         raise DataError(f"{place}: expected a mapping of images, as VIA writes it")
     return list(content.values())
 
 
-def _of_version_3(content: dict[str, Any]) -> list[Any]:
-    attributes = content["attribute"]
-    files = {fid: {"filename": entry["fname"], "regions": []} for fid, entry in content["file"].items()}
-    for entry in content["metadata"].values():
-        kind = SHAPES.get(int(entry["xy"][0])) if entry["xy"] else None
-        if kind is None:
-            continue  # a span of time, or an attribute of the file
-        values = entry["xy"][1:]
-        shape = {"name": kind, **dict(zip(KEYS.get(kind, ()), values))}
-        if kind == "polygon":
-            shape |= {"all_points_x": values[::2], "all_points_y": values[1::2]}
-        given = {}
-        for number, value in entry["av"].items():
-            options = attributes[number].get("options") or {}
-            given[attributes[number]["aname"]] = options.get(value, value)
-        fid = content["view"][entry["vid"]]["fid_list"][0]
-        files[str(fid)]["regions"].append({"shape_attributes": shape, "region_attributes": given})
+def _of_version_3(content: dict[str, Any], place: str) -> list[Any]:
+    at = "file"
+    try:
+        files = {fid: {"filename": entry["fname"], "regions": []} for fid, entry in content["file"].items()}
+        for at, entry in content["metadata"].items():  # noqa: B007  # the message says which
+            kind = SHAPES.get(int(entry["xy"][0])) if entry["xy"] else None
+            if kind is None:
+                continue  # a span of time, or an attribute of the file
+            values = entry["xy"][1:]
+            shape = {"name": kind, **dict(zip(KEYS.get(kind, ()), values))}
+            if kind == "polygon":
+                shape |= {"all_points_x": values[::2], "all_points_y": values[1::2]}
+            attributes = {number: content["attribute"][number] for number in entry["av"]}
+            given = {
+                attribute["aname"]: (attribute.get("options") or {}).get(entry["av"][number], entry["av"][number])
+                for number, attribute in attributes.items()
+            }
+            fid = str(content["view"][entry["vid"]]["fid_list"][0])
+            files[fid]["regions"].append({"shape_attributes": shape, "region_attributes": given})
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{place}, {at}: is not as VIA 3 writes it ({error!r})") from None
     return list(files.values())
 
 

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -38,6 +39,7 @@ class YoloDataset(FormatDataset):
 
     @classmethod
     def recognise(cls, folder: Folder) -> str | None:
+        folder = cls.locate(folder)
         described = _description(folder)
         if described is not None and (labels := sum(1 for _ in _label_files(folder, described))):
             return f"{labels} label files, described by {described}"
@@ -45,12 +47,23 @@ class YoloDataset(FormatDataset):
 
     @classmethod
     def locate(cls, folder: Folder) -> Folder:
-        """The folder that the YAML means by ``path``, if that is there and not below this one."""
+        """The folder above what the user's YAML means, where that is there and not below the YAML's own folder."""
         name = folder.given if folder.given and folder.given.endswith((".yaml", ".yml")) else None
-        base = Path(str(folder.yaml(name).get("path") or ".")).expanduser() if name else Path(".")
-        where = (folder.path / base).resolve()
-        if name and where.is_dir() and not where.is_relative_to(folder.path.resolve()):
-            return Folder(where, str((folder.path / name).resolve()), folder.stored)
+        entries = folder.yaml(name) if name else {}
+        listed = [entry for part in PARTS for entry in _listed(entries.get(part))]
+        if "path" not in entries and any(_inside(folder, (), entry) for entry in listed):
+            return folder  # Roboflow's ../train is below the YAML's own folder
+        for start in (folder.path, Path.cwd()):
+            base = start / Path(str(entries.get("path") or ".")).expanduser()
+            paths = [(base / entry).resolve() for entry in listed]
+            outside = [path for path in paths if path.exists() and not path.is_relative_to(folder.path.resolve())]
+            if outside:
+                tops = [re.split(r"/(?:images|JPEGImages)(?=/|$)", path.as_posix())[0] for path in outside]
+                top = Path(
+                    os.path.commonpath([path if os.path.isdir(path) else os.path.dirname(path) for path in tops])
+                )
+                if top not in (Path(top.anchor), Path.home()):  # all of a disk is not looked through
+                    return Folder(top, str((folder.path / str(name)).resolve()), folder.stored)
         return folder
 
     @classmethod
@@ -87,7 +100,8 @@ class YoloDataset(FormatDataset):
 def _description(folder: Folder) -> str | None:
     """The file that names the classes; None where there is none."""
     for name in sorted(folder.candidates("*.yaml", "*.yml"), key=lambda name: name.count("/")):
-        if name.count("/") < 3 and re.search(r"(?m)^names\s*:", folder.head(name)) and "names" in folder.yaml(name):
+        near = name == folder.given or name.count("/") < 3
+        if near and re.search(r"(?m)^names\s*:", folder.head(name)) and "names" in folder.yaml(name):
             return name
     for pattern in ("*.data", "classes.txt", "*.names"):
         for name in folder.candidates(pattern):
@@ -137,12 +151,16 @@ def class_names(folder: Folder, described: str | None) -> list[str]:
     return [line for _, line in lines_of(folder.text(described))]
 
 
+def _listed(entry: Any) -> list[str]:
+    """What stands for a part: one path, or several."""
+    return [str(path) for path in (entry if isinstance(entry, list) else [entry]) if path]
+
+
 def _images(folder: Folder, entries: Mapping[str, Any], part: str, name: str | None) -> list[str]:
     """The images of a part, of which an entry names folders, lists of images, or images."""
-    given = entries[part] if isinstance(entries[part], list) else [entries[part]]
     base = str(entries.get("path") or "")
     out: list[str] = []
-    for entry in map(str, given):
+    for entry in _listed(entries[part]):
         where = _inside(folder, (base, str(PurePosixPath(name or "").parent)), entry)
         if where is None:
             raise DataError(f"{folder.path / (name or '')}: {part}: there is no '{entry}' in this folder")

@@ -1,14 +1,17 @@
 """Folders as tools and their versions write them: what each says in its own way is read to the same images."""
 
 import base64
+import contextlib
 import io
 import json
+import random
 import unicodedata
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
+from test_damaged_files import damaged
 
 from detkit.data import open_dataset
 from detkit.registry import DataError
@@ -483,3 +486,36 @@ def test_a_file_of_the_same_images_is_left_out_and_said(tmp_path, caplog):
     files = {"v1.json": coco("a.png", bbox=[1, 1, 5, 5]), "v2.json": coco("a.png"), "a.png": IMAGE}
     assert opened(tmp_path, files).coco()["annotations"][0]["bbox"] == [4, 3, 16, 9]
     assert "v1.json: left out, its images are those of another file" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("head", "where"),
+    [
+        ("train: ../images/train\n", ""),
+        ("path: ..\ntrain: images/train\n", ""),
+        ("path: ../ds\ntrain: images/train\n", "ds/"),
+        ("path: ../ds\ntrain: train.txt\n", "ds/"),
+        ("train: ../ds/images/train\nval: ../ds/images/val\n", "ds/"),
+    ],
+)
+def test_a_yaml_may_mean_folders_that_are_not_below_its_own(tmp_path, head, where):
+    files = {f"{where}images/train/a.png": IMAGE, f"{where}labels/train/a.txt": YOLO, "other/b.png": IMAGE}
+    write(tmp_path, {**files, f"{where}train.txt": "images/train/a.png\n", "conf/data.yaml": head + NAMES})
+    for path in ("conf/data.yaml",):
+        dataset = open_dataset(tmp_path / path, split="train")
+        assert (dataset.format, len(dataset), len(dataset[0].boxes)) == ("YOLO", 1, 1)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_damage_gives_a_dataset_or_the_projects_error(case, tmp_path):
+    rng, (files, *_) = random.Random(case), CASES[case]
+    write(tmp_path, files)
+    texts = [tmp_path / name for name, content in files.items() if isinstance(content, str | dict | list) and content]
+    sound = {file: file.read_text() for file in texts}
+    for _ in range(8 if texts else 0):
+        file = rng.choice(texts)
+        file.write_text(damaged(sound[file], rng))
+        with contextlib.suppress(DataError):  # any other exception fails
+            dataset = open_dataset(tmp_path)
+            [dataset[index] for index in range(len(dataset))]
+        file.write_text(sound[file])

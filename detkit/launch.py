@@ -90,4 +90,7 @@ def _message(failure: ProcessFailure) -> str:
     message: Any = failure.message
     if failure.exitcode < 0:
         return f"ended by {failure.signal_name()} (if nobody sent it: for want of memory)"
-    return str(message["message"]) if isinstance(message, dict) else message or f"exit code {failure.exitcode}"
+    if isinstance(message, dict):
+        return str(message["message"])
+    none = not message or "To enable traceback" in message  # torch's words for a process that left by itself
+    return f"exit code {failure.exitcode}" if none else str(message)

@@ -140,23 +140,24 @@ def _categories(predictor: Predictor) -> dict[int, str]:
 
 
 def _root(inputs: Sequence[Path]) -> Path:
-    """What the names of images are relative to: the folder that is the only input, else the working directory."""
-    return inputs[0] if len(inputs) == 1 and inputs[0].is_dir() else Path()
+    """The folder that all inputs lie in: images are named by their paths below it, wherever the command is started."""
+    return Path(os.path.commonpath([os.path.abspath(path if path.is_dir() else path.parent) for path in inputs]))
 
 
 def _names(inputs: Sequence[Path], recursive: bool) -> Iterator[str]:
     """The images' names, one after the other. Raises DataError where an input is not there or is a video."""
     root = _root(inputs)
     for path in inputs:
+        name = os.path.relpath(path, root)
         if path.is_dir():
-            prefix = "" if path == root else path
-            yield from (os.path.join(prefix, name) for name in walk_images(path, recursive=recursive))
+            found = walk_images(path, recursive=recursive)
+            yield from found if name == "." else (os.path.join(name, below) for below in found)
         elif not path.is_file():
             raise DataError(f"{path}: there is no such file or folder")
         elif is_video(path):
             raise DataError(f"{path}: has frames, and --results takes images; give it to --json FILE or --output DIR")
         else:
-            yield str(path)
+            yield name
 
 
 @dataclasses.dataclass(frozen=True)

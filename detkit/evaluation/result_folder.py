@@ -100,7 +100,7 @@ class ShardWriter:
 
     def __init__(self, folder: Path, process: int):
         self.paths = [folder / name.replace("*", f"{process:05d}") for name in (DETECTIONS, IMAGES, UNREADABLE)]
-        self._files = [open(path, "ab") for path in self.paths]  # noqa: SIM115  # closed by the context manager
+        self._files = [open(path, "ab", buffering=0) for path in self.paths]  # noqa: SIM115  # closed by the context manager
 
     def add(self, number: int, image: Listed, size: tuple[int, int], rows: Sequence[Mapping[str, Any]]) -> None:
         """The results of an image.
@@ -120,9 +120,10 @@ class ShardWriter:
         self._write(2, _line({**image._asdict(), "error": reason}))
 
     def _write(self, which: int, text: bytes) -> None:
+        left = memoryview(text)
         with naming_file(self.paths[which]):
-            self._files[which].write(text)
-            self._files[which].flush()
+            while left:  # the last bytes before a disk is full are written without an error
+                left = left[self._files[which].write(left) :]
 
     def __enter__(self) -> "ShardWriter":
         return self

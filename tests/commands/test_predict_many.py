@@ -187,6 +187,18 @@ def test_an_image_that_cannot_be_read_costs_itself_and_is_tried_again(run, photo
     check(folder, 12)
 
 
+def test_several_inputs_are_named_below_the_folder_of_all_wherever_the_command_is_started(
+    run, photos, tmp_path, monkeypatch, capsys
+):
+    folder, inputs = tmp_path / "found", [photos / "3", photos / "5" / "00005.jpg", photos / "3" / "00003.jpg"]
+    options = ["--results", folder, "--score-thresh", "0", "--device", "cpu", "--num-workers", "0"]
+    for place in (tmp_path, photos / "3"):
+        monkeypatch.chdir(place)
+        assert main(["--run", run, *(os.path.relpath(path) for path in inputs), *options]) == 0
+    assert sorted(row["file_name"] for row in lines(folder)) == ["3/00003.jpg", "3/00010.jpg", "5/00005.jpg"]
+    assert "goes on: 0 of 3 images" in capsys.readouterr().out
+
+
 def test_other_settings_and_a_folder_in_use_are_refused(run, photos, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "found"
     argv = arguments(run, photos, folder)

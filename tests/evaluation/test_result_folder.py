@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import signal
 
 import numpy as np
 import pytest
@@ -91,6 +93,24 @@ def test_what_a_power_cut_has_lost_is_done_again(tmp_path):
     assert not done(tmp_path).any()
     assert detections.stat().st_size == 0
     write(tmp_path, 0, range(5))
+    check(tmp_path)
+
+
+def test_a_full_disk_is_named_and_costs_nothing_that_was_written(tmp_path):
+    start(tmp_path)
+    write(tmp_path, 0, [0, 1])
+    before, size = resource.getrlimit(resource.RLIMIT_FSIZE), (tmp_path / "predictions-00000.jsonl").stat().st_size
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 50, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"predictions-00000\.jsonl"):
+            write(tmp_path, 0, [2])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    start(tmp_path)
+    assert done(tmp_path).tolist() == [True, True, False, False, False]
+    write(tmp_path, 1, [2, 3, 4])
     check(tmp_path)
 
 

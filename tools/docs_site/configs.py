@@ -48,7 +48,8 @@ def read_configs() -> list[ConfigFile]:
         name = path.relative_to(CONFIGS).with_suffix("").as_posix()
         tree = None if name.startswith("_base_") else load_experiment(path).tree
         found.append(ConfigFile(path, name, _comment(path.read_text()), tree))
-    return sorted(found, key=lambda config: (config.folder == "_base_", config.folder != "quick_start", config.name))
+    first = {"quick_start": 0, "own_data": 1, "_base_": 3}
+    return sorted(found, key=lambda config: (first.get(config.folder, 2), config.name))
 
 
 def targets(configs: list[ConfigFile]) -> dict[str, str]:

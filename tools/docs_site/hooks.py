@@ -52,5 +52,6 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Rewrites the links of a page that a person wrote, and adds those to the reference."""
     uri = page.file.src_uri
     if page.file.generated_by:
-        return links.with_references(markdown, uri, _targets) if uri in links.ROOT_PAGES.values() else markdown
+        named = uri in links.ROOT_PAGES.values() or uri.startswith(components.FOLDER)
+        return links.with_references(markdown, uri, _targets) if named else markdown
     return links.with_references(links.rewritten(markdown, uri, "docs"), uri, _targets)

@@ -19,7 +19,7 @@ from detkit.registry import DataError, did_you_mean
 class AutoDataset(FormatDataset):
     """Whatever lies in a folder: its format is recognised, and said in the log.
 
-    Options as those of every format, and
+    Its options are those of every format, and ``format``.
 
     Args:
         format: the format, for a folder that can be read as several; null recognises it.

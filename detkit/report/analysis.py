@@ -160,6 +160,13 @@ class Analysis:
         found = self.found(threshold)
         return [(int((size == n).sum()), int((found & (size == n)).sum())) for n in range(len(LIMITS) + 1)]
 
+    def size_groups(self, threshold: float, most: int = 5) -> list[tuple[float, float, int, int]]:
+        """Groups of about as many objects: the roots of their least and greatest area, objects, how many are found."""
+        order, found = np.argsort(self.object_areas, kind="stable"), self.found(threshold)
+        sides = np.sqrt(self.object_areas)
+        groups = [rows for rows in np.array_split(order, most) if len(rows)]
+        return [(sides[g[0]].item(), sides[g[-1]].item(), len(g), int(found[g].sum())) for g in groups]
+
     def mistakes(self, threshold: float) -> np.ndarray:
         """``(I, 2)`` false detections and objects that are not found, image by image."""
         false = (self.matches.object == NONE) & (self.matches.scores >= threshold)

@@ -64,15 +64,18 @@ def render(data: ReportData) -> str:
     if scores is not None and scores.objects:
         charts["thresholds"].append(threshold_chart(scores, data.threshold))
     sizes = data.analysis.sizes(data.threshold) if data.analysis else ()
+    groups = data.analysis.size_groups(data.threshold) if data.analysis else ()
     return template.render(
         data=data,
         about=data.about,
-        columns=[k for k, v in next(iter(data.tasks.values()), {}).items() if isinstance(v, int | float)],
+        columns=[*{k: 0 for metrics in data.tasks.values() for k, v in metrics.items() if isinstance(v, int | float)}],
+        column_sums=[sum(column) for column in zip(*data.confusion.cells)] if data.confusion else (),
         class_columns=["AP", "AP50", "AP75", *(f"AP{size}" for size in AREAS)],
         kinds=_kinds(data),
         scores=scores,
         thresholds=_threshold_rows(scores, data.threshold) if scores else (),
         sizes=[(SIZES[key], AREAS[key], key, *counts) for key, counts in zip(AREAS, sizes)],
+        groups=groups,
         made=f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
         environment=environment_report(),
         charts={name: [Markup(svg) for svg in svgs if svg] for name, svgs in charts.items()},

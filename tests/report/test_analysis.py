@@ -44,6 +44,7 @@ def test_one_mistake_is_counted_as_what_it_is(tmp_path, kind, task):
     assert missed == (RIGHT not in detections)
     assert found.worst(0.5, 5) == [0]  # the other image has no mistake
     assert found.sizes(0.5) == [(2, 2 - missed), (0, 0), (0, 0)]
+    assert found.size_groups(0.5) == [(20, 20, 1, 1 - missed), (20, 20, 1, 1)]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from detkit.zoo import find
+from detkit.zoo import find, shown
 
 
 def user_path(text: str) -> Path:
@@ -35,14 +35,10 @@ def local_path(text: str) -> Path:
 def path_or_address(text: str) -> str:
     """As ``local_path``, for files that may lie behind an address or a name of weights, which stays as it is."""
     try:
-        return text if _is_address(text) else str(local_path(text))
+        find(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _is_address(text: str) -> bool:
-    """Whether this is no path. Raises ValueError for an address that cannot be one, and for weights of no such name."""
-    return find(text) is not None or "://" in text
+    return text if "://" in text else str(local_path(text))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +52,9 @@ class PathText:
         """As ``Interval.check``; the home folder is written out."""
         if not value.strip():
             raise ValueError("it is empty")
-        if _is_address(value):
+        if "://" in value:
+            if shown(value) == value:  # else a message would have what may be secret; it is looked at when it is read
+                find(value)
             return value
         if control := re.search(r"[\0-\x1f]", value):
             raise ValueError(f"{control[0]!r} is in no file's name; in YAML a backslash needs single quotes")

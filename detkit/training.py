@@ -93,7 +93,8 @@ def prepare(
     validate_datasets(exp)
     model = exp.build_model().to(device)
     if start is not None:
-        logger.info("%s", load_weights(model, start, partial=exp.train.partial_weights))
+        loaded = load_weights(model, start, partial=exp.train.partial_weights)
+        logger.log(logging.WARNING if loaded.warnings else logging.INFO, "%s", loaded)
     warn_random_frozen(exp, model)
     if exp.train.doctor:
         report.findings = check_at_start(exp, model)

@@ -1,19 +1,26 @@
 """Names of weights: what they stand for, and an answer to what is no name before anything is built."""
 
 import argparse
+import functools
+import io
 import re
 
 import pytest
 import torch
+from file_server import Server
 from safetensors.torch import save_file
-from torchvision.models import MobileNet_V3_Large_Weights, ResNet50_Weights
-from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+from torchvision.models import MobileNet_V3_Large_Weights, ResNet50_Weights, mobilenet_v3_small
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights, fasterrcnn_mobilenet_v3_large_320_fpn
 
+from detkit import zoo
 from detkit.checkpoint import read_checkpoint
 from detkit.config import ConfigError
 from detkit.config.named import config_names
 from detkit.experiment import load_experiment
+from detkit.layers import ShapeSpec
+from detkit.modeling.backbones import TorchvisionBackbone
 from detkit.paths import path_or_address
+from detkit.predictor import Predictor
 from detkit.utils import path_manager
 from detkit.zoo import find, known, mirror_path, shown
 
@@ -63,7 +70,7 @@ def test_the_hubs_names_are_files_of_repositories(monkeypatch):
         ("torchvison://ResNet50_Weights.IMAGENET1K_V1", "torchvision://"),
         ("htps://host/a.pth", "https://"),
         ("hf://repo", "hf://ORG/REPO"),
-        ("http://host:port/a.pth", "https://HOST/FILE"),
+        ("https:///a.pth", "https://HOST/FILE"),
     ],
 )
 def test_a_misspelt_name_is_answered_before_anything_is_built(name, meant):
@@ -84,7 +91,7 @@ def test_every_row_has_an_address_of_its_own_and_a_config_that_there_is():
     assert len({row.name for row in rows}) == len(rows) > 200
     assert len({mirror_path(row.addresses[0]) for row in rows}) == len({row.addresses for row in rows})
     for row in rows:
-        assert find(row.name) == row or row.name.startswith("timm://")
+        assert find(row.name) == row
         assert row.addresses[0].startswith("https://")
         assert row.config is None or row.config.split()[0] in config_names()
 
@@ -117,6 +124,24 @@ def test_a_file_address_is_a_path(scheme, tmp_path):
     assert path_manager.get_local_path(f"{scheme}{tmp_path}/a%20b.pth") == str(tmp_path / "a b.pth")
 
 
+def test_a_detector_by_name_brings_its_config_and_its_classes(tmp_path, monkeypatch):
+    model = fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, num_classes=91)
+    content = io.BytesIO()
+    torch.save(model.state_dict(), content)
+    server, kind = Server(content.getvalue()), "FasterRCNN_MobileNet_V3_Large_320_FPN_Weights"
+    entry = type(kind, (), {"name": "COCO_V1", "url": server.address("/w.pth"), "meta": {}})()
+    monkeypatch.setattr(zoo, "_torchvision", lambda: {f"{kind}.COCO_V1": entry})
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    predictor = Predictor.from_weights(f"torchvision://{kind}.COCO_V1", device="cpu")
+    dog = predictor.class_names.index("dog")
+    assert (len(predictor.class_names), predictor.category_ids[dog]) == (80, 18)
+    theirs, ours = model.roi_heads.box_predictor, predictor.model.roi_heads.box_head
+    assert torch.equal(ours.cls_score.weight[dog], theirs.cls_score.weight[18])
+    assert torch.equal(ours.cls_score.weight[-1], theirs.cls_score.weight[0])
+    server.shutdown()
+    server.server_close()
+
+
 def test_safetensors_are_read(tmp_path):
     state = {"backbone.a": torch.rand(2, 3), "backbone.b": torch.arange(3, dtype=torch.bfloat16)}
     save_file(state, tmp_path / "w.safetensors")
@@ -124,3 +149,18 @@ def test_safetensors_are_read(tmp_path):
         read = read_checkpoint(path).model
         assert read.keys() == state.keys()
         assert all(torch.equal(read[name], value) for name, value in state.items())
+
+
+def test_a_backbone_takes_a_name(tmp_path, monkeypatch):
+    state = mobilenet_v3_small().state_dict()
+    save_file(state, tmp_path / "w.safetensors")
+    server = Server(files={"/org/repo/resolve/main/model.safetensors": (tmp_path / "w.safetensors").read_bytes()})
+    monkeypatch.setenv("HF_ENDPOINT", server.address(""))
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    make = functools.partial(TorchvisionBackbone, ShapeSpec(channels=3), model="mobilenet_v3_small")
+    own = make(weights="hf://org/repo").state_dict()
+    assert all(torch.equal(value, state[name.removeprefix("body.")]) for name, value in own.items())
+    with pytest.raises(ValueError, match=r"weights: .*no such file \(404\)"):
+        make(weights="hf://org/other")
+    server.shutdown()
+    server.server_close()

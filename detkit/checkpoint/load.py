@@ -197,6 +197,11 @@ def _warn_of_foreign_classes(
 ) -> None:
     ours: Sequence[str] = getattr(model, "class_names", None) or ()
     theirs = checkpoint.class_names or ()
+    taken = set(report.loaded) & _class_tensors(model)
+    if ours and not theirs and report.format and taken:
+        report.warnings.append(
+            f"the file names no classes; its {len(ours)} are taken to be the model's, in this order: {_list(ours)}"
+        )
     if not ours or not theirs or set(ours) & set(theirs):
         return
     effect = "their rows keep their initial values" if rows else "all tensors of a matching shape were loaded anyway"
@@ -246,6 +251,11 @@ def check_values(state: Mapping[str, Tensor], source: str) -> None:
         )
 
 
+def _class_tensors(model: nn.Module) -> set[str]:
+    """The full names of the tensors with a row a class."""
+    return {f"{p}.{n}" if p else n for p, m in model.named_modules() for n in getattr(m, "class_rows", {})}
+
+
 def random_parts(model: nn.Module, report: LoadReport) -> dict[str, list[str]]:
     """A detector's parts most of which stay as initialised, by a report of loading, with the names of what does.
 
@@ -253,7 +263,7 @@ def random_parts(model: nn.Module, report: LoadReport) -> dict[str, list[str]]:
     """
     if not isinstance(model, MetaArch):
         return {}
-    classes = {f"{p}.{n}" for p, module in model.named_modules() for n in getattr(module, "class_rows", {})}
+    classes = _class_tensors(model)
     loaded, network = set(report.loaded), ("backbone.", "roi_heads.res5.")
     backbone_alone = bool(report.format) and all(name.startswith(network) for name in loaded)
     found = {}

@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = [
         (
             weights.name,
-            "fetched" if cache_path(weights.addresses[0], cache).is_file() else "",
+            "fetched" if any(cache_path(each, cache).is_file() for each in weights.addresses) else "",
             "" if weights.size is None else f"{weights.size / 1e6:,.0f} MB",
             weights.config or "",
             weights.licence,

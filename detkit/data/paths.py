@@ -26,7 +26,7 @@ def data_path(path: str, option: str, folder: bool) -> str:
     """
     if "://" in path:
         try:
-            return path_manager.get_local_path(path)
+            path = path_manager.get_local_path(path)
         except OSError as error:
             raise DataError(f"{option}: {error}") from error
     local = os.path.expanduser(path)

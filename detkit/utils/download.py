@@ -72,7 +72,7 @@ def fetch_named(name: str, cache: Path | None = None, *, force: bool = False) ->
         except MissingError as error:
             missing.append(error)
     others = ", ".join(address.rpartition("/")[2] for address in weights.addresses[1:])
-    raise MissingError(f"{missing[0]}; nor is there {others}") if others else missing[0]
+    raise MissingError(f"{missing[0]}. Nor is there {others}") if others else missing[0]
 
 
 def fetch(address: str, cache: Path, *, force: bool = False, weights: Weights | None = None) -> Path:
@@ -104,9 +104,9 @@ def fetch(address: str, cache: Path, *, force: bool = False, weights: Weights | 
             return path
         part, mirrored = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.mirror.part")
         found, said = from_mirror(address, mirrored, weights)
-        if not found:
-            found = _from_origin(address, part, weights, said)
-        os.replace(mirrored if mirrored.is_file() else part, path)
+        there = mirrored if found else part
+        found = found or _from_origin(address, part, weights, said)
+        os.replace(there, path)
         forget(mirrored)
         forget(part)
         _write_record(path, address, weights, found)
@@ -198,12 +198,10 @@ def _from_origin(address: str, part: Path, weights: Weights, said: str) -> dict[
         listed = f"; some that there are: {', '.join(near)}" if near else ""
         raise MissingError(f"{where}: {error}. Look whether '{name}' is written right{listed}") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        kept = (
-            f"; {size(part):,} bytes are kept, and the same command goes on there" if _continues(part, weights) else ""
-        )
-        raise DownloadError(
-            f"{where} could not be fetched ({without_secrets(error)}){kept}. {_advice(error, name)}"
-        ) from error
+        words = f"{where} could not be fetched ({without_secrets(error)})"
+        if _continues(part, weights):
+            words += f"; {size(part):,} bytes are kept, and the same command goes on there"
+        raise DownloadError(f"{words}. {_advice(error, name)}") from error
     found = digests(part)
     for known_hash in (weights.hash, learnt):
         if wrong := check_digests(found, known_hash):

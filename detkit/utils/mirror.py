@@ -44,7 +44,10 @@ def from_mirror(address: str, part: Path, weights: Weights) -> tuple[dict[str, s
     if "://" in root and offline():
         return {}, f", the mirror {shown(mirror)} is on a network"
     try:
+        forget(part)  # of a process that was killed
         entry = read_manifest(root).get(where, {})
+        if entry and entry["address"] != shown(address):
+            raise DownloadError(f"it is of {entry['address']} there")
         if "://" in root:
             complete(f"{root}/{urllib.parse.quote(where)}", part)
         else:

@@ -163,6 +163,7 @@ def _request(address: str, headers: dict[str, str], token: str) -> urllib.reques
         token = f"Basic {base64.b64encode(urllib.parse.unquote(login).encode()).decode()}" if login else token
     path = urllib.parse.quote(path, safe="%/:=&?~#+!$,;'@()*[]")  # spaces and letters with accents
     request = urllib.request.Request(f"{scheme}://{host}{slash}{path}", headers=headers)
+    request.add_header("Accept-Encoding", "identity")
     request.add_header("User-Agent", f"detkit/{__version__}")
     if token:
         request.add_unredirected_header("Authorization", token if " " in token else f"Bearer {token}")

@@ -70,7 +70,8 @@ def find(name: str) -> Weights | None:
 
 def known(pattern: str = "") -> list[Weights]:
     """The weights that detkit lists and in whose name ``pattern`` stands, of any case; ``*`` in it is anything."""
-    rows = [*_table().values(), *map(_torchvision_row, _torchvision().values())]
+    rows = [find(name) or row for name, row in _table().items()]  # HF_ENDPOINT may have moved some
+    rows += map(_torchvision_row, _torchvision().values())
     return [row for row in rows if fnmatch.fnmatchcase(row.name.lower(), f"*{pattern.lower()}*")]
 
 
@@ -167,7 +168,8 @@ def _of_hub(scheme: str, rest: str) -> Weights:
     endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
     root = f"{endpoint}/{match[1]}/resolve/{urllib.parse.quote(revision, safe='')}/"
     addresses = tuple(root + urllib.parse.quote(urllib.parse.unquote(file)) for file in files)
-    return Weights(f"{scheme}://{rest}", addresses)
+    listed = _table().get(f"{scheme}://{rest}")
+    return Weights(f"{scheme}://{rest}", addresses, licence=listed.licence if listed else "")
 
 
 def _at_address(address: str) -> Weights:

@@ -8,6 +8,7 @@ import torch
 import torchvision
 from torchvision.models import detection
 
+from detkit.checkpoint import load_weights
 from detkit.checkpoint.formats import choose
 from detkit.checkpoint.formats.torchvision import TorchvisionClassifierImporter, TorchvisionImporter
 from detkit.experiment import load_experiment
@@ -189,3 +190,20 @@ def _quick(model):
 )
 def test_detkits_own_names_are_nobodys(wanted, config):
     assert choose(list(wanted(f"{config}.yaml"))) is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "names", "words"),
+    [
+        (3, ["a", "b"], "the file names no classes; its 2 are taken to be the model's, in this order: a, b"),
+        (91, ["a", "b"], r"no class of the file \(person, .*\(a, b\); their rows keep their initial values"),
+        (5, ["a", "b"], r"skipped roi_heads\.box_head\.cls_score.*shape \(5, 1024\) in the file, \(3, 1024\)"),
+    ],
+)
+def test_a_detector_of_other_classes_is_a_start_and_the_report_says_of_what(rows, names, words):
+    model = "fasterrcnn_mobilenet_v3_large_320_fpn"
+    theirs = getattr(detection, model)(weights=None, weights_backbone=None, num_classes=rows).state_dict()
+    config = CONFIGS / "torchvision/faster_rcnn_mobilenet_v3_large_320_FPN.yaml"
+    report = load_weights(load_experiment(config).build_model(class_names=names), theirs)
+    assert re.search(words, str(report))
+    assert len(report.loaded) >= 280

@@ -221,7 +221,7 @@ def test_a_repository_of_the_hub_gives_safetensors_first(serve, tmp_path, monkey
     assert fetch_named("hf://org/repo", tmp_path, force=True).read_bytes() == b"torch"
     server.files["/org/repo/resolve/refs%2Fpr%2F1/a/b%20c.pth"] = b"other"
     assert fetch_named("HF://org/repo@refs%2Fpr%2F1/a/b c.pth#ema", tmp_path).read_bytes() == b"other"
-    with pytest.raises(DownloadError, match=r"no such file.*nor is there pytorch_model\.bin"):
+    with pytest.raises(DownloadError, match=r"no such file.*Nor is there pytorch_model\.bin"):
         fetch_named("timm://resnet50.a1_in1k", tmp_path)
 
 
@@ -281,6 +281,23 @@ def test_a_wrong_file_of_a_mirror_is_not_taken(mirror, tmp_path, monkeypatch, ca
         fetch(origin.address(f"/{there.name}"), tmp_path / "cache")
     there.write_bytes(CONTENT)
     assert fetch(origin.address(f"/{there.name}"), tmp_path / "cache").read_bytes() == CONTENT
+
+
+def test_a_mirror_says_what_its_files_are_of(mirror, tmp_path, monkeypatch, caplog):
+    origin, folder = mirror
+    manifest = (folder / "manifest.json").read_text().replace('"http://', '"https://')
+    (folder / "manifest.json").write_text(manifest)
+    monkeypatch.setenv("DETKIT_WEIGHTS_MIRROR", str(folder))
+    assert fetch(origin.address(), tmp_path / "cache").read_bytes() == b"origin"
+    assert f"it is of https://127.0.0.1:{origin.server_port}/weights.pth there" in caplog.text
+
+
+def test_what_a_killed_process_left_of_a_mirrors_file_is_not_taken(serve, tmp_path, monkeypatch):
+    server = serve()
+    path = fetch(server.address(), tmp_path)
+    path.with_name(f"{path.name}.mirror.part").write_bytes(b"half")
+    path.unlink()
+    assert fetch(server.address(), tmp_path).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("place", ["missing", "http://127.0.0.1:1/mirror"])

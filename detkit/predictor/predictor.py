@@ -215,7 +215,7 @@ class Predictor:
     def predict_video(self, path: str | Path | int | Sequence[Any]) -> Iterator[tuple[int, Frame, Prediction]]:
         """Number (from 0), RGB array (H, W, 3) and prediction of each frame, in order; the array has a ``time``.
 
-        ``path`` is a video, or a camera, a stream or a list of such, as ``stream`` takes them. Raises DataError where
+        ``path`` is a video, or a list of some, or cameras and streams as ``stream`` takes them. Raises DataError where
         it cannot be read; ImportError, which says how to install it, where PyAV is missing.
         """
         live = live_sources(path)

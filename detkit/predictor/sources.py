@@ -108,12 +108,20 @@ def live_sources(source: Any) -> list[Any]:
 
 
 def frames_of(source: Any, reading: ImageReading) -> Iterator[Item]:
-    """The frames of a video, or of cameras and streams: of several a frame of each in turn. Raises as ``resolve``."""
+    """The frames of videos, one video after the other, or of cameras and streams, a frame of each in turn.
+
+    Raises as ``resolve``.
+    """
     if live := live_sources(source):
         for part, number, frame in newest_frames(live, reading):
             yield Item(frame, reading, "RGB", shown_name(part), number)
-    else:
+    elif isinstance(source, list | tuple):
+        for part in source:
+            yield from frames_of(part, reading)
+    elif isinstance(source, str | os.PathLike):
         yield from _frames(local_file(os.fspath(source)), shown_name(source), reading)
+    else:
+        raise ValueError(f"{type(source).__name__}: expected a video, a camera's number, a stream, or a list of such")
 
 
 def _frames(path: Path, name: str, reading: ImageReading) -> Iterator[Item]:
@@ -162,6 +170,8 @@ def matching_files(pattern: Path) -> Sequence[str]:
 def local_file(text: str) -> Path:
     """The local file of a name or address, which is fetched. Raises as ``resolve``."""
     scheme, separator, rest = text.partition("://")
+    if not text.strip():
+        raise ValueError(f"an empty name; {ACCEPTED}")
     if not separator:
         return user_path(text)
     scheme = scheme.lower()

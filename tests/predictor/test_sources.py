@@ -84,6 +84,19 @@ def test_a_frame_of_a_video_is_the_same_image_as_its_array(predictor, tmp_path):
     assert predictor.model.calls == [2, 2, 1]
 
 
+def test_several_videos_come_one_after_the_other(predictor, tmp_path):
+    for name in ("a.mp4", "b.mp4"):
+        with VideoWriter(tmp_path / name, 10) as writer:
+            for _ in range(2):
+                writer.write(np.zeros((64, 64, 3), np.uint8))
+    found = list(predictor.predict_video([tmp_path / "a.mp4", str(tmp_path / "b.mp4")]))
+    assert [(number, Path(p.file_name).name) for number, _, p in found] == [
+        (number, name) for name in ("a.mp4", "b.mp4") for number in range(2)
+    ]
+    with pytest.raises(ValueError, match="ndarray: expected a video"):
+        next(predictor.predict_video(PIXELS))
+
+
 def test_numbers_that_may_mean_two_things_need_the_value_of_white(predictor):
     floats = PIXELS.astype(np.float32)
     for image in (floats, floats / 255, PIXELS.astype(np.int64), torch.from_numpy(floats).permute(2, 0, 1).bfloat16()):
@@ -201,6 +214,7 @@ def test_what_came_before_an_unreadable_image_is_given_first(predictor, folder):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
+        ("", "an empty name"),
         ("nothing.png", "no such file or folder"),
         ("nothing/*.png", "nothing matches"),
         ("*.txt", "none an image or video"),

@@ -22,7 +22,7 @@ from detkit.engine import (
     Trainer,
 )
 from detkit.engine.training_state import named_hooks
-from detkit.evaluation import Evaluator, FirstPredictions, evaluate, write_evaluation
+from detkit.evaluation import CocoEvaluator, Evaluator, FirstPredictions, evaluate, write_evaluation
 from detkit.experiment import Experiment, torch_device
 from detkit.experiment.run import (
     finished_message,
@@ -166,6 +166,7 @@ def evaluate_weights(
     weights: str | os.PathLike[str] | None = None,
     precision: Precision | None = None,
     compile: bool = False,
+    report_file: Path | None = None,
 ) -> None:
     """Evaluates weights on the test dataset; metrics, detections and pictures go to the run's folder.
 
@@ -174,6 +175,7 @@ def evaluate_weights(
         weights: a checkpoint; None is the run's ``model_final.pth``.
         precision: of a faster copy that is evaluated instead; see ``detkit.inference``.
         compile: whether the copy's static parts go through ``torch.compile``.
+        report_file: where the report goes; None: ``report.html`` in the run's folder.
     """
     device, out = torch_device(exp.train.device), start_run(exp)
     checkpoint = read_checkpoint(weights or out / "model_final.pth")
@@ -189,8 +191,26 @@ def evaluate_weights(
         begin_evaluation(out)
     _draw(exp, pictures, out, curves=False)
     _show(write_evaluation(results, evaluators, out / "evaluation.json", detections=out / "coco_results.json"))
-    report = RunReport(exp, evaluators)
-    report.write(results, Path(weights or "model_final.pth").name, trained=False)
+    named = f"weights of {Path(weights or 'model_final.pth').name}"
+    RunReport(exp, evaluators).write(results, named, trained=False, path=report_file)
+
+
+def evaluate_results(exp: Experiment, path: str | os.PathLike[str], report_file: Path | None = None) -> None:
+    """Evaluates detections that were made before, or elsewhere, without a model; ``evaluate_weights`` says the rest.
+
+    Raises:
+        ConfigError: the experiment has no ``CocoEvaluator``.
+        DataError: the detections cannot be read, or are not of the test dataset.
+    """
+    out = start_run(exp)
+    evaluators = [evaluator for evaluator in exp.build_evaluators() if isinstance(evaluator, CocoEvaluator)]
+    if not evaluators:
+        raise ConfigError("evaluators: detections are evaluated by a CocoEvaluator, and there is none; add one")
+    evaluators[0].read_results(Path(path))
+    results = evaluators[0].compute()
+    begin_evaluation(out)
+    _show(write_evaluation(results, evaluators[:1], out / "evaluation.json"))
+    RunReport(exp, evaluators).write(results, f"detections of {Path(path).name}", trained=False, path=report_file)
 
 
 def _draw(exp: Experiment, pictures: FirstPredictions, out: Path, *, curves: bool) -> None:

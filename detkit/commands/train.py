@@ -14,7 +14,7 @@ from detkit.experiment.run import check_launch, owned
 from detkit.launch import launch
 from detkit.registry import ConfigError
 from detkit.signals import has_left
-from detkit.training import evaluate_weights, train
+from detkit.training import evaluate_results, evaluate_weights, train
 from detkit.utils import distributed
 
 
@@ -64,6 +64,9 @@ def run(args: argparse.Namespace, interruption: Interruption) -> None:
     with distributed.process_group(torch_device(exp.train.device)), owned(exp.train.output_dir):
         if args.eval_only:
             with interruption.at_once():
-                evaluate_weights(exp, args.weights, args.precision, args.compile)
+                if args.results is not None:
+                    evaluate_results(exp, args.results, args.report)
+                else:
+                    evaluate_weights(exp, args.weights, args.precision, args.compile, args.report)
         else:
             train(exp, args.resume, interruption)

@@ -13,6 +13,7 @@ from detkit.evaluation.coco_metrics import GroundTruth, Task, coco_metrics
 from detkit.evaluation.coco_report import coco_report
 from detkit.evaluation.coco_results import Detections
 from detkit.evaluation.interfaces import EVALUATORS, Evaluator
+from detkit.evaluation.results_file import read_detections
 from detkit.registry import DataError
 from detkit.structures import Instances, Prediction, Sample
 from detkit.utils.distributed import gather_object, is_main
@@ -146,6 +147,12 @@ class CocoEvaluator(Evaluator):
     def detections(self) -> dict[int | str, Detections]:
         """Image id -> its detections, as ``results`` has them. The next ``reset`` makes another dict."""
         return self._predictions
+
+    def read_results(self, path: str | Path) -> None:
+        """Takes the detections of a COCO results file in the place of ``update``; see ``read_detections``."""
+        self.reset()
+        self._predictions = read_detections(path, self.truth)
+        self._predicted_masks = any(found.masks for found in self._predictions.values())
 
     def results(self) -> list[dict[str, Any]]:
         """COCO results, image by image: this process's own; after ``compute``, on rank 0, those of all processes."""

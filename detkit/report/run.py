@@ -44,7 +44,15 @@ class RunReport:
         if self.evaluator is not None and is_main():
             self._found = [*self._found, self.evaluator.detections][-1 - num_sets :]
 
-    def write(self, results: Mapping[str, Any], weights: str, sets: Sequence[str] = (), *, trained: bool) -> None:
+    def write(
+        self,
+        results: Mapping[str, Any],
+        weights: str,
+        sets: Sequence[str] = (),
+        *,
+        trained: bool,
+        path: Path | None = None,
+    ) -> None:
         """Writes the reports; an error is logged and ends nothing. Only rank 0 writes.
 
         Args:
@@ -52,6 +60,7 @@ class RunReport:
             weights: which weights were evaluated first, in words.
             sets: names of the further sets, in the order in which they were evaluated.
             trained: after a training, which has read its data.
+            path: the file of the first; None: ``report.html`` in the run's folder.
         """
         if not is_main():
             return
@@ -60,8 +69,9 @@ class RunReport:
         datasets["test"] = data.test_set
         names = ["", *(name for name in sets if name in results)]
         files = {name: run_file(folder, f"report_{name}.html" if name else "report.html") for name in names}
-        for number, (name, path) in enumerate(files.items()):
-            with optional_output(path.name):
+        files[""] = path or files[""]
+        for number, (name, file) in enumerate(files.items()):
+            with optional_output(file.name):
                 about = About(
                     title=folder.resolve().name,
                     weights=f"{name} of {weights}" if name else weights,
@@ -69,10 +79,10 @@ class RunReport:
                     metrics_file=folder / "metrics.jsonl",
                     datasets=datasets,
                     findings=self._findings(folder),
-                    others={other or "of the training": file.name for other, file in files.items() if other != name},
+                    others={other or "of the training": path.name for other, path in files.items() if other != name},
                 )
                 found = self._found[number] if len(self._found) == len(names) else None
-                write_report(path, results[name] if name else results, self.evaluator, about, found)
+                write_report(file, results[name] if name else results, self.evaluator, about, found)
 
     def _findings(self, folder: Path) -> Sequence[Mapping[str, Any]] | None:
         """The doctor's, kept in the run's folder for evaluations that come later."""

@@ -1,12 +1,14 @@
 """The reports that a training and an evaluation leave in the run's folder."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from test_page import checked
 
 from detkit.commands import evaluate, train
+from detkit.config import ConfigError
 from detkit.doctor import Finding
 from detkit.evaluation import CocoEvaluator
 from detkit.report import RunReport
@@ -74,6 +76,23 @@ def test_an_evaluation_writes_it_again(finished_run):
     assert headline(page, json.loads((finished_run / "evaluation.json").read_text()))
     assert "model_final_ema.pth" in page.text
     assert "found at the start" in page.text
+
+
+def test_detections_are_evaluated_without_a_model(finished_run, tmp_path, capsys):
+    assert evaluate.main([str(finished_run)]) == 0
+    before = json.loads((finished_run / "evaluation.json").read_text())
+    shutil.copy(finished_run / "coco_results.json", tmp_path / "theirs.json")
+    given = ["--results", str(tmp_path / "theirs.json"), "--report", str(tmp_path / "theirs.html")]
+    assert evaluate.main([str(finished_run), *given, f"train.output_dir={tmp_path / 'run'}"]) == 0
+    after = json.loads((tmp_path / "run/evaluation.json").read_text())
+    assert after == {task: before[task] for task in ("box", "mask")}
+    assert "detections of theirs.json" in checked(tmp_path / "theirs.html").text
+    assert not (tmp_path / "run/report.html").exists()
+    with pytest.raises(ConfigError, match="there is none; add one"):
+        evaluate.main([str(finished_run), *given, "evaluators=[]", f"train.output_dir={tmp_path / 'run'}"])
+    with pytest.raises(SystemExit):
+        evaluate.main([str(finished_run), *given, "--weights", "some.pth"])
+    assert "--results needs no model" in capsys.readouterr().err
 
 
 def test_a_report_that_fails_ends_no_run(finished_run, monkeypatch, caplog):

@@ -13,6 +13,9 @@ examples:
   on other data: the validation part of a folder, or all of one that has none
     detkit evaluate output/quick_start --data my_folder train.output_dir=output/on_my_folder
 
+  detections of another framework, or made before, with a report on them
+    detkit evaluate output/quick_start --results theirs.json --report theirs.html train.output_dir=output/theirs
+
   with another threshold, by two processes
     detkit evaluate output/quick_start model.roi_heads.box_head.detection.nms_thresh=0.4 --num-processes 2
 """
@@ -28,7 +31,7 @@ from detkit.commands.parsers import (
     command_parser,
     parse_with_config,
 )
-from detkit.paths import path_or_address
+from detkit.paths import local_path, path_or_address
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -41,8 +44,16 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="by a faster copy, which computes in this")
     parser.add_argument("--compile", action="store_true", help="and through torch.compile")
+    parser.add_argument(
+        "--results", type=local_path, metavar="FILE", help="evaluate these detections (COCO's form) instead of weights"
+    )
+    parser.add_argument(
+        "--report", type=local_path, metavar="FILE", help="where the report goes (default: the run's report.html)"
+    )
     add_processes(parser)
     args = parse_with_config(parser, argv)
     check_processes(parser, args)
+    if args.results and (args.weights or args.precision or args.compile or args.num_processes):
+        parser.error("--results needs no model: leave out --weights, --precision, --compile and --num-processes")
     args.eval_only, args.resume = True, False
     return args

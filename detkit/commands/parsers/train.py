@@ -73,4 +73,5 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.weights and not args.eval_only:
         weights = None if args.weights == "none" else args.weights
         args.overrides.append(f"train.init_weights={json.dumps(weights)}")
+    args.results = args.report = None  # those of an evaluation
     return args

@@ -1,0 +1,61 @@
+"""Detections that were made before, or elsewhere, read from COCO results."""
+
+import math
+import os
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as coco_mask
+
+from detkit.data.datasets.coco_file import read_results
+from detkit.data.datasets.rows import as_row, row_type
+from detkit.evaluation.coco_metrics import GroundTruth
+from detkit.evaluation.coco_results import Detections
+from detkit.evaluation.errors import as_rle
+from detkit.registry import DataError
+
+
+def read_detections(path: str | os.PathLike[str], truth: GroundTruth) -> dict[int | str, Detections]:
+    """Image id -> the detections of a COCO results file, or of a folder of ``detkit predict --results``.
+
+    Masks are kept where every detection has one; one without a box gets that of its mask. Images without a detection
+    are there, too.
+
+    Raises:
+        DataError: the file cannot be read, or a detection in it: it is of an image or a category that is not of the
+            ground truth, or has no box or score.
+    """
+    path, kind = os.fspath(path), row_type(["score"])
+    sizes = dict(zip(truth.number, sorted(truth.images, key=lambda image: image["id"])))
+    columns: dict[Any, list[tuple[Any, ...]]] = {image_id: [] for image_id in truth.number}
+    for number, entry in enumerate(read_results(path, kind)):
+        row = as_row(entry, kind)
+        try:
+            height, width = (sizes[row.image_id][side] for side in ("height", "width"))
+            shape = as_rle(row.segmentation, height, width) if row.segmentation else None
+            box = [float(v) for v in (row.bbox if isinstance(row.bbox, list) else coco_mask.toBbox(shape))]
+            values = (box, float(row.score), truth.class_number[row.category_id] - 1)
+            if len(box) != 4 or not all(map(math.isfinite, (*box, values[1]))):
+                raise ValueError
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            raise DataError(
+                f"{path}: entry {number} (from 0), {str(entry)[:120]}, is no detection on the test set: expected an"
+                " image_id and a category_id of its own, a score, and a bbox or segmentation. Detections carry the ids"
+                " of a COCO file by detkit predict --annotations FILE"
+            ) from None
+        columns[row.image_id].append((*values, shape))
+    masks = all(shape is not None for rows in columns.values() for *_, shape in rows)
+    return {
+        image_id: Detections(
+            np.array([box for box, *_ in rows], np.float64).reshape(-1, 4),
+            np.array([score for _, score, *_ in rows], np.float64),
+            np.array([k for _, _, k, _ in rows], np.int64),
+            (sizes[image_id]["height"], sizes[image_id]["width"]),
+            [_text(shape["counts"]) for *_, shape in rows] if masks else None,
+        )
+        for image_id, rows in columns.items()
+    }
+
+
+def _text(counts: str | bytes) -> str:
+    return counts.decode() if isinstance(counts, bytes) else counts

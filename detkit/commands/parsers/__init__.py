@@ -28,7 +28,7 @@ COMMANDS = {
     "evaluate": Command("measure a run, or weights, on the test data", resumes=True),
     "predict": Command("find instances in images, folders and videos", "predict"),
     "doctor": Command("look for what is wrong with data, config and weights together", "doctor"),
-    "convert": Command("write a dataset of any format as COCO, YOLO or Pascal VOC", "convert_data"),
+    "convert": Command("write a dataset of any format as another, such as COCO, YOLO or LabelMe", "convert_data"),
     "weights list": Command("list the weights that have names"),
     "weights fetch": Command("fetch weights by name or address"),
     "weights verify": Command("compare fetched weights with their hashes"),

@@ -22,6 +22,7 @@ PAGES = [
     "design",
     "performance_data",
     "data_formats",
+    "own_data",
 ]
 """But docs/config.md, which has a test of its own in tests/config/."""
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)

@@ -47,10 +47,11 @@ def experiment(args: argparse.Namespace) -> Experiment:
     """What the command line asks for."""
     if args.data is None:
         return load_experiment(args.config_file, args.overrides)
-    options = {"format": args.format}
+    given = (args.data, args.config_file, args.overrides)
     if args.eval_only:
-        return evaluation_data(args.data, args.config_file, args.overrides, **options).experiment()
-    return own_data(args.data, args.config_file, args.overrides, val_fraction=args.val_fraction, **options).experiment()
+        return evaluation_data(*given, format=args.format).experiment()
+    options = {"format": args.format, "val_fraction": args.val_fraction, "class_names": args.classes}
+    return own_data(*given, **options).experiment()
 
 
 def run(args: argparse.Namespace, interruption: Interruption) -> None:

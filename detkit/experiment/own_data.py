@@ -50,6 +50,7 @@ def own_data(
     *,
     format: str | None = None,
     val_fraction: float | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> OwnData:
     """The config and the overrides with which an experiment is about the data in ``folder``.
 
@@ -62,13 +63,14 @@ def own_data(
         overrides: the caller's changes.
         format: the data's format; None recognises it.
         val_fraction: the share of the images that is evaluated on where the folder has no such part; None is 0.2.
+        class_names: the classes to take; None for all. Images with none of them are backgrounds.
 
     Raises:
         DataError: nothing readable lies there, or nothing to train or evaluate on.
         ConfigError: the config or an override is wrong.
     """
     share = VAL_FRACTION if val_fraction is None else val_fraction
-    nodes, (dataset, tested), notes = _datasets(folder, format, share)
+    nodes, (dataset, tested), notes = _datasets(folder, format, share, class_names)
     if val_fraction is not None and nodes[0].value["val_fraction"] is None:
         notes += "; it has a part to evaluate on, so val_fraction is not needed"
     facts = Facts.of(dataset)
@@ -108,10 +110,11 @@ def evaluation_data(
 
 
 def _datasets(
-    folder: str | os.PathLike[str], format: str | None, share: float
+    folder: str | os.PathLike[str], format: str | None, share: float, class_names: Sequence[str] | None
 ) -> tuple[list[Setting], tuple[Dataset, Dataset], str]:
     """The nodes of the two datasets, these, and what was recognised."""
-    everything = open_dataset(folder, format, check_images=0)
+    chosen = None if class_names is None else tuple(class_names)
+    everything = open_dataset(folder, format, class_names=chosen, check_images=0)
     parts = {_part(name): name for name in everything.splits}
     node: dict[str, Any] = {"name": "AutoDataset", "path": os.fspath(folder), "format": format, "val_fraction": None}
     if len(parts) > 1 and "train" not in parts:

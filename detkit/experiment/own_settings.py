@@ -86,6 +86,11 @@ def derived(tree: Mapping[str, Any], facts: Facts, test_images: int, given_steps
         test_images: their number.
         given_steps: whether the user says how long the training is.
     """
+    boxes_only = not facts.has_masks
+    if boxes_only:
+        yield Setting("model.roi_heads.mask_head", None, "the objects have boxes only")
+    if boxes_only or tree["model"]["roi_heads"].get("mask_head") is None:
+        yield Setting("train.hooks[1].metric", "ema/box/AP", "without masks")
     yield from _sizes(tree, facts)
     yield from _limits(tree, facts)
     yield from _duration(tree, facts, test_images, given_steps)
@@ -94,10 +99,10 @@ def derived(tree: Mapping[str, Any], facts: Facts, test_images: int, given_steps
 def _sizes(tree: Mapping[str, Any], facts: Facts) -> Iterator[Setting]:
     test = tree["data"]["test_augmentations"][0]
     usual, longest = test["short_edge"][0], test["max_size"]
-    small = float(np.quantile(facts.sizes, 0.1))
+    small = float(np.quantile(facts.sizes, 0.2))
     wanted = usual * min(2.0, max(1.0, SMALL / (small * usual)))
     edge = 8 * round(max(min(wanted, facts.short_side), usual / 2) / 8)
-    why = f"images are {facts.short_side:.0f} x {facts.long_side:.0f}, a tenth of the objects is below"
+    why = f"images are {facts.short_side:.0f} x {facts.long_side:.0f}, a fifth of the objects is below"
     why += f" {small * edge:.0f} pixels then"
     limit = round(longest * edge / usual)
     edges = [8 * round(edge * scale / 8) for scale in (0.8, 0.9, 1.0, 1.1, 1.2)]
@@ -112,7 +117,7 @@ def _sizes(tree: Mapping[str, Any], facts: Facts) -> Iterator[Setting]:
         levels = len(generator["sizes"])
         why = f"one in twenty objects is below {least:.0f} pixels"
         yield Setting("model.proposal_generator.anchor_generator.sizes", [[first * 2**i] for i in range(levels)], why)
-        if facts.elongated > 0.05:
+        if facts.elongated > 0.25:
             why = f"{facts.elongated:.0%} of the objects are over three times as long as wide"
             ratios = [0.25, 0.5, 1.0, 2.0, 4.0]
             yield Setting("model.proposal_generator.anchor_generator.aspect_ratios", ratios, why)

@@ -94,6 +94,15 @@ def test_without_a_config_masks_decide(tmp_path, masks):
     assert at(exp, "train.hooks[1].metric") == ("ema/mask/AP" if masks else "ema/box/AP")
 
 
+def test_a_template_with_masks_learns_boxes_where_there_are_only_boxes(tmp_path):
+    folder = coco(tmp_path, masks=False, images=30)
+    exp = loaded(folder, "own_data/mask_rcnn_large")
+    assert exp.tree["model"]["roi_heads"]["mask_head"] is None
+    assert at(exp, "train.hooks[1].metric") == "ema/box/AP"
+    mine = loaded(coco(tmp_path / "masks", images=30), None, ["model.roi_heads.mask_head=null"])
+    assert at(mine, "train.hooks[1].metric") == "ema/box/AP"
+
+
 def test_another_config_gets_the_datasets_and_nothing_else(tmp_path):
     exp, plain = (
         loaded(coco(tmp_path, images=30), "coco/mask_rcnn_R_50_FPN_1x"),

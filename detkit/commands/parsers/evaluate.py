@@ -11,7 +11,7 @@ examples:
     detkit evaluate output/quick_start --weights output/quick_start/model_best.pth train.output_dir=output/best
 
   on other data: the validation part of a folder, or all of one that has none
-    detkit evaluate output/quick_start --data my_folder train.output_dir=output/on_my_folder
+    detkit evaluate output/quick_start --data my_folder
 
   detections of another framework, or made before, with a report on them
     detkit evaluate output/quick_start --results theirs.json --report theirs.html train.output_dir=output/theirs

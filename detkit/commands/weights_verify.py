@@ -21,9 +21,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         wrong += 1
         what = f"its SHA-256 begins with {found[:12]} and was {record['sha256'][:12]}" if found else "it is not there"
-        again = "copy it again" if args.mirror else f"detkit weights fetch --force '{record['name']}'"
+        again = "copy it again" if args.mirror else _fix(path, record["name"])
         print(f"WRONG    {record['name']}  {path}: {what}; {again}")
     return 1 if wrong else 0
+
+
+def _fix(path: Path, name: str) -> str:
+    """What gets a file of the cache anew; an address that has a key or a password is not written down."""
+    weights, cache = find(name), path.parent.parent
+    whole = weights is not None and path in [cache_path(address, cache) for address in weights.addresses]
+    return f"detkit weights fetch --force '{name}'" if whole else "remove it, and it is fetched when it is asked for"
 
 
 def _chosen(names: Sequence[str], mirror: Path | None) -> Iterator[tuple[Path, dict[str, Any]]]:

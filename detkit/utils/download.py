@@ -72,7 +72,7 @@ def fetch_named(name: str, cache: Path | None = None, *, force: bool = False) ->
         except MissingError as error:
             missing.append(error)
     others = ", ".join(address.rpartition("/")[2] for address in weights.addresses[1:])
-    raise MissingError(f"{missing[0]}. Nor is there {others}") if others else missing[0]
+    raise MissingError(f"{missing[0]}. Nor is there {others}") if others and not offline() else missing[0]
 
 
 def fetch(address: str, cache: Path, *, force: bool = False, weights: Weights | None = None) -> Path:
@@ -225,6 +225,8 @@ def _advice(error: Exception, name: str) -> str:
         return "There is no such repository, or it is not open to all: accept its terms on its page and set HF_TOKEN"
     if code in (401, 403, 407):
         return "It wants a login: https://USER:PASSWORD@HOST/..., or download it by hand and give the file"
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return "Where a proxy signs in the server's name, set SSL_CERT_FILE to its certificates; or give the file"
     if isinstance(error, DownloadError):
         return "Or download it by hand and give the file"
     return (

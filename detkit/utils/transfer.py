@@ -75,6 +75,8 @@ def linked_hash(headers: http.client.HTTPMessage) -> str:
 def complete(address: str, part: Path, token: str = "") -> str:
     """Fetches what ``part`` lacks of the file at an address, and tries again what may go well the next time.
 
+    Where a server says neither version nor time of a file, it is trusted not to change it between these tries.
+
     Args:
         address: http, https or ftp, with user and password if it needs them.
         part: what has come so far; it is whole when this returns.
@@ -188,7 +190,8 @@ def check_space(part: Path, wanted: int) -> None:
 
 def without_secrets(error: BaseException) -> str:
     """What an error says, without the queries of addresses, which may be signatures."""
-    return re.sub(r"\?[^\s'\"]+", "?...", str(error) or type(error).__name__)
+    text = str(getattr(error, "reason", "")) if type(error) is urllib.error.URLError else str(error)
+    return re.sub(r"\?[^\s'\"]+", "?...", text or type(error).__name__)
 
 
 def chunks(file: BinaryIO) -> Iterator[bytes]:

@@ -76,6 +76,18 @@ def test_a_damaged_file_is_found_and_not_packed(server, cache, tmp_path, capsys)
     assert weights_verify.main([]) == 0
 
 
+def test_a_key_is_not_in_the_advice(server, capsys):
+    address = server.address("/w.pth?key=hidden")
+    weights_fetch.main([address])
+    path = fetch_named(address)
+    path.write_bytes(b"")
+    capsys.readouterr()
+    assert weights_verify.main([]) == 1
+    said = capsys.readouterr().out
+    assert "remove it, and it is fetched when it is asked for" in said
+    assert "hidden" not in said
+
+
 def test_where_nothing_is_the_message_says_so(server, cache, tmp_path):
     with pytest.raises(DataError, match="nothing was fetched"):
         weights_verify.main([])

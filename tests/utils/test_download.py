@@ -181,6 +181,22 @@ def test_a_redirect_is_followed_and_takes_no_login_to_another_host(serve, tmp_pa
     assert last.logins == [None]
 
 
+def test_the_environments_proxy_is_asked(serve, tmp_path, monkeypatch):
+    proxy = serve()
+    monkeypatch.setenv("http_proxy", proxy.address(""))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert fetch("http://elsewhere.invalid/w.pth", tmp_path).read_bytes() == CONTENT
+    assert fetch(serve().address(), tmp_path).read_bytes() == CONTENT
+    assert proxy.asked == [("http://elsewhere.invalid/w.pth", None)]
+
+
+def test_a_redirect_in_a_circle_ends(serve, tmp_path):
+    server = serve(moved={"/weights.pth": "/weights.pth?key=hidden", "/weights.pth?key=hidden": "/weights.pth"})
+    with pytest.raises(DownloadError, match="infinite loop") as error:
+        fetch(server.address(), tmp_path)
+    assert "hidden" not in str(error.value)
+
+
 def test_a_redirect_from_https_to_http_is_refused():
     request = transfer._request("https://host/a.pth", {}, "")
     with pytest.raises(DownloadError, match="redirected from https to http://host/b"):
@@ -315,6 +331,8 @@ def test_offline_nothing_is_asked_and_the_message_says_how_to_go_on(mirror, serv
         fetch(origin.address(), tmp_path / "cache")
     words = f"detkit weights pack FOLDER '{origin.address()}'; copy FOLDER to here and set DETKIT_WEIGHTS_MIRROR=FOLDER"
     assert words in str(error.value)
+    with pytest.raises(DownloadError, match=r"by hand and give the file$"):
+        fetch_named("timm://resnet18.a1_in1k", tmp_path / "cache")
     monkeypatch.setenv("DETKIT_WEIGHTS_MIRROR", str(folder))
     assert fetch(origin.address(), tmp_path / "cache").read_bytes() == CONTENT
     monkeypatch.delenv("DETKIT_WEIGHTS_MIRROR")

@@ -11,7 +11,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     args = parse_arguments(argv)
     whole = open_dataset(args.source, args.format, val_fraction=args.val_fraction)
-    parts = whole.splits or (("train", "val") if args.val_fraction else ())
+    divided = args.val_fraction is not None and len(whole.splits) < 2
+    parts = ("train", "val") if divided else whole.splits
     names = whole.class_names
     datasets = {
         part: open_dataset(args.source, args.format, part, val_fraction=args.val_fraction, class_names=names)

@@ -1,5 +1,7 @@
 """convert_data: a folder of one format becomes a folder of another."""
 
+import shutil
+
 import pytest
 from small_folders import make_folder
 
@@ -24,3 +26,9 @@ def test_parts_are_kept_or_made(tmp_path, capsys):
     assert convert_command.main([str(source), str(tmp_path / "yolo"), "--to", "yolo", "--val-fraction", "0.5"]) == 0
     yolo = open_dataset(tmp_path / "yolo")
     assert (yolo.format, yolo.splits, len(yolo)) == ("YOLO", ("train", "val"), 10)
+    shutil.rmtree(tmp_path / "yolo")
+    (source / "train").mkdir()
+    for file in source.glob("*.*"):
+        file.rename(source / "train" / file.name)
+    assert convert_command.main([str(source), str(tmp_path / "yolo"), "--to", "yolo", "--val-fraction", "0.5"]) == 0
+    assert open_dataset(tmp_path / "yolo").splits == ("train", "val"), "a part of which all are is divided, too"

@@ -76,8 +76,10 @@ def _panoptic(folder: Folder, name: str) -> Content:
     found = {entry.image_id: entry for entry in file.annotations}
     rows: list[dict[str, Any]] = []
     out = []
+    masks = {path for path in folder.images if PurePosixPath(path).parent.name == PurePosixPath(name).stem}
     for image in file.images:
-        path = folder.image(image.file_name, origin=name)
+        named = [path for path in folder.images_named(PurePosixPath(image.file_name).name) if path not in masks]
+        path = named[0] if len(named) == 1 else folder.image(image.file_name, origin=name)
         out.append(ImageRow(image.id, path, image.height, image.width))
         if (entry := found.get(image.id)) is None:
             continue

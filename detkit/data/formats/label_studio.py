@@ -14,7 +14,9 @@ from detkit.data.formats.shapes import ellipse, extent, mask_size, numbers, poin
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
-SHAPES = ("rectanglelabels", "polygonlabels", "ellipselabels", "brushlabels")
+SHAPES = ("rectanglelabels", "polygonlabels", "ellipselabels", "brushlabels", "labels")
+FIELDS = {"points": "polygonlabels", "rle": "brushlabels", "radiusX": "ellipselabels", "width": "rectanglelabels"}
+"""Of the values of shapes, and which they are of."""
 
 
 @DATASETS.register()
@@ -134,6 +136,8 @@ def _object(result: Any, origin: str) -> LabelledObject | None:
         return None
     value, height, width = result.get("value"), result.get("original_height"), result.get("original_width")
     labels = value.get(kind) if isinstance(value, dict) else None
+    if kind == "labels" and isinstance(value, dict):  # of a control that names what another one draws
+        kind = next((k for field, k in FIELDS.items() if field in value), kind)
     if not isinstance(labels, list) or not labels:
         raise DataError(f"{origin}: has no '{kind}'; expected its class there")
     scale = numbers([width, height], origin, "original_width, original_height", 2) / 100

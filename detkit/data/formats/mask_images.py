@@ -122,6 +122,8 @@ def _of_ids(folder: Folder, masks: Mapping[str, str], names: Mapping[int, str]) 
         image = next((image for image in found if image and image not in masks), None)
         if image is None:
             raise DataError(f"{folder.path / name}: there is no image of this name in '{images}'")
+        if ids.ndim == 3 and (ids[..., :3] == ids[..., :1]).all():  # greys that a tool saved as colours
+            ids = ids[..., 0]
         if ids.ndim == 3:
             raise DataError(f"{folder.path / name}: has colours; expected one channel of ids, or a palette")
         class_file = f"{images}/{stem}.png".replace("images", "classes", 1)

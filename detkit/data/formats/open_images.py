@@ -1,6 +1,7 @@
 """OpenImagesDataset: the CSV files of Open Images."""
 
 import csv
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -10,7 +11,7 @@ from PIL import Image
 
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, image_size
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder
+from detkit.data.formats.files import Folder, part_of
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
@@ -19,7 +20,7 @@ EDGES = ("XMin", "XMax", "YMin", "YMax")
 
 @DATASETS.register()
 class OpenImagesDataset(FormatDataset):
-    """Open Images (Kuznetsova et al. 2020, V4 to V7): ``*annotations-bbox.csv``, masks and class descriptions.
+    """Open Images (Kuznetsova et al. 2020, V4 to V7): CSV files of boxes, masks and class descriptions.
 
     Masks belong to the box of the same edges and are brought to the image's size. ``IsGroupOf`` is a crowd. Options are
     those of ``FormatDataset``.
@@ -30,22 +31,23 @@ class OpenImagesDataset(FormatDataset):
 
     @classmethod
     def recognise(cls, folder: Folder) -> str | None:
-        found = folder.glob("*annotations-bbox.csv")
-        return ", ".join(found) or None
+        return ", ".join(_files(folder)) or None
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
-        out = {}
-        for name in folder.glob("*annotations-bbox.csv"):
-            stem = PurePosixPath(name).name
-            out[next((p for p in ("train", "validation", "test") if p in stem), stem.split("-")[0])] = name
-        return out
+        return {part_of(PurePosixPath(name).name): name for name in _files(folder)}
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
         names = dict(_descriptions(folder))
         images = (image for part, name in parts.items() for image in _images(folder, part, name, names))
         return Content.of_images(folder, images, list(names.values()) or None)
+
+
+def _files(folder: Folder) -> list[str]:
+    """The CSV files of boxes, whatever their names."""
+    first = ((name, folder.head(name).partition("\n")[0]) for name in folder.candidates("*.csv"))
+    return [name for name, line in first if all(re.search(rf"\b{word}\b", line) for word in ("ImageID", "XMin"))]
 
 
 def _descriptions(folder: Folder) -> Iterator[tuple[str, str]]:
@@ -83,7 +85,7 @@ def _images(folder: Folder, part: str, name: str, names: Mapping[str, str]) -> I
     inside = [
         image
         for image in folder.images
-        if part in PurePosixPath(image).parts and "masks" not in PurePosixPath(image).parts
+        if part and part in PurePosixPath(image).parts and "masks" not in PurePosixPath(image).parts
     ]
     for stem in boxes:
         if folder.image_of_stem(stem) is None:

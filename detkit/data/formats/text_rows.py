@@ -81,13 +81,11 @@ class KittiDataset(TextRows):
     @classmethod
     def read_line(cls, line: str, origin: str) -> LabelledObject | None:
         words = line.split()
-        try:
-            values = [float(word) for word in words[-14:]]
-        except ValueError:
-            values = []
-        if len(words) < 15 or len(values) < 14 or _is_number(words[0]):
+        numeric = next((n for n, word in enumerate(reversed(words)) if not _is_number(word)), len(words))
+        if numeric < 14 or numeric == len(words):
             raise DataError(f"{origin}: {line[:60]!r}; expected a class and 14 numbers, of which 4 to 7 are the box")
-        label, box = " ".join(words[:-14]), numbers(values[3:7], origin, "the box", 4).tolist()
+        start = len(words) - min(numeric, 15)  # a score may follow; a class may have spaces
+        label, box = " ".join(words[:start]), numbers(words[start:][3:7], origin, "the box", 4).tolist()
         region = label == "DontCare"
         return LabelledObject(None if region else label, box, None, origin, region)
 

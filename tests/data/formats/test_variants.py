@@ -387,6 +387,69 @@ CASES = {
         BOTH,
         SPLIT,
     ),
+    "greys as colours": (
+        {"images/a.png": IMAGE, "masks/a.png": np.repeat(IDS[..., None], 3, 2)},
+        ONE,
+        (),
+    ),
+    "KITTI with scores and spaces": (
+        {
+            "image_2/a.png": IMAGE,
+            "label_2/a.txt": f"big cat 0.00 0 -1.57 4 3 20 12{' 1' * 7}\ncat 0 0 0 1 1 9 9{' 1' * 7} 0.87\n",
+        },
+        {"a": [BOX, [1, 1, 9, 9]]},
+        (),
+    ),
+    "Open Images under another name": (
+        {
+            "all_bounding_boxes.csv": "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded\n"
+            "a,x,cat,1,0.1,0.5,0.1,0.4,0\n",
+            "a.png": IMAGE,
+        },
+        ONE,
+        (),
+    ),
+    "a panoptic set of PNG images": (
+        {
+            "annotations/panoptic_val.json": {
+                "images": [{"id": 1, "file_name": "a.png", "height": 30, "width": 40}],
+                "annotations": [
+                    {"image_id": 1, "file_name": "a.png", "segments_info": [{"id": 3, "category_id": 1, "iscrowd": 0}]}
+                ],
+                "categories": [{"id": 1, "name": "cat", "isthing": 1}],
+            },
+            "annotations/panoptic_val/a.png": np.stack([IDS, IDS * 0, IDS * 0], 2),
+            "val/a.png": IMAGE,
+        },
+        ONE,
+        ("val",),
+    ),
+    "a control of labels": (
+        {
+            "p.json": [
+                {
+                    "id": 1,
+                    "data": {"image": "/data/a.png"},
+                    "annotations": [
+                        {
+                            "result": [
+                                {"type": "rectangle", "original_width": 40, "original_height": 30, "value": STUDIO},
+                                {
+                                    "type": "labels",
+                                    "original_width": 40,
+                                    "original_height": 30,
+                                    "value": {**STUDIO, "labels": ["cat"]},
+                                },
+                            ]
+                        }
+                    ],
+                }
+            ],
+            "a.png": IMAGE,
+        },
+        ONE,
+        (),
+    ),
     "DOTA 1.5": (
         {
             "train/images/a.png": IMAGE,

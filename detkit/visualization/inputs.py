@@ -99,8 +99,8 @@ def _as_bytes(array: np.ndarray, what: str, reading: ImageReading) -> np.ndarray
         raise ValueError(f"{what}: {EXPECTED}")
     largest, white = float(np.nanmax(array, initial=0)), reading.max_value or 65535.0
     if not (reading.max_value or (array.dtype.kind, array.dtype.itemsize) == ("u", 2)):  # of either byte order
-        fix = "say which value is white: max_value=1.0 where values are in 0..1, max_value=255 where in 0..255"
-        raise ValueError(f"{what}, values up to {largest:g}: {EXPECTED}; {fix}")
+        fix = "say which value is white: max_value=1.0 or max_value=255 (uint8 and uint16 need not)"
+        raise ValueError(f"{what}, values up to {largest:g}: {fix}")
     too_small = 4 * largest <= white if reading.max_value is None else array.dtype.kind == "f" and largest <= 1 < white
     if largest > 0 and (too_small or largest > 1.1 * white):
         words = f"has values up to {largest:g}, and is scaled as if {white:g} were white"

@@ -100,7 +100,7 @@ def test_several_videos_come_one_after_the_other(predictor, tmp_path):
 def test_numbers_that_may_mean_two_things_need_the_value_of_white(predictor):
     floats = PIXELS.astype(np.float32)
     for image in (floats, floats / 255, PIXELS.astype(np.int64), torch.from_numpy(floats).permute(2, 0, 1).bfloat16()):
-        with pytest.raises(ValueError, match=r"max_value=1\.0 .* max_value=255"):
+        with pytest.raises(ValueError, match=r"max_value=1\.0 or max_value=255"):
             predictor(image)
     for image, white in ((floats, 255), (floats / 255, 1.0), (PIXELS.astype(np.int64), 255)):
         assert np.array_equal(seen(predictor(image, max_value=white)), PIXELS)

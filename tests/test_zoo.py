@@ -21,6 +21,7 @@ from detkit.layers import ShapeSpec
 from detkit.modeling.backbones import TorchvisionBackbone
 from detkit.paths import path_or_address
 from detkit.predictor import Predictor
+from detkit.registry import DataError
 from detkit.utils import path_manager
 from detkit.zoo import find, known, mirror_path, shown
 
@@ -149,6 +150,17 @@ def test_safetensors_are_read(tmp_path):
         read = read_checkpoint(path).model
         assert read.keys() == state.keys()
         assert all(torch.equal(read[name], value) for name, value in state.items())
+
+
+def test_a_damaged_file_that_was_fetched_says_where_it_lies(tmp_path, monkeypatch):
+    server = Server(b"PK\3\4 and no more")
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"w\.pth: cannot be read .*; remove it to fetch it again") as error:
+            read_checkpoint(server.address("/w.pth"))
+        next(path for path in tmp_path.rglob("*_w.pth") if str(path) in str(error.value)).unlink()
+    server.shutdown()
+    server.server_close()
 
 
 def test_a_backbone_takes_a_name(tmp_path, monkeypatch):

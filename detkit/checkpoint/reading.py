@@ -103,7 +103,13 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if not os.path.isfile(local):
         hint = f"; of addresses, {', '.join(SCHEMES)} are read: download it by hand" if "://" in source else ""
         raise DataError(f"{source}: there is no such file; expected weights written by a run or by torch.save{hint}")
-    return as_checkpoint(_content(local, source), source, place)
+    try:
+        content = _content(local, source)
+    except DataError as error:
+        if "://" not in source:
+            raise
+        raise DataError(f"{error}. What was fetched is {local}; remove it to fetch it again") from error
+    return as_checkpoint(content, source, place)
 
 
 _ZIP, _HDF5 = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"

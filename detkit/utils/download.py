@@ -172,9 +172,13 @@ def _only_one(path: Path, what: str) -> Iterator[None]:
     with open(path.with_name(f"{path.name}.lock"), "a") as file:
         try:
             portalocker.lock(file, portalocker.LOCK_EX | portalocker.LOCK_NB)
-        except portalocker.exceptions.AlreadyLocked:
+        except portalocker.exceptions.LockException:
             logger.info("%s is being fetched by another process, which is waited for", what)
-            portalocker.lock(file, portalocker.LOCK_EX)
+            try:
+                portalocker.lock(file, portalocker.LOCK_EX)
+            except portalocker.exceptions.LockException as error:
+                words = f"{path.parent} is on a disk that has no locks ({error}); set FVCORE_CACHE to a local folder"
+                raise DownloadError(words) from error
         yield
 
 

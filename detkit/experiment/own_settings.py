@@ -62,7 +62,8 @@ class Facts:
         objects = dataset.objects()
         kept = ~objects.crowd
         if not kept.any():
-            raise DataError("data: there is no object to learn from; label some, and give the folder again")
+            where = getattr(dataset, "source", "the data")
+            raise DataError(f"{where}: the part to train on has no object; label some, and give the folder again")
         boxes, images = objects.boxes[kept], objects.images[kept]
         image_sizes = np.array([dataset.image_size(i) for i in range(len(dataset))], np.float64)
         sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1.0)

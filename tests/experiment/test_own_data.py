@@ -68,6 +68,14 @@ def test_one_part_alone_is_split_by_the_names_of_its_images(tmp_path, name):
     assert small < large
 
 
+@pytest.mark.parametrize("images", [2, 3, 4, 5])
+def test_of_few_images_at_least_one_is_in_each_part(tmp_path, images):
+    for share in (0.05, 0.5, 0.95):
+        data = loaded(coco(tmp_path, images=images), val_fraction=share).data
+        assert min(len(data.train_set), len(data.test_set)) >= 1
+        assert len(data.train_set) + len(data.test_set) == images
+
+
 def test_a_class_that_the_validation_part_has_no_object_of_is_one_of_its_classes(tmp_path):
     for part, names in (("train", ("cat", "dog", "cow")), ("val", ("dog",))):
         for i, name in enumerate(names):
@@ -160,7 +168,7 @@ def test_without_weights_everything_learns_and_for_longer(tmp_path, size):
 
 
 def test_a_folder_without_objects_is_no_data_to_learn_from(tmp_path):
-    with pytest.raises(DataError, match="no object to learn from"):
+    with pytest.raises(DataError, match="the part to train on has no object"):
         own_data(coco(tmp_path, objects=0))
 
 

@@ -180,19 +180,17 @@ def choose_parts(parts: Mapping[str, Any], split: str | None, folder: Folder) ->
 
 
 def keep_share(content: Content, split: str, val_fraction: float, folder: Folder) -> None:
-    """Leaves the images of ``val``, a share by a hash of their names, or those of ``train``, which are the others."""
+    """Leaves the images of ``val``, a share by a hash of their names, or those of ``train``; at least one in each."""
     name = next((names[0] for names in SPLITS if split.lower() in names), split)
     if name not in ("train", "val"):
         raise DataError(f"{folder.path}: has no split '{split}'; val_fraction makes train and val")
-    kept_images = [
-        row
-        for row in content.images
-        if (zlib.crc32(os.path.basename(row.file_name).encode("utf-8", "surrogateescape")) < val_fraction * 2**32)
-        == (name == "val")
-    ]
-    if not kept_images:
-        what = f"val_fraction {val_fraction:g} leaves no image of {len(content.images)} for '{name}'"
-        raise DataError(f"{folder.path}: {what}; take another fraction, or a folder of more images")
+    if len(content.images) < 2:
+        raise DataError(f"{folder.path}: has {len(content.images)} image, which cannot be train and val; add more")
+    hashes = [zlib.crc32(os.path.basename(row.file_name).encode("utf-8", "surrogateescape")) for row in content.images]
+    order = sorted(range(len(hashes)), key=hashes.__getitem__)
+    num_val = min(max(1, sum(value < val_fraction * 2**32 for value in hashes)), len(hashes) - 1)  # neither is empty
+    val = set(order[:num_val])
+    kept_images = [row for i, row in enumerate(content.images) if (i in val) == (name == "val")]
     content.images, kept = kept_images, {row.id for row in kept_images}
     content.rows = [row for row in content.rows if _image_id(row) in kept]
 

@@ -1,5 +1,6 @@
 """Pictures side by side on one sheet, under titles and a legend."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,10 +26,11 @@ def side_by_side(
         raise ValueError(f"side_by_side: expected as many titles as pictures, got {len(titles)} and {len(pictures)}")
     height = max(p.shape[0] for p in pictures)
     gap = max(4, height // 80)
-    size = max(12, height // 32)
+    size = max(12, min(height // 32, 40))
     margin, titles = round(size * 0.4), [writable(title) for title in titles]
     blocks = [_lines(title, size, p.shape[1] - 2 * margin) for p, title in zip(pictures, titles)]
     width = sum(p.shape[1] for p in pictures) + gap * (len(pictures) - 1)
+    width = max([width, *(math.ceil(text_width(writable(text), size) + 2 * size) for text, _ in legend)])
     places, top = _legend_places([text for text, _ in legend], size, width)
     header = round(top + size * (0.6 + 1.3 * max(map(len, blocks))))
     sheet = Image.new("RGB", (width, header + height), (255, 255, 255))

@@ -181,7 +181,7 @@ def test_large_images_are_shrunk_with_what_is_on_them():
     assert changed(picture)[410:790, 1010:1390].all()
     assert not changed(picture)[830:].any()
     assert draw_instances(image(2000, 3200), instances, max_side=None).shape == (2000, 3200, 3)
-    assert draw_instances(image(40, 9000), instances).shape == (40, 9000, 3)  # a strip: shrinking it would hide it
+    assert draw_instances(image(100, 9000), instances).shape == (71, 6400, 3)  # a strip, of which little would be left
 
 
 def test_labels_stay_in_the_picture_whatever_their_length(monkeypatch):
@@ -194,6 +194,9 @@ def test_labels_stay_in_the_picture_whatever_their_length(monkeypatch):
     assert 0 <= x1 < x2 <= 300
     assert 0 <= y1 < y2 <= 60
     assert x2 - x1 > 200  # as much of it as there is place for
+    strip = Instances((300, 6), boxes=Boxes([[1, 100, 5, 140]]), classes=torch.tensor([0]))
+    draw_instances(image(300, 6), strip, ["name", "b"], min_side=0)
+    assert seen[1] is None
 
 
 def test_keypoints_are_points_joined_by_the_skeleton():

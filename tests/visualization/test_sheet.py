@@ -45,5 +45,8 @@ def test_a_legend_stands_over_the_titles_in_as_many_lines_as_it_needs():
         assert len(rows[1])
         assert rows[1].max() < len(drawn) - 100
         assert (rows[0].max() < rows[1].min()) == (drawn is sheet)
-    assert (sheet[-100:] == picture).all()
+    assert (sheet[-100:, :120] == picture).all()
     assert len(side_by_side([picture], ["a"])) < len(wide) < len(sheet)
+    strip = side_by_side([picture[:, :9]], ["a"], legend)
+    assert strip.shape[1] > 100  # an entry is whole
+    assert (strip[-100:, :9] == picture[:, :9]).all()

@@ -116,7 +116,8 @@ class Output:
 
     def _stem(self, path: Path) -> str:
         """What is written for a file is called so; of an address its own end, not that of its copy."""
-        return file_stem(Path(urlsplit(self.args.names[path]).path).stem) if path in self.args.names else path.stem
+        name = self.args.names.get(path)
+        return path.stem if name is None else file_stem(Path(urlsplit(name).path).stem or name)
 
     def _target(self, name: str) -> Path:
         """Where something of this name goes. Raises DataError where an input lies there."""

@@ -77,7 +77,7 @@ def test_a_stream_becomes_a_video(main, stream, tmp_path):
     assert {row["file_name"] for row in found} == {stream}
     assert found[-1]["frame"] == 19
     (video,) = (tmp_path / "out").iterdir()
-    assert video.suffix == ".mp4"
+    assert video.name == f"{stream.replace('://', '_').replace(':', '_')}.mp4"
     assert len(list(video_frames(video))) == len({row["frame"] for row in found})
 
 

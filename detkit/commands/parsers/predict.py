@@ -16,7 +16,7 @@ examples:
   a video: predictions/clip.mp4 shows the instances (with --frames: a picture for each frame)
     detkit predict --run output/quick_start clip.mp4 --output predictions
 
-  a camera, until Ctrl-C: predictions/0.mp4 (so do /dev/video0, rtsp://... and http://.../video?.mjpg)
+  a camera, until Ctrl-C: predictions/0.mp4 (also /dev/video0, rtsp://..., http://.../video?.mjpg)
     detkit predict --run output/quick_start 0 --output predictions
 
   labels to correct in a labelling tool, with their images, in a new folder

@@ -22,7 +22,7 @@ from detkit.experiment.run import check_launch, owned
 from detkit.inference import Precision
 from detkit.predictor import Predictor
 from detkit.registry import ConfigError, DataError
-from detkit.training import evaluate_weights
+from detkit.training import evaluate_weights, evaluated
 from detkit.training import train as train_experiment
 from detkit.utils import distributed
 from detkit.utils.logging import logging_restored
@@ -144,10 +144,11 @@ def evaluate(
         ConfigError, DataError, KeyboardInterrupt: see ``train``.
     """
     changes = _changes(overrides, more, data, output_dir)
-    new = weights is not None and (isinstance(config, Mapping) or not Path(config).expanduser().is_dir())
-    prepared = OwnData(_source(config), changes)
+    source = _source(config)
+    new = weights is not None and (isinstance(source, Mapping) or not source.is_dir())
+    prepared, weights = OwnData(source, changes), evaluated(source, weights)
     if data is not None and not isinstance(data, Mapping):
-        prepared = evaluation_data(data, _source(config), changes)
+        prepared = evaluation_data(data, source, changes, weights=weights)
     with _running(prepared, new_folder=new) as (exp, interruption), interruption.at_once():
         evaluate_weights(exp, weights, precision, compile)
     return Run(Path(exp.train.output_dir)).results

@@ -3,7 +3,7 @@
 import functools
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from detkit.experiment.run import (
 from detkit.inference import Precision, optimized
 from detkit.modeling import MetaArch
 from detkit.modeling.compiling import compile_parts
+from detkit.predictor.loading import files_of_run
 from detkit.registry import ConfigError, DataError
 from detkit.report import RunReport
 from detkit.utils import distributed
@@ -159,6 +160,13 @@ def build_trainer(
         data=exp.training_data(),
         hooks=hooks,
     )
+
+
+def evaluated(config: Any, weights: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
+    """The weights to evaluate: where ``config`` is a run's folder, those in it; the final ones, or a checkpoint's."""
+    if isinstance(config, Mapping) or not Path(config).is_dir():
+        return weights
+    return files_of_run(Path(config), os.fspath(weights or "model_final.pth"))[0]
 
 
 def evaluate_weights(

@@ -4,15 +4,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from detkit.commands.loading import load_given
 from detkit.commands.parsers.doctor import parse_arguments
 from detkit.doctor import CheckContext, exit_code, findings_table, run_checks, write_findings
-from detkit.experiment import load_experiment
 
 
 def check(args: argparse.Namespace) -> int:
     """Runs the checks that the command line asks for."""
     context = CheckContext(
-        load_experiment(args.config_file, args.overrides, trust_imports=args.trust_imports),
+        load_given(args),
         quick=args.quick,
         weights=args.weights,
         resume=args.resume,

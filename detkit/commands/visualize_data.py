@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from detkit.commands.loading import load_given
 from detkit.commands.parsers.visualize_data import parse_arguments
 from detkit.data import Dataset
-from detkit.experiment import Experiment, load_experiment
+from detkit.experiment import Experiment
 from detkit.structures import Instances, Prediction, Sample
 from detkit.utils.file_names import file_stem
 from detkit.utils.progress import watched
@@ -39,7 +40,7 @@ def picture_of(sample: Sample, dataset: Dataset) -> np.ndarray:
 
 def visualize(args: argparse.Namespace) -> int:
     """Writes the pictures that the command line asks for."""
-    exp = load_experiment(args.config_file, args.overrides, trust_imports=args.trust_imports)
+    exp = load_given(args)
     dataset = exp.data.train_set if args.split == "train" else exp.data.test_set
     print(dataset.summary())
     output = args.output or Path(exp.train.output_dir) / f"data_{args.split}"

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from detkit.checkpoint import load_all_weights, load_weights, read_checkpoint
+from detkit.commands.loading import load_given
 from detkit.commands.parsers.visualize_model import parse_arguments
-from detkit.experiment import Experiment, load_experiment
+from detkit.experiment import Experiment
 from detkit.predictor import Predictor
 from detkit.registry import ConfigError
 from detkit.structures import Boxes, ImageList, Instances, Sample
@@ -147,7 +148,7 @@ class Stages:
 @torch.no_grad()
 def visualize(args: argparse.Namespace) -> int:
     """Does what the command line asks for."""
-    exp = load_experiment(args.config_file, args.overrides, trust_imports=args.trust_imports)
+    exp = load_given(args)
     predictor = load(exp, args.weights)
     output = args.output or Path(exp.train.output_dir) / "stages"
     total = len(args.image) or min(args.num, len(exp.data.test_set))

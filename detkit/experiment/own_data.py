@@ -9,6 +9,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from detkit.checkpoint import read_checkpoint
 from detkit.config import Config, load_config
 from detkit.config.named import CONFIGS
 from detkit.data import open_dataset
@@ -91,20 +92,26 @@ def evaluation_data(
     overrides: Sequence[str] = (),
     *,
     format: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
 ) -> OwnData:
     """The config and the overrides with which ``folder`` is evaluated on: its validation part, else its test part.
 
-    A folder without either is evaluated on as a whole. The classes are those that the config's training data name.
+    A folder without either is evaluated on as a whole, but of one that the config trains on, only what it leaves for
+    evaluation. The classes are the weights', or those that the config's training data name.
 
-    Args and errors: as for ``own_data``.
+    Args and errors: as for ``own_data``; ``weights`` is the checkpoint that will be evaluated.
     """
     source = config if isinstance(config, Mapping) else Path(config)
-    given = load_config(source, overrides, Experiment, "skip").tree
+    data = load_experiment(source, overrides).tree["data"]
+    trained_on = data["train_dataset"].get("path")
+    if trained_on is not None and os.path.realpath(trained_on) == os.path.realpath(folder):
+        return OwnData(source, list(overrides), f"{folder}: the run was trained on a part, the other is evaluated on")
     everything = open_dataset(folder, format, check_images=0)
     parts = {_part(name): name for name in everything.splits}
     split = parts.get("val", parts.get("test"))
-    names = ((given.get("data") or {}).get("train_dataset") or {}).get("class_names")
-    node = {"name": "AutoDataset", "path": os.fspath(folder), "format": format, "split": split, "class_names": names}
+    names = None if weights is None else read_checkpoint(weights).class_names
+    node: dict[str, Any] = {"name": "AutoDataset", "path": os.fspath(folder), "format": format, "split": split}
+    node |= {"val_fraction": None, "class_names": names or data["train_dataset"].get("class_names")}
     notes = f"{folder}: {everything.format}; {split or 'all of it'} to evaluate on"
     return OwnData(source, [str(Setting("data.test_dataset", node, "")), *overrides], notes)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import itertools
 import os
 import signal
 import socket
@@ -65,8 +66,13 @@ def process_group(device: torch.device, minutes: float = 30) -> Iterator[None]:
     dist.destroy_process_group()
 
 
+_groups = itertools.count()
+"""Numbers the groups of this process: a script may train several times."""
+
+
 def _meet(device: torch.device, timeout: datetime.timedelta) -> None:
     store, number, processes = next(rendezvous("env://", timeout=timeout))
+    store = dist.PrefixStore(f"group {next(_groups)}", store)  # addresses of an earlier group lead nowhere
     if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
         # One machine's launcher keeps its store: processes that replace dead ones would meet their addresses there.
         store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)

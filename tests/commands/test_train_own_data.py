@@ -1,6 +1,7 @@
 """``detkit train --data`` and ``detkit evaluate --data``: a folder in the place of the config's datasets."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -48,9 +49,17 @@ def test_a_folder_is_enough_to_train(run):
     assert "AutoDataset" in (run / "config.yaml").read_text()
 
 
-def test_a_run_is_evaluated_on_another_folder_as_a_whole(run, folder, capsys):
-    assert evaluate_command.main([str(run), "--data", str(folder)]) == 0
+def test_a_run_is_evaluated_on_another_folder_as_a_whole(run, folder, tmp_path, capsys):
+    """And into another folder than the run's; of its own data, on what it was not trained on."""
+    shutil.copytree(folder, tmp_path / "other")
+    given = [str(run), "--data", str(tmp_path / "other"), f"train.output_dir={tmp_path}/on_other"]
+    assert evaluate_command.main(given) == 0
     assert "12 images in" in capsys.readouterr().out
+    assert (tmp_path / "on_other/evaluation.json").is_file()
+    assert evaluate_command.main([str(run), "--data", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "images in" in said
+    assert "12 images in" not in said
 
 
 def test_from_python(folder, tmp_path):

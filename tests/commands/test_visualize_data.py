@@ -4,6 +4,7 @@ from PIL import Image
 
 from detkit import command_line
 from detkit.commands import visualize_data
+from detkit.experiment import load_experiment
 
 SMALL = ["data.train_dataset.num_images=6", "data.test_dataset.num_images=3"]
 
@@ -29,7 +30,7 @@ def test_pictures_show_the_augmented_image_with_its_target(config, tmp_path):
     width, height = Image.open(file).size
     assert width == 700
     assert 300 < height < 340  # and a title above
-    exp = visualize_data.load_experiment(config, [crop, *SMALL])
+    exp = load_experiment(config, [crop, *SMALL])
     sample = next(visualize_data.first_samples(exp, "train", 1))
     plain = sample.image.permute(1, 2, 0).numpy()
     assert (np.array(Image.open(file))[-300:] != plain).any()
@@ -43,7 +44,7 @@ def test_test_images_go_to_the_run_folder_and_end_with_the_dataset(config, tmp_p
 
 
 def test_the_same_samples_that_training_begins_with(config):
-    exp = visualize_data.load_experiment(config, SMALL)
+    exp = load_experiment(config, SMALL)
     shown = [s.image_id for s in visualize_data.first_samples(exp, "train", 11)]
     batches = iter(exp.data.train(exp.train.seed))
     trained = [s.image_id for batch in (next(batches), next(batches)) for s in batch]

@@ -7,6 +7,7 @@ from PIL import Image
 
 from detkit import command_line
 from detkit.commands import visualize_model
+from detkit.experiment import load_experiment
 from detkit.structures import Instances
 
 SMALL = ["data.train_dataset.num_images=4", "data.test_dataset.num_images=3"]
@@ -25,7 +26,7 @@ def look(config):
 
     def make(*overrides):
         args = visualize_model.parse_arguments(["--config-file", config, *SMALL, *overrides])
-        exp = visualize_model.load_experiment(args.config_file, args.overrides)
+        exp = load_experiment(args.config_file, args.overrides)
         predictor = visualize_model.load(exp, None)
         (_, sample), *_ = visualize_model.samples_of(exp, predictor, args)
         with torch.no_grad():
@@ -63,7 +64,7 @@ def test_weights_are_those_of_the_file_and_the_target_is_where_the_model_sees_it
     names = stages.names
     torch.save({"model": stages.model.state_dict(), "class_names": list(names)}, tmp_path / "w.pth")
     args = visualize_model.parse_arguments(["--config-file", config, *SMALL])
-    exp = visualize_model.load_experiment(args.config_file, args.overrides)
+    exp = load_experiment(args.config_file, args.overrides)
     again = visualize_model.load(exp, str(tmp_path / "w.pth"))
     for name, value in stages.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], value), name

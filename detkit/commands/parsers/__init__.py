@@ -84,10 +84,18 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config-file", type=local_path, metavar="FILE", help="the same as CONFIG")
 
 
-def add_data(parser: argparse.ArgumentParser, what: str) -> None:
-    """``--data`` and ``--format``: a folder in the place of the config's datasets."""
+def add_data(parser: argparse.ArgumentParser, what: str, *, divided: bool = True) -> None:
+    """``--data``, ``--format`` and, where it is ``divided``, ``--val-fraction``: a folder for the config's data."""
     parser.add_argument("--data", type=local_path, metavar="FOLDER", help=what)
     parser.add_argument("--format", metavar="NAME", help="its format, where it is not recognised: coco, yolo, voc, ...")
+    if divided:
+        parser.add_argument(
+            "--val-fraction",
+            type=float,
+            metavar="SHARE",
+            help="what is evaluated of a folder without parts (default: 0.2)",
+        )
+        parser.add_argument("--classes", metavar="A,B", help="the classes of --data to take (default: all)")
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
@@ -124,8 +132,18 @@ def parse_with_config(
             args.config_file = local_path(first)
         except argparse.ArgumentTypeError as error:
             parser.error(f"argument CONFIG: {error}")
-    if getattr(args, "format", None) is not None and args.data is None:
+    data, share = getattr(args, "data", None), getattr(args, "val_fraction", None)
+    if getattr(args, "format", None) is not None and data is None:
         parser.error("--format goes with --data")
-    if needed and args.config_file is None:
-        parser.error("give a CONFIG: one of detkit's (detkit show --configs lists them), a YAML of yours, or a run")
+    if share is not None and (data is None or not 0 < share < 1):
+        parser.error("--val-fraction: expected a number between 0 and 1, with --data")
+    if getattr(args, "classes", None) is not None:
+        if data is None:
+            parser.error("--classes goes with --data; a dataset of a config has class_names")
+        args.classes = [name.strip() for name in args.classes.split(",")]
+    if args.config_file is None and data is None and needed:
+        parser.error(
+            "give a CONFIG: one of detkit's (detkit show --configs lists them), a YAML of yours, or a run"
+            + ("; or a folder of your own: --data FOLDER" if hasattr(args, "val_fraction") else "")
+        )
     return args

@@ -38,7 +38,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line, as ``detkit train --eval-only`` has it."""
     parser = command_parser("evaluate", __doc__)
     add_config(parser)
-    add_data(parser, "what it is evaluated on, in the place of the test data")
+    add_data(parser, "what it is evaluated on, in the place of the test data", divided=False)
     parser.add_argument(
         "--weights", type=path_or_address, metavar="FILE", help="a checkpoint (default: the run's model_final.pth)"
     )
@@ -52,6 +52,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add_processes(parser)
     args = parse_with_config(parser, argv)
+    if args.config_file is None:
+        parser.error("give the run, or a CONFIG, that is evaluated on --data")
     check_processes(parser, args)
     if args.results and (args.weights or args.precision or args.compile or args.num_processes):
         parser.error("--results needs no model: leave out --weights, --precision, --compile and --num-processes")

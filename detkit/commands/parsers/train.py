@@ -44,10 +44,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command_parser("train", __doc__)
     add_config(parser)
     add_data(parser, "what it learns from; without CONFIG, a small Mask R-CNN or Faster R-CNN does")
-    parser.add_argument(
-        "--val-fraction", type=float, metavar="SHARE", help="of a folder without parts to evaluate on (default: 0.2)"
-    )
-    parser.add_argument("--classes", metavar="A,B", help="the classes of --data to take (default: all)")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in train.output_dir")
     parser.add_argument("--eval-only", action="store_true", help="the same as detkit evaluate")
     parser.add_argument(
@@ -59,14 +55,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="with --eval-only: by a faster copy")
     parser.add_argument("--compile", action="store_true", help="with --eval-only: through torch.compile, too")
     add_processes(parser)
-    args = parse_with_config(parser, argv, needed=False)
-    if args.config_file is None and (args.data is None or args.eval_only):
-        parser.error("give a CONFIG (detkit show --configs lists detkit's), or a folder of your own: --data FOLDER")
-    if args.val_fraction is not None and (args.data is None or not 0 < args.val_fraction < 1):
-        parser.error("--val-fraction: expected a number between 0 and 1, with --data")
-    args.classes = None if args.classes is None else [name.strip() for name in args.classes.split(",")]
-    if args.classes is not None and args.data is None:
-        parser.error("--classes goes with --data; a dataset of a config has class_names")
+    args = parse_with_config(parser, argv)
+    if args.config_file is None and args.eval_only:
+        parser.error("--eval-only: give the run, or a CONFIG, that is evaluated")
     if args.data is not None and args.resume:
         parser.error("--data begins a training; a run knows its data: detkit train RUN --resume")
     if (args.precision or args.compile) and not args.eval_only:

@@ -14,7 +14,7 @@ examples:
 import argparse
 from collections.abc import Sequence
 
-from detkit.commands.parsers import add_config, command_parser, parse_with_config
+from detkit.commands.parsers import add_config, add_data, command_parser, parse_with_config
 from detkit.paths import local_path
 
 
@@ -22,6 +22,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser("visualize data", __doc__)
     add_config(parser)
+    add_data(parser, "what is drawn")
     parser.add_argument("--split", choices=("train", "test"), default="train", help="which dataset (default: train)")
     parser.add_argument("--num", type=int, default=16, metavar="N", help="how many images (default: 16)")
     parser.add_argument(

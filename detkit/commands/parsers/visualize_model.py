@@ -20,7 +20,7 @@ examples:
 import argparse
 from collections.abc import Sequence
 
-from detkit.commands.parsers import add_config, command_parser, parse_with_config
+from detkit.commands.parsers import add_config, add_data, command_parser, parse_with_config
 from detkit.paths import local_path, path_or_address
 
 
@@ -28,6 +28,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser("visualize model", __doc__)
     add_config(parser)
+    add_data(parser, "what is drawn")
     parser.add_argument(
         "--weights",
         type=path_or_address,

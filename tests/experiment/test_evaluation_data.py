@@ -1,0 +1,70 @@
+"""Data named beside a run: what of it is evaluated, by which classes and weights."""
+
+import pytest
+from test_own_data import coco
+from tiny_detector import CONFIG, TINY
+
+from detkit.checkpoint import Checkpointer
+from detkit.config import to_yaml
+from detkit.experiment import evaluation_data, load_experiment
+from detkit.registry import DataError
+from detkit.training import evaluated
+
+MODEL = [text for text in TINY if text.startswith("model.")]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The folder of a run that knows dogs and cats, trained on a part of ``learnt``."""
+    data = coco(tmp_path / "learnt")
+    node = f"{{name: AutoDataset, path: '{data}', split: train, val_fraction: 0.3, class_names: [dog, cat]}}"
+    nodes = [f"data.train_dataset={node}", f"data.test_dataset={node}", "data.test_dataset.split=val"]
+    exp = load_experiment(CONFIG, [*MODEL, *nodes])
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(to_yaml(exp.tree))
+    Checkpointer(folder).save("model_final", exp.build_model(), config=exp.tree)
+    return folder
+
+
+@pytest.mark.parametrize(("parts", "number"), [(("train", "valid", "test"), 4), (("train", "test"), 5), (("test",), 5)])
+def test_the_part_for_evaluation_is_evaluated(run, tmp_path, parts, number):
+    for part, images in (("train", 6), ("valid", 4), ("test", 5)):
+        if part in parts:
+            coco(tmp_path / "other", part, images=images)
+    exp = evaluation_data(tmp_path / "other", run, weights=run / "model_final.pth").experiment()
+    assert len(exp.data.test_set) == number
+    assert exp.data.test_set.class_names == ("dog", "cat")  # the model's order
+    assert exp.train.output_dir == str(run)
+
+
+def test_the_classes_are_the_weights_where_the_config_names_none(run, tmp_path):
+    exp = evaluation_data(coco(tmp_path / "other"), CONFIG, weights=run / "model_final.pth").experiment()
+    assert exp.data.test_set.class_names == ("dog", "cat")
+
+
+def test_data_without_a_part_for_evaluation_is_evaluated_whole(run, tmp_path):
+    assert len(evaluation_data(coco(tmp_path / "other", images=7), run).experiment().data.test_set) == 7
+
+
+def test_what_a_run_was_trained_on_is_not_evaluated(run, tmp_path):
+    own = evaluation_data(tmp_path / "run" / ".." / "learnt", run)
+    assert own.experiment().tree == load_experiment(run).tree
+    assert 0 < len(own.experiment().data.test_set) < 10
+    assert "trained on" in own.notes
+
+
+def test_data_of_other_classes_are_refused(run, tmp_path):
+    exp = evaluation_data(coco(tmp_path / "other", classes=("horse", "cat")), run).experiment()
+    with pytest.raises(DataError, match="there is no category 'dog'"):
+        exp.data.test_set  # noqa: B018
+
+
+def test_the_weights_of_a_run_are_those_in_its_folder(run):
+    final = run / "model_final.pth"
+    assert evaluated(run, None) == evaluated(run, "model_final.pth") == final
+    assert evaluated(CONFIG, None) is None
+    assert evaluated({}, "x.pth") == "x.pth"
+    final.rename(run / "checkpoint_0000005.pth")
+    with pytest.raises(DataError, match=r"weights there: checkpoint_0000005\.pth"):
+        evaluated(run, "model_best.pth")

@@ -1,6 +1,7 @@
 """Downloads that are kept: by their whole address, complete or not there, from a mirror first."""
 
 import contextlib
+import errno
 import hashlib
 import http.client
 import json
@@ -24,7 +25,7 @@ from detkit.utils.transfer import (
     complete,
     digests,
     forget,
-    note_of,
+    read_note,
     size,
     without_secrets,
 )
@@ -98,7 +99,6 @@ def fetch(address: str, cache: Path, *, force: bool = False, weights: Weights | 
     path = cache_path(address, cache)
     if not force and _intact(path, address, weights):
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     with _only_one(path, shown(address)):
         if not force and _intact(path, address, weights):  # by the process that was waited for
             return path
@@ -169,7 +169,14 @@ def _intact(path: Path, address: str, weights: Weights) -> bool:
 @contextlib.contextmanager
 def _only_one(path: Path, what: str) -> Iterator[None]:
     """Within, no other process fetches the same file; one that does is waited for."""
-    with open(path.with_name(f"{path.name}.lock"), "a") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path.with_name(f"{path.name}.lock"), "a")  # noqa: SIM115
+    except OSError as error:
+        raise DownloadError(
+            f"{what}: the cache cannot be written ({error}); set FVCORE_CACHE to another folder"
+        ) from error
+    with lock as file:
         try:
             portalocker.lock(file, portalocker.LOCK_EX | portalocker.LOCK_NB)
         except portalocker.exceptions.LockException:
@@ -219,8 +226,7 @@ def _from_origin(address: str, part: Path, weights: Weights, said: str) -> dict[
 
 def _continues(part: Path, weights: Weights) -> bool:
     """Whether what has come can be gone on with: a change of the file in the meantime would be noticed."""
-    version = json.loads(note_of(part).read_text())["version"] if note_of(part).is_file() else ""
-    return bool(size(part) and (weights.hash or version))
+    return bool(size(part) and (weights.hash or read_note(part).get("version")))
 
 
 def _advice(error: Exception, name: str) -> str:
@@ -229,6 +235,8 @@ def _advice(error: Exception, name: str) -> str:
         return "There is no such repository, or it is not open to all: accept its terms on its page and set HF_TOKEN"
     if code in (401, 403, 407):
         return "It wants a login: https://USER:PASSWORD@HOST/..., or download it by hand and give the file"
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "Free space on that disk, or set FVCORE_CACHE to a folder on another"
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return "Where a proxy signs in the server's name, set SSL_CERT_FILE to its certificates; or give the file"
     if isinstance(error, DownloadError):

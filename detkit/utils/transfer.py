@@ -114,9 +114,7 @@ def complete(address: str, part: Path, token: str = "") -> str:
 
 def _transfer(address: str, part: Path, token: str) -> str:
     """One request, for what ``part`` has not yet. Raises OSError where less has come than the server said."""
-    done, note = size(part), {}
-    if done and note_of(part).is_file():
-        note = json.loads(note_of(part).read_text())
+    done, note = size(part), read_note(part)
     headers = {"Range": f"bytes={done}-"} if done else {}
     if done and note.get("version"):
         headers["If-Range"] = note["version"]
@@ -135,7 +133,7 @@ def _transfer(address: str, part: Path, token: str) -> str:
             total = int(where[2])
         else:
             done = 0
-            note_of(part).write_text(json.dumps({"version": version, "size": total}))
+            _note_of(part).write_text(json.dumps({"version": version, "size": total}))
         _write(answer, part, done, total)
         learnt = redirects.linked or linked_hash(answer.headers)
     if not size(part) or (total >= 0 and size(part) != total):
@@ -205,15 +203,22 @@ def size(part: Path) -> int:
     return part.stat().st_size if part.is_file() else 0
 
 
-def note_of(part: Path) -> Path:
-    """The file that says which version ``part`` is of, as the server called it, and its size."""
+def read_note(part: Path) -> dict[str, Any]:
+    """Which ``version`` ``part`` is of, as the server called it, and the ``size`` of the whole; empty: nobody knows."""
+    try:
+        return dict(json.loads(_note_of(part).read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _note_of(part: Path) -> Path:
     return part.with_name(f"{part.name}.json")
 
 
 def forget(part: Path) -> None:
     """Removes what has come."""
     part.unlink(missing_ok=True)
-    note_of(part).unlink(missing_ok=True)
+    _note_of(part).unlink(missing_ok=True)
 
 
 def digests(path: Path) -> dict[str, str]:

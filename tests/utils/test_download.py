@@ -1,5 +1,6 @@
 """Downloads against a server on this machine: by whole address, whole or not there, once for several processes."""
 
+import errno
 import hashlib
 import logging
 import os
@@ -338,6 +339,32 @@ def test_offline_nothing_is_asked_and_the_message_says_how_to_go_on(mirror, serv
     monkeypatch.delenv("DETKIT_WEIGHTS_MIRROR")
     assert fetch(origin.address(), tmp_path / "cache").read_bytes() == CONTENT
     assert len(origin.asked) == asked
+
+
+def test_what_a_killed_process_left_half_written_is_no_obstacle(serve, tmp_path):
+    server = serve(cuts=[1000, 0, 0, 0])
+    with pytest.raises(DownloadError):
+        fetch(server.address(), tmp_path)
+    next(tmp_path.rglob("*.part.json")).write_text("{")
+    path = fetch(server.address(), tmp_path)
+    path.with_name(f"{path.name}.json").write_text("{")
+    assert fetch(server.address(), tmp_path).read_bytes() == CONTENT
+    assert server.asked[-1][1] is None  # begun again, and not fetched twice
+
+
+def test_a_cache_that_cannot_be_written_is_said(serve, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DownloadError, match="the cache cannot be written .*FVCORE_CACHE"):
+        fetch(serve().address(), tmp_path / "file" / "cache")
+
+
+def test_a_full_disk_is_said(serve, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(transfer, "_write", full)
+    with pytest.raises(DownloadError, match=r"No space left on device\)\. Free space"):
+        fetch(serve().address(), tmp_path)
 
 
 def test_two_processes_share_what_one_of_them_fetches(serve, tmp_path):

@@ -156,7 +156,7 @@ def _intact(path: Path, address: str, weights: Weights) -> bool:
     record, state = record_of(path), path.stat()
     if (record.get("size"), record.get("mtime")) != (state.st_size, state.st_mtime_ns):
         found = digests(path)
-        wrong = check_digests(found, f"sha256:{record['sha256']}" if record else weights.hash)
+        wrong = check_digests(found, f"sha256:{record['sha256']}" if "sha256" in record else weights.hash)
         if wrong:
             logger.warning("%s is no longer what was fetched from %s (%s)", path, shown(address), wrong)
             return False
@@ -173,9 +173,8 @@ def _only_one(path: Path, what: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = open(path.with_name(f"{path.name}.lock"), "a")  # noqa: SIM115
     except OSError as error:
-        raise DownloadError(
-            f"{what}: the cache cannot be written ({error}); set FVCORE_CACHE to another folder"
-        ) from error
+        words = f"{what}: the cache cannot be written ({error}); set FVCORE_CACHE to another folder"
+        raise DownloadError(words) from error
     with lock as file:
         try:
             portalocker.lock(file, portalocker.LOCK_EX | portalocker.LOCK_NB)

@@ -354,7 +354,7 @@ def test_what_a_killed_process_left_half_written_is_no_obstacle(serve, tmp_path)
 
 def test_a_cache_that_cannot_be_written_is_said(serve, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DownloadError, match="the cache cannot be written .*FVCORE_CACHE"):
+    with pytest.raises(DownloadError, match=r"the cache cannot be written .*FVCORE_CACHE"):
         fetch(serve().address(), tmp_path / "file" / "cache")
 
 

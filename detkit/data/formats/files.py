@@ -123,7 +123,10 @@ class Folder:
             path = os.path.normpath(os.path.join(start, spelt)).replace(os.sep, "/")
             if path in self.images:
                 return path
-        found = self.images_named(PurePosixPath(written).name)
+        last = PurePosixPath(written).name
+        found = self.images_named(last) or self.images_named(_UPLOAD.sub("", last))
+        if not found and PurePosixPath(written).suffix.lower() not in IMAGE_SUFFIXES:  # CVAT's frames of videos
+            found = self._by_stem.get(last, [])
         end = plain("/".join(PurePosixPath(written).parts[-2:]))
         same_end = [path for path in found if plain(path).endswith(end)]
         found = same_end if len(same_end) == 1 else found
@@ -230,6 +233,8 @@ def part_of(name: str, own_name: bool = True) -> str:
     return ""
 
 
+_UPLOAD = re.compile(r"^[0-9a-f]{8}-")
+"""What Label Studio puts before the names of images that are uploaded."""
 _PART = re.compile(r"(?:^|[^a-z])(train(?:ing)?|valid(?:ation)?|val|test(?:ing)?)(?:[^a-z]|$)")
 
 

@@ -24,7 +24,8 @@ class LabelStudioDataset(FormatDataset):
     """Label Studio's JSON and JSON_MIN exports: rectangles (also turned ones), polygons, ellipses and brushes.
 
     Of a task the first annotation that was not cancelled counts; tasks without an annotation are left out. Predictions
-    count in a file that has no annotations at all, such as one to be imported. Images are found by the last parts of
+    count in a file that has no annotations at all, such as one to be imported, for images that no other file has.
+    Images are found by the last parts of
     their address. Classes are those of ``label_config.xml`` and other labels that occur; parts are told by the files'
     names. Options are those of ``FormatDataset``.
     """
@@ -46,6 +47,7 @@ class LabelStudioDataset(FormatDataset):
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
         images: list[LabelledImage] = []
+        predicted: list[LabelledImage] = []
         notes: list[str] = []
         for name in itertools.chain.from_iterable(parts.values()):
             content, place = folder.json(name), str(folder.path / name)
@@ -53,16 +55,15 @@ class LabelStudioDataset(FormatDataset):
                 raise DataError(f"{place}: expected a list of tasks")
             content = [_from_short(task) if isinstance(task, dict) else task for task in content]
             keys = {key for task in content if isinstance(task, dict) for key in task}
-            key = next((key for key in ("annotations", "completions", KEY) if key in keys), "annotations")
+            key = next((key for key in ("annotations", "completions", "predictions") if key in keys), "annotations")
             found = [_image(folder, task, key, f"{place}, task {number}") for number, task in enumerate(content)]
-            images += [image for image in found if image]
+            (predicted if key == "predictions" else images).extend(image for image in found if image)
             left_out = sum(image is None for image in found)
             notes += [f"{name}: {left_out} tasks without an annotation left out"] if left_out else []
-            notes += [f"{name}: predictions are taken as labels, there are no annotations"] if key == KEY else []
+            if key == "predictions":
+                notes.append(f"{name}: has predictions alone; they are labels of images without annotations elsewhere")
+        images += predicted
         return Content.of_images(folder, images, listed_first(_configured(folder), images), notes)
-
-
-KEY = "predictions"
 
 
 def _files(folder: Folder) -> list[str]:

@@ -25,6 +25,7 @@ VOC = "<annotation><filename>{}</filename><object><name>cat</name>{}</object></a
 VOC_BOX = "<bndbox><xmin>5</xmin><ymin>4</ymin><xmax>20</xmax><ymax>12</ymax></bndbox>"
 SHAPE = {"label": "cat", "points": [[4, 3], [20, 12]], "shape_type": "rectangle"}
 STUDIO = {"x": 10, "y": 10, "width": 40, "height": 30, "rotation": 0, "original_width": 40, "original_height": 30}
+STUDIO_BOX = {"type": "rectanglelabels", **STUDIO, "value": {**STUDIO, "rectanglelabels": ["cat"]}}
 REGION = {"name": "rect", "x": 4, "y": 3, "width": 16, "height": 9}
 CATEGORIES = [{"id": 1, "name": "cat"}]
 IDS = np.zeros((30, 40), np.uint8)
@@ -448,6 +449,29 @@ CASES = {
             "a.png": IMAGE,
         },
         ONE,
+        (),
+    ),
+    "images as they were before Label Studio took them": (
+        {
+            "p.json": [
+                {"id": 1, "file_upload": "0a1b2c31-a.png", "data": {}, "annotations": [{"result": [STUDIO_BOX]}]},
+                {"id": 2, "file_upload": "0a1b2c32-b.png", "data": {}, "annotations": [{"result": []}]},
+            ],
+            "a.png": IMAGE,
+            "b.png": IMAGE,
+        },
+        TWO,
+        (),
+    ),
+    "frames without a suffix": (
+        {
+            "annotations.xml": VIDEO[: VIDEO.index("<track")]
+            + '<image id="0" name="frame_000000" width="40" height="30">'
+            + TRACK.format(0, 0).replace("<box", '<box label="cat"')
+            + "</image></annotations>",
+            "images/frame_000000.PNG": IMAGE,
+        },
+        {"frame_000000": [BOX]},
         (),
     ),
     "DOTA 1.5": (

@@ -224,3 +224,13 @@ def test_what_was_written_before_an_end_by_force_is_whole(to, tmp_path):
         raise KeyboardInterrupt
     assert len(open_dataset(tmp_path / to)[0].boxes) == 1
     assert not list((tmp_path / to).rglob("*.tmp"))
+
+
+def test_what_a_person_corrected_in_label_studio_counts_before_predictions(write_predictions):
+    folder, _ = write_predictions("label-studio", [blob(0), blob(1)])
+    tasks = json.loads((folder / "tasks.json").read_text())
+    (result, *_) = tasks[0]["predictions"][0]["result"]
+    done = {"id": 1, "data": tasks[0]["data"], "annotations": [{"result": [result]}]}
+    (folder / "z_export.json").write_text(json.dumps([{**done, "predictions": tasks[0]["predictions"]}]))
+    dataset = open_dataset(folder)
+    assert sorted(len(dataset[i].boxes) for i in range(2)) == [0, 1]

@@ -134,7 +134,9 @@ def _datasets(
         why = f"no part to evaluate on: {share:.0%} of the images are, by a hash of their names"
     if test is None:
         raise DataError(f"{folder}: has no part to evaluate on; there are {', '.join(everything.splits)}")
-    names = list(everything.class_names)
+    groups = everything.groups if chosen is None else ()
+    why += f"; {', '.join(groups)} only stands above other classes and is none" if groups else ""
+    names = [name for name in everything.class_names if name not in groups]
     nodes = [
         Setting(f"data.{option}", {**node, "split": part, "class_names": names}, "")
         for option, part in (("train_dataset", train), ("test_dataset", test))

@@ -55,6 +55,20 @@ def test_parts_are_train_and_validation_and_test_stands_in(tmp_path):
     assert "train to train on, valid to evaluate on" in loaded(tmp_path).notes
 
 
+def test_a_category_that_only_stands_above_others_is_no_class(tmp_path):
+    coco(tmp_path, "train", images=30)
+    file = tmp_path / "train/_annotations.coco.json"
+    content = json.loads(file.read_text())
+    for category in content["categories"]:
+        category["supercategory"] = "animals"
+    content["categories"].insert(0, {"id": 0, "name": "animals", "supercategory": "none"})
+    file.write_text(json.dumps(content))
+    exp = loaded(tmp_path)
+    assert exp.data.train_set.class_names == exp.data.test_set.class_names == ("cat", "dog")
+    assert "animals only stands above other classes" in exp.notes
+    assert loaded(tmp_path, class_names=["animals", "cat"]).data.train_set.class_names == ("animals", "cat")
+
+
 @pytest.mark.parametrize("name", ["train", "images"])
 def test_one_part_alone_is_split_by_the_names_of_its_images(tmp_path, name):
     coco(tmp_path, name, images=60)

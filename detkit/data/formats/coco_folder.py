@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from detkit.data.datasets.coco import read_categories, read_json
-from detkit.data.datasets.rows import ImageRow, Row, as_row, row_type
+from detkit.data.datasets.rows import ImageRow, Row, as_row, is_text, row_type
 from detkit.data.formats.content import Content
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder, decoded, part_of
@@ -109,7 +109,9 @@ def _content(folder: Folder, name: str, is_lvis: bool) -> Content:
     below = (where / base / end for where in path.parents[:2] for base in ("images", "") for end in ends)
     near = [where for where in dict.fromkeys(map(str, (path.parent, *below))) if folder.below(where)]
     image_rows = [as_row(row, ImageRow) for row in image_rows]
-    extras: dict[str, dict[Any, dict[str, Any]]] = {}
+    words = ("supercategory", "frequency") if is_lvis else ("supercategory",)
+    kept = {entry["id"]: {word: entry[word] for word in words if is_text(entry.get(word))} for entry in entries}
+    extras: dict[str, dict[Any, dict[str, Any]]] = {"categories": kept}
     if is_lvis:
         known = _lvis_images(place)
         for row in (row for row in image_rows if isinstance(row, ImageRow) and row.id in known):
@@ -118,7 +120,7 @@ def _content(folder: Folder, name: str, is_lvis: bool) -> Content:
             id_: {NEGATIVE: i.neg_category_ids, NOT_EXHAUSTIVE: i.not_exhaustive_category_ids}
             for id_, i in known.items()
         }
-        extras = {"images": lists, "categories": {c["id"]: {"frequency": c.get("frequency")} for c in entries}}
+        extras["images"] = lists
     for i, row in enumerate(image_rows):
         if not isinstance(row, ImageRow) or not isinstance(row.file_name, str):
             what = f"images[{i}] is {str(row)[:60]!r}; expected a mapping with a file_name"

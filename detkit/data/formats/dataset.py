@@ -43,6 +43,7 @@ class FormatDataset(TableDataset):
         key: the format's name for ``open_dataset``.
         is_general: whether folders of other formats look like this one, which is then tried after them.
         format: the format's name for people.
+        groups: the classes that have no object and stand above others, such as Roboflow's first.
         splits: the names of the parts that are there; empty where the format has none.
 
     Raises:
@@ -104,6 +105,11 @@ class FormatDataset(TableDataset):
             check_images=check_images,
             reading=reading,
         )
+
+        above = {entry.get("supercategory") for entry in content.extras.get("categories", {}).values()}
+        present = {*self.table.classes.tolist()}
+        names = enumerate(self.class_names)
+        self.groups = tuple(name for number, name in names if name in above and number not in present)
 
     def check_image(self, index: int, report: Report) -> None:
         if self.table.images.file_name(index) not in self.embedded:

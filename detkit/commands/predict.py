@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from detkit.commands.label_folder import LabelFolder
 from detkit.commands.parsers import restart
 from detkit.commands.parsers.predict import parse_arguments
-from detkit.commands.predict_inputs import find_inputs, ids_of, load, split_inputs
+from detkit.commands.predict_inputs import find_inputs, ids_of, load, say_cut_off, split_inputs
 from detkit.commands.predict_many import predict_many
 from detkit.evaluation import RowFile
 from detkit.launch import launch
@@ -149,9 +149,7 @@ def predict(args: argparse.Namespace) -> int:
         unread |= {path for path in videos if not output.video(path)}
         unread |= {path for path, source in args.live.items() if not output.video(path, source)}
     print(f"{output.instances} instances with score >= {args.score_thresh:g} in {output.images} images")
-    if output.cut:
-        fix = "raise model.roi_heads.box_head.detection.max_detections (--set) to have them"
-        print(f"up to {output.cut} more of {output.images_cut} images were cut off by the model's limit; {fix}")
+    say_cut_off(output.cut, output.images_cut)
     if args.json is not None:
         print(f"COCO results: {args.json}")
     if output.labels is not None:

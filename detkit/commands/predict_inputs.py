@@ -1,4 +1,4 @@
-"""What ``detkit predict`` is given: a model, images and videos, and a COCO file with the images' ids."""
+"""What ``detkit predict`` is given (a model, images and videos, ids of a COCO file), and what it says of its model."""
 
 import argparse
 import logging
@@ -87,3 +87,10 @@ def ids_of(
             raise DataError(f"{what} ({names}): their file names are none of its 'file_name'")
         logger.warning("left out: %s (%s)", what, names)
     return {path: id_ for path, id_ in found if id_ is not None}
+
+
+def say_cut_off(detections: int, images: int) -> None:
+    """Prints how many detections of how many images the model's limit has cut off, if there are some."""
+    if detections:
+        fix = "raise model.roi_heads.box_head.detection.max_detections (--set) to have them"
+        print(f"up to {detections} more of {images} images were cut off by the model's limit; {fix}")

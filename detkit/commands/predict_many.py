@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from detkit.commands.predict_inputs import ids_of, load
+from detkit.commands.predict_inputs import ids_of, load, say_cut_off
 from detkit.data import read_ahead
 from detkit.evaluation import coco_results
 from detkit.evaluation import result_folder as results
@@ -126,7 +126,7 @@ def _settings(args: argparse.Namespace, predictor: Predictor) -> dict[str, Any]:
         "--score-thresh": args.score_thresh,
         "--precision": args.precision,
         "--annotations": args.annotations and str(args.annotations.resolve()),
-        "inputs": [str(path.resolve()) for path in args.inputs],
+        "folder of the images": str(_root(args.inputs).resolve()),
         "model": config.get("model"),
         "data.test_augmentations": config.get("data", {}).get("test_augmentations"),
         "reading": dataclasses.asdict(predictor.reading),
@@ -189,9 +189,9 @@ def _predict(args: argparse.Namespace, predictor: Predictor, numbers: np.ndarray
                 logger.warning("left out: %s", sample)
                 writer.unreadable(listing[number], sample)
                 continue
-            found = prediction.above(args.score_thresh).instances
-            rows = [] if found is None else coco_results(listing[number].id, found, predictor.category_ids)
-            writer.add(number, listing[number], sample.original_size, rows)
+            kept, image = prediction.above(args.score_thresh), listing[number]
+            rows = [] if kept.instances is None else coco_results(image.id, kept.instances, predictor.category_ids)
+            writer.add(number, image, sample.original_size, rows, kept.num_cut)
 
 
 def _predictions(
@@ -208,13 +208,15 @@ def _predictions(
 
 def _finish(args: argparse.Namespace, predictor: Predictor) -> int:
     """Writes what belongs to all images, and says what there is; the exit code."""
-    images = detections = 0
+    images = detections = cut = images_cut = 0
     for row in results.read_lines(args.results, results.IMAGES):
         images, detections = images + 1, detections + row["detections"]
+        cut, images_cut = cut + row["cut_off"], images_cut + (row["cut_off"] > 0)
     files = [results.write_images(args.results, _categories(predictor))]
     if args.format != "jsonl":
         files.append((results.write_json if args.format == "json" else results.write_parquet)(args.results))
     print(f"{detections} instances with score >= {args.score_thresh:g} in {images} images")
+    say_cut_off(cut, images_cut)
     print(f"COCO results: {args.results}/{results.DETECTIONS}, {', '.join(path.name for path in files)}")
     unread = [row["file_name"] for row in results.read_lines(args.results, results.UNREADABLE)]
     if unread:

@@ -102,7 +102,9 @@ class ShardWriter:
         self.paths = [folder / name.replace("*", f"{process:05d}") for name in (DETECTIONS, IMAGES, UNREADABLE)]
         self._files = [open(path, "ab", buffering=0) for path in self.paths]  # noqa: SIM115  # closed by the context manager
 
-    def add(self, number: int, image: Listed, size: tuple[int, int], rows: Sequence[Mapping[str, Any]]) -> None:
+    def add(
+        self, number: int, image: Listed, size: tuple[int, int], rows: Sequence[Mapping[str, Any]], num_cut: int = 0
+    ) -> None:
         """The results of an image.
 
         Args:
@@ -110,9 +112,10 @@ class ShardWriter:
             image: what the listing says of it.
             size: ``(height, width)`` of its file.
             rows: of ``coco_results``.
+            num_cut: how many detections more a limit on their number has cut off.
         """
         self._write(0, b"".join(_line({**row, "file_name": image.file_name}) for row in rows))
-        words = {**image._asdict(), "height": size[0], "width": size[1], "detections": len(rows)}
+        words = {**image._asdict(), "height": size[0], "width": size[1], "detections": len(rows), "cut_off": num_cut}
         self._write(1, _line({**words, "number": number, "end": self._files[0].tell()}))
 
     def unreadable(self, image: Listed, reason: str) -> None:

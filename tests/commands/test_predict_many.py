@@ -111,7 +111,10 @@ def test_results_are_those_of_one_json_file_and_load_again(run, photos, tmp_path
     folder, plain = tmp_path / "found", tmp_path / "plain.json"
     assert main(["--run", run, photos, "--recursive", "--json", plain, "--score-thresh", "0", "--device", "cpu"]) == 0
     assert main(arguments(run, photos, folder, "--format", "json")) == 0
-    assert f"{12 * PER_IMAGE} instances with score >= 0 in 12 images" in capsys.readouterr().out
+    said = capsys.readouterr().out.split("COCO results")
+    assert f"{12 * PER_IMAGE} instances with score >= 0 in 12 images" in said[1]
+    assert "more of 12 images were cut off" in said[0]
+    assert said[0].splitlines()[-1] == said[1].splitlines()[-1]  # as many are cut off
     check(folder, 12)
     both = [json.loads(path.read_text()) for path in (plain, folder / "predictions.json")]
     for row in both[0]:
@@ -197,6 +200,10 @@ def test_several_inputs_are_named_below_the_folder_of_all_wherever_the_command_i
         assert main(["--run", run, *(os.path.relpath(path) for path in inputs), *options]) == 0
     assert sorted(row["file_name"] for row in lines(folder)) == ["3/00003.jpg", "3/00010.jpg", "5/00005.jpg"]
     assert "goes on: 0 of 3 images" in capsys.readouterr().out
+    assert main(["--run", run, f"{photos}/[356]/*.jpg", *options]) == 0  # a pattern, which now names one more
+    assert "goes on: 1 of 4 images" in capsys.readouterr().out
+    assert main(["--run", run, tmp_path, "--recursive", *options]) == 2
+    assert f"folder of the images was '{photos}' and is '{tmp_path}'" in capsys.readouterr().err
 
 
 def test_other_settings_and_a_folder_in_use_are_refused(run, photos, tmp_path, capsys, monkeypatch):

@@ -28,7 +28,7 @@ class CocoEvaluator(Evaluator):
     """COCO's average precision and recall for boxes and masks, equal to pycocotools' metrics.
 
     Results are in 0..1: ``{"box": {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm",
-    "ARl", "per_class": {name: AP}, "reasons": {key: words}}, "mask": {...}}``. A metric is -1
+    "ARl", "per_class": {name: AP}, "class_metrics", "reasons": {key: words}}, "mask": {...}}``. A metric is -1
     where there is nothing to measure, for the reason in ``reasons``. An image that is given twice counts once. Where a
     limit cuts detections off, ``limits`` says how many, of how many images: ``cut_by_model``, ``cut_by_evaluator``.
 
@@ -40,7 +40,7 @@ class CocoEvaluator(Evaluator):
         tasks: which metrics; null: boxes, and masks too where both the data and the predictions have them.
         max_detections: how many detections an image (and class) count, best first; AP is taken at this limit, and
             the last AR is named after it.
-        per_class: also give the AP of every class.
+        per_class: also give the AP of every class, and as ``class_metrics`` its AP50, AP75, APs, APm and APl.
     """
 
     def __init__(

@@ -82,8 +82,9 @@ class DetectionErrors(Evaluator):
     An object is missed where no detection is right about it, or would be with another class or place. The cost of a
     kind is AP50 with it put right, less AP50: classes and places are corrected, the others are taken out.
 
-    Results: ``{"errors": {"AP50", "counts": {kind: number}, "cost": {kind: AP50}, "num_detections", "score_thresh"}}``.
-    Counts are of detections of at least ``score_thresh``, costs of all.
+    Results: ``{"errors": {"AP50", "counts": {kind: number}, "cost": {kind: AP50}, "num_detections", "score_thresh",
+    "task"}}``.
+    Counts are of detections of at least ``score_thresh``, and of objects that these miss; costs of all.
 
     Args:
         task: whether IoUs are of boxes or of masks.

@@ -18,8 +18,8 @@ from detkit.report.pictures import WorstImage, worst_images
 from detkit.utils.logging import optional_output
 from detkit.visualization.curves import Series, read_metrics
 
-NUM_CONFUSED, NUM_WORST = 30, 12
-"""Classes of a confusion matrix, and images that are drawn."""
+NUM_CONFUSED, NUM_PAIRS, NUM_WORST = 30, 15, 12
+"""Classes of a confusion matrix, pairs of classes that are listed, and images that are drawn."""
 TASKS = ("box", "mask")
 
 
@@ -70,12 +70,14 @@ class ClassRow:
 class Confusion:
     """How often an object of a class (row) was detected as a class (column).
 
-    The last row is background, the last column missed.
+    The last row is background, the last column missed. ``pairs`` are the classes that are confused most: object,
+    detection, how often.
     """
 
     names: Sequence[str]
     cells: Sequence[Sequence[int]]
     left_out: int
+    pairs: Sequence[tuple[str, str, int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +212,9 @@ def confusion(analysis: Analysis, threshold: float, names: Sequence[str]) -> Con
     order = np.lexsort((-weights[:-1, 1], -weights[:-1, 0]))
     shown = [*sorted(order[:NUM_CONFUSED].tolist()), background]
     cells = [[pairs[true, seen] for seen in shown] for true in shown]
-    return Confusion([*(names[k] for k in shown[:-1]), "background"], cells, len(names) - len(shown) + 1)
+    most = [(names[a], names[b], n) for (a, b), n in pairs.most_common() if a != b and background not in (a, b)]
+    shown_names = [*(names[k] for k in shown[:-1]), "background"]
+    return Confusion(shown_names, cells, len(names) - len(shown) + 1, most[:NUM_PAIRS])
 
 
 def times(timing: Mapping[str, Any] | None, series: Series) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from detkit.engine.metrics import flatten
 from detkit.evaluation import CocoEvaluator
 from detkit.evaluation.coco_metrics import AREAS
 from detkit.evaluation.coco_results import Detections
@@ -14,6 +15,7 @@ from detkit.report.analysis import THRESHOLDS, Scores
 from detkit.report.charts import curve_charts, size_chart, threshold_chart
 from detkit.report.content import About, ReportData
 from detkit.utils import environment_report
+from detkit.utils.logging import optional_output
 from detkit.utils.paths import atomic_write
 
 REMEDIES = {
@@ -58,11 +60,14 @@ def render(data: ReportData) -> str:
     jinja = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     jinja.filters |= {"metric": metric, "percent": percent}
     template = jinja.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
-    charts: dict[str, list[str]] = {"curves": curve_charts(data.series), "sizes": [], "thresholds": []}
-    charts["sizes"].append(size_chart({summary.name: summary.sizes for summary in data.datasets}))
     scores = data.analysis.scores if data.analysis else None
-    if scores is not None and scores.objects:
-        charts["thresholds"].append(threshold_chart(scores, data.threshold))
+    charts: dict[str, list[str]] = {"curves": [], "sizes": [], "thresholds": []}
+    with optional_output("the report's charts"):
+        if scores is not None and scores.objects:
+            charts["thresholds"].append(threshold_chart(scores, data.threshold))
+        charts["sizes"].append(size_chart({summary.name: summary.sizes for summary in data.datasets}))
+        charts["curves"] += curve_charts(data.series)
+    told = {*data.tasks, "timing", "errors"}
     sizes = data.analysis.sizes(data.threshold) if data.analysis else ()
     groups = data.analysis.size_groups(data.threshold) if data.analysis else ()
     return template.render(
@@ -71,6 +76,7 @@ def render(data: ReportData) -> str:
         columns=[*{k: 0 for metrics in data.tasks.values() for k, v in metrics.items() if isinstance(v, int | float)}],
         column_sums=[sum(column) for column in zip(*data.confusion.cells)] if data.confusion else (),
         class_columns=["AP", "AP50", "AP75", *(f"AP{size}" for size in AREAS)],
+        others=flatten({name: value for name, value in data.results.items() if name not in told}),
         kinds=_kinds(data),
         scores=scores,
         thresholds=_threshold_rows(scores, data.threshold) if scores else (),

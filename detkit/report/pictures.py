@@ -98,7 +98,7 @@ def _worst(
     results[matches.rows] = np.where(right, CORRECT, FALSE)
 
     names, record = dataset.class_names, dataset[number]
-    image, size = torch.from_numpy(record.image).permute(2, 0, 1), record.original_size
+    image, size = torch.from_numpy(record.image.copy()).permute(2, 0, 1), record.original_size
     class_numbers = {id_: k for k, id_ in enumerate(dataset.category_ids)}
     labels = [class_label(class_numbers[row["category_id"]], names) for row in rows]
     labels = [label if len(names) > 1 and not alone else "" for label, alone in zip(labels, crowd)]

@@ -19,6 +19,7 @@ from detkit.utils.logging import optional_output
 from detkit.utils.paths import atomic_write
 from detkit.utils.run_folder import run_file
 
+_NOTHING = {"severity": "note", "where": "", "what": "", "count": 1, "examples": [], "fix": ""}
 logger = logging.getLogger(__name__)
 
 
@@ -92,4 +93,7 @@ class RunReport:
             with atomic_write(path, "w") as file:
                 json.dump(rows, file, indent=1)
             return rows
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if path.is_file():
+            with optional_output("the doctor's findings in the report"):
+                return [{**_NOTHING, **row} for row in json.loads(path.read_text(encoding="utf-8"))]
+        return None

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from report_cases import FAR, NEAR, OBJECT, dataset, evaluated, instances, random_case, sample
 
+from detkit.data.interfaces import EVERY_CLASS, NEGATIVE, NOT_EXHAUSTIVE
+from detkit.evaluation.coco_metrics import GroundTruth
+from detkit.evaluation.coco_results import Detections
 from detkit.evaluation.errors import KINDS, DetectionErrors, error_metrics
 from detkit.report import Analysis, Scores
 from detkit.report.analysis import THRESHOLDS
@@ -113,6 +116,28 @@ def test_what_lies_on_a_crowd_is_neither_right_nor_wrong(tmp_path):
     assert found.mistakes(0.5).tolist() == [[0, 0]]
 
 
+def test_what_nobody_labelled_is_no_mistake():
+    box = [10, 10, 20, 20]
+    content = {
+        "images": [
+            {"id": 1, "height": 100, "width": 100, NEGATIVE: [1], NOT_EXHAUSTIVE: [3]},
+            {"id": 2, "height": 100, "width": 100},
+        ],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 3, "bbox": box, "area": 400, "iscrowd": 0},
+            {"id": 2, "image_id": 2, "category_id": 1, "bbox": box, "area": 400, "iscrowd": 1, EVERY_CLASS: True},
+        ],
+        "categories": [{"id": k, "name": f"c{k}"} for k in (1, 2, 3)],
+    }
+    boxes, scores = np.tile([60.0, 60, 20, 20], (3, 1)), np.full(3, 0.9)
+    found = {
+        1: Detections(boxes, scores, np.arange(3), (100, 100), None),  # 1 has none here, 2: not looked for, 3: not all
+        2: Detections(np.tile(box, (3, 1)), scores, np.arange(3), (100, 100), None),
+    }
+    counted = Analysis.of(GroundTruth(content, ("c1", "c2", "c3")), found, "box")
+    assert counted.confusions(0.5) == {(3, 0): 1, (2, 3): 1}
+
+
 def test_of_many_classes_the_most_confused_are_shown(tmp_path):
     names = [f"c{k}" for k in range(1000)]
     objects = [[(k, OBJECT)] for k in range(60)]
@@ -122,3 +147,5 @@ def test_of_many_classes_the_most_confused_are_shown(tmp_path):
     assert table.left_out == 1000 - NUM_CONFUSED
     assert not {f"c{k}" for k in range(20)} & set(table.names)
     assert table.names[-1] == "background"
+    assert {n for *_, n in table.pairs} == {1}
+    assert all(int(seen[1:]) == int(true[1:]) + 500 for true, seen, _ in table.pairs)

@@ -172,20 +172,22 @@ def test_without_a_class_list_or_an_evaluator_the_metrics_stand_alone(tmp_path):
     results = {"box": {"AP": 0.25, "AP50": 0.5}, "other": {"score": 1}}
     page = checked(write_report(tmp_path / "report.html", results))
     assert ["box", "0.250", "0.500"] in page.rows
+    assert ["other/score", "1"] in page.rows
     data = dataset(tmp_path, [[(0, OBJECT)]], ("only",))
     evaluator, results = evaluated(data, [[(0, OBJECT, 0.9)]], per_class=False)
     checked(write_report(tmp_path / "report.html", results, evaluator, about(tmp_path, data, findings=None)))
     checked(write_report(tmp_path / "report.html", {}))
 
 
-def test_what_fails_is_left_out_and_the_rest_is_there(tmp_path, caplog):
+def test_what_fails_is_left_out_and_the_rest_is_there(tmp_path, caplog, monkeypatch):
     data = dataset(tmp_path, [[(0, OBJECT)], [(0, OBJECT)]])
     evaluator, results = evaluated(data, [[(0, FAR, 0.9)], [(0, FAR, 0.9)]])
     (tmp_path / "0.png").unlink()
     (tmp_path / "metrics.jsonl").write_text("no\nJSON\n")
+    monkeypatch.setattr("detkit.report.page.size_chart", lambda sizes: 1 / 0)
     known = About(metrics_file=tmp_path / "metrics.jsonl", datasets={"test": data, "training": object()})
     page = checked(write_report(tmp_path / "report.html", results, evaluator, known))
-    for what in (f"picture of {tmp_path.name}/0.png", "curves", "summary of the training data"):
+    for what in (f"picture of {tmp_path.name}/0.png", "curves", "summary of the training data", "charts"):
         assert f"the report's {what} could not be made" in caplog.text
     assert next(row for row in page.rows if row[0] == "background")[:2] == ["background", "2"]
     assert len([tag for tag, _ in page.tags if tag == "img"]) == 2

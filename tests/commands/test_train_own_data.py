@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 import detkit
+from detkit.commands import doctor as doctor_command
 from detkit.commands import evaluate as evaluate_command
 from detkit.commands import train as train_command
+from detkit.commands import visualize_data as visualize_command
 from detkit.registry import ConfigError, DataError
 
 QUICK = [
@@ -85,3 +87,11 @@ def test_what_cannot_be_is_said(folder, run, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("DETKIT_OFFLINE", "1")
     with pytest.raises(DataError, match=r"or train without weights, for longer: train.init_weights=null"):
         detkit.train(data=folder, output_dir=tmp_path / "run")
+
+
+def test_doctor_and_pictures_take_the_folder_too(folder, tmp_path, capsys):
+    given = ["--data", str(folder), "--classes", "left", "train.init_weights=null", f"train.output_dir={tmp_path}"]
+    assert doctor_command.main([*given, "--quick"]) in (0, 1)
+    assert visualize_command.main([*given, "--num", "2"]) == 0
+    assert "left" in capsys.readouterr().out
+    assert len(list((tmp_path / "data_train").iterdir())) == 2

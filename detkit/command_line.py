@@ -42,7 +42,7 @@ def run(main: Callable[[], int]) -> int:
     Returns:
         What ``main`` returns; 2 after a mistake in config or data, a loss that is not finite, too little memory,
         a file that cannot be read or written, or an extra that is missing (the message goes to
-        stderr); 130 after Ctrl-C.
+        stderr); 130 after Ctrl-C; 141 where nobody reads on.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -56,6 +56,9 @@ def run(main: Callable[[], int]) -> int:
 def _code_of(main: Callable[[], int]) -> int:
     try:
         return record(main)() or 0 if launched() else main()
+    except BrokenPipeError:  # who reads has seen enough, as ``head`` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # 128 and SIGPIPE
     except (ConfigError, DataError, WorkerError, FloatingPointError, MemoryError, OSError) as error:
         who = f"[rank {os.environ['RANK']}] " if launched() else ""
         print(f"{who}{type(error).__name__}: {error}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 
@@ -58,3 +59,13 @@ def test_tools_show_warnings_and_progress_once_each(capsys):
         shown = capsys.readouterr().err
         assert (shown.count("careful"), shown.count("counting 1/3"), shown.count("detail")) == (1, 1, 0)
         assert "\r" not in shown
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="a reader that leaves is no error on Windows")
+def test_nothing_is_said_where_nobody_reads_on():
+    code = "import sys; from detkit import command_line; sys.exit(command_line.run(lambda: print('line\\n' * 10**6)))"
+    program = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert program.stdout.readline() == b"line\n"
+    program.stdout.close()
+    assert program.stderr.read() == b""
+    assert program.wait() == 128 + signal.SIGPIPE

@@ -13,8 +13,8 @@ pytestmark = pytest.mark.slow
 
 
 def train(config: Path, output: Path, *overrides: str, **environment: str) -> dict:
-    """Runs ``tools/train_net.py`` as a user would; the AP of boxes and masks."""
-    command = [sys.executable, "tools/train_net.py", "--config-file", str(config), f"train.output_dir={output}"]
+    """Runs ``detkit train`` as a user would; the AP of boxes and masks."""
+    command = [sys.executable, "-m", "detkit", "train", str(config), f"train.output_dir={output}"]
     done = subprocess.run([*command, *overrides], cwd=ROOT, env={**os.environ, **environment}, check=False)
     assert done.returncode == 0
     results = json.loads((output / "evaluation.json").read_text())

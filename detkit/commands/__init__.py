@@ -17,11 +17,14 @@ Object detection and instance segmentation from interchangeable parts.
 {commands}
 
 examples:
+  train on a folder that a labelling tool wrote
+    detkit train --data FOLDER
+
   train a small Mask R-CNN on drawn shapes, in minutes, on any machine
     detkit train quick_start/mask_rcnn_shapes
 
   what a command does, with examples
-    detkit train --help
+    detkit {first} --help
 """
 
 
@@ -72,4 +75,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _usage(commands: dict) -> str:
     width = max(map(len, commands))
-    return USAGE.format(commands="\n".join(f"  {words:<{width}}  {c.summary}" for words, c in commands.items()))
+    lines = [f"  {words:<{width}}  {command.summary}" for words, command in commands.items()]
+    return USAGE.format(commands="\n".join(lines), first=next(iter(commands)))

@@ -172,3 +172,9 @@ def out_of_reach(exp) -> set[int]:
         best = box_iou(boxes, anchors).amax(1) if len(boxes) else torch.zeros(0)
         lost |= set(record.objects.annotation_ids[best < 0.3].tolist())
     return lost
+
+
+def test_without_weights_none_are_looked_for(tmp_path, capsys):
+    given = ["--quick", "--weights", "none", "train.init_weights=nowhere.pth"]
+    assert run(tmp_path, *given) == 0
+    assert "nowhere" not in capsys.readouterr().out

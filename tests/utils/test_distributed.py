@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+import torch.multiprocessing as mp
 from processes import in_processes
 
 from detkit.utils import distributed
@@ -72,3 +73,18 @@ def _worker(rank):
 @pytest.mark.slow
 def test_across_two_processes():
     in_processes(_worker)
+
+
+def meet_twice(rank, port):
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in names.items()})
+    os.environ.update(MASTER_ADDR="127.0.0.1", TORCHELASTIC_USE_AGENT_STORE="True")
+    for group in range(2):
+        with distributed.process_group(torch.device("cpu"), minutes=2):
+            assert distributed.all_gather_object((group, rank)) == [(group, 0), (group, 1)]
+
+
+def test_processes_of_one_launch_may_meet_several_times():
+    """As in a script that trains twice: a launcher's store keeps the addresses of the first group."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    mp.start_processes(meet_twice, (store.port,), nprocs=2, start_method="forkserver")

@@ -34,7 +34,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--weights",
         type=path_or_address,
         metavar="FILE",
-        help="a checkpoint to start from (default: train.init_weights)",
+        help="a checkpoint to start from, or none (default: train.init_weights)",
     )
     parser.add_argument("--resume", action="store_true", help="also check the checkpoint that a resume would take")
     parser.add_argument("--quick", action="store_true", help="no image is read, and fewer are tried on the anchors")
@@ -43,6 +43,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--histogram", type=local_path, metavar="FILE", help="write objects against anchors as a PNG")
     parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     args = parse_with_config(parser, argv)
+    if args.weights == "none":
+        args.weights = None
+        args.overrides.append("train.init_weights=null")
     if args.num_processes < 1:
         parser.error(f"--num-processes: expected at least 1, got {args.num_processes}")
     return args

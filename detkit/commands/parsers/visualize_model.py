@@ -33,7 +33,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--weights",
         type=path_or_address,
         metavar="FILE",
-        help="a checkpoint (default: what a training with this config starts from)",
+        help="a checkpoint, or none (default: what a training with this config starts from)",
     )
     parser.add_argument(
         "--image", type=local_path, nargs="+", default=[], metavar="FILE", help="instead of test images"
@@ -46,6 +46,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     args = parse_with_config(parser, argv)
+    if args.weights == "none":
+        args.weights = None
+        args.overrides.append("train.init_weights=null")
     if args.image and args.num is not None:
         parser.error("--num counts test images, and --image gives others instead: give one of them")
     args.num = 4 if args.num is None else args.num

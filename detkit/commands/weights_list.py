@@ -11,7 +11,7 @@ from detkit.zoo import known
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command. Raises DataError where no name has the pattern."""
+    """Runs the command. Raises DataError where nothing has the pattern."""
     args, cache = parse_arguments(argv), cache_folder()
     rows = [
         (
@@ -24,6 +24,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         for weights in known(args.pattern)
     ]
     if not rows:
-        raise DataError(f"no listed weights have '{args.pattern}' in their name; 'detkit weights list' shows all")
+        raise DataError(f"no listed weights have '{args.pattern}' in name or config; 'detkit weights list' shows all")
     print(tabulate(rows, ("name", "", "size", "config", "licence"), colalign=("left", "left", "right")))
     return 0

@@ -69,10 +69,10 @@ def find(name: str) -> Weights | None:
 
 
 def known(pattern: str = "") -> list[Weights]:
-    """The weights that detkit lists and in whose name ``pattern`` stands, of any case; ``*`` in it is anything."""
+    """The weights that detkit lists, in whose name or config ``pattern`` stands, of any case; ``*`` is anything."""
     rows = [find(name) or row for name, row in _table().items()]  # HF_ENDPOINT may have moved some
     rows += map(_torchvision_row, _torchvision().values())
-    return [row for row in rows if fnmatch.fnmatchcase(row.name.lower(), f"*{pattern.lower()}*")]
+    return [row for row in rows if fnmatch.fnmatchcase(f"{row.name} {row.config}".lower(), f"*{pattern.lower()}*")]
 
 
 def shown(text: str) -> str:

@@ -28,7 +28,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_what_is_listed_names_the_config(capsys):
-    assert weights_list.main(["mask_rcnn_R_50_FPN_3x"]) == 0
+    assert weights_list.main(["coco/mask_rcnn_R_50_fpn_3x"]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if "InstanceSegmentation" in line)
     assert line.split()[:2] == [
         "detectron2://COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x",

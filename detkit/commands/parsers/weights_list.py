@@ -8,7 +8,7 @@ examples:
     detkit weights list 'torchvision://*RCNN*'
 
   what fits a config
-    detkit weights list mask_rcnn_R_50_FPN
+    detkit weights list coco/mask_rcnn_R_50_FPN_3x
 """
 
 import argparse
@@ -21,6 +21,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser("weights list", __doc__)
     parser.add_argument(
-        "pattern", nargs="?", default="", metavar="PATTERN", help="what is in their names, of any case; * is anything"
+        "pattern",
+        nargs="?",
+        default="",
+        metavar="PATTERN",
+        help="what is in names or configs, of any case; * is anything",
     )
     return parser.parse_args(argv)

@@ -143,7 +143,11 @@ def _datasets(
     ]
     options = {"val_fraction": node["val_fraction"], "class_names": tuple(names), "check_images": 0}
     pair = (open_dataset(folder, format, train, **options), open_dataset(folder, format, test, **options))
-    return nodes, pair, f"{folder}: {everything.format}, {len(everything)} images, {len(names)} classes; {why}"
+    return (
+        nodes,
+        pair,
+        f"{folder}: {everything.format}, {len(everything)} images, {len(names)} class{'es' * (len(names) != 1)}; {why}",
+    )
 
 
 def _part(name: str) -> str:

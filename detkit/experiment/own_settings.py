@@ -11,7 +11,7 @@ import numpy as np
 from detkit.data.interfaces import Dataset
 from detkit.registry import DataError
 
-PASSES = 8
+PASSES = 6
 """Over the training images, at least; a few images are seen more often, as often as the template's steps say."""
 SMALL = 16.0
 """Pixels of an object, the square root of its area, below which larger images are worth their time."""
@@ -155,7 +155,7 @@ def _duration(tree: Mapping[str, Any], facts: Facts, test_images: int, given_ste
         yield Setting("model.backbone.freeze_at", 0, "without weights, everything must learn")
         yield Setting("solver.optimizer.lr", 2 * solver["optimizer"]["lr"], "twice as much without weights")
     yield Setting("solver.schedule.warmup_iters", min(1000, steps // 10), "a tenth of the steps")
-    evaluations = min(10, max(1, int(0.3 * steps * batch / max(test_images, 1))))
+    evaluations = min(10, max(1, int(0.15 * steps * batch / max(test_images, 1))))
     period = math.ceil(steps / evaluations)
     yield Setting("train.eval_period", period, f"{evaluations} evaluations on {test_images} images")
     yield Setting("train.checkpoint_period", period, "with each of them")

@@ -14,6 +14,7 @@ from detkit.evaluation.errors import KINDS
 from detkit.report.analysis import THRESHOLDS, Scores
 from detkit.report.charts import curve_charts, size_chart, threshold_chart
 from detkit.report.content import About, ReportData
+from detkit.report.pictures import MOST_DRAWN
 from detkit.utils import environment_report
 from detkit.utils.logging import optional_output
 from detkit.utils.paths import atomic_write
@@ -82,6 +83,7 @@ def render(data: ReportData) -> str:
         thresholds=_threshold_rows(scores, data.threshold) if scores else (),
         sizes=[(SIZES[key], AREAS[key], key, *counts) for key, counts in zip(AREAS, sizes)],
         groups=groups,
+        most_drawn=MOST_DRAWN,
         made=f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
         environment=environment_report(),
         charts={name: [Markup(svg) for svg in svgs if svg] for name, svgs in charts.items()},

@@ -25,6 +25,8 @@ from detkit.visualization.fonts import class_label
 
 SIDE, QUALITY = 560, 80
 """Of a picture: pixels of its longer side, and of JPEG."""
+MOST_DRAWN = 50
+"""Detections, or those of a model that has learned little would hide the image."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,7 @@ class WorstImage:
     Args:
         name: its file and the folder of that, or its id.
         truth, found: the ground truth and the detections drawn on it, as ``data:`` addresses.
-        num_objects, num_detections: how many are drawn.
+        num_objects, num_detections: how many there are; of the detections the best ``MOST_DRAWN`` are drawn.
         missed: class name -> objects that are not found.
         false: (class name, kind of mistake) -> false detections.
     """
@@ -44,8 +46,8 @@ class WorstImage:
     found: str
     num_objects: int
     num_detections: int
-    missed: Mapping[str, int]
-    false: Mapping[tuple[str, str], int]
+    missed: Counter[str]
+    false: Counter[tuple[str, str]]
 
 
 def worst_images(
@@ -106,6 +108,7 @@ def _worst(
     truth = _picture(image, size, boxes, [row.get("segmentation") for row in rows], states, labels)
     shown = np.argsort(-found.scores, kind="stable")
     shown = shown[found.scores[shown] >= threshold]
+    num_detections, shown = len(shown), shown[:MOST_DRAWN]
     texts = [class_label(k, names) if len(names) > 1 else "" for k in found.classes[shown].tolist()]
     texts = [f"{text} {score:.2f}".strip() for text, score in zip(texts, found.scores[shown])]
     masks = [{"size": found.image_size, "counts": found.masks[i]} if found.masks else None for i in shown.tolist()]
@@ -114,7 +117,7 @@ def _worst(
         truth,
         _picture(image, size, found.boxes[shown], masks, results[shown], texts),
         int((~crowd).sum()),
-        len(shown),
+        num_detections,
         Counter(names[k] for k in matches.object_classes[~hit].tolist()),
         Counter((names[k], list(KINDS)[n]) for k, n in zip(matches.classes[~right], matches.kind[~right].tolist())),
     )

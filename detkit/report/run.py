@@ -75,7 +75,7 @@ class RunReport:
             with optional_output(file.name):
                 about = About(
                     title=folder.resolve().name,
-                    weights=f"{name} of {weights}" if name else weights,
+                    weights=f"{name} {weights}".strip(),
                     config=to_yaml(self.experiment.tree),
                     metrics_file=folder / "metrics.jsonl",
                     datasets=datasets,

@@ -205,4 +205,14 @@ def test_pictures_show_the_worst_images_and_say_what_is_wrong(tmp_path):
         {"cat": 1},
         {("dog", "classification"): 1},
     )
+    assert (first.num_objects, first.num_detections) == (2, 2)
     assert [image.num_objects for image in content.worst] == [2]  # the other is right from the best threshold on
+
+
+def test_a_picture_shows_no_more_than_can_be_seen(tmp_path):
+    data = dataset(tmp_path, [[(0, OBJECT)]])
+    many = [(k % 2, [x, 60, x + 9, 90], 0.8) for k, x in enumerate(range(80))]
+    evaluator, results = evaluated(data, [[(0, OBJECT, 0.8), *many]], max_detections=200)
+    page = checked(write_report(tmp_path / "report.html", results, evaluator, about(tmp_path, data)))
+    assert "the best 50 of 81 detections are drawn" in page.text
+    assert "40 dog (background), 40 cat (background)" in page.text or "40 cat (background), 40 dog" in page.text

@@ -43,7 +43,10 @@ def test_a_training_leaves_a_report_for_each_set_of_weights(finished_run, monkey
     assert (finished_run / "report.html").read_text() == "mine"
     results = json.loads((finished_run / "evaluation.json").read_text())
     page, averaged = (checked(finished_run / name) for name in ("run_report.html", "report_ema.html"))
-    for shown, found, words in ((page, results, "weights of step 2"), (averaged, results["ema"], "ema of weights")):
+    for shown, found, words in (
+        (page, results, "weights of step 2"),
+        (averaged, results["ema"], "ema weights"),
+    ):
         assert headline(shown, found)
         assert words in shown.text
         assert "training objects" in shown.text

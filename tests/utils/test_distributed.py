@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -80,8 +81,11 @@ def meet_twice(rank, port):
     os.environ.update({name: str(value) for name, value in names.items()})
     os.environ.update(MASTER_ADDR="127.0.0.1", TORCHELASTIC_USE_AGENT_STORE="True")
     for group in range(2):
+        time.sleep(group * (1 - rank))  # the other one finds what it left the first time
         with distributed.process_group(torch.device("cpu"), minutes=2):
+            own = torch.distributed.new_group(backend="gloo")  # as a training has one for its signals
             assert distributed.all_gather_object((group, rank)) == [(group, 0), (group, 1)]
+            torch.distributed.destroy_process_group(own)
 
 
 def test_processes_of_one_launch_may_meet_several_times():

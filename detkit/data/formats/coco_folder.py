@@ -12,7 +12,7 @@ from detkit.data.datasets.coco import read_categories, read_json
 from detkit.data.datasets.rows import ImageRow, Row, as_row, is_text, row_type
 from detkit.data.formats.content import Content
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder, decoded, part_of
+from detkit.data.formats.files import Folder, by_part, decoded, part_of
 from detkit.data.interfaces import DATASETS, NEGATIVE, NOT_EXHAUSTIVE
 from detkit.data.issues import Issue, raise_errors
 from detkit.registry import DataError
@@ -71,7 +71,7 @@ class LvisFolder(CocoFolder):
 
 def _files(folder: Folder, kind: type[CocoFolder]) -> dict[str, list[str]]:
     """Part -> its files; where some are of instances, only these."""
-    found: dict[str, list[str]] = {}
+    found: list[str] = []
     for name in sorted(folder.candidates("*.json")):
         path = folder.path / name
         with open(path, "rb") as file:
@@ -79,8 +79,8 @@ def _files(folder: Folder, kind: type[CocoFolder]) -> dict[str, list[str]]:
             file.seek(max(path.stat().st_size - PEEK, 0))
             ends = decoded(head + file.read())
         if kind.matches(ends):
-            found.setdefault(part_of(name), []).append(name)
-    return {part: [name for name in names if "instances" in name] or names for part, names in found.items()}
+            found.append(name)
+    return {part: [name for name in names if "instances" in name] or names for part, names in by_part(found).items()}
 
 
 def distinct(parts: Mapping[str, list[str]], read: Callable[[str], Content]) -> list[Content]:

@@ -11,7 +11,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 import zlib
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
@@ -231,6 +231,14 @@ def part_of(name: str, own_name: bool = True) -> str:
         if found := _PART.search(words):
             return found[1]
     return ""
+
+
+def by_part(names: Iterable[str], own_name: bool = True) -> dict[str, list[str]]:
+    """The files of each part."""
+    out: dict[str, list[str]] = {}
+    for name in names:
+        out.setdefault(part_of(name, own_name), []).append(name)
+    return out
 
 
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")

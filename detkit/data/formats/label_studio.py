@@ -9,7 +9,7 @@ import numpy as np
 
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, listed_first
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder, part_of
+from detkit.data.formats.files import Folder, by_part
 from detkit.data.formats.shapes import ellipse, extent, mask_size, numbers, points, rectangle, turned
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
@@ -39,10 +39,7 @@ class LabelStudioDataset(FormatDataset):
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
-        out: dict[str, list[str]] = {}
-        for name in _files(folder):
-            out.setdefault(part_of(name), []).append(name)
-        return out
+        return by_part(_files(folder))
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:

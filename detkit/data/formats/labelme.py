@@ -10,7 +10,7 @@ import numpy as np
 
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, lines_of, listed_first
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder, embedded_image, part_of
+from detkit.data.formats.files import Folder, by_part, embedded_image
 from detkit.data.formats.shapes import CORNERS, ellipse, extent, numbers, placed, points
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
@@ -42,10 +42,7 @@ class LabelMeDataset(FormatDataset):
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
-        out: dict[str, list[str]] = {}
-        for name in folder.candidates("*.json"):
-            out.setdefault(part_of(name, own_name=False), []).append(name)
-        return out
+        return by_part(folder.candidates("*.json"), own_name=False)
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:

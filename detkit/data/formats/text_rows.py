@@ -9,7 +9,7 @@ import numpy as np
 
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, lines_of
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder, part_of
+from detkit.data.formats.files import Folder, by_part, part_of
 from detkit.data.formats.shapes import extent, numbers
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
@@ -43,10 +43,7 @@ class TextRows(FormatDataset):
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
-        out: dict[str, list[str]] = {}
-        for name in cls.label_files(folder):
-            out.setdefault(part_of(name, own_name=False), []).append(name)
-        return out
+        return by_part(cls.label_files(folder), own_name=False)
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:

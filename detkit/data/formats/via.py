@@ -10,7 +10,7 @@ from typing import Any
 
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder, part_of
+from detkit.data.formats.files import Folder, by_part
 from detkit.data.formats.shapes import ellipse, numbers, points
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
@@ -34,10 +34,7 @@ class ViaDataset(FormatDataset):
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
-        out: dict[str, list[str]] = {}
-        for name in _files(folder):
-            out.setdefault(part_of(name), []).append(name)
-        return out
+        return by_part(_files(folder))
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:

@@ -11,7 +11,7 @@ import numpy as np
 
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, image_size, lines_of, values_of
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder, part_of
+from detkit.data.formats.files import Folder, by_part
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
@@ -73,9 +73,7 @@ class VocDataset(FormatDataset):
         if {"train", "val"} <= set(lists):
             lists.pop("trainval", None)
         out = {part: list(dict.fromkeys(lines)) for part, lines in lists.items()}
-        for stem in () if out else _stems(folder):
-            out.setdefault(part_of(stem, own_name=False), []).append(stem)
-        return out
+        return out or by_part(_stems(folder), own_name=False)
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:

@@ -14,7 +14,7 @@ import numpy as np
 from detkit.data.datasets.keypoints import KeypointSpec
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, image_size, lines_of
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder, part_of
+from detkit.data.formats.files import Folder, by_part
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
@@ -82,9 +82,7 @@ class YoloDataset(FormatDataset):
                 if part == "train":
                     raise
                 logger.warning("%s; the part is left out", error)
-        for image in () if found else folder.images:
-            found.setdefault(part_of(image, own_name=False), []).append(image)
-        return found
+        return found or by_part(folder.images, own_name=False)
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:

@@ -8,7 +8,7 @@ from detkit.data.datasets.coco_file import read_json
 from detkit.data.datasets.row_masks import InvalidMasks
 from detkit.data.datasets.row_reader import InvalidBoxes
 from detkit.data.datasets.rows import Row
-from detkit.data.formats.dataset import FormatDataset, contents
+from detkit.data.formats.dataset import ARCHIVES, FormatDataset, contents
 from detkit.data.formats.files import Folder
 from detkit.data.images import DEFAULT_READING, ImageReading
 from detkit.data.interfaces import DATASETS
@@ -75,9 +75,11 @@ class AutoDataset(FormatDataset):
                 if "AutoDataset" not in str(error):
                     raise
         names = ", ".join(kind.format for kind in formats.values())
+        hints = [kind.hint(folder) for kind in formats.values()]
+        hints += [f"{name} is an archive: unpack it. " for name in folder.files if name.lower().endswith(ARCHIVES)][:1]
         raise DataError(
-            f"{folder.path}: no labels of a known format; there are {contents(folder)}. Readable are {names}; "
-            "format=NAME says which it is"
+            f"{folder.path}: no labels of a known format; there are {contents(folder)}. {''.join(hints)}Readable are "
+            f"{names}; format=NAME says which it is"
         )
 
 

@@ -143,6 +143,11 @@ class FormatDataset(TableDataset):
         raise NotImplementedError
 
     @classmethod
+    def hint(cls, folder: Folder) -> str:
+        """What is missing where no format was recognised, but files look like this one; a sentence, or ""."""
+        return ""
+
+    @classmethod
     def locate(cls, folder: Folder) -> Folder:
         """The folder that holds the data, where a file in this one names another."""
         return folder

@@ -41,9 +41,15 @@ class YoloDataset(FormatDataset):
     def recognise(cls, folder: Folder) -> str | None:
         folder = cls.locate(folder)
         described = _description(folder)
-        if described is not None and (labels := sum(1 for _ in _label_files(folder, described))):
+        if described is not None and (labels := sum(1 for _ in _label_files(folder))):
             return f"{labels} label files, described by {described}"
         return None
+
+    @classmethod
+    def hint(cls, folder: Folder) -> str:
+        if any(_label_files(folder)):
+            return "Text files are named as images: for YOLO, write a data.yaml with 'names: [first, second]'. "
+        return ""
 
     @classmethod
     def locate(cls, folder: Folder) -> Folder:
@@ -103,12 +109,12 @@ def _description(folder: Folder) -> str | None:
             return name
     for pattern in ("*.data", "classes.txt", "*.names"):
         for name in folder.candidates(pattern):
-            if name.count("/") < 3 and any(_label_files(folder, name)):
+            if name.count("/") < 3 and any(_label_files(folder)):
                 return name
     return None
 
 
-def _label_files(folder: Folder, described: str) -> Iterator[str]:
+def _label_files(folder: Folder) -> Iterator[str]:
     """The text files that lie where the labels of images lie."""
     return (label for image in folder.images if (label := _label_of(folder, image)) is not None)
 

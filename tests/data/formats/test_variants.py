@@ -554,6 +554,13 @@ def test_an_archive_is_to_be_unpacked(tmp_path):
     (tmp_path / "export.zip").write_bytes(b"PK")
     with pytest.raises(DataError, match=r"export\.zip is an archive; unpack it"):
         open_dataset(tmp_path / "export.zip")
+    with pytest.raises(DataError, match=r"1 files of \.zip\. export\.zip is an archive: unpack it\. Readable are"):
+        open_dataset(tmp_path)
+
+
+def test_labels_of_yolo_without_names_are_known(tmp_path):
+    with pytest.raises(DataError, match=r"for YOLO, write a data\.yaml with 'names: \[first, second\]'"):
+        opened(tmp_path, {"images/a.png": IMAGE, "labels/a.txt": YOLO})
 
 
 def test_a_shape_of_supervisely_and_one_of_labelme_as_pixels(tmp_path):

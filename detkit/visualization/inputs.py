@@ -123,37 +123,11 @@ def _shape_words(image: np.ndarray | Tensor | Image.Image, channels: int) -> str
 
 def image_files(folder: str | Path, *, recursive: bool = False) -> list[Path]:
     """The image files of a folder, by name. Raises DataError where there is no folder or no image."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder")
-    entries = folder.rglob("*") if recursive else folder.iterdir()
-    found = sorted(p for p in entries if p.name[0] != "." and not p.is_dir())  # a dead link is named when it is read
-    files = [p for p in found if p.suffix.lower() in IMAGE_SUFFIXES]
-    if not files:
-        raise DataError(f"{folder}: holds no image file (.jpg, .png, .tif, ...){'' if recursive else ' itself'}")
-    if not recursive:
-        deeper = sum(p.suffix.lower() in IMAGE_SUFFIXES for p in folder.rglob("*")) - len(files)
-        if deeper > 0:
-            logger.warning(
-                "%s: %d image files in its subfolders are left out; recursive=True (--recursive) takes them",
-                folder,
-                deeper,
-            )
-    others = [p.name for p in found if p.suffix.lower() not in IMAGE_SUFFIXES]
-    if others:
-        names = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
-        logger.warning(
-            "%s: %d files are left out, as no images by their suffixes: %s (a video is taken where it is named itself)",
-            *(folder, len(others), names),
-        )
-    return files
+    return sorted(Path(folder) / name for name in walk_images(folder, recursive=recursive))
 
 
 def walk_images(folder: str | Path, *, recursive: bool = False) -> Iterator[str]:
-    """The image files of a folder as paths below it, by name; the names of one folder at a time are held.
-
-    Raises DataError where there is no folder or no image.
-    """
+    """As ``image_files``, but their paths below the folder, one by one: the names of one folder at a time are held."""
     folder, found, others, kinds = Path(folder), 0, 0, list[str]()
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder")
@@ -162,7 +136,7 @@ def walk_images(folder: str | Path, *, recursive: bool = False) -> Iterator[str]
         place, folders = waiting.pop(), list[str]()
         with os.scandir(folder / place) as entries:
             names = sorted((entry.name, entry.is_dir(), entry.is_symlink()) for entry in entries)
-        for name, is_folder, is_link in names:
+        for name, is_folder, is_link in names:  # a dead link is named when it is read
             if is_folder:
                 folders += [] if is_link else [f"{place}{name}/"]  # a link may lead back
             elif name[0] != "." and name.lower().endswith(IMAGE_SUFFIXES):
@@ -172,11 +146,12 @@ def walk_images(folder: str | Path, *, recursive: bool = False) -> Iterator[str]
                 others, kinds = others + 1, [*kinds, name][:5]
         if recursive:
             waiting += folders[::-1]
-        elif folders and found:
-            logger.warning("%s: its %d subfolders are left out; --recursive takes them", folder, len(folders))
+        elif found and any(p.suffix.lower() in IMAGE_SUFFIXES for name in folders for p in (folder / name).rglob("*")):
+            words = "%s: the images in its subfolders are left out; recursive=True (--recursive) takes them"
+            logger.warning(words, folder)
     if not found:
         raise DataError(f"{folder}: holds no image file (.jpg, .png, .tif, ...){'' if recursive else ' itself'}")
     if others:
-        logger.warning(
-            "%s: %d files are left out, which are no images by their suffixes: %s", folder, others, ", ".join(kinds)
-        )
+        shown = ", ".join(kinds) + (", ..." if others > 5 else "")
+        words = "%s: %d files are left out, as no images by their suffixes: %s (name a video itself to have it taken)"
+        logger.warning(words, folder, others, shown)

@@ -1,0 +1,35 @@
+"""The image files of a folder."""
+
+import pytest
+
+from detkit.registry import DataError
+from detkit.visualization import image_files, walk_images
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b.JPG", "a.png", "c/z.png", "c/d/y.tif", "c/notes.txt", ".hidden.png", "empty/x.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "dead.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "back").symlink_to(tmp_path)
+    return tmp_path
+
+
+def test_images_are_found_by_name_and_links_that_lead_back_are_not_followed(folder, caplog):
+    assert image_files(folder) == [folder / name for name in ("a.png", "b.JPG", "dead.png")]
+    assert "the images in its subfolders are left out" in caplog.text
+    caplog.clear()
+    found = [*walk_images(folder, recursive=True)]
+    assert found == ["a.png", "b.JPG", "dead.png", "c/z.png", "c/d/y.tif"]
+    assert image_files(folder, recursive=True) == sorted(folder / name for name in found)
+    assert "2 files are left out, as no images by their suffixes: notes.txt, x.txt (" in caplog.text
+    caplog.clear()
+    assert [*walk_images(folder / "c" / "d")] == ["y.tif"]
+    assert not caplog.text
+
+
+def test_a_folder_without_images_is_refused(folder):
+    for wrong, words in ((folder / "none", "no such folder"), (folder / "empty", "holds no image file")):
+        with pytest.raises(DataError, match=words):
+            image_files(wrong)

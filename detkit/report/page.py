@@ -18,6 +18,7 @@ from detkit.report.pictures import MOST_DRAWN
 from detkit.utils import environment_report
 from detkit.utils.logging import optional_output
 from detkit.utils.paths import atomic_write
+from detkit.visualization.curves import Series
 
 REMEDIES = {
     "classification": "look for classes that are mixed up in the labels; more examples of those that are confused",
@@ -78,6 +79,7 @@ def render(data: ReportData) -> str:
         column_sums=[sum(column) for column in zip(*data.confusion.cells)] if data.confusion else (),
         class_columns=["AP", "AP50", "AP75", *(f"AP{size}" for size in AREAS)],
         others=flatten({name: value for name, value in data.results.items() if name not in told}),
+        best_steps=_best_steps(data.series),
         kinds=_kinds(data),
         scores=scores,
         thresholds=_threshold_rows(scores, data.threshold) if scores else (),
@@ -99,6 +101,16 @@ def percent(part: float, whole: float = 1) -> str:
     """The length of a bar, in CSS."""
     value = part / whole if whole else 0.0
     return f"{100 * min(max(value, 0.0), 1.0):.1f}%" if math.isfinite(value) else "0%"
+
+
+def _best_steps(series: Series) -> list[tuple[str, float, int]]:
+    """The metric, its highest value and how many steps were done then, for each AP that was taken more than once."""
+    found = []
+    for name, (steps, values) in series.items():
+        if name.endswith("/AP") and len(values) > 1 and not all(map(math.isnan, values)):
+            value, step = max((v, s) for v, s in zip(values, steps) if not math.isnan(v))
+            found.append((name, value, int(step) + 1))
+    return found
 
 
 def _kinds(data: ReportData) -> list[tuple[str, str, int, float, str]]:

@@ -149,7 +149,7 @@ def _picture(
     known = [i for i, mask in enumerate(masks) if mask]
     drawing.masks(_Bitmaps([masks[i] for i in known], size), colors[known])
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
-    drawing.boxes(corners, colors, 1 if known else None, dashed=states == MISSED)
+    drawing.boxes(corners, colors, 1 if known else 2, dashed=states == MISSED)
     drawing.labels(corners, labels, colors)
     file, picture = io.BytesIO(), Image.fromarray(drawing.array())
     picture.thumbnail((2 * SIDE, 2 * SIDE))  # of a long and narrow image

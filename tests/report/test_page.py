@@ -81,6 +81,8 @@ def checked(path):
 METRICS = [
     {"iteration": 0, "total_loss": 2.0, "loss_$odd_{": 1.0, "lr": 0.1, "step_time": 0.5, "data_time": 0.1},
     {"iteration": 19, "total_loss": 1.0, "loss_$odd_{": None, "lr": 0.01, "step_time": 0.5, "data_time": 0.1},
+    {"iteration": 9, "box/AP": 0.625, "box/AP50": 0.8},
+    {"iteration": 14, "box/AP": None, "box/AP50": 0.8},
     {"iteration": 19, "box/AP": 0.5, "box/AP50": 0.7},
 ]
 
@@ -121,8 +123,16 @@ def test_the_page_has_all_sections_and_the_numbers_of_the_evaluation(tmp_path, s
         values = [results["box"]["class_metrics"][name][key] for name in data.class_names]
         assert results["box"][key] == pytest.approx(np.mean([v for v in values if v != -1]))
     assert len([tag for tag, _ in page.tags if tag == "svg"]) == 5  # thresholds, loss, rate, precision, sizes
-    for words in ("run <1>", "a <i>what</i>", "model: <none>", "x; y; z", "20 steps of 0.5 s, about 10 s"):
+    for words in (
+        "run <1>",
+        "a <i>what</i>",
+        "model: <none>",
+        "x; y; z",
+        "20 steps of 0.5 s, about 10 s",
+        "box/AP was best, 0.625, after 10 steps.",
+    ):
         assert words in page.text
+    assert "box/AP was best, 0.625, after 10 steps." in page.text
 
 
 NAMES = [

@@ -26,6 +26,7 @@ from detkit.training import evaluate_weights, evaluated
 from detkit.training import train as train_experiment
 from detkit.utils import distributed
 from detkit.utils.logging import logging_restored
+from detkit.utils.run_folder import run_file
 from detkit.utils.seed import random_state_restored
 
 __all__ = ["Predictor", "Run", "evaluate", "load_experiment", "open_dataset", "train"]
@@ -63,6 +64,11 @@ class Run:
             raise DataError(f"{file}: is missing: nothing has been evaluated; detkit.evaluate({str(self.path)!r}) does")
         results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return results
+
+    @property
+    def report(self) -> Path:
+        """The page on the last evaluation; in a notebook ``IPython.display.HTML(run.report.read_text())`` shows it."""
+        return run_file(self.path, "report.html")
 
     def predictor(self, **options: Any) -> Predictor:
         """The trained model; the options are those of ``Predictor.from_run``."""

@@ -12,7 +12,7 @@ from detkit.data.interfaces import Dataset
 from detkit.evaluation import CocoEvaluator
 from detkit.evaluation.coco_report import reason_lines
 from detkit.evaluation.coco_results import Detections
-from detkit.evaluation.errors import error_metrics
+from detkit.evaluation.errors import KINDS, error_metrics
 from detkit.report.analysis import THRESHOLDS, Analysis
 from detkit.report.pictures import WorstImage, worst_images
 from detkit.utils.logging import optional_output
@@ -151,7 +151,7 @@ class ReportData:
 
         What fails is left out, and the log says why.
         """
-        tasks = {task: results[task] for task in TASKS if "AP" in results.get(task, {})}
+        tasks = {task: found for task in TASKS if isinstance(found := results.get(task), Mapping) and "AP" in found}
         data = ReportData(about, results, tasks, reason_lines(tasks), class_rows(tasks, None, ()))
         with optional_output("the report's curves"):
             if about.metrics_file is not None and about.metrics_file.is_file():
@@ -170,7 +170,9 @@ class ReportData:
         names, task = evaluator.dataset.class_names, "mask" if "mask" in self.tasks else "box"
         analysis = Analysis.of(evaluator.truth, detections, task, evaluator.max_detections)  # type: ignore[arg-type]
         self.threshold = analysis.threshold
-        self.errors = self.results.get("errors") or error_metrics(analysis.matches, self.threshold)
+        given = self.results.get("errors")  # of a DetectionErrors, or of an evaluator that has the name only
+        known = isinstance(given, Mapping) and {*given.get("cost", ())} == {*KINDS}
+        self.errors = given if known else error_metrics(analysis.matches, self.threshold)
         self.classes = class_rows(self.tasks, analysis, names)
         self.confusion = confusion(analysis, self.threshold, names)
         self.analysis = analysis

@@ -6,11 +6,13 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from report_cases import FAR, NEAR, OBJECT, dataset, evaluated, random_case
+from report_cases import FAR, NEAR, OBJECT, dataset, evaluated, instances, random_case, sample
 
 from detkit.doctor import Finding
+from detkit.evaluation.errors import DetectionErrors
 from detkit.report import About, ReportData, write_report
 from detkit.report.page import metric
+from detkit.structures import Prediction
 
 SECTIONS = ["ap", "thresholds", "mistakes", "confusion", "sizes", "worst", "curves", "data", "doctor", "time", "config"]
 VOID = {"meta", "img", "br", "link", "input"}
@@ -187,6 +189,26 @@ def test_without_a_class_list_or_an_evaluator_the_metrics_stand_alone(tmp_path):
     evaluator, results = evaluated(data, [[(0, OBJECT, 0.9)]], per_class=False)
     checked(write_report(tmp_path / "report.html", results, evaluator, about(tmp_path, data, findings=None)))
     checked(write_report(tmp_path / "report.html", {}))
+
+
+@pytest.mark.parametrize("odd", [{"errors": {"AP50": -1.0, "counts": {}, "cost": {}}}, {"errors": 0.5}, {"mask": 0.5}])
+def test_results_of_a_name_that_is_known_may_be_others(tmp_path, odd):
+    data, other = (dataset(tmp_path, [[(0, OBJECT)]], names) for names in (NAMES[:2], ("only",)))
+    evaluator, results = evaluated(data, [[(0, OBJECT, 0.9)]])
+    known = about(tmp_path, data, datasets={"test": data, "training": other})
+    page = checked(write_report(tmp_path / "report.html", {**results, **odd}, evaluator, known))
+    assert len([row for row in page.rows if row[0] == "duplicate"]) == 1
+
+
+def test_what_a_detection_errors_says_is_taken(tmp_path):
+    data = dataset(tmp_path, [[(0, OBJECT)]])
+    evaluator, results = evaluated(data, [[(0, FAR, 0.35)]])
+    errors = DetectionErrors(data, score_thresh=0.3)
+    errors.update([sample(0)], [Prediction(instances([(0, FAR, 0.35)]))])
+    page = checked(write_report(tmp_path / "report.html", {**results, **errors.compute()}, evaluator))
+    assert "AP50 of boxes is 0.000" in page.text
+    assert "detections of at least 0.30." in page.text
+    assert next(row for row in page.rows if row[0] == "background")[:3] == ["background", "1", "0.000"]
 
 
 def test_what_fails_is_left_out_and_the_rest_is_there(tmp_path, caplog, monkeypatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from test_page import checked
 
+from detkit.api import Run
 from detkit.commands import evaluate, train
 from detkit.config import ConfigError
 from detkit.doctor import Finding
@@ -41,6 +42,7 @@ def headline(page, results):
 
 def test_a_training_leaves_a_report_for_each_set_of_weights(finished_run, monkeypatch):
     assert (finished_run / "report.html").read_text() == "mine"
+    assert Run(finished_run).report == finished_run / "run_report.html"
     results = json.loads((finished_run / "evaluation.json").read_text())
     page, averaged = (checked(finished_run / name) for name in ("run_report.html", "report_ema.html"))
     for shown, found, words in (

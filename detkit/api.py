@@ -13,6 +13,7 @@ import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 from detkit.data import open_dataset
@@ -80,7 +81,7 @@ def train(
     *,
     data: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     val_fraction: float | None = None,
-    weights: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | EllipsisType | None = ...,
     overrides: Overrides = (),
     output_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -94,7 +95,7 @@ def train(
         data: a folder of data in any format that is read here, see ``detkit.experiment.own_data``; None is what the
             config says. (A mapping holds overrides, as ``solver={...}`` does.)
         val_fraction: the share of a folder without parts that is evaluated on; None is 0.2.
-        weights: what the training starts from, or ``"none"``; None is what the config says.
+        weights: what the training starts from; None (or ``"none"``) for none. Left out it is what the config says.
         overrides: changes to the config: texts ``key.path=value``, or a mapping, also of mappings.
         output_dir: the run's folder. None is a new one, so nothing is written over: what the config says, with a number
             behind it where that is taken. (With ``resume``: what the config says.)
@@ -108,7 +109,7 @@ def train(
             ``resume=True`` with this ``output_dir`` goes on.
     """
     changes = _changes(overrides, more, data, output_dir)
-    if weights is not None:
+    if weights is not ...:
         changes.append(f"train.init_weights={_text(None if weights == 'none' else weights)}")
     if data is None or isinstance(data, Mapping):
         if config is None:

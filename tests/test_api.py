@@ -89,6 +89,11 @@ def test_weights_are_evaluated_in_a_new_folder_and_trained_from(trained, tmp_pat
     run = detkit.train(CONFIG, weights=weights, overrides=SHORT)
     assert run.path.name == "quick_start_2"
     assert f"weights from {weights}" in (run.path / "log.txt").read_text()
+    named = [*SHORT, "train.init_weights=nowhere.pth"]
+    for none in (None, "none"):
+        assert not (detkit.train(CONFIG, weights=none, overrides=named).path / "nowhere.pth").exists()
+    with pytest.raises(DataError, match="nowhere"):
+        detkit.train(CONFIG, overrides=named)
 
 
 def test_a_training_goes_on_when_it_is_asked_to(trained, tmp_path):

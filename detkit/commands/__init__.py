@@ -59,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words in COMMANDS:
             return run(words, argv[count:])
     first = argv[0] if argv else ""
+    if first == "help" and argv[1:]:
+        return main([*argv[1:], "--help"])
     of_group = {words: c for words, c in COMMANDS.items() if words.startswith(f"{first} ")} if first else {}
     if first == "--version":
         print(f"detkit {__version__}")

@@ -72,6 +72,11 @@ def load_config(
     else:
         asked = _file(os.fspath(path), "the config")
         file = find_config(asked)
+        if file.is_dir():
+            raise ConfigError(
+                f"{display(file)}: is a folder without a run's config.yaml; a folder of data is given by --data FOLDER"
+                " (in Python data=...)"
+            )
         if not file.exists():
             near = nearest_config(asked)
             raise ConfigError(f"{display(file)}: there is no such file{_meant(near)}")

@@ -71,6 +71,19 @@ def test_a_group_of_commands_is_listed_too():
     assert "  doctor " not in said
 
 
+def test_help_may_be_the_first_word():
+    assert answer("detkit", "help", "plot").stdout.startswith("usage: detkit plot")
+    assert "  visualize data " in answer("detkit", "help", "visualize").stdout
+
+
+def test_weights_are_no_config(capsys):
+    with pytest.raises(SystemExit):
+        importlib.import_module("detkit.commands.parsers.evaluate").parse_arguments(["run/model_final.pth"])
+    assert (
+        "holds weights; give a run's folder, or a CONFIG and --weights run/model_final.pth" in capsys.readouterr().err
+    )
+
+
 def test_the_version_is_detkits():
     assert f"detkit {detkit.__version__}\n" in answer("detkit", "--version").stdout
 

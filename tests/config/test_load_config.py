@@ -124,7 +124,7 @@ def test_a_broken_file_is_named_with_what_is_wrong(write, text, words):
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     assert "there is no such file" in error_of(tmp_path / "no.yaml")
-    assert "cannot be read" in error_of(tmp_path)
+    assert "without a run's config.yaml; a folder of data is given by --data" in error_of(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,9 @@ def parse_with_config(
             args.config_file = local_path(first)
         except argparse.ArgumentTypeError as error:
             parser.error(f"argument CONFIG: {error}")
+    if args.config_file is not None and args.config_file.suffix in (".pth", ".pt", ".pkl", ".safetensors", ".h5"):
+        name = args.config_file
+        parser.error(f"CONFIG: {name} holds weights; give a run's folder, or a CONFIG and --weights {name}")
     data, share = getattr(args, "data", None), getattr(args, "val_fraction", None)
     if getattr(args, "format", None) is not None and data is None:
         parser.error("--format goes with --data")

@@ -35,7 +35,7 @@ class About:
         datasets: ``training`` and ``test`` data.
         findings: the doctor's, as mappings with ``severity``, ``where``, ``what``, ``count``, ``examples`` and ``fix``;
             None: it was not asked.
-        others: name -> file name of reports on other weights of the run.
+        others: what it is on -> file name, of reports on other weights of the run.
     """
 
     title: str = "Evaluation"

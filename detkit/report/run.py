@@ -80,7 +80,11 @@ class RunReport:
                     metrics_file=folder / "metrics.jsonl",
                     datasets=datasets,
                     findings=self._findings(folder),
-                    others={other or "of the training": path.name for other, path in files.items() if other != name},
+                    others={
+                        f"{other} weights" if other else "weights of the training": path.name
+                        for other, path in files.items()
+                        if other != name
+                    },
                 )
                 found = self._found[number] if len(self._found) == len(names) else None
                 write_report(file, results[name] if name else results, self.evaluator, about, found)

@@ -100,7 +100,7 @@ def about(folder, data, **others):
         "metrics_file": folder / "metrics.jsonl",
         "datasets": {"training": data, "test": data},
         "findings": [dataclasses.asdict(finding)],
-        "others": {"ema": "report_ema.html"},
+        "others": {"ema weights": "report_ema.html"},
     }
     return About(**{**known, **others})
 

@@ -164,7 +164,7 @@ def build_trainer(
 
 def evaluated(config: Any, weights: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
     """The weights to evaluate: where ``config`` is a run's folder, those in it; the final ones, or a checkpoint's."""
-    if isinstance(config, Mapping) or not Path(config).is_dir():
+    if config is None or isinstance(config, Mapping) or not Path(config).is_dir():
         return weights
     return files_of_run(Path(config), os.fspath(weights or "model_final.pth"))[0]
 

@@ -3,6 +3,7 @@
 import argparse
 import copy
 import dataclasses
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from detkit.experiment import Experiment
 from detkit.predictor import Predictor
 from detkit.registry import ConfigError
 from detkit.structures import Boxes, ImageList, Instances, Sample
+from detkit.training import evaluated
 from detkit.utils.file_names import file_stem
 from detkit.utils.progress import watched
 from detkit.visualization import (
@@ -28,7 +30,7 @@ from detkit.visualization import (
 from detkit.visualization.stages import ANCHOR_LABELS, YELLOW, draw_anchors, draw_proposals, draw_regions
 
 
-def load(exp: Experiment, weights: str | None) -> Predictor:
+def load(exp: Experiment, weights: str | os.PathLike[str] | None) -> Predictor:
     """The model, in evaluation mode on the config's device. Raises ConfigError where it has no such stages."""
     if weights is not None:
         checkpoint = read_checkpoint(weights)
@@ -149,7 +151,7 @@ class Stages:
 def visualize(args: argparse.Namespace) -> int:
     """Does what the command line asks for."""
     exp = load_given(args)
-    predictor = load(exp, args.weights)
+    predictor = load(exp, evaluated(args.config_file, args.weights))
     output = args.output or Path(exp.train.output_dir) / "stages"
     total = len(args.image) or min(args.num, len(exp.data.test_set))
     written = 0

@@ -6,7 +6,9 @@ import torch
 from PIL import Image
 
 from detkit import command_line
+from detkit.checkpoint import Checkpointer
 from detkit.commands import visualize_model
+from detkit.config import to_yaml
 from detkit.experiment import load_experiment
 from detkit.structures import Instances
 
@@ -115,3 +117,17 @@ def test_help_has_examples_and_mistakes_end_with_their_message(config, capsys):
         with pytest.raises(SystemExit):
             visualize_model.main(["--config-file", config, *mistake])
         assert words in capsys.readouterr().err
+
+
+def test_a_runs_stages_are_those_of_its_weights(config, tmp_path, monkeypatch):
+    exp = load_experiment(config, SMALL)
+    (tmp_path / "config.yaml").write_text(to_yaml(exp.tree))
+    model = exp.build_model()
+    torch.nn.init.constant_(model.roi_heads.box_head.cls_score.bias, 7)
+    Checkpointer(tmp_path).save("model_final", model, config=exp.tree)
+    seen = []
+    make = visualize_model.load
+    monkeypatch.setattr(visualize_model, "load", lambda *given: seen.append(make(*given)) or seen[-1])
+    assert visualize_model.main([str(tmp_path), "--num", "1"]) == 0
+    assert (seen[0].model.roi_heads.box_head.cls_score.bias == 7).all()
+    assert (tmp_path / "stages").is_dir()

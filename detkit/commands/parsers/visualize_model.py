@@ -7,8 +7,7 @@ ground truth, so an image of your own has none of these two.
 
 examples:
   the first test images of a run, with its weights
-    detkit visualize model output/quick_start/config.yaml \\
-        --weights output/quick_start/model_final.pth
+    detkit visualize model output/quick_start
 
   anchors of a config before any training: do they fit the objects?
     detkit visualize model my.yaml --num 10 --output output/look
@@ -33,7 +32,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--weights",
         type=path_or_address,
         metavar="FILE",
-        help="a checkpoint, or none (default: what a training with this config starts from)",
+        help="a checkpoint, or none (default: the run's, or what a training with this config starts from)",
     )
     parser.add_argument(
         "--image", type=local_path, nargs="+", default=[], metavar="FILE", help="instead of test images"

@@ -7,15 +7,16 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import math
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import EllipsisType
 from typing import Any
 
+from detkit.config import assignment
 from detkit.data import open_dataset
 from detkit.engine import Interrupted, Interruption
 from detkit.experiment import Experiment, OwnData, evaluation_data, load_experiment, own_data, torch_device
@@ -32,6 +33,7 @@ from detkit.utils.seed import random_state_restored
 
 __all__ = ["Predictor", "Run", "evaluate", "load_experiment", "open_dataset", "train"]
 
+_ONE = threading.Lock()
 Overrides = str | Sequence[str] | Mapping[str, Any]
 
 
@@ -49,7 +51,7 @@ class Run:
     trusted: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", Path(self.path).expanduser())
+        object.__setattr__(self, "path", Path(self.path).expanduser().absolute())
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -105,12 +107,13 @@ def train(
     Raises:
         ConfigError: something is wrong with the config, with its place and the fix.
         DataError: something is wrong with data or weights.
+        RuntimeError: another training or evaluation runs in this process.
         KeyboardInterrupt: somebody asked the training to stop (Ctrl-C, a notebook's button); it has saved, and
             ``resume=True`` with this ``output_dir`` goes on.
     """
     changes = _changes(overrides, more, data, output_dir)
     if weights is not ...:
-        changes.append(f"train.init_weights={_text(None if weights == 'none' else weights)}")
+        changes.append(assignment("train.init_weights", None if weights == "none" else weights))
     if data is None or isinstance(data, Mapping):
         if config is None:
             raise ConfigError("train: give a config, or a folder of your own as data")
@@ -162,7 +165,11 @@ def evaluate(
 
 
 def _source(config: Any) -> Any:
-    return config if isinstance(config, Mapping) else Path(config).expanduser()
+    if isinstance(config, Mapping):
+        return config
+    if not isinstance(config, str | os.PathLike):
+        raise ConfigError(f"config: expected a name, a path, a run or a mapping, got {config!r:.100}")
+    return Path(config).expanduser()
 
 
 @contextlib.contextmanager
@@ -171,12 +178,15 @@ def _running(prepared: OwnData, *, new_folder: bool) -> Iterator[tuple[Experimen
     check_launch()
     exp, interruption = prepared.experiment(), Interruption()
     with contextlib.ExitStack() as stack:
+        if not _ONE.acquire(blocking=False):  # two would share log, random numbers and torch's settings
+            raise RuntimeError("a training or evaluation runs in this process; wait for its end, or take two processes")
+        stack.callback(_ONE.release)
         stack.enter_context(interruption.listening())
         stack.enter_context(random_state_restored())
         stack.enter_context(distributed.process_group(torch_device(exp.train.device)))
         if new_folder and not any(text.startswith("train.output_dir=") for text in prepared.overrides):
             folder = stack.enter_context(_new_folder(Path(exp.train.output_dir)))
-            exp = prepared.experiment(f"train.output_dir={_text(folder)}")
+            exp = prepared.experiment(assignment("train.output_dir", folder))
         stack.enter_context(logging_restored())
         stack.enter_context(owned(exp.train.output_dir))
         try:
@@ -213,21 +223,17 @@ def _changes(
     """Overrides in all their forms as texts."""
     if isinstance(data, Mapping):
         more, data = {**more, "data": data}, None
-    texts = [overrides] if isinstance(overrides, str) else [] if isinstance(overrides, Mapping) else list(overrides)
-    texts += _flat(overrides if isinstance(overrides, Mapping) else {}, "") + _flat(more, "")
-    return texts + ([] if output_dir is None else [f"train.output_dir={_text(output_dir)}"])
+    texts = [overrides] if isinstance(overrides, str) else overrides
+    texts = _flat(texts, "") if isinstance(texts, Mapping) else texts
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f"overrides: expected texts 'key.path=value', or a mapping, got {overrides!r:.100}")
+    texts = [*texts, *_flat(more, "")]
+    return texts + ([] if output_dir is None else [assignment("train.output_dir", output_dir)])
 
 
 def _flat(values: Mapping[str, Any], above: str) -> list[str]:
     texts = []
     for key, value in values.items():
         nested = isinstance(value, Mapping) and len(value) > 0
-        texts += _flat(value, f"{above}{key}.") if nested else [f"{above}{key}={_text(value)}"]
+        texts += _flat(value, f"{above}{key}.") if nested else [assignment(f"{above}{key}", value, literal=False)]
     return texts
-
-
-def _text(value: Any) -> str:
-    """A value as YAML."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return f".{value}".replace(".-", "-.")  # .nan, .inf and -.inf
-    return json.dumps(value, default=lambda other: other.tolist() if hasattr(other, "tolist") else os.fspath(other))

@@ -150,6 +150,33 @@ def test_a_mistake_is_an_exception_and_leaves_no_folder(given, error, words, emp
     assert not [path for path in empty_folder.rglob("*") if path.is_file()]
 
 
+@pytest.mark.parametrize("given", [5, [5], [("solver.max_iter", 5)], {"solver": {"max_iter": {1}}}, {"solver": len}])
+def test_overrides_of_another_kind_are_named(given):
+    with pytest.raises(ConfigError, match="expected"):
+        detkit.train(CONFIG, overrides=given)
+    with pytest.raises(ConfigError, match="config: expected"):
+        detkit.train(5)
+
+
+def test_a_run_is_found_from_another_folder(trained, tmp_path, monkeypatch):
+    shutil.copytree(trained, tmp_path / "run")
+    run = api.Run("run")
+    monkeypatch.chdir("/")
+    assert run.results == trained.results
+    assert run.predictor().class_names
+
+
+def test_a_process_trains_one_model_at_a_time(monkeypatch):
+    def another(*args):
+        detkit.train(CONFIG, overrides=SHORT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "train_experiment", another)
+        with pytest.raises(RuntimeError, match="runs in this process"):
+            detkit.train(CONFIG, overrides=SHORT)
+    detkit.train(CONFIG, overrides=[*SHORT, "solver.max_iter=1"])
+
+
 def test_ctrl_c_is_a_keyboard_interrupt_that_says_how_to_go_on(monkeypatch):
     def stopped(*args):
         raise Interrupted(signal.SIGINT)

@@ -1,6 +1,8 @@
 """Recipes -> plain data -> YAML text that loads again to the same recipes."""
 
 import dataclasses
+import json
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +12,7 @@ import yaml
 from detkit.config.recipe import Eager, Recipe
 from detkit.config.schema import is_nested, schema
 from detkit.config.yaml_file import read_scalar
-from detkit.registry import role_of
+from detkit.registry import ConfigError, role_of
 
 _Base: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _WIDTH = 110
@@ -91,6 +93,36 @@ _Dumper.add_representer(dict, _dict)
 def to_yaml(tree: Mapping[str, Any]) -> str:
     """``tree`` as YAML: keys in their order, short lists on one line. ``load_config`` reads it back unchanged."""
     return yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, width=_WIDTH, default_flow_style=False)
+
+
+def assignment(path: str, value: Any, *, literal: bool = True) -> str:
+    """``path=value`` as ``load_config`` takes it.
+
+    Args:
+        path: where in the config.
+        value: plain data, also with numpy's numbers and with paths.
+        literal: whether ``${`` stays what it is, as in names that come from data, and refers to nothing.
+
+    Raises ConfigError for what no config can hold.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=_plain)
+    except (TypeError, ValueError):
+        kinds = "numbers, texts, lists and mappings"
+        raise ConfigError(f"{path}: expected {kinds}, got {value!r:.100} ({type(value).__name__})") from None
+    text = "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)  # YAML refuses some, unlike JSON
+    text = re.sub(_JSON_TEXT, lambda found: found[0] if found[1] is None else _NOT_FINITE[found[1]], text)
+    return f"{path}={_BRACE.sub(_LITERAL, text) if literal else text}"
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else os.fspath(value)
+
+
+_NOT_FINITE = {"NaN": ".nan", "Infinity": ".inf", "-Infinity": "-.inf"}
+_JSON_TEXT = r'"(?:[^"\\]|\\.)*"|(NaN|-?Infinity)'
+_BRACE = re.compile(r"((?:\\\\)*)\$\{")
+_LITERAL = r"\1\1\\\\${"  # an escaping backslash, and before it twice as many: in JSON each of them is two
 
 
 def flow(value: Any) -> str:

@@ -29,6 +29,8 @@ def data_path(path: str, option: str, folder: bool) -> str:
             path = path_manager.get_local_path(path)
         except OSError as error:
             raise DataError(f"{option}: {error}") from error
+    if not path:
+        raise DataError(f"{option}: is empty; give a {'folder' if folder else 'file'}, for example '.' for this folder")
     local = os.path.expanduser(path)
     if (os.path.isdir if folder else os.path.isfile)(local):
         return local

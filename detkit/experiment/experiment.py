@@ -1,7 +1,6 @@
 """The experiment: the root of every config, and how its parts are built."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 
 from detkit import data, evaluation, modeling, solver
-from detkit.config import ConfigError, Recipe, built, complete, load_config, parse, parts_of, written
+from detkit.config import ConfigError, Recipe, assignment, built, complete, load_config, parse, parts_of, written
 from detkit.engine.interfaces import Hook, Parallelism, TrainingData
 from detkit.evaluation.interfaces import Evaluator
 from detkit.experiment.data import DataConfig
@@ -165,7 +164,7 @@ def load_experiment(
         ConfigError: the first thing that is wrong, with its path, what was expected and the fix.
     """
     if isinstance(path, str | Path) and Path(path).is_dir():
-        overrides = [f"train.output_dir={json.dumps(str(path))}", *overrides]  # wherever the run has been moved
+        overrides = [assignment("train.output_dir", path), *overrides]  # wherever the run has been moved
     imports: Any = None if trust_imports is None else "run" if trust_imports else "refuse"
     config = load_config(path, overrides, Experiment, imports)
     recipe = parse(config.tree, Experiment, sources=config.sources)

@@ -71,15 +71,18 @@ def own_data(
         ConfigError: the config or an override is wrong.
     """
     share = VAL_FRACTION if val_fraction is None else val_fraction
+    if not isinstance(share, int | float) or not 0 < share < 1:
+        raise DataError(f"val_fraction: expected a number between 0 and 1, got {share!r}")
     nodes, (dataset, tested), notes = _datasets(folder, format, share, class_names)
     if val_fraction is not None and nodes[0].value["val_fraction"] is None:
         notes += "; it has a part to evaluate on, so val_fraction is not needed"
-    facts = Facts.of(dataset)
+    facts, facts_tested = Facts.of(dataset, "train on"), Facts.of(tested, "evaluate on")
     if config is None:
         config = f"own_data/{'mask' if facts.has_masks else 'faster'}_rcnn_small"
     source = config if isinstance(config, Mapping) else Path(config)
     given = load_config(source, overrides, Experiment, "skip")
-    fitting = _fitting(given, facts, len(tested))
+    load_experiment(source, [*map(str, nodes), *overrides])  # what is wrong in it, before anything follows from it
+    fitting = _fitting(given, facts, facts_tested)
     table = [(s.path, json.dumps(s.value), s.reason) for s in fitting]
     notes += f"; {source} trains on it"
     notes += f"\n{tabulate(table, ('setting', 'value', 'why'), disable_numparse=True)}" if table else ""
@@ -155,11 +158,11 @@ def _part(name: str) -> str:
     return next((names[0] for names in SPLITS if name.lower() in names), name.lower())
 
 
-def _fitting(given: Config, facts: Facts, test_images: int) -> list[Setting]:
+def _fitting(given: Config, facts: Facts, tested: Facts) -> list[Setting]:
     """What the data decide of a config with a template below it, and the user does not say."""
     if not any(os.path.abspath(where).startswith(_FOLDERS[0]) for where in given.sources.values()):
         return []
-    settings = derived(given.tree, facts, test_images, given_steps=not _is_template(given, "solver.max_iter"))
+    settings = derived(given.tree, facts, tested, given_steps=not _is_template(given, "solver.max_iter"))
     return [setting for setting in settings if _is_template(given, setting.path)]
 
 

@@ -1,13 +1,13 @@
 """Settings that follow from the data: image and anchor sizes, the length of the training and its periods, limits."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from detkit.config import assignment
 from detkit.data.interfaces import Dataset
 from detkit.registry import DataError
 
@@ -32,7 +32,7 @@ class Setting:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.path}={json.dumps(self.value)}"
+        return assignment(self.path, self.value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +57,13 @@ class Facts:
     has_masks: bool
 
     @staticmethod
-    def of(dataset: Dataset) -> "Facts":
-        """Of a dataset. Raises DataError where it has no object."""
+    def of(dataset: Dataset, purpose: str) -> "Facts":
+        """Of the part of the data to ``purpose``. Raises DataError where it has no object."""
         objects = dataset.objects()
         kept = ~objects.crowd
         if not kept.any():
             where = getattr(dataset, "source", "the data")
-            raise DataError(f"{where}: the part to train on has no object; label some, and give the folder again")
+            raise DataError(f"{where}: the part to {purpose} has no object; label some, and give the folder again")
         boxes, images = objects.boxes[kept], objects.images[kept]
         image_sizes = np.array([dataset.image_size(i) for i in range(len(dataset))], np.float64)
         sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1.0)
@@ -78,13 +78,13 @@ class Facts:
         )
 
 
-def derived(tree: Mapping[str, Any], facts: Facts, test_images: int, given_steps: bool) -> Iterator[Setting]:
+def derived(tree: Mapping[str, Any], facts: Facts, tested: Facts, given_steps: bool) -> Iterator[Setting]:
     """The settings of a template of ``configs/own_data`` that fit the data.
 
     Args:
         tree: the config, with what the user has changed.
         facts: of the training images.
-        test_images: their number.
+        tested: of the images to evaluate on.
         given_steps: whether the user says how long the training is.
     """
     boxes_only = not facts.has_masks
@@ -92,9 +92,11 @@ def derived(tree: Mapping[str, Any], facts: Facts, test_images: int, given_steps
         yield Setting("model.roi_heads.mask_head", None, "the objects have boxes only")
     if boxes_only or tree["model"]["roi_heads"].get("mask_head") is None:
         yield Setting("train.hooks[1].metric", "ema/box/AP", "without masks")
+    elif not tested.has_masks:
+        yield Setting("train.hooks[1].metric", "ema/box/AP", "the images to evaluate on have no masks")
     yield from _sizes(tree, facts)
     yield from _limits(tree, facts)
-    yield from _duration(tree, facts, test_images, given_steps)
+    yield from _duration(tree, facts, tested.images, given_steps)
 
 
 def _sizes(tree: Mapping[str, Any], facts: Facts) -> Iterator[Setting]:

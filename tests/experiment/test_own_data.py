@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detkit.config import to_yaml
 from detkit.experiment import load_experiment
 from detkit.experiment.own_data import own_data
-from detkit.registry import DataError
+from detkit.registry import ConfigError, DataError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 SIZES = "model.proposal_generator.anchor_generator.sizes"
@@ -179,6 +180,49 @@ def test_without_weights_everything_learns_and_for_longer(tmp_path, size):
     assert at(exp, "solver.max_iter") > at(tuned, "solver.max_iter")
     assert at(tuned, "train.init_weights").startswith("torchvision://")
     assert "without weights" in exp.notes
+
+
+def test_names_and_paths_are_taken_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("OWN_DATA_SECRET", "secret")
+    names = (
+        "${oc.env:OWN_DATA_SECRET}",
+        "${x}",
+        "a\\\\${b}",
+        "no",
+        "~",
+        "1",
+        "a, b=c: #",
+        "\U0001f600",
+        "\u202e\x7f\xa0x",
+    )
+    exp = loaded(coco(tmp_path / "photos ${x}, é", images=10, classes=names, objects=len(names)))
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(exp.tree), encoding="utf-8")
+    for experiment in (exp, load_experiment(file)):
+        assert experiment.data.train_set.class_names == experiment.data.test_set.class_names == names
+
+
+def test_a_mistake_in_the_config_is_said_before_anything_follows_from_it(tmp_path):
+    coco(tmp_path, images=4)
+    for override, words in (("solver.max_iter=x", "solver.max_iter: expected int"), ("solver=null", "solver: ")):
+        with pytest.raises(ConfigError, match=words):
+            own_data(tmp_path, overrides=[override])
+    for share in (0, 1, -1, float("nan"), "0.3"):
+        with pytest.raises(DataError, match="val_fraction: expected a number between 0 and 1"):
+            own_data(tmp_path, val_fraction=share)
+    with pytest.raises(DataError, match="is empty; give a folder"):
+        own_data("")
+
+
+def test_what_cannot_be_measured_is_no_reason_to_stop_or_said_at_once(tmp_path):
+    coco(tmp_path, "train")
+    coco(tmp_path, "val", masks=False)
+    exp = loaded(tmp_path)
+    assert at(exp, "train.hooks[1].metric") == "ema/box/AP"
+    assert at(exp, "model.roi_heads.mask_head") is not None
+    coco(tmp_path, "val", objects=0)
+    with pytest.raises(DataError, match="the part to evaluate on has no object"):
+        own_data(tmp_path)
 
 
 def test_a_folder_without_objects_is_no_data_to_learn_from(tmp_path):

@@ -25,7 +25,6 @@ Options and their meaning: detkit show CONFIG --options model.roi_heads
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 
 from detkit.commands.parsers import (
@@ -36,6 +35,7 @@ from detkit.commands.parsers import (
     command_parser,
     parse_with_config,
 )
+from detkit.config import assignment
 from detkit.paths import path_or_address
 
 
@@ -67,6 +67,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     check_processes(parser, args)
     if args.weights and not args.eval_only:
         weights = None if args.weights == "none" else args.weights
-        args.overrides.append(f"train.init_weights={json.dumps(weights)}")
+        args.overrides.append(assignment("train.init_weights", weights))
     args.results = args.report = None  # those of an evaluation
     return args

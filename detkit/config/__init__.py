@@ -5,7 +5,7 @@ from detkit.config.interpolation import written
 from detkit.config.load import Config, ForeignConfig, load_config
 from detkit.config.parse import build, parse
 from detkit.config.recipe import Recipe, built, parts_of
-from detkit.config.write import assignment, complete, to_yaml
+from detkit.config.write import assignment, complete, to_yaml, yaml_json
 from detkit.paths import FilePath
 from detkit.ranges import Count, CountOrZero, Finite, Fraction, Gray, Interval, Length, NonNegative, Positive, Share
 from detkit.registry import ConfigError, DataError
@@ -39,4 +39,5 @@ __all__ = [
     "to_yaml",
     "usage",
     "written",
+    "yaml_json",
 ]

@@ -95,6 +95,12 @@ def to_yaml(tree: Mapping[str, Any]) -> str:
     return yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, width=_WIDTH, default_flow_style=False)
 
 
+def yaml_json(value: Any, **options: Any) -> str:
+    """``value`` as JSON that YAML reads alike: ``json.dumps`` writes an emoji as two halves, which stay two in YAML."""
+    text = json.dumps(value, ensure_ascii=False, **options)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)  # YAML refuses some as they are
+
+
 def assignment(path: str, value: Any, *, literal: bool = True) -> str:
     """``path=value`` as ``load_config`` takes it.
 
@@ -106,11 +112,10 @@ def assignment(path: str, value: Any, *, literal: bool = True) -> str:
     Raises ConfigError for what no config can hold.
     """
     try:
-        text = json.dumps(value, ensure_ascii=False, default=_plain)
+        text = yaml_json(value, default=_plain)
     except (TypeError, ValueError):
         kinds = "numbers, texts, lists and mappings"
         raise ConfigError(f"{path}: expected {kinds}, got {value!r:.100} ({type(value).__name__})") from None
-    text = "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)  # YAML refuses some, unlike JSON
     text = re.sub(_JSON_TEXT, lambda found: found[0] if found[1] is None else _NOT_FINITE[found[1]], text)
     return f"{path}={_BRACE.sub(_LITERAL, text) if literal else text}"
 

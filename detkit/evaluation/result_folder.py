@@ -38,7 +38,7 @@ class Listing(Sequence[Listed]):
     """The images of a folder of results, read from its file as they are asked for: none is held in memory."""
 
     def __init__(self, folder: Path):
-        path = folder / LISTING
+        self.path = path = folder / LISTING
         size = path.stat().st_size if path.exists() else 0
         text = np.memmap(path, np.uint8, "r") if size else np.zeros(0, np.uint8)
         ends = [np.flatnonzero(text[i : i + 2**24] == ord("\n")) + i + 1 for i in range(0, size, 2**24)]
@@ -48,8 +48,11 @@ class Listing(Sequence[Listed]):
         return len(self._lines)
 
     def __getitem__(self, number: Any) -> Any:
-        row = json.loads(self._lines[number].tobytes())
-        return Listed(row["id"], row["file_name"])
+        try:
+            row = json.loads(self._lines[number].tobytes())
+            return Listed(row["id"], row["file_name"])
+        except (ValueError, TypeError, KeyError):
+            raise _damaged(self.path, f"line {number + 1}") from None
 
 
 def begin(folder: Path, settings: Mapping[str, Any], images: Iterable[tuple[int | str | None, str]]) -> None:
@@ -114,9 +117,10 @@ class ShardWriter:
             rows: of ``coco_results``.
             num_cut: how many detections more a limit on their number has cut off.
         """
+        start = self._files[0].tell()
         self._write(0, b"".join(_line({**row, "file_name": image.file_name}) for row in rows))
         words = {**image._asdict(), "height": size[0], "width": size[1], "detections": len(rows), "cut_off": num_cut}
-        self._write(1, _line({**words, "number": number, "end": self._files[0].tell()}))
+        self._write(1, _line({**words, "number": number, "start": start, "end": self._files[0].tell()}))
 
     def unreadable(self, image: Listed, reason: str) -> None:
         """An image that cannot be read."""
@@ -216,7 +220,10 @@ def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
         with atomic_write(path, "w") as file:
             json.dump(settings, file, indent=1)
         return
-    before, now = _flat(json.loads(path.read_text(encoding="utf-8"))), _flat(settings)
+    try:
+        before, now = _flat(json.loads(path.read_text(encoding="utf-8"))), _flat(settings)
+    except ValueError:
+        raise _damaged(path, "it") from None
     changed = [key for key in [*before, *(now.keys() - before.keys())] if before.get(key) != now.get(key)]
     if changed:
         words = "; ".join(f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in changed[:3])
@@ -227,6 +234,10 @@ def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
         )
 
 
+def _damaged(path: Path, what: str) -> DataError:
+    return DataError(f"{path}: {what} is damaged or has been edited, so results cannot go on here; give a new folder")
+
+
 def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
     """Nested settings by their paths."""
     if not isinstance(settings, Mapping) or not settings:
@@ -235,17 +246,23 @@ def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _repair(images: Path, detections: Path) -> None:
-    """Takes away what a killed process, or a machine that lost its power, has left half written in a pair of files."""
-    size = detections.stat().st_size if detections.exists() else 0
+    """Takes away what a killed process, or a machine that lost its power, has left half written in a pair of files.
+
+    Also what follows an edit by hand, as from there on detections are no more where the images' lines say they are.
+    """
+    detections.touch()
+    size = detections.stat().st_size
     good = end = 0
-    with open(images, "ab+") as file:
+    with open(images, "ab+") as file, open(detections, "rb") as rows:
         file.seek(0)
         for line in file:
             try:
-                row_end = json.loads(line)["end"] if line.endswith(b"\n") else size + 1
-            except (ValueError, TypeError, KeyError):
-                break
-            if row_end > size:
+                row = json.loads(line) if line.endswith(b"\n") else {}
+                start, row_end = row.get("start", end), row["end"]
+                rows.seek(max(0, row_end - 1))
+                if start != end or not start <= row_end <= size or (row_end > start and rows.read(1) != b"\n"):
+                    break
+            except (ValueError, TypeError, KeyError, AttributeError):
                 break
             good, end = good + len(line), row_end
     _cut(images, good)

@@ -96,6 +96,28 @@ def test_what_a_power_cut_has_lost_is_done_again(tmp_path):
     check(tmp_path)
 
 
+@pytest.mark.parametrize("kind", [IMAGES, DETECTIONS])
+@pytest.mark.parametrize("edit", ["line removed", "line doubled", "letter removed"])
+def test_what_follows_an_edit_by_hand_is_done_again(tmp_path, kind, edit):
+    start(tmp_path)
+    write(tmp_path, 0, [1, 4, 2, 3, 0])
+    path = next(tmp_path.glob(kind))
+    first, second, *more = path.read_bytes().splitlines(keepends=True)
+    changed = {"line removed": [], "line doubled": [second] * 2, "letter removed": [second.replace(b'"', b"", 1)]}[edit]
+    path.write_bytes(b"".join([first, *changed, *more]))
+    start(tmp_path)
+    write(tmp_path, 1, np.flatnonzero(~done(tmp_path)).tolist())
+    check(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["settings.json", "listing.jsonl"])
+def test_a_damaged_folder_is_named(tmp_path, name):
+    start(tmp_path)
+    (tmp_path / name).write_text('{"wei\n')
+    with pytest.raises(DataError, match=rf"{name}: .*is damaged or has been edited.*give a new folder"):
+        start(tmp_path)
+
+
 def test_a_full_disk_is_named_and_costs_nothing_that_was_written(tmp_path):
     start(tmp_path)
     write(tmp_path, 0, [0, 1])

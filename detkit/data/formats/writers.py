@@ -14,6 +14,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import pycocotools.mask as coco_mask
 
+from detkit.config import yaml_json
 from detkit.data.formats.label_writer import ImageLabels, LabelWriter, write_text
 from detkit.data.formats.outlines import one_polygon, outlines
 from detkit.utils.paths import atomic_write
@@ -96,8 +97,8 @@ class YoloWriter(LabelWriter):
         return " ".join([str(self.number[row["category_id"]]), *(f"{value:.8g}" for value in values)]) + "\n"
 
     def close(self) -> None:
-        lines = [f"{part}: {json.dumps(folder)}\n" for part, folder in self._parts.items()]
-        names = [f"  {i}: {json.dumps(name)}\n" for i, name in enumerate(self.class_names)]
+        lines = [f"{part}: {yaml_json(folder)}\n" for part, folder in self._parts.items()]
+        names = [f"  {i}: {yaml_json(name)}\n" for i, name in enumerate(self.class_names)]
         write_text(self.root / "data.yaml", "".join([*lines, "names:\n", *names]))
 
 

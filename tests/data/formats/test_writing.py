@@ -42,7 +42,7 @@ def dataset(tmp_path):
         for i, (box, mask) in enumerate(zip(boxes, masks))
     ]
     images = [{"id": 7 + i, "file_name": f"{n}/x.png", "height": 60, "width": 80} for i, n in enumerate("ab")]
-    names = {3: "cat", 4: "sea: lion & co", 5: "猫"}
+    names = {3: "cat", 4: "sea: lion & co", 5: "猫 \U0001f600"}
     return TableDataset(images, rows, names, image_root=str(tmp_path / "images"))
 
 

@@ -37,7 +37,7 @@ from detkit.modeling import MetaArch
 from detkit.modeling.compiling import compile_parts
 from detkit.predictor.loading import files_of_run
 from detkit.registry import ConfigError, DataError
-from detkit.report import RunReport
+from detkit.report import ReportHook, RunReport
 from detkit.utils import distributed
 from detkit.utils.logging import optional_output
 from detkit.utils.run_folder import begin_evaluation, run_file
@@ -70,7 +70,6 @@ def train(exp: Experiment, go_on: bool, interruption: Interruption) -> None:
             raise
     _draw(exp, pictures, out, curves=True)
     _show(write_evaluation(trainer.results, evaluators, out / "evaluation.json", sets=list(trainer.weight_sets)))
-    report.write(trainer.results, f"weights of step {trainer.finished}", list(trainer.weight_sets), trained=True)
     names = [run_file(out, name).name for name in ("report.html", "predictions")]
     _show(f"The run is in {out}: model_final.pth, evaluation.json, curves.png, {names[0]}, {names[1]}/")
     if without_value is not None:
@@ -120,6 +119,7 @@ def prepare(
         PredictionPictures(
             pictures, functools.partial(draw_predictions, dataset=exp.data.test_set), keep=exp.train.picture_keep
         ),
+        ReportHook(report),
     ]
     trainer = build_trainer(exp, model, hooks, test_batches, interruption)
     if go_on:

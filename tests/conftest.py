@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from detkit.utils.logging import logging_restored
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -32,6 +34,20 @@ def pytest_collection_modifyitems(config, items):
 def _seeded():
     """Every test starts from the same random state."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _logging():
+    """A command that a test runs sets up logging, which later tests must not see."""
+    with logging_restored():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _logging_of_fixtures():
+    """The same for commands that a module's fixtures run."""
+    with logging_restored():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,6 @@
 from detkit.report.analysis import Analysis, Scores
 from detkit.report.content import About, ReportData
 from detkit.report.page import write_report
-from detkit.report.run import RunReport
+from detkit.report.run import ReportHook, RunReport
 
-__all__ = ["About", "Analysis", "ReportData", "RunReport", "Scores", "write_report"]
+__all__ = ["About", "Analysis", "ReportData", "ReportHook", "RunReport", "Scores", "write_report"]

@@ -9,6 +9,9 @@ from typing import Any
 
 from detkit.config import to_yaml
 from detkit.data.interfaces import Dataset
+from detkit.engine import Hook
+from detkit.engine.interfaces import Training
+from detkit.engine.metrics import Line
 from detkit.evaluation import CocoEvaluator, Evaluator
 from detkit.evaluation.coco_results import Detections
 from detkit.experiment import Experiment
@@ -101,3 +104,23 @@ class RunReport:
             with optional_output("the doctor's findings in the report"):
                 return [{**_NOTHING, **row} for row in json.loads(path.read_text(encoding="utf-8"))]
         return None
+
+
+class ReportHook(Hook):
+    """Writes the run's reports after every evaluation of a training, so that a long one can be looked into."""
+
+    optional = True
+
+    def __init__(self, report: RunReport):
+        self.report = report
+
+    def before_train(self, trainer: Training) -> None:
+        """A resumed training has results whose detections are not here."""
+        self._seen = trainer.results
+
+    def on_metrics(self, trainer: Training, line: Line) -> None:
+        """Of an evaluation: its results are the trainer's by then, and its line is in ``metrics.jsonl``."""
+        if trainer.results is not self._seen:
+            self._seen = trainer.results
+            weights = f"weights of step {trainer.finished}"
+            self.report.write(trainer.results, weights, list(trainer.weight_sets), trained=True)

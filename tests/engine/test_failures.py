@@ -150,7 +150,7 @@ def test_the_state_before_the_step_is_written_and_gives_the_same_numbers(tmp_pat
 
 def test_a_second_failure_of_a_step_leaves_the_first_ones_folder_alone(tmp_path):
     for name in ("failure_step_0", "failure_step_0_2"):
-        with pytest.raises(FloatingPointError, match=re.escape(f"{name}; python")):
+        with pytest.raises(FloatingPointError, match=re.escape(f"{name}; detkit replay")):
             trainer_of(tmp_path, Detector(1)).train()
     assert (tmp_path / "run" / "failure_step_0_2" / "state.pth").is_file()
 

@@ -58,6 +58,18 @@ def test_a_training_leaves_a_report_for_each_set_of_weights(finished_run, monkey
     assert isinstance(json.loads((finished_run / "doctor_findings.json").read_text()), list)
 
 
+def test_a_training_that_goes_on_has_the_report_of_its_last_evaluation(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(RunReport, "write", lambda self, results, words, *_, **__: written.append((words, results)))
+    arguments = ["--config-file", str(CONFIG), *SHORT, f"train.output_dir={tmp_path}", "train.hooks=[]"]
+    periods = ["solver.max_iter=3", "train.eval_period=1", "train.checkpoint_period=1"]
+    assert train.main([*arguments, *periods]) == 0
+    assert [words for words, _ in written] == [f"weights of step {step}" for step in (1, 2, 3)]
+    assert train.main([*arguments, *periods, "solver.max_iter=4", "--resume"]) == 0
+    assert written[-1][0] == "weights of step 4"
+    assert all("box" in results for _, results in written)
+
+
 def test_each_set_of_weights_has_its_own_detections(finished_run, monkeypatch):
     class Experiment:
         tree, train, data = {}, type("", (), {"output_dir": str(finished_run)}), None

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -28,6 +28,7 @@ _OUTPUTS = re.compile(
     r"|tensorboard|wandb|imported_code|failure_step_\d+"
 )
 """Names of what a training leaves in its folder, apart from the log, which goes on."""
+_ASIDE = re.compile(r"earlier_run_\d+|log(_rank\d+)?\.txt")
 _BESIDE = ("config.yaml", "predictions", "report.html", "tensorboard", "wandb")
 """What a user may have there: the run's own has another name, or its files have."""
 
@@ -75,6 +76,14 @@ def _lock(path: Path) -> tuple[IO[bytes] | None, str]:
 def run_file(folder: Path, name: str) -> Path:
     """Where the run of this folder has its ``name``: beside what the user had there under that name."""
     return folder / (f"run_{name}" if name in (_users(folder) or ()) else name)
+
+
+def left_by_run(folder: Path, names: Collection[str]) -> set[str]:
+    """Which of ``names``, all in this folder, a run has left there, so that its pictures are not taken for data."""
+    if MARK not in names:
+        return set()
+    users = _users(folder) or ()
+    return {name for name in names if _OUTPUTS.fullmatch(name) or _ASIDE.fullmatch(name)}.difference(users)
 
 
 def mark_resumed(folder: Path) -> None:

@@ -15,6 +15,7 @@ from detkit.data.image_files import IMAGE_SUFFIXES, load, log_once
 from detkit.data.images import DEFAULT_READING, ImageReading, read_image
 from detkit.data.issues import Issue
 from detkit.registry import DataError
+from detkit.utils.run_folder import left_by_run
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +137,8 @@ def walk_images(folder: str | Path, *, recursive: bool = False) -> Iterator[str]
         place, folders = waiting.pop(), list[str]()
         with os.scandir(folder / place) as entries:
             names = sorted((entry.name, entry.is_dir(), entry.is_symlink()) for entry in entries)
+        left = left_by_run(folder / place, [name for name, *_ in names])
+        names = [entry for entry in names if entry[0] not in left]
         for name, is_folder, is_link in names:  # a dead link is named when it is read
             if is_folder:
                 folders += [] if is_link else [f"{place}{name}/"]  # a link may lead back

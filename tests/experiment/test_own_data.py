@@ -1,6 +1,7 @@
 """A folder of data as an experiment: its parts, and the settings that follow from it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from detkit.config import to_yaml
 from detkit.experiment import load_experiment
 from detkit.experiment.own_data import own_data
 from detkit.registry import ConfigError, DataError
+from detkit.utils.run_folder import begin_run
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 SIZES = "model.proposal_generator.anchor_generator.sizes"
@@ -200,6 +202,23 @@ def test_names_and_paths_are_taken_as_they_are(tmp_path, monkeypatch):
     file.write_text(to_yaml(exp.tree), encoding="utf-8")
     for experiment in (exp, load_experiment(file)):
         assert experiment.data.train_set.class_names == experiment.data.test_set.class_names == names
+
+
+@pytest.mark.parametrize("below", ["output/run", "."])
+def test_what_a_run_has_left_in_the_folder_is_no_data(tmp_path, below):
+    (tmp_path / "data.yaml").write_text("names: [cat]")
+    for i in range(5):
+        Image.fromarray(np.zeros((40, 48, 3), np.uint8)).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text("0 0.5 0.5 0.4 0.4")
+    before = own_data(tmp_path).notes
+    run = tmp_path / below
+    run.mkdir(parents=True, exist_ok=True)
+    begin_run(run)
+    for name in ("predictions/0.png", "predictions/step_1/0.png", "earlier_run_1/predictions/0.png", "curves.png"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "0.png", run / name)
+    assert own_data(tmp_path).notes == before
+    assert "5 images" in before
 
 
 def test_a_mistake_in_the_config_is_said_before_anything_follows_from_it(tmp_path):

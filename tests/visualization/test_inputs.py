@@ -3,6 +3,7 @@
 import pytest
 
 from detkit.registry import DataError
+from detkit.utils.run_folder import begin_run
 from detkit.visualization import image_files, walk_images
 
 
@@ -27,6 +28,19 @@ def test_images_are_found_by_name_and_links_that_lead_back_are_not_followed(fold
     caplog.clear()
     assert [*walk_images(folder / "c" / "d")] == ["y.tif"]
     assert not caplog.text
+
+
+def test_pictures_that_a_run_has_left_are_no_images(folder):
+    before = image_files(folder, recursive=True)
+    run = folder / "output" / "run"
+    run.mkdir(parents=True)
+    begin_run(run)
+    for name in ("curves.png", "predictions/x.png", "predictions/step_1/x.png"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).touch()
+    assert image_files(folder, recursive=True) == before
+    (run / "mine.png").touch()
+    assert image_files(folder, recursive=True) == sorted([*before, run / "mine.png"])
 
 
 def test_a_folder_without_images_is_refused(folder):

@@ -25,6 +25,7 @@ from detkit.data.file_names import plain
 from detkit.data.image_files import IMAGE_SUFFIXES, log_once, open_image
 from detkit.data.issues import Issue
 from detkit.registry import DataError
+from detkit.utils.run_folder import MARK, left_by_run
 
 HEAD = 1 << 16
 """Bytes of a file by which its format is known."""
@@ -36,7 +37,7 @@ class Folder:
     """A folder and the names of all files in it.
 
     Args:
-        path: the folder. Hidden files and folders are left out.
+        path: the folder. Hidden files and folders are left out, and what a run of detkit has left in it.
         given: the file in it that the user named, if any.
         stored: whether labels are of images as their pixels are stored, see ``ImageReading.orientation``.
     """
@@ -54,9 +55,14 @@ class Folder:
         """The paths of all files below it, with ``/``, in order."""
         found = []
         for folder, folders, names in os.walk(self.path):
-            folders[:] = sorted(name for name in folders if name[0] != ".")
+            left = left_by_run(Path(folder), [*folders, *names]) if MARK in names else ()
+            folders[:] = sorted(name for name in folders if name[0] != "." and name not in left)
             below = Path(folder).relative_to(self.path).as_posix()
-            found += [name if below == "." else f"{below}/{name}" for name in sorted(names) if name[0] != "."]
+            found += [
+                name if below == "." else f"{below}/{name}"
+                for name in sorted(names)
+                if name[0] != "." and name not in left
+            ]
         return dict.fromkeys(found)
 
     @functools.cached_property

@@ -134,7 +134,9 @@ def _first_weights(source: str) -> Checkpoint:
     except DataError as error:
         if "://" not in source:
             raise
-        raise DataError(f"{error}; or train without weights, for longer: train.init_weights=null") from None
+        raise DataError(
+            f"{error}; or train without weights, for longer: --weights none (train.init_weights=null)"
+        ) from None
 
 
 def build_trainer(

@@ -264,8 +264,7 @@ def random_parts(model: nn.Module, report: LoadReport) -> dict[str, list[str]]:
     if not isinstance(model, MetaArch):
         return {}
     classes = _class_tensors(model)
-    loaded, network = set(report.loaded), ("backbone.", "roi_heads.res5.")
-    backbone_alone = bool(report.format) and all(name.startswith(network) for name in loaded)
+    loaded, backbone_alone = set(report.loaded), report.of_backbone_alone
     found = {}
     for part, module in model.named_children():
         sizes = {f"{part}.{name}": value.numel() for name, value in module.state_dict().items()}

@@ -3,6 +3,9 @@
 import dataclasses
 from collections import Counter
 
+NETWORK = ("backbone.", "roi_heads.res5.")
+"""How the names of a model's tensors begin that a classification network has, too."""
+
 
 @dataclasses.dataclass
 class LoadReport:
@@ -45,6 +48,11 @@ class LoadReport:
     def exact(self) -> bool:
         """Whether, besides, the source had nothing that the model has not."""
         return self.complete and not self.unexpected
+
+    @property
+    def of_backbone_alone(self) -> bool:
+        """Whether another framework's network, such as a classifier, gave the backbone and nothing else."""
+        return bool(self.format) and all(name.startswith(NETWORK) for name in self.loaded)
 
     def __str__(self) -> str:
         total = len(self.loaded) + len(self.skipped) + len(self.missing)

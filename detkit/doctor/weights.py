@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from detkit.checkpoint import examine_weights, random_parts
+from detkit.checkpoint.report import NETWORK
 from detkit.doctor.interfaces import CHECKS, Check, CheckContext, Finding
 from detkit.registry import DataError
 
@@ -47,7 +48,13 @@ class WeightsFit(Check):
             )
         if report.missing:
             what = f"of the model's {total} tensors, some are not in the file and would stay as initialised"
-            yield Finding("warning", source, what, "right for new heads; else correct the model", report.missing)
+            usual = report.of_backbone_alone and not any(name.startswith(NETWORK) for name in report.missing)
+            fix = (
+                "none: a detector begins so from a classifier"
+                if usual
+                else "right for new heads; else correct the model"
+            )
+            yield Finding("note" if usual else "warning", source, what, fix, report.missing)
         if report.unexpected:
             what = "tensors of the file that the model has no use for"
             yield Finding("note", source, what, "none, unless a part of the model is missing", report.unexpected)

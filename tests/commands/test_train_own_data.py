@@ -85,7 +85,7 @@ def test_what_cannot_be_is_said(folder, run, tmp_path, capsys, monkeypatch):
     with pytest.raises(ConfigError, match="a run knows its own"):
         detkit.train(run, data=folder, resume=True)
     monkeypatch.setenv("DETKIT_OFFLINE", "1")
-    with pytest.raises(DataError, match=r"or train without weights, for longer: train.init_weights=null"):
+    with pytest.raises(DataError, match=r"or train without weights, for longer: --weights none"):
         detkit.train(data=folder, output_dir=tmp_path / "run")
 
 

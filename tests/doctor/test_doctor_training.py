@@ -212,3 +212,18 @@ def test_shared_memory_that_is_small_for_loader_processes(files, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: small if str(path) == "/dev/shm" else real(path))
     assert found(files.findings("data.num_workers=1"), "Workers") == [("note", "data.num_workers")]
     assert not found(files.findings("data.num_workers=0"), "Workers")
+
+
+def test_a_classifier_to_start_from_is_no_reason_to_worry(files):
+    """A backbone that is loaded whole is a note; one of which a tensor is missing stays a warning."""
+    model = files.experiment().build_model()
+    state = {
+        k: v for k, v in export_state(model.state_dict(), "detectron2").items() if k.startswith("backbone.bottom_up")
+    }
+    for severity in ("note", "warning"):
+        torch.save(state, files.folder / "backbone.pth")
+        findings = files.findings(
+            "model.preprocess.channel_order=BGR", model=True, weights=str(files.folder / "backbone.pth")
+        )
+        assert [f.severity for f in findings if f.check == "WeightsFit" and "not in the file" in f.what] == [severity]
+        state.pop(next(iter(state)))

@@ -73,6 +73,8 @@ def read_sharded(folder: Path) -> Any:
         )
     first = next(folder.glob(_file_name(0, "[1-9]*")), None)
     if first is None:
+        if (folder / "model_final.pth").is_file():
+            raise DataError(f"{folder}: is the folder of a run; its weights are {folder / 'model_final.pth'}")
         raise DataError(
             f"{folder}: has no {_file_name(0, 'N')}, so it is no checkpoint of detkit. A folder that"
             " torch.distributed.checkpoint wrote becomes a file by python -m"

@@ -44,6 +44,10 @@ def test_a_missing_or_damaged_or_foreign_shard_is_noticed(tmp_path):
     with pytest.raises(DataError, match=r"shard_1_of_2\.pth"):
         read_sharded(folder)
     (folder / "shard_0_of_2.pth").unlink()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model_final.pth").touch()
+    with pytest.raises(DataError, match="is the folder of a run; its weights are"):
+        read_sharded(tmp_path / "run")
     with pytest.raises(DataError, match="dcp_to_torch"):
         read_checkpoint(folder)
 

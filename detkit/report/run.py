@@ -90,7 +90,8 @@ class RunReport:
                     },
                 )
                 found = self._found[number] if len(self._found) == len(names) else None
-                write_report(file, results[name] if name else results, self.evaluator, about, found)
+                own = results[name] if name else {key: value for key, value in results.items() if key not in names}
+                write_report(file, own, self.evaluator, about, found)  # what has a page of its own is told there
 
     def _findings(self, folder: Path) -> Sequence[Mapping[str, Any]] | None:
         """The doctor's, kept in the run's folder for evaluations that come later."""

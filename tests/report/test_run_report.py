@@ -45,6 +45,7 @@ def test_a_training_leaves_a_report_for_each_set_of_weights(finished_run, monkey
     assert Run(finished_run).report == finished_run / "run_report.html"
     results = json.loads((finished_run / "evaluation.json").read_text())
     page, averaged = (checked(finished_run / name) for name in ("run_report.html", "report_ema.html"))
+    assert "ema/box/AP" not in (finished_run / "run_report.html").read_text()  # that page says it
     for shown, found, words in (
         (page, results, "weights of step 2"),
         (averaged, results["ema"], "ema weights"),

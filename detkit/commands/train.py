@@ -2,9 +2,11 @@
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from detkit.commands.parsers import restart
 from detkit.commands.parsers.train import parse_arguments
@@ -38,6 +40,8 @@ def start(words: str, args: argparse.Namespace, argv: Sequence[str] | None) -> i
             has_left()
             if distributed.is_main():
                 words = str(stop).partition(";")[0] if args.eval_only else str(stop)
+                if not args.eval_only and args.run is not None and Path(args.run, "config.yaml").is_file():
+                    words += f": detkit train {shlex.quote(args.run)} --resume"
                 print(words, file=sys.stderr, flush=True)
             return stop.exit_code
     return 0
@@ -61,6 +65,7 @@ def run(args: argparse.Namespace, interruption: Interruption) -> None:
     check_launch()
     with interruption.at_once():
         exp = experiment(args)
+    args.run = exp.train.output_dir
     started = int(os.environ.get("WORLD_SIZE", 1))  # this is one of them
     if args.num_processes not in (None, started):
         raise ConfigError(f"--num-processes {args.num_processes}: torchrun has started {started}; take one of the two")

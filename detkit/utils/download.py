@@ -242,5 +242,5 @@ def _advice(error: Exception, name: str) -> str:
         return "Or download it by hand and give the file"
     return (
         "Look at the network and at http_proxy, https_proxy; or on another machine: detkit weights pack FOLDER"
-        f" '{name}', and here {MIRROR}=FOLDER; or give the file (--weights FILE)"
+        f" '{name}', and here {MIRROR}=FOLDER; or give a file instead of the name"
     )

@@ -73,7 +73,7 @@ def test_from_python(folder, tmp_path):
 def test_what_cannot_be_is_said(folder, run, tmp_path, capsys, monkeypatch):
     for given, words in (
         ([], "or a folder of your own: --data FOLDER"),
-        (["--data", str(folder), "--resume"], "a run knows its data"),
+        (["--data", str(folder), "--resume"], "a run knows its data: detkit train output/own_data --resume goes on"),
         (["--data", str(folder), "--val-fraction", "2"], "between 0 and 1"),
         (["quick_start/mask_rcnn_shapes", "--format", "yolo"], "--format goes with --data"),
     ):

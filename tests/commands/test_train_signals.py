@@ -60,5 +60,8 @@ def test_twice_in_training(tmp_path):
         wait_for(tool, lambda: tool.poll() is not None or list((tmp_path / "run").glob("checkpoint_*.pth")))
         tool.send_signal(signal.SIGTERM)
         said = tool.communicate(timeout=240)[1].splitlines()
-    assert (tool.returncode, said[-1]) == (75, "stopped by SIGUSR1; --resume goes on from here")
+    assert (tool.returncode, said[-1]) == (
+        75,
+        f"stopped by SIGUSR1; --resume goes on from here: detkit train {tmp_path / 'run'} --resume",
+    )
     assert (tmp_path / "run/last_checkpoint").is_file()

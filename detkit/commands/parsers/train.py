@@ -59,7 +59,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.config_file is None and args.eval_only:
         parser.error("--eval-only: give the run, or a CONFIG, that is evaluated")
     if args.data is not None and args.resume:
-        parser.error("--data begins a training; a run knows its data: detkit train RUN --resume")
+        parser.error(
+            "--data begins a training, and a run knows its data: detkit train output/own_data --resume goes on with the"
+            " one there; give its folder, if you have named another (train.output_dir)"
+        )
     if (args.precision or args.compile) and not args.eval_only:
         parser.error("--precision and --compile go with --eval-only; trainings have train.precision, train.compile")
     if args.resume and args.eval_only:
@@ -69,4 +72,5 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         weights = None if args.weights == "none" else args.weights
         args.overrides.append(assignment("train.init_weights", weights))
     args.results = args.report = None  # those of an evaluation
+    args.run = None  # its folder, once it is known
     return args

@@ -58,6 +58,28 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--precision", choices=("fp32", "bf16"), help="take a faster copy of the model, which computes in this"
     )
     model.add_argument("--compile", action="store_true", help="and put its static parts through torch.compile")
+    _add_outputs(parser)
+    args = parser.parse_args(argv)
+    if args.output is None and args.json is None and args.results is None:
+        parser.error("nothing to write: give --output DIR (pictures), --json FILE or --results DIR (COCO results)")
+    if args.annotations is not None and args.json is None and args.results is None:
+        parser.error("--annotations goes with --json FILE or --results DIR")
+    _check_many(parser, args)
+    if (args.frames or args.label_format) and args.output is None:
+        parser.error(f"{'--frames' if args.frames else '--label-format'} goes with --output DIR")
+    if (args.run and args.config_file) or not (args.run or args.config_file or args.weights):
+        parser.error("give either --run DIR, or --config-file FILE with --weights FILE, or --weights FILE alone")
+    if args.config_file is not None and args.weights is None:
+        parser.error("--config-file needs --weights FILE")
+    if not 0 <= args.score_thresh <= 1:
+        parser.error(f"--score-thresh: expected a score between 0 and 1, got {args.score_thresh:g}")
+    if args.batch_size < 1:
+        parser.error(f"--batch-size: expected at least 1, got {args.batch_size}")
+    return args
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    """What is written, and where."""
     parser.add_argument("--output", type=local_path, metavar="DIR", help="where pictures and videos go")
     parser.add_argument(
         "--label-format",
@@ -92,23 +114,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--skip-unreadable", action="store_true", help="files that cannot be read, which are named, are no failure"
     )
-    args = parser.parse_args(argv)
-    if args.output is None and args.json is None and args.results is None:
-        parser.error("nothing to write: give --output DIR (pictures), --json FILE or --results DIR (COCO results)")
-    if args.annotations is not None and args.json is None and args.results is None:
-        parser.error("--annotations goes with --json FILE or --results DIR")
-    _check_many(parser, args)
-    if (args.frames or args.label_format) and args.output is None:
-        parser.error(f"{'--frames' if args.frames else '--label-format'} goes with --output DIR")
-    if (args.run and args.config_file) or not (args.run or args.config_file or args.weights):
-        parser.error("give either --run DIR, or --config-file FILE with --weights FILE, or --weights FILE alone")
-    if args.config_file is not None and args.weights is None:
-        parser.error("--config-file needs --weights FILE")
-    if not 0 <= args.score_thresh <= 1:
-        parser.error(f"--score-thresh: expected a score between 0 and 1, got {args.score_thresh:g}")
-    if args.batch_size < 1:
-        parser.error(f"--batch-size: expected at least 1, got {args.batch_size}")
-    return args
 
 
 def _check_many(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from detkit.commands.parsers import restart
 from detkit.commands.parsers.train import parse_arguments
+from detkit.config import assignment
 from detkit.engine import EXIT_CODE, Interrupted, Interruption
 from detkit.experiment import Experiment, evaluation_data, load_experiment, own_data, torch_device
 from detkit.experiment.run import check_launch, owned
@@ -22,7 +23,10 @@ from detkit.utils import distributed
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 0 when it went well, 75 when it was asked to leave and saved what ``--resume`` goes on from."""
-    return start("train", parse_arguments(argv), argv)
+    args = parse_arguments(argv)
+    if args.weights and not args.eval_only:
+        args.overrides.append(assignment("train.init_weights", None if args.weights == "none" else args.weights))
+    return start("train", args, argv)
 
 
 def start(words: str, args: argparse.Namespace, argv: Sequence[str] | None) -> int:

@@ -35,7 +35,6 @@ from detkit.commands.parsers import (
     command_parser,
     parse_with_config,
 )
-from detkit.config import assignment
 from detkit.paths import path_or_address
 
 
@@ -68,9 +67,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.resume and args.eval_only:
         parser.error("--resume trains on and --eval-only does not train: give one of them")
     check_processes(parser, args)
-    if args.weights and not args.eval_only:
-        weights = None if args.weights == "none" else args.weights
-        args.overrides.append(assignment("train.init_weights", weights))
     args.results = args.report = None  # those of an evaluation
     args.run = None  # its folder, once it is known
     return args

@@ -13,7 +13,6 @@ from folder_holder import holder_of
 from detkit import training
 from detkit.commands import evaluate as evaluate_command
 from detkit.commands import train as train_command
-from detkit.commands.parsers import train as train_parser
 from detkit.config import ConfigError
 from detkit.experiment import load_experiment, torch_device
 from detkit.experiment.run import warn_random_frozen
@@ -95,8 +94,9 @@ def test_a_run_folder_is_evaluated_where_it_lies(finished_run, tmp_path, capsys)
     assert "AP50" in capsys.readouterr().out
 
 
-def test_weights_of_the_command_line_are_what_training_starts_from():
-    args = train_parser.parse_arguments([str(CONFIG), "--weights", "a 'b'.pth"])
+def test_weights_of_the_command_line_are_what_training_starts_from(monkeypatch):
+    monkeypatch.setattr(train_command, "start", lambda words, args, argv: args)
+    args = train_command.main([str(CONFIG), "--weights", "a 'b'.pth"])
     assert load_experiment(args.config_file, args.overrides).train.init_weights == "a 'b'.pth"
 
 

@@ -109,7 +109,7 @@ def train(
         DataError: something is wrong with data or weights.
         RuntimeError: another training or evaluation runs in this process.
         KeyboardInterrupt: somebody asked the training to stop (Ctrl-C, a notebook's button); it has saved, and
-            ``resume=True`` with this ``output_dir`` goes on.
+            ``detkit.train(folder, resume=True)``, with the run's folder, goes on.
     """
     changes = _changes(overrides, more, data, output_dir)
     if weights is not ...:
@@ -122,7 +122,8 @@ def train(
         raise ConfigError("train: data begin a training; a run knows its own: give the run, and resume=True")
     else:
         prepared = own_data(data, None if config is None else _source(config), changes, val_fraction=val_fraction)
-    with _running(prepared, new_folder=not resume) as (exp, interruption):
+    again = "the training has stopped; detkit.train({!r}, resume=True) goes on from here"
+    with _running(prepared, again, new_folder=not resume) as (exp, interruption):
         train_experiment(exp, resume, interruption)
     return Run(Path(exp.train.output_dir), trusted=True)
 
@@ -159,7 +160,8 @@ def evaluate(
     prepared, weights = OwnData(source, changes), evaluated(source, weights)
     if data is not None and not isinstance(data, Mapping):
         prepared = evaluation_data(data, source, changes, weights=weights)
-    with _running(prepared, new_folder=new) as (exp, interruption), interruption.at_once():
+    stopped = "the evaluation has stopped"
+    with _running(prepared, stopped, new_folder=new) as (exp, interruption), interruption.at_once():
         evaluate_weights(exp, weights, precision, compile)
     return Run(Path(exp.train.output_dir)).results
 
@@ -173,8 +175,11 @@ def _source(config: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _running(prepared: OwnData, *, new_folder: bool) -> Iterator[tuple[Experiment, Interruption]]:
-    """The experiment, in a folder that is this run's; the process is as it was when the block ends."""
+def _running(prepared: OwnData, stopped: str, *, new_folder: bool) -> Iterator[tuple[Experiment, Interruption]]:
+    """The experiment, in a folder that is this run's; the process is as it was when the block ends.
+
+    ``stopped`` is what a Ctrl-C ends with, ``{!r}`` in it the folder.
+    """
     check_launch()
     exp, interruption = prepared.experiment(), Interruption()
     with contextlib.ExitStack() as stack:
@@ -194,8 +199,7 @@ def _running(prepared: OwnData, *, new_folder: bool) -> Iterator[tuple[Experimen
         except Interrupted as stop:
             if stop.number != signal.SIGINT:
                 raise SystemExit(stop.exit_code) from None
-            again = f"resume=True, output_dir={exp.train.output_dir!r} goes on from here"
-            raise KeyboardInterrupt(f"the training has stopped; {again}") from None
+            raise KeyboardInterrupt(stopped.format(exp.train.output_dir)) from None
 
 
 @contextlib.contextmanager

@@ -182,7 +182,7 @@ def test_ctrl_c_is_a_keyboard_interrupt_that_says_how_to_go_on(monkeypatch):
         raise Interrupted(signal.SIGINT)
 
     monkeypatch.setattr(api, "train_experiment", stopped)
-    with pytest.raises(KeyboardInterrupt, match="resume=True, output_dir='output/quick_start'"):
+    with pytest.raises(KeyboardInterrupt, match=r"detkit\.train\('output/quick_start', resume=True\)"):
         detkit.train(CONFIG, overrides=SHORT)
 
 

@@ -58,7 +58,8 @@ def check_at_start(experiment: Experiment, model: MetaArch) -> list[Finding]:
     if errors:
         raise ConfigError(_lines(errors) + "\ntrain.doctor=false trains all the same; detkit doctor says more")
     if found:
-        logger.warning("the doctor (detkit doctor says more; train.doctor=false for none)\n%s", _lines(found))
+        level = logging.WARNING if exit_code(found) else logging.INFO  # notes alone are no warning
+        logger.log(level, "the doctor (detkit doctor says more; train.doctor=false for none)\n%s", _lines(found))
     return found
 
 

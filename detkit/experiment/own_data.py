@@ -138,7 +138,7 @@ def _datasets(
     if test is None:
         raise DataError(f"{folder}: has no part to evaluate on; there are {', '.join(everything.splits)}")
     groups = everything.groups if chosen is None else ()
-    why += f"; {', '.join(groups)} only stands above other classes and is none" if groups else ""
+    why += f"; {', '.join(groups)} only groups other classes and is left out" if groups else ""
     names = [name for name in everything.class_names if name not in groups]
     nodes = [
         Setting(f"data.{option}", {**node, "split": part, "class_names": names}, "")

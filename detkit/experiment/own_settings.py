@@ -159,6 +159,8 @@ def _duration(tree: Mapping[str, Any], facts: Facts, test_images: int, given_ste
     yield Setting("solver.schedule.warmup_iters", min(1000, steps // 10), "a tenth of the steps")
     evaluations = min(10, max(1, int(0.15 * steps * batch / max(test_images, 1))))
     period = math.ceil(steps / evaluations)
-    yield Setting("train.eval_period", period, f"{evaluations} evaluations on {test_images} images")
+    yield Setting(
+        "train.eval_period", period, f"{evaluations} evaluation{'s' * (evaluations > 1)} on {test_images} images"
+    )
     yield Setting("train.checkpoint_period", period, "with each of them")
     yield Setting("train.hooks[0].decay", round(min(0.9998, max(0.5, 1 - 10 / steps)), 4), "over a tenth of the steps")

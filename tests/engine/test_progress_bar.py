@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import types
 
 import pytest
 import torch
@@ -98,6 +99,31 @@ def test_the_time_left_holds_what_hooks_will_take(make_trainer, tmp_path, caplog
     first, second = [r.getMessage() for r in caplog.records if r.getMessage().startswith("step ")]
     assert "+" in first.split("eta ")[1].split()[0]
     assert second.split("eta ")[1].split()[0].startswith("1:00:")
+
+
+def test_a_bar_has_the_time_left_before_the_first_line_and_an_evaluation_takes_none_of_it(make_trainer, monkeypatch):
+    clock, etas = [0.0], {}
+    monkeypatch.setattr("detkit.engine.hooks.progress_bar.time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+
+    class Steps(Hook):
+        def before_step(self, trainer):
+            clock[0] += 60.0
+
+    class Evaluates(Hook):
+        def seconds_left(self, trainer):
+            return 7200.0 if trainer.finished >= 4 else 0.0
+
+        def after_step(self, trainer):
+            etas[trainer.finished] = bar._bar.postfix
+            clock[0] += 36000.0 * (trainer.finished == 4)
+
+    bar = ProgressBar(bar=True)
+    make_trainer(8, [Steps(), bar, Evaluates()], log_period=4).train()
+    assert etas[1] in (None, "")
+    assert etas[2] == "eta 06:00"
+    assert etas[3] == "eta 05:00"
+    assert "loss" in etas[4]
+    assert etas[5].startswith("eta 2:00:0")  # the ten hours are over, and in the trainer's own clock steps take no time
 
 
 def test_windows_go_on_after_a_resume(make_trainer, tmp_path):

@@ -68,7 +68,7 @@ def test_a_category_that_only_stands_above_others_is_no_class(tmp_path):
     file.write_text(json.dumps(content))
     exp = loaded(tmp_path)
     assert exp.data.train_set.class_names == exp.data.test_set.class_names == ("cat", "dog")
-    assert "animals only stands above other classes" in exp.notes
+    assert "animals only groups other classes" in exp.notes
     assert loaded(tmp_path, class_names=["animals", "cat"]).data.train_set.class_names == ("animals", "cat")
 
 

@@ -191,7 +191,11 @@ def choose_parts(parts: Mapping[str, Any], split: str | None, folder: Folder) ->
 
 
 def keep_share(content: Content, split: str, val_fraction: float, folder: Folder) -> None:
-    """Leaves the images of ``val``, a share by a hash of their names, or those of ``train``; at least one in each."""
+    """Leaves the images of ``val``, a share by a hash of their names, or those of ``train``; at least one in each.
+
+    Names that the hash has divided before, such as those of a part of a folder, may all lie on one side: ``val`` has
+    half of the share at least and twice the share at most.
+    """
     name = next((names[0] for names in SPLITS if split.lower() in names), split)
     if name not in ("train", "val"):
         raise DataError(f"{folder.path}: has no split '{split}'; val_fraction makes train and val")
@@ -199,7 +203,10 @@ def keep_share(content: Content, split: str, val_fraction: float, folder: Folder
         raise DataError(f"{folder.path}: has {len(content.images)} image, which cannot be train and val; add more")
     hashes = [zlib.crc32(os.path.basename(row.file_name).encode("utf-8", "surrogateescape")) for row in content.images]
     order = sorted(range(len(hashes)), key=hashes.__getitem__)
-    num_val = min(max(1, sum(value < val_fraction * 2**32 for value in hashes)), len(hashes) - 1)  # neither is empty
+    share = val_fraction * len(hashes)
+    num_val = sum(value < val_fraction * 2**32 for value in hashes)
+    num_val = min(max(num_val, round(share / 2)), round(share * 2))
+    num_val = min(max(num_val, 1), len(hashes) - 1)  # neither is empty
     val = set(order[:num_val])
     kept_images = [row for i, row in enumerate(content.images) if (i in val) == (name == "val")]
     content.images, kept = kept_images, {row.id for row in kept_images}

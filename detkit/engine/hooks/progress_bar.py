@@ -44,7 +44,8 @@ class ProgressBar(Hook):
         self.bar = bar
         self._bar: tqdm | None = None
         self._line: Line | None = None
-        self._came = 0.0
+        self._pace = 0.0  # seconds a step, when the line came
+        self._began: tuple[float, int] | None = None  # time and number of the first step that was seen
 
     def before_train(self, trainer: Training) -> None:
         if not distributed.is_main():
@@ -61,15 +62,20 @@ class ProgressBar(Hook):
 
     def on_metrics(self, trainer: Training, line: Line) -> None:
         if "total_loss" in line and distributed.is_main():
-            self._line, self._came = line, time.monotonic()
-            eta = time_left(line["eta_seconds"], trainer.hooks_left()[1])
+            hooks, more = trainer.hooks_left()
+            self._line, eta = line, time_left(line["eta_seconds"], more)
+            self._pace = (line["eta_seconds"] - hooks) / max(1, trainer.max_iter - trainer.finished)
             logger.log(logging.INFO if self._bar is None else logging.DEBUG, "%s", log_line(line, trainer, eta))
 
     def after_step(self, trainer: Training) -> None:
         if self._bar is None:
             return
-        if self._line is not None:
-            eta = time_left(self._line["eta_seconds"] - time.monotonic() + self._came, trainer.hooks_left()[1])
+        (hooks, more), now = trainer.hooks_left(), time.monotonic()
+        began, first = self._began = self._began or (now, trainer.finished)
+        if self._line is None and trainer.finished > first:  # a line may be minutes away
+            self._pace = (now - began) / (trainer.finished - first)
+        if self._pace or self._line is not None:
+            eta = time_left(self._pace * (trainer.max_iter - trainer.finished) + hooks, more)
             self._bar.set_postfix_str(bar_words(self._line, eta, self._width(trainer)), refresh=False)
         self._bar.update(trainer.finished - self._bar.n)
 
@@ -92,16 +98,22 @@ def time_left(seconds: float, more: bool) -> str:
     return f"{datetime.timedelta(seconds=max(0, round(seconds)))}{'+' * more}"
 
 
-def bar_words(line: Line, eta: str, width: int | None) -> str:
+def bar_words(line: Line | None, eta: str, width: int | None) -> str:
     """What stands behind the bar: the more important words first, as many as fit into ``width`` columns."""
-    share = line["data_time"] / line["step_time"] if line["step_time"] else 0.0
-    words = [f"eta {eta.removeprefix('0:')}", f"loss {line['total_loss']:.4g}", f"lr {line['lr']:.3g}"]
-    words += [f"{line['step_time']:.3g} s/step", f"data {share:.0%}", *_memory(line, "GB", 2**10)]
-    terms = [(name, value) for name, value in line.items() if "loss" in name and name != "total_loss"]
-    words += [f"{name.removeprefix('loss_')} {value:.3g}" for name, value in terms]
+    words = [f"eta {eta.removeprefix('0:')}"]
+    if line is not None:
+        words += _numbers(line)
     while words and width is not None and sum(len(word) + 2 for word in words) > width:
         words.pop()
     return ", ".join(words)
+
+
+def _numbers(line: Line) -> list[str]:
+    share = line["data_time"] / line["step_time"] if line["step_time"] else 0.0
+    words = [f"loss {line['total_loss']:.4g}", f"lr {line['lr']:.3g}"]
+    words += [f"{line['step_time']:.3g} s/step", f"data {share:.0%}", *_memory(line, "GB", 2**10)]
+    terms = [(name, value) for name, value in line.items() if "loss" in name and name != "total_loss"]
+    return words + [f"{name.removeprefix('loss_')} {value:.3g}" for name, value in terms]
 
 
 def log_line(line: Line, trainer: Training, eta: str) -> str:

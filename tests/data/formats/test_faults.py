@@ -182,29 +182,45 @@ def test_a_split_or_format_that_is_not_there_is_named(tmp_path):
         open_dataset(tmp_path, format="yollo")
 
 
+def labelme(folder, numbers):
+    for number in numbers:
+        content = {"imagePath": f"{number}.png", "shapes": [{"label": "cat", "points": CORNERS}]}
+        (folder / f"{number}.json").write_text(json.dumps(content))
+        Image.new("RGB", (40, 30)).save(folder / f"{number}.png")
+
+
 def test_a_folder_without_parts_is_divided_by_the_names_of_its_images(tmp_path):
-    def add(numbers):
-        for number in numbers:
-            (tmp_path / f"{number}.json").write_text(
-                json.dumps({"imagePath": f"{number}.png", "shapes": [{"label": "cat", "points": CORNERS}]})
-            )
-            Image.new("RGB", (40, 30)).save(tmp_path / f"{number}.png")
 
     def names(split):
         dataset = open_dataset(tmp_path, split=split, val_fraction=0.25)
         return {image["file_name"] for image in dataset.coco()["images"]}
 
-    add(range(60))
+    labelme(tmp_path, range(60))
     train, val = names("train"), names("val")
     assert len(train) + len(val) == 60
     assert not train & val
     assert 5 <= len(val) <= 25
-    add(range(60, 80))
+    labelme(tmp_path, range(60, 80))
     assert train < names("train")
     assert val < names("validation")
     with pytest.raises(DataError, match=r"no parts; val_fraction: 0\.2 makes train and val"):
         open_dataset(tmp_path, split="val")
     assert len(open_dataset(tmp_path)) == 80
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_what_was_divided_before_is_divided_again(tmp_path, part):
+    def named(split):
+        return [row["file_name"] for row in open_dataset(tmp_path, split=split, val_fraction=0.2).coco()["images"]]
+
+    labelme(tmp_path, range(100))
+    first = set(named(part))
+    for file in tmp_path.iterdir():
+        if f"{file.stem}.png" not in first:
+            file.unlink()
+    train, val = named("train"), named("val")
+    assert {*train, *val} == first
+    assert 0.1 * len(first) - 1 <= len(val) <= 0.4 * len(first) + 1
 
 
 def test_what_the_builder_finds_is_named_with_its_place_too(tmp_path):

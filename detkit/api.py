@@ -19,12 +19,12 @@ from typing import Any
 from detkit.config import assignment
 from detkit.data import open_dataset
 from detkit.engine import Interrupted, Interruption
-from detkit.experiment import Experiment, OwnData, evaluation_data, load_experiment, own_data, torch_device
+from detkit.experiment import Experiment, OwnData, load_experiment, own_data, torch_device
 from detkit.experiment.run import check_launch, owned
 from detkit.inference import Precision
 from detkit.predictor import Predictor
 from detkit.registry import ConfigError, DataError
-from detkit.training import evaluate_weights, evaluated
+from detkit.training import evaluate_weights, evaluation_of
 from detkit.training import train as train_experiment
 from detkit.utils import distributed
 from detkit.utils.logging import logging_restored
@@ -143,7 +143,8 @@ def evaluate(
 
     Args:
         config: a run or its folder, which gets the files; or a config, see ``train``.
-        data: see ``train``; its validation part is evaluated on, or all of a folder that has none.
+        data: see ``train``; its validation part is evaluated on, or all of a folder that has none. The files go to
+            ``on_<its name>`` in the run's folder, so that the run keeps its own results.
         weights: what is evaluated; None is the run's ``model_final.pth``.
         overrides: see ``train``.
         output_dir: see ``train``.
@@ -157,9 +158,8 @@ def evaluate(
     changes = _changes(overrides, more, data, output_dir)
     source = _source(config)
     new = weights is not None and (isinstance(source, Mapping) or not source.is_dir())
-    prepared, weights = OwnData(source, changes), evaluated(source, weights)
-    if data is not None and not isinstance(data, Mapping):
-        prepared = evaluation_data(data, source, changes, weights=weights)
+    folder = None if isinstance(data, Mapping) else data
+    prepared, weights = evaluation_of(source, changes, data=folder, weights=weights)
     stopped = "the evaluation has stopped"
     with _running(prepared, stopped, new_folder=new) as (exp, interruption), interruption.at_once():
         evaluate_weights(exp, weights, precision, compile)

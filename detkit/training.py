@@ -23,7 +23,7 @@ from detkit.engine import (
 )
 from detkit.engine.training_state import named_hooks
 from detkit.evaluation import CocoEvaluator, Evaluator, FirstPredictions, evaluate, write_evaluation
-from detkit.experiment import Experiment, torch_device
+from detkit.experiment import Experiment, OwnData, evaluation_data, load_experiment, torch_device
 from detkit.experiment.run import (
     finished_message,
     init_output_dir,
@@ -164,6 +164,22 @@ def build_trainer(
     )
 
 
+def evaluation_of(
+    config: Any,
+    overrides: Sequence[str] = (),
+    *,
+    data: str | os.PathLike[str] | None = None,
+    format: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
+) -> tuple[OwnData, str | os.PathLike[str] | None]:
+    """What an evaluation is of: the experiment to load, and the weights; see ``evaluated`` and ``evaluation_data``."""
+    weights = evaluated(config, weights)
+    if data is None:
+        return OwnData(config, list(overrides)), weights
+    weights = weights or Path(load_experiment(config, overrides).train.output_dir, "model_final.pth")
+    return evaluation_data(data, config, overrides, format=format, weights=weights), weights
+
+
 def evaluated(config: Any, weights: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
     """The weights to evaluate: where ``config`` is a run's folder, those in it; the final ones, or a checkpoint's."""
     if config is None or isinstance(config, Mapping) or not Path(config).is_dir():
@@ -203,6 +219,7 @@ def evaluate_weights(
     _show(write_evaluation(results, evaluators, out / "evaluation.json", detections=out / "coco_results.json"))
     named = f"weights of {Path(weights or 'model_final.pth').name}"
     RunReport(exp, evaluators).write(results, named, trained=False, path=report_file)
+    _show(f"The evaluation is in {out}: evaluation.json, {(report_file or run_file(out, 'report.html')).name}")
 
 
 def evaluate_results(exp: Experiment, path: str | os.PathLike[str], report_file: Path | None = None) -> None:

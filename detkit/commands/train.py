@@ -17,7 +17,7 @@ from detkit.experiment.run import check_launch, owned
 from detkit.launch import launch
 from detkit.registry import ConfigError
 from detkit.signals import has_left
-from detkit.training import evaluate_results, evaluate_weights, evaluated, train
+from detkit.training import evaluate_results, evaluate_weights, evaluation_of, train
 from detkit.utils import distributed
 
 
@@ -53,13 +53,15 @@ def start(words: str, args: argparse.Namespace, argv: Sequence[str] | None) -> i
 
 def experiment(args: argparse.Namespace) -> Experiment:
     """What the command line asks for."""
+    given = (args.data, args.config_file, args.overrides)
     if args.eval_only and args.results is None:
-        args.weights = evaluated(args.config_file, args.weights)
+        options = {"data": args.data, "format": args.format, "weights": args.weights}
+        prepared, args.weights = evaluation_of(*given[1:], **options)
+        return prepared.experiment()
     if args.data is None:
         return load_experiment(args.config_file, args.overrides)
-    given = (args.data, args.config_file, args.overrides)
-    if args.eval_only:
-        return evaluation_data(*given, format=args.format, weights=args.weights).experiment()
+    if args.eval_only:  # of results: without a model
+        return evaluation_data(*given, format=args.format).experiment()
     options = {"format": args.format, "val_fraction": args.val_fraction, "class_names": args.classes}
     return own_data(*given, **options).experiment()
 

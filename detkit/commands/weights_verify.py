@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fix(path: Path, name: str) -> str:
-    """What gets a file of the cache anew; an address that has a key or a password is not written down."""
+    """What fetches a file of the cache again; an address that has a key or a password is not written down."""
     weights, cache = find(name), path.parent.parent
     whole = weights is not None and path in [cache_path(address, cache) for address in weights.addresses]
     return f"detkit weights fetch --force '{name}'" if whole else "remove it, and it is fetched when it is asked for"

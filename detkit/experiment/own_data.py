@@ -18,6 +18,7 @@ from detkit.data.interfaces import Dataset
 from detkit.experiment.experiment import Experiment, load_experiment
 from detkit.experiment.own_settings import Facts, Setting, derived
 from detkit.registry import DataError
+from detkit.utils.file_names import file_stem
 
 VAL_FRACTION = 0.2
 """The share of a folder without parts that is evaluated on, where nobody says another."""
@@ -100,12 +101,14 @@ def evaluation_data(
     """The config and the overrides with which ``folder`` is evaluated on: its validation part, else its test part.
 
     A folder without either is evaluated on as a whole, but of one that the config trains on, only what it leaves for
-    evaluation. The classes are the weights', or those that the config's training data name.
+    evaluation. The classes are the weights', or those that the config's training data name. What is found on other data
+    goes to a folder of its own, ``on_<folder>`` in the run's, unless ``overrides`` name one: the run keeps its results.
 
     Args and errors: as for ``own_data``; ``weights`` is the checkpoint that will be evaluated.
     """
     source = config if isinstance(config, Mapping) else Path(config)
-    data = load_experiment(source, overrides).tree["data"]
+    tree = load_experiment(source, overrides).tree
+    data = tree["data"]
     trained_on = data["train_dataset"].get("path")
     if trained_on is not None and os.path.realpath(trained_on) == os.path.realpath(folder):
         return OwnData(source, list(overrides), f"{folder}: the run was trained on a part, the other is evaluated on")
@@ -116,7 +119,9 @@ def evaluation_data(
     node: dict[str, Any] = {"name": "AutoDataset", "path": os.fspath(folder), "format": format, "split": split}
     node |= {"val_fraction": None, "class_names": names or data["train_dataset"].get("class_names")}
     notes = f"{folder}: {everything.format}; {split or 'all of it'} to evaluate on"
-    return OwnData(source, [str(Setting("data.test_dataset", node, "")), *overrides], notes)
+    name = file_stem(Path(os.path.abspath(folder)).stem)
+    own_folder = Setting("train.output_dir", os.path.join(tree["train"]["output_dir"], f"on_{name}"), "")
+    return OwnData(source, [*map(str, (Setting("data.test_dataset", node, ""), own_folder)), *overrides], notes)
 
 
 def _datasets(

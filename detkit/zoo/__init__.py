@@ -9,16 +9,14 @@ import json
 import os
 import re
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "model.pt")
 """What a repository of huggingface.co is asked for, in this order, where no file is named."""
 
-NAMES = ("detectron2", "catalog", "torchvision", "timm", "hf")
 ADDRESSES = ("http", "https", "ftp")
-SCHEMES = (*NAMES, *ADDRESSES, "file")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +53,8 @@ def find(name: str) -> Weights | None:
         return None
     if scheme in ADDRESSES:
         return _at_address(f"{scheme}://{rest}")
-    rest = rest.partition("#")[0]
-    if scheme in ("detectron2", "catalog"):
-        return _in_table(scheme, rest)
-    if scheme == "torchvision":
-        return _of_torchvision(rest)
-    if scheme in ("timm", "hf"):
-        return _of_hub(scheme, rest)
+    if scheme in NAMES:
+        return NAMES[scheme](scheme, rest.partition("#")[0])
     near = difflib.get_close_matches(scheme, SCHEMES, n=1, cutoff=0.7)
     if near and near[0] != scheme:
         raise ValueError(f"there is no '{scheme}://'. Did you mean '{near[0]}://'?")
@@ -133,7 +126,7 @@ def _torchvision() -> dict[str, Any]:
     return {f"{type(entry).__name__}.{entry.name}": entry for entry in entries}
 
 
-def _of_torchvision(rest: str) -> Weights:
+def _of_torchvision(scheme: str, rest: str) -> Weights:
     entries = _torchvision()
     kind, _, member = rest.partition(".")
     if member == "DEFAULT":
@@ -142,7 +135,7 @@ def _of_torchvision(rest: str) -> Weights:
     else:
         entry = entries.get(rest)
     if entry is None:
-        raise ValueError(_unknown("torchvision", rest, entries))
+        raise ValueError(_unknown(scheme, rest, entries))
     return _torchvision_row(entry)
 
 
@@ -201,3 +194,14 @@ def _unknown(scheme: str, rest: str, names: Iterable[str], plain: str = "") -> s
         f"there are no weights '{scheme}://{rest}'." + (f" Did you mean {meant}?" if meant else "") + " 'detkit weights"
         f" list {scheme}' has all; others go by their https address"
     )
+
+
+NAMES: dict[str, Callable[[str, str], Weights]] = {
+    "detectron2": _in_table,
+    "catalog": _in_table,
+    "torchvision": _of_torchvision,
+    "timm": _of_hub,
+    "hf": _of_hub,
+}
+"""What stands before ``://`` in a name -> what finds the rest, from both."""
+SCHEMES = (*NAMES, *ADDRESSES, "file")

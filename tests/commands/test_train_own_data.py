@@ -52,12 +52,21 @@ def test_a_folder_is_enough_to_train(run):
 
 
 def test_a_run_is_evaluated_on_another_folder_as_a_whole(run, folder, tmp_path, capsys):
-    """And into another folder than the run's; of its own data, on what it was not trained on."""
+    """And leaves the run's own results as they are; of its own data, on what it was not trained on."""
     shutil.copytree(folder, tmp_path / "other")
-    given = [str(run), "--data", str(tmp_path / "other"), f"train.output_dir={tmp_path}/on_other"]
-    assert evaluate_command.main(given) == 0
+    own = (run / "evaluation.json").read_bytes()
+    for config in (run, run / "config.yaml"):
+        assert evaluate_command.main([str(config), "--data", str(tmp_path / "other")]) == 0
+        said = capsys.readouterr().out
+        assert "12 images in" in said
+        assert f"The evaluation is in {run / 'on_other'}" in said
+        assert (run / "on_other/evaluation.json").is_file()
+        assert (run / "evaluation.json").read_bytes() == own
+        shutil.rmtree(run / "on_other")
+    detkit.evaluate(run, data=tmp_path / "other")
     assert "12 images in" in capsys.readouterr().out
-    assert (tmp_path / "on_other/evaluation.json").is_file()
+    assert (run / "on_other/evaluation.json").is_file()
+    assert (run / "evaluation.json").read_bytes() == own
     assert evaluate_command.main([str(run), "--data", str(folder)]) == 0
     said = capsys.readouterr().out
     assert "images in" in said

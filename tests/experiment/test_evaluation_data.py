@@ -35,12 +35,17 @@ def test_the_part_for_evaluation_is_evaluated(run, tmp_path, parts, number):
     exp = evaluation_data(tmp_path / "other", run, weights=run / "model_final.pth").experiment()
     assert len(exp.data.test_set) == number
     assert exp.data.test_set.class_names == ("dog", "cat")  # the model's order
-    assert exp.train.output_dir == str(run)
+    assert exp.train.output_dir == str(run / "on_other")  # the run keeps its own results
 
 
 def test_the_classes_are_the_weights_where_the_config_names_none(run, tmp_path):
     exp = evaluation_data(coco(tmp_path / "other"), CONFIG, weights=run / "model_final.pth").experiment()
     assert exp.data.test_set.class_names == ("dog", "cat")
+
+
+def test_the_folder_of_the_results_is_the_callers_where_he_names_one(run, tmp_path):
+    exp = evaluation_data(coco(tmp_path / "other"), run, ["train.output_dir=elsewhere"]).experiment()
+    assert exp.train.output_dir == "elsewhere"
 
 
 def test_data_without_a_part_for_evaluation_is_evaluated_whole(run, tmp_path):

@@ -10,7 +10,7 @@ examples:
   a checkpoint of a run, into another folder
     detkit evaluate output/quick_start --weights output/quick_start/model_best.pth train.output_dir=output/best
 
-  on other data: the validation part of a folder, or all of one that has none
+  on other data, the validation part of a folder or all of it; the files go to output/quick_start/on_my_folder
     detkit evaluate output/quick_start --data my_folder
 
   detections of another framework, or made before, with a report on them

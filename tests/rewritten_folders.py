@@ -58,7 +58,7 @@ def _as_roboflow_yolo(root, parts):
 
 
 def _as_roboflow_coco(root, parts):
-    """Ids begin anew in each part, and the first category is one that stands above the others."""
+    """Ids begin from 1 again in each part, and the first category is one that stands above the others."""
     for part in parts:
         folder = root / ROBOFLOW_NAMES[part]
         (root / "images" / part).rename(folder)

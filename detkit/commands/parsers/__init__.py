@@ -98,6 +98,13 @@ def add_data(parser: argparse.ArgumentParser, what: str, *, divided: bool = True
         parser.add_argument("--classes", metavar="A,B", help="the classes of --data to take (default: all)")
 
 
+def take_none(args: argparse.Namespace) -> None:
+    """``--weights none``: neither other weights nor those that the config says."""
+    if args.weights == "none":
+        args.weights = None
+        args.overrides.append("train.init_weights=null")
+
+
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """``--num-processes`` and ``--max-restarts``; see ``check_processes``."""
     parser.add_argument("--num-processes", type=int, metavar="N", help="start N processes, as torchrun would")

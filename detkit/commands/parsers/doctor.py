@@ -21,7 +21,7 @@ examples:
 import argparse
 from collections.abc import Sequence
 
-from detkit.commands.parsers import add_config, add_data, command_parser, parse_with_config
+from detkit.commands.parsers import add_config, add_data, command_parser, parse_with_config, take_none
 from detkit.paths import local_path, path_or_address
 
 
@@ -43,9 +43,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--histogram", type=local_path, metavar="FILE", help="write objects against anchors as a PNG")
     parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     args = parse_with_config(parser, argv)
-    if args.weights == "none":
-        args.weights = None
-        args.overrides.append("train.init_weights=null")
+    take_none(args)
     if args.num_processes < 1:
         parser.error(f"--num-processes: expected at least 1, got {args.num_processes}")
     return args

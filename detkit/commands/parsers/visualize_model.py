@@ -19,7 +19,7 @@ examples:
 import argparse
 from collections.abc import Sequence
 
-from detkit.commands.parsers import add_config, add_data, command_parser, parse_with_config
+from detkit.commands.parsers import add_config, add_data, command_parser, parse_with_config, take_none
 from detkit.paths import local_path, path_or_address
 
 
@@ -45,9 +45,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     args = parse_with_config(parser, argv)
-    if args.weights == "none":
-        args.weights = None
-        args.overrides.append("train.init_weights=null")
+    take_none(args)
     if args.image and args.num is not None:
         parser.error("--num counts test images, and --image gives others instead: give one of them")
     args.num = 4 if args.num is None else args.num

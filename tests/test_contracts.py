@@ -243,6 +243,24 @@ def test_mask_paster(cls):
     assert cls()(torch.zeros(0, 28, 28), Boxes([]), (40, 50), 0.5).bitmaps().shape == (0, 40, 50)
 
 
+@pytest.mark.parametrize("cls", registered("suppression"), ids=names)
+def test_suppression(cls):
+    nms = cls()
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 10], [50, 50, 60, 70]])
+    scores, classes = torch.tensor([0.6, 0.9, 0.5, 0.8]), torch.tensor([0, 0, 1, 0])
+    rows, kept = nms(boxes, scores, classes, 0.5, 100)
+    assert rows[:3].tolist() == [1, 3, 2], "the best of a class, and other classes, stay as they are"
+    assert torch.equal(kept[:3], scores[rows[:3]])
+    assert (kept[3:] < 0.6).all()
+    assert (kept.diff() <= 0).all()
+    none, of_none = nms(boxes[:0], scores[:0], classes[:0], 0.5, 100)
+    assert (len(none), none.dtype, len(of_none)) == (0, torch.int64, 0)
+    _, of_equal = nms(boxes[:1].repeat(3, 1), torch.full((3,), 0.7), torch.zeros(3, dtype=torch.long), 0.5, 100)
+    assert torch.isfinite(of_equal).all()
+    assert (of_equal[:1] == 0.7).all()
+    assert (of_equal[1:] < 0.3).all()
+
+
 @pytest.mark.parametrize("cls", registered("box head"), ids=names)
 def test_box_head(cls):
     width = {"fc_dims": (16,)} if "fc_dims" in options(cls) else {"conv_dim": 16}

@@ -12,6 +12,7 @@ from detkit.modeling import (
     poolers,
     proposals,
     roi_heads,
+    suppression,
 )
 from detkit.modeling.interfaces import MetaArch
 from detkit.modeling.preprocess import Preprocess
@@ -30,4 +31,5 @@ __all__ = [
     "poolers",
     "proposals",
     "roi_heads",
+    "suppression",
 ]

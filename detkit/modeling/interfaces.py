@@ -1,4 +1,4 @@
-"""Every role of a model and its contract. READ THIS FIRST.
+"""Every role of a model and its contract. READ THIS FIRST; what is done with boxes alone is in box_interfaces.py.
 
 Runtime arguments (before ``*``) are passed by the parent; options (after ``*``) come from the config.
 Letters: N images, C channels, H x W pixels, s stride, A anchors a location, R regions over all images, K classes.
@@ -11,6 +11,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from detkit.layers import ShapeSpec
+from detkit.modeling.box_interfaces import BOX_CODERS as BOX_CODERS
+from detkit.modeling.box_interfaces import BOX_LOSSES as BOX_LOSSES
+from detkit.modeling.box_interfaces import SUPPRESSIONS as SUPPRESSIONS
+from detkit.modeling.box_interfaces import BoxCoder as BoxCoder
+from detkit.modeling.box_interfaces import BoxLoss as BoxLoss
+from detkit.modeling.box_interfaces import Suppression as Suppression
 from detkit.registry import Registry
 from detkit.structures import Boxes, ImageList, Instances, Losses, Masks, Prediction, Sample
 
@@ -131,35 +137,6 @@ class RPNHead(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Per level: objectness logits (N, A, H/stride, W/stride) and deltas (N, 4A, H/stride, W/stride)."""
         raise NotImplementedError
-
-
-class BoxCoder:
-    """Expresses boxes by four numbers relative to reference boxes (anchors or proposals)."""
-
-    def encode(self, reference: Tensor, boxes: Tensor) -> Tensor:
-        """``(N, 4)`` deltas that move ``reference`` (N, 4) onto ``boxes`` (N, 4), all xyxy."""
-        raise NotImplementedError
-
-    def decode(self, reference: Tensor, deltas: Tensor) -> Tensor:
-        """``(N, 4 * B)`` float32 boxes: each ``reference`` (N, 4) moved by its B sets of ``deltas`` (N, 4 * B)."""
-        raise NotImplementedError
-
-
-class BoxLoss(nn.Module):
-    """How far predicted boxes are from the ground truth."""
-
-    def __init__(self) -> None:
-        super().__init__()
-
-    def forward(self, box_coder: BoxCoder, deltas: Tensor, reference: Tensor, gt_boxes: Tensor) -> Tensor:
-        """``(N,)``: the loss of each of N boxes, which the caller adds up and divides by ``normaliser``. Predicted
-        ``deltas`` (N, 4) move ``reference`` (N, 4), anchors or proposals, which should end at ``gt_boxes`` (N, 4)."""
-        raise NotImplementedError
-
-    def normaliser(self, num_foreground: Tensor, num_samples: Tensor) -> Tensor:
-        """What the sum over the foreground is divided by where that is not 0, see ``Losses.normalisers``; 0-d each.
-        ``num_samples`` anchors or proposals were sampled, background included."""
-        return num_samples
 
 
 class ProposalGenerator(nn.Module):
@@ -284,8 +261,6 @@ NECKS: Registry[Neck] = Registry("neck", Neck)
 TOP_BLOCKS: Registry[TopBlock] = Registry("top block", TopBlock)
 ANCHOR_GENERATORS: Registry[AnchorGenerator] = Registry("anchor generator", AnchorGenerator)
 RPN_HEADS: Registry[RPNHead] = Registry("RPN head", RPNHead)
-BOX_CODERS: Registry[BoxCoder] = Registry("box coder", BoxCoder)
-BOX_LOSSES: Registry[BoxLoss] = Registry("box loss", BoxLoss)
 PROPOSAL_GENERATORS: Registry[ProposalGenerator] = Registry("proposal generator", ProposalGenerator)
 ROI_POOLERS: Registry[RoIPooler] = Registry("RoI pooler", RoIPooler)
 BOX_HEADS: Registry[BoxHead] = Registry("box head", BoxHead)

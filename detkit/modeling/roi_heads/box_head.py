@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit.config import Count, Fraction, NonNegative, Positive, Recipe
-from detkit.layers import ConvNorm, Norm, ShapeSpec, c2_xavier_fill, init_normal, nms_by_group
+from detkit.layers import ConvNorm, Norm, ShapeSpec, c2_xavier_fill, init_normal
 from detkit.modeling.box_coder import DeltaBoxCoder
 from detkit.modeling.box_losses import SmoothL1BoxLoss, foreground_box_loss
-from detkit.modeling.interfaces import BOX_HEADS, BoxCoder, BoxHead, BoxLoss, Features, RoIPooler
+from detkit.modeling.interfaces import BOX_HEADS, BoxCoder, BoxHead, BoxLoss, Features, RoIPooler, Suppression
 from detkit.modeling.sampling import is_foreground
+from detkit.modeling.suppression import HardNMS, choose_detections
 from detkit.registry import Removed
 from detkit.structures import Boxes, ClassRows, Instances, Losses
 
@@ -30,12 +31,18 @@ class Detection:
         nms_thresh: IoU above which the lower-scoring of two boxes of a class is dropped.
         max_detections: detections an image.
         min_size: boxes with a side not longer than this many pixels are dropped; null keeps them.
+        nms: how a box is chosen among those that may be of one object.
     """
 
     score_thresh: Fraction = 0.05
     nms_thresh: Fraction = 0.5
     max_detections: Count = 100
     min_size: NonNegative | None = None
+    nms: Recipe[Suppression] = Recipe(HardNMS)
+
+    def choose(self, candidates: Instances) -> Instances:
+        """The detections among the candidates of an image."""
+        return choose_detections(candidates, self.nms(), self.nms_thresh, self.max_detections)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,14 +189,7 @@ class FastRCNNHead(BoxHead):
         numbers = [len(p) for p in proposals]
         probs = predictions.logits.float().softmax(dim=1).split(numbers)
         boxes = self.box_coder.decode(Boxes.cat([p.boxes for p in proposals]), predictions.deltas).split(numbers)
-        candidates = [self.candidates(b, p, i) for b, p, i in zip(boxes, probs, proposals)]
-        kept = [nms_by_group(c.boxes, c.scores, c.classes, self.detection.nms_thresh) for c in candidates]
-        return [self._best(c, rows) for c, rows in zip(candidates, kept)]
-
-    def _best(self, candidates: Instances, rows: Tensor) -> Instances:
-        most = self.detection.max_detections
-        num_cut = max(0, len(rows) - most)
-        return candidates[rows[:most]].with_info(dataclasses.replace(candidates.info, num_cut=num_cut))
+        return [self.detection.choose(self.candidates(b, p, i)) for b, p, i in zip(boxes, probs, proposals)]
 
     def candidates(self, boxes: Tensor, probs: Tensor, proposals: Instances) -> Instances:
         """``Instances(boxes, scores, classes)`` of one image, among which NMS will choose.

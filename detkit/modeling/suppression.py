@@ -1,0 +1,135 @@
+"""How a detector chooses among boxes that may be of one object. N boxes of an image, in all classes."""
+
+import dataclasses
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from detkit.config import Count, Fraction, Positive
+from detkit.layers import nms_by_group, pairwise_iou
+from detkit.modeling.interfaces import SUPPRESSIONS, Suppression
+from detkit.structures import Instances
+
+
+def choose_detections(
+    candidates: Instances, suppression: Suppression, nms_thresh: float, max_detections: int
+) -> Instances:
+    """The detections among the candidates of an image, best first.
+
+    Args:
+        candidates: ``boxes``, ``scores``, ``classes``, and any other field.
+        suppression: which of them are objects.
+        nms_thresh: IoU from which two boxes of a class are of one object.
+        max_detections: how many detections there may be; ``num_cut`` of their info says how many more there were.
+    """
+    boxes, scores, classes = (candidates.fields[name] for name in ("boxes", "scores", "classes"))
+    rows, scores = suppression(torch.as_tensor(boxes), scores, classes, nms_thresh, max_detections)
+    chosen = candidates[rows[:max_detections]].with_fields(scores=scores[:max_detections])
+    return chosen.with_info(dataclasses.replace(candidates.info, num_cut=max(0, len(rows) - max_detections)))
+
+
+@SUPPRESSIONS.register()
+class HardNMS(Suppression):
+    """A box that overlaps a better one of its class by more than ``nms_thresh`` is dropped: greedy NMS."""
+
+    def __call__(
+        self, boxes: Tensor, scores: Tensor, classes: Tensor, iou_thresh: float, max_detections: int
+    ) -> tuple[Tensor, Tensor]:
+        """See ``Suppression.__call__``."""
+        rows = nms_by_group(boxes, scores, classes, iou_thresh)
+        return rows, scores[rows]
+
+
+@SUPPRESSIONS.register()
+class SoftNMS(Suppression):
+    """A box that overlaps a better one of its class gets a lower score instead of being dropped (Bodla et al. 2017).
+
+    Args:
+        decay: the factor on the score for each better box. linear: 1 - IoU from ``nms_thresh`` on; gaussian:
+            exp(-IoU^2 / sigma), whatever ``nms_thresh``.
+        sigma: of the gaussian.
+        min_score: a box whose score has fallen below is dropped.
+    """
+
+    def __init__(
+        self, *, decay: Literal["linear", "gaussian"] = "linear", sigma: Positive = 0.5, min_score: Fraction = 0.001
+    ):
+        self.decay, self.sigma, self.min_score = decay, sigma, min_score
+
+    def __call__(
+        self, boxes: Tensor, scores: Tensor, classes: Tensor, iou_thresh: float, max_detections: int
+    ) -> tuple[Tensor, Tensor]:
+        """See ``Suppression.__call__``."""
+        boxes, now, taken = boxes.float(), scores.float().clone(), []
+        alive = torch.ones_like(now, dtype=torch.bool)
+        for _ in range(min(len(now), max_detections)):
+            best = now.masked_fill(~alive, -1.0).argmax().reshape(1)
+            taken.append(best)
+            alive = alive.index_fill(0, best, False)
+            iou = pairwise_iou(boxes[best], boxes)[0].nan_to_num()
+            if self.decay == "linear":
+                factor = torch.where(iou >= iou_thresh, 1 - iou, 1.0)
+            else:
+                factor = torch.exp(-iou.square() / self.sigma)
+            now = torch.where(alive & (classes == classes[best]), now * factor, now)
+        rest = torch.nonzero(alive)[:, 0]
+        rows = torch.cat([*taken, rest[now[rest].argsort(descending=True)]])
+        rows = rows[now[rows] >= self.min_score]
+        return rows, now[rows].to(scores)
+
+
+@SUPPRESSIONS.register()
+class MatrixNMS(Suppression):
+    """The score of a box falls with its overlap with better ones of its class, all at once (Wang et al. 2020, SOLOv2).
+
+    A better box counts less, the more it is itself overlapped by one that is better still.
+
+    Args:
+        decay: linear, (1 - IoU); or gaussian, exp(-sigma IoU^2).
+        sigma: of the gaussian.
+        pre_nms_topk: how many of the best boxes are looked at.
+        min_score: a box whose score has fallen below is dropped.
+    """
+
+    def __init__(
+        self,
+        *,
+        decay: Literal["linear", "gaussian"] = "gaussian",
+        sigma: Positive = 2.0,
+        pre_nms_topk: Count = 500,
+        min_score: Fraction = 0.05,
+    ):
+        self.decay, self.sigma, self.pre_nms_topk, self.min_score = decay, sigma, pre_nms_topk, min_score
+
+    def __call__(
+        self, boxes: Tensor, scores: Tensor, classes: Tensor, iou_thresh: float, max_detections: int
+    ) -> tuple[Tensor, Tensor]:
+        """See ``Suppression.__call__``."""
+        order = self._best(scores)
+        return self._decayed(order, pairwise_iou(boxes[order].float(), boxes[order].float()), scores, classes)
+
+    def of_masks(self, masks: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """The same by the IoU of bitmaps ``(N, H, W)`` instead of that of boxes."""
+        order = self._best(scores)
+        flat = masks[order].flatten(1).float()
+        inter, areas = flat @ flat.t(), flat.sum(dim=1)
+        return self._decayed(order, inter / (areas[:, None] + areas - inter), scores, classes)
+
+    def _best(self, scores: Tensor) -> Tensor:
+        return scores.argsort(descending=True, stable=True)[: self.pre_nms_topk]
+
+    def _decayed(self, order: Tensor, iou: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        if not len(order):
+            return order, scores[order]
+        of_class = classes[order]
+        iou = (iou.nan_to_num() * (of_class[:, None] == of_class)).triu(diagonal=1)  # [i, j]: i is better than j
+        worst = iou.amax(dim=0)
+        if self.decay == "linear":  # a box that lies on a better one has nothing left to say of a third
+            factors = (1 - iou) / (1 - worst[:, None]).clamp(min=torch.finfo(iou.dtype).eps)
+        else:
+            factors = torch.exp(self.sigma * (worst[:, None].square() - iou.square()))
+        now = scores[order] * factors.amin(dim=0).to(scores)
+        again = now.argsort(descending=True, stable=True)
+        again = again[now[again] >= self.min_score]
+        return order[again], now[again]

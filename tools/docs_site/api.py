@@ -28,7 +28,7 @@ def modules() -> list[str]:
 
 def _is_public(name: str) -> bool:
     public = name.count(".") == 1 and hasattr(importlib.import_module(name), "__all__")
-    return public or name.endswith(".interfaces")
+    return public or name.endswith((".interfaces", "_interfaces"))
 
 
 def public_names(module: ModuleType) -> list[str]:

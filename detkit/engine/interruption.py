@@ -147,7 +147,7 @@ class Interruption:
         if self._has_left:
             return
         if number == signal.SIGINT and self._noted == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("stopped at once; --resume goes on from the last checkpoint, if there is one")
         if not (self._noted and number == signal.SIGTERM):  # which may be the reminder of a signal of before
             self._noted = number
         if self._at_once and distributed.world_size() == 1:

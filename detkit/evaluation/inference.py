@@ -18,6 +18,7 @@ from detkit.utils.distributed import all_gather_object, is_main, rank, share_buf
 from detkit.utils.paths import atomic_write
 from detkit.utils.progress import watched
 from detkit.utils.sharding import gathered
+from detkit.utils.words import amount
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ def write_evaluation(
     if "timing" in results:
         timing = results["timing"]
         parts.append(
-            f"{timing['images']} images in {timing['seconds']:.1f} s"
+            f"{amount(timing['images'], 'image')} in {timing['seconds']:.1f} s"
             f" ({timing['images_per_second']:.1f} images/s; the model alone took {timing['model_seconds']:.1f} s)"
         )
     writer = next((evaluator for evaluator in evaluators if hasattr(evaluator, "write_results")), None)

@@ -19,6 +19,7 @@ from detkit.experiment.experiment import Experiment, load_experiment
 from detkit.experiment.own_settings import Facts, Setting, derived
 from detkit.registry import DataError
 from detkit.utils.file_names import file_stem
+from detkit.utils.words import amount
 
 VAL_FRACTION = 0.2
 """The share of a folder without parts that is evaluated on, where nobody says another."""
@@ -117,7 +118,14 @@ def evaluation_data(
     split = parts.get("val", parts.get("test"))
     names = None if weights is None else read_checkpoint(weights).class_names
     node: dict[str, Any] = {"name": "AutoDataset", "path": os.fspath(folder), "format": format, "split": split}
-    node |= {"val_fraction": None, "class_names": names or data["train_dataset"].get("class_names")}
+    names = names or data["train_dataset"].get("class_names")
+    unknown = [name for name in names or () if name not in everything.class_names]
+    if unknown:
+        raise DataError(
+            f"{folder}: has no class {', '.join(map(repr, unknown[:5]))}{', ...' if len(unknown) > 5 else ''}, which "
+            f"the model knows; it has {', '.join(everything.class_names[:20])}. Give data with the same classes"
+        )
+    node |= {"val_fraction": None, "class_names": names}
     notes = f"{folder}: {everything.format}; {split or 'all of it'} to evaluate on"
     name = file_stem(Path(os.path.abspath(folder)).stem)
     own_folder = Setting("train.output_dir", os.path.join(tree["train"]["output_dir"], f"on_{name}"), "")
@@ -154,7 +162,7 @@ def _datasets(
     return (
         nodes,
         pair,
-        f"{folder}: {everything.format}, {len(everything)} images, {len(names)} class{'es' * (len(names) != 1)}; {why}",
+        f"{folder}: {everything.format}, {amount(len(everything), 'image')}, {amount(len(names), 'class')}; {why}",
     )
 
 

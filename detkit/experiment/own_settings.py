@@ -10,6 +10,7 @@ import numpy as np
 from detkit.config import assignment
 from detkit.data.interfaces import Dataset
 from detkit.registry import DataError
+from detkit.utils.words import amount
 
 PASSES = 6
 """Over the training images, at least; a few images are seen more often, as often as the template's steps say."""
@@ -160,7 +161,9 @@ def _duration(tree: Mapping[str, Any], facts: Facts, test_images: int, given_ste
     evaluations = min(10, max(1, int(0.15 * steps * batch / max(test_images, 1))))
     period = math.ceil(steps / evaluations)
     yield Setting(
-        "train.eval_period", period, f"{evaluations} evaluation{'s' * (evaluations > 1)} on {test_images} images"
+        "train.eval_period",
+        period,
+        f"{amount(evaluations, 'evaluation')} on {amount(test_images, 'image')}",
     )
     yield Setting("train.checkpoint_period", period, "with each of them")
     yield Setting("train.hooks[0].decay", round(min(0.9998, max(0.5, 1 - 10 / steps)), 4), "over a tenth of the steps")

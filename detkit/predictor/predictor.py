@@ -82,6 +82,10 @@ class Predictor:
         self.channel_order: ChannelOrder = channel_order
         self._channels = getattr(getattr(model, "preprocess", None), "num_channels", 3)
 
+    def __repr__(self) -> str:
+        device = next((p.device for p in self.model.parameters()), "cpu")
+        return f"Predictor({type(self.model).__name__} on {device}, {len(self.class_names)} classes)"
+
     @classmethod
     def from_run(
         cls,

@@ -106,6 +106,8 @@ def read_results(path: str, kind: type[Row]) -> Iterable[Any]:
     Raises:
         DataError: the file is not JSON, or no list. It says what the file seems to be.
     """
+    if not Path(path).exists():
+        raise DataError(f"{path}: there is no such file")
     files = sorted(map(str, Path(path).glob(RESULT_LINES))) if Path(path).is_dir() else [path]
     if not files:
         raise DataError(f"{path}: the folder holds no {RESULT_LINES}, as detkit predict --results writes them")

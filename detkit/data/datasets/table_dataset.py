@@ -20,6 +20,7 @@ from detkit.data.paths import leaves_folder
 from detkit.registry import DataError
 from detkit.utils.memory import no_collection
 from detkit.utils.tables import side_by_side
+from detkit.utils.words import amount
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +174,8 @@ class TableDataset(Dataset):
         return "\n".join(
             [
                 self.title(),
-                f"{len(self)} images, {len(rows)} objects ({', '.join(parts)}), {table.crowd.sum()} crowds",
+                f"{amount(len(self), 'image')}, {amount(len(rows), 'object')} ({', '.join(parts)}), "
+                + amount(table.crowd.sum(), "crowd"),
                 *lines,
                 *(f"{count} {words}" for words, count in table.tally.items()),
                 tabulate(*side_by_side(["class", "objects"], cells, 3), tablefmt="simple"),

@@ -104,7 +104,8 @@ class StepTimer(Hook):
 
     def _report(self) -> None:
         total = sum(self.seconds.values()) or 1.0
-        rows = [(part, 1e3 * s / self.steps, f"{s / total:.1%}") for part, s in self.seconds.items()]
+        names = {"hooks": "evaluation, checkpoints, other hooks"}
+        rows = [(names.get(part, part), 1e3 * s / self.steps, f"{s / total:.1%}") for part, s in self.seconds.items()]
         rows.append(("all", 1e3 * total / self.steps, "100.0%"))
         table = tabulate(rows, ("", "ms a step", "share"), floatfmt=".1f", colalign=("left", "right", "right"))
         logger.info("where the time of %d steps went\n%s", self.steps, table)

@@ -115,8 +115,9 @@ def test_what_is_no_result_is_named(truth, tmp_path, rows, words):
 
 
 def test_a_results_file_that_is_not_there_is_named(truth, tmp_path):
+    evaluator = CocoEvaluator(CocoInstances(json_file=str(truth), image_root=str(tmp_path)))
     with pytest.raises(DataError, match=r"gone\.json: there is no such file"):
-        load(truth, tmp_path / "gone.json")
+        evaluator.read_results(tmp_path / "gone.json")
 
 
 def test_a_results_file_in_place_of_annotations_is_told_what_reads_it(truth, results):

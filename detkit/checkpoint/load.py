@@ -149,7 +149,7 @@ class _RowMap:
         pairs = [(index, position[name]) for index, name in enumerate(ours) if name in position]
         self.note = f"{len(pairs)} of {len(ours)} classes by name"
         if layout.background:
-            pairs.append((len(ours), len(theirs)))
+            pairs += [(len(ours) + i, len(theirs) + i) for i in range(layout.background)]
             self.note += ", and the background"
         offsets = range(layout.per_class)
         self.target = torch.tensor([t * layout.per_class + i for t, _ in pairs for i in offsets], dtype=torch.long)

@@ -14,6 +14,7 @@ from detkit.data.augmentations import (
     ResizeShortestEdge,
     TorchvisionV2,
 )
+from detkit.data.class_samplers import ClassBalancedSampler, RepeatFactorSampler, images_per_class
 from detkit.data.datasets import (
     AnnotationTable,
     CocoIds,
@@ -49,6 +50,7 @@ __all__ = [
     "AspectRatioSampler",
     "Augmentation",
     "AutoDataset",
+    "ClassBalancedSampler",
     "CocoIds",
     "CocoInstances",
     "CocoResults",
@@ -66,6 +68,7 @@ __all__ = [
     "RandomCrop",
     "RandomFlip",
     "Record",
+    "RepeatFactorSampler",
     "Resize",
     "ResizeAndPad",
     "ResizeScale",
@@ -76,6 +79,7 @@ __all__ = [
     "TableDataset",
     "TorchvisionV2",
     "bare_record",
+    "images_per_class",
     "inference_batches",
     "open_dataset",
     "read_ahead",

@@ -18,9 +18,7 @@ class ShuffleSampler(Sampler):
     """Every epoch a new random order of all images; batches run on across the end of an epoch."""
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        stream = shuffled(len(self.dataset), self.seed)
-        while True:
-            yield list(itertools.islice(stream, self.batch_size * self.world_size))[slice_of_rank(self)]
+        return in_batches(self, shuffled(len(self.dataset), self.seed))
 
 
 @SAMPLERS.register()
@@ -32,15 +30,26 @@ class AspectRatioSampler(Sampler):
     """
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        sizes = [self.dataset.image_size(i) for i in range(len(self.dataset))]
-        landscape = [width > height for height, width in sizes]
-        waiting: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
-        for epoch, index in shuffled(len(self.dataset), self.seed):
-            batch = waiting[landscape[index]]
-            batch.append((epoch, index))
-            while len(batch) >= (total := self.batch_size * self.world_size):  # more, where batches are smaller now
-                yield batch[:total][slice_of_rank(self)]
-                del batch[:total]
+        return in_batches(self, shuffled(len(self.dataset), self.seed), by_aspect_ratio=True)
+
+
+def in_batches(
+    sampler: Sampler, stream: Iterator[tuple[int, int]], *, by_aspect_ratio: bool = False
+) -> Iterator[list[tuple[int, int]]]:
+    """The rank's share of each global batch of a stream of images; see ``AspectRatioSampler`` for ``by_aspect_ratio``.
+
+    Sizes of batches are read for each, see ``Sampler``.
+    """
+    kinds = [0] * len(sampler.dataset)
+    if by_aspect_ratio:
+        kinds = [int(width > height) for height, width in map(sampler.dataset.image_size, range(len(kinds)))]
+    waiting: tuple[list[tuple[int, int]], ...] = ([], [])
+    for epoch, index in stream:
+        batch = waiting[kinds[index]]
+        batch.append((epoch, index))
+        while len(batch) >= (total := sampler.batch_size * sampler.world_size):  # more, where batches are smaller now
+            yield batch[:total][slice_of_rank(sampler)]
+            del batch[:total]
 
 
 def shuffled(length: int, seed: int) -> Iterator[tuple[int, int]]:

@@ -112,7 +112,8 @@ class DataConfig:
         content = "\n".join(str(dataset.image_id(i)) for i in range(len(dataset))).encode("utf-8", "surrogatepass")
         for array in (objects.images, objects.classes, objects.boxes):
             content += np.ascontiguousarray(array).tobytes()
-        return f"{zlib.crc32(content):08x} {self.sampler.cls.__name__} {seed}"
+        options = "".join(f" {name}={value}" for name, value in self.sampler.kwargs.items())
+        return f"{zlib.crc32(content):08x} {self.sampler.cls.__name__}{options} {seed}"
 
     def test(self) -> Iterable[list[Sample]]:
         """The test images once, in order; each process gets its share."""

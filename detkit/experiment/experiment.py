@@ -10,11 +10,13 @@ import torch
 
 from detkit import data, evaluation, modeling, solver
 from detkit.config import ConfigError, Recipe, assignment, built, complete, load_config, parse, parts_of, written
+from detkit.data import images_per_class
 from detkit.engine.interfaces import Hook, Parallelism, TrainingData
 from detkit.evaluation.interfaces import Evaluator
 from detkit.experiment.data import DataConfig
 from detkit.experiment.solver import SolverConfig
 from detkit.experiment.train import TrainConfig
+from detkit.modeling.class_losses import FederatedClassLoss
 from detkit.modeling.interfaces import Backbone, MetaArch
 from detkit.modeling.matcher import Matcher
 from detkit.solver.interfaces import LRSchedule, Optimizer
@@ -86,6 +88,8 @@ class Experiment:
             model.class_names = tuple(class_names)
         if category_ids is not None:
             model.category_ids = category_ids
+            for part in (part for part in model.modules() if isinstance(part, FederatedClassLoss)):
+                part.set_image_counts(torch.from_numpy(images_per_class(self.data.train_set)))
         return model
 
     def build_evaluators(self) -> list[Evaluator]:

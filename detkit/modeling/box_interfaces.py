@@ -34,6 +34,35 @@ class BoxLoss(nn.Module):
         return num_samples
 
 
+class ClassLoss(nn.Module):
+    """How a detector classifies boxes: what its class logits are, how they learn, and which scores they stand for.
+
+    Attributes:
+        num_logits: how many logits a box has, one a class and then others, such as the background's; for K classes.
+    """
+
+    num_logits: int
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.num_classes = num_classes
+
+    def forward(self, logits: Tensor, classes: Tensor) -> dict[str, Tensor]:
+        """The loss of N boxes, added up: 0-d. A loss of several parts gives each by the end of its term's name.
+
+        Of ``classes`` (N,), K is background, and -1 counts nothing. ``logits`` (N, ``num_logits``) float32.
+        """
+        raise NotImplementedError
+
+    def normaliser(self, part: str, num_foreground: Tensor, num_samples: Tensor) -> Tensor:
+        """What the sum of a part is divided by where that is not 0, see ``BoxLoss.normaliser``."""
+        return num_samples
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """``(N, K)`` in 0..1, or ``(N, K + 1)`` where the background has a score too: the last."""
+        raise NotImplementedError
+
+
 class Suppression:
     """Which of the scored boxes of an image are objects, and which are another box of an object that is there."""
 
@@ -50,4 +79,5 @@ class Suppression:
 
 BOX_CODERS: Registry[BoxCoder] = Registry("box coder", BoxCoder)
 BOX_LOSSES: Registry[BoxLoss] = Registry("box loss", BoxLoss)
+CLASS_LOSSES: Registry[ClassLoss] = Registry("class loss", ClassLoss)
 SUPPRESSIONS: Registry[Suppression] = Registry("suppression", Suppression)

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from detkit.layers import ShapeSpec
 from detkit.modeling.box_interfaces import BOX_CODERS as BOX_CODERS
 from detkit.modeling.box_interfaces import BOX_LOSSES as BOX_LOSSES
+from detkit.modeling.box_interfaces import CLASS_LOSSES as CLASS_LOSSES
 from detkit.modeling.box_interfaces import SUPPRESSIONS as SUPPRESSIONS
 from detkit.modeling.box_interfaces import BoxCoder as BoxCoder
 from detkit.modeling.box_interfaces import BoxLoss as BoxLoss
+from detkit.modeling.box_interfaces import ClassLoss as ClassLoss
 from detkit.modeling.box_interfaces import Suppression as Suppression
 from detkit.registry import Registry
 from detkit.structures import Boxes, ImageList, Instances, Losses, Masks, Prediction, Sample

@@ -16,11 +16,11 @@ class ClassRows:
 
     Args:
         per_class: rows that each class owns, e.g. 4 for box deltas.
-        background: whether the background's rows follow after those of the last class.
+        background: how many rows of the background follow after those of the last class; True is one.
     """
 
     per_class: int = 1
-    background: bool = False
+    background: int = 0
 
     def num_rows(self, num_classes: int) -> int:
         """The size of dimension 0 for ``num_classes`` classes."""

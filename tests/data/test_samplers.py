@@ -1,10 +1,21 @@
 import itertools
+import math
 import time
 from collections import Counter
 
+import numpy as np
 import pytest
 
-from detkit.data import AspectRatioSampler, Dataset, ShuffleSampler, inference_batches
+from detkit.data import (
+    AspectRatioSampler,
+    ClassBalancedSampler,
+    Dataset,
+    ObjectTable,
+    RepeatFactorSampler,
+    ShuffleSampler,
+    images_per_class,
+    inference_batches,
+)
 from detkit.registry import DataError
 
 
@@ -14,6 +25,7 @@ class Sizes(Dataset):
     def __init__(self, length):
         super().__init__()
         self.length = length
+        self.class_names = ("even", "odd")
 
     def __len__(self):
         return self.length
@@ -21,8 +33,14 @@ class Sizes(Dataset):
     def image_size(self, index):
         return (10, 20) if index % 3 else (20, 10)
 
+    def objects(self):
+        """Two classes in turn."""
+        images = np.arange(self.length)
+        nothing = np.zeros((self.length, 4), np.float32)
+        return ObjectTable(images, images, images % 2, images < 0, nothing, nothing)
 
-SAMPLERS = [ShuffleSampler, AspectRatioSampler]
+
+SAMPLERS = [ShuffleSampler, AspectRatioSampler, RepeatFactorSampler, ClassBalancedSampler]
 
 
 def take(sampler, n):
@@ -94,3 +112,66 @@ def test_skipping_ahead_is_cheap():
     stream = iter(AspectRatioSampler(Sizes(20000), 16, 0, 0, 1))
     next(itertools.islice(stream, 5000, None))
     assert time.process_time() - start < 5
+
+
+class Classes(Sizes):
+    """Images with the classes that ``of_images`` lists."""
+
+    def __init__(self, of_images):
+        super().__init__(len(of_images))
+        self.class_names = tuple(f"c{k}" for k in range(1 + max(itertools.chain(*of_images, [0]))))
+        images = np.repeat(np.arange(len(of_images)), [len(classes) for classes in of_images])
+        classes = np.array([k for classes in of_images for k in classes], dtype=np.int64)
+        nothing = np.zeros((len(images), 4), np.float32)
+        self.table = ObjectTable(images, np.arange(len(images)), classes, classes < 0, nothing, nothing)
+
+    def objects(self):
+        return self.table
+
+
+RARE = [[0], [0, 0], [0], [0], [0], [0], [0, 1], []]
+
+
+def test_repeat_factors_are_those_of_lvis():
+    factors = RepeatFactorSampler(Classes(RARE), 1, 0, 0, 1, thresh=0.9).repeat_factors()
+    often, rare = math.sqrt(0.9 / (7 / 8)), math.sqrt(0.9 / (1 / 8))
+    assert factors.tolist() == pytest.approx([often] * 6 + [rare, 1.0])
+    assert RepeatFactorSampler(Classes(RARE), 1, 0, 0, 1).repeat_factors().tolist() == [1.0] * 8
+    assert images_per_class(Classes(RARE)).tolist() == [7, 1]
+
+
+def test_images_come_as_often_as_their_factors_say():
+    sampler = RepeatFactorSampler(Classes(RARE), 1, 0, 0, 1, thresh=0.9)
+    factors = sampler.repeat_factors()
+    counts = Counter(index for ((_, index),) in take(sampler, round(400 * factors.sum())))
+    assert [counts[i] / 400 for i in range(8)] == pytest.approx(factors.tolist(), rel=0.05)
+
+
+def test_nothing_rare_is_the_shuffled_order():
+    assert take(RepeatFactorSampler(Classes(RARE), 3, 5, 0, 1), 20) == take(
+        ShuffleSampler(Classes(RARE), 3, 5, 0, 1), 20
+    )
+
+
+def test_classes_take_turns_and_all_images_of_a_class_come_before_one_comes_again():
+    content = [[0]] * 5 + [[1]] + [[2], [2]] + [[]]
+    stream = [index for ((_, index),) in take(ClassBalancedSampler(Classes(content), 1, 0, 0, 1), 60)]
+    for turn in range(0, 60, 3):
+        assert sorted(content[index][0] for index in stream[turn : turn + 3]) == [0, 1, 2]
+    zeros = [index for index in stream if index < 5]
+    assert all(sorted(zeros[i : i + 5]) == list(range(5)) for i in range(0, 20, 5))
+
+
+@pytest.mark.parametrize("cls", [RepeatFactorSampler, ClassBalancedSampler])
+def test_an_image_that_comes_again_is_another_sample(cls):
+    options = {"thresh": 0.9} if cls is RepeatFactorSampler else {}
+    stream = list(itertools.chain(*take(cls(Classes(RARE), 4, 0, 0, 1, **options), 50)))
+    assert len(set(stream)) == len(stream)
+    batches = take(cls(Classes(RARE), 2, 0, 0, 1, by_aspect_ratio=True, **options), 30)
+    assert all(len({Sizes.image_size(None, index) for _, index in batch}) == 1 for batch in batches)
+
+
+def test_without_objects_there_is_no_class_to_sample():
+    with pytest.raises(DataError, match="no images with objects"):
+        next(iter(ClassBalancedSampler(Classes([[], []]), 1, 0, 0, 1)))
+    assert take(RepeatFactorSampler(Classes([[], []]), 2, 0, 0, 1), 1)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from detkit.modeling.class_losses import FederatedClassLoss, SeesawClassLoss, SigmoidClassLoss
 from detkit.modeling.suppression import HardNMS, MatrixNMS, SoftNMS
 
 
@@ -58,3 +59,45 @@ def test_matrix_nms(stored, name):
     assert torch.isfinite(decayed).all()
     assert torch.equal(rows[finite], stored[f"matrix_{name}_keep"][finite])
     assert torch.equal(stored["matrix_labels"][rows], stored[f"matrix_{name}_labels"])
+
+
+@pytest.mark.parametrize("places", [8, 26])
+def test_federated_loss(stored, places, monkeypatch):
+    loss = FederatedClassLoss(30, num_places=places)
+    loss.set_image_counts(stored["fed_image_counts"])
+    labels, kept = stored["fed_labels"], stored[f"fed_classes_{places}"]
+    chosen = loss.chosen(labels)
+    assert chosen[labels].all(), "the classes of the batch, and the background"
+    assert chosen.sum() == max(places, len(labels.unique())) == len(kept)
+    monkeypatch.setattr(loss, "chosen", lambda classes: torch.zeros(31, dtype=torch.bool).index_fill(0, kept, True))
+    logits = stored["fed_logits"].clone().requires_grad_()
+    mean = loss(logits, labels)[""] / len(labels)
+    mean.backward()
+    torch.testing.assert_close(mean.detach(), stored[f"fed_loss_{places}"])
+    torch.testing.assert_close(logits.grad, stored[f"fed_grad_{places}"])
+
+
+def test_sigmoid_loss(stored):
+    loss = SigmoidClassLoss(30)(stored["fed_logits"], stored["fed_labels"])[""] / len(stored["fed_labels"])
+    torch.testing.assert_close(loss, stored["sigmoid_ce_loss"])
+
+
+def test_seesaw_loss(stored):
+    loss = SeesawClassLoss(12)
+    loss.class_counts.copy_(stored["seesaw_cum_before"])
+
+    def means(module, step):
+        logits, labels = stored[f"seesaw_logits_{step}"].clone().requires_grad_(), stored[f"seesaw_labels_{step}"]
+        sums, foreground, every = module(logits, labels), (labels < 12).sum(), torch.tensor(len(labels))
+        return logits, {name: value / module.normaliser(name, foreground, every) for name, value in sums.items()}
+
+    for step in (1, 2):
+        logits, parts = means(loss, step)
+        sum(parts.values()).backward()
+        for name, value in parts.items():
+            torch.testing.assert_close(value.detach(), stored[f"seesaw_loss_cls{name}_{step}"])
+        torch.testing.assert_close(logits.grad, stored[f"seesaw_grad_{step}"])
+        assert torch.equal(loss.class_counts, stored[f"seesaw_cum_after_{step}"])
+    for name, value in means(SeesawClassLoss(12), 1)[1].items():
+        torch.testing.assert_close(value.detach(), stored[f"seesaw_fresh_loss_cls{name}"])
+    torch.testing.assert_close(loss.scores(stored["seesaw_logits_1"]), stored["seesaw_activation_1"])

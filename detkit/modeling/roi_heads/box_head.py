@@ -12,7 +12,17 @@ from detkit.config import Count, Fraction, NonNegative, Positive, Recipe
 from detkit.layers import ConvNorm, Norm, ShapeSpec, c2_xavier_fill, init_normal
 from detkit.modeling.box_coder import DeltaBoxCoder
 from detkit.modeling.box_losses import SmoothL1BoxLoss, foreground_box_loss
-from detkit.modeling.interfaces import BOX_HEADS, BoxCoder, BoxHead, BoxLoss, Features, RoIPooler, Suppression
+from detkit.modeling.class_losses import SoftmaxClassLoss
+from detkit.modeling.interfaces import (
+    BOX_HEADS,
+    BoxCoder,
+    BoxHead,
+    BoxLoss,
+    ClassLoss,
+    Features,
+    RoIPooler,
+    Suppression,
+)
 from detkit.modeling.sampling import is_foreground
 from detkit.modeling.suppression import HardNMS, choose_detections
 from detkit.registry import Removed
@@ -61,7 +71,7 @@ class BoxInit:
 
 
 class BoxPredictions(NamedTuple):
-    """What a ``FastRCNNHead`` says of R boxes: class logits (R, K + 1), background last; deltas (R, 4 or 4K)."""
+    """What a ``FastRCNNHead`` says of R boxes: class logits, see ``ClassLoss``; deltas (R, 4 or 4K)."""
 
     logits: Tensor
     deltas: Tensor
@@ -72,8 +82,8 @@ class FastRCNNHead(BoxHead):
 
     A subclass says ``region_features`` and calls ``init_predictor`` in its constructor.
 
-    The classification loss is a mean over all samples. A class that the dataset of an image does not label takes no
-    part in the loss of its samples: it counts as impossible there, and gets no gradient.
+    A class that the dataset of an image does not label takes no part in the class loss of its samples: it counts as
+    impossible there, and gets no gradient.
 
     Args:
         pooler: features of a proposal.
@@ -83,6 +93,7 @@ class FastRCNNHead(BoxHead):
         box_loss: the loss on the deltas of foreground proposals.
         detection: how scored boxes become detections.
         init: how the last layers begin.
+        class_loss: what the class logits are, and the loss on those of all samples.
     """
 
     renamed_options: ClassVar[Mapping[str, str | Removed]] = {
@@ -102,15 +113,18 @@ class FastRCNNHead(BoxHead):
         box_loss: Recipe[BoxLoss],
         detection: Detection,
         init: BoxInit = BoxInit(),
+        class_loss: Recipe[ClassLoss] = Recipe(SoftmaxClassLoss),
     ) -> None:
         """Makes the last layers, on ``width`` features, and keeps the options that all such heads have."""
         self.num_classes, self.class_agnostic = num_classes, class_agnostic
         self.box_coder, self.box_loss, self.detection = box_coder(), box_loss(), detection
-        self.cls_score = nn.Linear(width, num_classes + 1)
+        self.class_loss = class_loss(num_classes)
+        self.cls_score = nn.Linear(width, self.class_loss.num_logits)
         self.bbox_pred = nn.Linear(width, 4 if class_agnostic else 4 * num_classes)
         init_normal(self.cls_score, init.cls_score)
         init_normal(self.bbox_pred, init.bbox_pred)
-        self.class_rows = {f"cls_score.{kind}": ClassRows(per_class=1, background=True) for kind in ("weight", "bias")}
+        background = self.class_loss.num_logits - num_classes
+        self.class_rows = {f"cls_score.{kind}": ClassRows(background=background) for kind in ("weight", "bias")}
         if not class_agnostic:
             self.class_rows |= {f"bbox_pred.{kind}": ClassRows(per_class=4) for kind in ("weight", "bias")}
 
@@ -128,26 +142,26 @@ class FastRCNNHead(BoxHead):
         return self(features, boxes)
 
     def losses(self, predictions: BoxPredictions, proposals: list[Instances]) -> Losses:
-        """See ``BoxHead.losses``. Terms ``loss_cls`` and ``loss_box_reg``."""
+        """See ``BoxHead.losses``. Terms ``loss_cls``, or several if the class loss has parts, and ``loss_box_reg``."""
         logits, deltas = predictions
         classes = torch.cat([p.classes for p in proposals])
-        num_samples = (classes >= 0).sum().float()
-        loss_box, box_normaliser = foreground_box_loss(
+        foreground, num_samples = is_foreground(classes, self.num_classes), (classes >= 0).sum().float()
+        terms, normalisers = {}, {}
+        for part, loss in self.class_loss(self._of_active(logits.float(), proposals), classes).items():
+            number = normalisers[f"loss_cls{part}"] = self.class_loss.normaliser(
+                part, foreground.sum().float(), num_samples
+            )
+            terms[f"loss_cls{part}"] = loss / number.clamp(min=1)  # no mean over nothing: one empty batch is no end
+        terms["loss_box_reg"], normalisers["loss_box_reg"] = foreground_box_loss(
             self.box_loss,
             self.box_coder,
             self._of_class(deltas, classes),
             Boxes.cat([p.boxes for p in proposals]).tensor,
             Boxes.cat([p.gt_boxes for p in proposals]).tensor,
-            is_foreground(classes, self.num_classes),
+            foreground,
             num_samples,
         )
-        # A mean over nothing is not a number, and one empty batch must not end the training.
-        errors = F.cross_entropy(self._of_active(logits.float(), proposals), classes, reduction="sum", ignore_index=-1)
-        return Losses(
-            {"loss_cls": errors / num_samples.clamp(min=1), "loss_box_reg": loss_box},
-            self._accuracy(logits, classes),
-            {"loss_cls": num_samples, "loss_box_reg": box_normaliser},
-        )
+        return Losses(terms, self._accuracy(logits, classes), normalisers)
 
     def _of_class(self, deltas: Tensor, classes: Tensor) -> Tensor:
         """``(R, 4)`` deltas of each box's class; background has any."""
@@ -155,21 +169,21 @@ class FastRCNNHead(BoxHead):
         return deltas.unflatten(1, (-1, 4)).gather(1, rows[:, None, None].expand(-1, 1, 4)).squeeze(1)
 
     def _of_active(self, logits: Tensor, proposals: Sequence[Instances]) -> Tensor:
-        """The logits, minus infinity for classes that the image's dataset does not label."""
+        """The logits, very low for classes that the image's dataset does not label: probability 0."""
         if all(p.info.active_classes is None for p in proposals):
             return logits
-        all_classes = logits.new_ones(self.num_classes + 1, dtype=torch.bool)
+        every, background = logits.new_ones(logits.shape[1], dtype=torch.bool), logits.shape[1] - self.num_classes
         active = [
-            all_classes if p.info.active_classes is None else F.pad(p.info.active_classes, (0, 1), value=True)
+            every if p.info.active_classes is None else F.pad(p.info.active_classes, (0, background), value=True)
             for p in proposals
         ]
         rows = [row.to(logits.device).expand(len(p), -1) for row, p in zip(active, proposals)]
-        return logits.masked_fill(~torch.cat(rows), -torch.inf)
+        return logits.masked_fill(~torch.cat(rows), -1e4)  # finite: infinity times 0 is not a number
 
     @torch.no_grad()
     def _accuracy(self, logits: Tensor, classes: Tensor) -> dict[str, Tensor]:
         # Where there is nothing to classify, 0 / 0 says so: NaN.
-        right = (logits.argmax(dim=1) == classes).float()
+        right = (self.class_loss.scores(logits.float()).argmax(dim=1) == classes).float()
         foreground = is_foreground(classes, self.num_classes).float()
         return {
             "box_head/accuracy": right.sum() / (classes >= 0).sum(),
@@ -179,7 +193,7 @@ class FastRCNNHead(BoxHead):
     @torch.no_grad()
     def boxes(self, predictions: BoxPredictions, proposals: list[Instances]) -> list[Boxes]:
         """See ``BoxHead.boxes``. Where there is a box a class, that of the likeliest class."""
-        deltas = self._of_class(predictions.deltas, predictions.logits[:, :-1].argmax(dim=1))
+        deltas = self._of_class(predictions.deltas, predictions.logits[:, : self.num_classes].argmax(dim=1))
         refined = self.box_coder.decode(Boxes.cat([p.boxes for p in proposals]), deltas)
         parts = refined.split([len(p) for p in proposals])
         return [Boxes(part).clip_to(p.valid_region) for part, p in zip(parts, proposals)]
@@ -187,7 +201,7 @@ class FastRCNNHead(BoxHead):
     def detections(self, predictions: BoxPredictions, proposals: list[Instances]) -> list[Instances]:
         """See ``BoxHead.detections``."""
         numbers = [len(p) for p in proposals]
-        probs = predictions.logits.float().softmax(dim=1).split(numbers)
+        probs = self.class_loss.scores(predictions.logits.float()).split(numbers)
         boxes = self.box_coder.decode(Boxes.cat([p.boxes for p in proposals]), predictions.deltas).split(numbers)
         return [self.detection.choose(self.candidates(b, p, i)) for b, p, i in zip(boxes, probs, proposals)]
 
@@ -196,11 +210,12 @@ class FastRCNNHead(BoxHead):
 
         Args:
             boxes: ``(R, 4B)`` the refined boxes of each proposal, one or one a class.
-            probs: ``(R, K + 1)`` class probabilities, background last.
+            probs: ``(R, K)`` or ``(R, K + 1)`` scores, see ``ClassLoss.scores``.
             proposals: R of them.
         """
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(probs).all(dim=1)
-        rows, classes = torch.nonzero((probs[:, :-1] > self.detection.score_thresh) & finite[:, None], as_tuple=True)
+        likely = probs[:, : self.num_classes] > self.detection.score_thresh
+        rows, classes = torch.nonzero(likely & finite[:, None], as_tuple=True)
         chosen = boxes.unflatten(1, (-1, 4))[rows, 0 if self.class_agnostic else classes]
         found = Instances(
             proposals.image_size,
@@ -238,6 +253,7 @@ class FastRCNNConvFCHead(FastRCNNHead):
         box_loss: Recipe[BoxLoss] = Recipe(SmoothL1BoxLoss),
         detection: Detection = Detection(),
         init: BoxInit = BoxInit(),
+        class_loss: Recipe[ClassLoss] = Recipe(SoftmaxClassLoss),
     ):
         super().__init__(input_shape, num_classes)
         self.pooler = pooler(input_shape)
@@ -256,7 +272,7 @@ class FastRCNNConvFCHead(FastRCNNHead):
             c2_xavier_fill(layer)
             self.fcs.append(layer)
             width = dim
-        self.init_predictor(width, num_classes, class_agnostic, box_coder, box_loss, detection, init)
+        self.init_predictor(width, num_classes, class_agnostic, box_coder, box_loss, detection, init, class_loss)
 
     def region_features(self, features: Features, boxes: list[Boxes]) -> Tensor:
         """``(R, width)`` of the last fully connected layer."""

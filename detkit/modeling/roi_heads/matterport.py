@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from detkit.config import Count, Recipe
 from detkit.layers import ConvNorm, FrozenBN, Norm, ShapeSpec
 from detkit.modeling.box_losses import SmoothL1BoxLoss
-from detkit.modeling.interfaces import BOX_HEADS, ROI_HEADS, BoxCoder, BoxLoss, Features, RoIPooler
+from detkit.modeling.class_losses import SoftmaxClassLoss
+from detkit.modeling.interfaces import BOX_HEADS, ROI_HEADS, BoxCoder, BoxLoss, ClassLoss, Features, RoIPooler
 from detkit.modeling.roi_heads.box_head import PROPOSAL_CODER, BoxInit, Detection, FastRCNNHead
 from detkit.modeling.roi_heads.standard import StandardRoIHeads
 from detkit.modeling.sampling import is_foreground
@@ -67,6 +68,7 @@ class ConvBNBoxHead(FastRCNNHead):
         box_loss: Recipe[BoxLoss] = Recipe(SmoothL1BoxLoss),
         detection: Detection = Detection(),
         init: BoxInit = BoxInit(),
+        class_loss: Recipe[ClassLoss] = Recipe(SoftmaxClassLoss),
     ):
         super().__init__(input_shape, num_classes)
         self.pooler = pooler(input_shape)
@@ -77,7 +79,7 @@ class ConvBNBoxHead(FastRCNNHead):
             ConvNorm(shape.channels, conv_dim, shape.height, padding=0, bias=True, norm=norm, activation=relu),
             ConvNorm(conv_dim, conv_dim, 1, bias=True, norm=norm, activation=relu),
         )
-        self.init_predictor(conv_dim, num_classes, False, box_coder, box_loss, detection, init)
+        self.init_predictor(conv_dim, num_classes, False, box_coder, box_loss, detection, init, class_loss)
 
     def region_features(self, features: Features, boxes: list[Boxes]) -> Tensor:
         """``(R, conv_dim)``."""

@@ -15,6 +15,7 @@ PAGES = [
     "training",
     "monitoring",
     "prediction",
+    "detectors",
     "troubleshooting",
     "distributed",
     "performance",

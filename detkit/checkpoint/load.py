@@ -141,29 +141,37 @@ def _translated(checkpoint: Checkpoint, own: Mapping[str, Tensor]) -> tuple[Chec
 
 
 class _RowMap:
-    """For one tensor, which rows of the file go to which rows of the model."""
+    """For one tensor, which rows and columns of the file go to which of the model."""
 
     def __init__(self, layout: ClassRows, ours: Sequence[str], theirs: Sequence[str]):
-        self.num_ours, self.num_theirs = layout.num_rows(len(ours)), layout.num_rows(len(theirs))
+        self.layout, self.sizes = layout, (len(ours), len(theirs))
         position = {name: index for index, name in enumerate(theirs)}
         pairs = [(index, position[name]) for index, name in enumerate(ours) if name in position]
         self.note = f"{len(pairs)} of {len(ours)} classes by name"
+        before = layout.columns_after or 0
+        self.columns = torch.tensor([(i, i) for i in range(before)] + [(before + t, before + o) for t, o in pairs])
         if layout.background:
             pairs += [(len(ours) + i, len(theirs) + i) for i in range(layout.background)]
             self.note += ", and the background"
-        offsets = range(layout.per_class)
-        self.target = torch.tensor([t * layout.per_class + i for t, _ in pairs for i in offsets], dtype=torch.long)
-        self.origin = torch.tensor([o * layout.per_class + i for _, o in pairs for i in offsets], dtype=torch.long)
+        n = layout.per_class
+        self.empty = n > 0 and not pairs
+        self.rows = torch.tensor([(t * n + i, o * n + i) for t, o in pairs for i in range(n)], dtype=torch.long)
 
     def fits(self, current: Tensor, new: Tensor) -> bool:
         """Whether both tensors are laid out as declared."""
-        sizes = (self.num_ours, *current.shape[1:]), (self.num_theirs, *current.shape[1:])
-        return current.ndim > 0 and (tuple(current.shape), tuple(new.shape)) == sizes
+        shapes = [self.layout.shape(number, tuple(current.shape)) for number in self.sizes if current.ndim]
+        return shapes == [tuple(current.shape), tuple(new.shape)]
 
     def apply(self, current: Tensor, new: Tensor) -> Tensor:
-        """The model's tensor with the rows of the common classes from the file."""
+        """The model's tensor with what the file has of the common classes."""
         mixed = current.detach().clone()
-        mixed[self.target.to(mixed.device)] = new[self.origin].to(mixed)
+        rows = self.rows if self.layout.per_class else torch.arange(len(current))[:, None].expand(-1, 2)
+        target, origin = ([part] for part in rows.unbind(1))
+        if self.layout.columns_after is not None:
+            target, origin = (
+                [row[:, None], column] for (row,), column in zip((target, origin), self.columns.unbind(1))
+            )
+        mixed[tuple(index.to(mixed.device) for index in target)] = new[tuple(origin)].to(mixed)
         return mixed
 
 
@@ -182,7 +190,7 @@ def _rows_by_name(model: nn.Module, checkpoint: Checkpoint) -> dict[str, _RowMap
 def _prepare(current: Tensor, new: Tensor, rows: _RowMap | None) -> tuple[Tensor | None, str, str]:
     """(the tensor to load or None, why it is None, a note)."""
     if rows is not None and rows.fits(current, new):
-        if not len(rows.target):
+        if rows.empty:
             return None, "no class has the same name", ""
         return rows.apply(current, new), "", rows.note
     if current.is_floating_point() != new.is_floating_point() and current.ndim:

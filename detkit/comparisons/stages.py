@@ -96,11 +96,13 @@ class Stages:
         """
         head, own = self._box_head, list[BoxPredictions]()
 
-        def detections(predictions: BoxPredictions, proposals: list[Instances]) -> list[Instances]:
+        def detections(
+            predictions: BoxPredictions, proposals: list[Instances], scores: Tensor | None = None
+        ) -> list[Instances]:
             """The head's detections, from its own predictions or from the given ones."""
             own.append(predictions)
             chosen = predictions if instead is None else BoxPredictions(*instead)
-            return type(head).detections(head, chosen, proposals)
+            return type(head).detections(head, chosen, proposals, scores)
 
         with replaced(head, "detections", detections):
             found = self.model.roi_heads.predict(features, proposals)

@@ -11,7 +11,8 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Recipe(Generic[T]):
-    """A class with its options bound. Calling it with the runtime arguments makes a new object each time.
+    """A class with its options bound. Calling it with the runtime arguments makes a new object each time; options that
+    are given then go before those that are bound, so that an owner can make several that differ in one.
 
     Args:
         cls: the class to make.
@@ -22,8 +23,8 @@ class Recipe(Generic[T]):
     cls: type[T]
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def __call__(self, *runtime: Any) -> T:
-        return self.cls(*runtime, **{key: make(value) for key, value in self.kwargs.items()})
+    def __call__(self, *runtime: Any, **options: Any) -> T:
+        return self.cls(*runtime, **{key: make(value) for key, value in {**self.kwargs, **options}.items()})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""ClassRows: which rows of a tensor belong to which class."""
+"""ClassRows: which rows and columns of a tensor belong to which class."""
 
 import dataclasses
 
@@ -15,13 +15,25 @@ class ClassRows:
     Weights for other class names can then be loaded row by row, by the classes' names.
 
     Args:
-        per_class: rows that each class owns, e.g. 4 for box deltas.
+        per_class: rows that each class owns, e.g. 4 for box deltas; 0: the rows have nothing to do with the classes.
         background: how many rows of the background follow after those of the last class; True is one.
+        columns_after: dimension 1 ends in a column for each class, after so many others: the layer reads what another
+            layer says of each class. None: the columns have nothing to do with the classes.
     """
 
     per_class: int = 1
     background: int = 0
+    columns_after: int | None = None
 
     def num_rows(self, num_classes: int) -> int:
         """The size of dimension 0 for ``num_classes`` classes."""
         return self.per_class * (num_classes + self.background)
+
+    def shape(self, num_classes: int, like: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape for ``num_classes`` classes of a parameter that has the shape ``like`` for another number."""
+        sizes = list(like)
+        if self.per_class:
+            sizes[0] = self.num_rows(num_classes)
+        if self.columns_after is not None:
+            sizes[1] = self.columns_after + num_classes
+        return tuple(sizes)

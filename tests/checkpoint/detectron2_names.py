@@ -88,6 +88,16 @@ def fpn_model(depth=50, *, norm="FrozenBN", head_norm=None, mask=True, classes=8
     return names | (masks(256, classes=classes, norm=head_norm) if mask else {})
 
 
+def cascade_model(stages=3):
+    """Cascade Mask R-CNN with a pyramid: numbered box heads, with one box for all classes."""
+    names = {}
+    for name, shape in fpn_model().items():
+        head, _, rest = name.removeprefix("roi_heads.").partition(".")
+        numbered = name.startswith("roi_heads.box") and [f"roi_heads.{head}.{i}.{rest}" for i in range(stages)]
+        names |= dict.fromkeys(numbered or [name], (4, *shape[1:]) if "bbox_pred" in name else shape)
+    return names
+
+
 def c4_model(depth=50, *, mask=True):
     """Faster and Mask R-CNN on res4, with the RoI heads' own res5."""
     names = network("backbone.", depth, (2, 3, 4)) | rpn(1024, 15) | stage("roi_heads.", 5, 3)

@@ -58,6 +58,31 @@ def test_equal_models_load_wholly(tmp_path):
     assert "model_final.pth: 13 of the model's 13 tensors loaded" in str(report)
 
 
+def test_columns_of_classes_go_by_name_too(tmp_path):
+    """A layer that reads, after 5 other channels, what another layer says of each class."""
+
+    class Refiner(nn.Module):
+        def __init__(self, *names):
+            super().__init__()
+            self.class_names = names
+            self.hidden, self.predictor = nn.Linear(5 + len(names), 4), nn.Linear(5 + len(names), len(names))
+            self.class_rows = {
+                "hidden.weight": ClassRows(0, columns_after=5),
+                "predictor.weight": ClassRows(columns_after=5),
+                "predictor.bias": ClassRows(),
+            }
+
+    one, two = Refiner("cat", "dog", "horse"), Refiner("dog", "bird", "cow", "cat")
+    before = state(two)
+    load_weights(two, saved(one, tmp_path))
+    here, there, fresh = [0, 1, 2, 3, 4, 5, 8], [0, 1, 2, 3, 4, 6, 5], [6, 7]
+    assert torch.equal(two.hidden.weight[:, here], one.hidden.weight[:, there])
+    assert torch.equal(two.hidden.weight[:, fresh], before["hidden.weight"][:, fresh])
+    assert torch.equal(two.predictor.weight[[0, 3]][:, here], one.predictor.weight[[1, 0]][:, there])
+    assert torch.equal(two.predictor.weight[:, fresh], before["predictor.weight"][:, fresh])
+    assert torch.equal(two.predictor.weight[[1, 2]], before["predictor.weight"][[1, 2]])
+
+
 def test_class_rows_go_by_name_to_other_places_and_other_numbers(tmp_path):
     one, two = Model("cat", "dog", "horse"), Model("dog", "bird", "cow", "cat")
     before = state(two)

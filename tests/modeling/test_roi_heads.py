@@ -1,4 +1,4 @@
-"""RoI heads: labelling and sampling, the four verbs of a box head, and the rules of the references."""
+"""RoI heads: labelling and sampling, the verbs of a box head, and the rules of the references."""
 
 import dataclasses
 
@@ -59,7 +59,7 @@ def test_a_head_that_mixes_rows_sees_samples_alone():
 
 
 @pytest.mark.parametrize("class_agnostic", [False, True])
-def test_loss_and_predict_are_made_of_the_four_verbs(class_agnostic):
+def test_loss_and_predict_are_made_of_the_verbs(class_agnostic):
     model = small_model(score_thresh=0.0, class_agnostic=class_agnostic).eval()
     one = sample()
     features = model.features(model.preprocess([one]))

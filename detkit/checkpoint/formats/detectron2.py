@@ -1,4 +1,4 @@
-"""Weights of Detectron2: Faster and Mask R-CNN as FPN, C4 and DC5, and backbones alone."""
+"""Weights of Detectron2: Faster, Mask and Cascade R-CNN as FPN, C4 and DC5, and backbones alone."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -40,12 +40,16 @@ HEADS: Pairs = (
         for theirs, ours in (
             ("box_head.conv", "box_head.convs"),
             ("box_head.fc", "box_head.fcs"),
+            ("box_head.{n}.conv", "box_head.{n}.convs"),
+            ("box_head.{n}.fc", "box_head.{n}.fcs"),
             ("mask_head.mask_fcn", "mask_head.convs"),
         )
         for i in range(_MOST_CONVS)
     ),
     ("roi_heads.box_predictor.cls_score.{p}", "roi_heads.box_head.cls_score.{p}"),
     ("roi_heads.box_predictor.bbox_pred.{p}", "roi_heads.box_head.bbox_pred.{p}"),
+    ("roi_heads.box_predictor.{n}.cls_score.{p}", "roi_heads.box_head.{n}.cls_score.{p}"),
+    ("roi_heads.box_predictor.{n}.bbox_pred.{p}", "roi_heads.box_head.{n}.bbox_pred.{p}"),
     ("roi_heads.mask_head.deconv.{p}", "roi_heads.mask_head.deconv.{p}"),
     ("roi_heads.mask_head.predictor.{p}", "roi_heads.mask_head.predictor.{p}"),
 )
@@ -83,7 +87,7 @@ class Detectron2Importer:
     """Detectron2's models and backbones, with any norm and with deformable convolutions, of its zoo and of training.
 
     A backbone alone goes to where the model has those layers: into its backbone, with a res5 that the heads share
-    into ``roi_heads.res5``. What other architectures have (cascades, keypoints, panoptic heads) is not understood.
+    into ``roi_heads.res5``. What other architectures have (keypoints, panoptic heads) is not understood.
     """
 
     name = "Detectron2"

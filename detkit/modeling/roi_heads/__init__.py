@@ -1,6 +1,7 @@
 """RoI heads and the heads that they are made of."""
 
 from detkit.modeling.roi_heads.box_head import BoxPredictions, Detection, FastRCNNConvFCHead, FastRCNNHead
+from detkit.modeling.roi_heads.cascade import CascadeRoIHeads, CascadeStage
 from detkit.modeling.roi_heads.mask_head import ConvUpsampleMaskHead, MaskTargets
 from detkit.modeling.roi_heads.matterport import (
     ConvBNBoxHead,
@@ -13,6 +14,8 @@ from detkit.modeling.roi_heads.standard import StandardRoIHeads
 
 __all__ = [
     "BoxPredictions",
+    "CascadeRoIHeads",
+    "CascadeStage",
     "ConvBNBoxHead",
     "ConvUpsampleMaskHead",
     "Detection",

@@ -191,17 +191,28 @@ class FastRCNNHead(BoxHead):
         }
 
     @torch.no_grad()
-    def boxes(self, predictions: BoxPredictions, proposals: list[Instances]) -> list[Boxes]:
-        """See ``BoxHead.boxes``. Where there is a box a class, that of the likeliest class."""
-        deltas = self._of_class(predictions.deltas, predictions.logits[:, : self.num_classes].argmax(dim=1))
+    def boxes(self, predictions: BoxPredictions, proposals: list[Instances], clip: bool = True) -> list[Boxes]:
+        """See ``BoxHead.boxes``. Where there is a box a class, that of the proposal's class, and of the likeliest
+        class for background and for proposals without ``classes``."""
+        likeliest = predictions.logits[:, : self.num_classes].argmax(dim=1)
+        parts = likeliest.split([len(p) for p in proposals])
+        given = torch.cat([p.classes if "classes" in p else rows for p, rows in zip(proposals, parts)])
+        classes = torch.where(is_foreground(given, self.num_classes), given, likeliest)
+        deltas = self._of_class(predictions.deltas, classes)
         refined = self.box_coder.decode(Boxes.cat([p.boxes for p in proposals]), deltas)
-        parts = refined.split([len(p) for p in proposals])
-        return [Boxes(part).clip_to(p.valid_region) for part, p in zip(parts, proposals)]
+        found = [Boxes(rows) for rows in refined.split([len(p) for p in proposals])]
+        return [boxes.clip_to(p.valid_region) for boxes, p in zip(found, proposals)] if clip else found
 
-    def detections(self, predictions: BoxPredictions, proposals: list[Instances]) -> list[Instances]:
+    def scores(self, predictions: BoxPredictions) -> Tensor:
+        """See ``BoxHead.scores``."""
+        return self.class_loss.scores(predictions.logits.float())
+
+    def detections(
+        self, predictions: BoxPredictions, proposals: list[Instances], scores: Tensor | None = None
+    ) -> list[Instances]:
         """See ``BoxHead.detections``."""
         numbers = [len(p) for p in proposals]
-        probs = self.class_loss.scores(predictions.logits.float()).split(numbers)
+        probs = (self.scores(predictions) if scores is None else scores).split(numbers)
         boxes = self.box_coder.decode(Boxes.cat([p.boxes for p in proposals]), predictions.deltas).split(numbers)
         return [self.detection.choose(self.candidates(b, p, i)) for b, p, i in zip(boxes, probs, proposals)]
 

@@ -71,19 +71,30 @@ class StandardRoIHeads(RoIHeads):
     def loss(self, features: Features, proposals: list[Instances], targets: list[Instances]) -> Losses:
         """See ``RoIHeads.loss``."""
         sampled = self.sample(self.label(proposals, targets))
-        losses = self.box_head.loss(features, sampled) | Losses(metrics=self.metrics(sampled))
+        losses, regions = self.box_losses(features, sampled, targets)
+        losses = losses | Losses(metrics=self.metrics(sampled))
         if self.instance_heads:
-            foreground = self.foreground(sampled, targets)
+            foreground = self.foreground(regions, targets)
             for head in self.instance_heads:
                 losses = losses | head.loss(features, foreground)
         return losses
 
     def predict(self, features: Features, proposals: list[Instances]) -> list[Instances]:
         """See ``RoIHeads.predict``."""
-        instances = self.box_head.predict(features, proposals)
+        instances = self.box_detections(features, proposals)
         for head in self.instance_heads:
             instances = head.predict(features, instances)
         return instances
+
+    def box_losses(
+        self, features: Features, sampled: list[Instances], targets: list[Instances]
+    ) -> tuple[Losses, list[Instances]]:
+        """The losses of the boxes, and what the other heads learn from: ``sampled``, if not with other boxes."""
+        return self.box_head.loss(features, sampled), sampled
+
+    def box_detections(self, features: Features, proposals: list[Instances]) -> list[Instances]:
+        """The detections, on which the other heads work."""
+        return self.box_head.predict(features, proposals)
 
     @torch.no_grad()
     def label(self, proposals: Sequence[Instances], targets: Sequence[Instances]) -> list[Instances]:

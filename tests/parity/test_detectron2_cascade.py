@@ -1,0 +1,54 @@
+"""Detectron2's Cascade Mask R-CNN on a real image: what it computed, and what detkit computes from its weights."""
+
+import dataclasses
+
+import pycocotools.mask
+import pytest
+import torch
+from parity_helpers import Fixture, assert_losses, assert_masks, build, coco_target, pair, pixels, relative, sample
+
+from detkit.checkpoint import export_state, load_weights
+
+BOX = "model.roi_heads.box_head.detection"
+EVERYTHING = (
+    "model.proposal_generator.sampling.batch_size_per_image=200000",
+    "model.roi_heads.sampling.batch_size_per_image=8192",
+)
+FIXTURES = {
+    "d2_cascade_mask_rcnn_R_50_FPN_1x": (f"{BOX}.score_thresh=0.013", f"{BOX}.max_detections=300"),
+    "d2_cascade_second": (
+        f"{BOX}.max_detections=150",
+        "model.proposal_generator.selection.post_nms_topk_test=60",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_features_detections_masks_losses_and_names(name, shared_data, two_threads, tmp_path):
+    reference = Fixture(shared_data, name)
+    expected, arrays = reference.meta["reference"], reference.arrays
+    torch.save({"model": reference.state}, tmp_path / "model_final.pth")
+    model = build("coco/cascade_mask_rcnn_R_50_FPN_1x.yaml", (*EVERYTHING, *FIXTURES[name]))
+    report = load_weights(model, tmp_path / "model_final.pth")
+    assert report.format == "Detectron2"
+    assert report.exact, report
+    back = export_state(model.state_dict(), "detectron2")
+    assert back.keys() == reference.state.keys()
+    assert all(torch.equal(tensor, reference.state[theirs]) for theirs, tensor in back.items())
+
+    seen = sample(pixels(shared_data))
+    with torch.no_grad():
+        for level, value in model.features(model.preprocess([seen])).items():
+            assert relative(value[0, :8, ::7, ::7], arrays[f"feature_{level}"]) < 1e-4, level
+    found = model([seen])[0].instances
+    order = pair(
+        (found.boxes.tensor, found.scores, found.classes),
+        (arrays["pred_boxes"], arrays["scores"], arrays["pred_classes"]),
+    )
+    rle = [{"size": list(found.image_size), "counts": c} for c in expected["mask_rle"]]
+    assert_masks(found.masks.tensor, torch.from_numpy(pycocotools.mask.decode(rle)).permute(2, 0, 1).bool()[order])
+
+    target = coco_target(shared_data, seen.original_size, annotation_ids=expected["annotation_ids"])
+    losses = model.train()([dataclasses.replace(seen, target=target)]).terms
+    assert len(expected["losses"]) == 9
+    assert_losses(losses, expected["losses"])

@@ -1,8 +1,11 @@
 """The roles that work on boxes alone, whatever the detector. Import them from ``interfaces.py``: read it first."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from detkit.registry import Registry
+from detkit.structures import Boxes, Instances
 
 
 class BoxCoder:
@@ -63,6 +66,28 @@ class ClassLoss(nn.Module):
         raise NotImplementedError
 
 
+class Assigner:
+    """Says what each anchor of a one-stage detector learns: an object, background, or nothing."""
+
+    def __call__(self, anchors: Sequence[Boxes], target: Instances) -> tuple[Tensor, Tensor]:
+        """``anchors``, one ``Boxes`` a level, finest first -> of all A of them, level by level: ``(A,)`` rows of the
+        target (any row where there is no object), and ``(A,)`` int8 labels: 1 object, 0 background, -1 nothing."""
+        raise NotImplementedError
+
+
+class Normaliser(nn.Module):
+    """What a one-stage detector's sums over all anchors are divided by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, num_foreground: Tensor) -> tuple[Tensor, Tensor | None]:
+        """``num_foreground`` (N,): anchors of each image that learn an object -> ``(N,)`` what the sum over each image
+        is divided by before those of all images are added up; and the term's entry in ``Losses.normalisers``, 0-d:
+        None where the term is a mean over images."""
+        raise NotImplementedError
+
+
 class Suppression:
     """Which of the scored boxes of an image are objects, and which are another box of an object that is there."""
 
@@ -77,7 +102,9 @@ class Suppression:
         raise NotImplementedError
 
 
+ASSIGNERS: Registry[Assigner] = Registry("assigner", Assigner)
 BOX_CODERS: Registry[BoxCoder] = Registry("box coder", BoxCoder)
 BOX_LOSSES: Registry[BoxLoss] = Registry("box loss", BoxLoss)
 CLASS_LOSSES: Registry[ClassLoss] = Registry("class loss", ClassLoss)
+NORMALISERS: Registry[Normaliser] = Registry("normaliser", Normaliser)
 SUPPRESSIONS: Registry[Suppression] = Registry("suppression", Suppression)

@@ -11,13 +11,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from detkit.layers import ShapeSpec
+from detkit.modeling.box_interfaces import ASSIGNERS as ASSIGNERS
 from detkit.modeling.box_interfaces import BOX_CODERS as BOX_CODERS
 from detkit.modeling.box_interfaces import BOX_LOSSES as BOX_LOSSES
 from detkit.modeling.box_interfaces import CLASS_LOSSES as CLASS_LOSSES
+from detkit.modeling.box_interfaces import NORMALISERS as NORMALISERS
 from detkit.modeling.box_interfaces import SUPPRESSIONS as SUPPRESSIONS
+from detkit.modeling.box_interfaces import Assigner as Assigner
 from detkit.modeling.box_interfaces import BoxCoder as BoxCoder
 from detkit.modeling.box_interfaces import BoxLoss as BoxLoss
 from detkit.modeling.box_interfaces import ClassLoss as ClassLoss
+from detkit.modeling.box_interfaces import Normaliser as Normaliser
 from detkit.modeling.box_interfaces import Suppression as Suppression
 from detkit.registry import Registry
 from detkit.structures import Boxes, ImageList, Instances, Losses, Masks, Prediction, Sample
@@ -170,7 +174,7 @@ class RoIPooler(nn.Module):
 
 
 class RegionPart(nn.Module):
-    """What works on regions of the image: the box head, the instance heads, and the RoI heads that they belong to."""
+    """What works on regions of the image: box head, instance heads, the RoI heads that they belong to, a dense head."""
 
     def __init__(self, input_shape: dict[str, ShapeSpec], num_classes: int):
         super().__init__()
@@ -242,6 +246,18 @@ class RoIHeads(RegionPart):
         raise NotImplementedError
 
 
+class DenseHead(RegionPart):
+    """All of a one-stage detector behind its maps: classifies and refines a box at every cell."""
+
+    def loss(self, images: ImageList, features: Features, targets: list[Instances]) -> Losses:
+        """The losses over all cells of all maps."""
+        raise NotImplementedError
+
+    def predict(self, images: ImageList, features: Features) -> list[Instances]:
+        """``Instances(boxes, scores, classes)`` of each image, best first."""
+        raise NotImplementedError
+
+
 class InputResize(nn.Module):
     """Resizes a normalised image on the device, with its target; augmentations of the data resize 8-bit images."""
 
@@ -274,5 +290,6 @@ BOX_HEADS: Registry[BoxHead] = Registry("box head", BoxHead)
 MASK_HEADS: Registry[MaskHead] = Registry("mask head", MaskHead)
 KEYPOINT_HEADS: Registry[KeypointHead] = Registry("keypoint head", KeypointHead)
 ROI_HEADS: Registry[RoIHeads] = Registry("RoI heads", RoIHeads)
+DENSE_HEADS: Registry[DenseHead] = Registry("dense head", DenseHead)
 INPUT_RESIZES: Registry[InputResize] = Registry("input resize", InputResize)
 MASK_PASTERS: Registry[MaskPaster] = Registry("mask paster", MaskPaster)

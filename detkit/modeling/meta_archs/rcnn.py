@@ -6,25 +6,16 @@ from typing import ClassVar
 import torch
 
 from detkit.config import Fraction, Recipe
-from detkit.layers import ShapeSpec
-from detkit.modeling.interfaces import (
-    META_ARCHS,
-    Backbone,
-    Features,
-    MaskPaster,
-    MetaArch,
-    Neck,
-    ProposalGenerator,
-    RoIHeads,
-)
+from detkit.modeling.interfaces import META_ARCHS, Backbone, MaskPaster, Neck, ProposalGenerator, RoIHeads
 from detkit.modeling.mask_pasters import GridSampleMaskPaster
+from detkit.modeling.meta_archs.features import FeatureModel
 from detkit.modeling.postprocess import to_original_size
 from detkit.modeling.preprocess import Preprocess
-from detkit.structures import ImageList, Losses, Prediction, Sample
+from detkit.structures import Losses, Prediction, Sample
 
 
 @META_ARCHS.register()
-class GeneralizedRCNN(MetaArch):
+class GeneralizedRCNN(FeatureModel):
     """Backbone, neck, proposals, RoI heads: Faster R-CNN, Mask R-CNN and their family (Ren 2015, He 2017).
 
     Args:
@@ -57,16 +48,11 @@ class GeneralizedRCNN(MetaArch):
         mask_paster: Recipe[MaskPaster] = Recipe(GridSampleMaskPaster),
         mask_thresh: Fraction = 0.5,
     ):
-        super().__init__(num_classes)
-        self.preprocess = preprocess()
-        self.backbone = backbone(ShapeSpec(channels=self.preprocess.num_channels))
-        self.neck = None if neck is None else neck(self.backbone.output_shape)
-        self.preprocess.pad_for(self.backbone, self.neck)
-        shapes = self.backbone.output_shape if self.neck is None else self.neck.output_shape
-        self.proposal_generator = proposal_generator(shapes)
-        self.roi_heads = roi_heads(shapes, num_classes)
+        super().__init__(num_classes, preprocess, backbone, neck)
+        self.proposal_generator = proposal_generator(self.output_shape)
+        self.roi_heads = roi_heads(self.output_shape, num_classes)
         self.mask_paster, self.mask_thresh = mask_paster(), mask_thresh
-        self.to(memory_format=self.preprocess.memory_format)
+        self.set_layout()
 
     def loss(self, samples: list[Sample]) -> Losses:
         """See ``MetaArch.loss``.
@@ -90,8 +76,3 @@ class GeneralizedRCNN(MetaArch):
             Prediction(to_original_size(i, s.original_size, self.mask_paster, self.mask_thresh), num_cut=i.info.num_cut)
             for i, s in zip(instances, samples)
         ]
-
-    def features(self, images: ImageList) -> Features:
-        """The maps that proposals and regions are taken from."""
-        features = self.backbone(images.tensor)
-        return features if self.neck is None else self.neck(features)

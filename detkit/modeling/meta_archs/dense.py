@@ -1,0 +1,53 @@
+"""One-stage detectors."""
+
+import torch
+
+from detkit.config import Recipe
+from detkit.modeling.interfaces import META_ARCHS, Backbone, DenseHead, Neck
+from detkit.modeling.meta_archs.features import FeatureModel
+from detkit.modeling.postprocess import to_original_size
+from detkit.modeling.preprocess import Preprocess
+from detkit.structures import Losses, Prediction, Sample
+
+
+@META_ARCHS.register()
+class DenseDetector(FeatureModel):
+    """Backbone, neck, and a head that looks at every cell of the maps: RetinaNet (Lin 2017), FCOS (Tian 2019).
+
+    Args:
+        preprocess: samples to a batch of images.
+        backbone: image to feature maps.
+        neck: feature maps to feature maps; null for none.
+        head: feature maps to detections.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        preprocess: Recipe[Preprocess] = Recipe(Preprocess),
+        backbone: Recipe[Backbone],
+        neck: Recipe[Neck] | None,
+        head: Recipe[DenseHead],
+    ):
+        super().__init__(num_classes, preprocess, backbone, neck)
+        self.head = head(self.output_shape, num_classes)
+        self.set_layout()
+
+    def loss(self, samples: list[Sample]) -> Losses:
+        """See ``MetaArch.loss``.
+
+        Raises:
+            ValueError: a sample without a target.
+        """
+        images, targets = self.preprocess.with_targets(samples)
+        return self.head.loss(images, self.features(images), targets)
+
+    @torch.no_grad()
+    def predict(self, samples: list[Sample]) -> list[Prediction]:
+        """See ``MetaArch.predict``."""
+        images = self.preprocess(samples)
+        found = self.head.predict(images, self.features(images))
+        return [
+            Prediction(to_original_size(i, s.original_size), num_cut=i.info.num_cut) for i, s in zip(found, samples)
+        ]

@@ -128,7 +128,7 @@ def _settings(args: argparse.Namespace, predictor: Predictor) -> dict[str, Any]:
         "--annotations": args.annotations and str(args.annotations.resolve()),
         "folder of the images": str(_root(args.inputs).resolve()),
         "model": config.get("model"),
-        "data.test_augmentations": config.get("data", {}).get("test_augmentations"),
+        **{f"data.{key}": config.get("data", {}).get(key) for key in ("test_augmentations", "test_tiles")},
         "reading": dataclasses.asdict(predictor.reading),
         "categories": {str(id_): name for id_, name in _categories(predictor).items()},
         "weights (checksum)": weights.hexdigest(),
@@ -177,7 +177,8 @@ def _predict(args: argparse.Namespace, predictor: Predictor, numbers: np.ndarray
     """Predicts the images of these numbers in the listing and writes as it goes."""
     listing, reader = results.Listing(args.results), copy.copy(predictor)
     reader.model = nn.Identity()  # which the workers do without
-    batches = (numbers[i : i + args.batch_size].tolist() for i in range(0, len(numbers), args.batch_size))
+    size = predictor.batch_size
+    batches = (numbers[i : i + size].tolist() for i in range(0, len(numbers), size))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     workers = min(4, cores() // local - 1) if args.num_workers is None else args.num_workers
     read = read_ahead(_Read(reader, listing, _root(args.inputs)), batches, max(workers, 0))

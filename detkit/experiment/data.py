@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from torch import nn
 
 from detkit import data
 from detkit.config import ConfigError, Count, CountOrZero, Recipe, built
@@ -15,8 +16,9 @@ from detkit.data.images import UNREADABLE, ImageReading
 from detkit.data.interfaces import Augmentation, Dataset, Sampler
 from detkit.data.issues import Issue
 from detkit.data.loader import SKIP_HINT
+from detkit.inference import TiledModel
 from detkit.registry import DataError
-from detkit.structures import Sample
+from detkit.structures import Sample, Tiling
 from detkit.utils.distributed import rank, world_size
 
 
@@ -29,6 +31,8 @@ class DataConfig:
         test_dataset: what is evaluated.
         train_augmentations: applied to training images, in order.
         test_augmentations: applied to test images, in order.
+        test_tiles: test images, and those of a ``Predictor``, are predicted in overlapping tiles of their files'
+            pixels, each of which goes through ``test_augmentations``, ``test_batch_size`` at a time; null: as a whole.
         sampler: the order of the training images.
         batch_size: training images a forward pass, over all processes; ``solver.accumulate`` of them are a step.
         test_batch_size: test images a forward pass, on each process.
@@ -47,6 +51,7 @@ class DataConfig:
     test_dataset: Recipe[Dataset]
     train_augmentations: tuple[Recipe[Augmentation], ...] = ()
     test_augmentations: tuple[Recipe[Augmentation], ...] = ()
+    test_tiles: Tiling | None = None
     sampler: Recipe[Sampler] = Recipe(data.ShuffleSampler)
     batch_size: Count = 16
     test_batch_size: Count = 1
@@ -115,9 +120,21 @@ class DataConfig:
         options = "".join(f" {name}={value}" for name, value in self.sampler.kwargs.items())
         return f"{zlib.crc32(content):08x} {self.sampler.cls.__name__}{options} {seed}"
 
-    def test(self) -> Iterable[list[Sample]]:
-        """The test images once, in order; each process gets its share."""
-        mapper = self._mapper(self.test_set, self.test_augmentations, seed=0, train=False)
+    def tiled(self, model: nn.Module) -> nn.Module:
+        """The model as it predicts test images: tile by tile where there are ``test_tiles``."""
+        if self.test_tiles is None:
+            return model
+        steps = [built("data.test_augmentations", recipe) for recipe in self.test_augmentations]
+        return TiledModel(model, self.test_tiles, augmentations=steps, batch_size=self.test_batch_size)
+
+    def test(self, *, whole: bool = False) -> Iterable[list[Sample]]:
+        """The test images once, in order; each process gets its share.
+
+        Args:
+            whole: without ``test_augmentations`` where there are ``test_tiles``, as what ``tiled`` gives takes them.
+        """
+        steps = () if whole and self.test_tiles is not None else self.test_augmentations
+        mapper = self._mapper(self.test_set, steps, seed=0, train=False)
         return test_loader(
             self.test_set,
             mapper,

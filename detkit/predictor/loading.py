@@ -1,17 +1,14 @@
 """The model of a run, or of weights and a config, for prediction."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from detkit.checkpoint import Checkpoint, Checkpointer, load_all_weights, read_checkpoint
 from detkit.checkpoint.formats.detectron2 import coco_category_ids, coco_class_names
 from detkit.checkpoint.formats.torchvision import NUM_COCO_ROWS
-from detkit.data import Augmentation
-from detkit.data.images import ImageReading
 from detkit.experiment import Experiment, load_experiment
 from detkit.registry import DataError
 from detkit.utils.run_folder import run_file
@@ -41,8 +38,8 @@ def files_of_run(run_dir: str | Path, weights: str | Path) -> tuple[str | Path, 
 
 def load_model(
     weights: str | Path, overrides: Sequence[str], config: str | Path | None, trust_imports: bool
-) -> tuple[nn.Module, list[Augmentation], ImageReading, Mapping[str, Any]]:
-    """Model, augmentations and reading of the images that it was tested on, config; see ``Predictor.from_weights``."""
+) -> tuple[nn.Module, Experiment]:
+    """The model, and the experiment that it is of; see ``Predictor.from_weights``."""
     checkpoint, row = read_checkpoint(weights), find(str(weights))
     if config is None and row is not None and row.config is not None:
         logger.info("%s: taking the config %s", row.name, row.config)
@@ -56,8 +53,7 @@ def load_model(
     model = experiment.build_model(class_names=names, pretrained=False)
     load_all_weights(model, checkpoint)
     model.category_ids = ids
-    augmentations = [recipe() for recipe in experiment.data.test_augmentations]
-    return model, augmentations, experiment.data.reading, experiment.tree
+    return model, experiment
 
 
 def _classes(

@@ -1,6 +1,5 @@
 """Predictor: a trained model as a function from images to predictions."""
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from detkit.data import Augmentation, bare_record, to_sample
+from detkit.data import Augmentation
 from detkit.data.images import DEFAULT_READING, ImageReading
 from detkit.evaluation import coco_results
 from detkit.experiment import torch_device
-from detkit.inference import Precision, optimized
+from detkit.inference import AnyTiling, Precision, TiledModel, augmented, optimized
 from detkit.predictor.loading import files_of_run, load_model
 from detkit.predictor.running import batches, readable, with_names
 from detkit.predictor.sources import Item, frames_of, live_sources, resolve, resolve_one
@@ -48,9 +47,11 @@ class Predictor:
         compile: whether the copy's static parts go through ``torch.compile``; without ``precision`` in fp32.
         reading: how image files are read: as those that the model was tested on.
         channel_order: of arrays and tensors, where a call does not say: ``"BGR"`` for OpenCV's.
+        tile: predicts overlapping tiles of this size in pixels, one or height and width, or of a ``Tiling``, and joins
+            what they show (see ``TiledModel``); ``batch_size`` of them a forward pass. None: images as a whole.
 
     Raises:
-        ValueError: a batch size below 1, an unknown precision or order.
+        ValueError: a batch size below 1, an unknown precision or order, a tile without pixels.
         ConfigError: a device that is not there.
     """
 
@@ -66,6 +67,7 @@ class Predictor:
         compile: bool = False,
         reading: ImageReading = DEFAULT_READING,
         channel_order: ChannelOrder = "RGB",
+        tile: AnyTiling | None = None,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
@@ -75,12 +77,15 @@ class Predictor:
         self.model = model.to(torch_device(device)).eval()
         if precision is not None or compile:
             self.model = optimized(self.model, precision or "fp32", compile)
+        self._channels = getattr(getattr(model, "preprocess", None), "num_channels", 3)
+        if tile is not None:
+            self.model = TiledModel(self.model, tile, augmentations=augmentations, batch_size=batch_size).eval()
+            augmentations, batch_size = (), 1  # of images, each of which has many tiles
         self.class_names: tuple[str, ...] = tuple(names or ())
         self.config: Mapping[str, Any] | None = None
         self.category_ids: tuple[int, ...] | None = getattr(model, "category_ids", None)
         self.augmentations, self.batch_size, self.reading = tuple(augmentations), batch_size, reading
         self.channel_order: ChannelOrder = channel_order
-        self._channels = getattr(getattr(model, "preprocess", None), "num_channels", 3)
 
     def __repr__(self) -> str:
         device = next((p.device for p in self.model.parameters()), "cpu")
@@ -98,6 +103,7 @@ class Predictor:
         precision: Precision | None = None,
         compile: bool = False,
         channel_order: ChannelOrder = "RGB",
+        tile: AnyTiling | None = None,
         trust_imports: bool = False,
     ) -> "Predictor":
         """The model of a training run.
@@ -108,6 +114,7 @@ class Predictor:
                 still or was stopped, the newest checkpoint is taken, and the log says so.
             overrides: ``key.path=value`` changes, e.g. ``model.roi_heads.box_head.detection.score_thresh=0.3``.
             device, batch_size, precision, compile, channel_order: as in the constructor.
+            tile: as there; None: the config's ``data.test_tiles``.
             trust_imports: whether the code that the config lists under ``imports`` may run.
 
         Raises:
@@ -115,8 +122,8 @@ class Predictor:
             ConfigError: its config is not right.
         """
         path, config = files_of_run(run_dir, weights)
-        options: dict[str, Any] = {"device": device, "batch_size": batch_size, "precision": precision}
-        more: dict[str, Any] = {"compile": compile, "channel_order": channel_order, "trust_imports": trust_imports}
+        options: Any = {"device": device, "batch_size": batch_size, "precision": precision, "compile": compile}
+        more: Any = {"channel_order": channel_order, "tile": tile, "trust_imports": trust_imports}
         return cls.from_weights(path, overrides, config=config, **options, **more)
 
     @classmethod
@@ -131,6 +138,7 @@ class Predictor:
         precision: Precision | None = None,
         compile: bool = False,
         channel_order: ChannelOrder = "RGB",
+        tile: AnyTiling | None = None,
         trust_imports: bool = False,
     ) -> "Predictor":
         """The model of a checkpoint; its classes are the checkpoint's, or else those of the training dataset.
@@ -140,17 +148,19 @@ class Predictor:
             overrides: ``key.path=value`` changes to the config.
             config: a YAML; None takes the config that detkit's checkpoints carry, or that a name belongs to.
             device, batch_size, precision, compile, channel_order: as in the constructor.
+            tile: as there; None: the config's ``data.test_tiles``.
             trust_imports: whether the code that the config lists under ``imports`` may run.
 
         Raises:
             DataError: the weights cannot be read, or there is no config.
             ConfigError: the config is not right.
         """
-        model, augmentations, reading, tree = load_model(weights, overrides, config, trust_imports)
-        options: dict[str, Any] = {"device": device, "batch_size": batch_size, "precision": precision}
-        more: dict[str, Any] = {"compile": compile, "channel_order": channel_order, "reading": reading}
-        predictor = cls(model, augmentations=augmentations, **options, **more)
-        predictor.config = tree
+        model, experiment = load_model(weights, overrides, config, trust_imports)
+        data, options = experiment.data, {"device": device, "batch_size": batch_size, "precision": precision}
+        more: Any = {"compile": compile, "channel_order": channel_order, "reading": data.reading, **options}
+        augmentations = [recipe() for recipe in data.test_augmentations]
+        predictor = cls(model, augmentations=augmentations, tile=tile or data.test_tiles, **more)
+        predictor.config = experiment.tree
         return predictor
 
     def __call__(
@@ -281,11 +291,7 @@ class Predictor:
     def sample(self, image: ImageLike | Item) -> Sample:
         """One image as the model takes it, after the augmentations, without a target. Raises as the call does."""
         item = image if isinstance(image, Item) else resolve_one(image, self.reading, self.channel_order)
-        record = bare_record(item.pixels(self._channels), item.file_name)
-        rng = np.random.default_rng(0)
-        for augmentation in self.augmentations:
-            record = augmentation(record, rng)
-        return dataclasses.replace(to_sample(record), target=None)
+        return augmented(item.pixels(self._channels), item.file_name, self.augmentations)
 
     def _predicted(
         self, items: Iterable[Item], batch_size: int | None = None, *, skip_unreadable: bool | None = None

@@ -14,6 +14,7 @@ from detkit.structures.plain import from_plain, plain_form, to_plain
 from detkit.structures.polygon_masks import PolygonMasks
 from detkit.structures.prediction import Panoptic, Prediction, Segment
 from detkit.structures.sample import Sample
+from detkit.structures.tiles import Tile, Tiling
 from detkit.structures.transforms import Compose, ProjectiveTransform, Region, Transform
 from detkit.structures.upright import CropAndPad, Flip, Resize
 from detkit.structures.warp import Warp
@@ -41,6 +42,8 @@ __all__ = [
     "Resize",
     "Sample",
     "Segment",
+    "Tile",
+    "Tiling",
     "Transform",
     "Warp",
     "from_plain",

@@ -14,6 +14,7 @@ from detkit.structures.mask_crops import CropMethod, check_pairs, crop_maps, to_
 from detkit.structures.masks import Masks
 from detkit.structures.rle import region_of_rle, rle_of_region
 from detkit.structures.transforms import Region, Transform
+from detkit.structures.upright import CropAndPad
 
 
 class CroppedMasks:
@@ -221,12 +222,19 @@ class CroppedMasks:
         """
         matrix = transform.matrix
         if self.size is None:
-            return self._resampled(transform)
+            return self._cropped(transform) if isinstance(transform, CropAndPad) else self._resampled(transform)
         if matrix is None or not transform.keeps_boxes or matrix[0, 0] <= 0 or matrix[1, 1] <= 0 or transform.cuts:
             return CroppedMasks.mini(self._at_full_size()._resampled(transform), self.size)
         boxes = Boxes(self.regions)
         regions = torch.where(boxes.nonempty()[:, None], boxes.outlines(transform).tensor, 0.0)
         return CroppedMasks(self.bits, regions, transform.output_size, self.size)
+
+    def _cropped(self, crop: CropAndPad) -> "CroppedMasks":
+        moved = self.regions - self.regions.new_tensor([crop.x, crop.y, crop.x, crop.y])
+        regions = Boxes(moved).clip(crop.output_size).tensor.long()
+        places = zip(self.crops(), (regions - moved[:, [0, 1, 0, 1]]).tolist())
+        bitmaps = [bitmap[y1:y2, x1:x2] for bitmap, (x1, y1, x2, y2) in places]
+        return CroppedMasks.of(bitmaps, regions.tolist(), crop.output_size, self.bits.device)
 
     def _resampled(self, transform: Transform) -> "CroppedMasks":
         """Of each new pixel's centre the nearest pixel, as ``Transform.label_map`` of whole bitmaps has it."""
@@ -234,7 +242,7 @@ class CroppedMasks:
         numbers = torch.arange(height * width, dtype=torch.int32, device=device).view(height, width)
         sources = transform.label_map(numbers, -1)
         rows, columns = torch.div(sources, width, rounding_mode="floor"), sources % width
-        reach = Boxes(self.regions.float()).outlines(transform).tensor + self.regions.new_tensor([-1, -1, 1, 1])
+        reach = Boxes(self.regions).outlines(transform).tensor + self.regions.new_tensor([-1, -1, 1, 1])
         bounded = transform.matrix is not None and not transform.matrix[2, :2].any()  # by the region's corners
         if not bounded:
             reach = reach.new_tensor([0, 0, size[1], size[0]]).expand_as(reach)
@@ -262,10 +270,8 @@ class CroppedMasks:
         check_pairs(len(self), len(boxes))
         if self.size is None:
             step = max(1, CHUNK_PIXELS // max(1, self.image_size[0] * self.image_size[1]))
-            parts = [
-                self[i : i + step].bitmaps().crop_and_resize(Boxes(boxes[i : i + step]), size, method, binary)
-                for i in range(0, max(1, len(self)), step)
-            ]
+            chunks = [slice(i, i + step) for i in range(0, max(1, len(self)), step)]
+            parts = [self[c].bitmaps().crop_and_resize(Boxes(boxes[c]), size, method, binary) for c in chunks]
             return torch.cat(parts)
         corner = self.regions[:, :2].repeat(1, 2)
         sides = (self.regions[:, 2:] - self.regions[:, :2]).clamp(min=1e-3).repeat(1, 2)

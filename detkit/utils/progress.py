@@ -24,6 +24,7 @@ def watched(
     unit: str = "it",
     period: float = 30.0,
     bar: bool | None = None,
+    delay: float = 0.0,
 ) -> Iterator[T]:
     """Yields the items, while their progress is shown on stderr with the time left.
 
@@ -35,10 +36,12 @@ def watched(
         unit: what an item is.
         period: seconds between the log's lines; a loop that takes less has none.
         bar: None shows a bar where stderr is a terminal, else lines.
+        delay: seconds before a bar appears.
     """
     total = len(items) if total is None and isinstance(items, Sized) else total
     if show and (bar or (bar is None and sys.stderr.isatty())):
-        yield from tqdm(items, name, total, unit=unit, dynamic_ncols=True, leave=False, file=sys.stderr)
+        options = {"unit": unit, "delay": delay, "dynamic_ncols": True, "leave": False, "file": sys.stderr}
+        yield from tqdm(items, name, total, **options)
         return
     start = logged = time.monotonic()
     for done, item in enumerate(items):

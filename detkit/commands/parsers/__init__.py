@@ -98,6 +98,30 @@ def add_data(parser: argparse.ArgumentParser, what: str, *, divided: bool = True
         parser.add_argument("--classes", metavar="A,B", help="the classes of --data to take (default: all)")
 
 
+def add_tiles(parser: "argparse._ActionsContainer") -> None:
+    """``--tile`` and ``--tile-overlap``; see ``tile_changes``."""
+    parser.add_argument(
+        "--tile", metavar="SIZE", help="predict overlapping tiles of so many pixels, or HEIGHTxWIDTH, and join them"
+    )
+    parser.add_argument(
+        "--tile-overlap", type=float, metavar="SHARE", help="of a tile that the next one shows too (default: 0.25)"
+    )
+
+
+def tile_changes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[str]:
+    """The arguments of ``add_tiles`` as changes to the config."""
+    if args.tile is None:
+        if args.tile_overlap is not None:
+            parser.error("--tile-overlap goes with --tile SIZE")
+        return []
+    sides = args.tile.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
+        parser.error(f"--tile: expected pixels, as 512, or height and width, as 384x512, got {args.tile}")
+    size = sides[0] if len(sides) == 1 else f"[{', '.join(sides)}]"
+    changes = [f"data.test_tiles.size={size}"]
+    return changes + ([] if args.tile_overlap is None else [f"data.test_tiles.overlap={args.tile_overlap}"])
+
+
 def take_none(args: argparse.Namespace) -> None:
     """``--weights none``: neither other weights nor those that the config says."""
     if args.weights == "none":

@@ -511,6 +511,8 @@ def test_dataset(cls, request):
         dataset = cls(json_file=str(results), images_file=str(images), image_root=str(root / "val"))
     elif cls.__name__ == "ConcatDataset":
         dataset = cls(datasets=(partial(detkit.data.Shapes, num_images=2), partial(detkit.data.Shapes, num_images=3)))
+    elif cls.__name__ == "TiledDataset":
+        dataset = cls(dataset=partial(detkit.data.Shapes, num_images=2), size=80)
     elif issubclass(cls, FormatDataset):
         dataset = cls(path=str(make_folder(cls.__name__, request.getfixturevalue("tmp_path"))))
     else:

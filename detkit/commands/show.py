@@ -8,7 +8,7 @@ from typing import Any
 from detkit.commands.parsers.show import TRUST, parse_arguments
 from detkit.config import Config, Recipe, complete, describe, load_config, parse, to_yaml, usage, written
 from detkit.config.describe import summary
-from detkit.config.lookup import explain, find_classes, find_location, roles_in
+from detkit.config.lookup import explain, find_classes, find_location, part_names, roles_in
 from detkit.config.named import config_names
 from detkit.config.schema import place, schema, words
 from detkit.experiment import Experiment
@@ -32,8 +32,8 @@ def _answer(args: argparse.Namespace) -> str:
         print(f"not imported, because it is code: {', '.join(skipped)} ({TRUST})", file=sys.stderr)
     if args.configs:
         return "\n".join(config_names())
-    if args.list:
-        return roles_text()
+    if args.list is not None:
+        return users_text(args.list) if args.list else roles_text()
     if args.options and (config is None or _is_class_name(args.options)):
         role = roles_text(args.options)
         return role or "\n\n".join(class_text(cls) for cls in find_classes(args.options, Experiment))
@@ -69,6 +69,24 @@ def roles_text(only: str | None = None) -> str:
         lines += [f"  {name:<26} {summary(registry.get(name))}".rstrip() for name in names] or ["  (none)"]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
+
+
+def users_text(name: str) -> str:
+    """Which of detkit's configs have a part (a class, or each class of a role), written down or by a default.
+
+    Raises:
+        ConfigError: there is no such class or role.
+    """
+    role = next((registry for base, registry in Registry.of.items() if base.__name__ == name), None)
+    parts = [cls.__name__ for cls in find_classes(name, Experiment)] if role is None else role.names()
+    users = {part: list[str]() for part in parts}
+    for config_name in config_names():
+        config = load_config(config_name, (), Experiment, "skip")
+        tree = complete(parse(config.tree, Experiment, sources=config.sources))
+        for part in part_names(tree) & users.keys():
+            users[part].append(config_name)
+    counts = {part: f"{len(found)} config{'s' * (len(found) != 1)}" for part, found in users.items()}
+    return "\n".join("\n  ".join([f"{part}: in {counts[part]}", *found]) for part, found in users.items())
 
 
 def class_text(cls: type) -> str:

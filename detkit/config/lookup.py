@@ -122,6 +122,14 @@ def find_classes(name: str, root: type) -> list[type]:
     return sorted(found, key=place)
 
 
+def part_names(node: Any) -> set[str]:
+    """The names of all nodes in a complete config, however deep: the parts that it is made of."""
+    if isinstance(node, Mapping):
+        own = {node["name"]} if isinstance(node.get("name"), str) else set()
+        return own.union(*map(part_names, node.values()))
+    return set().union(*map(part_names, node)) if isinstance(node, list) else set()
+
+
 def explain(recipe: Recipe[Any], sources: Mapping[str, str], path: str) -> list[Provenance]:
     """Every value at and below ``path``, with its source. Raises ConfigError where there is no such path."""
     node = path[:-5] if path.endswith(".name") else None

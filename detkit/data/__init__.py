@@ -24,6 +24,7 @@ from detkit.data.datasets import (
     KeypointSpec,
     Shapes,
     TableDataset,
+    TiledDataset,
 )
 from detkit.data.formats import AutoDataset, open_dataset
 from detkit.data.images import read_image
@@ -77,6 +78,7 @@ __all__ = [
     "Shapes",
     "ShuffleSampler",
     "TableDataset",
+    "TiledDataset",
     "TorchvisionV2",
     "bare_record",
     "images_per_class",

@@ -11,7 +11,7 @@ from torch import nn
 from detkit import data
 from detkit.config import ConfigError, Count, CountOrZero, Recipe, built
 from detkit.config.recipe import parts_of
-from detkit.data import ConcatDataset, Mapper, TableDataset, test_loader, train_loader
+from detkit.data import ConcatDataset, Mapper, TableDataset, TiledDataset, test_loader, train_loader
 from detkit.data.images import UNREADABLE, ImageReading
 from detkit.data.interfaces import Augmentation, Dataset, Sampler
 from detkit.data.issues import Issue
@@ -162,6 +162,8 @@ class DataConfig:
             options["check_images"] = 0
         if issubclass(recipe.cls, ConcatDataset):
             options["datasets"] = tuple(map(self._lenient, options["datasets"]))
+        if issubclass(recipe.cls, TiledDataset):
+            options["dataset"] = self._lenient(options["dataset"])
         return Recipe(recipe.cls, options)
 
     def _mapper(self, dataset: Dataset, recipes: Sequence[Recipe[Augmentation]], seed: int, train: bool) -> Mapper:

@@ -49,7 +49,7 @@ class _Pieces:
     def __init__(self, found: Instances, counts: Sequence[int], regions: Tensor):
         outwards = torch.tensor([-1.0, -1.0, 1.0, 1.0])
         self.boxes, self.classes, self.scores = found.boxes.tensor, found.classes, found.scores
-        self.masks = found.fields.get("masks")
+        self.masks: Any = found.fields.get("masks")
         self.regions, self.borders = regions, regions * outwards
         self.tile = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
         self.rows = torch.arange(len(self.tile)).split(list(counts))

@@ -87,9 +87,10 @@ def _placed(prediction: Prediction, tile: Tile) -> Prediction:
 
 def _whole(parts: Sequence[Prediction], tiles: Sequence[Tile]) -> Prediction:
     instances = [part.instances for part in parts if part.instances is not None]
+    maps = [part.semantic for part in parts if part.semantic is not None]
     return Prediction(
         merge_tiles(instances, [tile.region for tile in tiles]) if instances else None,
-        None if parts[0].semantic is None else _stitched([part.semantic for part in parts], tiles),
+        _stitched(maps, tiles) if maps else None,
         num_cut=sum(part.num_cut for part in parts),
     )
 

@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -40,7 +40,7 @@ def watched(
     """
     total = len(items) if total is None and isinstance(items, Sized) else total
     if show and (bar or (bar is None and sys.stderr.isatty())):
-        options = {"unit": unit, "delay": delay, "dynamic_ncols": True, "leave": False, "file": sys.stderr}
+        options: Any = {"unit": unit, "delay": delay, "dynamic_ncols": True, "leave": False, "file": sys.stderr}
         yield from tqdm(items, name, total, **options)
         return
     start = logged = time.monotonic()

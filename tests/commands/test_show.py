@@ -46,6 +46,18 @@ def test_the_list_names_every_role_and_every_class(show):
             assert f"\n  {name} " in text or f"\n  {name}\n" in text
 
 
+def test_the_list_says_which_configs_use_a_part_also_by_a_default(show):
+    lines = show("--list", "RoIAlignPooler").splitlines()
+    assert lines[0].startswith("RoIAlignPooler: in ")
+    assert "  coco/mask_rcnn_R_50_FPN_1x" in lines
+    assert "  matterport/mask_rcnn_R_50_FPN" not in lines
+    assert "  coco/mask_rcnn_R_50_FPN_1x" in show("--list", "GridSampleMaskPaster").splitlines()  # a default
+    heads = show("--list", "MaskHead")
+    assert "ConvUpsampleMaskHead: in " in heads
+    with pytest.raises(ConfigError, match=r"no class 'FPM'\. Did you mean 'FPN'"):
+        show("--list", "FPM")
+
+
 def test_the_list_has_what_the_config_imports(show, tmp_path):
     (tmp_path / "listed_head.py").write_text(
         "from detkit.modeling.interfaces import MASK_HEADS, MaskHead\n"

@@ -9,6 +9,9 @@ examples:
     detkit show --configs
   every role, and what is registered for it:
     detkit show --list
+  which configs use a part, or the parts of a role:
+    detkit show --list FPN
+    detkit show --list MaskHead
   the options of a class, or of what stands at a path:
     detkit show --options ConvUpsampleMaskHead
     detkit show quick_start/mask_rcnn_shapes --options model.roi_heads
@@ -29,11 +32,17 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command_parser("show", __doc__)
     add_config(parser)
     parser.add_argument("--configs", action="store_true", help="the configs that come with detkit")
-    parser.add_argument("--list", action="store_true", help="all roles and what is registered (also by its imports)")
+    parser.add_argument(
+        "--list", nargs="?", const="", metavar="PART", help="all roles and what is registered; of a part, what uses it"
+    )
     parser.add_argument("--options", metavar="CLASS_OR_PATH", help="the options of a class or of a node of the config")
     parser.add_argument("--why", metavar="KEY.PATH", help="where the value at a path, or each one below it, was set")
     parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     args = parse_with_config(parser, argv, needed=False)
-    if args.config_file is None and (args.why or args.overrides or not (args.configs or args.list or args.options)):
+    if args.list and (not args.list[:1].isupper() or "." in args.list):
+        parser.error(f"--list {args.list}: expected a class, such as FPN, or a role, such as MaskHead")
+    if args.config_file is None and (
+        args.why or args.overrides or not (args.configs or args.list is not None or args.options)
+    ):
         parser.error("give a CONFIG (alone, --configs, --list and --options CLASS go without)")
     return args

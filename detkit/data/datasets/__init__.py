@@ -7,6 +7,7 @@ from detkit.data.datasets.keypoints import KeypointSpec
 from detkit.data.datasets.shapes import Shapes
 from detkit.data.datasets.table import AnnotationTable
 from detkit.data.datasets.table_dataset import TableDataset
+from detkit.data.datasets.tiled import TiledDataset
 
 __all__ = [
     "AnnotationTable",
@@ -17,4 +18,5 @@ __all__ = [
     "KeypointSpec",
     "Shapes",
     "TableDataset",
+    "TiledDataset",
 ]

@@ -7,7 +7,7 @@ from detkit.data.datasets.keypoints import KeypointSpec
 from detkit.data.datasets.shapes import Shapes
 from detkit.data.datasets.table import AnnotationTable
 from detkit.data.datasets.table_dataset import TableDataset
-from detkit.data.datasets.tiled import TiledDataset
+from detkit.data.datasets.tiled_dataset import TiledDataset
 
 __all__ = [
     "AnnotationTable",

@@ -1,11 +1,12 @@
 """Box regression losses."""
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import generalized_box_iou_loss
+from torchvision.ops import distance_box_iou_loss, generalized_box_iou_loss
 
 from detkit.config import NonNegative
 from detkit.modeling.interfaces import BOX_LOSSES, BoxCoder, BoxLoss
@@ -43,9 +44,8 @@ class SmoothL1BoxLoss(BoxLoss):
         return num_samples if self.mean_over == "samples" else num_foreground
 
 
-@BOX_LOSSES.register()
-class GIoUBoxLoss(BoxLoss):
-    """1 - GIoU of the decoded boxes (Rezatofighi et al. 2019).
+class IoUBoxLoss(BoxLoss):
+    """A loss on decoded boxes, by how they overlap the ground truth. A subclass says ``of_boxes``.
 
     Args:
         weight: factor on the loss.
@@ -57,13 +57,59 @@ class GIoUBoxLoss(BoxLoss):
         super().__init__()
         self.weight, self.mean_over = weight, mean_over
 
+    def of_boxes(self, boxes: Tensor, gt_boxes: Tensor) -> Tensor:
+        """``(N,)``: the loss of each of ``boxes`` (N, 4), xyxy, which should be ``gt_boxes`` (N, 4)."""
+        raise NotImplementedError
+
     def forward(self, box_coder: BoxCoder, deltas: Tensor, reference: Tensor, gt_boxes: Tensor) -> Tensor:
         """See ``BoxLoss.forward``."""
-        return self.weight * generalized_box_iou_loss(box_coder.decode(reference, deltas), gt_boxes)
+        return self.weight * self.of_boxes(box_coder.decode(reference, deltas), gt_boxes)
 
     def normaliser(self, num_foreground: Tensor, num_samples: Tensor) -> Tensor:
         """See ``BoxLoss.normaliser``."""
         return num_samples if self.mean_over == "samples" else num_foreground
+
+
+@BOX_LOSSES.register()
+class GIoUBoxLoss(IoUBoxLoss):
+    """1 - GIoU: a box that misses the object is drawn towards it, too (Rezatofighi et al. 2019)."""
+
+    def of_boxes(self, boxes: Tensor, gt_boxes: Tensor) -> Tensor:
+        """See ``IoUBoxLoss.of_boxes``."""
+        return generalized_box_iou_loss(boxes, gt_boxes)
+
+
+@BOX_LOSSES.register()
+class DIoUBoxLoss(IoUBoxLoss):
+    """1 - IoU, and the squared distance of the centres by that of the corners around both (Zheng et al. 2020)."""
+
+    def of_boxes(self, boxes: Tensor, gt_boxes: Tensor) -> Tensor:
+        """See ``IoUBoxLoss.of_boxes``."""
+        return distance_box_iou_loss(boxes, gt_boxes)
+
+
+@BOX_LOSSES.register()
+class CIoUBoxLoss(DIoUBoxLoss):
+    """``DIoUBoxLoss``, and how far the ratios of width to height are apart (Zheng et al. 2020).
+
+    A box without area has no ratio, and gets the DIoU loss.
+    """
+
+    def of_boxes(self, boxes: Tensor, gt_boxes: Tensor) -> Tensor:
+        """See ``IoUBoxLoss.of_boxes``."""
+        sizes, gt_sizes = (corners[:, 2:] - corners[:, :2] for corners in (boxes, gt_boxes))
+        has_ratio = ((sizes > 0) & (gt_sizes > 0)).all(dim=1)
+        angles, gt_angles = (
+            torch.atan(part[:, 0] / part[:, 1])
+            for part in (x.where(has_ratio[:, None], 1.0) for x in (sizes, gt_sizes))
+        )
+        apart = (4 / math.pi**2) * (gt_angles - angles).square()
+        with torch.no_grad():  # the weight is no part of what is to become less
+            overlap = (torch.minimum(boxes, gt_boxes)[:, 2:] - torch.maximum(boxes, gt_boxes)[:, :2]).clamp(min=0)
+            overlap = overlap.prod(dim=1)
+            iou = overlap / (sizes.prod(dim=1) + gt_sizes.prod(dim=1) - overlap + 1e-7)
+            weight = apart / (1 - iou + apart + 1e-7)
+        return super().of_boxes(boxes, gt_boxes) + weight * apart
 
 
 def foreground_box_loss(

@@ -10,7 +10,7 @@ from torchvision.models.detection import roi_heads as torchvision_heads
 from torchvision.ops import box_iou, generalized_box_iou_loss
 
 from detkit.modeling.box_coder import DeltaBoxCoder
-from detkit.modeling.box_losses import GIoUBoxLoss, SmoothL1BoxLoss, foreground_box_loss
+from detkit.modeling.box_losses import CIoUBoxLoss, GIoUBoxLoss, SmoothL1BoxLoss, foreground_box_loss
 from detkit.modeling.proposals import RPN, TorchvisionRPN
 from detkit.modeling.sampling import Sampling
 from detkit.structures import Boxes, Instances
@@ -64,7 +64,7 @@ def test_giou_equals_torchvision_and_smooth_l1_equals_torch():
 
 
 @pytest.mark.parametrize("mean_over", ["samples", "foreground"])
-@pytest.mark.parametrize("box_loss", [SmoothL1BoxLoss, GIoUBoxLoss])
+@pytest.mark.parametrize("box_loss", [SmoothL1BoxLoss, GIoUBoxLoss, CIoUBoxLoss])
 def test_rows_that_are_no_foreground_change_nothing_whatever_they_hold(box_loss, mean_over):
     coder, loss = DeltaBoxCoder(), box_loss(mean_over=mean_over)
     a = torch.tensor([[0.0, 0, 20, 10], [5, 5, 30, 40]])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from detkit.modeling.box_losses import CIoUBoxLoss, DIoUBoxLoss, GIoUBoxLoss
 from detkit.modeling.class_losses import FederatedClassLoss, SeesawClassLoss, SigmoidClassLoss
 from detkit.modeling.suppression import HardNMS, MatrixNMS, SoftNMS
 
@@ -101,3 +102,17 @@ def test_seesaw_loss(stored):
     for name, value in means(SeesawClassLoss(12), 1)[1].items():
         torch.testing.assert_close(value.detach(), stored[f"seesaw_fresh_loss_cls{name}"])
     torch.testing.assert_close(loss.scores(stored["seesaw_logits_1"]), stored["seesaw_activation_1"])
+
+
+@pytest.mark.parametrize(("name", "cls"), [("giou", GIoUBoxLoss), ("diou", DIoUBoxLoss), ("ciou", CIoUBoxLoss)])
+def test_box_losses(stored, name, cls):
+    boxes = stored["boxes_pred"].clone().requires_grad_()
+    rows = cls().of_boxes(boxes, stored["boxes_target"])
+    rows.sum().backward()
+    theirs, gradient = stored[f"{name}_loss"], stored[f"{name}_grad"]
+    finite = torch.isfinite(theirs)  # CIoU of an empty box is not, there
+    assert finite.sum() >= len(theirs) - 1
+    torch.testing.assert_close(rows.detach()[finite], theirs[finite])
+    torch.testing.assert_close(boxes.grad[finite], gradient[finite], rtol=1e-4, atol=1e-6)
+    assert torch.isfinite(rows).all()
+    assert torch.isfinite(boxes.grad).all()

@@ -5,6 +5,7 @@ from detkit.evaluation.coco_results import RowFile, coco_results
 from detkit.evaluation.errors import DetectionErrors
 from detkit.evaluation.inference import FirstPredictions, Pair, evaluate, write_evaluation
 from detkit.evaluation.interfaces import EVALUATORS, Evaluator
+from detkit.evaluation.lvis import LvisEvaluator
 
 __all__ = [
     "EVALUATORS",
@@ -12,6 +13,7 @@ __all__ = [
     "DetectionErrors",
     "Evaluator",
     "FirstPredictions",
+    "LvisEvaluator",
     "Pair",
     "RowFile",
     "coco_results",

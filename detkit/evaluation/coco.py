@@ -3,7 +3,7 @@
 import json
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class CocoEvaluator(Evaluator):
 
     LVIS's rule holds for data that say so: detections of classes that nobody looked for in an image do not count, nor
     false ones of classes that are not exhaustively labelled there; ``APr``, ``APc`` and ``APf`` are the AP of its rare,
-    common and frequent classes (with ``max_detections: 300``).
+    common and frequent classes. ``LvisEvaluator`` has its limit on their number, too.
 
     Args:
         tasks: which metrics; null: boxes, and masks too where both the data and the predictions have them.
@@ -42,6 +42,8 @@ class CocoEvaluator(Evaluator):
             the last AR is named after it.
         per_class: also give the AP of every class, and as ``class_metrics`` its AP50, AP75, APs, APm and APl.
     """
+
+    limit_of: ClassVar[str] = "an image and class"
 
     def __init__(
         self,
@@ -123,7 +125,7 @@ class CocoEvaluator(Evaluator):
         lines = [coco_report(results, self.truth.instances)]
         for name, fix in (
             ("model", "model.roi_heads.box_head.detection.max_detections"),
-            ("evaluator", f"this evaluator's max_detections ({self.max_detections} an image and class)"),
+            ("evaluator", f"this evaluator's max_detections ({self.max_detections} {self.limit_of})"),
         ):
             if cut := results.get("limits", {}).get(f"cut_by_{name}"):
                 what = f"{cut['detections']} detections of {cut['images']} images were cut off by the {name}'s limit"
@@ -132,16 +134,17 @@ class CocoEvaluator(Evaluator):
 
     def _limits(self) -> dict[str, dict[str, int]]:
         """What limits on their number have cut off, of model and evaluator; {} for nothing."""
-        own = {
-            image_id: int(np.clip(np.bincount(found.classes) - self.max_detections, 0, None).sum())
-            for image_id, found in self._predictions.items()
-        }
+        own = {image_id: len(found.scores) - self._num_counted(found) for image_id, found in self._predictions.items()}
         counts = {"cut_by_model": self._cut, "cut_by_evaluator": own}
         return {
             name: {"detections": sum(cut.values()), "images": sum(number > 0 for number in cut.values())}
             for name, cut in counts.items()
             if any(cut.values())
         }
+
+    def _num_counted(self, found: Detections) -> int:
+        """How many detections of an image count."""
+        return int(np.bincount(found.classes).clip(max=self.max_detections).sum())
 
     @property
     def detections(self) -> dict[int | str, Detections]:
@@ -156,10 +159,10 @@ class CocoEvaluator(Evaluator):
 
     def results(self) -> list[dict[str, Any]]:
         """COCO results, image by image: this process's own; after ``compute``, on rank 0, those of all processes."""
-        truth = self.truth
-        image_ids, category_ids = sorted(self._predictions, key=truth.number.__getitem__), tuple(truth.class_number)
+        found, truth = self.detections, self.truth
+        image_ids, category_ids = sorted(found, key=truth.number.__getitem__), tuple(truth.class_number)
         with no_collection():
-            return [row for image_id in image_ids for row in self._predictions[image_id].rows(image_id, category_ids)]
+            return [row for image_id in image_ids for row in found[image_id].rows(image_id, category_ids)]
 
     def write_results(self, path: str | Path) -> None:
         """Writes ``results()`` as JSON, the form that COCO's evaluation servers and tools take."""

@@ -44,6 +44,12 @@ class Detections:
             instances.keypoints.to("cpu").numpy() - [0.5, 0.5, 0] if "keypoints" in instances else None,
         )
 
+    def take(self, rows: Sequence[int] | np.ndarray) -> "Detections":
+        """Some of them, without keypoints."""
+        columns = {name: getattr(self, name)[rows] for name in ("boxes", "scores", "classes")}
+        masks = None if self.masks is None else [self.masks[row] for row in rows]
+        return dataclasses.replace(self, **columns, masks=masks, keypoints=None)
+
     def rows(self, image_id: int | str, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """See ``coco_results``."""
         ids = (self.classes + 1 if category_ids is None else np.array(category_ids)[self.classes]).tolist()

@@ -24,7 +24,8 @@ def with_regions(content: Mapping[str, Any]) -> list[Any]:
         height, width = image["height"], image["width"]
         for id_ in sorted({*image.get(NOT_EXHAUSTIVE, ())} & {*ids}):
             keys = {"id": -1, "image_id": image["id"], "category_id": id_, "iscrowd": 1}
-            row = {**keys, "bbox": [0, 0, width, height], "area": height * width}
+            # a detection may reach beyond the image
+            row = {**keys, "bbox": [-width, -height, 3 * width, 3 * height], "area": height * width}
             if has_masks:
                 row["segmentation"] = coco_mask.encode(np.ones((height, width), np.uint8, order="F"))
             rows.append(row)

@@ -200,9 +200,7 @@ def counted(truth: GroundTruth, image_id: int | str, found: Detections, most: in
         if seen[k] < most and (known is None or ids[k] in known):
             keep.append(row)
             seen[k] += 1
-    columns = {name: getattr(found, name)[keep] for name in ("boxes", "scores", "classes")}
-    masks = None if found.masks is None else [found.masks[i] for i in keep]
-    return dataclasses.replace(found, **columns, masks=masks, keypoints=None)
+    return found.take(keep)
 
 
 def _crowd(row: Mapping[str, Any]) -> bool:

@@ -208,7 +208,7 @@ def evaluate_weights(
     checkpoint = read_checkpoint(weights or out / "model_final.pth")
     names = checkpoint.class_names or exp.data.train_set.class_names
     exp.data.check_classes(names)
-    model = exp.build_model(class_names=names, pretrained=False).to(device)
+    model = exp.build_model(class_names=names, keypoints=checkpoint.keypoints, pretrained=False).to(device)
     load_all_weights(model, checkpoint)
     if precision is not None or compile:
         model = optimized(model, precision or "fp32", compile)

@@ -318,6 +318,23 @@ def test_mask_head(cls):
     assert len(out[1].mask_probs) == 0
 
 
+@pytest.mark.parametrize("cls", registered("keypoint head"), ids=names)
+def test_keypoint_head(cls):
+    head = cls(PYRAMID, 3, pooler=partial(RoIAlignPooler, output_size=14), num_conv=2, conv_dim=8)
+    points = Keypoints(torch.tensor([[20.0, 25, 2]]).expand(2, len(head.keypoints.names), 3))
+    proposals = [matched().with_fields(gt_keypoints=points), matched(0)]
+    head.loss(features(), proposals).total().backward()
+    assert all(p.grad is not None for p in head.parameters())
+    before = [target(), target(0)]
+    out = head.predict(features(), before)
+    assert [found.keypoints.shape for found in out] == [(n, len(head.keypoints.names), 3) for n in (2, 0)]
+    assert out[0].keypoints.flip_pairs == head.keypoints.flip_pairs
+    x, y = out[0].keypoints.tensor[..., 0], out[0].keypoints.tensor[..., 1]
+    x1, y1, x2, y2 = before[0].boxes.tensor.T[..., None]
+    assert ((x1 <= x) & (x <= x2) & (y1 <= y) & (y <= y2)).all()
+    assert "keypoints" not in before[0], "predictions are new instances"
+
+
 @pytest.mark.parametrize("cls", registered("input resize"), ids=names)
 def test_input_resize(cls):
     resize, t = cls(), target()

@@ -28,8 +28,8 @@ class Checkpointer:
     """Writes, finds and prunes the checkpoints of a run.
 
     A checkpoint is a mapping that ``torch.load(..., weights_only=True)`` reads: ``model`` (state dict),
-    ``class_names`` (list of str), ``category_ids`` (list of int, where they are known), ``config`` (plain data),
-    ``detkit_version`` and, in training checkpoints, ``trainer``.
+    ``class_names`` (list of str), ``category_ids`` (list of int) and ``keypoints`` (as in a category of COCO's files)
+    where they are known, ``config`` (plain data), ``detkit_version`` and, in training checkpoints, ``trainer``.
 
     fvcore's Checkpointer is not used because it writes in place and pickles whatever it is given: a run that is
     killed while writing would be left with half a file that its ``last_checkpoint`` names. Here a file is complete or
@@ -83,6 +83,7 @@ class Checkpointer:
             model=model.state_dict(),
             class_names=None if names is None else tuple(map(str, names)),
             category_ids=None if ids is None else tuple(map(int, ids)),
+            keypoints=getattr(model, "keypoints", None),
             config=None if config is None else dict(config),
             trainer=None if trainer_state is None else dict(trainer_state),
         ).content()

@@ -18,6 +18,7 @@ from detkit.checkpoint.load import check_values
 from detkit.checkpoint.reading import Checkpoint
 from detkit.checkpoint.report import group_names
 from detkit.registry import DataError
+from detkit.structures import KeypointSpec
 from detkit.utils import atomic_write
 
 Target = Literal["detkit", "detectron2", "torchvision"]
@@ -59,6 +60,7 @@ class Conversion:
         model: name -> tensor.
         class_names: the names of the classes, where they are known.
         category_ids: the ids that these have in the data's files, where they are known.
+        keypoints: what the keypoints are, where they are known.
         lines: a line a tensor, of the file or missing there.
     """
 
@@ -68,6 +70,7 @@ class Conversion:
     model: dict[str, Tensor]
     class_names: tuple[str, ...] | None
     category_ids: tuple[int, ...] | None
+    keypoints: KeypointSpec | None
     lines: list[Line]
 
     def __str__(self) -> str:
@@ -125,6 +128,7 @@ def convert(
         model={name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in written.items()},
         class_names=None if skipped else checkpoint.class_names or imported.class_names,
         category_ids=None if skipped else checkpoint.category_ids,
+        keypoints=checkpoint.keypoints,
         lines=lines + left,
     )
 
@@ -160,7 +164,11 @@ def write_conversion(
         content = {"model": conversion.model, "__author__": "detkit"}
     else:
         content = Checkpoint(
-            conversion.model, conversion.class_names, category_ids=conversion.category_ids, config=config
+            conversion.model,
+            conversion.class_names,
+            category_ids=conversion.category_ids,
+            keypoints=conversion.keypoints,
+            config=config,
         ).content()
     write_torch(content, path)
     return path

@@ -20,6 +20,7 @@ from detkit.checkpoint.pickles import read_pickle
 from detkit.checkpoint.sharded import read_sharded
 from detkit.config import ForeignConfig
 from detkit.registry import DataError
+from detkit.structures import KeypointSpec
 from detkit.utils import path_manager
 from detkit.utils.file_checks import is_safetensors
 from detkit.utils.transfer import DownloadError
@@ -39,6 +40,7 @@ class Checkpoint:
         model: state dict, on the CPU, without the prefixes of wrapped models.
         class_names: the names of the classes that the model was trained on, where they are known.
         category_ids: the ids that these classes have in the data's files, where they are known.
+        keypoints: what the keypoints are that the model gives, where it gives some and that is known.
         config: the complete config of the run as plain mappings and lists; None where another program wrote the file.
         trainer: the trainer's state; None in weights that are only for use, and where another program wrote the file.
         source: the file, for messages.
@@ -48,6 +50,7 @@ class Checkpoint:
     model: dict[str, Tensor]
     class_names: tuple[str, ...] | None = None
     category_ids: tuple[int, ...] | None = None
+    keypoints: KeypointSpec | None = None
     config: dict[str, Any] | None = None
     trainer: dict[str, Any] | None = None
     source: str = "state dict"
@@ -63,6 +66,8 @@ class Checkpoint:
         }
         if self.category_ids is not None:
             content["category_ids"] = list(self.category_ids)
+        if self.keypoints is not None:
+            content["keypoints"] = self.keypoints.coco()
         if self.trainer is not None:
             content["trainer"] = self.trainer
         return content
@@ -182,7 +187,8 @@ def as_checkpoint(content: Any, source: str = "state dict", place: str = "") -> 
     return Checkpoint(
         model=model,
         class_names=tuple(str(n) for n in names) if isinstance(names, list | tuple) else zoo_names,
-        category_ids=coco_category_ids() if zoo_names else known_ids,
+        category_ids=coco_category_ids()[: len(zoo_names)] if zoo_names else known_ids,
+        keypoints=_keypoints(content.get("keypoints"), source) if ours else None,
         config=ForeignConfig(config, Path(source).parent) if ours and config is not None else None,
         trainer=_mapping(content.get("trainer")) if ours else None,
         source=source,
@@ -244,6 +250,13 @@ def _unusual(tensor: Tensor) -> str:
     if tensor.numel() * tensor.element_size() > max(tensor.untyped_storage().nbytes(), 1 << 26):
         return f"of shape {tuple(tensor.shape)} with the values of fewer"
     return "quantised" if tensor.is_quantized else "complex" if tensor.is_complex() else ""
+
+
+def _keypoints(value: Any, source: str) -> KeypointSpec | None:
+    try:
+        return KeypointSpec.from_coco(value) if isinstance(value, Mapping) else None
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{source}: what it says of keypoints is damaged ({error}); take another checkpoint") from None
 
 
 def _mapping(value: Any) -> dict[str, Any] | None:

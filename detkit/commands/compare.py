@@ -36,7 +36,7 @@ def build(exp: Experiment, checkpoint: Checkpoint, num_classes: int) -> MetaArch
     """The config's model with these weights. Raises DataError where they are not all there."""
     names = checkpoint.class_names or import_foreign(checkpoint.model, {}).class_names
     unknown = tuple(f"class {index}" for index in range(num_classes))
-    model = exp.build_model(class_names=names or unknown, pretrained=False)
+    model = exp.build_model(class_names=names or unknown, keypoints=checkpoint.keypoints, pretrained=False)
     load_all_weights(model, checkpoint)
     model.class_names = names
     return model

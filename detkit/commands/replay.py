@@ -38,10 +38,10 @@ def run(args: argparse.Namespace) -> int:
             "give those of the last checkpoint: --weights FILE"
         )
     device = torch_device(exp.train.device)
-    model = exp.build_model(class_names=state["class_names"] or exp.data.train_set.class_names, pretrained=False).to(
-        device
-    )
-    load_all_weights(model, read_checkpoint(args.weights or args.folder / STATE))
+    names, checkpoint = state["class_names"], read_checkpoint(args.weights or args.folder / STATE)
+    names = names or exp.data.train_set.class_names
+    model = exp.build_model(class_names=names, keypoints=checkpoint.keypoints, pretrained=False).to(device)
+    load_all_weights(model, checkpoint)
     prepare(model, failure)
     precision = exp.train.precision
     results = replay(lambda batch, model: batch_losses(model, batch, device, precision), model, step.batches)

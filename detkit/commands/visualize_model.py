@@ -34,7 +34,8 @@ def load(exp: Experiment, weights: str | os.PathLike[str] | None) -> Predictor:
     """The model, in evaluation mode on the config's device. Raises ConfigError where it has no such stages."""
     if weights is not None:
         checkpoint = read_checkpoint(weights)
-        model = exp.build_model(class_names=checkpoint.class_names or exp.data.train_set.class_names, pretrained=False)
+        names = checkpoint.class_names or exp.data.train_set.class_names
+        model = exp.build_model(class_names=names, keypoints=checkpoint.keypoints, pretrained=False)
         load_all_weights(model, checkpoint)
     else:
         model = exp.build_model()

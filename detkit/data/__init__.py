@@ -21,7 +21,6 @@ from detkit.data.datasets import (
     CocoInstances,
     CocoResults,
     ConcatDataset,
-    KeypointSpec,
     Shapes,
     TableDataset,
     TiledDataset,
@@ -42,6 +41,7 @@ from detkit.data.loader import test_loader, train_loader
 from detkit.data.mapper import Mapper, MaskFormat, bare_record, to_sample
 from detkit.data.read_ahead import read_ahead
 from detkit.data.samplers import AspectRatioSampler, ShuffleSampler, inference_batches
+from detkit.structures import KeypointSpec
 
 __all__ = [
     "AUGMENTATIONS",

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Sampler as TorchSampler
 
 from detkit.registry import Registry
-from detkit.structures import Boxes, CroppedMasks, Instances, Region, Transform
+from detkit.structures import Boxes, CroppedMasks, Instances, KeypointSpec, Region, Transform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +176,7 @@ class Dataset:
         category_ids: the K ids of the classes in the source; evaluators and result files use them.
         keypoint_names: the names of an object's P keypoints; none where the data has no keypoints.
         keypoint_flip_pairs: pairs of keypoints (0 is the first) that change places in a mirror.
+        keypoint_sigmas: how exactly each keypoint can be marked, see ``KeypointSpec``; none for the usual ones.
         skeleton: pairs of keypoints that a drawing joins by a line.
     """
 
@@ -183,10 +184,17 @@ class Dataset:
     category_ids: tuple[int, ...]
     keypoint_names: tuple[str, ...] = ()
     keypoint_flip_pairs: tuple[tuple[int, int], ...] = ()
+    keypoint_sigmas: tuple[float, ...] = ()
     skeleton: tuple[tuple[int, int], ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
+
+    @property
+    def keypoint_spec(self) -> KeypointSpec | None:
+        """All that is said of an object's keypoints; None where the data has none."""
+        rest = (self.skeleton, self.keypoint_sigmas, self.keypoint_flip_pairs)
+        return KeypointSpec(self.keypoint_names, *rest) if self.keypoint_names else None
 
     def __len__(self) -> int:
         raise NotImplementedError

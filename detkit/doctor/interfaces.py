@@ -123,9 +123,11 @@ class CheckContext:
             weights = self.weights
             self.checkpoint = self._attempt("weights", lambda: read_checkpoint(weights))
             names = names or (self.checkpoint.class_names if self.checkpoint else None)
+        points = None if self.checkpoint is None else self.checkpoint.keypoints
+        points = self.train.dataset.keypoint_spec if self.train else points
         if names is not None:
-            known = names
-            self.model = self._attempt("model", lambda: self.experiment.build_model(class_names=known))
+            known, build = names, self.experiment.build_model
+            self.model = self._attempt("model", lambda: build(class_names=known, keypoints=points))
         return self
 
     def use(self, model: MetaArch) -> "CheckContext":

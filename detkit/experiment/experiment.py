@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from detkit.experiment.data import DataConfig
 from detkit.experiment.solver import SolverConfig
 from detkit.experiment.train import TrainConfig
 from detkit.modeling.class_losses import FederatedClassLoss
-from detkit.modeling.interfaces import Backbone, MetaArch
+from detkit.modeling.interfaces import Backbone, KeypointHead, MetaArch
 from detkit.modeling.matcher import Matcher
+from detkit.registry import options as options_of
 from detkit.solver.interfaces import LRSchedule, Optimizer
+from detkit.structures import KeypointSpec
 
 PACKAGES = (data, evaluation, modeling, solver)
 """Importing a package registers its components; a config may name any of them."""
@@ -59,13 +61,20 @@ class Experiment:
                 )
 
     def build_model(
-        self, num_classes: int | None = None, *, class_names: Sequence[str] | None = None, pretrained: bool = True
+        self,
+        num_classes: int | None = None,
+        *,
+        class_names: Sequence[str] | None = None,
+        keypoints: KeypointSpec | None = None,
+        pretrained: bool = True,
     ) -> MetaArch:
         """Builds a new model on the CPU, for the classes of the training dataset unless others are given.
 
         Args:
             num_classes: for so many classes, whose names nobody knows.
             class_names: for these classes.
+            keypoints: for these, where the model has a keypoint head; None: those of the training dataset where the
+                classes are its, else the head's own. A config that says which has its way.
             pretrained: False leaves out the files of weights that a backbone's ``weights`` option names, because
                 a checkpoint of the whole model will be loaded anyway.
 
@@ -76,7 +85,9 @@ class Experiment:
         category_ids = None
         if num_classes is None and class_names is None:
             class_names, category_ids = self.data.train_set.class_names, tuple(self.data.train_set.category_ids)
-        recipe = self.model if pretrained else _without_weights(self.model)
+            keypoints = keypoints or self.data.train_set.keypoint_spec
+        recipe = _changed(self.model, KeypointHead, "keypoints", lambda given: given or keypoints)
+        recipe = recipe if pretrained else _changed(recipe, Backbone, "weights", lambda _: None)
         model = built("model", recipe, num_classes if class_names is None else len(class_names))
         lazy = [name for name, value in model.named_parameters() if torch.nn.parameter.is_lazy(value)]
         if lazy:
@@ -137,12 +148,12 @@ class Experiment:
         return math.ceil((self.solver.epochs or 0) * len(self.data.train_set) / self.images_per_step)
 
 
-def _without_weights(recipe: Recipe[Any]) -> Recipe[Any]:
-    """``recipe`` with ``weights=None`` for every backbone in it."""
-    options = {k: _without_weights(v) if isinstance(v, Recipe) else v for k, v in recipe.kwargs.items()}
-    if issubclass(recipe.cls, Backbone) and "weights" in options:
-        options["weights"] = None
-    return Recipe(recipe.cls, options)
+def _changed(recipe: Recipe[Any], role: type, option: str, change: Callable[[Any], Any]) -> Recipe[Any]:
+    """``recipe`` with a change to an option of all parts of a role in it that have the option."""
+    kwargs = {k: _changed(v, role, option, change) if isinstance(v, Recipe) else v for k, v in recipe.kwargs.items()}
+    if issubclass(recipe.cls, role) and option in options_of(recipe.cls):
+        kwargs[option] = change(kwargs.get(option))
+    return Recipe(recipe.cls, kwargs)
 
 
 def _names_weights(node: Mapping[str, Any]) -> bool:

@@ -24,7 +24,7 @@ from detkit.modeling.box_interfaces import ClassLoss as ClassLoss
 from detkit.modeling.box_interfaces import Normaliser as Normaliser
 from detkit.modeling.box_interfaces import Suppression as Suppression
 from detkit.registry import Registry
-from detkit.structures import Boxes, ImageList, Instances, Losses, Masks, Prediction, Sample
+from detkit.structures import COCO_PERSON, Boxes, ImageList, Instances, KeypointSpec, Losses, Masks, Prediction, Sample
 
 Features = dict[str, Tensor]
 """Feature maps by name, each (N, C, H/s, W/s), ordered from the finest to the coarsest."""
@@ -46,6 +46,11 @@ class MetaArch(nn.Module):
         self.num_classes = num_classes
         self.class_names: tuple[str, ...] | None = None
         self.category_ids: tuple[int, ...] | None = None
+
+    @property
+    def keypoints(self) -> KeypointSpec | None:
+        """What the keypoints are that the instances get; None for a model without a keypoint head."""
+        return next((part.keypoints for part in self.modules() if isinstance(part, KeypointHead)), None)
 
     def forward(self, samples: list[Sample]) -> "Losses | list[Prediction]":
         """``Losses`` in training mode, one ``Prediction`` an image in evaluation mode."""
@@ -231,7 +236,12 @@ class MaskHead(InstanceHead):
 
 
 class KeypointHead(InstanceHead):
-    """Gives instances ``keypoints`` (R, P, 3): x, y, score."""
+    """Gives instances ``Keypoints`` (R, P, 3): x, y, score. What they are is in ``keypoints``: where that option is
+    None the experiment gives it the training data's, and where nothing is known they are those of COCO's persons."""
+
+    def __init__(self, input_shape: dict[str, ShapeSpec], num_classes: int, *, keypoints: KeypointSpec | None = None):
+        super().__init__(input_shape, num_classes)
+        self.keypoints = keypoints or COCO_PERSON
 
 
 class RoIHeads(RegionPart):

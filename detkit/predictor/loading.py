@@ -11,6 +11,7 @@ from detkit.checkpoint.formats.detectron2 import coco_category_ids, coco_class_n
 from detkit.checkpoint.formats.torchvision import NUM_COCO_ROWS
 from detkit.experiment import Experiment, load_experiment
 from detkit.registry import DataError
+from detkit.structures import COCO_PERSON, KeypointSpec
 from detkit.utils.run_folder import run_file
 from detkit.zoo import find
 
@@ -49,8 +50,8 @@ def load_model(
         raise DataError(f"{checkpoint.source}: carries no config; give the one that it was trained with, as config=...")
     source = checkpoint.config or {} if config is None else config
     experiment = load_experiment(source, overrides, trust_imports=trust_imports)
-    names, ids = _classes(checkpoint, experiment, named=row is not None)
-    model = experiment.build_model(class_names=names, pretrained=False)
+    names, ids, keypoints = _classes(checkpoint, experiment, named=row is not None)
+    model = experiment.build_model(class_names=names, keypoints=keypoints, pretrained=False)
     load_all_weights(model, checkpoint)
     model.category_ids = ids
     return model, experiment
@@ -58,21 +59,24 @@ def load_model(
 
 def _classes(
     checkpoint: Checkpoint, experiment: Experiment, named: bool
-) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
-    """Names and ids of the classes: the checkpoint's, or else the training dataset's.
+) -> tuple[tuple[str, ...], tuple[int, ...] | None, KeypointSpec | None]:
+    """Names and ids of the classes, and the keypoints: the checkpoint's, or else the training dataset's.
 
     torchvision's weights carry neither, and are used where there is no COCO.
     """
     if checkpoint.class_names is not None:
-        return checkpoint.class_names, checkpoint.category_ids
-    is_coco = len(checkpoint.model.get("roi_heads.box_predictor.cls_score.bias", ())) == NUM_COCO_ROWS
+        return checkpoint.class_names, checkpoint.category_ids, checkpoint.keypoints
+    rows = len(checkpoint.model.get("roi_heads.box_predictor.cls_score.bias", ()))
+    points = len(checkpoint.model.get("roi_heads.keypoint_predictor.kps_score_lowres.bias", ()))
+    is_coco = rows == NUM_COCO_ROWS or (rows, points) == (2, len(COCO_PERSON.names))
+    number = rows - 1 if points else None  # of COCO's classes, the first of which is person
     try:
         if not (named and is_coco):
             dataset = experiment.data.train_set
             logger.info("%s carries no class names; taking the training dataset's", checkpoint.source)
-            return dataset.class_names, dataset.category_ids
+            return dataset.class_names, dataset.category_ids, dataset.keypoint_spec
     except DataError:
         if not is_coco:
             raise
-    logger.info("%s: its %d rows are COCO's classes", checkpoint.source, NUM_COCO_ROWS)
-    return coco_class_names(), coco_category_ids()
+    logger.info("%s: its %d rows are COCO's classes", checkpoint.source, rows)
+    return coco_class_names()[:number], coco_category_ids()[:number], None

@@ -6,6 +6,7 @@ from detkit.structures.class_rows import ClassRows
 from detkit.structures.cropped_masks import CroppedMasks
 from detkit.structures.image_list import ImageInfo, ImageList
 from detkit.structures.instances import Instances
+from detkit.structures.keypoint_spec import COCO_PERSON, KeypointSpec
 from detkit.structures.keypoints import Keypoints
 from detkit.structures.losses import Losses
 from detkit.structures.mask_crops import CropMethod
@@ -20,6 +21,7 @@ from detkit.structures.upright import CropAndPad, Flip, Resize
 from detkit.structures.warp import Warp
 
 __all__ = [
+    "COCO_PERSON",
     "BitMasks",
     "Boxes",
     "ClassRows",
@@ -31,6 +33,7 @@ __all__ = [
     "ImageInfo",
     "ImageList",
     "Instances",
+    "KeypointSpec",
     "Keypoints",
     "Losses",
     "Masks",

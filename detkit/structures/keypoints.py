@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detkit.structures.boxes import Boxes
 from detkit.structures.transforms import Transform
 
 
@@ -87,6 +88,18 @@ class Keypoints:
             if step.reverses:
                 keypoints = keypoints[:, self._mirrored()]
         return self._with(keypoints)
+
+    def cells(self, boxes: Boxes, size: int) -> Tensor:
+        """``(N, P)`` int64: the cell that each point lies in, of a grid of ``size`` x ``size`` cells over its object's
+        box, counted row by row; -1 for a point that is not labelled or not in the box. The box's right and lower edges
+        belong to the last cells.
+        """
+        corners, sides = boxes.tensor[:, None, :2], boxes.tensor[:, None, 2:] - boxes.tensor[:, None, :2]
+        points = self.tensor[..., :2]
+        place = ((points - corners) * (size / sides)).floor()
+        place = torch.where(points == boxes.tensor[:, None, 2:], size - 1, place)
+        inside = ((place >= 0) & (place < size)).all(-1) & self.visible()
+        return torch.where(inside, place[..., 1] * size + place[..., 0], -1.0).long()
 
     def covered(self, hidden: Tensor) -> "Keypoints":
         """The points behind something that hides ``(H, W)`` pixels: what was visible there (2) is labelled only (1)."""

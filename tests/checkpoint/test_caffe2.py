@@ -160,6 +160,7 @@ def test_one_box_and_one_mask_for_all_classes():
 def test_c4_shares_res5_and_other_heads_have_convolutions():
     state = {"conv_rpn_w": torch.ones(1), "rpn_cls_logits_b": torch.ones(1), "res5_0_branch2a_w": torch.ones(1)}
     state |= {"head_conv2_w": torch.ones(1), "head_conv2_gn_s": torch.ones(1), "kps_score_w": torch.ones(1)}
+    state |= {"conv_fcn8_w": torch.ones(1), "kps_score_lowres_b": torch.ones(1)}
     wanted = {"roi_heads.res5.0.conv1.weight": torch.Size((1,))}
     imported = Caffe2Importer().convert({"res5_0_branch2a_w": torch.ones(1), "pred_w": torch.ones(1)}, wanted)
     assert set(imported.model) == set(wanted)
@@ -169,4 +170,6 @@ def test_c4_shares_res5_and_other_heads_have_convolutions():
     assert imported.model.keys() >= {"backbone.res5.0.conv1.weight"}
     assert imported.origin["proposal_generator.head.convs.0.weight"] == "conv_rpn_w"
     assert imported.origin["roi_heads.box_head.convs.1.norm.weight"] == "head_conv2_gn_s"
-    assert imported.unused == {"kps_score_w": "keypoint head: detkit has none"}
+    assert imported.origin["roi_heads.keypoint_head.convs.7.weight"] == "conv_fcn8_w"
+    assert imported.origin["roi_heads.keypoint_head.deconv.bias"] == "kps_score_lowres_b"
+    assert imported.unused == {"kps_score_w": "bilinear enlargement, which has no weights here"}

@@ -122,12 +122,6 @@ def test_91_rows_are_coco_by_category_id():
     assert (names[0], names[12], names[11], names[89]) == ("person", "stop sign", "N/A", "toothbrush")
 
 
-def test_a_keypoint_head_is_named_as_unused():
-    found = TorchvisionImporter().convert(empty("keypointrcnn_resnet50_fpn"), {})
-    reasons = {found.unused[name] for name in found.unused if not name.endswith("num_batches_tracked")}
-    assert reasons == {"keypoint head: detkit has none"}
-
-
 def test_counters_that_a_file_has_not_are_zero(wanted):
     state, sought = empty("maskrcnn_resnet50_fpn_v2"), wanted("torchvision/mask_rcnn_R_50_FPN_v2.yaml")
     bare = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}

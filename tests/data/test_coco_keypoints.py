@@ -152,3 +152,24 @@ def test_a_file_with_many_keypoints_keeps_them_apart(make):
     expected = points + np.array([0.5, 0.5, 0])
     expected[::3] = 0
     np.testing.assert_array_equal(found, expected)
+
+
+def test_images_with_too_few_keypoints_are_left_out_of_the_training(tmp_path):
+    for i in (1, 2, 3):
+        Image.new("RGB", (W, H)).save(tmp_path / f"{i}.png")
+    images = [{"id": i, "file_name": f"{i}.png", "height": H, "width": W} for i in (1, 2, 3)]
+    rows = [annotation(1, keypoints=POINTS), annotation(2, keypoints=[0] * 9), annotation(3)]
+    rows += [{**annotation(4, keypoints=[10, 12, 2, *[0] * 6]), "image_id": 2}, {**annotation(5), "image_id": 3}]
+    (tmp_path / "a.json").write_text(json.dumps({"images": images, "annotations": rows, "categories": [PERSON]}))
+
+    def kept(least):
+        dataset = CocoInstances(
+            json_file=str(tmp_path / "a.json"), image_root=str(tmp_path), min_keypoints=least, keep_empty=False
+        )
+        return [dataset.image_id(i) for i in range(len(dataset))], dataset
+
+    assert [kept(least)[0] for least in (0, 1, 2)] == [[1, 2, 3], [1, 2], [1]]
+    assert len(kept(2)[1][0].objects) == 3, "objects without keypoints stay where others have some"
+    assert "2 images with fewer than 2 keypoints left out" in kept(2)[1].summary()
+    with pytest.raises(DataError, match="none is left: 3 images with fewer than 3 keypoints"):
+        kept(3)

@@ -79,6 +79,18 @@ def test_points_outside_of_a_crop_are_not_visible_any_more():
     assert not none.tensor.any()
 
 
+def test_cells_of_a_box_have_what_is_labelled_inside_of_it_with_its_edges():
+    boxes = Boxes([[10.0, 20, 30, 60]] * 2)
+    points = Keypoints(
+        [
+            [[10.0, 20, 2], [30, 60, 1], [29.9, 20, 2], [20, 40, 2]],  # corners, and the middle
+            [[9.9, 30, 2], [20, 60.1, 2], [20, 40, 0], [10, 60, 1]],  # left of it, below it, not labelled, a corner
+        ]
+    )
+    assert points.cells(boxes, 4).tolist() == [[0, 15, 3, 10], [-1, -1, -1, 12]]
+    assert Keypoints(torch.zeros(0, 4, 3)).cells(Boxes([]), 4).shape == (0, 4)
+
+
 def test_they_are_a_field_of_instances():
     objects = Instances((H, W), boxes=Boxes(torch.tensor([[1.0, 2, 30, 40]]).repeat(5, 1)), keypoints=keypoints())
     assert objects[torch.tensor([3, 1])].keypoints.shape == (2, 3, 3)

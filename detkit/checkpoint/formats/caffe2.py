@@ -32,6 +32,8 @@ _LAYERS: Rules = (
     (r"_\[?mask\]?_fcn(\d+)", lambda m: f"roi_heads.mask_head.convs.{int(m[1]) - 1}"),
     (r"conv5_mask", "roi_heads.mask_head.deconv"),
     (r"mask_fcn_logits", "roi_heads.mask_head.predictor"),
+    (r"conv_fcn(\d+)", lambda m: f"roi_heads.keypoint_head.convs.{int(m[1]) - 1}"),
+    (r"kps_score_lowres", "roi_heads.keypoint_head.deconv"),
 )
 
 _TENSORS = {
@@ -55,7 +57,7 @@ _UNUSED: Rules = (
     (r".*_momentum", "the optimizer's momentum"),
     (r"(pred|fc1000)_[wb]", "classifier: a detector has its own"),
     (r"lr|iter|model_iter|weight_order", "the optimizer's state"),
-    (r"(kps_|conv_fcn).*", "keypoint head: detkit has none"),
+    (r"kps_score_[wb]", "bilinear enlargement, which has no weights here"),
 )
 
 _MARKS = re.compile(

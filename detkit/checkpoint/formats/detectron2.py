@@ -1,4 +1,4 @@
-"""Weights of Detectron2: Faster, Mask and Cascade R-CNN as FPN, C4 and DC5, and backbones alone."""
+"""Weights of Detectron2: Faster, Mask, Cascade and Keypoint R-CNN as FPN, C4 and DC5, and backbones alone."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -52,6 +52,11 @@ HEADS: Pairs = (
     ("roi_heads.box_predictor.{n}.bbox_pred.{p}", "roi_heads.box_head.{n}.bbox_pred.{p}"),
     ("roi_heads.mask_head.deconv.{p}", "roi_heads.mask_head.deconv.{p}"),
     ("roi_heads.mask_head.predictor.{p}", "roi_heads.mask_head.predictor.{p}"),
+    *(
+        (f"roi_heads.keypoint_head.conv_fcn{i + 1}.{{p}}", f"roi_heads.keypoint_head.convs.{i}.{{p}}")
+        for i in range(_MOST_CONVS)
+    ),
+    ("roi_heads.keypoint_head.score_lowres.{p}", "roi_heads.keypoint_head.deconv.{p}"),
 )
 """Everything behind the features. Rows are in detkit's order: background last, deltas (dx, dy, dw, dh)."""
 
@@ -73,7 +78,6 @@ _UNUSED: Rules = (
         r"(backbone\.)?(bottom_up\.)?((stem\.)?fc|linear)\.(weight|bias)",
         "ImageNet's classifier: a detector has its own",
     ),
-    (r"roi_heads\.keypoint_head\..*", "keypoint head: detkit has none"),
 )
 
 _MARKS = re.compile(
@@ -87,7 +91,7 @@ class Detectron2Importer:
     """Detectron2's models and backbones, with any norm and with deformable convolutions, of its zoo and of training.
 
     A backbone alone goes to where the model has those layers: into its backbone, with a res5 that the heads share
-    into ``roi_heads.res5``. What other architectures have (keypoints, panoptic heads) is not understood.
+    into ``roi_heads.res5``. What other architectures have (panoptic heads) is not understood.
     """
 
     name = "Detectron2"
@@ -105,10 +109,10 @@ class Detectron2Importer:
 
 
 def zoo_class_names(content: Mapping[Any, Any]) -> tuple[str, ...] | None:
-    """COCO's 80 class names for a model of Detectron2's zoo with that many classes; else None.
+    """COCO's 80 class names for a model of Detectron2's zoo with that many classes, its one for keypoints; else None.
 
     No file of Detectron2 names its classes. Those of the zoo name it as their author, and its only dataset with 80
-    classes is COCO.
+    classes is COCO; its only one with keypoints is COCO's persons.
 
     Args:
         content: the whole file: ``model``, ``__author__``, ...
@@ -117,6 +121,8 @@ def zoo_class_names(content: Mapping[Any, Any]) -> tuple[str, ...] | None:
     if content.get("__author__") != "Detectron2 Model Zoo" or not isinstance(state, Mapping):
         return None
     rows = [len(t) for n, t in state.items() if isinstance(t, Tensor) and str(n).endswith("cls_score.bias") and t.ndim]
+    if rows and set(rows) == {2} and "roi_heads.keypoint_head.score_lowres.weight" in state:
+        return ("person",)
     return coco_class_names() if rows and set(rows) == {81} else None
 
 

@@ -60,7 +60,7 @@ def _check_layers(state: Mapping[str, Tensor], layout: Layout) -> None:
     """Refuses what has a name in the other layout, but is another computation there."""
     both = [name for name in state if name.endswith(".bias") and f"{name[:-4]}norm.weight" in state]
     _refuse(both, layout, "whose convolutions have a bias or a norm, not both")
-    in_heads = re.compile(r"roi_heads\.(box_head(\.\d+)?|mask_head)\.convs\.\d+\.weight")
+    in_heads = re.compile(r"roi_heads\.(box_head(\.\d+)?|(mask|keypoint)_head)\.convs\.\d+\.weight")
     convs = {n: t for n, t in state.items() if in_heads.fullmatch(n)}
     _refuse([n for n, t in convs.items() if t.shape[2:] != (3, 3)], layout, "whose heads have 3x3 convolutions")
     if layout == "torchvision":

@@ -28,14 +28,11 @@ _OLD_NAMES: Rules = (  # of files from before torchvision 0.13, which the publis
     (r"roi_heads\.mask_head\.mask_fcn(\d+)\.(weight|bias)", lambda m: f"roi_heads.mask_head.{int(m[1]) - 1}.0.{m[2]}"),
 )
 
-_UNUSED_OF_DETECTOR: Rules = (
-    (r"roi_heads\.keypoint_.*", "keypoint head: detkit has none"),
-    (r"rpn\.anchor_generator\..*", "anchors: the config describes them"),
-)
+_UNUSED_OF_DETECTOR: Rules = ((r"rpn\.anchor_generator\..*", "anchors: the config describes them"),)
 
 
 class TorchvisionImporter:
-    """torchvision's Faster and Mask R-CNN with a feature pyramid, of every version.
+    """torchvision's Faster, Mask and Keypoint R-CNN with a feature pyramid, of every version.
 
     The maps of the pyramid and the names of the backbone's layers are chosen by the model: those of detkit's residual
     networks, or those of a ``TorchvisionBackbone``. torchvision's background is class 0: its row of the class scores

@@ -60,6 +60,7 @@ class DetectorLayout:
 
     def _heads(self) -> Pairs:
         rpn, box, mask = "proposal_generator.head", "roi_heads.box_head", "roi_heads.mask_head"
+        keypoint = "roi_heads.keypoint_head"
         pairs = [
             ("rpn.head.conv.{i}.0.{p}", f"{rpn}.convs.{{i}}.{{p}}"),
             ("rpn.head.cls_logits.{p}", f"{rpn}.objectness.{{p}}"),
@@ -70,6 +71,9 @@ class DetectorLayout:
             ("roi_heads.mask_head.{i}.1.{q}", f"{mask}.convs.{{i}}.norm.{{q}}"),
             ("roi_heads.mask_predictor.conv5_mask.{p}", f"{mask}.deconv.{{p}}"),
             ("roi_heads.mask_predictor.mask_fcn_logits.{p}", f"{mask}.predictor.{{p}}"),
+            ("roi_heads.keypoint_predictor.kps_score_lowres.{p}", f"{keypoint}.deconv.{{p}}"),
+            # One sequence, in which each convolution is followed by its activation.
+            *((f"{keypoint}.{2 * i}.{{p}}", f"{keypoint}.convs.{i}.{{p}}") for i in range(16)),
         ]
         if self.two_fcs:
             return [*pairs, *((f"{box}.fc{i + 6}.{{p}}", f"{box}.fcs.{i}.{{p}}") for i in range(2))]

@@ -3,7 +3,6 @@
 from detkit.data.datasets.coco import CocoInstances
 from detkit.data.datasets.coco_results import CocoIds, CocoResults
 from detkit.data.datasets.concat import ConcatDataset
-from detkit.data.datasets.keypoints import KeypointSpec
 from detkit.data.datasets.shapes import Shapes
 from detkit.data.datasets.table import AnnotationTable
 from detkit.data.datasets.table_dataset import TableDataset
@@ -15,7 +14,6 @@ __all__ = [
     "CocoInstances",
     "CocoResults",
     "ConcatDataset",
-    "KeypointSpec",
     "Shapes",
     "TableDataset",
     "TiledDataset",

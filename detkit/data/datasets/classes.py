@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from detkit.data.datasets.keypoints import KeypointSpec
 from detkit.registry import DataError, did_you_mean
+from detkit.structures import KeypointSpec
 
 
 def choose_classes(

@@ -5,7 +5,6 @@ from typing import Any
 
 from detkit.config import CountOrZero, FilePath
 from detkit.data.datasets.coco_file import read_json
-from detkit.data.datasets.keypoints import KeypointSpec
 from detkit.data.datasets.row_masks import InvalidMasks
 from detkit.data.datasets.row_reader import InvalidBoxes, Policy
 from detkit.data.datasets.rows import is_text, row_type
@@ -15,6 +14,7 @@ from detkit.data.interfaces import DATASETS
 from detkit.data.issues import Issue, Report
 from detkit.data.paths import data_path
 from detkit.registry import DataError
+from detkit.structures import KeypointSpec
 
 
 @DATASETS.register()
@@ -38,6 +38,7 @@ class CocoInstances(TableDataset):
         invalid_boxes: what happens to a box without area in its image: drop (left out and counted) or error.
         invalid_masks: what happens to an annotation without segmentation where others have one, and to a polygon of
             fewer than 3 points: error, drop (left out and counted) or box (its box becomes its mask, counted).
+        min_keypoints: images whose objects have fewer labelled keypoints in all are left out; for training.
         check_images: how many image files, evenly spread, are checked when the dataset is made (that they are
             there, are images, are whole and have the file's size), at about 0.2 ms each; 0 for none.
         reading: how the images are read: their bit depth, their orientation, whether they may lie elsewhere.
@@ -57,6 +58,7 @@ class CocoInstances(TableDataset):
         keep_crowd: bool = True,
         invalid_boxes: InvalidBoxes = "drop",
         invalid_masks: InvalidMasks = "error",
+        min_keypoints: CountOrZero = 0,
         check_images: CountOrZero = 1000,
         reading: ImageReading = DEFAULT_READING,
     ):
@@ -70,7 +72,7 @@ class CocoInstances(TableDataset):
             categories,
             class_names=class_names,
             keypoints=keypoints,
-            policy=Policy(keep_empty, keep_crowd, invalid_boxes, invalid_masks),
+            policy=Policy(keep_empty, keep_crowd, invalid_boxes, invalid_masks, min_keypoints=min_keypoints),
             source=json_file,
             image_root=image_root,
             check_images=check_images,

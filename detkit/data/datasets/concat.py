@@ -50,7 +50,7 @@ class ConcatDataset(Dataset):
                 raise ValueError(f"ConcatDataset.datasets: expected the same keypoints in all, got {found}")
             if dataset.keypoint_names:
                 self.keypoint_names, self.skeleton = dataset.keypoint_names, dataset.skeleton
-                self.keypoint_flip_pairs = dataset.keypoint_flip_pairs
+                self.keypoint_flip_pairs, self.keypoint_sigmas = dataset.keypoint_flip_pairs, dataset.keypoint_sigmas
         index = {name: i for i, name in enumerate(self.class_names)}
         self._classes = [np.array([index[n] for n in dataset.class_names], np.int64) for dataset in self.datasets]
         self._starts = offsets(len(dataset) for dataset in self.datasets)

@@ -30,6 +30,7 @@ class Policy:
     Args:
         keep_empty, keep_crowd, invalid_boxes, invalid_masks: see ``CocoInstances``, which has them as options.
         masks: whether annotations should have masks; None: they should if any of them has one.
+        min_keypoints: images whose annotations have fewer labelled keypoints in all are left out.
     """
 
     keep_empty: bool = True
@@ -37,6 +38,7 @@ class Policy:
     invalid_boxes: InvalidBoxes = "drop"
     invalid_masks: InvalidMasks = "error"
     masks: bool | None = None
+    min_keypoints: int = 0
 
 
 @dataclasses.dataclass
@@ -77,16 +79,21 @@ class RowReader:
         pieces = [self._columns(0, []), *(self._columns(start, chunk) for start, chunk in self._chunks(rows))]
         columns: dict[str, Any] = {
             name: np.concatenate([piece.pop(name) for piece in pieces])
-            for name in ("id", "image", "class_index", "crowd", "area", "box")
+            for name in ("id", "image", "class_index", "crowd", "area", "box", "labelled")
         }
         order = self._first_of_each_id(columns["id"])
         images = columns["image"][order]
         objects = np.bincount(images[~columns["crowd"][order]], minlength=len(self.images)) > 0
         done = "kept" if self.policy.keep_empty else "left out"
         self.tally[f"images without an object {done}"] = int((~objects).sum())
-        if not self.policy.keep_empty:
-            order, self.images = order[objects[images]], self.images.select(objects)
-            columns["image"] = np.cumsum(objects)[columns["image"]] - 1
+        kept, least = objects | self.policy.keep_empty, self.policy.min_keypoints
+        if least:
+            poor = np.bincount(images, columns["labelled"][order], len(self.images)) < least
+            self.tally[f"images with fewer than {least} keypoints left out"] = int((kept & poor).sum())
+            kept &= ~poor
+        if not kept.all():
+            order, self.images = order[kept[images]], self.images.select(kept)
+            columns["image"] = np.cumsum(kept)[columns["image"]] - 1
         order = order[np.argsort(columns["image"][order], kind="stable")]
         columns = {name: column[order] for name, column in columns.items()}
         own = [piece.pop("own") for piece in pieces]

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from detkit.data.datasets.classes import choose_classes, common_keypoints
 from detkit.data.datasets.image_table import ImageTable
-from detkit.data.datasets.keypoints import KeypointSpec, keypoint_field
+from detkit.data.datasets.keypoints import keypoint_field
 from detkit.data.datasets.row_masks import MaskColumn
 from detkit.data.datasets.row_reader import Policy, RowReader
 from detkit.data.datasets.rows import ImageRow, Row
 from detkit.data.flat import Ragged, offsets
 from detkit.data.interfaces import ObjectTable, Record
 from detkit.data.issues import Report, raise_errors
-from detkit.structures import Boxes, Instances
+from detkit.structures import Boxes, Instances, KeypointSpec
 
 FieldType = Callable[[Tensor], Any] | None
 """Makes a field of the ``(n, ...)`` values of n objects, such as a class with ``transform``; None: the tensor is it."""

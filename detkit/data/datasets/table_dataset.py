@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 from tabulate import tabulate
 
-from detkit.data.datasets.keypoints import KeypointSpec
 from detkit.data.datasets.row_reader import Policy
 from detkit.data.datasets.rows import ImageRow, Row
 from detkit.data.datasets.table import AnnotationTable, FieldType
@@ -18,6 +17,7 @@ from detkit.data.interfaces import Dataset, ObjectTable, Record
 from detkit.data.issues import Issue, Report, raise_errors
 from detkit.data.paths import leaves_folder
 from detkit.registry import DataError
+from detkit.structures import KeypointSpec
 from detkit.utils.memory import no_collection
 from detkit.utils.tables import side_by_side
 from detkit.utils.words import amount
@@ -81,6 +81,7 @@ class TableDataset(Dataset):
         self.category_ids = tuple(id_ for id_, _ in self.table.categories)
         if (spec := self.table.keypoint_spec) is not None:
             self.keypoint_names, self.keypoint_flip_pairs, self.skeleton = spec.names, spec.flip_pairs, spec.skeleton
+            self.keypoint_sigmas = spec.sigmas
         said = ", ".join(f"{count} {words}" for words, count in self.table.tally.items() if words[-4:] != "kept")
         if not len(self.table.images):
             raise DataError(f"{place}: of its images none is left: {said or 'it has none'}")

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as coco_mask
 
-from detkit.data.datasets.keypoints import KeypointSpec
 from detkit.data.datasets.rows import FAR, ORIGIN, ImageRow
 from detkit.data.formats.files import Folder
 from detkit.data.image_files import log_once, naming_warnings, open_image
 from detkit.data.images import sizes
 from detkit.data.interfaces import EVERY_CLASS
 from detkit.registry import DataError
+from detkit.structures import KeypointSpec
 
 MOST_VALUES = 5000
 """Of a mask; each is looked for in all pixels."""

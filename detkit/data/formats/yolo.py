@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from detkit.data.datasets.keypoints import KeypointSpec
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, image_size, lines_of
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder, by_part
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
+from detkit.structures import KeypointSpec
 
 logger = logging.getLogger(__name__)
 PARTS = ("train", "val", "valid", "validation", "test")
@@ -216,8 +216,13 @@ class _Reader:
         """Category id -> its keypoints."""
         names = self.entries.get("kpt_names") or [*range(self.points)]
         names = next(iter(names.values())) if isinstance(names, Mapping) else names
+        others = self.entries.get("flip_idx")
+        if others is not None and sorted(map(str, others)) != sorted(map(str, range(self.points))):
+            what = f"flip_idx is {str(others)[:60]}; expected each of 0 to {self.points - 1} once"
+            raise DataError(f"{self.place}: {what}")
+        pairs = None if others is None else tuple((i, int(j)) for i, j in enumerate(others) if i < int(j))
         try:
-            spec = KeypointSpec.from_coco({"keypoints": names})
+            spec = dataclasses.replace(KeypointSpec.from_coco({"keypoints": names}), mirrored=pairs)
         except ValueError as error:
             raise DataError(f"{self.place}: {error}") from None
         return dict.fromkeys(range(1, len(self.names) + 1), spec) if self.points else {}

@@ -151,7 +151,7 @@ class FailureRecorder:
 
     def _state(self, number: int, late: bool, ranks: Sequence[int]) -> dict[str, Any]:
         model = distributed.unwrap(self.step.model)
-        names = getattr(model, "class_names", None)
+        names, keypoints = getattr(model, "class_names", None), getattr(model, "keypoints", None)
         failure = {
             "step": number,
             "late": late,
@@ -165,6 +165,7 @@ class FailureRecorder:
         return {
             "model": {name: self._buffers.get(name, value) for name, value in model.state_dict().items()},
             "class_names": None if names is None else [str(name) for name in names],
+            "keypoints": None if keypoints is None else keypoints.coco(),
             "config": None,
             "detkit_version": detkit.__version__,
             "optimizer": self.step.optimizer.state_dict(),

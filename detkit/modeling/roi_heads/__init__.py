@@ -2,6 +2,7 @@
 
 from detkit.modeling.roi_heads.box_head import BoxPredictions, Detection, FastRCNNConvFCHead, FastRCNNHead
 from detkit.modeling.roi_heads.cascade import CascadeRoIHeads, CascadeStage
+from detkit.modeling.roi_heads.keypoint_head import ConvUpsampleKeypointHead
 from detkit.modeling.roi_heads.mask_head import ConvUpsampleMaskHead, MaskTargets
 from detkit.modeling.roi_heads.matterport import (
     ConvBNBoxHead,
@@ -17,6 +18,7 @@ __all__ = [
     "CascadeRoIHeads",
     "CascadeStage",
     "ConvBNBoxHead",
+    "ConvUpsampleKeypointHead",
     "ConvUpsampleMaskHead",
     "Detection",
     "FastRCNNConvFCHead",

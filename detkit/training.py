@@ -90,6 +90,7 @@ def prepare(
     go_on = go_on or is_restarted(Path(out))
     fresh = not (go_on and checkpointer.latest() is not None)
     start = _first_weights(exp.train.init_weights) if fresh and exp.train.init_weights is not None else None
+    exp.fetch_weights()
     validate_datasets(exp)
     model = exp.build_model().to(device)
     if start is not None:

@@ -106,7 +106,12 @@ def test_every_earlier_option_leads_to_one_of_today(cls):
             assert old in {*today.options, *today.renamed}
 
 
-BACKBONES = {"TorchvisionBackbone": {"model": "mobilenet_v3_small"}, "ResNet": {"depth": 18}, "ResNeXt": {"depth": 50}}
+BACKBONES = {
+    "TorchvisionBackbone": {"model": "mobilenet_v3_small"},
+    "TimmBackbone": {"model": "test_convnext"},
+    "ResNet": {"depth": 18},
+    "ResNeXt": {"depth": 50},
+}
 
 
 @pytest.mark.parametrize("cls", registered("backbone"), ids=names)

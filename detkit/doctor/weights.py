@@ -89,6 +89,36 @@ class PixelsFit(Check):
 
 
 @CHECKS.register()
+class BackbonePixels(Check):
+    """Pixels that are normalised in another way than those that the backbone's own ``weights`` were trained with.
+
+    The first layer then sees other numbers than it knows; nothing fails, but all metrics are lower.
+
+    Fix: ``pixel_mean: null`` and ``pixel_std: null``, which take the backbone's.
+    """
+
+    needs = ("model",)
+
+    def __call__(self, context: CheckContext) -> Iterable[Finding]:
+        backbone, preprocess = (getattr(context.model, name, None) for name in ("backbone", "preprocess"))
+        theirs = getattr(backbone, "pixel_statistics", None)
+        node: Any = context.experiment.tree["model"].get("backbone")
+        if theirs is None or preprocess is None or context.weights is not None or not node.get("weights"):
+            return
+        ours = [preprocess.pixel_scale * values.flatten() for values in (preprocess.pixel_mean, preprocess.pixel_std)]
+        ours = [values.flip(0) if preprocess.channel_order == "BGR" else values for values in ours]
+        pairs = list(zip(ours, theirs))
+        if all(len(own) == len(other) and (own - own.new_tensor(other)).abs().max() < 0.5 for own, other in pairs):
+            return
+        own, other = (
+            " and deviation ".join(str([round(float(v), 1) for v in values]) for values in side) for side in zip(*pairs)
+        )
+        what = f"RGB of 0..255 has the mean {own}, and the backbone's weights were trained with {other}"
+        fix = "model.preprocess: {pixel_mean: null, pixel_std: null, pixel_scale: 1, channel_order: RGB}"
+        yield Finding("warning", "model.preprocess", what, fix)
+
+
+@CHECKS.register()
 class FrozenNoise(Check):
     """Layers that are frozen at random values, because no weights are named.
 

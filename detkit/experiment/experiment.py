@@ -19,6 +19,7 @@ from detkit.experiment.train import TrainConfig
 from detkit.modeling.class_losses import FederatedClassLoss
 from detkit.modeling.interfaces import Backbone, KeypointHead, MetaArch
 from detkit.modeling.matcher import Matcher
+from detkit.modeling.weights import local_file
 from detkit.registry import options as options_of
 from detkit.solver.interfaces import LRSchedule, Optimizer
 from detkit.structures import KeypointSpec
@@ -103,6 +104,17 @@ class Experiment:
                 part.set_image_counts(torch.from_numpy(images_per_class(self.data.train_set)))
         return model
 
+    def fetch_weights(self) -> None:
+        """Fetches what a backbone's own ``weights`` name, so that what is missing is said before data are read. Raises
+        ConfigError where it cannot be had."""
+        for name, part in self.model.kwargs.items():
+            if isinstance(part, Recipe) and issubclass(part.cls, Backbone):
+                try:
+                    if source := part.cls.weights_source(part.kwargs):
+                        local_file(source)
+                except ValueError as error:
+                    raise ConfigError(f"model.{name}.{error}; or train without, for longer: weights: null") from error
+
     def build_evaluators(self) -> list[Evaluator]:
         """The evaluators over the test dataset."""
         return [built("evaluators", recipe, self.data.test_set) for recipe in self.evaluators]
@@ -158,7 +170,9 @@ def _changed(recipe: Recipe[Any], role: type, option: str, change: Callable[[Any
 
 def _names_weights(node: Mapping[str, Any]) -> bool:
     return any(
-        _names_weights(value) if isinstance(value, Mapping) else key == "weights" and isinstance(value, str)
+        _names_weights(value)
+        if isinstance(value, Mapping)
+        else key == "weights" and (value is True or isinstance(value, str))
         for key, value in node.items()
     )
 

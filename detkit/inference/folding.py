@@ -27,7 +27,7 @@ def fold_norms(module: nn.Module) -> None:
             for (_, conv), (name, norm) in itertools.pairwise(list(part.named_children())):
                 if type(conv) is nn.Conv2d and _is_fixed(norm):
                     _fold(conv, norm)
-                    setattr(part, name, nn.Identity())
+                    setattr(part, name, nn.Sequential(*norm.children()))  # such as the activation of timm's norms
 
 
 def _is_fixed(norm: nn.Module | None) -> bool:

@@ -114,7 +114,10 @@ def pack(module: nn.Module, dtype: torch.dtype, winograd: bool = False) -> nn.Mo
         if isinstance(module, nn.Linear):
             return PackedLinear(module, dtype)
         return PackedConv(module, dtype, winograd)  # type: ignore[arg-type]
+    library = type(module).__module__.partition(".")[0]
     for name, child in module.named_children():
+        if isinstance(child, nn.Linear) and library not in ("detkit", "torch"):
+            continue  # attention of timm and torchvision reads the weights of its linear layers itself
         setattr(module, name, pack(child, dtype, winograd))
     last: nn.Module | None = module.last if isinstance(module, ResidualBlock) else None
     return PackedResidual(module) if isinstance(last, PackedConv) else module  # type: ignore[arg-type]

@@ -138,14 +138,28 @@ def freeze(module: M) -> M:
 def replace_modules(module: M, kind: type[nn.Module], make: Callable[[Any], nn.Module]) -> M:
     """Puts ``make(child)`` in the place of every descendant that is a ``kind``, and of ``module`` itself if it is one.
 
+    What that has for children, such as the activation of timm's batch norms, comes after its place's new holder.
+
     Returns:
         ``module``, changed in place, or what takes its place.
     """
     if isinstance(module, kind):
-        return make(module)  # type: ignore[return-value]
+        new = make(module)
+        children = [] if new is module else list(module.named_children())
+        for name, child in children:
+            new.add_module(name, child)
+        if children:
+            new.register_forward_hook(_then_children)
+        return new  # type: ignore[return-value]
     for name, child in module.named_children():
         setattr(module, name, replace_modules(child, kind, make))
     return module
+
+
+def _then_children(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    for child in module.children():
+        output = child(output)
+    return output
 
 
 @contextmanager

@@ -4,8 +4,23 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from detkit.layers import ShapeSpec
 from detkit.registry import Registry
 from detkit.structures import Boxes, Instances
+
+
+class AnchorGenerator(nn.Module):
+    """Feature map sizes to anchors. ``num_anchors`` gives A, one number a level."""
+
+    num_anchors: list[int]
+
+    def __init__(self, input_shape: list[ShapeSpec]):
+        super().__init__()
+
+    def forward(self, features: Sequence[Tensor], image_size: tuple[int, int]) -> list[Boxes]:
+        """One ``Boxes`` a level, ``(H*W*A, 4)``, in the order y, x, anchor. Of ``features``, a map a level, only the
+        sizes count; ``image_size`` ``(height, width)`` is that of the padded batch that they were made from."""
+        raise NotImplementedError
 
 
 class BoxCoder:
@@ -102,6 +117,7 @@ class Suppression:
         raise NotImplementedError
 
 
+ANCHOR_GENERATORS: Registry[AnchorGenerator] = Registry("anchor generator", AnchorGenerator)
 ASSIGNERS: Registry[Assigner] = Registry("assigner", Assigner)
 BOX_CODERS: Registry[BoxCoder] = Registry("box coder", BoxCoder)
 BOX_LOSSES: Registry[BoxLoss] = Registry("box loss", BoxLoss)

@@ -1,30 +1,36 @@
-"""Every role of a model and its contract. READ THIS FIRST; what is done with boxes alone is in box_interfaces.py.
+"""Every role of a model and its contract. READ THIS FIRST; box_interfaces.py and image_interfaces.py hold some of them.
 
 Runtime arguments (before ``*``) are passed by the parent; options (after ``*``) come from the config.
 Letters: N images, C channels, H x W pixels, s stride, A anchors a location, R regions over all images, K classes.
 Classes are 0..K-1, background is K, ignore is -1. Boxes are xyxy in absolute pixels of the padded batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from detkit.layers import ShapeSpec
+from detkit.modeling.box_interfaces import ANCHOR_GENERATORS as ANCHOR_GENERATORS
 from detkit.modeling.box_interfaces import ASSIGNERS as ASSIGNERS
 from detkit.modeling.box_interfaces import BOX_CODERS as BOX_CODERS
 from detkit.modeling.box_interfaces import BOX_LOSSES as BOX_LOSSES
 from detkit.modeling.box_interfaces import CLASS_LOSSES as CLASS_LOSSES
 from detkit.modeling.box_interfaces import NORMALISERS as NORMALISERS
 from detkit.modeling.box_interfaces import SUPPRESSIONS as SUPPRESSIONS
+from detkit.modeling.box_interfaces import AnchorGenerator as AnchorGenerator
 from detkit.modeling.box_interfaces import Assigner as Assigner
 from detkit.modeling.box_interfaces import BoxCoder as BoxCoder
 from detkit.modeling.box_interfaces import BoxLoss as BoxLoss
 from detkit.modeling.box_interfaces import ClassLoss as ClassLoss
 from detkit.modeling.box_interfaces import Normaliser as Normaliser
 from detkit.modeling.box_interfaces import Suppression as Suppression
+from detkit.modeling.image_interfaces import INPUT_RESIZES as INPUT_RESIZES
+from detkit.modeling.image_interfaces import MASK_PASTERS as MASK_PASTERS
+from detkit.modeling.image_interfaces import InputResize as InputResize
+from detkit.modeling.image_interfaces import MaskPaster as MaskPaster
 from detkit.registry import Registry
-from detkit.structures import COCO_PERSON, Boxes, ImageList, Instances, KeypointSpec, Losses, Masks, Prediction, Sample
+from detkit.structures import COCO_PERSON, Boxes, ImageList, Instances, KeypointSpec, Losses, Prediction, Sample
 
 Features = dict[str, Tensor]
 """Feature maps by name, each (N, C, H/s, W/s), ordered from the finest to the coarsest."""
@@ -88,6 +94,17 @@ class Backbone(nn.Module):
         """Images are padded to a square of this side, for a network that takes one size alone; None for any size."""
         return None
 
+    @property
+    def pixel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and deviation of the pixels (RGB, 0..255) that its weights were trained on, which ``Preprocess`` takes
+        where a config has ``pixel_mean: null``; None where the backbone does not know."""
+        return None
+
+    @classmethod
+    def weights_source(cls, options: Mapping[str, Any]) -> str | None:
+        """The file or name that the option ``weights`` stands for, which is fetched before data are read; or None."""
+        return options.get("weights")
+
     def layers(self) -> list[list[str]]:
         """Names of submodules and parameters by depth, from the image on; what none covers is in the first layer.
         By default each child with parameters is a layer, in the order in which they were made."""
@@ -119,20 +136,6 @@ class TopBlock(nn.Module):
 
     def forward(self, features: Features) -> Features:
         """The neck's inputs and its own maps (``input_shape`` has both) -> the extra maps alone."""
-        raise NotImplementedError
-
-
-class AnchorGenerator(nn.Module):
-    """Feature map sizes to anchors. ``num_anchors`` gives A, one number a level."""
-
-    num_anchors: list[int]
-
-    def __init__(self, input_shape: list[ShapeSpec]):
-        super().__init__()
-
-    def forward(self, features: Sequence[Tensor], image_size: tuple[int, int]) -> list[Boxes]:
-        """One ``Boxes`` a level, ``(H*W*A, 4)``, in the order y, x, anchor. Of ``features``, a map a level, only the
-        sizes count; ``image_size`` ``(height, width)`` is that of the padded batch that they were made from."""
         raise NotImplementedError
 
 
@@ -268,31 +271,10 @@ class DenseHead(RegionPart):
         raise NotImplementedError
 
 
-class InputResize(nn.Module):
-    """Resizes a normalised image on the device, with its target; augmentations of the data resize 8-bit images."""
-
-    def __init__(self) -> None:
-        super().__init__()
-
-    def forward(self, image: Tensor, target: Instances, *, training: bool) -> tuple[Tensor, Instances]:
-        """``(C, H, W)`` float and its target in those pixels (without fields at prediction) -> both at the new size."""
-        raise NotImplementedError
-
-
-class MaskPaster:
-    """Box-sized mask probabilities to masks of the image's size."""
-
-    def __call__(self, probs: Tensor, boxes: Boxes, image_size: tuple[int, int], threshold: float) -> Masks:
-        """N masks of an image of ``(height, width)``: each of ``probs`` (N, M, M), 0..1, is enlarged to its box, in
-        pixels of the image, and the object has the pixels of at least ``threshold``. ``CroppedMasks`` are cheapest."""
-        raise NotImplementedError
-
-
 META_ARCHS: Registry[MetaArch] = Registry("meta-architecture", MetaArch)
 BACKBONES: Registry[Backbone] = Registry("backbone", Backbone)
 NECKS: Registry[Neck] = Registry("neck", Neck)
 TOP_BLOCKS: Registry[TopBlock] = Registry("top block", TopBlock)
-ANCHOR_GENERATORS: Registry[AnchorGenerator] = Registry("anchor generator", AnchorGenerator)
 RPN_HEADS: Registry[RPNHead] = Registry("RPN head", RPNHead)
 PROPOSAL_GENERATORS: Registry[ProposalGenerator] = Registry("proposal generator", ProposalGenerator)
 ROI_POOLERS: Registry[RoIPooler] = Registry("RoI pooler", RoIPooler)
@@ -301,5 +283,3 @@ MASK_HEADS: Registry[MaskHead] = Registry("mask head", MaskHead)
 KEYPOINT_HEADS: Registry[KeypointHead] = Registry("keypoint head", KeypointHead)
 ROI_HEADS: Registry[RoIHeads] = Registry("RoI heads", RoIHeads)
 DENSE_HEADS: Registry[DenseHead] = Registry("dense head", DenseHead)
-INPUT_RESIZES: Registry[InputResize] = Registry("input resize", InputResize)
-MASK_PASTERS: Registry[MaskPaster] = Registry("mask paster", MaskPaster)

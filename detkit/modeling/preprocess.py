@@ -19,7 +19,8 @@ class Preprocess(nn.Module):
 
     Args:
         pixel_mean: what is subtracted, a value a channel in the order of ``channel_order``, on the scale that
-            ``pixel_scale`` leaves. The number of values is the number of channels.
+            ``pixel_scale`` leaves. The number of values is the number of channels. Null, for both: those that the
+            backbone's weights were trained with, where it knows them, with ``channel_order: RGB, pixel_scale: 1``.
         pixel_std: what is divided by.
         pixel_scale: what pixels, 0..255, are divided by before that; 255 for weights that were trained on 0..1.
         pixel_precision: what that is computed in; double where the reference did it in numpy (matterport), for the last
@@ -43,8 +44,8 @@ class Preprocess(nn.Module):
     def __init__(
         self,
         *,
-        pixel_mean: Annotated[tuple[Finite, ...], Length(1)] = (123.675, 116.28, 103.53),
-        pixel_std: Annotated[tuple[Positive, ...], Length(1)] = (58.395, 57.12, 57.375),
+        pixel_mean: Annotated[tuple[Finite, ...], Length(1)] | None = (123.675, 116.28, 103.53),
+        pixel_std: Annotated[tuple[Positive, ...], Length(1)] | None = (58.395, 57.12, 57.375),
         pixel_scale: Positive = 1.0,
         pixel_precision: Literal["single", "double"] = "single",
         channel_order: Literal["RGB", "BGR"] = "RGB",
@@ -53,6 +54,14 @@ class Preprocess(nn.Module):
         channels_last: bool = True,
     ):
         super().__init__()
+        self._from_backbone = pixel_mean is None
+        if pixel_mean is None or pixel_std is None:
+            if (pixel_mean, pixel_std, pixel_scale, channel_order) != (None, None, 1, "RGB"):
+                raise ValueError(
+                    "preprocess.pixel_mean: null takes the backbone's own, with pixel_std: null, pixel_scale: 1 and "
+                    f"channel_order: RGB; got {pixel_std}, {pixel_scale}, {channel_order}"
+                )
+            pixel_mean, pixel_std = (0.0,) * 3, (1.0,) * 3  # until the backbone is known
         if len(pixel_mean) != len(pixel_std) or (channel_order == "BGR" and len(pixel_mean) != 3):
             raise ValueError(
                 f"preprocess: {len(pixel_mean)} values of pixel_mean, {len(pixel_std)} of pixel_std, channel_order "
@@ -82,8 +91,22 @@ class Preprocess(nn.Module):
         return len(self.pixel_mean)
 
     def pad_for(self, *parts: Backbone | Neck | None) -> None:
-        """From now on pads images to the sizes that these parts of the model need."""
+        """From now on pads images to the sizes that these parts of the model need, and normalises them as the
+        backbone's weights want it where the config leaves that to it.
+
+        Raises:
+            ValueError: the config does, and the backbone has none.
+        """
         present = [part for part in parts if part is not None]
+        if self._from_backbone:
+            known = [part.pixel_statistics for part in present if isinstance(part, Backbone)]
+            if not any(known):
+                raise ValueError(
+                    "preprocess.pixel_mean: null takes the values that the backbone's weights were trained with, and "
+                    f"{' and '.join(type(part).__name__ for part in present)} has none; give pixel_mean and pixel_std"
+                )
+            for buffer, values in zip((self.pixel_mean, self.pixel_std), next(filter(None, known))):
+                buffer.copy_(torch.tensor(values, dtype=buffer.dtype).reshape(-1, 1, 1))
         if self._given_divisibility is None:
             self.size_divisibility = math.lcm(1, *(part.size_divisibility for part in present))
         self.square_size = max([0, *(part.square_size or 0 for part in present)])

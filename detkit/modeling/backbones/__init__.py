@@ -2,6 +2,7 @@
 
 from detkit.modeling.backbones.residual import BottleneckStage, DeformConv
 from detkit.modeling.backbones.resnet import ResNet, ResNeXt
+from detkit.modeling.backbones.timm import TimmBackbone
 from detkit.modeling.backbones.torchvision import TorchvisionBackbone
 
-__all__ = ["BottleneckStage", "DeformConv", "ResNeXt", "ResNet", "TorchvisionBackbone"]
+__all__ = ["BottleneckStage", "DeformConv", "ResNeXt", "ResNet", "TimmBackbone", "TorchvisionBackbone"]

@@ -1,14 +1,9 @@
 """Any torchvision classification network as a backbone."""
 
 import copy
-import pickle
 import re
-import zipfile
 from typing import Annotated, Any, Literal
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -16,10 +11,8 @@ from detkit.config import FilePath, Interval, NonNegative
 from detkit.layers import ShapeSpec, SyncBN, freeze, frozen_copy, replace_modules
 from detkit.modeling.backbones.torchvision_stages import Node, find, new_network, position, trace, units
 from detkit.modeling.interfaces import BACKBONES, Backbone, Features
+from detkit.modeling.weights import read_state_dict
 from detkit.registry import did_you_mean
-from detkit.utils.file_checks import check_torch_file, is_safetensors
-from detkit.utils.paths import path_manager
-from detkit.utils.transfer import DownloadError
 from detkit.zoo import shown
 
 STAGES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
@@ -203,35 +196,9 @@ def _load(body: nn.Module, file: str, names: set[str]) -> None:
     """Loads torchvision's state dict; ``names`` are those of the whole network, classifier included."""
     if any(p.is_meta for p in body.parameters()):
         return
-    source = shown(file)
-    try:
-        local = path_manager.get_local_path(file)
-        if is_safetensors(local):
-            state = load_file(local)
-        else:
-            check_torch_file(local)
-            state = torch.load(local, map_location="cpu", weights_only=True)
-    except DownloadError as error:
-        raise ValueError(f"weights: {error}") from error
-    except FileNotFoundError:
-        raise ValueError(f"weights: there is no file '{source}'; give a state dict of torchvision, or null") from None
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        zipfile.BadZipFile,
-        SafetensorError,
-    ) as e:
-        raise ValueError(f"weights: '{source}' cannot be read as a state dict: {e}") from e
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"weights: '{source}' is no state dict (name -> tensor)")
+    source, state = shown(file), read_state_dict(file)
     # DenseNet's published files are from a time when its layers were called norm.1, conv.1
     state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", name): value for name, value in state.items()}
-    bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
-    if bad:
-        raise ValueError(f"weights: '{source}' has values that are not finite, such as in {bad[0]}")
     own = body.state_dict()
     missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
     foreign = [n for n in state if n not in names]

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from detkit.config import Count, CountOrZero, Interval, Positive
-from detkit.layers import ShapeSpec, crop_and_resize, roi_align
+from detkit.layers import ShapeSpec, choose_features, crop_and_resize, roi_align
 from detkit.modeling.interfaces import ROI_POOLERS, Features, RoIPooler
+from detkit.modeling.points import grid_points, sample_features
 from detkit.structures import Boxes
 
 
@@ -150,6 +151,44 @@ class CropAndResizePooler(PyramidPooler):
         height, width = feature.shape[-2] * stride, feature.shape[-1] * stride
         boxes = rois[:, 1:] / rois.new_tensor([width, height, width, height])
         return crop_and_resize(feature, boxes, rois[:, 0], self.output_size)
+
+
+@ROI_POOLERS.register()
+class PointPooler(RoIPooler):
+    """One bilinear sample in the middle of each bin (PointRend, Kirillov et al. 2020); what is outside a map is 0.
+
+    Boxes of every size are sampled from the same maps, whose channels are put one after the other.
+
+    Args:
+        output_size: side of the pooled features.
+        in_features: the maps; null for the finest one.
+    """
+
+    def __init__(
+        self, input_shape: dict[str, ShapeSpec], *, output_size: Count, in_features: tuple[str, ...] | None = None
+    ):
+        super().__init__(input_shape)
+        shapes = choose_features(input_shape, in_features or tuple(input_shape)[:1], "pooler.in_features")
+        pooled = [name for name, shape in shapes.items() if shape.height is not None]
+        if pooled:
+            raise ValueError(
+                f"PointPooler: '{pooled[0]}' is pooled already, and points are taken from maps of the whole image;"
+                " choose RoI heads that do not pool for their heads, such as StandardRoIHeads"
+            )
+        self.in_features, self.strides = tuple(shapes), [shape.stride for shape in shapes.values()]
+        channels = sum(shape.channels for shape in shapes.values())
+        self.output_shape = ShapeSpec(channels, height=output_size, width=output_size)
+
+    def at(self, features: Features, boxes: Sequence[Boxes], points: Tensor) -> Tensor:
+        """``(R, C, P)`` features at ``points`` (R, P, 2) in the boxes, see ``sample_features``."""
+        return sample_features([features[name] for name in self.in_features], self.strides, boxes, points)
+
+    def forward(self, features: Features, boxes: Sequence[Boxes]) -> Tensor:
+        """See ``RoIPooler.forward``."""
+        size, first = self.output_shape.height or 1, features[self.in_features[0]]
+        return self.at(features, boxes, grid_points(sum(map(len, boxes)), size, first.device)).unflatten(
+            2, (size, size)
+        )
 
 
 @ROI_POOLERS.register()

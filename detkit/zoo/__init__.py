@@ -109,7 +109,7 @@ def _in_table(scheme: str, rest: str) -> Weights:
     for row in _table().values():
         if row.name == f"{scheme}://{plain}" or (scheme == "detectron2" and row.addresses[0] == root + rest):
             return row
-    folders = {name.split("/")[2] for name in _table()}
+    folders = {name.split("/")[2] for name in _table()} - {"PointRend"}  # a project: the table has some of its weights
     if scheme == "detectron2" and rest.endswith((".pkl", ".pth")) and rest.partition("/")[0] not in folders:
         return Weights(f"{scheme}://{rest}", (root + rest,))  # of one of Detectron2's projects
     names = [name.partition("://")[2] for name in _table() if name.startswith(scheme)]

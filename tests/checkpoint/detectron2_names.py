@@ -98,6 +98,18 @@ def cascade_model(stages=3):
     return names
 
 
+def pointrend_model(classes=80, prefix="mask_head.", coarse_fc="fc"):
+    """Mask R-CNN with PointRend's mask head; earlier versions had another prefix and another name of layers."""
+    names = fpn_model(mask=False)
+    coarse, point = f"roi_heads.{prefix}coarse_head", f"roi_heads.{prefix}point_head"
+    names |= layer(f"{coarse}.reduce_spatial_dim_conv", 256, 256, 2, 2)
+    names |= layer(f"{coarse}.{coarse_fc}1", 1024, 256 * 49) | layer(f"{coarse}.{coarse_fc}2", 1024, 1024)
+    names |= layer(f"{coarse}.prediction", classes * 49, 1024)
+    for i in (1, 2, 3):
+        names |= layer(f"{point}.fc{i}", 256, 256 + classes, 1)
+    return names | layer(f"{point}.predictor", classes, 256 + classes, 1)
+
+
 def c4_model(depth=50, *, mask=True):
     """Faster and Mask R-CNN on res4, with the RoI heads' own res5."""
     names = network("backbone.", depth, (2, 3, 4)) | rpn(1024, 15) | stage("roi_heads.", 5, 3)

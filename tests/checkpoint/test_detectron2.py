@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2_names import c4_model, cascade_model, dc5_model, fpn_model, meta, network
+from detectron2_names import c4_model, cascade_model, dc5_model, fpn_model, meta, network, pointrend_model
 from torch import nn
 
 from detkit.checkpoint import Checkpointer, as_checkpoint, load_all_weights, load_weights, read_checkpoint, resume
@@ -72,6 +72,8 @@ FAMILIES = {
     "mask_rcnn_R_50_FPN_3x_gn": fpn_model(norm="GN", head_norm="GN"),
     "mask_rcnn_R_50_FPN_3x_dconv_c3-c5": fpn_model(deform=2),
     "cascade_mask_rcnn_R_50_FPN_3x": cascade_model(),
+    "mask_rcnn_R_50_FPN_3x_pointrend": pointrend_model(),
+    "mask_rcnn_R_50_FPN_1x_pointrend": pointrend_model(prefix="mask_", coarse_fc="coarse_mask_fc"),
 }
 
 

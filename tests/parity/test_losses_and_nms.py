@@ -9,6 +9,7 @@ import torch
 
 from detkit.modeling.box_losses import CIoUBoxLoss, DIoUBoxLoss, GIoUBoxLoss
 from detkit.modeling.class_losses import FederatedClassLoss, SeesawClassLoss, SigmoidClassLoss
+from detkit.modeling.points import PointSampling, sample_maps, uncertain_cells
 from detkit.modeling.suppression import HardNMS, MatrixNMS, SoftNMS
 
 
@@ -116,3 +117,14 @@ def test_box_losses(stored, name, cls):
     torch.testing.assert_close(boxes.grad[finite], gradient[finite], rtol=1e-4, atol=1e-6)
     assert torch.isfinite(rows).all()
     assert torch.isfinite(boxes.grad).all()
+
+
+def test_choice_of_points(stored, monkeypatch):
+    logits, draws = stored["points_logits"][:, 0], [stored[f"points_{name}_draw"] for name in ("first", "second")]
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: draws.pop(0))
+    points = PointSampling(num_points=40, oversampling=3.0, uncertain=0.75)(logits)
+    assert torch.equal(points, stored["points_chosen"])
+    torch.testing.assert_close(sample_maps(logits[:, None], points), stored["points_sampled"])
+    cells, places = uncertain_cells(logits, 20)
+    assert torch.equal(cells, stored["points_grid_index"])
+    torch.testing.assert_close(places, stored["points_grid"])

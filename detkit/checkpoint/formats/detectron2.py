@@ -1,4 +1,4 @@
-"""Weights of Detectron2: Faster, Mask, Cascade and Keypoint R-CNN as FPN, C4 and DC5, and backbones alone."""
+"""Weights of Detectron2: its R-CNNs (Faster, Mask, Cascade, Keypoint; FPN, C4, DC5), PointRend, and backbones alone."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -31,6 +31,21 @@ RPN_CONV: Pairs = (("proposal_generator.rpn_head.conv.{p}", "proposal_generator.
 RPN_CONVS: Pairs = (("proposal_generator.rpn_head.conv.conv{i}.{p}", "proposal_generator.head.convs.{i}.{p}"),)
 """The RPN's convolutions, where it has several."""
 
+_POINTREND: Pairs = [
+    (f"roi_heads.{prefix}{theirs}.{{p}}", f"roi_heads.mask_head.{ours}.{{p}}")
+    for prefix in ("mask_head.", "mask_", "mask_head.mask_")  # today's names, and those of its earlier versions
+    for theirs, ours in (
+        ("coarse_head.reduce_channel_dim_conv", "coarse_head.reduce_channels"),
+        ("coarse_head.reduce_spatial_dim_conv", "coarse_head.reduce_size"),
+        *((f"coarse_head.fc{i + 1}", f"coarse_head.fcs.{i}") for i in range(_MOST_CONVS)),
+        *((f"coarse_head.coarse_mask_fc{i + 1}", f"coarse_head.fcs.{i}") for i in range(_MOST_CONVS)),
+        ("coarse_head.prediction", "coarse_head.predictor"),
+        *((f"point_head.fc{i + 1}", f"point_head.fcs.{i}") for i in range(_MOST_CONVS)),
+        ("point_head.predictor", "point_head.predictor"),
+    )
+]
+"""PointRend's mask head."""
+
 HEADS: Pairs = (
     ("proposal_generator.rpn_head.objectness_logits.{p}", "proposal_generator.head.objectness.{p}"),
     ("proposal_generator.rpn_head.anchor_deltas.{p}", "proposal_generator.head.anchor_deltas.{p}"),
@@ -46,6 +61,7 @@ HEADS: Pairs = (
         )
         for i in range(_MOST_CONVS)
     ),
+    *_POINTREND,
     ("roi_heads.box_predictor.cls_score.{p}", "roi_heads.box_head.cls_score.{p}"),
     ("roi_heads.box_predictor.bbox_pred.{p}", "roi_heads.box_head.bbox_pred.{p}"),
     ("roi_heads.box_predictor.{n}.cls_score.{p}", "roi_heads.box_head.{n}.cls_score.{p}"),

@@ -10,8 +10,9 @@ from detkit.modeling.roi_heads.matterport import (
     MatterportDetections,
     MatterportRoIHeads,
 )
+from detkit.modeling.roi_heads.pointrend import PointRendMaskHead, Subdivision
 from detkit.modeling.roi_heads.res5 import Res5RoIHeads
-from detkit.modeling.roi_heads.standard import StandardRoIHeads
+from detkit.modeling.roi_heads.standard import RefinedBoxRoIHeads, StandardRoIHeads
 
 __all__ = [
     "BoxPredictions",
@@ -27,6 +28,9 @@ __all__ = [
     "MatterportBoxHead",
     "MatterportDetections",
     "MatterportRoIHeads",
+    "PointRendMaskHead",
+    "RefinedBoxRoIHeads",
     "Res5RoIHeads",
     "StandardRoIHeads",
+    "Subdivision",
 ]

@@ -76,7 +76,7 @@ class ConvUpsampleMaskHead(MaskHead):
         init: MaskInit = MaskInit(),
     ):
         super().__init__(input_shape, num_classes)
-        self.class_agnostic, self.targets = class_agnostic, targets
+        self.targets = targets
         self.pooler = pooler(input_shape)
         channels = self.pooler.output_shape.channels
         self.convs = nn.Sequential()
@@ -97,38 +97,53 @@ class ConvUpsampleMaskHead(MaskHead):
         return self.predictor(F.relu(self.deconv(x), inplace=True))
 
     def loss(self, features: Features, proposals: list[Instances]) -> Losses:
-        """See ``MaskHead.loss``. Term ``loss_mask``.
-
-        Raises:
-            ValueError: an image's objects have no masks.
-        """
-        with_truth = [p for p in proposals if len(p)]
-        logits = self(features, [p.boxes for p in proposals])
-        normalisers = {"loss_mask": logits.new_full((), len(logits), dtype=torch.float32)}  # all have as many pixels
-        if not with_truth:
-            nothing = logits.new_full((), math.nan)
-            return Losses({"loss_mask": logits.sum() * 0.0}, {"mask_head/accuracy": nothing}, normalisers)
-        without = sum("gt_masks" not in p for p in with_truth)
-        if without:
-            raise ValueError(
-                f"mask_head: in {without} of {len(with_truth)} images with objects these have no masks; train on data "
-                "with masks (every one of several datasets that are put together) or set model.roi_heads.mask_head=null"
-            )
-        size = logits.shape[-1]
-        method, binary = self.targets.method, self.targets.binary
-        cut = [p.gt_masks.crop_and_resize(p.boxes, size, method, binary) for p in with_truth]
-        targets = torch.cat(cut).to(logits.device).float()
-        chosen = self._of_class(logits, torch.cat([p.classes for p in proposals])).float()
-        loss = F.binary_cross_entropy_with_logits(chosen, targets)
-        accuracy = ((chosen.detach() > 0) == (targets >= 0.5)).float().mean()
-        return Losses({"loss_mask": loss}, {"mask_head/accuracy": accuracy}, normalisers)
+        """See ``MaskHead.loss``. Term ``loss_mask``."""
+        return mask_losses(self(features, [p.boxes for p in proposals]), proposals, self.targets)
 
     def predict(self, features: Features, instances: list[Instances]) -> list[Instances]:
         """See ``MaskHead.predict``."""
         logits = self(features, [p.boxes for p in instances])
-        probs = self._of_class(logits, torch.cat([p.classes for p in instances])).float().sigmoid()
-        return [p.with_fields(mask_probs=m) for p, m in zip(instances, probs.split([len(p) for p in instances]))]
+        return with_mask_probs(instances, of_class(logits, torch.cat([p.classes for p in instances])))
 
-    def _of_class(self, logits: Tensor, classes: Tensor) -> Tensor:
-        rows = torch.arange(len(classes), device=classes.device)
-        return logits[:, 0] if self.class_agnostic else logits[rows, classes]
+
+def mask_losses(logits: Tensor, proposals: list[Instances], targets: MaskTargets) -> Losses:
+    """The binary cross entropy on the masks of the true classes, a mean over all cells: term ``loss_mask``.
+
+    Args:
+        logits: ``(R, K or 1, M, M)``.
+        proposals: R foreground boxes, with ``classes`` and ``gt_masks``.
+        targets: how true masks are brought to the logits' size.
+
+    Raises:
+        ValueError: an image's objects have no masks.
+    """
+    with_truth = [p for p in proposals if len(p)]
+    normalisers = {"loss_mask": logits.new_full((), len(logits), dtype=torch.float32)}  # all have as many pixels
+    if not with_truth:
+        nothing = logits.new_full((), math.nan)
+        return Losses({"loss_mask": logits.sum() * 0.0}, {"mask_head/accuracy": nothing}, normalisers)
+    without = sum("gt_masks" not in p for p in with_truth)
+    if without:
+        raise ValueError(
+            f"mask_head: in {without} of {len(with_truth)} images with objects these have no masks; train on data "
+            "with masks (every one of several datasets that are put together) or set model.roi_heads.mask_head=null"
+        )
+    size = logits.shape[-1]
+    cut = [p.gt_masks.crop_and_resize(p.boxes, size, targets.method, targets.binary) for p in with_truth]
+    wanted = torch.cat(cut).to(logits.device).float()
+    chosen = of_class(logits, torch.cat([p.classes for p in proposals])).float()
+    loss = F.binary_cross_entropy_with_logits(chosen, wanted)
+    accuracy = ((chosen.detach() > 0) == (wanted >= 0.5)).float().mean()
+    return Losses({"loss_mask": loss}, {"mask_head/accuracy": accuracy}, normalisers)
+
+
+def of_class(logits: Tensor, classes: Tensor) -> Tensor:
+    """``(R, ...)``: of ``logits`` (R, K, ...) those of each row's class; (R, 1, ...) are for all classes."""
+    rows = torch.arange(len(classes), device=classes.device)
+    return logits[:, 0] if logits.shape[1] == 1 else logits[rows, classes]
+
+
+def with_mask_probs(instances: list[Instances], logits: Tensor) -> list[Instances]:
+    """The instances with ``mask_probs`` from the ``logits`` (R, M, M) of all of them."""
+    probs = logits.float().sigmoid().split([len(i) for i in instances])
+    return [i.with_fields(mask_probs=p) for i, p in zip(instances, probs)]

@@ -135,3 +135,21 @@ class StandardRoIHeads(RoIHeads):
             "roi_heads/num_foreground": foreground,
             "roi_heads/num_background": (classes == self.num_classes).sum().float() / len(sampled),
         }
+
+
+@ROI_HEADS.register()
+class RefinedBoxRoIHeads(StandardRoIHeads):
+    """``StandardRoIHeads`` whose mask and keypoint heads learn from boxes that are already refined, as at prediction.
+
+    From the foreground of the sample, that is, as the box head has just moved it; such a box may reach beyond the image
+    (Detectron2's ``TRAIN_ON_PRED_BOXES``, which its PointRend has).
+    """
+
+    def box_losses(
+        self, features: Features, sampled: list[Instances], targets: list[Instances]
+    ) -> tuple[Losses, list[Instances]]:
+        """See ``StandardRoIHeads.box_losses``."""
+        predictions = self.box_head.predictions(features, [image.boxes for image in sampled])
+        refined = self.box_head.boxes(predictions, sampled, clip=False)
+        moved = [image.with_fields(boxes=boxes) for image, boxes in zip(sampled, refined)]
+        return self.box_head.losses(predictions, sampled), moved

@@ -1,4 +1,4 @@
-"""Detectron2's Cascade Mask R-CNN on a real image: what it computed, and what detkit computes from its weights."""
+"""Detectron2's Cascade Mask R-CNN and PointRend on a real image: what they computed, and what their weights do here."""
 
 import dataclasses
 
@@ -8,27 +8,31 @@ import torch
 from parity_helpers import Fixture, assert_losses, assert_masks, build, coco_target, pair, pixels, relative, sample
 
 from detkit.checkpoint import export_state, load_weights
+from detkit.modeling.points import grid_points
 
 BOX = "model.roi_heads.box_head.detection"
 EVERYTHING = (
     "model.proposal_generator.sampling.batch_size_per_image=200000",
     "model.roi_heads.sampling.batch_size_per_image=8192",
 )
+CASCADE, POINTREND = "coco/cascade_mask_rcnn_R_50_FPN_1x.yaml", "coco/mask_rcnn_R_50_FPN_1x_pointrend.yaml"
 FIXTURES = {
-    "d2_cascade_mask_rcnn_R_50_FPN_1x": (f"{BOX}.score_thresh=0.013", f"{BOX}.max_detections=300"),
+    "d2_cascade_mask_rcnn_R_50_FPN_1x": (CASCADE, f"{BOX}.score_thresh=0.013", f"{BOX}.max_detections=300"),
     "d2_cascade_second": (
+        CASCADE,
         f"{BOX}.max_detections=150",
         "model.proposal_generator.selection.post_nms_topk_test=60",
     ),
+    "d2_pointrend": (POINTREND, f"{BOX}.score_thresh=0.013"),
 }
 
 
 @pytest.mark.parametrize("name", FIXTURES)
 def test_features_detections_masks_losses_and_names(name, shared_data, two_threads, tmp_path):
-    reference = Fixture(shared_data, name)
+    reference, (config, *settings) = Fixture(shared_data, name), FIXTURES[name]
     expected, arrays = reference.meta["reference"], reference.arrays
     torch.save({"model": reference.state}, tmp_path / "model_final.pth")
-    model = build("coco/cascade_mask_rcnn_R_50_FPN_1x.yaml", (*EVERYTHING, *FIXTURES[name]))
+    model = build(config, (*EVERYTHING, *settings))
     report = load_weights(model, tmp_path / "model_final.pth")
     assert report.format == "Detectron2"
     assert report.exact, report
@@ -49,6 +53,8 @@ def test_features_detections_masks_losses_and_names(name, shared_data, two_threa
     assert_masks(found.masks.tensor, torch.from_numpy(pycocotools.mask.decode(rle)).permute(2, 0, 1).bool()[order])
 
     target = coco_target(shared_data, seen.original_size, annotation_ids=expected["annotation_ids"])
+    if config == POINTREND:  # its reference took the points of a grid, and bitmaps
+        target = target.with_fields(masks=target.masks.bitmaps())
+        model.roi_heads.mask_head.point_sampling = lambda logits: grid_points(len(logits), 14, logits.device)
     losses = model.train()([dataclasses.replace(seen, target=target)]).terms
-    assert len(expected["losses"]) == 9
     assert_losses(losses, expected["losses"])

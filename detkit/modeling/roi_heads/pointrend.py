@@ -1,0 +1,220 @@
+"""PointRend: a mask is decided point by point, where it is uncertain."""
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detkit.config import Count, CountOrZero, Recipe
+from detkit.layers import ConvNorm, ShapeSpec, c2_msra_fill, c2_xavier_fill, init_normal
+from detkit.modeling.interfaces import MASK_HEADS, Features, MaskHead, RoIPooler
+from detkit.modeling.points import PointSampling, grid_points, sample_maps, sample_masks, uncertain_cells
+from detkit.modeling.poolers import PointPooler
+from detkit.modeling.roi_heads.mask_head import MaskInit, MaskTargets, mask_losses, of_class, with_mask_probs
+from detkit.structures import Boxes, ClassRows, Instances, Losses
+
+
+@dataclasses.dataclass(frozen=True)
+class Subdivision:
+    """How fine a mask becomes at prediction: each step doubles its sides, and decides its least certain cells again.
+
+    Args:
+        start_size: side of the first grid, of which every cell is decided.
+        num_steps: doublings after that.
+        num_points: cells that each step decides.
+    """
+
+    start_size: Count = 28
+    num_steps: CountOrZero = 3
+    num_points: Count = 784
+
+
+class CoarseMaskHead(nn.Module):
+    """A small mask of each class, from what is seen of the whole box.
+
+    A convolution of 2x2 that halves the sides, fully connected layers, and the masks. ``input_shape`` is that of the
+    pooled features; where they have more channels than ``conv_dim``, a 1x1 convolution comes first.
+
+    Args:
+        output_size: side of the masks.
+        conv_dim: channels of the convolutions.
+        fc_dims: widths of the fully connected layers.
+        init: how the last layer begins.
+    """
+
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        num_masks: int,
+        *,
+        output_size: Count = 7,
+        conv_dim: Count = 256,
+        fc_dims: tuple[Count, ...] = (1024, 1024),
+        init: MaskInit = MaskInit(),
+    ):
+        super().__init__()
+        height, width = input_shape.height or 0, input_shape.width or 0
+        if height < 2 or width < 2:
+            raise ValueError(f"mask_head.pooler: expected an output of at least 2 x 2, got {height} x {width}")
+        channels, relu = input_shape.channels, nn.ReLU(inplace=True)
+        self.reduce_channels = None
+        if channels > conv_dim:
+            self.reduce_channels = ConvNorm(channels, conv_dim, 1, activation=relu)
+            channels = conv_dim
+        self.reduce_size = ConvNorm(channels, conv_dim, 2, stride=2, padding=0, activation=relu)
+        inputs = conv_dim * (height // 2) * (width // 2)
+        self.fcs = nn.ModuleList()
+        for dim in fc_dims:
+            layer = nn.Linear(inputs, dim)
+            c2_xavier_fill(layer)
+            self.fcs.append(layer)
+            inputs = dim
+        self.predictor = nn.Linear(inputs, num_masks * output_size**2)
+        init_normal(self.predictor, init.predictor)
+        self.shape = (num_masks, output_size, output_size)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """``(R, C, S, S)`` -> logits ``(R, num_masks, output_size, output_size)``."""
+        x = pooled if self.reduce_channels is None else self.reduce_channels(pooled)
+        x = self.reduce_size(x).flatten(1)
+        for layer in self.fcs:
+            x = F.relu(layer(x), inplace=True)
+        return self.predictor(x).unflatten(1, self.shape)
+
+
+class PointHead(nn.Module):
+    """Decides points from fine features and from the coarse logits there, which every layer sees.
+
+    Args:
+        fc_dims: widths of the layers before the last one.
+        init: how the last layer begins.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_masks: int,
+        *,
+        fc_dims: tuple[Count, ...] = (256, 256, 256),
+        init: MaskInit = MaskInit(),
+    ):
+        super().__init__()
+        self.fcs = nn.ModuleList()
+        for dim in fc_dims:
+            layer = nn.Conv1d(in_channels + num_masks, dim, 1)
+            c2_msra_fill(layer)
+            self.fcs.append(layer)
+            in_channels = dim
+        self.predictor = nn.Conv1d(in_channels + num_masks, num_masks, 1)
+        init_normal(self.predictor, init.predictor)
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        """``(R, C, P)`` features and ``(R, num_masks, P)`` logits -> logits ``(R, num_masks, P)``."""
+        dtype = self.predictor.weight.dtype
+        x, coarse = fine.to(dtype), coarse.to(dtype)
+        for layer in self.fcs:
+            x = F.relu(layer(torch.cat([x, coarse], dim=1)), inplace=True)
+        return self.predictor(torch.cat([x, coarse], dim=1))
+
+
+@MASK_HEADS.register()
+class PointRendMaskHead(MaskHead):
+    """A coarse mask, and finer ones where it is uncertain, of one point at a time (PointRend, Kirillov et al. 2020).
+
+    Both masks learn, each by the binary cross entropy on the mask of the true class: terms ``loss_mask`` and
+    ``loss_mask_point``. Which points the finer one learns at is ``point_sampling``: random, so it follows torch's
+    seed. True masks are best kept as bitmaps (``data.mask_format: bitmap``); others are made into them at each step.
+
+    Args:
+        pooler: what the coarse mask is made from.
+        in_features: the maps that points see; null for the finest one.
+        coarse_head: the coarse mask.
+        point_head: the decision at a point.
+        point_sampling: where the point head learns.
+        subdivision: where it decides at prediction.
+        class_agnostic: one mask for all classes instead of one a class.
+        targets: how true masks are brought to the coarse mask's size.
+    """
+
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        num_classes: int,
+        *,
+        pooler: Recipe[RoIPooler] = Recipe(PointPooler, {"output_size": 14}),
+        in_features: tuple[str, ...] | None = None,
+        coarse_head: Recipe[CoarseMaskHead] = Recipe(CoarseMaskHead),
+        point_head: Recipe[PointHead] = Recipe(PointHead),
+        point_sampling: PointSampling = PointSampling(),
+        subdivision: Subdivision = Subdivision(),
+        class_agnostic: bool = False,
+        targets: MaskTargets = MaskTargets(),
+    ):
+        super().__init__(input_shape, num_classes)
+        num_masks = 1 if class_agnostic else num_classes
+        self.pooler = pooler(input_shape)
+        self.coarse_head = coarse_head(self.pooler.output_shape, num_masks)
+        self.fine = PointPooler(input_shape, output_size=1, in_features=in_features)
+        self.point_head = point_head(self.fine.output_shape.channels, num_masks)
+        self.point_sampling, self.subdivision, self.targets = point_sampling, subdivision, targets
+        if not class_agnostic:
+            self.class_rows = self._class_rows()
+
+    def _class_rows(self) -> dict[str, ClassRows]:
+        per_class = self.coarse_head.shape[1] ** 2
+        rows = {f"coarse_head.predictor.{kind}": ClassRows(per_class) for kind in ("weight", "bias")}
+        channels = self.fine.output_shape.channels
+        for i, layer in enumerate(self.point_head.fcs):
+            rows[f"point_head.fcs.{i}.weight"] = ClassRows(0, columns_after=channels)
+            channels = layer.out_channels  # type: ignore[assignment]
+        rows["point_head.predictor.weight"] = ClassRows(columns_after=channels)
+        return rows | {"point_head.predictor.bias": ClassRows()}
+
+    def forward(self, features: Features, boxes: list[Boxes]) -> Tensor:
+        """Logits of the coarse masks ``(R, K or 1, M, M)``."""
+        return self.coarse_head(self.pooler(features, boxes)).float()
+
+    def at_points(
+        self, features: Features, boxes: list[Boxes], coarse: Tensor, points: Tensor, classes: Tensor
+    ) -> Tensor:
+        """``(R, P)`` mask logits of the boxes' classes at ``points`` (R, P, 2)."""
+        fine = self.fine.at(features, boxes, points)
+        return of_class(self.point_head(fine, sample_maps(coarse, points)), classes).float()
+
+    def loss(self, features: Features, proposals: list[Instances]) -> Losses:
+        """See ``MaskHead.loss``."""
+        boxes, classes = [p.boxes for p in proposals], torch.cat([p.classes for p in proposals])
+        coarse = self(features, boxes)
+        losses = mask_losses(coarse, proposals, self.targets)
+        points = self.point_sampling(of_class(coarse.detach(), classes))
+        logits = self.at_points(features, boxes, coarse, points, classes)
+        wanted = [
+            sample_masks(p.gt_masks, p.boxes, places)
+            for p, places in zip(proposals, points.split([len(p) for p in proposals]))
+            if len(p)
+        ]
+        loss, accuracy = logits.sum() * 0.0, logits.new_full((), math.nan)
+        if wanted:
+            truth = torch.cat(wanted).to(logits.device)
+            loss = F.binary_cross_entropy_with_logits(logits, truth)
+            accuracy = ((logits.detach() > 0) == (truth >= 0.5)).float().mean()
+        return losses | Losses(
+            {"loss_mask_point": loss},
+            {"mask_head/point_accuracy": accuracy},
+            {"loss_mask_point": losses.normalisers["loss_mask"]},
+        )
+
+    def predict(self, features: Features, instances: list[Instances]) -> list[Instances]:
+        """See ``MaskHead.predict``."""
+        boxes, classes = [i.boxes for i in instances], torch.cat([i.classes for i in instances])
+        coarse, size = self(features, boxes), self.subdivision.start_size
+        points = grid_points(len(coarse), size, coarse.device)
+        logits = self.at_points(features, boxes, coarse, points, classes).unflatten(1, (size, size))
+        for _ in range(self.subdivision.num_steps):
+            logits = F.interpolate(logits[:, None], scale_factor=2.0, mode="bilinear", align_corners=False)[:, 0]
+            cells, points = uncertain_cells(logits, self.subdivision.num_points)
+            decided = self.at_points(features, boxes, coarse, points, classes)
+            logits = logits.flatten(1).scatter(1, cells, decided).view_as(logits)
+        return with_mask_probs(instances, logits)

@@ -111,6 +111,8 @@ BACKBONES = {
     "TimmBackbone": {"model": "test_convnext"},
     "ResNet": {"depth": 18},
     "ResNeXt": {"depth": 50},
+    "ViT": {"embed_dim": 8, "num_heads": 2},
+    "Swin": {"embed_dim": 8, "depths": (1, 2, 1, 1), "num_heads": (1, 1, 2, 2)},
 }
 
 
@@ -386,6 +388,7 @@ def record(height: int = 60, width: int = 80) -> Record:
 
 AUGMENTATIONS = {
     "Mosaic": {"size": (96, 128)},
+    "OneOf": {"choices": ((detkit.data.augmentations.RandomFlip(),), ())},
     "RandomCrop": {"size": (0.5, 0.5)},
     "Resize": {"size": (40, 100)},
     "ResizeAndPad": {"min_size": 70, "max_size": 128},

@@ -4,7 +4,7 @@ from detkit.layers.box_ops import nms_by_group, pairwise_iou
 from detkit.layers.conv import ConvNorm, DeformConvNorm, c2_msra_fill, c2_xavier_fill
 from detkit.layers.crop_and_resize import crop_and_resize
 from detkit.layers.init import init_normal
-from detkit.layers.norm import BN, GN, NORMS, FrozenBN, Norm, freeze, frozen_copy, make_norm, replace_modules
+from detkit.layers.norm import BN, GN, LN, NORMS, FrozenBN, Norm, freeze, frozen_copy, make_norm, replace_modules
 from detkit.layers.paste import paste_in_regions
 from detkit.layers.roi_align import roi_align
 from detkit.layers.shapes import SamePad2d, ShapeSpec, choose_features, same_pad
@@ -13,6 +13,7 @@ from detkit.layers.sync_norm import SyncBN
 __all__ = [
     "BN",
     "GN",
+    "LN",
     "NORMS",
     "ConvNorm",
     "DeformConvNorm",

@@ -98,6 +98,22 @@ class GN(Norm, nn.GroupNorm):
         nn.GroupNorm.__init__(self, groups, num_channels, eps=eps)
 
 
+@NORMS.register()
+class LN(Norm, nn.LayerNorm):
+    """Layer normalisation (Ba et al. 2016) over the channels of each place.
+
+    Args:
+        eps: added to the variance.
+    """
+
+    def __init__(self, num_channels: int, *, eps: Positive = 1e-6):
+        nn.LayerNorm.__init__(self, num_channels, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` -> the same shape."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 def make_norm(norm: Callable[[int], nn.Module] | str | None, num_channels: int) -> nn.Module | None:
     """A normalisation layer for ``(N, C, H, W)``.
 

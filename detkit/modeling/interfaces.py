@@ -110,6 +110,11 @@ class Backbone(nn.Module):
         By default each child with parameters is a layer, in the order in which they were made."""
         return [[name] for name, child in self.named_children() if any(True for _ in child.parameters())]
 
+    def added_layers(self) -> list[str]:
+        """Names of submodules that networks for classification have not, so that no weights of theirs fill them. They
+        learn at the full rate where that of ``layers`` decays."""
+        return []
+
 
 class Neck(nn.Module):
     """Feature maps to feature maps. ``output_shape`` names them, finest first; see ``Backbone`` for the sizes."""

@@ -56,6 +56,9 @@ class Layered(Protocol):
     def layers(self) -> Sequence[Sequence[str]]:
         """Names of its submodules and parameters by depth, beginning at the image."""
 
+    def added_layers(self) -> Sequence[str]:
+        """Names of those that learn at the full rate, wherever they lie."""
+
 
 OPTIMIZERS: Registry[Optimizer] = Registry("optimizer", Optimizer)
 LR_SCHEDULES: Registry[LRSchedule] = Registry("learning-rate schedule", LRSchedule)

@@ -29,13 +29,15 @@ class SGD(Optimizer, torch.optim.SGD):
         weight_decay: L2 penalty on weights.
         weight_decay_norm: L2 penalty on the parameters of normalisation layers.
         weight_decay_bias: L2 penalty on biases; null means as ``weight_decay``.
+        weight_decay_by_name: last word of a parameter's name to its L2 penalty, before all others, e.g.
+            ``{pos_embed: 0}``.
         bias_lr_factor: factor on the rate of biases.
         lr_factors: dotted submodule name to a factor on its rate, e.g. ``{backbone: 0.1}``.
         layer_decay: factor on the rate of a backbone's layer for each layer between it and the backbone's end; null for
             one rate.
 
     Raises:
-        ValueError: nothing is trainable, a negative option, or a submodule that the model has not.
+        ValueError: nothing is trainable, a negative option, or a submodule or parameter that the model has not.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class SGD(Optimizer, torch.optim.SGD):
         weight_decay: NonNegative = 1e-4,
         weight_decay_norm: NonNegative = 0.0,
         weight_decay_bias: NonNegative | None = None,
+        weight_decay_by_name: dict[str, NonNegative] | None = None,
         bias_lr_factor: NonNegative = 1.0,
         lr_factors: dict[str, NonNegative] | None = None,
         layer_decay: Share | None = None,
@@ -62,6 +65,7 @@ class SGD(Optimizer, torch.optim.SGD):
             bias_lr_factor,
             lr_factors,
             layer_decay,
+            weight_decay_by_name,
         )
         groups = parameter_groups(model, rules)
         torch.optim.SGD.__init__(
@@ -88,12 +92,13 @@ class AdamW(Optimizer, torch.optim.AdamW):
         weight_decay: decay of weights, multiplied by the rate.
         weight_decay_norm: decay of the parameters of normalisation layers.
         weight_decay_bias: decay of biases; null means as ``weight_decay``.
+        weight_decay_by_name: last word of a parameter's name to its decay, before all others, e.g. ``{pos_embed: 0}``.
         lr_factors: dotted submodule name to a factor on its rate, e.g. ``{backbone: 0.1}``.
         layer_decay: factor on the rate of a backbone's layer for each layer between it and the backbone's end; null for
             one rate.
 
     Raises:
-        ValueError: nothing is trainable, a negative option, or a submodule that the model has not.
+        ValueError: nothing is trainable, a negative option, or a submodule or parameter that the model has not.
     """
 
     def __init__(
@@ -107,6 +112,7 @@ class AdamW(Optimizer, torch.optim.AdamW):
         weight_decay: NonNegative = 0.05,
         weight_decay_norm: NonNegative = 0.0,
         weight_decay_bias: NonNegative | None = None,
+        weight_decay_by_name: dict[str, NonNegative] | None = None,
         lr_factors: dict[str, NonNegative] | None = None,
         layer_decay: Share | None = None,
     ):
@@ -118,6 +124,7 @@ class AdamW(Optimizer, torch.optim.AdamW):
             weight_decay_bias,
             lr_factors=lr_factors,
             layer_decay=layer_decay,
+            weight_decay_by_name=weight_decay_by_name,
         )
         groups = parameter_groups(model, rules)
         torch.optim.AdamW.__init__(self, groups, lr=rules.lr, betas=betas, eps=eps, fused=_can_fuse(groups))

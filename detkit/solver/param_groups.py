@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ class GroupRules:
         layer_decay: factor on the rate for each layer that lies between a layer of the backbone and its end, the last
             layer counted as one: what comes after the backbone has the full rate, its last layer ``layer_decay`` times
             that, the one before ``layer_decay ** 2`` times (Clark et al. 2020, ELECTRA). None: one rate for all.
+        weight_decay_by_name: last word of a parameter's name -> its decay, whatever the rules above say.
 
     Raises:
         ValueError: a number that is negative or not finite, or a ``layer_decay`` that is not above 0 and at most 1.
@@ -40,15 +41,17 @@ class GroupRules:
     bias_lr_factor: float = 1.0
     lr_factors: Mapping[str, float] | None = None
     layer_decay: float | None = None
+    weight_decay_by_name: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, int | float) and not 0 <= value < math.inf:
                 raise ValueError(f"{field.name}: expected a finite number of at least 0, got {value}")
-        for name, factor in (self.lr_factors or {}).items():
-            if not 0 <= factor < math.inf:
-                raise ValueError(f"lr_factors: expected a finite factor of at least 0 for '{name}', got {factor}")
+        for option in ("lr_factors", "weight_decay_by_name"):
+            for name, number in (getattr(self, option) or {}).items():
+                if not 0 <= number < math.inf:
+                    raise ValueError(f"{option}: expected a finite number of at least 0 for '{name}', got {number}")
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay: expected a factor above 0 and at most 1, got {self.layer_decay}")
 
@@ -68,9 +71,10 @@ def parameter_groups(model: nn.Module, rules: GroupRules) -> list[dict[str, Any]
     its parameters again.
 
     Raises:
-        ValueError: nothing is trainable, ``lr_factors`` names a submodule that the model has not, or there is a
-            ``layer_decay`` and no part of the model has layers.
+        ValueError: nothing is trainable, ``lr_factors`` names a submodule or ``weight_decay_by_name`` a parameter that
+            the model has not, or there is a ``layer_decay`` and no part of the model has layers.
     """
+    own_decays = _decays_by_name(model, rules.weight_decay_by_name or {})
     factors = _factors_by_module(model, rules.lr_factors or {})
     decays = {} if rules.layer_decay is None else _layer_factors(model, rules.layer_decay)
     groups: dict[tuple[float, float], dict[str, nn.Parameter]] = {}
@@ -86,6 +90,7 @@ def parameter_groups(model: nn.Module, rules: GroupRules) -> list[dict[str, Any]
             elif name.endswith("bias"):  # also in_proj_bias of attention
                 lr *= rules.bias_lr_factor
                 decay = decay if rules.weight_decay_bias is None else rules.weight_decay_bias
+            decay = own_decays.get(name, decay)
             groups.setdefault((lr, decay), {})[f"{module_name}.{name}" if module_name else name] = parameter
     if not groups:
         raise ValueError(
@@ -107,19 +112,32 @@ def _factors_by_module(model: nn.Module, factors: Mapping[str, float]) -> Mappin
     return factors
 
 
+def _decays_by_name(model: nn.Module, decays: Mapping[str, float]) -> Mapping[str, float]:
+    unknown = decays.keys() - {name.rpartition(".")[2] for name, _ in model.named_parameters()}
+    if unknown:
+        raise ValueError(f"weight_decay_by_name: no parameter of the model is called '{min(unknown)}'")
+    return decays
+
+
 def _layer_factors(model: nn.Module, layer_decay: float) -> dict[nn.Parameter, float]:
     """The factors of all parameters that lie in layers."""
     factors: dict[nn.Parameter, float] = {}
     for part in model.modules():
         if not isinstance(part, Layered):
             continue
-        layers = part.layers()
+        layers, added = part.layers(), part.added_layers()
         for name, parameter in part.named_parameters():
-            covering = (i for i, names in enumerate(layers) if any(f"{name}.".startswith(f"{n}.") for n in names))
-            factors[parameter] = layer_decay ** (len(layers) - next(covering, 0))
+            covering = (i for i, names in enumerate(layers) if _lies_in(name, names))
+            layer = len(layers) if _lies_in(name, added) else next(covering, 0)
+            factors[parameter] = layer_decay ** (len(layers) - layer)
     if not factors:
         raise ValueError(f"layer_decay: no part of {type(model).__name__} has layers; a backbone has")
     return factors
+
+
+def _lies_in(name: str, parts: Sequence[str]) -> bool:
+    """Whether a parameter is one of these or belongs to one."""
+    return any(f"{name}.".startswith(f"{part}.") for part in parts)
 
 
 def _factor(module_name: str, factors: Mapping[str, float]) -> float:

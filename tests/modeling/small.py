@@ -13,13 +13,21 @@ from detkit.modeling.proposals import RPN, ConvRPNHead
 from detkit.modeling.roi_heads import ConvUpsampleMaskHead, Detection, FastRCNNConvFCHead, StandardRoIHeads
 from detkit.structures import BitMasks, Boxes, Instances, Sample
 
+RESNET = partial(ResNet, depth=18, width=16, norm="BN", freeze_at=0)
 LIMITS = ("score_thresh", "nms_thresh", "max_detections")
 
 
 def small_model(
-    num_classes: int = 3, mask: bool = True, rpn=RPN, heads=StandardRoIHeads, head=FastRCNNConvFCHead, **options
+    num_classes: int = 3,
+    mask: bool = True,
+    rpn=RPN,
+    heads=StandardRoIHeads,
+    head=FastRCNNConvFCHead,
+    backbone=RESNET,
+    neck=FPN,
+    **options,
 ) -> GeneralizedRCNN:
-    """A ResNet-18 of width 16 with all parts of Mask R-CNN.
+    """A ResNet-18 of width 16, or another backbone, with all parts of Mask R-CNN.
 
     ``options`` are those of the box head and of its detections.
     """
@@ -40,8 +48,8 @@ def small_model(
     )
     return GeneralizedRCNN(
         num_classes,
-        backbone=partial(ResNet, depth=18, width=16, norm="BN", freeze_at=0),
-        neck=partial(FPN, out_channels=16),
+        backbone=backbone,
+        neck=partial(neck, out_channels=16),
         proposal_generator=rpn,
         roi_heads=heads,
     )

@@ -10,7 +10,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7 as Torchvision
 from detkit.config import Recipe
 from detkit.layers import ShapeSpec
 from detkit.modeling.interfaces import NECKS, TOP_BLOCKS
-from detkit.modeling.necks import FPN, PAFPN, LastLevelMaxPool, LastLevelP6P7
+from detkit.modeling.necks import FPN, PAFPN, LastLevelMaxPool, LastLevelP6P7, SimpleFeaturePyramid
 
 CHANNELS = (8, 16, 24, 32)
 SHAPES = {f"res{i + 2}": ShapeSpec(channels=c, stride=4 * 2**i) for i, c in enumerate(CHANNELS)}
@@ -188,3 +188,29 @@ def test_fpn_with_norms_equals_torchvision(training):
 def test_registered():
     assert {"FPN", "PAFPN"} <= set(NECKS.names())
     assert {"LastLevelMaxPool", "LastLevelP6P7"} <= set(TOP_BLOCKS.names())
+
+
+def test_a_simple_pyramid_has_levels_of_one_map():
+    neck = SimpleFeaturePyramid({"res4": ShapeSpec(16, 16)}, out_channels=8)
+    levels = neck({"res4": torch.randn(1, 16, 6, 10)})
+    sizes = {"p2": (24, 40), "p3": (12, 20), "p4": (6, 10), "p5": (3, 5), "p6": (2, 3)}
+    assert {name: tuple(level.shape[2:]) for name, level in levels.items()} == sizes
+    assert neck.size_divisibility == 32
+    other = SimpleFeaturePyramid({"a": ShapeSpec(16, 8)}, out_channels=8, scales=(2.0, 1.0), norm=None, top_block=None)
+    assert list(other.output_shape) == ["p2", "p3"]
+    assert all(conv.bias is not None for conv in other.levels["p2"])
+
+
+@pytest.mark.parametrize(
+    ("shapes", "options", "words"),
+    [
+        (SHAPES, {"in_feature": "p3"}, "in_feature: there is no map 'p3'; choose one of res2"),
+        (SHAPES, {"scales": (4.0, 1.0)}, "scales: expected a part of 4, 2, 1, 0.5 without gaps"),
+        (SHAPES, {"scales": (8.0, 4.0)}, r"scales: .*got \[8.0, 4.0\]"),
+        ({"a": ShapeSpec(16, 2)}, {}, "scales: a map of stride 2 cannot be 4 times as large"),
+        ({"a": ShapeSpec(16, 14)}, {"scales": (2.0, 1.0)}, "powers of two, got stride 7"),
+    ],
+)
+def test_mistakes_of_a_simple_pyramid_are_named(shapes, options, words):
+    with pytest.raises(ValueError, match=words):
+        SimpleFeaturePyramid(shapes, **options)

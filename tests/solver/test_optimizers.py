@@ -110,6 +110,9 @@ class Deep(nn.Module):
         def layers(self):
             return [["stem"], ["one"], ["two"]]
 
+        def added_layers(self):
+            return ["two.bias"]
+
     def __init__(self):
         super().__init__()
         self.backbone, self.head = self.Backbone(), nn.Linear(4, 2)
@@ -123,10 +126,23 @@ def test_layers_learn_slower_the_nearer_they_are_to_the_image():
     for module, rate in rates.items():
         assert group_of(optimizer, module.weight)["initial_lr"] == pytest.approx(rate)
     assert group_of(optimizer, backbone.embedding)["initial_lr"] == pytest.approx(0.2 / 8)
+    assert group_of(optimizer, backbone.two.bias)["initial_lr"] == pytest.approx(0.2), "no pre-trained layer"
     optimizer = SGD(model, 1.0, lr=0.1, layer_decay=0.5, bias_lr_factor=2.0)
-    assert group_of(optimizer, backbone.two.bias)["initial_lr"] == pytest.approx(2 * 0.1 / 2)
+    assert group_of(optimizer, backbone.one.bias)["initial_lr"] == pytest.approx(2 * 0.1 / 4)
     assert {g["initial_lr"] for g in SGD(model, 1.0, lr=0.1, layer_decay=1.0).param_groups} == {0.1}
     with pytest.raises(ValueError, match="no part of Linear has layers"):
         SGD(nn.Linear(1, 1), 1.0, lr=0.1, layer_decay=0.5)
     with pytest.raises(ValueError, match=r"layer_decay: .*1\.5"):
         SGD(model, 1.0, lr=0.1, layer_decay=1.5)
+
+
+def test_weight_decay_by_name_comes_before_every_other_rule():
+    model = Deep()
+    optimizer = AdamW(model, 1.0, lr=0.1, weight_decay=0.1, weight_decay_by_name={"embedding": 0.0, "bias": 0.02})
+    assert group_of(optimizer, model.backbone.embedding)["weight_decay"] == 0.0
+    assert group_of(optimizer, model.head.bias)["weight_decay"] == 0.02
+    assert group_of(optimizer, model.head.weight)["weight_decay"] == 0.1
+    with pytest.raises(ValueError, match="weight_decay_by_name: no parameter of the model is called 'embeding'"):
+        SGD(model, 1.0, lr=0.1, weight_decay_by_name={"embeding": 0.0})
+    with pytest.raises(ValueError, match=r"weight_decay_by_name: .*'bias', got -1"):
+        SGD(model, 1.0, lr=0.1, weight_decay_by_name={"bias": -1.0})

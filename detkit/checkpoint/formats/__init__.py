@@ -10,6 +10,7 @@ from detkit.checkpoint.formats.detectron2 import Detectron2Importer
 from detkit.checkpoint.formats.importing import Imported, Importer
 from detkit.checkpoint.formats.matterport import MatterportImporter
 from detkit.checkpoint.formats.torchvision import TorchvisionClassifierImporter, TorchvisionImporter
+from detkit.checkpoint.formats.transformers import TransformerImporter
 from detkit.registry import DataError
 from detkit.utils.logging import first_line
 
@@ -18,6 +19,7 @@ IMPORTERS: tuple[Importer, ...] = (
     MatterportImporter(),
     Detectron2Importer(),
     Caffe2Importer(),
+    TransformerImporter(),
     TorchvisionClassifierImporter(),
 )
 """Asked in this order."""

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from detkit.checkpoint.formats.importing import Imported, Rules, import_by_rules, place_backbone
 from detkit.checkpoint.formats.torchvision import coco_names
+from detkit.checkpoint.formats.transformers import DERIVED, TRANSFORMER, fit_positions
 from detkit.checkpoint.formats.two_way import Pairs, to_ours
 
 _MOST_CONVS = 16
 
-BACKBONE: Pairs = (("stem.{r}", "backbone.stem.{r}"), ("res{s}.{r}", "backbone.res{s}.{r}"))
+BACKBONE: Pairs = (("stem.{r}", "backbone.stem.{r}"), ("res{s}.{r}", "backbone.res{s}.{r}"), *TRANSFORMER)
 """A network whose maps the heads use as they are (C4, DC5); in whole models after ``backbone.``."""
 
 PYRAMID: Pairs = (
@@ -22,8 +23,16 @@ PYRAMID: Pairs = (
     ("fpn_lateral{s}.{r}", "neck.laterals.res{s}.{r}"),
     ("fpn_output{s}.{r}", "neck.outputs.res{s}.{r}"),
     ("top_block.{r}", "neck.top_block.{r}"),
+    *((f"bottom_up.{theirs}", ours) for theirs, ours in TRANSFORMER),
 )
 """A network with a feature pyramid; in whole models after ``backbone.``."""
+
+SIMPLE_PYRAMID: Pairs = (
+    *((f"net.{theirs}", ours) for theirs, ours in TRANSFORMER),
+    ("simfp_{s}.{r}", "neck.levels.p{s}.{r}"),
+    ("top_block.{r}", "neck.top_block.{r}"),
+)
+"""A network with ViTDet's pyramid; in whole models after ``backbone.``."""
 
 RPN_CONV: Pairs = (("proposal_generator.rpn_head.conv.{p}", "proposal_generator.head.convs.0.{p}"),)
 """The RPN's convolution, where it has one."""
@@ -78,9 +87,10 @@ HEADS: Pairs = (
 
 _RULES: Rules = to_ours(
     [
-        *((f"backbone.{theirs}", ours) for theirs, ours in (*BACKBONE, *PYRAMID)),
+        *((f"backbone.{theirs}", ours) for theirs, ours in (*BACKBONE, *PYRAMID, *SIMPLE_PYRAMID)),
         *BACKBONE,
         *PYRAMID,
+        *SIMPLE_PYRAMID,
         *RPN_CONV,
         *RPN_CONVS,
         *HEADS,
@@ -94,17 +104,18 @@ _UNUSED: Rules = (
         r"(backbone\.)?(bottom_up\.)?((stem\.)?fc|linear)\.(weight|bias)",
         "ImageNet's classifier: a detector has its own",
     ),
+    *DERIVED,
 )
 
 _MARKS = re.compile(
-    r"(backbone\.)?(bottom_up\.(stem|res\d)\.|fpn_(lateral|output)\d\.).*"
+    r"(backbone\.)?(bottom_up\.(stem|res\d)\.|fpn_(lateral|output)\d\.|(net|bottom_up)\.patch_embed\.).*"
     r"|proposal_generator\.rpn_head\..*"
     r"|(stem\.conv1|res[2-5]\.\d+\.(conv\d|shortcut))\..*"
 )
 
 
 class Detectron2Importer:
-    """Detectron2's models and backbones, with any norm and with deformable convolutions, of its zoo and of training.
+    """Detectron2's models and backbones (ResNets with any norm and with deformable convolutions, ViT, Swin).
 
     A backbone alone goes to where the model has those layers: into its backbone, with a res5 that the heads share
     into ``roi_heads.res5``. What other architectures have (panoptic heads) is not understood.
@@ -120,6 +131,7 @@ class Detectron2Importer:
         """See ``Importer.convert``."""
         imported = import_by_rules(state, _RULES, _UNUSED)
         place_backbone(imported, wanted)
+        fit_positions(imported, wanted)
         imported.match_counters(wanted)
         return imported
 

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from detkit.checkpoint.formats.detectron2 import BACKBONE, HEADS, PYRAMID, RPN_CONV, RPN_CONVS
+from detkit.checkpoint.formats.detectron2 import BACKBONE, HEADS, PYRAMID, RPN_CONV, RPN_CONVS, SIMPLE_PYRAMID
 from detkit.checkpoint.formats.importing import Rules, renamed
 from detkit.checkpoint.formats.torchvision_names import layout_of_ours
 from detkit.checkpoint.formats.two_way import to_theirs
@@ -19,8 +19,8 @@ Layout = Literal["detectron2", "torchvision"]
 def export_state(state: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     """A detkit model's state dict under another framework's names, and with its order of rows.
 
-    - ``detectron2``: R-CNNs on detkit's own ``ResNet`` and ``ResNeXt``, with a pyramid, C4 or DC5; GroupNorm and
-      deformable convolutions too. Detectron2's checkpointer reads the result under the key ``model``.
+    - ``detectron2``: R-CNNs on detkit's own ``ResNet``, ``ResNeXt``, ``ViT`` and ``Swin``, with a pyramid, C4 or DC5;
+      GroupNorm and deformable convolutions too. Detectron2's checkpointer reads the result under the key ``model``.
     - ``torchvision``: R-CNNs with a pyramid. torchvision's models have the background as class 0: its row of the class
       scores comes first, and for the boxes and masks, where nothing reads it, there are zeros. What torchvision's
       ``load_state_dict`` takes without a counter of batch norms it gets without one.
@@ -98,6 +98,7 @@ def _with_background(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _detectron2_rules(names: Collection[str]) -> Rules:
     """Rules from detkit's names to Detectron2's."""
-    trunk = PYRAMID if any(name.startswith("neck.") for name in names) else BACKBONE
+    necks = {"neck.levels.": SIMPLE_PYRAMID, "neck.": PYRAMID, "": BACKBONE}
+    trunk = next(pairs for part, pairs in necks.items() if any(name.startswith(part) for name in names))
     convs = RPN_CONVS if "proposal_generator.head.convs.1.weight" in names else RPN_CONV
     return to_theirs([*((f"backbone.{theirs}", ours) for theirs, ours in trunk), *convs, *HEADS])

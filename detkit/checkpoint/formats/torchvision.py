@@ -17,6 +17,7 @@ from detkit.checkpoint.formats.importing import (
     without_background,
 )
 from detkit.checkpoint.formats.torchvision_names import layout_of_theirs, resnet_pairs
+from detkit.checkpoint.formats.transformers import DERIVED, TORCHVISION_SWIN
 from detkit.checkpoint.formats.two_way import to_ours
 
 NUM_COCO_ROWS = 91
@@ -74,8 +75,9 @@ class TorchvisionClassifierImporter:
     """torchvision's classification networks, without their classifier, as a model's backbone.
 
     ResNet, wide ResNet and ResNeXt become detkit's ``ResNet`` and ``ResNeXt`` unless the model has a
-    ``TorchvisionBackbone``; every other network becomes the latter. Also files that only look like torchvision's, such
-    as those of many self-supervised methods.
+    ``TorchvisionBackbone``, and Swin becomes detkit's ``Swin`` where the model has that; every other network becomes
+    the body of a ``TorchvisionBackbone``. Also files that only look like torchvision's, such as those of many
+    self-supervised methods.
     """
 
     name = "torchvision classifier"
@@ -90,8 +92,11 @@ class TorchvisionClassifierImporter:
     def convert(self, state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> Imported:
         """See ``Importer.convert``."""
         as_body = any(name.startswith("backbone.body.") for name in wanted)
+        as_swin = "features.1.0.attn.relative_position_bias_table" in state and any("stages.0." in n for n in wanted)
         rules = _AS_BODY if as_body or "layer1.0.conv1.weight" not in state else to_ours(resnet_pairs(""))
-        imported = import_by_rules(state, rules, _CLASSIFIERS)
+        if as_swin:
+            rules = to_ours(TORCHVISION_SWIN)
+        imported = import_by_rules(state, rules, (*_CLASSIFIERS, *(_OF_SWIN if as_swin else ())))
         place_backbone(imported, wanted)
         imported.match_counters(wanted)
         return imported
@@ -104,6 +109,7 @@ _AS_BODY: Rules = (
     (r"(.*denselayer\d+\.(?:norm|conv))\.(\d.*)", r"backbone.body.\1\2"),  # DenseNet's norm1 was norm.1 once
     (r"(.*)", r"backbone.body.\1"),
 )
+_OF_SWIN: Rules = (*DERIVED, (r"norm\..*", "the norm before the classifier"))
 _CLASSIFIERS: Rules = ((r"(fc|classifier|head|AuxLogits|aux\d)\..*", "classifier: a detector has its own"),)
 
 

@@ -2,6 +2,7 @@
 
 from detkit.data.augmentations.crop import FixedSizeCrop, RandomCrop
 from detkit.data.augmentations.flip import RandomFlip
+from detkit.data.augmentations.one_of import OneOf
 from detkit.data.augmentations.photometric import ColorJitter
 from detkit.data.augmentations.resize import Resize, ResizeScale, ResizeShortestEdge
 from detkit.data.augmentations.resize_and_pad import ResizeAndPad
@@ -14,6 +15,7 @@ __all__ = [
     "FixedSizeCrop",
     "MixUp",
     "Mosaic",
+    "OneOf",
     "RandomCrop",
     "RandomFlip",
     "Resize",

@@ -59,16 +59,18 @@ class FixedSizeCrop(Augmentation):
 
     Args:
         size: ``(height, width)`` in pixels.
-        pad_value: the padding's value in all channels, 0 to 255.
+        pad_value: the padding's value in all channels, 0 to 255; null: what is smaller stays as it is.
     """
 
-    def __init__(self, *, size: tuple[Count, Count] = (1024, 1024), pad_value: Gray = 128):
+    def __init__(self, *, size: tuple[Count, Count] = (1024, 1024), pad_value: Gray | None = 128):
         super().__init__()
-        if min(size) < 1 or not 0 <= pad_value <= 255:
+        if min(size) < 1 or not 0 <= (pad_value or 0) <= 255:
             raise ValueError(f"FixedSizeCrop: size {size}, pad_value {pad_value} (expected 0..255)")
         self.size, self.pad_value = size, pad_value
 
     def transform(self, record: Record, rng: np.random.Generator) -> Transform:
         share = rng.random()
         y, x = (round(max(0, side - wanted) * share) for side, wanted in zip(record.size, self.size))
+        if self.pad_value is None:
+            return CropAndPad(record.size, x, y, *map(min, record.size, self.size))
         return CropAndPad(record.size, x, y, *self.size, self.pad_value)

@@ -1,15 +1,15 @@
-"""CocoEvaluator: box and mask AP by the COCO protocol."""
+"""CocoEvaluator: AP of boxes, masks and keypoints by the COCO protocol."""
 
 import json
 import logging
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
-from detkit.config import Count
+from detkit.config import Count, Positive
 from detkit.data.interfaces import Dataset
-from detkit.evaluation.coco_metrics import GroundTruth, Task, coco_metrics
+from detkit.evaluation.coco_metrics import FIELDS, GroundTruth, Task, coco_metrics
 from detkit.evaluation.coco_report import coco_report
 from detkit.evaluation.coco_results import Detections
 from detkit.evaluation.interfaces import EVALUATORS, Evaluator
@@ -25,22 +25,26 @@ logger = logging.getLogger(__name__)
 
 @EVALUATORS.register()
 class CocoEvaluator(Evaluator):
-    """COCO's average precision and recall for boxes and masks, equal to pycocotools' metrics.
+    """COCO's average precision and recall for boxes, masks and keypoints, equal to pycocotools' metrics.
 
     Results are in 0..1: ``{"box": {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm",
     "ARl", "per_class": {name: AP}, "class_metrics", "reasons": {key: words}}, "mask": {...}}``. A metric is -1
     where there is nothing to measure, for the reason in ``reasons``. An image that is given twice counts once. Where a
     limit cuts detections off, ``limits`` says how many, of how many images: ``cut_by_model``, ``cut_by_evaluator``.
 
+    Keypoints are compared by OKS in the place of IoU, and of an image no more than 20 detections count: ``{"keypoints":
+    {"AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl", ...}}``.
+
     LVIS's rule holds for data that say so: detections of classes that nobody looked for in an image do not count, nor
     false ones of classes that are not exhaustively labelled there; ``APr``, ``APc`` and ``APf`` are the AP of its rare,
     common and frequent classes. ``LvisEvaluator`` has its limit on their number, too.
 
     Args:
-        tasks: which metrics; null: boxes, and masks too where both the data and the predictions have them.
+        tasks: which metrics; null: boxes, and masks and keypoints where both the data and the predictions have them.
         max_detections: how many detections an image (and class) count, best first; AP is taken at this limit, and
             the last AR is named after it.
         per_class: also give the AP of every class, and as ``class_metrics`` its AP50, AP75, APs, APm and APl.
+        keypoint_sigmas: how exactly each keypoint can be marked, see ``KeypointSpec``; null: the data's.
     """
 
     limit_of: ClassVar[str] = "an image and class"
@@ -49,15 +53,20 @@ class CocoEvaluator(Evaluator):
         self,
         dataset: Dataset,
         *,
-        tasks: tuple[Literal["box", "mask"], ...] | None = None,
+        tasks: tuple[Task, ...] | None = None,
         max_detections: Count = 100,
         per_class: bool = True,
+        keypoint_sigmas: tuple[Positive, ...] | None = None,
     ):
         super().__init__(dataset)
         if max_detections < 1:
             raise ValueError(f"max_detections: expected at least 1, got {max_detections}")
         if tasks is not None and not tasks:
-            raise ValueError("tasks: expected box, mask or both, got an empty list; null chooses by the data")
+            raise ValueError("tasks: expected box, mask or keypoints, got an empty list; null chooses by the data")
+        points = len(dataset.keypoint_names)
+        if keypoint_sigmas is not None and points and len(keypoint_sigmas) != points:
+            raise ValueError(f"keypoint_sigmas: expected {points} numbers, one a keypoint, got {len(keypoint_sigmas)}")
+        self.keypoint_sigmas = keypoint_sigmas
         self.tasks, self.max_detections, self.per_class = tasks, max_detections, per_class
         self._truth: GroundTruth | None = None
         self.reset()
@@ -66,14 +75,14 @@ class CocoEvaluator(Evaluator):
         """Forgets what ``update`` collected."""
         self._predictions: dict[int | str, Detections] = {}
         self._cut: dict[int | str, int] = {}
-        self._predicted_masks = False
+        self._predicted: set[Task] = set()
 
     def update(self, samples: list[Sample], predictions: list[Prediction]) -> None:
         """Takes the predictions of one batch, in original pixels; masks are kept as RLE.
 
         Raises:
             ValueError: a sample without an id, a prediction without instances, of a class that the dataset does not
-                have, or without masks where ``tasks`` asks for masks.
+                have, without what ``tasks`` asks for, or with other keypoints than the dataset's.
             DataError: a sample whose id is not one of the dataset's.
         """
         truth = self.truth
@@ -86,9 +95,9 @@ class CocoEvaluator(Evaluator):
             if image_id in self._predictions:
                 continue
             instances = self._checked(prediction.instances)
-            if self.tasks == ("box",):
-                instances = instances.without("masks")
-            self._predicted_masks |= "masks" in instances
+            if self.tasks is not None:
+                instances = instances.without(*(FIELDS[task] for task in FIELDS if task not in self.tasks))
+            self._predicted |= {task for task, field in FIELDS.items() if field in instances}
             self._predictions[image_id] = Detections.of(instances)
             self._cut[image_id] = prediction.num_cut
 
@@ -96,16 +105,16 @@ class CocoEvaluator(Evaluator):
         """The metrics over the predictions of all processes (all of them must call); {} off rank 0.
 
         Raises:
-            DataError: mask AP is asked for, but an annotation has no mask.
+            DataError: mask AP is asked for, but an annotation has no mask; keypoint AP, but the data have none.
         """
-        gathered = gather_object((self._predictions, self._predicted_masks, self._cut))
+        gathered = gather_object((self._predictions, self._predicted, self._cut))
         if not is_main():
             return {}
         merged: dict[int | str, Detections] = {}
         for predictions, _, cut in gathered:
             merged = {**predictions, **merged}
             self._cut = {**cut, **self._cut}
-        self._predictions, self._predicted_masks = merged, any(masks for _, masks, _ in gathered)
+        self._predictions, self._predicted = merged, set[Task]().union(*(tasks for _, tasks, _ in gathered))
         truth = self.truth
         if len(merged) < len(truth.number):
             logger.warning(
@@ -155,7 +164,9 @@ class CocoEvaluator(Evaluator):
         """Takes the detections of a COCO results file in the place of ``update``; see ``read_detections``."""
         self.reset()
         self._predictions = read_detections(path, self.truth)
-        self._predicted_masks = any(found.masks for found in self._predictions.values())
+        for found in self._predictions.values():
+            fields = {task: getattr(found, field) for task, field in FIELDS.items()}
+            self._predicted |= {task for task, given in fields.items() if given is not None and len(given)}
 
     def results(self) -> list[dict[str, Any]]:
         """COCO results, image by image: this process's own; after ``compute``, on rank 0, those of all processes."""
@@ -173,7 +184,7 @@ class CocoEvaluator(Evaluator):
     def truth(self) -> GroundTruth:
         """The dataset's ground truth, made ready once."""
         if self._truth is None:
-            self._truth = GroundTruth(self.dataset.coco(), self.dataset.class_names)
+            self._truth = GroundTruth(self.dataset.coco(), self.dataset.class_names, self.keypoint_sigmas)
         return self._truth
 
     def _checked(self, instances: Instances | None) -> Instances:
@@ -186,15 +197,23 @@ class CocoEvaluator(Evaluator):
                 f"the model predicted class {int(instances.classes.max())}, but the dataset has {num_classes} classes"
                 " (0 is the first): model and dataset do not belong together"
             )
-        if self.tasks is not None and "mask" in self.tasks and "masks" not in instances:
-            raise ValueError("tasks asks for mask AP, but the model predicts no masks; set tasks: [box]")
+        for task, field in FIELDS.items():
+            if self.tasks is not None and task in self.tasks and field not in instances:
+                raise ValueError(f"tasks asks for {task} AP, but the model predicts no {field}; set tasks: [box]")
+        spec = self.truth.keypoints
+        if spec is not None and "keypoints" in instances and instances.keypoints.shape[1] != len(spec.names):
+            raise ValueError(
+                f"the model predicts {instances.keypoints.shape[1]} keypoints, the dataset has {len(spec.names)}:"
+                " model and dataset do not belong together"
+            )
         return instances.to("cpu")
 
     def _tasks(self, truth: GroundTruth, results: list[dict[str, Any]]) -> tuple[Task, ...]:
         if self.tasks is not None:
             return self.tasks
-        predicted = self._predicted_masks and all("segmentation" in row for row in results)
+        keypoints: tuple[Task, ...] = ("keypoints",) if truth.keypoints and "keypoints" in self._predicted else ()
+        predicted = "mask" in self._predicted and all("segmentation" in row for row in results)
         bare = len(truth.without_mask())
         if predicted and 0 < bare < len(truth.annotations):
             logger.warning("no mask AP: %d of %d annotations have no mask", bare, len(truth.annotations))
-        return ("box", "mask") if predicted and (not bare or not truth.annotations) else ("box",)
+        return ("box", *(("mask",) if predicted and (not bare or not truth.annotations) else ()), *keypoints)

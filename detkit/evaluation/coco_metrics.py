@@ -4,23 +4,28 @@ The metrics are those of pycocotools' ``COCOeval`` (https://cocodataset.org/#det
 faster-coco-eval. Letters: T IoU thresholds, R recall points, K classes, A area ranges, M limits on detections.
 """
 
+import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pycocotools.mask as coco_mask
 
 from detkit.evaluation.labelled import classes_by_frequency, verified, with_regions
 from detkit.registry import DataError
+from detkit.structures import KeypointSpec
 from detkit.utils.memory import no_collection
 
 logger = logging.getLogger(__name__)
 
-Task = Literal["box", "mask"]
+Task = Literal["box", "mask", "keypoints"]
 AT_A_TIME = 200
 """pycocotools takes the areas of no more than 255 shapes at once."""
+TASKS: tuple[Task, ...] = get_args(Task)
+FIELDS: dict[Task, str] = {"mask": "masks", "keypoints": "keypoints"}
+"""What a task beyond boxes needs of predictions."""
 AREAS = {"s": "smaller than 32 x 32 pixels", "m": "of 32 x 32 to 96 x 96 pixels", "l": "larger than 96 x 96 pixels"}
 
 
@@ -34,14 +39,22 @@ class GroundTruth:
     Args:
         coco: COCO's instances form, as ``Dataset.coco`` gives it; its categories are in the order of the classes.
         class_names: the K names.
+        keypoint_sigmas: take the place of the data's.
 
     Attributes:
+        keypoints: what the keypoints are; None for data without any.
         annotations: as they are given.
         regions: the same with crowds for all that is no mistake where it is detected.
     """
 
-    def __init__(self, coco: dict[str, Any], class_names: Sequence[str]):
+    def __init__(
+        self, coco: dict[str, Any], class_names: Sequence[str], keypoint_sigmas: tuple[float, ...] | None = None
+    ):
         self.class_names = tuple(class_names)
+        specs = [KeypointSpec.from_coco(category) for category in coco["categories"] if category.get("keypoints")]
+        self.keypoints = specs[0] if specs else None
+        if self.keypoints is not None and keypoint_sigmas is not None:
+            self.keypoints = dataclasses.replace(self.keypoints, sigmas=keypoint_sigmas)
         ids = sorted((image["id"] for image in coco["images"]), key=lambda i: (isinstance(i, str), i))
         self.number: dict[int | str, int] = {image_id: n for n, image_id in enumerate(ids, 1)}
         self.images = [{"id": self.number[i["id"]], "height": i["height"], "width": i["width"]} for i in coco["images"]]
@@ -67,7 +80,12 @@ class GroundTruth:
 
     def rows(self, task: Task) -> list[dict[str, Any]]:
         """The annotations with only what ``task`` needs, as new dicts (the evaluator writes into them)."""
-        keys = ("bbox", "segmentation") if task == "mask" else ("bbox",)
+        none = [0] * 3 * len(self.keypoints.names if self.keypoints else ())
+        own: dict[Task, Callable[[Any], dict[str, Any]]] = {
+            "box": lambda a: {},
+            "mask": lambda a: {"segmentation": a["segmentation"]},
+            "keypoints": lambda a: _with_number(a.get("keypoints") or none),
+        }
         return [
             {
                 "id": n,
@@ -75,10 +93,52 @@ class GroundTruth:
                 "category_id": self.class_number[a["category_id"]],
                 "iscrowd": int(a.get("iscrowd", 0)),
                 "area": a.get("area", a["bbox"][2] * a["bbox"][3]),
-                **{key: a[key] for key in keys},
+                "bbox": a["bbox"],
+                **own[task](a),
             }
             for n, a in enumerate(self.regions, 1)
         ]
+
+
+def _with_number(keypoints: Sequence[float]) -> dict[str, Any]:
+    return {"keypoints": keypoints, "num_keypoints": sum(v > 0 for v in keypoints[2::3])}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Protocol:
+    """How the metrics of a task are taken.
+
+    Args:
+        kind: what the evaluator calls the task.
+        key: what of a result is compared.
+        sizes: of ``AREAS``, those that metrics are given for.
+        most: so many detections of an image and class count at most; AR is given for IoUs, not for limits.
+    """
+
+    kind: str
+    key: str
+    sizes: str = "sml"
+    most: int | None = None
+
+    def limits(self, max_detections: int) -> list[int]:
+        """The limits on detections that recall is taken at."""
+        if self.most is not None:
+            return [min(self.most, max_detections)]
+        return sorted({n for n in (1, 10) if n < max_detections} | {max_detections})
+
+    def recalls(self, recall: np.ndarray, limits: Sequence[int]) -> dict[str, float]:
+        """AR by limit or by IoU."""
+        if self.most is None:
+            return {f"AR{limit}": _mean(recall[..., 0, m]) for m, limit in enumerate(limits)}
+        thresholds: dict[str, Any] = {"AR": slice(None), "AR50": 0, "AR75": 5}
+        return {name: _mean(recall[chosen, :, 0, -1]) for name, chosen in thresholds.items()}
+
+
+_PROTOCOLS: dict[Task, _Protocol] = {
+    "box": _Protocol("bbox", "bbox"),
+    "mask": _Protocol("segm", "segmentation"),
+    "keypoints": _Protocol("keypoints", "keypoints", "ml", 20),
+}
 
 
 def coco_metrics(
@@ -89,36 +149,37 @@ def coco_metrics(
     Args:
         truth: the ground truth.
         results: COCO results of all images.
-        task: ``"box"`` or ``"mask"``.
+        task: ``"box"``, ``"mask"`` or ``"keypoints"``.
         max_detections: how many detections an image and class count, best first; AP and the last AR are taken there.
         per_class: also ``per_class``, the AP of every class, and ``class_metrics``.
 
     Returns:
         ``AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR<max_detections>, ARs, ARm, ARl``, for LVIS's classes ``APr, APc,
-        APf``, with ``per_class`` a ``{name: AP}``, ``class_metrics`` a ``{name: {"AP50", "AP75", "APs", "APm",
-        "APl"}}``, and ``reasons``: for each metric that is -1, and for metrics that are 0 because there were no
-        predictions, why (those of the classes under ``reasons["per_class"]``).
+        APf``, of keypoints those that ``CocoEvaluator`` names; with ``per_class`` a ``{name: AP}``, ``class_metrics`` a
+        ``{name: {"AP50", "AP75", "APs", "APm", "APl"}}``, and ``reasons``: for each metric that is -1, and for metrics
+        that are 0 because there were no predictions, why (those of the classes under ``reasons["per_class"]``).
 
     Raises:
-        DataError: a mask task with an annotation that has no segmentation.
+        DataError: a mask task with an annotation that has no segmentation, keypoints where the data have none.
     """
-    limits = sorted({n for n in (1, 10) if n < max_detections} | {max_detections})
+    protocol = _PROTOCOLS[task]
+    limits = protocol.limits(max_detections)
     with no_collection():
         precision, recall = _accumulate(truth, results, task, limits)
     metrics: dict[str, Any] = {
         "AP": _mean(precision[..., 0, -1]),
         "AP50": _mean(precision[0, ..., 0, -1]),
         "AP75": _mean(precision[5, ..., 0, -1]),
-        **{f"AP{size}": _mean(precision[..., a, -1]) for a, size in enumerate(AREAS, 1)},
-        **{f"AR{limit}": _mean(recall[..., 0, m]) for m, limit in enumerate(limits)},
-        **{f"AR{size}": _mean(recall[..., a, -1]) for a, size in enumerate(AREAS, 1)},
+        **{f"AP{size}": _mean(precision[..., a, -1]) for a, size in enumerate(protocol.sizes, 1)},
+        **protocol.recalls(recall, limits),
+        **{f"AR{size}": _mean(recall[..., a, -1]) for a, size in enumerate(protocol.sizes, 1)},
     }
     for name, classes in truth.frequencies.items():
         metrics[f"AP{name}"] = _mean(precision[:, :, classes, 0, -1])
     if per_class:
         metrics["per_class"] = {n: _mean(precision[:, :, k, 0, -1]) for k, n in enumerate(truth.class_names)}
         parts: dict[str, Any] = {"AP50": np.s_[0, :, :, 0], "AP75": np.s_[5, :, :, 0]}
-        parts |= {f"AP{size}": np.s_[:, :, :, a] for a, size in enumerate(AREAS, 1)}
+        parts |= {f"AP{size}": np.s_[:, :, :, a] for a, size in enumerate(protocol.sizes, 1)}
         metrics["class_metrics"] = {
             name: {key: _mean(precision[part][..., k, -1]) for key, part in parts.items()}
             for k, name in enumerate(truth.class_names)
@@ -133,9 +194,12 @@ def _accumulate(
     """Precision ``(T, R, K, A, M)`` and recall ``(T, K, A, M)``."""
     from faster_coco_eval import COCO, COCOeval_faster  # heavy, and only evaluation needs it
 
+    protocol = _PROTOCOLS[task]
+    if task == "keypoints" and truth.keypoints is None:
+        raise DataError("keypoint AP needs data with keypoints, and these have none; evaluate boxes (tasks: [box])")
     if not (truth.class_names and truth.images):
-        k, m = len(truth.class_names), len(limits)
-        return np.full((10, 101, k, 4, m), -1.0), np.full((10, k, 4, m), -1.0)
+        k, a, m = len(truth.class_names), 1 + len(protocol.sizes), len(limits)
+        return np.full((10, 101, k, a, m), -1.0), np.full((10, k, a, m), -1.0)
     if task == "mask" and (bare := truth.without_mask()):
         raise DataError(
             f"mask AP needs a mask for every annotation, but {len(bare)} have none (the first: annotation {bare[0]!r});"
@@ -148,7 +212,9 @@ def _accumulate(
         side.dataset = {"images": truth.images, "annotations": rows, "categories": categories}
         side.createIndex()
         sides.append(side)
-    evaluation = COCOeval_faster(*sides, "segm" if task == "mask" else "bbox", print_function=logger.debug)
+    evaluation = COCOeval_faster(*sides, protocol.kind, print_function=logger.debug)
+    if truth.keypoints is not None:
+        evaluation.params.kpt_oks_sigmas = np.array(truth.keypoints.oks_sigmas)
     evaluation.params.maxDets = limits
     evaluation.evaluate()
     evaluation.accumulate()
@@ -156,8 +222,8 @@ def _accumulate(
 
 
 def _rows(truth: GroundTruth, results: list[dict[str, Any]], task: Task) -> list[dict[str, Any]]:
-    """Results as annotations. The size of a detection is its box's area for boxes and its mask's for masks."""
-    key = "segmentation" if task == "mask" else "bbox"
+    """Results as annotations. The size of a detection is its mask's area for masks, and its box's else."""
+    key = _PROTOCOLS[task].key
     rows = [
         {
             "id": n,

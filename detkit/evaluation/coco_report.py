@@ -6,6 +6,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from detkit.evaluation.coco_metrics import TASKS
 from detkit.utils.tables import side_by_side
 
 
@@ -16,12 +17,14 @@ def coco_report(results: Mapping[str, Any], instances: Mapping[str, int]) -> str
         results: task -> what ``coco_metrics`` gives.
         instances: class name -> number of ground-truth objects (crowds not counted).
     """
-    tasks = {task: results[task] for task in ("box", "mask") if task in results}  # others are other evaluators'
+    tasks: dict[str, Any] = {task: results[task] for task in TASKS if task in results}  # others are other evaluators'
     if not tasks:
         return "no COCO metrics"
-    columns = [key for key, value in next(iter(tasks.values())).items() if not isinstance(value, Mapping)]
-    rows = [[task, *(_number(metrics[key]) for key in columns)] for task, metrics in tasks.items()]
-    parts = [_table(["COCO", *columns], rows)]
+    tables: dict[tuple[str, ...], list[list[str]]] = {}  # one for all tasks of the same metrics
+    for task, metrics in tasks.items():
+        columns = tuple(key for key, value in metrics.items() if not isinstance(value, Mapping))
+        tables.setdefault(columns, []).append([task, *(_number(metrics[key]) for key in columns)])
+    parts = [_table(["COCO", *columns], rows) for columns, rows in tables.items()]
     if any("per_class" in metrics for metrics in tasks.values()):
         parts.append(_class_table(tasks, instances))
     lines = reason_lines(tasks)

@@ -45,10 +45,12 @@ class Detections:
         )
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "Detections":
-        """Some of them, without keypoints."""
+        """Some of them."""
         columns = {name: getattr(self, name)[rows] for name in ("boxes", "scores", "classes")}
         masks = None if self.masks is None else [self.masks[row] for row in rows]
-        return dataclasses.replace(self, **columns, masks=masks, keypoints=None)
+        return dataclasses.replace(
+            self, **columns, masks=masks, keypoints=None if self.keypoints is None else self.keypoints[rows]
+        )
 
     def rows(self, image_id: int | str, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """See ``coco_results``."""

@@ -18,14 +18,15 @@ from detkit.registry import DataError
 def read_detections(path: str | os.PathLike[str], truth: GroundTruth) -> dict[int | str, Detections]:
     """Image id -> the detections of a COCO results file, or of a folder of ``detkit predict --results``.
 
-    Masks are kept where every detection has one; one without a box gets that of its mask. Images without a detection
-    are there, too.
+    Masks and keypoints are kept where every detection has some; one without a box gets that of its mask, or of its
+    keypoints. Images without a detection are there, too.
 
     Raises:
         DataError: the file cannot be read, or a detection in it: it is of an image or a category that is not of the
             ground truth, or has no box or score.
     """
     path, kind = os.fspath(path), row_type(["score"])
+    num_points = 0 if truth.keypoints is None else len(truth.keypoints.names)
     sizes = dict(zip(truth.number, sorted(truth.images, key=lambda image: image["id"])))
     columns: dict[Any, list[tuple[Any, ...]]] = {image_id: [] for image_id in truth.number}
     for number, entry in enumerate(read_results(path, kind)):
@@ -33,28 +34,40 @@ def read_detections(path: str | os.PathLike[str], truth: GroundTruth) -> dict[in
         try:
             height, width = (sizes[row.image_id][side] for side in ("height", "width"))
             shape = as_rle(row.segmentation, height, width) if row.segmentation else None
-            box = [float(v) for v in (row.bbox if isinstance(row.bbox, list) else coco_mask.toBbox(shape))]
+            points, given = None, None
+            if num_points and row.keypoints is not None:
+                points = np.array(row.keypoints, np.float64).reshape(num_points, 3)
+                given = _extent(points) if shape is None else None
+            box = [float(v) for v in (row.bbox if isinstance(row.bbox, list) else given or coco_mask.toBbox(shape))]
             values = (box, float(row.score), truth.class_number[row.category_id] - 1)
-            if len(box) != 4 or not all(map(math.isfinite, (*box, values[1]))):
+            numbers = (*box, values[1], *(() if points is None else points.flat))
+            if len(box) != 4 or not all(map(math.isfinite, numbers)):
                 raise ValueError
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             raise DataError(
                 f"{path}: entry {number} (from 0), {str(entry)[:120]}, is no detection on the test set: expected an"
-                " image_id and a category_id of its own, a score, and a bbox or segmentation. Detections carry the ids"
-                " of a COCO file by detkit predict --annotations FILE"
+                " image_id and a category_id of its own, a score, and a bbox, a segmentation or keypoints. Detections"
+                " carry the ids of a COCO file by detkit predict --annotations FILE"
             ) from None
-        columns[row.image_id].append((*values, shape))
-    masks = all(shape is not None for rows in columns.values() for *_, shape in rows)
+        columns[row.image_id].append((*values, shape, points))
+    masks, keypoints = (all(row[i] is not None for rows in columns.values() for row in rows) for i in (3, 4))
     return {
         image_id: Detections(
             np.array([box for box, *_ in rows], np.float64).reshape(-1, 4),
             np.array([score for _, score, *_ in rows], np.float64),
-            np.array([k for _, _, k, _ in rows], np.int64),
+            np.array([k for _, _, k, *_ in rows], np.int64),
             (sizes[image_id]["height"], sizes[image_id]["width"]),
-            [_text(shape["counts"]) for *_, shape in rows] if masks else None,
+            [_text(shape["counts"]) for *_, shape, _ in rows] if masks else None,
+            np.reshape([points for *_, points in rows], (len(rows), num_points, 3)) if keypoints else None,
         )
         for image_id, rows in columns.items()
     }
+
+
+def _extent(points: np.ndarray) -> list[float]:
+    """x, y, width and height of the box around ``(P, 3)`` points."""
+    low, high = points[:, :2].min(0), points[:, :2].max(0)
+    return [*low.tolist(), *(high - low).tolist()]
 
 
 def _text(counts: str | bytes) -> str:

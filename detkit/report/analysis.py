@@ -7,11 +7,11 @@ import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from detkit.evaluation.coco_metrics import GroundTruth, Task
+from detkit.evaluation.coco_metrics import GroundTruth
 from detkit.evaluation.coco_results import Detections
 from detkit.evaluation.errors import KINDS, NONE, NOTHING, Matches, match
 
@@ -74,7 +74,7 @@ class Analysis:
         max_detections: how many detections of an image and class counted.
     """
 
-    task: Task
+    task: Literal["box", "mask"]
     num_classes: int
     image_ids: list[int | str]
     matches: Matches
@@ -85,7 +85,10 @@ class Analysis:
 
     @staticmethod
     def of(
-        truth: GroundTruth, detections: Mapping[int | str, Detections], task: Task, max_detections: int = 100
+        truth: GroundTruth,
+        detections: Mapping[int | str, Detections],
+        task: Literal["box", "mask"],
+        max_detections: int = 100,
     ) -> "Analysis":
         """From image id -> detections, of which the best ``max_detections`` of each image and class count."""
         rows = rows_by_image(truth.regions, truth.number)

@@ -10,6 +10,7 @@ import numpy as np
 
 from detkit.data.interfaces import Dataset
 from detkit.evaluation import CocoEvaluator
+from detkit.evaluation.coco_metrics import TASKS
 from detkit.evaluation.coco_report import reason_lines
 from detkit.evaluation.coco_results import Detections
 from detkit.evaluation.errors import KINDS, error_metrics
@@ -20,7 +21,6 @@ from detkit.visualization.curves import Series, read_metrics
 
 NUM_CONFUSED, NUM_PAIRS, NUM_WORST = 30, 15, 12
 """Classes of a confusion matrix, pairs of classes that are listed, and images that are drawn."""
-TASKS = ("box", "mask")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +151,9 @@ class ReportData:
 
         What fails is left out, and the log says why.
         """
-        tasks = {task: found for task in TASKS if isinstance(found := results.get(task), Mapping) and "AP" in found}
+        tasks: dict[str, Any] = {
+            task: found for task in TASKS if isinstance(found := results.get(task), Mapping) and "AP" in found
+        }
         data = ReportData(about, results, tasks, reason_lines(tasks), class_rows(tasks, None, ()))
         with optional_output("the report's curves"):
             if about.metrics_file is not None and about.metrics_file.is_file():

@@ -22,16 +22,23 @@ class Keypoints:
             score. x and y are half-open pixels: a point in the middle of the first pixel lies at (0.5, 0.5). A point of
             visibility 0 is (0, 0, 0).
         flip_pairs: the pairs of points that change places in a mirror, e.g. (left eye, right eye), by their numbers.
+        skeleton: the pairs that a drawing joins by a line.
 
     Raises:
         ValueError: the data is not of shape (N, P, 3), or a pair names a point that is not there.
     """
 
-    def __init__(self, data: "Tensor | np.ndarray | Sequence[Any]", flip_pairs: Sequence[tuple[int, int]] = ()):
+    def __init__(
+        self,
+        data: "Tensor | np.ndarray | Sequence[Any]",
+        flip_pairs: Sequence[tuple[int, int]] = (),
+        skeleton: Sequence[tuple[int, int]] = (),
+    ):
         self.tensor = torch.as_tensor(data, dtype=torch.float32)
         if self.tensor.ndim != 3 or self.tensor.shape[2] != 3:
             raise ValueError(f"keypoints: expected shape (N, P, 3), got {tuple(self.tensor.shape)}")
         self.flip_pairs = tuple((int(left), int(right)) for left, right in flip_pairs)
+        self.skeleton = tuple((int(one), int(other)) for one, other in skeleton)
         points = [point for pair in self.flip_pairs for point in pair]
         if points and not 0 <= min(points) <= max(points) < self.tensor.shape[1]:
             raise ValueError(f"keypoints: flip_pairs {self.flip_pairs} name points beyond the {self.tensor.shape[1]}")
@@ -53,7 +60,7 @@ class Keypoints:
         return f"Keypoints(num={len(self)}, points={self.shape[1]})"
 
     def _with(self, tensor: Tensor) -> "Keypoints":
-        return Keypoints(tensor, self.flip_pairs)
+        return Keypoints(tensor, self.flip_pairs, self.skeleton)
 
     def tolist(self) -> Any:
         """The numbers as nested lists."""

@@ -38,7 +38,7 @@ def draw_prediction(
         class_names: the K names; without them labels give class numbers.
         score_thresh: instances below this score are not drawn.
         show_best: where no instance reaches the score, so many of the best are drawn with dashed boxes and a note.
-        skeleton: pairs of keypoints that are joined.
+        skeleton: pairs of keypoints that are joined; none: those of the instances' own skeleton.
         min_side: an image whose longer side is shorter is enlarged to it.
         max_side: an image whose longer side is longer is shrunk to it; None: none is.
 
@@ -117,7 +117,7 @@ def draw_rows(
             thin = max(1, drawing.line - 1) if masks else None
             drawing.boxes(field.tensor.numpy(), colors, thin, dashed=dashed)
         elif isinstance(field, Keypoints):
-            _draw_keypoints(drawing, field.numpy(), colors, skeleton)
+            _draw_keypoints(drawing, field.numpy(), colors, skeleton or field.skeleton)
     drawing.labels(np.zeros((1, 4)), [note], (0, 0, 0))
     if "boxes" in fields:
         drawing.labels(fields["boxes"].tensor.numpy(), _texts(instances, classes, class_names), colors)

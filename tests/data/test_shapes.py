@@ -121,3 +121,21 @@ def test_options_out_of_range_are_refused(options):
 def test_bounds_that_cross_are_refused(options):
     with pytest.raises(ValueError, match="expected"):
         Shapes(**options)
+
+
+@pytest.mark.parametrize("kind", ["extremes", "centres"])
+def test_keypoints_are_of_what_is_visible_and_change_no_image(kind):
+    plain, pointed = Shapes(num_images=8, seed=3), Shapes(num_images=8, seed=3, keypoints=kind)
+    assert plain.keypoint_spec is None
+    for i in range(8):
+        record = pointed[i]
+        assert (record.image == plain[i].image).all()
+        points, boxes = record.keypoints.tensor, record.boxes.tensor
+        assert (points[..., 2] == 2).all()
+        x1, y1, x2, y2 = (side[:, None] for side in boxes.T)
+        x, y = points[..., 0], points[..., 1]
+        assert ((x1 < x) & (x < x2) & (y1 < y) & (y < y2)).all()
+        if kind == "extremes":
+            edges = [y[:, 0] - boxes[:, 1], boxes[:, 2] - x[:, 1], boxes[:, 3] - y[:, 2], x[:, 3] - boxes[:, 0]]
+            assert all((edge == 0.5).all() for edge in edges), "in the box's first and last pixels"
+    assert pointed.keypoint_flip_pairs == (((1, 3),) if kind == "extremes" else ())

@@ -263,3 +263,14 @@ def test_a_panoptic_map_is_drawn_by_its_segments_alone():
     assert changed(picture)[50:90, 10:60].all()
     assert (picture[12, 12] != picture[88, 12]).any()
     assert not changed(picture)[:, 100:].any()
+
+
+def test_keypoints_bring_their_own_skeleton():
+    points = [[[20.0, 50, 1], [140, 50, 1]]]
+    plain = Instances((100, 160), keypoints=Keypoints(points))
+    joined = Instances((100, 160), keypoints=Keypoints(points, skeleton=[(0, 1)]))
+    assert not changed(draw_instances(image(), plain, min_side=0))[50, 80]
+    picture = draw_instances(image(), joined, min_side=0)
+    assert changed(picture)[50, 80]
+    assert (picture == draw_instances(image(), plain, min_side=0, skeleton=[(0, 1)])).all()
+    assert joined[:1].to("cpu").keypoints.skeleton == ((0, 1),)

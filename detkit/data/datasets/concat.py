@@ -79,7 +79,7 @@ class ConcatDataset(Dataset):
         )
         if self.keypoint_names and "keypoints" not in objects:
             unlabelled = np.zeros((len(objects), len(self.keypoint_names), 3), np.float32)
-            objects = objects.with_fields(keypoints=Keypoints(unlabelled, self.keypoint_flip_pairs))
+            objects = objects.with_fields(keypoints=Keypoints(unlabelled, self.keypoint_flip_pairs, self.skeleton))
         return dataclasses.replace(
             record, image_id=f"{number}-{record.image_id}", objects=objects, active_classes=active
         )

@@ -18,7 +18,7 @@ def keypoint_field(given: Ragged, rows: slice, spec: KeypointSpec) -> Keypoints:
             out[i] = given[row].reshape(-1, 3)
     out[..., :2] += 0.5
     out[out[..., 2] == 0] = 0
-    return Keypoints(out, spec.flip_pairs)
+    return Keypoints(out, spec.flip_pairs, spec.skeleton)
 
 
 def read_keypoints(chunk: Chunk, num_keypoints: int | None) -> int | None:

@@ -1,7 +1,7 @@
 """Shapes: a dataset that the package draws itself."""
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pycocotools.mask as coco_mask
@@ -12,7 +12,7 @@ from detkit.data.datasets.rows import ImageRow, Row
 from detkit.data.datasets.shapes_drawing import SHAPES, Scene, draw_scene
 from detkit.data.datasets.table_dataset import TableDataset
 from detkit.data.interfaces import DATASETS
-from detkit.structures import BitMasks
+from detkit.structures import BitMasks, KeypointSpec
 from detkit.utils.progress import watched
 
 Side = Annotated[int, Interval(16)]
@@ -37,6 +37,8 @@ class Shapes(TableDataset):
         min_scale: the smallest diameter of an object, in parts of the image's shorter side; never below 8 pixels.
         max_scale: the largest.
         min_visible: an object of which a smaller part than this is visible behind others is left out.
+        keypoints: null for none; extremes: the outermost points of what is visible of an object, at its top, right,
+            bottom and left, which are corners of those that have some; centres: the one in the middle of it.
     """
 
     @classmethod
@@ -57,6 +59,7 @@ class Shapes(TableDataset):
         min_scale: Positive = 0.12,
         max_scale: Positive = 0.6,
         min_visible: Fraction = 0.25,
+        keypoints: Literal["extremes", "centres"] | None = None,
     ):
         bounds = {
             "min_objects": min_objects,
@@ -69,16 +72,18 @@ class Shapes(TableDataset):
         smallest = max(min_scale, MIN_PIXELS / min(self.size))
         scale = (smallest, max(smallest, max_scale))
         self._pixels = np.empty((num_images, *self.size, 3), np.uint8)
-        images, rows = list[ImageRow](), list[Row]()
+        images, rows, (points, spec) = list[ImageRow](), list[Row](), KEYPOINTS[keypoints]
         for i in watched(range(num_images), "drawing shapes", unit="image"):
             rng = np.random.default_rng((seed, i))
             scene = draw_scene(rng, self.size, (min_objects, max_objects), scale, min_visible)
             self._pixels[i] = scene.image
             name = f"shapes_{seed}_{i:06d}"
             images.append(ImageRow(i, name, *self.size))
-            for row in _rows(scene):
-                rows.append(Row(len(rows) + 1, i, *row))
-        super().__init__(images, rows, dict(enumerate(SHAPES, 1)), policy=Policy(masks=True))
+            for values, mask in zip(_rows(scene), scene.masks):
+                rows.append(Row(len(rows) + 1, i, *values, points(mask)))
+        categories = dict(enumerate(SHAPES, 1))
+        specs = {} if spec is None else dict.fromkeys(categories, spec)
+        super().__init__(images, rows, categories, keypoints=specs, policy=Policy(masks=True))
 
     def title(self) -> str:
         return f"Shapes of seed {self.seed}, {self.size[1]} x {self.size[0]} pixels"
@@ -88,6 +93,34 @@ class Shapes(TableDataset):
 
     def read_image(self, index: int) -> np.ndarray:
         return self._pixels[index].copy()
+
+
+def extremes(mask: np.ndarray) -> list[float]:
+    """x, y and visibility of the outermost pixels of ``(H, W)`` bool at the top, right, bottom and left.
+
+    Where several are as far out, the middle one.
+    """
+    y, x = np.nonzero(mask)
+    sides = (y == y.min(), x == x.max(), y == y.max(), x == x.min())
+    return [float(value) for side in sides for value in (x[side].mean(), y[side].mean(), 2)]
+
+
+def centre(mask: np.ndarray) -> list[float]:
+    """x, y and visibility of the mean over the pixels of ``(H, W)`` bool."""
+    y, x = np.nonzero(mask)
+    return [float(x.mean()), float(y.mean()), 2.0]
+
+
+KEYPOINTS: dict[str | None, tuple[Callable[[np.ndarray], list[float] | None], KeypointSpec | None]] = {
+    None: (lambda mask: None, None),
+    "extremes": (
+        extremes,
+        KeypointSpec(("top", "right", "bottom", "left"), ((0, 1), (1, 2), (2, 3), (3, 0)), (0.1,) * 4),
+    ),
+    "centres": (centre, KeypointSpec(("centre",))),
+}
+"""What gives the points of a mask, and what they are. The outermost point of a round outline can be marked less exactly
+than a joint of a person."""
 
 
 def _rows(scene: Scene) -> Iterator[tuple[Any, ...]]:

@@ -106,8 +106,8 @@ class ConvUpsampleKeypointHead(KeypointHead):
         """See ``KeypointHead.predict``."""
         maps = self(features, [p.boxes for p in instances]).float()
         points = peaks(maps, Boxes.cat([p.boxes for p in instances]), self.score).split([len(p) for p in instances])
-        pairs = self.keypoints.flip_pairs
-        return [p.with_fields(keypoints=Keypoints(found, pairs)) for p, found in zip(instances, points)]
+        pairs, lines = self.keypoints.flip_pairs, self.keypoints.skeleton
+        return [p.with_fields(keypoints=Keypoints(found, pairs, lines)) for p, found in zip(instances, points)]
 
 
 def peaks(maps: Tensor, boxes: Boxes, score: Score) -> Tensor:

@@ -79,8 +79,8 @@ class Shapes(TableDataset):
             self._pixels[i] = scene.image
             name = f"shapes_{seed}_{i:06d}"
             images.append(ImageRow(i, name, *self.size))
-            for values, mask in zip(_rows(scene), scene.masks):
-                rows.append(Row(len(rows) + 1, i, *values, points(mask)))
+            for row in _rows(scene, points):
+                rows.append(Row(len(rows) + 1, i, *row))
         categories = dict(enumerate(SHAPES, 1))
         specs = {} if spec is None else dict.fromkeys(categories, spec)
         super().__init__(images, rows, categories, keypoints=specs, policy=Policy(masks=True))
@@ -111,7 +111,8 @@ def centre(mask: np.ndarray) -> list[float]:
     return [float(x.mean()), float(y.mean()), 2.0]
 
 
-KEYPOINTS: dict[str | None, tuple[Callable[[np.ndarray], list[float] | None], KeypointSpec | None]] = {
+PointsOf = Callable[[np.ndarray], list[float] | None]
+KEYPOINTS: dict[str | None, tuple[PointsOf, KeypointSpec | None]] = {
     None: (lambda mask: None, None),
     "extremes": (
         extremes,
@@ -123,10 +124,11 @@ KEYPOINTS: dict[str | None, tuple[Callable[[np.ndarray], list[float] | None], Ke
 than a joint of a person."""
 
 
-def _rows(scene: Scene) -> Iterator[tuple[Any, ...]]:
-    """Category, box, area, crowd flag and mask of each object."""
+def _rows(scene: Scene, points: PointsOf) -> Iterator[tuple[Any, ...]]:
+    """Category, box, area, crowd flag, mask and keypoints of each object."""
     masks = scene.masks
     boxes = BitMasks(masks).boxes().numpy().astype(np.float64)
     boxes[:, 2:] -= boxes[:, :2]
     encoded = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
-    return zip((scene.classes + 1).tolist(), boxes.tolist(), masks.sum((1, 2)).tolist(), [0] * len(masks), encoded)
+    areas, crowd = masks.sum((1, 2)).tolist(), [0] * len(masks)
+    return zip((scene.classes + 1).tolist(), boxes.tolist(), areas, crowd, encoded, map(points, masks))

@@ -80,3 +80,23 @@ def test_an_output_folder_that_cannot_be_is_named(tmp_path, name):
     with pytest.raises(ConfigError, match=r"^train\.output_dir: '.*' cannot be a folder"), owned(tmp_path / name):
         pass
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.neck={name: PAFPN, in_features: [res2, res4]}"], ["model.neck", "PAFPN needs strides that double"]),
+        (
+            ["model.backbone.out_features=[res4]"],
+            ["model.neck", "FPN joins", "res4 of stride 16", "SimpleFeaturePyramid"],
+        ),
+        (["model.backbone={name: ViT}"], ["model.neck.in_features", "FPN joins", "got one, res4 of stride 16"]),
+        (["model.backbone={name: Swin}", "model.neck={name: BiFPN, in_features: [res2, res5]}"], ["BiFPN", "[4, 32]"]),
+        (["model.backbone={name: ViT, patch_size: 14}", "model.neck={name: SimpleFeaturePyramid}"], ["14 cannot be"]),
+    ],
+)
+def test_a_neck_that_does_not_take_the_maps_is_said_before_anything_is_built(overrides, words, monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "__init__", lambda *a, **k: pytest.fail("something was built"))
+    with pytest.raises(ConfigError, match=r"^model\.neck") as error:
+        load_experiment("quick_start/mask_rcnn_shapes", overrides)
+    assert all(word in str(error.value) for word in words), error.value

@@ -40,7 +40,8 @@ class Experiment:
         evaluators: what is measured on the test dataset.
 
     Raises:
-        ConfigError: the model has an option for crowds, and the data leave them out.
+        ConfigError: the neck does not take the backbone's maps, as far as these are known without building; or the
+            model has an option for crowds, and the data leave them out.
     """
 
     model: Recipe[MetaArch]
@@ -54,6 +55,7 @@ class Experiment:
     """How the config came about, which a run says as it begins; see ``own_data``."""
 
     def __post_init__(self) -> None:
+        self._check_neck()
         for path, options in () if self.data.keep_crowd else parts_of(self.model, Matcher, "model"):
             if options.get("crowd_thresh") is not None:
                 raise ConfigError(
@@ -136,6 +138,19 @@ class Experiment:
     def build_parallelism(self) -> Parallelism:
         """How several processes train the model together."""
         return built("train.parallel", self.train.parallel)
+
+    def _check_neck(self) -> None:
+        backbone, neck = (self.model.kwargs.get(name) for name in ("backbone", "neck"))
+        if not isinstance(backbone, Recipe) or not isinstance(neck, Recipe):
+            return
+        part = "backbone"
+        try:
+            strides = backbone.cls.strides(backbone.kwargs)
+            part = "neck"
+            if strides is not None:
+                neck.cls.check_strides(strides, neck.kwargs)
+        except ValueError as error:
+            raise ConfigError(f"model.{part}.{error}") from error
 
     @property
     def names_weights(self) -> bool:

@@ -1,4 +1,4 @@
-"""Every role of a model and its contract. READ THIS FIRST; box_interfaces.py and image_interfaces.py hold some of them.
+"""Every role of a model and its contract. READ THIS FIRST; box_, image_ and map_interfaces.py hold some of them.
 
 Runtime arguments (before ``*``) are passed by the parent; options (after ``*``) come from the config.
 Letters: N images, C channels, H x W pixels, s stride, A anchors a location, R regions over all images, K classes.
@@ -29,11 +29,13 @@ from detkit.modeling.image_interfaces import INPUT_RESIZES as INPUT_RESIZES
 from detkit.modeling.image_interfaces import MASK_PASTERS as MASK_PASTERS
 from detkit.modeling.image_interfaces import InputResize as InputResize
 from detkit.modeling.image_interfaces import MaskPaster as MaskPaster
+from detkit.modeling.map_interfaces import NECKS as NECKS
+from detkit.modeling.map_interfaces import TOP_BLOCKS as TOP_BLOCKS
+from detkit.modeling.map_interfaces import Features as Features
+from detkit.modeling.map_interfaces import Neck as Neck
+from detkit.modeling.map_interfaces import TopBlock as TopBlock
 from detkit.registry import Registry
 from detkit.structures import COCO_PERSON, Boxes, ImageList, Instances, KeypointSpec, Losses, Prediction, Sample
-
-Features = dict[str, Tensor]
-"""Feature maps by name, each (N, C, H/s, W/s), ordered from the finest to the coarsest."""
 
 
 class MetaArch(nn.Module):
@@ -101,6 +103,12 @@ class Backbone(nn.Module):
         return None
 
     @classmethod
+    def strides(cls, options: Mapping[str, Any]) -> dict[str, int] | None:
+        """The maps that these options give, with their strides, finest first: asked before anything is built. None
+        where only a backbone that is built knows them."""
+        return None
+
+    @classmethod
     def weights_source(cls, options: Mapping[str, Any]) -> str | None:
         """The file or name that the option ``weights`` stands for, which is fetched before data are read; or None."""
         return options.get("weights")
@@ -114,34 +122,6 @@ class Backbone(nn.Module):
         """Names of submodules that networks for classification have not, so that no weights of theirs fill them. They
         learn at the full rate where that of ``layers`` decays."""
         return []
-
-
-class Neck(nn.Module):
-    """Feature maps to feature maps. ``output_shape`` names them, finest first; see ``Backbone`` for the sizes."""
-
-    output_shape: dict[str, ShapeSpec]
-    size_divisibility: int = 1
-    square_size: int | None = None
-
-    def __init__(self, input_shape: dict[str, ShapeSpec]):
-        super().__init__()
-
-    def forward(self, features: Features) -> Features:
-        """Maps of the backbone -> maps of the neck."""
-        raise NotImplementedError
-
-
-class TopBlock(nn.Module):
-    """Feature maps coarser than a neck's own. ``output_shape`` names them, finest first."""
-
-    output_shape: dict[str, ShapeSpec]
-
-    def __init__(self, input_shape: dict[str, ShapeSpec], out_channels: int):
-        super().__init__()
-
-    def forward(self, features: Features) -> Features:
-        """The neck's inputs and its own maps (``input_shape`` has both) -> the extra maps alone."""
-        raise NotImplementedError
 
 
 class RPNHead(nn.Module):
@@ -278,8 +258,6 @@ class DenseHead(RegionPart):
 
 META_ARCHS: Registry[MetaArch] = Registry("meta-architecture", MetaArch)
 BACKBONES: Registry[Backbone] = Registry("backbone", Backbone)
-NECKS: Registry[Neck] = Registry("neck", Neck)
-TOP_BLOCKS: Registry[TopBlock] = Registry("top block", TopBlock)
 RPN_HEADS: Registry[RPNHead] = Registry("RPN head", RPNHead)
 PROPOSAL_GENERATORS: Registry[ProposalGenerator] = Registry("proposal generator", ProposalGenerator)
 ROI_POOLERS: Registry[RoIPooler] = Registry("RoI pooler", RoIPooler)

@@ -99,13 +99,13 @@ class Preprocess(nn.Module):
         """
         present = [part for part in parts if part is not None]
         if self._from_backbone:
-            known = [part.pixel_statistics for part in present if isinstance(part, Backbone)]
-            if not any(known):
+            backbone = next(part for part in present if isinstance(part, Backbone))
+            if backbone.pixel_statistics is None:
                 raise ValueError(
                     "preprocess.pixel_mean: null takes the values that the backbone's weights were trained with, and "
-                    f"{' and '.join(type(part).__name__ for part in present)} has none; give pixel_mean and pixel_std"
+                    f"{type(backbone).__name__} does not know them; give pixel_mean and pixel_std"
                 )
-            for buffer, values in zip((self.pixel_mean, self.pixel_std), next(filter(None, known))):
+            for buffer, values in zip((self.pixel_mean, self.pixel_std), backbone.pixel_statistics):
                 buffer.copy_(torch.tensor(values, dtype=buffer.dtype).reshape(-1, 1, 1))
         if self._given_divisibility is None:
             self.size_divisibility = math.lcm(1, *(part.size_divisibility for part in present))

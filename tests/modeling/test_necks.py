@@ -10,7 +10,8 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7 as Torchvision
 from detkit.config import Recipe
 from detkit.layers import ShapeSpec
 from detkit.modeling.interfaces import NECKS, TOP_BLOCKS
-from detkit.modeling.necks import FPN, PAFPN, LastLevelMaxPool, LastLevelP6P7, SimpleFeaturePyramid
+from detkit.modeling.necks import FPN, PAFPN, BiFPN, LastLevelMaxPool, LastLevelP6P7, SimpleFeaturePyramid
+from detkit.modeling.necks.bifpn import BiFPNLayer, Fusion
 
 CHANNELS = (8, 16, 24, 32)
 SHAPES = {f"res{i + 2}": ShapeSpec(channels=c, stride=4 * 2**i) for i, c in enumerate(CHANNELS)}
@@ -56,7 +57,7 @@ def test_fpn_equals_torchvision(top, oracle, size):
         torch.testing.assert_close(mine, theirs)
 
 
-@pytest.mark.parametrize("neck", [FPN, PAFPN])
+@pytest.mark.parametrize("neck", [FPN, PAFPN, BiFPN])
 @pytest.mark.parametrize("norm", [None, "GN", "BN"])
 @pytest.mark.parametrize("top", [None, Recipe(LastLevelMaxPool), Recipe(LastLevelP6P7)])
 @pytest.mark.parametrize("size", [(64, 96), (33, 50)])
@@ -214,3 +215,52 @@ def test_a_simple_pyramid_has_levels_of_one_map():
 def test_mistakes_of_a_simple_pyramid_are_named(shapes, options, words):
     with pytest.raises(ValueError, match=words):
         SimpleFeaturePyramid(shapes, **options)
+
+
+@pytest.mark.parametrize("neck", [FPN, PAFPN, BiFPN])
+def test_a_pyramid_of_one_map_is_refused_with_the_neck_that_makes_one(neck):
+    with pytest.raises(ValueError, match=rf"{neck.__name__} joins .* res4 of stride 16; SimpleFeaturePyramid"):
+        neck(SHAPES, in_features=("res4",))
+
+
+def test_bifpn_is_the_papers_pass_over_the_levels():
+    """Figure 2d and the equations of section 3.3, for three levels written out."""
+    layer = BiFPNLayer(3, 8, None)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    fine, middle, coarse = maps(shapes={f"c{s}": ShapeSpec(channels=8, stride=s) for s in (8, 16, 32)}).values()
+
+    def fused(fusion, *inputs):
+        weights = fusion.weights.clamp(min=0)
+        x = sum(w * value for w, value in zip(weights, inputs)) / (weights.sum() + 1e-4)
+        return fusion.pointwise(fusion.depthwise(x * x.sigmoid()))
+
+    def up(x):
+        return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    def down(x):
+        return F.max_pool2d(x, 3, 2, 1)
+
+    middle_down = fused(layer.top_down[1], middle, up(coarse))
+    fine_out = fused(layer.top_down[0], fine, up(middle_down))
+    middle_out = fused(layer.bottom_up[0], middle, middle_down, down(fine_out))
+    coarse_out = fused(layer.bottom_up[1], coarse, down(middle_out))
+    for got, want in zip(layer([fine, middle, coarse]), (fine_out, middle_out, coarse_out), strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_bifpn_weighs_maps_by_positive_weights_that_add_up_to_one():
+    fusion = Fusion(2, 4, None)
+    fusion.depthwise, fusion.pointwise = torch.nn.Identity(), torch.nn.Identity()
+    a, b = torch.rand(1, 4, 5, 7), torch.rand(1, 4, 5, 7)
+    for weights, share in (((1.0, 3.0), 0.25), ((2.0, -5.0), 1.0)):
+        fusion.weights.data = torch.tensor(weights)
+        torch.testing.assert_close(fusion([a, b]), F.silu(share * a + (1 - share) * b), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("names", [("res2", "res3"), ("res3", "res4", "res5"), tuple(SHAPES)])
+def test_bifpn_takes_any_number_of_maps(names):
+    net = BiFPN(SHAPES, in_features=names, out_channels=8, top_block=None, repeats=1)
+    assert [shape.stride for shape in net(maps()) and net.output_shape.values()] == [SHAPES[n].stride for n in names]
+    with pytest.raises(ValueError, match="BiFPN needs strides that double"):
+        BiFPN(SHAPES, in_features=("res2", "res4"))

@@ -1,7 +1,7 @@
 """ResNet (He 2015) and ResNeXt (Xie 2017), laid out and named so that Detectron2's weights fit."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -102,6 +102,13 @@ class ResNet(Backbone):
             deform=deform,
         )
         self._build(input_shape, layout, stem_pool, freeze_at, out_features)
+
+    @classmethod
+    def strides(cls, options: Mapping[str, Any]) -> dict[str, int] | None:
+        """See ``Backbone.strides``."""
+        known = dict(zip(STAGES, (4, 8, 16, 32 // options["res5_dilation"])))
+        names = [name for name in STAGES if name in options["out_features"]]
+        return {name: known[name] for name in names} if len(names) == len(options["out_features"]) else None
 
     def _build(
         self,

@@ -1,6 +1,7 @@
 """The Swin transformer as a backbone."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -185,6 +186,13 @@ class Swin(Backbone):
             raise ValueError(f"freeze_at: expected 0 (nothing) to {len(parts)} (all that is built), got {freeze_at}")
         for name in parts[:freeze_at]:
             freeze(self.get_submodule(name))
+
+    @classmethod
+    def strides(cls, options: Mapping[str, Any]) -> dict[str, int] | None:
+        """See ``Backbone.strides``."""
+        known = {f"res{i + 2}": PATCH_SIZE * 2**i for i in range(len(options["depths"]))}
+        names = [name for name in known if name in options["out_features"]]
+        return {name: known[name] for name in names} if len(names) == len(options["out_features"]) else None
 
     def layers(self) -> list[list[str]]:
         """See ``Backbone.layers``: patches, then block by block; merging goes with the block before it."""

@@ -87,6 +87,13 @@ class TimmBackbone(Backbone):
         )
 
     @classmethod
+    def strides(cls, options: Mapping[str, Any]) -> dict[str, int] | None:
+        """See ``Backbone.strides``."""
+        out_indices, arguments = options["out_indices"], as_arguments(options["model_args"] or {})
+        maps = network(options["model"], arguments, options["img_size"], out_indices).maps
+        return {name: m.stride for name, m in _named(maps if out_indices is not None else _last_of_each_stride(maps))}
+
+    @classmethod
     def weights_source(cls, options: Mapping[str, Any]) -> str | None:
         """See ``Backbone.weights_source``."""
         return _source(options["model"], options["weights"]) if options.get("weights") else None

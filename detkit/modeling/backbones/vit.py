@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -208,6 +209,11 @@ class ViT(Backbone):
     def square_size(self) -> int | None:
         """See ``Backbone.square_size``."""
         return self._square_size
+
+    @classmethod
+    def strides(cls, options: Mapping[str, Any]) -> dict[str, int] | None:
+        """See ``Backbone.strides``."""
+        return {f"res{round(math.log2(options['patch_size']))}": options["patch_size"]}
 
     def layers(self) -> list[list[str]]:
         """See ``Backbone.layers``: patches with positions, then block by block."""

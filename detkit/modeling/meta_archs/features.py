@@ -1,6 +1,6 @@
 """What all detectors have: preprocessing, a backbone and a neck."""
 
-from detkit.config import Recipe
+from detkit.config import Recipe, built
 from detkit.layers import ShapeSpec
 from detkit.modeling.interfaces import Backbone, Features, MetaArch, Neck
 from detkit.modeling.preprocess import Preprocess
@@ -17,15 +17,18 @@ class FeatureModel(MetaArch):
 
     Attributes:
         output_shape: the maps that ``features`` gives.
+
+    Raises:
+        ConfigError: a part cannot be built, or the neck does not take the backbone's maps.
     """
 
     def __init__(
         self, num_classes: int, preprocess: Recipe[Preprocess], backbone: Recipe[Backbone], neck: Recipe[Neck] | None
     ):
         super().__init__(num_classes)
-        self.preprocess = preprocess()
-        self.backbone = backbone(ShapeSpec(channels=self.preprocess.num_channels))
-        self.neck = None if neck is None else neck(self.backbone.output_shape)
+        self.preprocess = built("model.preprocess", preprocess)
+        self.backbone = built("model.backbone", backbone, ShapeSpec(channels=self.preprocess.num_channels))
+        self.neck = None if neck is None else built("model.neck", neck, self.backbone.output_shape)
         self.preprocess.pad_for(self.backbone, self.neck)
         self.output_shape = self.backbone.output_shape if self.neck is None else self.neck.output_shape
 

@@ -1,7 +1,7 @@
 """Feature pyramid networks: top-down (FPN), and bottom-up once more (PAFPN)."""
 
-import itertools
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from detkit.config import Count, Recipe
 from detkit.layers import ConvNorm, Norm, ShapeSpec, c2_xavier_fill
 from detkit.modeling.interfaces import NECKS, Features, Neck, TopBlock
-from detkit.modeling.necks.top_blocks import LastLevelMaxPool, level_name
+from detkit.modeling.necks.levels import check_doubling, level_name, select_maps, strides_of
+from detkit.modeling.necks.top_blocks import LastLevelMaxPool
 
 
 @NECKS.register()
@@ -29,7 +30,7 @@ class FPN(Neck):
         fuse: how the upsampled map meets the finer one: their sum or their mean.
 
     Raises:
-        ValueError: an unknown map, no map, or a stride that is no power of two.
+        ValueError: an unknown map, fewer than two, or a stride that is no power of two.
     """
 
     def __init__(
@@ -45,7 +46,8 @@ class FPN(Neck):
         super().__init__(input_shape)
         if fuse not in ("sum", "avg"):
             raise ValueError(f"fuse: expected 'sum' or 'avg', got {fuse!r}")
-        shapes = _select(input_shape, in_features)
+        self.check_strides(strides_of(input_shape), {"in_features": in_features})
+        shapes = {name: input_shape[name] for name in select_maps(strides_of(input_shape), in_features, "FPN")}
         self.laterals, self.outputs = nn.ModuleDict(), nn.ModuleDict()
         for name, shape in shapes.items():
             self.laterals[name] = ConvNorm(shape.channels, out_channels, 1, norm=norm, init=c2_xavier_fill)
@@ -60,6 +62,11 @@ class FPN(Neck):
         self.top_block = None if top_block is None else top_block({**shapes, **self.output_shape}, out_channels)
         if self.top_block is not None:
             self.output_shape = {**self.output_shape, **self.top_block.output_shape}
+
+    @classmethod
+    def check_strides(cls, strides: Mapping[str, int], options: Mapping[str, Any]) -> None:
+        """See ``Neck.check_strides``."""
+        select_maps(strides, options["in_features"], cls.__name__)
 
     def forward(self, features: Features) -> Features:
         """Maps of the backbone -> ``p2`` .. ``p6``, each ``(N, out_channels, H/s, W/s)``."""
@@ -106,9 +113,6 @@ class PAFPN(FPN):
         super().__init__(
             input_shape, out_channels=out_channels, in_features=in_features, norm=norm, top_block=top_block, fuse=fuse
         )
-        strides = [input_shape[name].stride for name in self.laterals]
-        if any(coarse != 2 * fine for fine, coarse in itertools.pairwise(strides)):
-            raise ValueError(f"in_features: PAFPN needs strides that double from map to map, got {strides}")
         self.downsamples, self.bottom_up_outputs = nn.ModuleDict(), nn.ModuleDict()
         relu = nn.ReLU(inplace=True)
         for name in list(self.laterals)[1:]:
@@ -119,6 +123,12 @@ class PAFPN(FPN):
                 out_channels, out_channels, 3, norm=norm, activation=relu, init=c2_xavier_fill
             )
 
+    @classmethod
+    def check_strides(cls, strides: Mapping[str, int], options: Mapping[str, Any]) -> None:
+        """See ``Neck.check_strides``."""
+        super().check_strides(strides, options)
+        check_doubling([strides[n] for n in select_maps(strides, options["in_features"], "PAFPN")], "PAFPN")
+
     def pyramid(self, maps: list[Tensor]) -> list[Tensor]:
         """See ``FPN.pyramid``."""
         top_down = super().pyramid(maps)
@@ -126,15 +136,3 @@ class PAFPN(FPN):
         for p, down, output in zip(top_down[1:], self.downsamples.values(), self.bottom_up_outputs.values()):
             levels.append(output(p + down(levels[-1])))
         return levels
-
-
-def _select(input_shape: dict[str, ShapeSpec], in_features: tuple[str, ...] | None) -> dict[str, ShapeSpec]:
-    """The maps to use, finest first; those of one stride in the backbone's order."""
-    names = tuple(input_shape) if in_features is None else in_features
-    unknown = [name for name in names if name not in input_shape]
-    if unknown or not names:
-        raise ValueError(f"in_features: expected some of {', '.join(input_shape)}, got {list(names)}")
-    if len(set(names)) < len(names):
-        raise ValueError(f"in_features: expected each map once, got {list(names)}")
-    chosen = [(name, shape) for name, shape in input_shape.items() if name in names]
-    return dict(sorted(chosen, key=lambda item: item[1].stride))

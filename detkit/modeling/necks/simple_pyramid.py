@@ -1,14 +1,16 @@
 """The pyramid of a network with one map (ViTDet)."""
 
 import itertools
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from torch import nn
 
 from detkit.config import Count, Length, Positive, Recipe
 from detkit.layers import LN, ConvNorm, Norm, ShapeSpec, c2_xavier_fill, make_norm
 from detkit.modeling.interfaces import NECKS, Features, Neck, TopBlock
-from detkit.modeling.necks.top_blocks import LastLevelMaxPool, level_name
+from detkit.modeling.necks.levels import level_name, strides_of
+from detkit.modeling.necks.top_blocks import LastLevelMaxPool
 
 SCALES = (4.0, 2.0, 1.0, 0.5)
 
@@ -42,17 +44,12 @@ class SimpleFeaturePyramid(Neck):
         top_block: Recipe[TopBlock] | None = Recipe(LastLevelMaxPool),
     ):
         super().__init__(input_shape)
+        self.check_strides(strides_of(input_shape), {"in_feature": in_feature, "scales": scales})
         self._source = in_feature or list(input_shape)[-1]
-        if self._source not in input_shape:
-            raise ValueError(f"in_feature: there is no map '{in_feature}'; choose one of {', '.join(input_shape)}")
-        if not set(scales) <= set(SCALES) or any(fine != 2 * coarse for fine, coarse in itertools.pairwise(scales)):
-            raise ValueError(f"scales: expected a part of 4, 2, 1, 0.5 without gaps, got {list(scales)}")
         shape = input_shape[self._source]
         self.levels, self.output_shape = nn.ModuleDict(), {}
         for scale in scales:
             stride = int(shape.stride / scale)
-            if stride * scale != shape.stride:
-                raise ValueError(f"scales: a map of stride {shape.stride} cannot be {scale:g} times as large")
             resize = _resize(shape.channels, scale, norm)
             width = shape.channels // max(int(scale), 1)
             convs = [
@@ -65,6 +62,19 @@ class SimpleFeaturePyramid(Neck):
         self.top_block = None if top_block is None else top_block({**input_shape, **self.output_shape}, out_channels)
         if self.top_block is not None:
             self.output_shape = {**self.output_shape, **self.top_block.output_shape}
+
+    @classmethod
+    def check_strides(cls, strides: Mapping[str, int], options: Mapping[str, Any]) -> None:
+        """See ``Neck.check_strides``."""
+        source, scales = options["in_feature"] or list(strides)[-1], options["scales"]
+        if source not in strides:
+            raise ValueError(f"in_feature: there is no map '{source}'; choose one of {', '.join(strides)}")
+        if not set(scales) <= set(SCALES) or any(fine != 2 * coarse for fine, coarse in itertools.pairwise(scales)):
+            raise ValueError(f"scales: expected a part of 4, 2, 1, 0.5 without gaps, got {list(scales)}")
+        for scale in scales:
+            if strides[source] % scale:
+                raise ValueError(f"scales: a map of stride {strides[source]} cannot be {scale:g} times as large")
+            level_name(int(strides[source] / scale))
 
     def forward(self, features: Features) -> Features:
         """The backbone's map -> ``p2`` .. ``p6``, each ``(N, out_channels, H/s, W/s)``."""

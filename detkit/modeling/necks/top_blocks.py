@@ -5,17 +5,7 @@ from torch.nn import functional as F
 
 from detkit.layers import ShapeSpec, c2_xavier_fill
 from detkit.modeling.interfaces import TOP_BLOCKS, Features, TopBlock
-
-
-def level_name(stride: int) -> str:
-    """The name of a pyramid's level, e.g. ``p5`` for stride 32.
-
-    Raises:
-        ValueError: the stride is no power of two.
-    """
-    if stride < 1 or stride & (stride - 1):
-        raise ValueError(f"a feature pyramid needs maps whose strides are powers of two, got stride {stride}")
-    return f"p{stride.bit_length() - 1}"
+from detkit.modeling.necks.levels import level_name
 
 
 @TOP_BLOCKS.register()

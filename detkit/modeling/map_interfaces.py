@@ -1,0 +1,49 @@
+"""The roles that make feature maps of feature maps. Import them from ``interfaces.py``: read it first."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from detkit.layers import ShapeSpec
+from detkit.registry import Registry
+
+Features = dict[str, Tensor]
+"""Feature maps by name, each (N, C, H/s, W/s), ordered from the finest to the coarsest."""
+
+
+class Neck(nn.Module):
+    """Feature maps to feature maps. ``output_shape`` names them, finest first; see ``Backbone`` for the sizes."""
+
+    output_shape: dict[str, ShapeSpec]
+    size_divisibility: int = 1
+    square_size: int | None = None
+
+    def __init__(self, input_shape: dict[str, ShapeSpec]):
+        super().__init__()
+
+    def forward(self, features: Features) -> Features:
+        """Maps of the backbone -> maps of the neck."""
+        raise NotImplementedError
+
+    @classmethod
+    def check_strides(cls, strides: Mapping[str, int], options: Mapping[str, Any]) -> None:
+        """Raises ValueError where a neck of these options does not take maps of these strides, named as by the
+        backbone, finest first: asked before anything is built."""
+
+
+class TopBlock(nn.Module):
+    """Feature maps coarser than a neck's own. ``output_shape`` names them, finest first."""
+
+    output_shape: dict[str, ShapeSpec]
+
+    def __init__(self, input_shape: dict[str, ShapeSpec], out_channels: int):
+        super().__init__()
+
+    def forward(self, features: Features) -> Features:
+        """The neck's inputs and its own maps (``input_shape`` has both) -> the extra maps alone."""
+        raise NotImplementedError
+
+
+NECKS: Registry[Neck] = Registry("neck", Neck)
+TOP_BLOCKS: Registry[TopBlock] = Registry("top block", TopBlock)

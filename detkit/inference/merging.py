@@ -1,9 +1,11 @@
 """The objects of overlapping tiles as those of the image: each of them once.
 
 A detection is *cut* where its box reaches an inner border of its tile, which is one that does not lie on the image's.
-(1) A cut detection that another tile shows farther, beyond that border, is that tile's to say, and is dropped. What is
-left over is whole, or larger than the overlap. (2) Detections of two tiles are of one object where they agree in what
-both tiles show; the best of those that are whole stays, cut ones are joined.
+(1) What another tile shows better is that tile's to say, and is dropped: a cut detection if the other tile shows it
+beyond that border, a whole one if there is more around it in the other tile. Left over is what several tiles show
+equally well, and what is larger than the overlap. (2) Detections of two tiles are of one object where they agree in
+what both tiles show; the best of those that are whole stays, cut ones are joined. (3) Where two tiles give one place
+different classes, the better score is right, unless one of them gives it both.
 
 N detections, T tiles. Sides are x1, y1, x2, y2, as coordinates that grow outwards: (-x1, -y1, x2, y2).
 """
@@ -20,6 +22,8 @@ from detkit.structures import Boxes, CropAndPad, CroppedMasks, Instances, Keypoi
 AGREEMENT = 0.5
 """IoU from which two boxes, or masks, are of the same object; of two cut ones the share of the smaller in the other,
 because a border may cut one object into several pieces."""
+SAME_PLACE = 0.7
+"""IoU from which boxes of different classes are one object about which two tiles disagree."""
 MARGIN, LEAST_MARGIN = 0.05, 2.0
 """How near to a border a box is cut: as a share of its side, and at least so many pixels; boxes are not exact."""
 
@@ -56,22 +60,27 @@ class _Pieces:
         sides = (self.boxes[:, 2:] - self.boxes[:, :2]).repeat(1, 2)
         self.margin = (sides * MARGIN).clamp(min=LEAST_MARGIN)
         self.reach = self.boxes * outwards
-        inner = (self.borders < self.borders.amax(0))[self.tile]
-        self.cut = inner & (self.reach >= self.borders[self.tile] - self.margin)
+        inner = self.borders < self.borders.amax(0)
+        self.cut = inner[self.tile] & (self.reach >= self.borders[self.tile] - self.margin)
+        self.inner_borders = torch.where(inner, self.borders, torch.inf)
         self.is_cut = self.cut.any(1)
 
     def groups(self) -> list[list[int]]:
         """The detections of each object."""
-        kept = ~self._shown_farther()
+        kept = ~self._shown_better()
         links: dict[int, list[int]] = {row: [] for row in kept.nonzero()[:, 0].tolist()}
+        rivals: dict[int, list[int]] = {row: [] for row in links}
         for first, second in self._neighbours():
             rows, others = (self.rows[tile][kept[self.rows[tile]]] for tile in (first, second))
-            for i, j in self._agreeing(rows, others).tolist():
-                links[i].append(j)
-                links[j].append(i)
+            for found, pairs in zip((links, rivals), self._agreeing(rows, others)):
+                for i, j in pairs.tolist():
+                    found[i].append(j)
+                    found[j].append(i)
         group_of: dict[int, list[int]] = {}
         for row in self.scores.argsort(descending=True, stable=True).tolist():
-            if row in links:
+            tiles = {int(self.tile[other]) for other in links.get(row, ())}
+            opposed = any(r in group_of and int(self.tile[r]) not in tiles for r in rivals.get(row, ()))
+            if row in links and not opposed:
                 self._place(row, [other for other in links[row] if other in group_of], group_of)
         return list({id(group): group for group in group_of.values()}.values())
 
@@ -83,9 +92,8 @@ class _Pieces:
         for others in {id(group_of[other]): group_of[other] for other in linked}.values():
             if not self._claimed_twice(group, others):
                 group = group + others
-        if linked and len(group) == 1:
-            return
-        group_of.update(dict.fromkeys(group, group))
+        if not linked or len(group) > 1:
+            group_of.update(dict.fromkeys(group, group))
 
     def _claimed_twice(self, rows: Sequence[int], others: Sequence[int]) -> bool:
         """Whether one tile has given two detections for the same place."""
@@ -101,31 +109,34 @@ class _Pieces:
             for step in (low < high).all(1).nonzero()[:, 0].tolist():
                 yield tile, tile + 1 + step
 
-    def _shown_farther(self) -> Tensor:
-        """``(N,)`` bool: cut, and another tile shows as much on all sides, and more where it is cut."""
-        farther = torch.zeros(len(self.tile), dtype=torch.bool)
+    def _shown_better(self) -> Tensor:
+        """``(N,)`` bool: another tile shows the place of a detection better."""
+        better = torch.zeros(len(self.tile), dtype=torch.bool)
         for pair in self._neighbours():
             for tile, other in (pair, pair[::-1]):
-                rows, border = self.rows[tile], self.borders[other]
-                as_much = (border >= self.borders[tile]) | (self.reach[rows] <= border - self.margin[rows])
-                more = self.cut[rows] & (border > self.borders[tile])
-                farther[rows] |= as_much.all(1) & more.any(1)
-        return farther
+                rows = self.rows[tile]
+                reach, margin, cut = self.reach[rows], self.margin[rows], self.cut[rows]
+                as_much = (self.borders[other] >= self.borders[tile]) | (reach <= self.borders[other] - margin)
+                beyond = as_much.all(1) & (cut & (self.borders[other] > self.borders[tile])).any(1)
+                around, around_other = ((self.inner_borders[t] - reach).amin(1) for t in (tile, other))
+                better[rows] |= torch.where(cut.any(1), beyond, around_other > around + margin.amax(1))
+        return better
 
-    def _agreeing(self, rows: Tensor, others: Tensor) -> Tensor:
-        """``(P, 2)``: the pairs of detections of two tiles that are of one object."""
+    def _agreeing(self, rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        """``(P, 2)`` each: the pairs of detections of two tiles that are of one object; those that only one can be."""
         if not (len(rows) and len(others)):
-            return torch.zeros(0, 2, dtype=torch.int64)
+            return (torch.zeros(0, 2, dtype=torch.int64),) * 2
         cut, others_cut = self.is_cut[rows][:, None], self.is_cut[others][None]
         seen = _clipped(self.boxes[rows][:, None], self.regions[self.tile[others[0]]], others_cut)
         others_seen = _clipped(self.boxes[others][None], self.regions[self.tile[rows[0]]], cut)
         values = _agreement(seen, others_seen, cut & others_cut)
         same_class = self.classes[rows][:, None] == self.classes[others][None]
+        rivals = ~same_class & (_agreement(seen, others_seen, torch.zeros_like(same_class)) >= SAME_PLACE)
         if self.masks is not None:
             for i, j in ((values > 0) & same_class & (cut | others_cut)).nonzero().tolist():
                 values[i, j] = self._agreement_of_masks(int(rows[i]), int(others[j]))
-        agreeing = ((values >= AGREEMENT) & same_class).nonzero()
-        return torch.stack([rows[agreeing[:, 0]], others[agreeing[:, 1]]], 1)
+        pairs = [where.nonzero() for where in (same_class & (values >= AGREEMENT), rivals)]
+        return tuple(torch.stack([rows[i], others[j]], 1) for i, j in (p.unbind(1) for p in pairs))  # type: ignore
 
     def _agreement_of_masks(self, row: int, other: int) -> float:
         """As that of boxes, in the part of the image that both tiles show."""

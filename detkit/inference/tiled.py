@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -19,8 +20,8 @@ class TiledModel(nn.Module):
     """Predicts overlapping tiles of each image, and gives what they show as the prediction of the image.
 
     An object comes out once, wherever the tiles' borders run (see ``merge_tiles``); a pixel of a semantic map is that
-    of the tile which shows most around it. A panoptic map is not made. One batch of tiles is on the device at a time,
-    and masks are kept inside their boxes.
+    of the tile which shows most around it, and a panoptic map is made of both by the model's ``merge``. One batch of
+    tiles is on the device at a time, and masks are kept inside their boxes.
 
     Args:
         model: a meta-architecture, in evaluation mode. What it knows of its classes is known here.
@@ -59,12 +60,22 @@ class TiledModel(nn.Module):
         for batch in watched(batches, "tiles", show=is_main(), unit="batch", delay=2.0):
             for (number, tile), prediction in zip(batch, self.model([self._view(samples[n], t) for n, t in batch])):
                 found[number].append(_placed(prediction.to("cpu"), tile))
-        return [_whole(parts, of_image) for parts, of_image in zip(found, tiles)]
+        return [self._whole(parts, of_image) for parts, of_image in zip(found, tiles)]
 
     def _view(self, sample: Sample, tile: Tile) -> Sample:
         x1, y1, x2, y2 = tile.region
         pixels = np.ascontiguousarray(sample.image[:, y1:y2, x1:x2].permute(1, 2, 0).cpu().numpy())
         return augmented(pixels, sample.file_name, self.augmentations)
+
+    def _whole(self, parts: Sequence[Prediction], tiles: Sequence[Tile]) -> Prediction:
+        found = [part.instances for part in parts if part.instances is not None]
+        maps = [part.semantic for part in parts if part.semantic is not None]
+        instances = merge_tiles(found, [tile.region for tile in tiles]) if found else None
+        semantic = _stitched(maps, tiles) if maps else None
+        merge: Any = getattr(self.model, "merge", None)
+        is_panoptic = instances is not None and semantic is not None and parts[0].panoptic is not None
+        panoptic = merge(instances, semantic) if is_panoptic and merge is not None else None
+        return Prediction(instances, semantic, panoptic, num_cut=sum(part.num_cut for part in parts))
 
 
 def augmented(pixels: np.ndarray, file_name: str, augmentations: Sequence[Augmentation]) -> Sample:
@@ -83,16 +94,6 @@ def _placed(prediction: Prediction, tile: Tile) -> Prediction:
     if "masks" in found:
         found = found.with_fields(masks=CroppedMasks.around(found.masks))
     return dataclasses.replace(prediction, instances=found.transform(tile.crop.inverse()).with_info(ImageInfo()))
-
-
-def _whole(parts: Sequence[Prediction], tiles: Sequence[Tile]) -> Prediction:
-    instances = [part.instances for part in parts if part.instances is not None]
-    maps = [part.semantic for part in parts if part.semantic is not None]
-    return Prediction(
-        merge_tiles(instances, [tile.region for tile in tiles]) if instances else None,
-        _stitched(maps, tiles) if maps else None,
-        num_cut=sum(part.num_cut for part in parts),
-    )
 
 
 def _stitched(maps: Sequence[Tensor], tiles: Sequence[Tile]) -> Tensor:

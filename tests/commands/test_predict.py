@@ -17,6 +17,8 @@ from detkit.config import to_yaml
 from detkit.data import CocoResults, Shapes, open_dataset
 from detkit.data.formats.writing import WRITERS
 from detkit.experiment import load_experiment
+from detkit.predictor import Predictor
+from detkit.structures import Tiling
 
 
 def main(argv):
@@ -63,6 +65,23 @@ def test_folder_to_pictures_and_json(run, photos, tmp_path, capsys):
     assert "10 instances" in printed
     assert str(out) in printed
     assert str(results) in printed
+
+
+def test_tiles_on_the_command_line_are_those_of_the_predictor(run, photos, tmp_path):
+    options = ["--run", run, str(photos), "--score-thresh", "0", "--tile", "48x64", "--tile-overlap", "0.4"]
+    assert main([*options, "--json", str(tmp_path / "r.json")]) == 0
+    predictor = Predictor.from_run(run, tile=Tiling(size=(48, 64), overlap=0.4))
+    paths = [photos / "a.png", photos / "b.jpg"]
+    rows = [
+        {**row, "file_name": str(path)}
+        for number, path in enumerate(paths, 1)
+        for row in predictor.to_coco_results([predictor(path)], [number])
+    ]
+    assert json.loads((tmp_path / "r.json").read_text()) == json.loads(json.dumps(rows))
+    assert len(rows) > 10  # those of more than one tile
+    assert main([*options, "--results", str(tmp_path / "many"), "--num-workers", "0"]) == 0
+    many = [json.loads(x) for x in (tmp_path / "many/predictions-00000.jsonl").read_text().splitlines()]
+    assert [row["bbox"] for row in many] == [row["bbox"] for row in rows]
 
 
 @pytest.mark.parametrize("format", LABEL_FORMATS)
@@ -261,6 +280,10 @@ def test_an_input_is_never_written_over(run, photos, capsys):
         (["--run", "{run}", "{photo}", "--output", "o", "--device", "nowhere"], "nowhere"),
         (["--run", "{run}", "{photo}", "--output", "o", "--set", "model.nek=1"], "nek"),
         (["--run", "{run}", "{config}", "--output", "o"], "config.yaml"),
+        (
+            ["--run", "{run}", "{photo}", "--output", "o", "--tile", "64", "--tile-overlap", "1"],
+            "data.test_tiles.overlap",
+        ),
     ],
 )
 def test_mistakes_end_with_their_message_alone(run, photos, capsys, arguments, words):
@@ -281,6 +304,9 @@ def test_mistakes_end_with_their_message_alone(run, photos, capsys, arguments, w
         ["a.jpg", "--output", "o", "--run", "r", "--batch-size", "0"],
         ["--run", "r", "--output", "o"],
         ["a.mp4", "--run", "r", "--json", "j", "--frames"],
+        ["a.jpg", "--run", "r", "--json", "j", "--tile-overlap", "0.5"],
+        ["a.jpg", "--run", "r", "--json", "j", "--tile", "0"],
+        ["a.jpg", "--run", "r", "--json", "j", "--tile", "1x2x3"],
     ],
 )
 def test_incomplete_and_contradictory_command_lines_are_refused(arguments, capsys):

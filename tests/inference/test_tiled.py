@@ -1,5 +1,7 @@
 """Tiled prediction by a detector that finds what is drawn, so that the right answer is known to the pixel."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from detkit.data import ResizeShortestEdge
 from detkit.inference import TiledModel
 from detkit.layers.box_ops import pairwise_iou
 from detkit.predictor import Predictor
-from detkit.structures import BitMasks, Boxes, CroppedMasks, Instances, Keypoints, Prediction, Sample, Tiling
+from detkit.structures import BitMasks, Boxes, CroppedMasks, Instances, Keypoints, Panoptic, Prediction, Sample, Tiling
 
 SEAMS = (96, 112, 128, 192, 224, 256)
 """Coordinates at which tiles of 128 of a 512 image begin, end or are the nearest."""
@@ -52,7 +54,12 @@ class FindsDrawings(nn.Module):
             classes=torch.tensor(classes, dtype=torch.int64),
             **{name: extra[name] for name in self.fields},
         )
-        return Prediction(instances[instances.scores.argsort(descending=True, stable=True)], green.long(), num_cut=1)
+        instances = instances[instances.scores.argsort(descending=True, stable=True)]
+        panoptic = self.merge(instances, green.long()) if "masks" in self.fields else None
+        return Prediction(instances, green.long(), panoptic, num_cut=1)
+
+    def merge(self, instances, semantic):
+        return Panoptic(semantic + instances.masks.bitmaps().tensor.any(0))
 
 
 def drawn(size, objects):
@@ -169,6 +176,43 @@ def test_objects_of_two_classes_in_one_place_are_two():
     assert_same(drawn((200, 200), [(under, 0, 60), (over, 1, 70)]), scores=False, fields=())
 
 
+class NearRimUnsure(FindsDrawings):
+    """Takes what lies near to the rim of its image for something else, and is sure of it."""
+
+    def found(self, sample):
+        prediction = super().found(sample)
+        height, width = sample.original_size
+        sides = prediction.instances.boxes.tensor
+        near = ((sides < 15) | (sides > torch.tensor([width, height, width, height]) - 15)).any(1)
+        found = prediction.instances
+        changed = found.with_fields(classes=found.classes + near, scores=torch.where(near, 0.99, found.scores))
+        return dataclasses.replace(prediction, instances=changed)
+
+
+def test_the_tile_that_shows_most_around_an_object_says_what_it_is():
+    places = [(x, y) for x in range(20, 280, 40) for y in range(20, 280, 40)]
+    image = drawn((300, 300), [((x, y, x + 12, y + 14), 1, 50) for x, y in places])
+    found = Predictor(NearRimUnsure(fields=()), tile=Tiling(size=128, overlap=0.5))(image).instances
+    assert len(found) == len(places)
+    assert set(found.classes.tolist()) == {1}
+
+
+class LeftAndRight(FindsDrawings):
+    """In the left half of its image an object is of class 0, in the right half of class 1 and surer."""
+
+    def found(self, sample):
+        found = super().found(sample).instances
+        right = (found.boxes.tensor[:, 0] > sample.original_size[1] / 2).long()
+        return Prediction(found.with_fields(classes=right, scores=0.6 + 0.2 * right))
+
+
+def test_tiles_that_show_an_object_equally_well_do_not_give_it_two_classes():
+    image = drawn((128, 224), [((108, 50, 116, 60), 2, 50)])  # in the middle of what two tiles show
+    found = Predictor(LeftAndRight(), tile=128)(image).instances
+    assert found.classes.tolist() == [1]
+    assert found.boxes.tolist() == [[108, 50, 116, 60]]
+
+
 @pytest.mark.parametrize("seed", [2, 3])
 def test_boxes_that_are_not_exact_do_not_come_out_twice(seed):
     assert_same(isolated(seed, scale=2), tile=256, noise=1.5, fields=(), tolerance=4.0, scores=False)
@@ -189,9 +233,10 @@ def test_an_image_without_objects_or_smaller_than_a_tile():
     assert_same(drawn((90, 800), [((395, 0, 440, 90), 1, 50)]))
 
 
-def test_semantic_maps_are_stitched_and_what_was_cut_off_is_added_up():
+def test_semantic_and_panoptic_maps_are_those_of_the_whole_image_and_what_was_cut_off_is_added_up():
     whole, tiled = predictions(isolated(4), tile=150)
     assert torch.equal(whole.semantic, tiled.semantic)
+    assert torch.equal(whole.panoptic.ids, tiled.panoptic.ids)
     assert tiled.num_cut == len(Tiling(size=150).tiles((512, 512)))
 
 

@@ -45,8 +45,8 @@ class Fixture:
     @property
     def num_classes(self) -> int:
         """K, from the shapes of the weights."""
-        name = "roi_heads.box_predictor.cls_score.bias" if self.kind == "Detectron2" else "classifier.linear_class.bias"
-        return int(self.meta["state_dict"][name][0]) - 1
+        last = ".cls_score.bias" if self.kind == "Detectron2" else "classifier.linear_class.bias"
+        return next(int(shape[0]) for name, shape in self.meta["state_dict"].items() if name.endswith(last)) - 1
 
     @property
     def config_file(self) -> str:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from small import sample, small_model
 
+from detkit.comparisons.stages import Stages
 from detkit.config import Recipe
 from detkit.layers import ShapeSpec
 from detkit.modeling.box_coder import DeltaBoxCoder
@@ -145,6 +146,18 @@ def test_images_without_objects_or_without_proposals_train():
         heads.loss(features(), [nothing], [nothing.with_fields(classes=torch.zeros(0).long())]).total()
     )
     assert len(heads.predict(features(), [nothing])[0]) == 0
+
+
+def test_the_stages_of_a_cascade_can_be_compared_with_a_references():
+    model, one = small_model(heads=CascadeRoIHeads, score_thresh=0.0, max_detections=5), sample()
+    stages = Stages(model)
+    images = stages.images([one])
+    maps = stages.features(images)
+    found = stages.regions(maps, stages.proposals(images, maps))
+    assert len(found.detections[0]) == 5
+    assert len(found.logits) == len(found.deltas)
+    (masks,) = stages.masks(maps, [i.without("mask_probs") for i in found.detections])
+    torch.testing.assert_close(masks.mask_probs, found.detections[0].mask_probs)
 
 
 def test_a_box_head_without_a_box_coder_is_refused_before_building():

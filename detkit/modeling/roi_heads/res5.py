@@ -75,9 +75,13 @@ class Res5RoIHeads(StandardRoIHeads):
         first = torch.cat([rows[: len(chosen)] for rows, chosen in zip(per_image, foreground)])
         return losses | self.mask_head.loss({"res5": first}, foreground)
 
+    def box_detections(self, features: Features, proposals: list[Instances]) -> list[Instances]:
+        """See ``StandardRoIHeads.box_detections``."""
+        return self.box_head.predict(self._regions(features, [p.boxes for p in proposals]), proposals)
+
     def predict(self, features: Features, proposals: list[Instances]) -> list[Instances]:
         """See ``RoIHeads.predict``."""
-        instances = self.box_head.predict(self._regions(features, [p.boxes for p in proposals]), proposals)
+        instances = self.box_detections(features, proposals)
         if self.mask_head is None:
             return instances
         return self.mask_head.predict(self._regions(features, [i.boxes for i in instances]), instances)

@@ -7,7 +7,9 @@ from PIL import Image
 
 from detkit.data import (
     ColorJitter,
+    CopyPaste,
     FixedSizeCrop,
+    OneOf,
     RandomCrop,
     RandomFlip,
     Record,
@@ -194,6 +196,8 @@ def test_large_scale_jitter_gives_one_size_with_padding():
     assert (padded.image[:, 48:] == 7).all()
     assert torch.equal(padded.objects.boxes.tensor, small.objects.boxes.tensor)
     assert padded.valid_region == (0, 0, 48, 36)
+    cut = FixedSizeCrop(size=(20, 96), pad_value=None)(small, rng)
+    assert cut.image.shape == (20, 48, 3), "what is smaller stays as it is"
     assert RandomFlip(prob=1.0)(padded, rng).valid_region == (48, 0, 96, 36)
     assert crop(padded, 50, 0, 20, 20).valid_region == (0, 0, 0, 20), "where all is padding, the valid region is empty"
 
@@ -266,6 +270,7 @@ def test_empty_images_pass_through_everything():
 @pytest.mark.parametrize(
     "make",
     [
+        lambda: OneOf(choices=((CopyPaste(),), ())),
         lambda: ResizeShortestEdge(short_edge=()),
         lambda: Resize(size=(0, 5)),
         lambda: ResizeScale(min_scale=2.0, max_scale=1.0),
@@ -277,8 +282,15 @@ def test_empty_images_pass_through_everything():
     ],
 )
 def test_options_out_of_range_are_refused(make):
-    with pytest.raises(ValueError, match=r"expected|expects|min_scale|pad_value"):
+    with pytest.raises(ValueError, match=r"expected|expects|min_scale|pad_value|other images"):
         make()
+
+
+def test_one_of_several_sequences_is_drawn():
+    steps = OneOf(choices=((), (Resize(size=(30, 40)), RandomCrop(size=(10, 20), kind="absolute"))))
+    sizes = [steps(record("polygons"), np.random.default_rng(seed)).size for seed in range(40)]
+    assert set(sizes) == {record("polygons").size, (10, 20)}
+    assert 10 < sizes.count((10, 20)) < 30
 
 
 def test_a_transform_of_another_image_is_refused():

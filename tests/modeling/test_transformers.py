@@ -133,6 +133,17 @@ def test_a_detector_learns_in_every_part(name):
 
 
 @pytest.mark.parametrize("name", TINY)
+def test_a_detector_begins_with_a_pretrained_backbone(name):
+    backbone, neck = TINY[name]
+    model = small_model(backbone=backbone, neck=neck)
+    added = tuple(f"{part}." for part in model.backbone.added_layers())
+    pretrained = {n: torch.randn(v.shape) for n, v in model.backbone.state_dict().items() if not n.startswith(added)}
+    report = load_weights(model, {n.replace("stages.", "layers."): v for n, v in pretrained.items()})
+    assert report.of_backbone_alone
+    assert all(torch.equal(model.backbone.state_dict()[n], v) for n, v in pretrained.items())
+
+
+@pytest.mark.parametrize("name", TINY)
 def test_half_precision(name):
     network, images = TINY[name][0](ShapeSpec(3)), torch.randn(1, 3, 64, 64)
     with torch.autocast("cpu", torch.bfloat16):

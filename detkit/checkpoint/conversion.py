@@ -24,7 +24,7 @@ from detkit.utils import atomic_write
 Target = Literal["detkit", "detectron2", "torchvision"]
 Fate = Literal["kept", "renamed", "reordered", "folded", "changed", "skipped", "missing", "not used"]
 
-_PARTS = ("backbone.", "neck.", "proposal_generator.", "roi_heads.")
+_PARTS = ("backbone.", "neck.", "proposal_generator.", "roi_heads.", "head.")
 """What the names of detkit's detectors begin with."""
 
 

@@ -73,11 +73,12 @@ def _plan(
     own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     original = _read(source)
     checkpoint, report = _translated(original, own)
-    rows = _rows_by_name(model, checkpoint)
+    rows, only_ours = _rows_by_name(model, checkpoint), _declared(model, "only_detkits")
     prepared: dict[str, Tensor] = {}
     for name, current in own.items():
         if name not in checkpoint.model:
-            report.missing.append(name)
+            if not (report.format and name in only_ours):
+                report.missing.append(name)
             continue
         value, reason, note = _prepare(current, checkpoint.model[name], rows.get(name))
         if value is None:
@@ -153,9 +154,9 @@ class _RowMap:
         if layout.background:
             pairs += [(len(ours) + i, len(theirs) + i) for i in range(layout.background)]
             self.note += ", and the background"
-        n = layout.per_class
-        self.empty = n > 0 and not pairs
-        self.rows = torch.tensor([(t * n + i, o * n + i) for t, o in pairs for i in range(n)], dtype=torch.long)
+        self.empty = layout.per_class > 0 and not pairs
+        sides = [layout.rows(places, number) for places, number in zip(zip(*pairs), self.sizes)] if pairs else [[], []]
+        self.rows = torch.tensor(sides, dtype=torch.long).t()
 
     def fits(self, current: Tensor, new: Tensor) -> bool:
         """Whether both tensors are laid out as declared."""
@@ -180,11 +181,7 @@ def _rows_by_name(model: nn.Module, checkpoint: Checkpoint) -> dict[str, _RowMap
     ours, theirs = getattr(model, "class_names", None), checkpoint.class_names
     if ours is None or theirs is None or tuple(ours) == tuple(theirs):
         return {}
-    maps: dict[str, _RowMap] = {}
-    for prefix, module in model.named_modules():
-        for name, layout in getattr(module, "class_rows", {}).items():
-            maps[f"{prefix}.{name}" if prefix else name] = _RowMap(layout, ours, theirs)
-    return maps
+    return {name: _RowMap(layout, ours, theirs) for name, layout in _declared(model, "class_rows").items()}
 
 
 def _prepare(current: Tensor, new: Tensor, rows: _RowMap | None) -> tuple[Tensor | None, str, str]:
@@ -205,7 +202,7 @@ def _warn_of_foreign_classes(
 ) -> None:
     ours: Sequence[str] = getattr(model, "class_names", None) or ()
     theirs = checkpoint.class_names or ()
-    taken = set(report.loaded) & _class_tensors(model)
+    taken = set(report.loaded) & _declared(model, "class_rows").keys()
     if ours and not theirs and report.format and taken:
         report.warnings.append(
             f"the file names no classes; its {len(ours)} are taken to be the model's, in this order: {_list(ours)}"
@@ -259,9 +256,11 @@ def check_values(state: Mapping[str, Tensor], source: str) -> None:
         )
 
 
-def _class_tensors(model: nn.Module) -> set[str]:
-    """The full names of the tensors with a row a class."""
-    return {f"{p}.{n}" if p else n for p, m in model.named_modules() for n in getattr(m, "class_rows", {})}
+def _declared(model: nn.Module, attribute: str) -> dict[str, Any]:
+    """What modules say of their tensors in an attribute, by full names: in ``class_rows`` how they are laid out over the
+    classes, in ``only_detkits`` that other frameworks do not save them."""
+    modules = [(f"{p}." if p else "", m) for p, m in model.named_modules()]
+    return {p + name: value for p, m in modules for name, value in getattr(m, attribute, {}).items()}
 
 
 def random_parts(model: nn.Module, report: LoadReport) -> dict[str, list[str]]:
@@ -271,7 +270,7 @@ def random_parts(model: nn.Module, report: LoadReport) -> dict[str, list[str]]:
     """
     if not isinstance(model, MetaArch):
         return {}
-    classes = _class_tensors(model)
+    classes = _declared(model, "class_rows")
     loaded, backbone_alone = set(report.loaded), report.of_backbone_alone
     found = {}
     for part, module in model.named_children():

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from detkit.ranges import NonNegative, Positive
 from detkit.registry import Registry
@@ -180,8 +180,9 @@ def _then_children(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
 
 @contextmanager
 def keep_running_statistics(model: nn.Module) -> Iterator[None]:
-    """Within it, norms in training mode still normalise by the batch, and leave their running statistics alone."""
-    norms = [m for m in model.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
+    """Within it, norms in training mode still normalise by the batch, and leave their running statistics alone; so does
+    every module with an attribute ``track_running_stats``, as torch's norms have it."""
+    norms: list[Any] = [m for m in model.modules() if m.training and getattr(m, "track_running_stats", False)]
     for norm in norms:
         norm.track_running_stats = False
     try:

@@ -7,12 +7,14 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from detkit.config import Interval, Length, Positive
+from detkit.config import Count, Interval, Length, Positive
 from detkit.layers import ShapeSpec
 from detkit.modeling.interfaces import ANCHOR_GENERATORS, AnchorGenerator
 from detkit.structures import Boxes
 
 _Some = Annotated[tuple[Positive, ...], Length(1)]
+Offset = Annotated[float, Interval(0, 1, below=True)]
+Stride = Literal["nominal", "measured"]
 
 
 @ANCHOR_GENERATORS.register()
@@ -24,6 +26,8 @@ class GridAnchorGenerator(AnchorGenerator):
 
     Args:
         sizes: square roots of the anchors' areas in pixels, one list a level; one list alone serves all levels.
+        octave_scales: each size stands for so many, times 2 ** (i / octave_scales): 3 in RetinaNet, whose levels are an
+            octave apart (Lin et al. 2017).
         aspect_ratios: height / width, the same at every level, in this order.
         offset: where in its cell an anchor is centred, as a share of the stride: 0 is the corner, 0.5 the middle.
         order: how the anchors of a location run: size goes through the sizes, and within each through the ratios
@@ -47,11 +51,12 @@ class GridAnchorGenerator(AnchorGenerator):
             (256.0,),
             (512.0,),
         ),
+        octave_scales: Count = 1,
         aspect_ratios: _Some = (0.5, 1.0, 2.0),
-        offset: Annotated[float, Interval(0, 1, below=True)] = 0.0,
+        offset: Offset = 0.0,
         order: Literal["size", "ratio"] = "size",
         rounded: bool = False,
-        stride: Literal["nominal", "measured"] = "nominal",
+        stride: Stride = "nominal",
     ):
         super().__init__(input_shape)
         self.strides = [spec.stride for spec in input_shape]
@@ -66,6 +71,8 @@ class GridAnchorGenerator(AnchorGenerator):
             raise ValueError(f"anchor_generator.offset: expected 0 <= offset < 1, got {offset}")
         self.offset, self.measured = offset, stride == "measured"
         per_level = sizes * len(self.strides) if len(sizes) == 1 else sizes
+        octave = [2 ** (i / octave_scales) for i in range(octave_scales)]
+        per_level = tuple(tuple(size * scale for size in level for scale in octave) for level in per_level)
         self.num_anchors = [len(s) * len(aspect_ratios) for s in per_level]
         for level, level_sizes in enumerate(per_level):
             cell = _cell_anchors(level_sizes, aspect_ratios, order == "ratio")
@@ -89,6 +96,21 @@ class GridAnchorGenerator(AnchorGenerator):
         return anchors
 
 
+@ANCHOR_GENERATORS.register()
+class CellAnchorGenerator(GridAnchorGenerator):
+    """One square a location, as large as a cell of the map: the locations of FCOS (Tian et al. 2019).
+
+    Args:
+        offset: where in its cell a location is, as a share of the stride: 0.5 is the middle (the paper, Detectron2), 0
+            the corner (torchvision).
+        stride: of the grid, as in ``GridAnchorGenerator``; the squares have the nominal one.
+    """
+
+    def __init__(self, input_shape: list[ShapeSpec], *, offset: Offset = 0.5, stride: Stride = "nominal"):
+        sizes = tuple((float(spec.stride),) for spec in input_shape)
+        super().__init__(input_shape, sizes=sizes, aspect_ratios=(1.0,), offset=offset, stride=stride)
+
+
 def _cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float], ratio_first: bool) -> Tensor:
     """``(A, 4)`` anchors around (0, 0)."""
     pairs = [(size, ratio) for size in sizes for ratio in aspect_ratios]
@@ -99,3 +121,19 @@ def _cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float], ratio_
         w, h = size / math.sqrt(ratio), size * math.sqrt(ratio)
         rows.append([-w / 2, -h / 2, w / 2, h / 2])
     return torch.tensor(rows)
+
+
+def shared_by_levels(generator: AnchorGenerator, shapes: Sequence[ShapeSpec], part: str) -> tuple[int, int]:
+    """Channels, and anchors a location, of levels that share a head. Raises ValueError where the levels differ."""
+    counts, channels = set(generator.num_anchors), {shape.channels for shape in shapes}
+    if len(counts) != 1 or len(channels) != 1:
+        raise ValueError(
+            f"{part}: its head is shared by all levels, so each needs as many anchors (got {generator.num_anchors}) "
+            f"and channels (got {[shape.channels for shape in shapes]}) as the next"
+        )
+    return channels.pop(), counts.pop()
+
+
+def per_anchor(x: Tensor, num_anchors: int) -> Tensor:
+    """``(N, A * values, H, W)`` -> ``(N, H * W * A, values)``, in the anchors' order."""
+    return x.unflatten(1, (num_anchors, -1)).permute(0, 3, 4, 1, 2).flatten(1, 3)

@@ -54,6 +54,31 @@ class DeltaBoxCoder(BoxCoder):
         return torch.stack([x - half_w, y - half_h, x + half_w, y + half_h], dim=-1).flatten(1)
 
 
+@BOX_CODERS.register()
+class SideBoxCoder(BoxCoder):
+    """``(left, top, right, bottom)``: the distances from the reference's centre to the sides of the box, in units of
+    the reference's size. For boxes with the centre inside (FCOS, Tian et al. 2019, equation 1; with the reference a
+    cell of the map, that is over the stride). A negative distance is taken for 0.
+    """
+
+    def encode(self, reference: Tensor, boxes: Tensor) -> Tensor:
+        """See ``BoxCoder.encode``."""
+        rx, ry, rw, rh = _centre_size(reference)
+        return distances_to_sides(torch.stack([rx, ry], 1), boxes) / torch.stack([rw, rh, rw, rh], 1)
+
+    def decode(self, reference: Tensor, deltas: Tensor) -> Tensor:
+        """See ``BoxCoder.decode``."""
+        rx, ry, rw, rh = (v[:, None] for v in _centre_size(reference))
+        left, top, right, bottom = deltas.float().unflatten(1, (-1, 4)).relu().unbind(-1)
+        return torch.stack([rx - left * rw, ry - top * rh, rx + right * rw, ry + bottom * rh], dim=-1).flatten(1)
+
+
+def distances_to_sides(points: Tensor, boxes: Tensor) -> Tensor:
+    """``(..., 4)``: how far points ``(..., 2)`` are inside boxes ``(..., 4)``: from left, top, right and bottom."""
+    boxes = torch.as_tensor(boxes).float()
+    return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1)
+
+
 def _centre_size(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x1, y1, x2, y2 = torch.as_tensor(boxes).float().unbind(1)
     w, h = x2 - x1, y2 - y1

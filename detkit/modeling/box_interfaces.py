@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from detkit.layers import ShapeSpec
 from detkit.registry import Registry
@@ -75,6 +76,14 @@ class ClassLoss(nn.Module):
     def normaliser(self, part: str, num_foreground: Tensor, num_samples: Tensor) -> Tensor:
         """What the sum of a part is divided by where that is not 0, see ``BoxLoss.normaliser``."""
         return num_samples
+
+    def only_active(self, logits: Tensor, active: Tensor | None) -> Tensor:
+        """``logits`` (N, ``num_logits``), very low (probability 0) for the classes that the image's dataset does not
+        label: those that are false in ``active`` (K,). None: it labels all."""
+        if active is None:
+            return logits
+        rows = F.pad(active.to(logits.device), (0, self.num_logits - self.num_classes), value=True)
+        return logits.masked_fill(~rows, -1e4)  # finite: infinity times 0 is not a number
 
     def scores(self, logits: Tensor) -> Tensor:
         """``(N, K)`` in 0..1, or ``(N, K + 1)`` where the background has a score too: the last."""

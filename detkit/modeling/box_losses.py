@@ -133,9 +133,22 @@ def foreground_box_loss(
     Returns:
         The loss, 0-d, and what it was divided by where that is not 0, 0-d.
     """
-    rows = foreground[:, None]
-    other = torch.arange(4, device=deltas.device).ge(2) * 100.0  # a box with a size: no row may become NaN
-    reference, gt_boxes = (torch.where(rows, torch.as_tensor(boxes), other) for boxes in (reference, gt_boxes))
-    losses = loss(box_coder, deltas.masked_fill(~rows, 0.0), reference, gt_boxes)
+    losses = foreground_losses(loss, box_coder, deltas, reference, gt_boxes, foreground)
     normaliser = loss.normaliser(foreground.sum(), num_samples).float()
-    return losses.masked_fill(~foreground, 0.0).sum() / normaliser.clamp(min=1), normaliser
+    return losses.sum() / normaliser.clamp(min=1), normaliser
+
+
+def foreground_losses(
+    loss: BoxLoss, box_coder: BoxCoder, deltas: Tensor, reference: Tensor, gt_boxes: Tensor, foreground: Tensor
+) -> Tensor:
+    """``(N,)`` losses of N boxes, 0 for those that are no foreground; the arguments are ``foreground_box_loss``'s."""
+    rows = foreground[:, None]
+    reference, gt_boxes = (only_foreground(boxes, foreground) for boxes in (reference, gt_boxes))
+    losses = loss(box_coder, deltas.masked_fill(~rows, 0.0), reference, gt_boxes)
+    return losses.masked_fill(~foreground, 0.0)
+
+
+def only_foreground(boxes: Tensor, foreground: Tensor) -> Tensor:
+    """``(N, 4)`` boxes, with some box of a size where ``foreground`` (N,) is false: no row may become NaN."""
+    other = torch.arange(4, device=boxes.device).ge(2) * 100.0
+    return torch.where(foreground[:, None], torch.as_tensor(boxes), other)

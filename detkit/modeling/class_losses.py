@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
 
-from detkit.config import Count, NonNegative, Positive
+from detkit.config import Count, Fraction, NonNegative, Positive
 from detkit.modeling.interfaces import CLASS_LOSSES, ClassLoss
 from detkit.modeling.sampling import is_foreground
 
@@ -48,6 +49,31 @@ class SigmoidClassLoss(ClassLoss):
     def scores(self, logits: Tensor) -> Tensor:
         """See ``ClassLoss.scores``."""
         return logits[:, :-1].sigmoid()
+
+
+@CLASS_LOSSES.register()
+class FocalClassLoss(ClassLoss):
+    """Binary cross-entropy of each class by itself, in which what is easily right counts little (Lin et al. 2017,
+    RetinaNet): for detectors that learn from all anchors, nearly all of them background.
+
+    Args:
+        alpha: the weight of a class where it is right; elsewhere it is 1 - alpha.
+        gamma: the loss is multiplied by the probability of the wrong answer to this power.
+    """
+
+    def __init__(self, num_classes: int, *, alpha: Fraction = 0.25, gamma: NonNegative = 2.0):
+        super().__init__(num_classes)
+        self.num_logits, self.alpha, self.gamma = num_classes, alpha, gamma
+
+    def forward(self, logits: Tensor, classes: Tensor) -> dict[str, Tensor]:
+        """See ``ClassLoss.forward``."""
+        target = (classes[:, None] == torch.arange(self.num_classes, device=classes.device)).to(logits)
+        losses = sigmoid_focal_loss(logits, target, self.alpha, self.gamma)
+        return {"": losses.masked_fill((classes == -1)[:, None], 0.0).sum()}
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """See ``ClassLoss.scores``."""
+        return logits.sigmoid()
 
 
 @CLASS_LOSSES.register()

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from detkit.modeling.interfaces import Backbone, BoxHead, InstanceHead, Neck, RPNHead
+from detkit.modeling.interfaces import Backbone, BoxHead, DenseHead, InstanceHead, Neck, RPNHead
 from detkit.registry import ConfigError
 from detkit.utils.environment import missing_compiler
 
@@ -14,7 +14,7 @@ def static_parts(model: nn.Module) -> Iterator[nn.Module]:
     for part in model.modules():
         if isinstance(part, Backbone | Neck | RPNHead):
             yield part
-        elif isinstance(part, BoxHead | InstanceHead):
+        elif isinstance(part, BoxHead | InstanceHead | DenseHead):
             yield from (child for child in part.children() if isinstance(child, nn.Sequential) and len(child))
 
 

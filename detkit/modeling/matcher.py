@@ -52,14 +52,11 @@ class Matcher:
             ``gt_boxes`` are zeros.
         """
         rows, labels = self.match(boxes, target)
-        classes = torch.full_like(rows, num_classes)
-        if len(target):
-            classes = torch.where(labels == 1, target.classes[rows], classes)
         return Instances(
             target.image_size,
             info=target.info,
             boxes=boxes,
-            classes=classes.masked_fill(labels == -1, -1),
+            classes=matched_classes(target, rows, labels, num_classes),
             gt_index=rows,
             gt_boxes=matched_boxes(target, rows),
         )
@@ -146,6 +143,14 @@ class Matcher:
         labels = torch.full_like(matches, -1, dtype=torch.int8)
         labels.masked_fill_(best < self.background_thresh, 0)
         return labels.masked_fill_(best >= self.foreground_thresh, 1)
+
+
+def matched_classes(target: Instances, rows: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """``(S,)`` classes by the target's rows and labels, see ``Matcher``: ``num_classes`` is background, -1 ignored."""
+    classes = torch.full_like(rows, num_classes)
+    if len(target):
+        classes = torch.where(labels == 1, target.classes[rows], classes)
+    return classes.masked_fill(labels == -1, -1)
 
 
 def matched_boxes(target: Instances, rows: Tensor) -> Boxes:

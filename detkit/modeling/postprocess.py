@@ -7,7 +7,11 @@ from detkit.structures import BitMasks, CropAndPad, Instances, Keypoints, Resize
 
 
 def to_original_size(
-    instances: Instances, original_size: tuple[int, int], paster: MaskPaster | None = None, mask_thresh: float = 0.5
+    instances: Instances,
+    original_size: tuple[int, int],
+    paster: MaskPaster | None = None,
+    mask_thresh: float = 0.5,
+    keep_empty: bool = False,
 ) -> Instances:
     """Takes detections to the original image: every field that has ``transform`` moves itself.
 
@@ -17,10 +21,11 @@ def to_original_size(
         original_size: ``(height, width)`` of the image in its file.
         paster: mask probabilities to masks; None where there are none.
         mask_thresh: probability from which a pixel belongs to the object.
+        keep_empty: whether rows stay whose boxes are empty in the original image.
 
     Returns:
-        New ``Instances`` in original pixels, without the rows whose boxes are empty there, the boxes clipped to the
-        image; ``mask_probs`` has become ``masks`` (N, height, width).
+        New ``Instances`` in original pixels, the boxes clipped to the image; ``mask_probs`` has become ``masks``
+        (N, height, width).
     """
     x1, y1, x2, y2 = instances.valid_region
     size = (y2 - y1, x2 - x1)
@@ -32,7 +37,9 @@ def to_original_size(
     for step in steps:
         boxes, others = boxes.outlines(step), others.transform(step)
     boxes = boxes.clip(original_size)
-    moved = Instances(original_size, boxes=boxes, **others.fields)[boxes.nonempty()]
+    moved = Instances(original_size, boxes=boxes, **others.fields)
+    if not keep_empty:
+        moved = moved[boxes.nonempty()]
     if "mask_probs" not in moved:
         return moved
     assert paster is not None, "mask_probs need a paster"

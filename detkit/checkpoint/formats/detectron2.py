@@ -1,4 +1,4 @@
-"""Weights of Detectron2: its R-CNNs (Faster, Mask, Cascade, Keypoint; FPN, C4, DC5), PointRend, and backbones alone."""
+"""Weights of Detectron2: its R-CNNs, PointRend, RetinaNet, FCOS, and backbones alone."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -85,6 +85,22 @@ HEADS: Pairs = (
 )
 """Everything behind the features. Rows are in detkit's order: background last, deltas (dx, dy, dw, dh)."""
 
+
+def dense_head_pairs(with_norms: bool) -> Pairs:
+    """The head of a one-stage detector: sequences of convolutions, norms if there are any, and activations."""
+    pairs = [
+        ("head.ctrness.{p}", "head.centreness.{p}"),
+        *((f"head.{n}.{{p}}",) * 2 for n in ("cls_score", "bbox_pred")),
+    ]
+    for theirs, ours in (("head.cls_subnet", "head.cls_convs"), ("head.bbox_subnet", "head.box_convs")):
+        for i in range(_MOST_CONVS):
+            first = (3 if with_norms else 2) * i
+            pairs.append((f"{theirs}.{first}.{{p}}", f"{ours}.{i}.{{p}}"))
+            if with_norms:
+                pairs.append((f"{theirs}.{first + 1}.{{q}}", f"{ours}.{i}.norm.{{q}}"))
+    return pairs
+
+
 _RULES: Rules = to_ours(
     [
         *((f"backbone.{theirs}", ours) for theirs, ours in (*BACKBONE, *PYRAMID, *SIMPLE_PYRAMID)),
@@ -129,7 +145,8 @@ class Detectron2Importer:
 
     def convert(self, state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> Imported:
         """See ``Importer.convert``."""
-        imported = import_by_rules(state, _RULES, _UNUSED)
+        dense = to_ours(dense_head_pairs("head.cls_subnet.1.weight" in state))
+        imported = import_by_rules(state, [*_RULES, *dense], _UNUSED)
         place_backbone(imported, wanted)
         fit_positions(imported, wanted)
         imported.match_counters(wanted)
@@ -151,7 +168,7 @@ def zoo_class_names(content: Mapping[Any, Any]) -> tuple[str, ...] | None:
     rows = [len(t) for n, t in state.items() if isinstance(t, Tensor) and str(n).endswith("cls_score.bias") and t.ndim]
     if rows and set(rows) == {2} and "roi_heads.keypoint_head.score_lowres.weight" in state:
         return ("person",)
-    return coco_class_names() if rows and set(rows) == {81} else None
+    return coco_class_names() if set(rows) in ({81}, {9 * 80}) else None  # R-CNNs; RetinaNet with nine anchors
 
 
 def coco_class_names() -> tuple[str, ...]:

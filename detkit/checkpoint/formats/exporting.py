@@ -7,7 +7,15 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from detkit.checkpoint.formats.detectron2 import BACKBONE, HEADS, PYRAMID, RPN_CONV, RPN_CONVS, SIMPLE_PYRAMID
+from detkit.checkpoint.formats.detectron2 import (
+    BACKBONE,
+    HEADS,
+    PYRAMID,
+    RPN_CONV,
+    RPN_CONVS,
+    SIMPLE_PYRAMID,
+    dense_head_pairs,
+)
 from detkit.checkpoint.formats.importing import Rules, renamed
 from detkit.checkpoint.formats.torchvision_names import layout_of_ours
 from detkit.checkpoint.formats.two_way import to_theirs
@@ -20,9 +28,11 @@ def export_state(state: Mapping[str, Tensor], layout: Layout) -> dict[str, Tenso
     """A detkit model's state dict under another framework's names, and with its order of rows.
 
     - ``detectron2``: R-CNNs on detkit's own ``ResNet``, ``ResNeXt``, ``ViT`` and ``Swin``, with a pyramid, C4 or DC5;
-      GroupNorm and deformable convolutions too. Detectron2's checkpointer reads the result under the key ``model``.
-    - ``torchvision``: R-CNNs with a pyramid. torchvision's models have the background as class 0: its row of the class
-      scores comes first, and for the boxes and masks, where nothing reads it, there are zeros. What torchvision's
+      GroupNorm and deformable convolutions too; RetinaNet and FCOS. Detectron2's checkpointer reads the result under
+      the key ``model``.
+    - ``torchvision``: R-CNNs with a pyramid, RetinaNet and FCOS. torchvision's R-CNNs have the background as class 0:
+      its row of the class scores comes first, and for the boxes and masks, where nothing reads it, there are zeros. Its
+      RetinaNet and FCOS know no background and get the classes as they are, from label 0 on. What torchvision's
       ``load_state_dict`` takes without a counter of batch norms it gets without one.
 
     Names and rows alone: anchors, normalisation and the like are what the other framework's config says.
@@ -36,6 +46,7 @@ def export_state(state: Mapping[str, Tensor], layout: Layout) -> dict[str, Tenso
     """
     if layout not in get_args(Layout):
         raise ValueError(f"layout: expected one of {', '.join(get_args(Layout))}, got {layout!r}")
+    state = {name: tensor for name, tensor in state.items() if not name.startswith("head.normaliser.")}
     _check_layers(state, layout)
     if layout == "torchvision":
         return _with_background(_renamed(state, to_theirs(layout_of_ours(state).pairs), layout))
@@ -58,8 +69,12 @@ def _refuse(names: Sequence[str], layout: Layout, why: str) -> None:
 
 def _check_layers(state: Mapping[str, Tensor], layout: Layout) -> None:
     """Refuses what has a name in the other layout, but is another computation there."""
-    both = [name for name in state if name.endswith(".bias") and f"{name[:-4]}norm.weight" in state]
-    _refuse(both, layout, "whose convolutions have a bias or a norm, not both")
+    both = {name for name in state if name.endswith(".bias") and f"{name[:-4]}norm.weight" in state}
+    normed = {f"{name[:-11]}bias" for name in state if re.fullmatch(r"head\.(cls|box)_convs\.\d+\.norm\.weight", name)}
+    if layout == "detectron2" or "head.centreness.weight" in state:  # there, dense heads have both, or no norms
+        _refuse(sorted(normed - both), layout, "whose heads with norms have convolutions with a bias: conv_bias: true")
+        both -= normed
+    _refuse(sorted(both), layout, "whose convolutions have a bias or a norm, not both")
     in_heads = re.compile(r"roi_heads\.(box_head(\.\d+)?|(mask|keypoint)_head)\.convs\.\d+\.weight")
     convs = {n: t for n, t in state.items() if in_heads.fullmatch(n)}
     _refuse([n for n, t in convs.items() if t.shape[2:] != (3, 3)], layout, "whose heads have 3x3 convolutions")
@@ -101,4 +116,5 @@ def _detectron2_rules(names: Collection[str]) -> Rules:
     necks = {"neck.levels.": SIMPLE_PYRAMID, "neck.": PYRAMID, "": BACKBONE}
     trunk = next(pairs for part, pairs in necks.items() if any(name.startswith(part) for name in names))
     convs = RPN_CONVS if "proposal_generator.head.convs.1.weight" in names else RPN_CONV
-    return to_theirs([*((f"backbone.{theirs}", ours) for theirs, ours in trunk), *convs, *HEADS])
+    heads = [*convs, *HEADS, *dense_head_pairs("head.cls_convs.0.norm.weight" in names)]
+    return to_theirs([*((f"backbone.{theirs}", ours) for theirs, ours in trunk), *heads])

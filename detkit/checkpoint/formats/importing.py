@@ -146,7 +146,7 @@ def place_backbone(imported: Imported, wanted: Mapping[str, torch.Size]) -> None
     That is a backbone on its own, whose names begin with the layers', or heads that share the last stage
     (``roi_heads.res5``), if the file is of a network alone.
     """
-    alone = not any(name.startswith(("proposal_generator.", "roi_heads.", "neck.")) for name in imported.model)
+    alone = not any(name.startswith(("proposal_generator.", "roi_heads.", "neck.", "head.")) for name in imported.model)
     for name in [name for name in imported.model if name.startswith("backbone.") and name not in wanted]:
         bare = name.removeprefix("backbone.")
         place = next((place for place in (f"roi_heads.{bare}", bare) if place in wanted), None)

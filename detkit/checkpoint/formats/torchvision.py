@@ -1,4 +1,4 @@
-"""Weights of torchvision: its R-CNNs, and its classification networks as backbones."""
+"""Weights of torchvision: its R-CNNs, RetinaNet and FCOS, and its classification networks as backbones."""
 
 import functools
 import re
@@ -29,23 +29,30 @@ _OLD_NAMES: Rules = (  # of files from before torchvision 0.13, which the publis
     (r"roi_heads\.mask_head\.mask_fcn(\d+)\.(weight|bias)", lambda m: f"roi_heads.mask_head.{int(m[1]) - 1}.0.{m[2]}"),
 )
 
+_DENSE_SCORES = "head.classification_head.cls_logits.weight"
+
 _UNUSED_OF_DETECTOR: Rules = ((r"rpn\.anchor_generator\..*", "anchors: the config describes them"),)
 
 
 class TorchvisionImporter:
-    """torchvision's Faster, Mask and Keypoint R-CNN with a feature pyramid, of every version.
+    """torchvision's R-CNNs with a feature pyramid, RetinaNet and FCOS, of every version.
 
     The maps of the pyramid and the names of the backbone's layers are chosen by the model: those of detkit's residual
     networks, or those of a ``TorchvisionBackbone``. torchvision's background is class 0: its row of the class scores
     goes to the end, those of the boxes and masks go away, as nothing ever reads them. Anchors stay in their order: the
     config's anchor generator must use torchvision's. A file with 91 rows has the classes of COCO by category id.
+
+    RetinaNet and FCOS have no background; labels from 1 on, as COCO's category ids, leave class 0 unused there. That is
+    taken to be so, and its rows go away, for a model of one class less than the file, and in a file of 91 classes
+    unless the model has 91 too.
     """
 
     name = "torchvision"
 
     def recognises(self, names: Collection[str]) -> bool:
         """See ``Importer.recognises``."""
-        return "rpn.head.cls_logits.weight" in names and any(n.startswith("roi_heads.box_predictor.") for n in names)
+        two_stages = "rpn.head.cls_logits.weight", "roi_heads.box_predictor."
+        return all(any(n.startswith(part) for n in names) for part in two_stages) or _DENSE_SCORES in names
 
     def convert(self, state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> Imported:
         """See ``Importer.convert``."""
@@ -57,8 +64,24 @@ class TorchvisionImporter:
         if scores is not None:
             _drop_background(imported, len(scores))
             imported.class_names = coco_names() if len(scores) == NUM_COCO_ROWS else None
+        elif "head.cls_score.weight" in imported.model:
+            _drop_unused_class(imported, wanted)
         imported.match_counters(wanted)
         return imported
+
+
+def _drop_unused_class(imported: Imported, wanted: Mapping[str, torch.Size]) -> None:
+    scores, boxes = (imported.model[f"head.{name}.weight"] for name in ("cls_score", "bbox_pred"))
+    num_anchors = len(boxes) // 4
+    num_classes = len(scores) // num_anchors
+    ours = wanted.get("head.cls_score.weight", [0])[0] // num_anchors
+    if ours == num_classes - 1 or (num_classes == NUM_COCO_ROWS and ours != num_classes):
+        imported.change(
+            r"head\.cls_score\..*",
+            lambda rows: rows.unflatten(0, (num_anchors, num_classes))[:, 1:].flatten(0, 1),
+            "the rows of class 0, which is no class, dropped",
+        )
+        imported.class_names = coco_names() if num_classes == NUM_COCO_ROWS else None
 
 
 def _drop_background(imported: Imported, num_rows: int) -> None:

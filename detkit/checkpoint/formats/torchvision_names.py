@@ -1,4 +1,4 @@
-"""torchvision's names of the tensors of its residual networks and of its R-CNNs."""
+"""torchvision's names of the tensors of its residual networks and of its detectors."""
 
 import dataclasses
 import re
@@ -29,7 +29,7 @@ def resnet_pairs(prefix: str) -> Pairs:
 
 @dataclasses.dataclass(frozen=True)
 class DetectorLayout:
-    """What the names of one of torchvision's R-CNNs depend on.
+    """What the names of one of torchvision's detectors depend on.
 
     Args:
         levels: detkit's names of the maps that the pyramid is made of, finest first.
@@ -37,12 +37,15 @@ class DetectorLayout:
         two_fcs: whether the box head is torchvision's plain one, whose two layers are called fc6 and fc7.
         body: RESNET; or, for a ``TorchvisionBackbone``, what stands before torchvision's names of the body in detkit's:
             ``"features."`` where torchvision took that part of the network alone, else nothing.
+        dense_step: in the head of a one-stage detector, from one convolution to the next, with activations and norms as
+            layers of their own: 2 (RetinaNet once) or 3 (FCOS); 0: the three are one block.
     """
 
     levels: tuple[str, ...]
     num_box_convs: int
     two_fcs: bool
     body: str
+    dense_step: int = 0
 
     @property
     def pairs(self) -> Pairs:
@@ -56,7 +59,22 @@ class DetectorLayout:
                 pairs.append((f"backbone.fpn.{theirs}.{i}.0.{{p}}", f"neck.{ours}.{level}.{{p}}"))
                 pairs.append((f"backbone.fpn.{theirs}.{i}.1.{{q}}", f"neck.{ours}.{level}.norm.{{q}}"))
         pairs.append(("backbone.fpn.extra_blocks.p{i}.{p}", "neck.top_block.p{i}.{p}"))
-        return [*pairs, *self._heads()]
+        return [*pairs, *self._heads(), *self._dense_head()]
+
+    def _dense_head(self) -> Pairs:
+        pairs = [
+            ("head.classification_head.cls_logits.{p}", "head.cls_score.{p}"),
+            ("head.regression_head.bbox_reg.{p}", "head.bbox_pred.{p}"),
+            ("head.regression_head.bbox_ctrness.{p}", "head.centreness.{p}"),
+        ]
+        for theirs, ours in (("classification_head", "cls_convs"), ("regression_head", "box_convs")):
+            for i in range(16):
+                start, step = f"head.{theirs}.conv", self.dense_step
+                conv, norm = (f"{step * i}", f"{step * i + 1}") if step else (f"{i}.0", f"{i}.1")
+                pairs.append((f"{start}.{conv}.{{p}}", f"head.{ours}.{i}.{{p}}"))
+                if step != 2:
+                    pairs.append((f"{start}.{norm}.{{q}}", f"head.{ours}.{i}.norm.{{q}}"))
+        return pairs
 
     def _heads(self) -> Pairs:
         rpn, box, mask = "proposal_generator.head", "roi_heads.box_head", "roi_heads.mask_head"
@@ -100,7 +118,14 @@ def layout_of_theirs(names: Collection[str], wanted: Collection[str]) -> Detecto
     if len(levels) != num_levels:
         levels = list(_usual_levels(num_levels, body))
     convs = indices(names, r"roi_heads\.box_head\.(\d+)\.0\.weight")
-    return DetectorLayout(tuple(levels), len(convs), "roi_heads.box_head.fc6.weight" in names, body)
+    two_fcs = "roi_heads.box_head.fc6.weight" in names
+    return DetectorLayout(tuple(levels), len(convs), two_fcs, body, _dense_step(names))
+
+
+def _dense_step(names: Collection[str]) -> int:
+    if "head.classification_head.conv.0.weight" not in names:
+        return 0
+    return 3 if "head.classification_head.conv.1.weight" in names else 2
 
 
 def layout_of_ours(names: Collection[str]) -> DetectorLayout:
@@ -114,6 +139,7 @@ def layout_of_ours(names: Collection[str]) -> DetectorLayout:
         num_box_convs=len(convs),
         two_fcs=not convs and len(fcs) == 2,
         body=("features." if numbered else "") if in_body else RESNET,
+        dense_step=3 if "head.centreness.weight" in names else 0,
     )
 
 

@@ -19,6 +19,7 @@ class DenseDetector(FeatureModel):
         backbone: image to feature maps.
         neck: feature maps to feature maps; null for none.
         head: feature maps to detections.
+        keep_empty: detections without area, which lie beside the image, stay (torchvision).
     """
 
     def __init__(
@@ -29,9 +30,11 @@ class DenseDetector(FeatureModel):
         backbone: Recipe[Backbone],
         neck: Recipe[Neck] | None,
         head: Recipe[DenseHead],
+        keep_empty: bool = False,
     ):
         super().__init__(num_classes, preprocess, backbone, neck)
         self.head = head(self.output_shape, num_classes)
+        self.keep_empty = keep_empty
         self.set_layout()
 
     def loss(self, samples: list[Sample]) -> Losses:
@@ -49,5 +52,6 @@ class DenseDetector(FeatureModel):
         images = self.preprocess(samples)
         found = self.head.predict(images, self.features(images))
         return [
-            Prediction(to_original_size(i, s.original_size), num_cut=i.info.num_cut) for i, s in zip(found, samples)
+            Prediction(to_original_size(i, s.original_size, keep_empty=self.keep_empty), num_cut=i.info.num_cut)
+            for i, s in zip(found, samples)
         ]

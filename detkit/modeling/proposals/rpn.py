@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from detkit.config import Count, Fraction, NonNegative, Recipe
 from detkit.layers import ShapeSpec, choose_features, nms_by_group
+from detkit.modeling.anchors import per_anchor, shared_by_levels
 from detkit.modeling.box_coder import DeltaBoxCoder
 from detkit.modeling.box_losses import SmoothL1BoxLoss, foreground_box_loss
 from detkit.modeling.interfaces import (
@@ -105,13 +106,8 @@ class RPN(ProposalGenerator):
         self.in_features = tuple(shapes)
         specs = list(shapes.values())
         self.anchor_generator = anchor_generator(specs)
-        counts, channels = set(self.anchor_generator.num_anchors), {s.channels for s in specs}
-        if len(counts) != 1 or len(channels) != 1:
-            raise ValueError(
-                f"proposal_generator: its head is shared by all levels, so each needs as many anchors (got "
-                f"{self.anchor_generator.num_anchors}) and channels (got {[s.channels for s in specs]}) as the next"
-            )
-        self.head = head(channels.pop(), counts.pop())
+        channels, num_anchors = shared_by_levels(self.anchor_generator, specs, "proposal_generator")
+        self.head = head(channels, num_anchors)
         if self.head.stride != 1:  # the head looks at fewer cells than there are: anchors stand where it looks
             self.anchor_generator = anchor_generator(
                 [dataclasses.replace(spec, stride=spec.stride * self.head.stride) for spec in specs]
@@ -134,8 +130,8 @@ class RPN(ProposalGenerator):
         """Anchors (HWA, 4), objectness logits (N, HWA) and deltas (N, HWA, 4) of each level."""
         maps = [features[name] for name in self.in_features]
         objectness, deltas = self.head(maps)
-        logits = [o.permute(0, 2, 3, 1).flatten(1) for o in objectness]
-        moves = [d.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3) for d in deltas]
+        logits = [per_anchor(o, o.shape[1]).squeeze(2) for o in objectness]
+        moves = [per_anchor(d, d.shape[1] // 4) for d in deltas]
         return self.anchor_generator(objectness, images.padded_size), logits, moves
 
     @torch.no_grad()

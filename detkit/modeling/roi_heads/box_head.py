@@ -172,13 +172,8 @@ class FastRCNNHead(BoxHead):
         """The logits, very low for classes that the image's dataset does not label: probability 0."""
         if all(p.info.active_classes is None for p in proposals):
             return logits
-        every, background = logits.new_ones(logits.shape[1], dtype=torch.bool), logits.shape[1] - self.num_classes
-        active = [
-            every if p.info.active_classes is None else F.pad(p.info.active_classes, (0, background), value=True)
-            for p in proposals
-        ]
-        rows = [row.to(logits.device).expand(len(p), -1) for row, p in zip(active, proposals)]
-        return logits.masked_fill(~torch.cat(rows), -1e4)  # finite: infinity times 0 is not a number
+        images = zip(logits.split([len(p) for p in proposals]), proposals)
+        return torch.cat([self.class_loss.only_active(own, p.info.active_classes) for own, p in images])
 
     @torch.no_grad()
     def _accuracy(self, logits: Tensor, classes: Tensor) -> dict[str, Tensor]:

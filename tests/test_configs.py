@@ -35,6 +35,8 @@ def test_the_promised_configs_exist():
     wanted |= {f"torchvision/{arch}_rcnn_R_50_FPN{version}" for arch in ("faster", "mask") for version in ("", "_v2")}
     wanted |= {f"coco/mask_rcnn_R_50_{kind}" for kind in ("C4_3x", "DC5_3x", "FPN_3x_gn", "FPN_3x_dconv_c3-c5")}
     wanted |= {"torchvision/faster_rcnn_mobilenet_v3_large_FPN"}
+    wanted |= {f"coco/{name}" for name in ("retinanet_R_50_FPN_1x", "retinanet_R_101_FPN_3x", "fcos_R_50_FPN_1x")}
+    wanted |= {f"torchvision/{name}_R_50_FPN" for name in ("retinanet", "fcos")} | {"quick_start/retinanet_shapes"}
     assert wanted <= {ids(p) for p in LEAVES}
 
 
@@ -57,7 +59,8 @@ def test_every_model_builds(path):
     warmed_up = exp.solver.schedule.kwargs["warmup_iters"] == 0  # as matterport's, which begins at its full rate
     assert (exp.solver.schedule()(0, exp.solver.max_iter or 1000) < 0.1) != warmed_up
     prefixes = {name.split(".")[0] for name, _ in model.named_parameters()}
-    assert prefixes == {"backbone", "proposal_generator", "roi_heads"} | ({"neck"} if model.neck else set())
+    heads = {"head"} if hasattr(model, "head") else {"proposal_generator", "roi_heads"}
+    assert prefixes == {"backbone", *heads} | ({"neck"} if model.neck else set())
 
 
 def test_detectron2s_schedules():

@@ -147,7 +147,8 @@ def test_top_block(cls):
 
 @pytest.mark.parametrize("cls", registered("anchor generator"), ids=names)
 def test_anchor_generator(cls):
-    generator = cls([ShapeSpec(4, 8), ShapeSpec(4, 16)], sizes=((16.0,), (32.0,)))
+    sizes = {"sizes": ((16.0,), (32.0,))} if "sizes" in options(cls) else {}
+    generator = cls([ShapeSpec(4, 8), ShapeSpec(4, 16)], **sizes)
     maps = [torch.zeros(1, 4, 6, 5), torch.zeros(1, 4, 3, 3)]
     assert [len(a) for a in generator(maps, (48, 40))] == [
         n * m.shape[2] * m.shape[3] for n, m in zip(generator.num_anchors, maps)
@@ -215,6 +216,52 @@ def test_proposal_generator(cls):
             assert not p.boxes.requires_grad
             assert (p.objectness.sigmoid().diff() <= 0).all()
             assert (p.boxes.tensor == p.boxes.clip(images.padded_size).tensor).all()
+
+
+@pytest.mark.parametrize("cls", registered("dense head"), ids=names)
+def test_dense_head(cls):
+    generator = detkit.modeling.anchors.CellAnchorGenerator
+    head = cls(PYRAMID, 3, anchor_generator=generator, num_conv=1, score_thresh=0.0, max_detections=7)
+    images = detkit.structures.ImageList(torch.zeros(2, 3, 64, 64), [(64, 64), (50, 60)])
+    losses = head.loss(images, features(), [target(), target(0)])
+    assert all(v.ndim == 0 and not v.requires_grad for v in (*losses.metrics.values(), *losses.normalisers.values()))
+    losses.total().backward()
+    assert all(p.grad is not None for p in head.parameters())
+    nothing = head.loss(images, features(), [target(0), target(0)])
+    assert torch.isfinite(nothing.total())
+    nothing.total().backward()
+    found = head.predict(images, features())
+    assert [f.image_size for f in found] == images.image_sizes
+    for f in found:
+        assert {"boxes", "scores", "classes"} == set(f.fields)
+        assert not f.boxes.requires_grad
+        assert (len(f), f.classes.dtype) == (7, torch.int64)
+        assert (f.scores.diff() <= 0).all()
+        assert ((f.scores >= 0) & (f.scores <= 1)).all()
+        assert ((f.classes >= 0) & (f.classes < 3)).all()
+
+
+@pytest.mark.parametrize("cls", registered("assigner"), ids=names)
+def test_assigner(cls):
+    generator = detkit.modeling.anchors.CellAnchorGenerator([*PYRAMID.values()])
+    anchors = generator([*features().values()], (64, 64))
+    rows, labels = cls()(anchors, target())
+    assert rows.shape == labels.shape == (sum(map(len, anchors)),)
+    assert (rows.dtype, labels.dtype) == (torch.int64, torch.int8)
+    assert set(labels.tolist()) <= {-1, 0, 1}
+    assert set(rows[labels == 1].tolist()) == {0, 1}, "each object is learned"
+    assert (labels == 0).any()
+    assert not cls()(anchors, target(0))[1].any()
+
+
+@pytest.mark.parametrize("cls", registered("normaliser"), ids=names)
+def test_normaliser(cls):
+    normaliser = cls()
+    for numbers in ([5, 0, 1], [0, 0]):
+        divisors, entry = normaliser(torch.tensor(numbers))
+        assert divisors.shape == (len(numbers),)
+        assert (divisors > 0).all()
+        assert entry is None or torch.equal(divisors, entry.clamp(min=1).expand(len(numbers)))
 
 
 @pytest.mark.parametrize("cls", registered("RoI pooler"), ids=names)

@@ -257,8 +257,8 @@ def check_values(state: Mapping[str, Tensor], source: str) -> None:
 
 
 def _declared(model: nn.Module, attribute: str) -> dict[str, Any]:
-    """What modules say of their tensors in an attribute, by full names: in ``class_rows`` how they are laid out over the
-    classes, in ``only_detkits`` that other frameworks do not save them."""
+    """What modules say of their tensors, in an attribute: in ``class_rows`` how they lie over the classes,
+    in ``only_detkits`` that no other framework saves them."""
     modules = [(f"{p}." if p else "", m) for p, m in model.named_modules()]
     return {p + name: value for p, m in modules for name, value in getattr(m, attribute, {}).items()}
 
@@ -270,7 +270,7 @@ def random_parts(model: nn.Module, report: LoadReport) -> dict[str, list[str]]:
     """
     if not isinstance(model, MetaArch):
         return {}
-    classes = _declared(model, "class_rows")
+    classes = _declared(model, "class_rows").keys()
     loaded, backbone_alone = set(report.loaded), report.of_backbone_alone
     found = {}
     for part, module in model.named_children():

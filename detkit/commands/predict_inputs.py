@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from detkit.data import CocoIds
+from detkit.evaluation.coco import MODEL_LIMIT
 from detkit.paths import user_path
 from detkit.predictor import Predictor
 from detkit.predictor.sources import is_pattern, local_file, matching_files
@@ -92,5 +93,5 @@ def ids_of(
 def say_cut_off(detections: int, images: int) -> None:
     """Prints how many detections of how many images the model's limit has cut off, if there are some."""
     if detections:
-        fix = "raise model.roi_heads.box_head.detection.max_detections (--set) to have them"
+        fix = f"raise {MODEL_LIMIT} by --set to have them"
         print(f"up to {detections} more of {images} images were cut off by the model's limit; {fix}")

@@ -29,7 +29,10 @@ def num_classes_in(checkpoint: Checkpoint) -> int:
     """How many classes the weights have; 1 where they have no class scores."""
     if checkpoint.class_names is not None:
         return len(checkpoint.class_names)
-    scores = import_foreign(checkpoint.model, {}).model.get("roi_heads.box_head.cls_score.weight")
+    model = import_foreign(checkpoint.model, {}).model
+    if "head.bbox_pred.weight" in model:  # a one-stage detector: four deltas and a row a class for each anchor
+        return max(4 * len(model["head.cls_score.weight"]) // len(model["head.bbox_pred.weight"]), 1)
+    scores = model.get("roi_heads.box_head.cls_score.weight")
     return 1 if scores is None else max(len(scores) - 1, 1)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from detkit.doctor.grid import Level, best_iou, grid_of
+from detkit.doctor.grid import Level, anchored_part, best_iou, grid_of
 from detkit.doctor.histogram import histogram_image, histogram_text
 from detkit.doctor.input_boxes import InputBoxes, input_boxes
 from detkit.doctor.interfaces import CHECKS, Check, CheckContext, Finding
@@ -20,7 +20,8 @@ MANY = 0.05
 
 @CHECKS.register()
 class AnchorsReachObjects(Check):
-    """Objects whose best anchor overlaps them less than the proposal generator's matcher asks for.
+    """Objects whose best anchor overlaps them less than the matcher of the proposal generator, or of a one-stage
+    detector's head, asks for. (FCOS has no anchors that overlap objects.)
 
     An object is out of reach below the matcher's ``background_thresh`` (where ``allow_low_quality`` still gives it its
     best anchor, which then learns to be what its overlap says it is not), or below ``foreground_thresh`` where it does
@@ -38,11 +39,13 @@ class AnchorsReachObjects(Check):
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
         """A warning where over 5 % of the objects are out of reach, else a note if any is; see the class for errors."""
         assert context.train is not None
-        generator: Any = getattr(context.model, "proposal_generator", None)
-        matcher = getattr(generator, "matcher", None)
+        anchored = anchored_part(context.model)
+        if anchored is None:
+            return
+        path, part, matcher = anchored
         objects = input_boxes(context, context.train, QUICK_SAMPLE if context.quick else SAMPLE)
-        levels = grid_of(context.model, tuple(objects.sizes.max(0).astype(int))) if len(objects.rows) else None
-        if matcher is None or not levels:
+        levels = grid_of(context.model, part, tuple(objects.sizes.max(0).astype(int))) if len(objects.rows) else None
+        if not levels:
             return
         thresh = matcher.background_thresh if matcher.allow_low_quality else matcher.foreground_thresh
         reach = best_iou(objects.boxes, objects.sizes, levels)
@@ -63,9 +66,9 @@ class AnchorsReachObjects(Check):
         )
         yield Finding(
             "error" if none else "warning" if share > MANY else "note",
-            "model.proposal_generator.anchor_generator",
+            f"{path}.anchor_generator",
             f"{share:.1%} of {len(reach)} objects (of {objects.images} images) overlap no anchor by {thresh:g}",
-            _suggestion(context, objects, levels, thresh, share) or "larger images, or other anchor sizes",
+            _suggestion(context, path, objects, levels, thresh, share) or "larger images, or other anchor sizes",
             words,
             len(lost),
             detail=histogram_text(objects.boxes, reach, levels, thresh),
@@ -73,21 +76,23 @@ class AnchorsReachObjects(Check):
 
 
 def _suggestion(
-    context: CheckContext, objects: InputBoxes, levels: Sequence[Level], thresh: float, share: float
+    context: CheckContext, path: str, objects: InputBoxes, levels: Sequence[Level], thresh: float, share: float
 ) -> str | None:
     """Sizes that reach more, in the config's words; None where there are none, or where nothing would be gained."""
-    node: Mapping[str, Any] = context.experiment.tree["model"].get("proposal_generator") or {}
+    node: Mapping[str, Any] = context.experiment.tree["model"].get(path.removeprefix("model.")) or {}
     given = (node.get("anchor_generator") or {}).get("sizes")
     if not isinstance(given, list) or not given:  # a text where the config asks the environment
         return None
     counts = [len(level_sizes) for level_sizes in given]
     sizes = suggested_sizes(objects.boxes, sum(counts))
     ratios = node["anchor_generator"].get("aspect_ratios", (1.0,))
+    octave = node["anchor_generator"].get("octave_scales", 1)
     offsets = np.cumsum([0, *counts]).tolist()
     per_level = [sizes[a:b] for a, b in itertools.pairwise(offsets)]
     if len(per_level) == 1:
         per_level *= len(levels)
-    wanted = [Level(_cells(own, ratios), level.step) for own, level in zip(per_level, levels)]
+    scaled = [[size * 2 ** (i / octave) for size in own for i in range(octave)] for own in per_level]
+    wanted = [Level(_cells(own, ratios), level.step) for own, level in zip(scaled, levels)]
     better = float((best_iou(objects.boxes, objects.sizes, wanted) < thresh).mean())
     if better > 0.9 * share:
         return None

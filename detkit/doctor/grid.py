@@ -21,15 +21,22 @@ class Level:
     step: tuple[float, float]
 
 
-def grid_of(model: Any, size: tuple[int, int]) -> list[Level] | None:
-    """The levels of a detector's anchors on an input of ``(height, width)``; None where it has no grid of anchors."""
-    proposals: Any = getattr(model, "proposal_generator", None)
-    generator = getattr(proposals, "anchor_generator", None)
-    names = getattr(proposals, "in_features", None)
-    if generator is None or names is None:
-        return None
+def anchored_part(model: Any) -> tuple[str, Any, Any] | None:
+    """The part of a detector that has anchors and assigns them by IoU: its option's path, itself and its matcher; None
+    where there is none."""
+    for name in ("proposal_generator", "head"):
+        part = getattr(model, name, None)
+        matcher = getattr(part, "matcher", None) or getattr(getattr(part, "assigner", None), "matcher", None)
+        if matcher is not None and hasattr(part, "anchor_generator") and hasattr(part, "in_features"):
+            return f"model.{name}", part, matcher
+    return None
+
+
+def grid_of(model: Any, part: Any, size: tuple[int, int]) -> list[Level] | None:
+    """The levels of the anchors of a model's ``part`` on an input of ``(height, width)``; None: they are no grid."""
+    generator, names = part.anchor_generator, part.in_features
     shapes = (model.backbone if model.neck is None else model.neck).output_shape
-    strides = [shapes[name].stride * getattr(proposals.head, "stride", 1) for name in names]
+    strides = [shapes[name].stride * getattr(getattr(part, "head", None), "stride", 1) for name in names]
     maps = [torch.empty(1, 1, *(max(2, -(-side // stride)) for side in size)) for stride in strides]
     levels = []
     for anchors, count, feature in zip(generator(maps, size), generator.num_anchors, maps):

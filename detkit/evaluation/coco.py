@@ -22,6 +22,9 @@ from detkit.utils.paths import atomic_write
 
 logger = logging.getLogger(__name__)
 
+MODEL_LIMIT = "model.roi_heads.box_head.detection.max_detections (model.head.max_detections of a one-stage detector)"
+"""The options that limit how many detections there are, for messages."""
+
 
 @EVALUATORS.register()
 class CocoEvaluator(Evaluator):
@@ -133,7 +136,7 @@ class CocoEvaluator(Evaluator):
         """``compute()``'s results as tables: overall, class by class with the number of objects, and reasons."""
         lines = [coco_report(results, self.truth.instances)]
         for name, fix in (
-            ("model", "model.roi_heads.box_head.detection.max_detections"),
+            ("model", MODEL_LIMIT),
             ("evaluator", f"this evaluator's max_detections ({self.max_detections} {self.limit_of})"),
         ):
             if cut := results.get("limits", {}).get(f"cut_by_{name}"):

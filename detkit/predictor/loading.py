@@ -8,7 +8,7 @@ from torch import nn
 
 from detkit.checkpoint import Checkpoint, Checkpointer, load_all_weights, read_checkpoint
 from detkit.checkpoint.formats.detectron2 import coco_category_ids, coco_class_names
-from detkit.checkpoint.formats.torchvision import NUM_COCO_ROWS
+from detkit.checkpoint.formats.torchvision import NUM_COCO_ROWS, dense_rows
 from detkit.experiment import Experiment, load_experiment
 from detkit.registry import DataError
 from detkit.structures import COCO_PERSON, KeypointSpec
@@ -66,7 +66,7 @@ def _classes(
     """
     if checkpoint.class_names is not None:
         return checkpoint.class_names, checkpoint.category_ids, checkpoint.keypoints
-    rows = len(checkpoint.model.get("roi_heads.box_predictor.cls_score.bias", ()))
+    rows = len(checkpoint.model.get("roi_heads.box_predictor.cls_score.bias", ())) or dense_rows(checkpoint.model)
     points = len(checkpoint.model.get("roi_heads.keypoint_predictor.kps_score_lowres.bias", ()))
     is_coco = rows == NUM_COCO_ROWS or (rows, points) == (2, len(COCO_PERSON.names))
     number = rows - 1 if points else None  # of COCO's classes, the first of which is person

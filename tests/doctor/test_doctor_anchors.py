@@ -34,7 +34,7 @@ def test_the_nearest_point_of_the_grid_has_the_best_anchor(files, options):
     objectness, _ = head([features[name] for name in model.proposal_generator.in_features])
     anchors = torch.cat([a.tensor for a in model.proposal_generator.anchor_generator(objectness, size)])
     every = box_iou(torch.from_numpy(boxes), anchors.double()).amax(1).numpy()
-    ours = best_iou(boxes, np.tile(size, (len(boxes), 1)), grid_of(model, size))
+    ours = best_iou(boxes, np.tile(size, (len(boxes), 1)), grid_of(model, model.proposal_generator, size))
     np.testing.assert_allclose(ours, every, atol=3e-6)  # anchors are float32
 
 

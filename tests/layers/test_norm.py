@@ -139,3 +139,10 @@ def synchronised(rank: int) -> None:
 @pytest.mark.slow
 def test_synchronised_norm_is_batch_norm_over_the_batches_of_all_processes():
     in_processes(synchronised)
+
+
+def test_group_norm_of_a_value_that_is_alone_is_its_bias():
+    norm, x = GN(16), torch.randn(2, 16, 1, 1)
+    torch.nn.init.normal_(norm.bias)
+    for images in (x[:1], x):
+        torch.testing.assert_close(norm(images), norm.bias[None, :, None, None].expand_as(images))

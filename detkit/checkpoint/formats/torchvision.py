@@ -30,6 +30,7 @@ _OLD_NAMES: Rules = (  # of files from before torchvision 0.13, which the publis
 )
 
 _DENSE_SCORES = "head.classification_head.cls_logits.weight"
+_DENSE_BIASES = ("head.classification_head.cls_logits.bias", "head.regression_head.bbox_reg.bias")
 
 _UNUSED_OF_DETECTOR: Rules = ((r"rpn\.anchor_generator\..*", "anchors: the config describes them"),)
 
@@ -65,15 +66,19 @@ class TorchvisionImporter:
             _drop_background(imported, len(scores))
             imported.class_names = coco_names() if len(scores) == NUM_COCO_ROWS else None
         elif "head.cls_score.weight" in imported.model:
-            _drop_unused_class(imported, wanted)
+            _drop_unused_class(imported, wanted, dense_rows(state))
         imported.match_counters(wanted)
         return imported
 
 
-def _drop_unused_class(imported: Imported, wanted: Mapping[str, torch.Size]) -> None:
-    scores, boxes = (imported.model[f"head.{name}.weight"] for name in ("cls_score", "bbox_pred"))
-    num_anchors = len(boxes) // 4
-    num_classes = len(scores) // num_anchors
+def dense_rows(state: Mapping[str, Tensor]) -> int:
+    """How many classes torchvision's RetinaNet or FCOS has; 0 for other models."""
+    scores, boxes = (len(state.get(name, ())) for name in _DENSE_BIASES)
+    return 4 * scores // max(boxes, 1)
+
+
+def _drop_unused_class(imported: Imported, wanted: Mapping[str, torch.Size], num_classes: int) -> None:
+    num_anchors = len(imported.model["head.cls_score.weight"]) // num_classes
     ours = wanted.get("head.cls_score.weight", [0])[0] // num_anchors
     if ours == num_classes - 1 or (num_classes == NUM_COCO_ROWS and ours != num_classes):
         imported.change(

@@ -64,7 +64,7 @@ class RetinaNetHead(DenseHead):
         ValueError: a feature that there is not; levels with different numbers of anchors or of channels.
     """
 
-    terms = ("loss_cls", "loss_box_reg")
+    terms: tuple[str, ...] = ("loss_cls", "loss_box_reg")
     """Names of the losses."""
 
     def __init__(

@@ -38,6 +38,9 @@ class CocoEvaluator(Evaluator):
     Keypoints are compared by OKS in the place of IoU, and of an image no more than 20 detections count: ``{"keypoints":
     {"AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl", ...}}``.
 
+    Boundary AP, which only ``tasks`` can ask for, is mask AP with the lesser of two IoUs: of the masks, and of their
+    rims, as wide as 2 % of the image's diagonal (Cheng et al. 2021). So it shows how exact outlines are.
+
     LVIS's rule holds for data that say so: detections of classes that nobody looked for in an image do not count, nor
     false ones of classes that are not exhaustively labelled there; ``APr``, ``APc`` and ``APf`` are the AP of its rare,
     common and frequent classes. ``LvisEvaluator`` has its limit on their number, too.
@@ -65,7 +68,9 @@ class CocoEvaluator(Evaluator):
         if max_detections < 1:
             raise ValueError(f"max_detections: expected at least 1, got {max_detections}")
         if tasks is not None and not tasks:
-            raise ValueError("tasks: expected box, mask or keypoints, got an empty list; null chooses by the data")
+            raise ValueError(
+                "tasks: expected box, mask, boundary or keypoints, got an empty list; null chooses by the data"
+            )
         points = len(dataset.keypoint_names)
         if keypoint_sigmas is not None and points and len(keypoint_sigmas) != points:
             raise ValueError(f"keypoint_sigmas: expected {points} numbers, one a keypoint, got {len(keypoint_sigmas)}")
@@ -99,7 +104,7 @@ class CocoEvaluator(Evaluator):
                 continue
             instances = self._checked(prediction.instances)
             if self.tasks is not None:
-                instances = instances.without(*(FIELDS[task] for task in FIELDS if task not in self.tasks))
+                instances = instances.without(*{*FIELDS.values()} - {FIELDS.get(task) for task in self.tasks})
             self._predicted |= {task for task, field in FIELDS.items() if field in instances}
             self._predictions[image_id] = Detections.of(instances)
             self._cut[image_id] = prediction.num_cut

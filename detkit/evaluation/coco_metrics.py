@@ -20,11 +20,11 @@ from detkit.utils.memory import no_collection
 
 logger = logging.getLogger(__name__)
 
-Task = Literal["box", "mask", "keypoints"]
+Task = Literal["box", "boundary", "mask", "keypoints"]
 AT_A_TIME = 200
 """pycocotools takes the areas of no more than 255 shapes at once."""
 TASKS: tuple[Task, ...] = get_args(Task)
-FIELDS: dict[Task, str] = {"mask": "masks", "keypoints": "keypoints"}
+FIELDS: dict[Task, str] = {"boundary": "masks", "mask": "masks", "keypoints": "keypoints"}
 """What a task beyond boxes needs of predictions."""
 AREAS = {"s": "smaller than 32 x 32 pixels", "m": "of 32 x 32 to 96 x 96 pixels", "l": "larger than 96 x 96 pixels"}
 
@@ -83,6 +83,7 @@ class GroundTruth:
         none = [0] * 3 * len(self.keypoints.names if self.keypoints else ())
         own: dict[Task, Callable[[Any], dict[str, Any]]] = {
             "box": lambda a: {},
+            "boundary": lambda a: {"segmentation": a["segmentation"]},
             "mask": lambda a: {"segmentation": a["segmentation"]},
             "keypoints": lambda a: _with_number(a.get("keypoints") or none),
         }
@@ -136,6 +137,7 @@ class _Protocol:
 
 _PROTOCOLS: dict[Task, _Protocol] = {
     "box": _Protocol("bbox", "bbox"),
+    "boundary": _Protocol("boundary", "segmentation"),
     "mask": _Protocol("segm", "segmentation"),
     "keypoints": _Protocol("keypoints", "keypoints", "ml", 20),
 }
@@ -149,7 +151,7 @@ def coco_metrics(
     Args:
         truth: the ground truth.
         results: COCO results of all images.
-        task: ``"box"``, ``"mask"`` or ``"keypoints"``.
+        task: what is compared.
         max_detections: how many detections an image and class count, best first; AP and the last AR are taken there.
         per_class: also ``per_class``, the AP of every class, and ``class_metrics``.
 
@@ -200,10 +202,10 @@ def _accumulate(
     if not (truth.class_names and truth.images):
         k, a, m = len(truth.class_names), 1 + len(protocol.sizes), len(limits)
         return np.full((10, 101, k, a, m), -1.0), np.full((10, k, a, m), -1.0)
-    if task == "mask" and (bare := truth.without_mask()):
+    if protocol.key == "segmentation" and (bare := truth.without_mask()):
         raise DataError(
-            f"mask AP needs a mask for every annotation, but {len(bare)} have none (the first: annotation {bare[0]!r});"
-            " evaluate boxes only (tasks: [box])"
+            f"{task} AP needs a mask for every annotation, but {len(bare)} have none (the first: annotation"
+            f" {bare[0]!r}); evaluate boxes only (tasks: [box])"
         )
     categories = [{"id": k, "name": name} for k, name in enumerate(truth.class_names, 1)]
     sides = []
@@ -234,7 +236,7 @@ def _rows(truth: GroundTruth, results: list[dict[str, Any]], task: Task) -> list
         }
         for n, r in enumerate(filter(truth.counts, results), 1)
     ]
-    if task == "mask":
+    if key == "segmentation":
         shapes = [r["segmentation"] for r in rows]
         areas = [a for i in range(0, len(rows), AT_A_TIME) for a in coco_mask.area(shapes[i : i + AT_A_TIME]).tolist()]
     else:

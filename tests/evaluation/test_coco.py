@@ -147,6 +147,30 @@ def test_tasks_follow_data_and_predictions(squares, caplog):
         filled(dataset, samples, boxes_only, tasks=("mask",))
 
 
+def test_boundary_ap_is_mask_ap_with_the_lesser_iou_of_masks_and_rims(squares):
+    dataset, samples, outputs = squares
+    tasks = ("boundary", "mask")
+    perfect = filled(dataset, samples, outputs, tasks=tasks).compute()
+    assert perfect["boundary"]["AP"] == perfect["mask"]["AP"] == 1.0
+    mask = outputs[0].masks.tensor
+    thin = mask & mask.roll(1, 2)  # without its first column
+    rims = [m & ~eroded(m, 2) for m in (mask, thin)]  # 2 % of the diagonal of 60 x 80 pixels
+    iou = ((rims[0] & rims[1]).sum() / (rims[0] | rims[1]).sum()).item()
+    assert iou < 0.95 < thin.sum() / mask.sum()
+    cut = filled(dataset, samples, [o.with_fields(masks=BitMasks(thin)) for o in outputs], tasks=tasks).compute()
+    assert cut["mask"]["AP"] == 1.0
+    assert cut["boundary"]["AP"] == pytest.approx(np.mean(np.linspace(0.5, 0.95, 10) <= iou))
+    assert "boundary" in CocoEvaluator(dataset).report(cut)
+
+
+def eroded(mask, times):
+    """What remains of a mask that loses its outermost pixels so often."""
+    for _ in range(times):
+        padded = torch.nn.functional.pad(mask[None].float(), (1, 1, 1, 1))
+        mask = -torch.nn.functional.max_pool2d(-padded, 3, 1)[0] > 0.5
+    return mask
+
+
 def test_max_detections_names_the_last_recall_and_limits(squares):
     dataset, samples, outputs = squares
     worse = [

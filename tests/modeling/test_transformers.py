@@ -9,11 +9,13 @@ from small import sample, small_model
 from torch.nn import functional as F
 
 from detkit.checkpoint import load_weights
+from detkit.experiment import load_experiment
 from detkit.layers import ShapeSpec
 from detkit.modeling.backbones import Swin, ViT
 from detkit.modeling.backbones.swin import ShiftedWindowAttention
 from detkit.modeling.backbones.vit import AbsolutePositions, RelativeAttention, RelativePositions, Windows
 from detkit.modeling.necks import FPN, SimpleFeaturePyramid
+from detkit.registry import ConfigError
 
 VIT = {"embed_dim": 16, "depth": 3, "num_heads": 2, "patch_size": 8, "windows": Windows(size=3, global_blocks=(1,))}
 VIT16 = {**VIT, "patch_size": 16}
@@ -214,6 +216,7 @@ def test_every_parameter_is_in_one_layer(name):
         (partial(ViT, depth=2), r"windows.global_blocks: expected blocks from 0 to 1, got 11"),
         (partial(ViT, **VIT, residual_blocks=(3,)), r"residual_blocks: expected blocks from 0 to 2, got 3"),
         (partial(ViT, **VIT, freeze_at=5), r"freeze_at: expected 0 \(nothing\) to 4 \(everything\), got 5"),
+        (partial(ViT, patch_size=256), r"absolute_positions.image_size: expected at least a patch of 256 pixels"),
         (partial(Swin, depths=(2, 2)), "num_heads: expected one for each of 2 depths"),
         (partial(Swin, embed_dim=40), "num_heads: expected a number that divides 40 channels, got 3"),
         (partial(Swin, out_features=("p0",)), r"out_features: expected some of res2, res3, res4, res5, got \['p0'\]"),
@@ -223,3 +226,11 @@ def test_every_parameter_is_in_one_layer(name):
 def test_mistakes_are_named(build, words):
     with pytest.raises(ValueError, match=words):
         build(ShapeSpec(3))
+
+
+@pytest.mark.parametrize(
+    ("option", "word"), [("depth=4", "global_blocks"), ("num_heads=5", "num_heads"), ("freeze_at=20", "freeze_at")]
+)
+def test_mistakes_are_named_before_anything_is_built(option, word):
+    with pytest.raises(ConfigError, match=rf"model\.backbone.*{word}: expected"):
+        load_experiment("coco/mask_rcnn_vitdet_b_100ep", [f"model.backbone.{option}"])

@@ -1,6 +1,6 @@
 """The Swin transformer as a backbone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -14,6 +14,7 @@ from detkit.modeling.backbones.transformer import (
     TransformerBlock,
     WindowAttention,
     apply_block,
+    check_heads,
     drop_path_rates,
     init_linear,
 )
@@ -155,11 +156,16 @@ class Swin(Backbone):
         checkpoint_activations: bool = False,
     ):
         super().__init__(input_shape)
-        if len(depths) != len(num_heads):
-            raise ValueError(f"num_heads: expected one for each of {len(depths)} depths, got {list(num_heads)}")
-        names = [f"res{i + 2}" for i in range(len(depths))]
-        if not out_features or not set(out_features) <= set(names):
-            raise ValueError(f"out_features: expected some of {', '.join(names)}, got {list(out_features)}")
+        self.check_options(
+            {
+                "embed_dim": embed_dim,
+                "depths": depths,
+                "num_heads": num_heads,
+                "out_features": out_features,
+                "freeze_at": freeze_at,
+            }
+        )
+        names = _map_names(depths)
         self.checkpoint_activations = checkpoint_activations
         self.patch_embed = PatchEmbed(input_shape.channels, embed_dim, PATCH_SIZE, norm=True)
         self.stages, self.norms, self.output_shape = nn.ModuleList(), nn.ModuleDict(), {}
@@ -181,11 +187,24 @@ class Swin(Backbone):
                 stride = input_shape.stride * PATCH_SIZE * 2**i
                 self.output_shape[names[i]] = ShapeSpec(channels=channels, stride=stride)
         init_linear(self)
-        parts = ["patch_embed", *(f"stages.{i}" for i in range(len(self.stages)))]
-        if not 0 <= freeze_at <= len(parts):
-            raise ValueError(f"freeze_at: expected 0 (nothing) to {len(parts)} (all that is built), got {freeze_at}")
-        for name in parts[:freeze_at]:
+        for name in ["patch_embed", *(f"stages.{i}" for i in range(len(self.stages)))][:freeze_at]:
             freeze(self.get_submodule(name))
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Called when a config is loaded. Raises ValueError as the constructor does."""
+        depths, heads, chosen = options["depths"], options["num_heads"], options["out_features"]
+        if len(depths) != len(heads):
+            raise ValueError(f"num_heads: expected one for each of {len(depths)} depths, got {list(heads)}")
+        names = _map_names(depths)
+        if not chosen or not set(chosen) <= set(names):
+            raise ValueError(f"out_features: expected some of {', '.join(names)}, got {list(chosen)}")
+        for i in range(len(depths)):
+            check_heads(options["embed_dim"] * 2**i, heads[i])
+        most = max(map(names.index, chosen)) + 2
+        if options["freeze_at"] > most:
+            freeze_at = options["freeze_at"]
+            raise ValueError(f"freeze_at: expected 0 (nothing) to {most} (all that is built), got {freeze_at}")
 
     @classmethod
     def strides(cls, options: Mapping[str, Any]) -> dict[str, int] | None:
@@ -217,3 +236,7 @@ class Swin(Backbone):
             if stage.downsample is not None:
                 x = stage.downsample(x)  # type: ignore[operator]
         return features
+
+
+def _map_names(depths: Sequence[int]) -> list[str]:
+    return [f"res{i + 2}" for i in range(len(depths))]

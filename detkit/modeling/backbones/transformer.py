@@ -69,8 +69,7 @@ class WindowAttention(nn.Module):
 
     def __init__(self, channels: int, num_heads: int, *, bias: bool, window: int | None, shift: int = 0):
         super().__init__()
-        if channels % num_heads:
-            raise ValueError(f"num_heads: expected a number that divides {channels} channels, got {num_heads}")
+        check_heads(channels, num_heads)
         self.num_heads, self.window, self.shift = num_heads, window, shift
         self.qkv = nn.Linear(channels, 3 * channels, bias=bias)
         self.proj = nn.Linear(channels, channels)
@@ -128,6 +127,12 @@ class TransformerBlock(nn.Module):
         """``(N, H, W, C)`` -> the same shape."""
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+def check_heads(channels: int, num_heads: int) -> None:
+    """Raises ValueError where the heads of an attention do not divide its channels."""
+    if channels % num_heads:
+        raise ValueError(f"num_heads: expected a number that divides {channels} channels, got {num_heads}")
 
 
 def drop_path_rates(largest: float, depth: int) -> list[float]:

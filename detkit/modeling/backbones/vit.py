@@ -16,6 +16,7 @@ from detkit.modeling.backbones.transformer import (
     TransformerBlock,
     WindowAttention,
     apply_block,
+    check_heads,
     drop_path_rates,
     init_linear,
 )
@@ -153,7 +154,8 @@ class ViT(Backbone):
             memory, more time.
 
     Raises:
-        ValueError: heads that do not divide ``embed_dim``, a block that there is not, or ``freeze_at`` beyond the last.
+        ValueError: heads that do not divide ``embed_dim``, a block that there is not, positions for images smaller than
+            a patch, or ``freeze_at`` beyond the last block.
     """
 
     def __init__(
@@ -176,12 +178,19 @@ class ViT(Backbone):
         checkpoint_activations: bool = False,
     ):
         super().__init__(input_shape)
-        named = {"windows.global_blocks": windows.global_blocks if windows else (), "residual_blocks": residual_blocks}
-        for option, blocks in named.items():
-            if blocks and max(blocks) >= depth:
-                raise ValueError(f"{option}: expected blocks from 0 to {depth - 1}, got {max(blocks)} (depth {depth})")
-        if freeze_at > depth + 1:
-            raise ValueError(f"freeze_at: expected 0 (nothing) to {depth + 1} (everything), got {freeze_at}")
+        self.check_options(
+            {
+                "embed_dim": embed_dim,
+                "depth": depth,
+                "num_heads": num_heads,
+                "patch_size": patch_size,
+                "windows": windows,
+                "absolute_positions": absolute_positions,
+                "relative_positions": relative_positions,
+                "residual_blocks": residual_blocks,
+                "freeze_at": freeze_at,
+            }
+        )
         self._square_size, self.checkpoint_activations = square_size, checkpoint_activations
         self.patch_embed = PatchEmbed(input_shape.channels, embed_dim, patch_size, norm=False)
         self.absolute_positions, self.pos_embed = absolute_positions, None
@@ -209,6 +218,22 @@ class ViT(Backbone):
     def square_size(self) -> int | None:
         """See ``Backbone.square_size``."""
         return self._square_size
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Called when a config is loaded. Raises ValueError as the constructor does."""
+        depth, patch_size, windows = options["depth"], options["patch_size"], options["windows"]
+        check_heads(options["embed_dim"], options["num_heads"])
+        named = {"windows.global_blocks": windows.global_blocks if windows else ()}
+        for option, blocks in {**named, "residual_blocks": options["residual_blocks"]}.items():
+            if blocks and max(blocks) >= depth:
+                raise ValueError(f"{option}: expected blocks from 0 to {depth - 1}, got {max(blocks)} (depth {depth})")
+        for option in ("absolute_positions", "relative_positions"):
+            positions = options[option]
+            if positions is not None and positions.image_size < patch_size:
+                raise ValueError(f"{option}.image_size: expected at least a patch of {patch_size} pixels")
+        if options["freeze_at"] > depth + 1:
+            raise ValueError(f"freeze_at: expected 0 (nothing) to {depth + 1} (everything), got {options['freeze_at']}")
 
     @classmethod
     def strides(cls, options: Mapping[str, Any]) -> dict[str, int] | None:

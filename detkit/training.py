@@ -210,6 +210,7 @@ def evaluate_weights(
     names = checkpoint.class_names or exp.data.train_set.class_names
     exp.data.check_classes(names)
     model = exp.build_model(class_names=names, keypoints=checkpoint.keypoints, pretrained=False).to(device)
+    exp.data.check_semantic_names(model.semantic_names, trained=False)
     load_all_weights(model, checkpoint)
     if precision is not None or compile:
         model = optimized(model, precision or "fp32", compile)

@@ -59,8 +59,8 @@ def test_every_model_builds(path):
     warmed_up = exp.solver.schedule.kwargs["warmup_iters"] == 0  # as matterport's, which begins at its full rate
     assert (exp.solver.schedule()(0, exp.solver.max_iter or 1000) < 0.1) != warmed_up
     prefixes = {name.split(".")[0] for name, _ in model.named_parameters()}
-    heads = {"head"} if hasattr(model, "head") else {"proposal_generator", "roi_heads"}
-    assert prefixes == {"backbone", *heads} | ({"neck"} if model.neck else set())
+    parts = ("backbone", "neck", "proposal_generator", "roi_heads", "semantic_head", "head")
+    assert prefixes == {name for name in parts if exp.tree["model"].get(name)}, "options are prefixes"
 
 
 def test_detectron2s_schedules():

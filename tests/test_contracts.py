@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from panoptic_folder import write_panoptic
 from small_folders import make_folder
 
 import detkit.doctor
@@ -19,6 +20,7 @@ from detkit.config import Recipe, parse
 from detkit.config.schema import is_nested, registry_for, schema
 from detkit.data.formats import FormatDataset
 from detkit.data.interfaces import Record
+from detkit.evaluation.per_image import PerImageEvaluator
 from detkit.experiment import Experiment
 from detkit.layers import ShapeSpec
 from detkit.modeling.anchors import GridAnchorGenerator
@@ -389,6 +391,20 @@ def test_keypoint_head(cls):
     assert "keypoints" not in before[0], "predictions are new instances"
 
 
+@pytest.mark.parametrize("cls", registered("semantic head"), ids=names)
+def test_semantic_head(cls):
+    head, classes = cls(PYRAMID, 4), torch.randint(-1, 4, (2, 64, 64))
+    losses = head.loss(features(), classes)
+    losses.total().backward()
+    assert all(p.grad is not None for p in head.parameters())
+    assert losses.normalisers.keys() == losses.terms.keys()
+    assert head.loss(features(), torch.full_like(classes, -1)).total() == 0, "nothing known, nothing learned"
+    logits = head.eval().predict(features(3))
+    assert logits.shape[:2] == (3, 4)
+    assert 64 % logits.shape[-1] == 0
+    assert logits.shape[-1] == logits.shape[-2]
+
+
 @pytest.mark.parametrize("cls", registered("input resize"), ids=names)
 def test_input_resize(cls):
     resize, t = cls(), target()
@@ -553,15 +569,22 @@ def test_schedule(cls):
 
 @pytest.mark.parametrize("cls", registered("evaluator"), ids=names)
 def test_evaluator(cls):
-    dataset = detkit.data.Shapes(num_images=3, image_size=(96, 96))
+    of_maps = issubclass(cls, PerImageEvaluator)
+    dataset = detkit.data.Shapes(num_images=3, image_size=(96, 96), panoptic=of_maps)
     evaluator = cls(dataset)
     evaluator.reset()
     mapper = detkit.data.Mapper(dataset, (), seed=0, mask_format="bitmap", train=False)
     for batch in detkit.data.test_loader(dataset, mapper, 2, 0, 0, 1):
         truth = [s.target for s in batch]
         found = [t.with_fields(scores=torch.ones(len(t))) for t in truth]
-        evaluator.update(batch, [Prediction(instances) for instances in found])
+        maps = [dataset.panoptic_map(s.image_id) for s in batch] if of_maps else [None] * len(batch)
+        semantic = [None if m is None else m.semantic.long() for m in maps]
+        evaluator.update(batch, [Prediction(*parts) for parts in zip(found, semantic, maps)])
     results = evaluator.compute()
+    if of_maps:
+        assert evaluator.report(results)
+        assert next(iter(results.values()))[{"PanopticEvaluator": "PQ", "SemanticEvaluator": "mIoU"}[cls.__name__]] == 1
+        return
     if cls.__name__ == "DetectionErrors":
         assert results["errors"]["AP50"] == pytest.approx(1)
     else:
@@ -585,6 +608,8 @@ def test_dataset(cls, request):
         dataset = cls(datasets=(partial(detkit.data.Shapes, num_images=2), partial(detkit.data.Shapes, num_images=3)))
     elif cls.__name__ == "TiledDataset":
         dataset = cls(dataset=partial(detkit.data.Shapes, num_images=2), size=80)
+    elif cls.__name__ == "CocoPanoptic":
+        dataset = cls(**write_panoptic(request.getfixturevalue("tmp_path"))[0])
     elif issubclass(cls, FormatDataset):
         dataset = cls(path=str(make_folder(cls.__name__, request.getfixturevalue("tmp_path"))))
     else:
@@ -598,6 +623,10 @@ def test_dataset(cls, request):
     assert (one.objects.classes < len(dataset.class_names)).all()
     assert one.active_classes is None or one.active_classes.shape == (len(dataset.class_names),)
     assert one.valid_region is None
+    maps = dataset.maps(0)
+    assert one.maps.keys() == maps.keys()
+    assert all(values.shape == one.original_size for values in maps.values())
+    assert ("semantic" in maps) == bool(dataset.semantic_names)
     coco = dataset.coco()
     assert [c["name"] for c in coco["categories"]] == list(dataset.class_names)
     assert [c["id"] for c in coco["categories"]] == list(dataset.category_ids)

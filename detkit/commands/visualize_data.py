@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,9 @@ def picture_of(sample: Sample, dataset: Dataset) -> np.ndarray:
     target = sample.target if sample.target is not None else Instances((height, width))
     h, w = sample.original_size
     title = f"{sample.image_id}: {len(target)} objects, {width} x {height} (file: {w} x {h})"
-    drawn = draw_prediction(sample.image, Prediction(target), dataset.class_names, skeleton=dataset.skeleton)
+    names: Any = {"class_names": dataset.class_names, "semantic_names": dataset.semantic_names}
+    shown = Prediction(target, sample.maps.get("semantic"))
+    drawn = draw_prediction(sample.image, shown, **names, skeleton=dataset.skeleton)
     return side_by_side([drawn], [title])
 
 

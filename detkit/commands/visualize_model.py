@@ -92,7 +92,12 @@ class Stages:
             yield "4_regions", self.regions(self.target)
         output = self.model.predict([self.sample])[0].to("cpu")
         thresh = self.args.score_thresh
-        yield "5_detections", prediction_picture(self.sample, output, self.names, score_thresh=thresh)
+        yield (
+            "5_detections",
+            prediction_picture(
+                self.sample, output, self.names, score_thresh=thresh, semantic_names=self.model.semantic_names
+            ),
+        )
 
     def input(self) -> np.ndarray:
         """The padded batch of one image."""

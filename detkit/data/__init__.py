@@ -26,7 +26,7 @@ from detkit.data.datasets import (
     TableDataset,
     TiledDataset,
 )
-from detkit.data.formats import AutoDataset, open_dataset
+from detkit.data.formats import AutoDataset, CocoPanoptic, open_dataset
 from detkit.data.images import read_image
 from detkit.data.interfaces import (
     AUGMENTATIONS,
@@ -55,6 +55,7 @@ __all__ = [
     "ClassBalancedSampler",
     "CocoIds",
     "CocoInstances",
+    "CocoPanoptic",
     "CocoResults",
     "ColorJitter",
     "ConcatDataset",

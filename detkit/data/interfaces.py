@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler as TorchSampler
 
+from detkit.data.object_table import ObjectTable as ObjectTable
 from detkit.registry import Registry
-from detkit.structures import Boxes, CroppedMasks, Instances, KeypointSpec, Region, Transform
+from detkit.structures import Boxes, CroppedMasks, Instances, KeypointSpec, Panoptic, Region, Transform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,30 +137,6 @@ def _unknown(dtype: np.dtype) -> float:
     return np.iinfo(dtype).max if dtype.kind == "u" else -1 if dtype.kind == "i" else 0
 
 
-@dataclasses.dataclass(frozen=True)
-class ObjectTable:
-    """All A annotations of a dataset, without its images and masks, ordered by image.
-
-    Args:
-        images: ``(A,)`` int64: the index of each one's image.
-        ids: ``(A,)`` annotation ids.
-        classes: ``(A,)`` int64, 0..K-1.
-        crowd: ``(A,)`` bool.
-        boxes: ``(A, 4)`` float32 xyxy.
-        extents: ``(A, 4)`` float32 xyxy: the box around each one's mask, in its image; NaN where it has none.
-    """
-
-    images: np.ndarray
-    ids: np.ndarray
-    classes: np.ndarray
-    crowd: np.ndarray
-    boxes: np.ndarray
-    extents: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
 NEGATIVE, NOT_EXHAUSTIVE = "neg_category_ids", "not_exhaustive_category_ids"
 """Of an image in COCO's form: categories that it has no object of, and those of which not all objects are labelled."""
 EVERY_CLASS = "every_class"
@@ -178,6 +155,9 @@ class Dataset:
         keypoint_flip_pairs: pairs of keypoints (0 is the first) that change places in a mirror.
         keypoint_sigmas: how exactly each keypoint can be marked, see ``KeypointSpec``; none for the usual ones.
         skeleton: pairs of keypoints that a drawing joins by a line.
+        semantic_names: the classes of the semantic map, the first of all things together where the data has a panoptic
+            map; none where the data has neither.
+        stuff_ids: the ids in the source of the classes after the first, where it has ids.
     """
 
     class_names: tuple[str, ...]
@@ -186,6 +166,8 @@ class Dataset:
     keypoint_flip_pairs: tuple[tuple[int, int], ...] = ()
     keypoint_sigmas: tuple[float, ...] = ()
     skeleton: tuple[tuple[int, int], ...] = ()
+    semantic_names: tuple[str, ...] = ()
+    stuff_ids: tuple[int, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -214,6 +196,15 @@ class Dataset:
     def image_id(self, index: int) -> int | str:
         """The source's id of the image, as in its record."""
         raise NotImplementedError
+
+    def panoptic_map(self, index: int) -> Panoptic | None:
+        """The image's panoptic map as it is labelled, in the pixels of its file; None where the data has none."""
+        return None
+
+    def maps(self, index: int) -> dict[str, np.ndarray]:
+        """What is labelled of each pixel, ``(H, W)`` by name: ``semantic`` (classes, 255 or -1 for unknown), ..."""
+        panoptic = self.panoptic_map(index)
+        return {} if panoptic is None else {"semantic": panoptic.semantic.numpy()}
 
     def objects(self) -> ObjectTable:
         """All annotations in flat arrays."""

@@ -6,6 +6,9 @@ from detkit.evaluation.errors import DetectionErrors
 from detkit.evaluation.inference import FirstPredictions, Pair, evaluate, write_evaluation
 from detkit.evaluation.interfaces import EVALUATORS, Evaluator
 from detkit.evaluation.lvis import LvisEvaluator
+from detkit.evaluation.panoptic_quality import PanopticEvaluator
+from detkit.evaluation.panoptic_results import PanopticWriter, categories_of
+from detkit.evaluation.semantic_iou import SemanticEvaluator
 
 __all__ = [
     "EVALUATORS",
@@ -15,7 +18,11 @@ __all__ = [
     "FirstPredictions",
     "LvisEvaluator",
     "Pair",
+    "PanopticEvaluator",
+    "PanopticWriter",
     "RowFile",
+    "SemanticEvaluator",
+    "categories_of",
     "coco_results",
     "evaluate",
     "write_evaluation",

@@ -137,7 +137,8 @@ def write_evaluation(
         evaluators: the ones that gave them.
         path: the JSON file; its folder is made.
         sets: names under which there may be results of other weights of the same model in ``results``.
-        detections: where the first evaluator with a method ``write_results`` writes the detections; None: nowhere.
+        detections: where evaluators with a method ``write_results`` write the detections; one that writes another file
+            beside it gives its path. None: nowhere.
     """
     if not is_main():
         return ""
@@ -152,10 +153,10 @@ def write_evaluation(
             f"{amount(timing['images'], 'image')} in {timing['seconds']:.1f} s"
             f" ({timing['images_per_second']:.1f} images/s; the model alone took {timing['model_seconds']:.1f} s)"
         )
-    writer = next((evaluator for evaluator in evaluators if hasattr(evaluator, "write_results")), None)
-    if detections is not None and writer is not None:
-        writer.write_results(detections)
-        parts.append(f"COCO results, with the ids of the test set: {detections}")
+    writers = [evaluator for evaluator in evaluators if hasattr(evaluator, "write_results")]
+    if detections is not None and writers:
+        files = [str(writer.write_results(detections) or detections) for writer in writers]
+        parts.append(f"COCO results, with the ids of the test set: {', '.join(files)}")
     return "\n\n".join(parts)
 
 

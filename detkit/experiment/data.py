@@ -84,6 +84,33 @@ class DataConfig:
                 f"learned ({_few(class_names)}); names and order count. Set the dataset's 'class_names' to the model's"
             )
 
+    @property
+    def semantic_names(self) -> tuple[str, ...]:
+        """The classes of the training data's semantic maps. Raises ConfigError where there are no such maps."""
+        if not self.train_set.semantic_names:
+            raise ConfigError(
+                f"data.train_dataset: {type(self.train_set).__name__} has no semantic maps, which the model learns "
+                "from; take data that have them, such as CocoPanoptic"
+            )
+        return self.train_set.semantic_names
+
+    def check_semantic_names(self, names: Sequence[str] | None, trained: bool = True) -> None:
+        """Raises DataError where the data have semantic maps of other classes than ``names``, of a model that has some.
+
+        Args:
+            names: the model's; None: those of the training data.
+            trained: whether the model learns from the training data, too.
+        """
+        named = {"train": self.semantic_names} if trained else {}
+        wanted = tuple(names or named.get("train", ()))
+        for part, found in {**named, "test": self.test_set.semantic_names}.items():
+            if found and wanted and found != wanted:
+                raise DataError(
+                    f"data.{part}_dataset: the classes of its semantic maps ({_few(found)}) differ from the model's "
+                    f"({_few(wanted)}); names and order count. Take data with the same classes; to learn those of the "
+                    "training data: model.semantic_names=null"
+                )
+
     def train(
         self, seed: int = 0, start_iter: int = 0, earlier: Sequence[tuple[int, int]] = ()
     ) -> Iterable[list[Sample]]:

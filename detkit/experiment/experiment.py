@@ -90,6 +90,9 @@ class Experiment:
             class_names, category_ids = self.data.train_set.class_names, tuple(self.data.train_set.category_ids)
             keypoints = keypoints or self.data.train_set.keypoint_spec
         recipe = _changed(self.model, KeypointHead, "keypoints", lambda given: given or keypoints)
+        recipe = _changed(recipe, MetaArch, "semantic_names", lambda given: given or self.data.semantic_names)
+        if "semantic_names" in recipe.kwargs:
+            self.tree["model"]["semantic_names"] = list(recipe.kwargs["semantic_names"])  # in checkpoints, too
         recipe = recipe if pretrained else _changed(recipe, Backbone, "weights", lambda _: None)
         model = built("model", recipe, num_classes if class_names is None else len(class_names))
         lazy = [name for name, value in model.named_parameters() if torch.nn.parameter.is_lazy(value)]

@@ -11,7 +11,7 @@ from detkit.config import to_yaml
 from detkit.config.user_file import CODE, copied_code
 from detkit.experiment.experiment import Experiment
 from detkit.modeling import MetaArch
-from detkit.registry import ConfigError
+from detkit.registry import ConfigError, options
 from detkit.utils import (
     atomic_write,
     distributed,
@@ -114,6 +114,8 @@ def validate_datasets(experiment: Experiment) -> None:
     logger.info("test data\n%s", data.test_set.summary())
     check_alike("data", f"{data.train_set.summary()}\n{data.test_set.summary()}")
     data.check_classes(data.train_set.class_names)
+    if "semantic_names" in options(experiment.model.cls):
+        data.check_semantic_names(experiment.model.kwargs.get("semantic_names"))
 
 
 def is_restarted(folder: Path) -> bool:

@@ -14,6 +14,7 @@ from detkit.modeling import (
     poolers,
     proposals,
     roi_heads,
+    semantic,
     suppression,
 )
 from detkit.modeling.interfaces import MetaArch
@@ -35,5 +36,6 @@ __all__ = [
     "poolers",
     "proposals",
     "roi_heads",
+    "semantic",
     "suppression",
 ]

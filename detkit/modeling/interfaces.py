@@ -45,7 +45,10 @@ class MetaArch(nn.Module):
         num_classes: K.
         class_names: K names, set when the model is loaded or trained; None: not known.
         category_ids: the ids that the classes have in the data's files, for files of results; None: not known.
+        semantic_names: the classes of the semantic map that it predicts, where it predicts one.
     """
+
+    semantic_names: tuple[str, ...] = ()
 
     def __init__(self, num_classes: int):
         super().__init__()
@@ -256,6 +259,21 @@ class DenseHead(RegionPart):
         raise NotImplementedError
 
 
+class SemanticHead(nn.Module):
+    """Feature maps to the class of each pixel. K is here the number of classes of the semantic map."""
+
+    def __init__(self, input_shape: dict[str, ShapeSpec], num_classes: int):
+        super().__init__()
+
+    def loss(self, features: Features, targets: Tensor) -> Losses:
+        """``targets`` ``(N, H, W)`` int64: the class of each pixel of the padded batch, -1 where it is not known."""
+        raise NotImplementedError
+
+    def predict(self, features: Features) -> Tensor:
+        """Logits ``(N, K, H/s, W/s)``; those of the pixels between are interpolated bilinearly."""
+        raise NotImplementedError
+
+
 META_ARCHS: Registry[MetaArch] = Registry("meta-architecture", MetaArch)
 BACKBONES: Registry[Backbone] = Registry("backbone", Backbone)
 RPN_HEADS: Registry[RPNHead] = Registry("RPN head", RPNHead)
@@ -266,3 +284,4 @@ MASK_HEADS: Registry[MaskHead] = Registry("mask head", MaskHead)
 KEYPOINT_HEADS: Registry[KeypointHead] = Registry("keypoint head", KeypointHead)
 ROI_HEADS: Registry[RoIHeads] = Registry("RoI heads", RoIHeads)
 DENSE_HEADS: Registry[DenseHead] = Registry("dense head", DenseHead)
+SEMANTIC_HEADS: Registry[SemanticHead] = Registry("semantic head", SemanticHead)

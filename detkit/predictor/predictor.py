@@ -82,6 +82,7 @@ class Predictor:
             self.model = TiledModel(self.model, tile, augmentations=augmentations, batch_size=batch_size).eval()
             augmentations, batch_size = (), 1  # of images, each of which has many tiles
         self.class_names: tuple[str, ...] = tuple(names or ())
+        self.semantic_names: tuple[str, ...] = getattr(model, "semantic_names", ())
         self.config: Mapping[str, Any] | None = None
         self.category_ids: tuple[int, ...] | None = getattr(model, "category_ids", None)
         self.augmentations, self.batch_size, self.reading = tuple(augmentations), batch_size, reading
@@ -250,7 +251,7 @@ class Predictor:
         options: Any = {"score_thresh": score_thresh, "show_best": show_best, "max_side": max_side}
         order = self.channel_order if prediction.frame is None else "RGB"  # frames are read here
         pixels = resolve_one(image, self.reading, order).pixels()
-        return draw_prediction(pixels, prediction, self.class_names, **options)
+        return draw_prediction(pixels, prediction, self.class_names, semantic_names=self.semantic_names, **options)
 
     def write_pictures(
         self,

@@ -15,15 +15,19 @@ class Segment:
 
     Args:
         id: its number in the map, above 0.
-        class_index: its class.
+        class_index: its class: of an object one of the objects' classes, else one of the semantic map's.
         is_thing: whether it is one object; otherwise it is all that the image has of a class such as sky.
         score: 0 to 1; None where the model gives none.
+        instance: the row of the prediction's instances that it is of; None where it is of none.
+        crowd: in ground truth, whether it is a region of many objects, none of which is labelled.
     """
 
     id: int
     class_index: int
     is_thing: bool
     score: float | None = None
+    instance: int | None = None
+    crowd: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,6 +42,14 @@ class Panoptic:
     ids: Tensor
     segments: tuple[Segment, ...] = ()
 
+    @property
+    def semantic(self) -> Tensor:
+        """``(H, W)`` uint8: the semantic map's class of each pixel, 0 for all things together, 255 for no segment."""
+        table = torch.full((max([0, *(s.id for s in self.segments)]) + 1,), 255, dtype=torch.uint8)
+        for segment in self.segments:
+            table[segment.id] = 0 if segment.is_thing else segment.class_index
+        return table.to(self.ids.device)[self.ids]
+
     def to(self, device: torch.device | str) -> "Panoptic":
         """The same on ``device``."""
         return Panoptic(self.ids.to(device), self.segments)
@@ -50,7 +62,7 @@ class Prediction:
     Args:
         instances: the objects, best first: ``boxes``, ``scores``, ``classes``, and ``masks``, ``keypoints`` or fields
             of a user's own where the model has heads for them.
-        semantic: ``(H, W)`` int64, the class of each pixel.
+        semantic: ``(H, W)`` int64, the class of each pixel, one of the semantic map's classes.
         panoptic: a segment for each pixel.
         num_cut: how many instances more the model has found, which its limit on their number has cut off. They score
             less than all that are there.

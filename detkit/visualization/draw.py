@@ -22,6 +22,7 @@ def draw_prediction(
     score_thresh: float = 0.0,
     show_best: int = 0,
     skeleton: Sequence[tuple[int, int]] = (),
+    semantic_names: Sequence[str] = (),
     min_side: int = MIN_SIDE,
     max_side: int | None = MAX_SIDE,
 ) -> np.ndarray:
@@ -39,6 +40,7 @@ def draw_prediction(
         score_thresh: instances below this score are not drawn.
         show_best: where no instance reaches the score, so many of the best are drawn with dashed boxes and a note.
         skeleton: pairs of keypoints that are joined; none: those of the instances' own skeleton.
+        semantic_names: the classes of the semantic map; none: they are the K classes.
         min_side: an image whose longer side is shorter is enlarged to it.
         max_side: an image whose longer side is longer is shrunk to it; None: none is.
 
@@ -52,10 +54,10 @@ def draw_prediction(
     instances = prediction.above(score_thresh).instances
     drawing = Drawing(image, None if instances is None else instances.image_size, min_side, max_side)
     if prediction.panoptic is not None:
-        _draw_panoptic(drawing, prediction.panoptic, class_names)
+        _draw_panoptic(drawing, prediction.panoptic, class_names, semantic_names or class_names)
         return drawing.array()
     if prediction.semantic is not None:
-        _draw_semantic(drawing, prediction.semantic.cpu().numpy(), class_names)
+        _draw_semantic(drawing, prediction.semantic.cpu().numpy(), semantic_names or class_names)
     below = best_below(prediction.instances, score_thresh, show_best)
     if below is not None:
         draw_rows(drawing, below, class_names, skeleton, dashed=True, note=below_note(len(below), score_thresh))
@@ -142,9 +144,11 @@ def _draw_semantic(drawing: Drawing, classes: np.ndarray, class_names: Sequence[
     _draw_regions(drawing, [classes == c for c in present], texts, palette(limit)[present])
 
 
-def _draw_panoptic(drawing: Drawing, panoptic: Panoptic, class_names: Sequence[str]) -> None:
+def _draw_panoptic(
+    drawing: Drawing, panoptic: Panoptic, class_names: Sequence[str], semantic_names: Sequence[str]
+) -> None:
     ids, segments = panoptic.ids.cpu().numpy(), panoptic.segments
-    texts = [class_label(segment.class_index, class_names) for segment in segments]
+    texts = [class_label(s.class_index, class_names if s.is_thing else semantic_names) for s in segments]
     texts = [text if s.score is None else f"{text} {s.score:.2f}" for text, s in zip(texts, segments)]
     _draw_regions(drawing, [ids == segment.id for segment in segments], texts, palette(len(segments)))
 

@@ -27,6 +27,7 @@ def prediction_picture(
     *,
     score_thresh: float = 0.5,
     skeleton: Sequence[tuple[int, int]] = (),
+    semantic_names: Sequence[str] = (),
     show_best: int = 3,
     min_side: int = MIN_SIDE,
 ) -> np.ndarray:
@@ -41,7 +42,7 @@ def prediction_picture(
         class_names: the K names.
         score_thresh: predictions below this score are not drawn.
         skeleton: pairs of keypoints that are joined.
-        show_best, min_side: as in ``draw_prediction``.
+        semantic_names, show_best, min_side: as in ``draw_prediction``.
     """
     image, truth = without_padding(sample)
     maps = prediction.semantic is not None or prediction.panoptic is not None
@@ -49,6 +50,7 @@ def prediction_picture(
     options |= {"min_side": min_side, "max_side": MAX_SIDE if truth.instances is None else PANEL_SIDE}
     if not maps and comparable(truth.instances) and comparable(prediction.instances):
         return draw_comparison(image, truth.instances, prediction.instances, class_names, **options)
+    options["semantic_names"] = semantic_names
     pictures = [draw_prediction(image, prediction, class_names, **options)]
     found = prediction.above(score_thresh).instances
     titles = ["prediction" if found is None else f"prediction: {len(found)} with score ≥ {score_thresh:g}"]
@@ -84,6 +86,7 @@ def draw_predictions(
         ``{name: (H, W, 3) uint8}``; a name holds letters, digits and ``_.-`` only.
     """
     options: dict[str, Any] = {"score_thresh": score_thresh, "skeleton": dataset.skeleton}
+    options["semantic_names"] = dataset.semantic_names
     pictures, free = dict[str, np.ndarray](), FreeNames()
     for sample, prediction in watched(pairs, "pictures", show=is_main()):
         name = free(Path(file_stem(sample.image_id))).name

@@ -1,4 +1,4 @@
-"""Weights of Detectron2: its R-CNNs, PointRend, RetinaNet, FCOS, and backbones alone."""
+"""Weights of Detectron2: its R-CNNs with all their heads, Semantic FPN, RetinaNet, FCOS, and backbones alone."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -82,6 +82,8 @@ HEADS: Pairs = (
         for i in range(_MOST_CONVS)
     ),
     ("roi_heads.keypoint_head.score_lowres.{p}", "roi_heads.keypoint_head.deconv.{p}"),
+    *((f"sem_seg_head.p{{s}}.{2 * i}.{{r}}", f"semantic_head.convs.p{{s}}.{i}.{{r}}") for i in range(_MOST_CONVS)),
+    ("sem_seg_head.predictor.{p}", "semantic_head.predictor.{p}"),
 )
 """Everything behind the features. Rows are in detkit's order: background last, deltas (dx, dy, dw, dh)."""
 
@@ -134,7 +136,7 @@ class Detectron2Importer:
     """Detectron2's models and backbones (ResNets with any norm and with deformable convolutions, ViT, Swin).
 
     A backbone alone goes to where the model has those layers: into its backbone, with a res5 that the heads share
-    into ``roi_heads.res5``. What other architectures have (panoptic heads) is not understood.
+    into ``roi_heads.res5``.
     """
 
     name = "Detectron2"

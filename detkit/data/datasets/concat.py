@@ -9,7 +9,7 @@ import torch
 from detkit.config import Recipe
 from detkit.data.flat import offsets
 from detkit.data.interfaces import DATASETS, NEGATIVE, NOT_EXHAUSTIVE, Dataset, ObjectTable, Record
-from detkit.structures import Keypoints
+from detkit.structures import Keypoints, Panoptic
 
 
 @DATASETS.register()
@@ -27,11 +27,13 @@ class ConcatDataset(Dataset):
 
     Keypoints must be the same wherever there are any; the objects of the other datasets have none that is labelled.
 
+    Semantic maps must have the same classes in all datasets; where one has none, there are none.
+
     Args:
         datasets: what is put together, in order. A dataset that stands there twice is seen twice as often.
 
     Raises:
-        ValueError: there are no datasets, or two have different keypoints.
+        ValueError: there are no datasets, or two have different keypoints or semantic maps of different classes.
     """
 
     def __init__(self, *, datasets: tuple[Recipe[Dataset], ...]):
@@ -51,6 +53,12 @@ class ConcatDataset(Dataset):
             if dataset.keypoint_names:
                 self.keypoint_names, self.skeleton = dataset.keypoint_names, dataset.skeleton
                 self.keypoint_flip_pairs, self.keypoint_sigmas = dataset.keypoint_flip_pairs, dataset.keypoint_sigmas
+        semantic = {dataset.semantic_names for dataset in self.datasets}
+        if len(semantic - {()}) > 1:
+            found = " and ".join(", ".join(names) for names in sorted(semantic))
+            raise ValueError(f"ConcatDataset.datasets: expected semantic maps of the same classes, got {found}")
+        if () not in semantic:
+            self.semantic_names, self.stuff_ids = self.datasets[0].semantic_names, self.datasets[0].stuff_ids
         index = {name: i for i, name in enumerate(self.class_names)}
         self._classes = [np.array([index[n] for n in dataset.class_names], np.int64) for dataset in self.datasets]
         self._starts = offsets(len(dataset) for dataset in self.datasets)
@@ -95,6 +103,20 @@ class ConcatDataset(Dataset):
     def image_id(self, index: int) -> str:
         number, inner = self._place(index)
         return f"{number}-{self.datasets[number].image_id(inner)}"
+
+    def panoptic_map(self, index: int) -> Panoptic | None:
+        number, inner = self._place(index)
+        found, classes = self.datasets[number].panoptic_map(inner), self._classes[number]
+        if found is None or not self.semantic_names:
+            return None
+        segments = (
+            dataclasses.replace(s, class_index=int(classes[s.class_index])) if s.is_thing else s for s in found.segments
+        )
+        return dataclasses.replace(found, segments=tuple(segments))
+
+    def maps(self, index: int) -> dict[str, np.ndarray]:
+        number, inner = self._place(index)
+        return self.datasets[number].maps(inner)
 
     def objects(self) -> ObjectTable:
         tables = [dataset.objects() for dataset in self.datasets]

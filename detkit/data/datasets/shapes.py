@@ -5,14 +5,15 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import pycocotools.mask as coco_mask
+import torch
 
 from detkit.config import Count, CountOrZero, Fraction, Interval, Positive
 from detkit.data.datasets.row_reader import Policy
 from detkit.data.datasets.rows import ImageRow, Row
-from detkit.data.datasets.shapes_drawing import SHAPES, Scene, draw_scene
+from detkit.data.datasets.shapes_drawing import SHAPES, TEXTURES, Scene, draw_scene
 from detkit.data.datasets.table_dataset import TableDataset
 from detkit.data.interfaces import DATASETS
-from detkit.structures import BitMasks, KeypointSpec
+from detkit.structures import BitMasks, KeypointSpec, Panoptic, Segment
 from detkit.utils.progress import watched
 
 Side = Annotated[int, Interval(16)]
@@ -39,6 +40,8 @@ class Shapes(TableDataset):
         min_visible: an object of which a smaller part than this is visible behind others is left out.
         keypoints: null for none; extremes: the outermost points of what is visible of an object, at its top, right,
             bottom and left, which are corners of those that have some; centres: the one in the middle of it.
+        panoptic: whether the ground is labelled, too: a line divides it into two, each side with one texture, and
+            records have a semantic map of the shapes together and of the textures.
     """
 
     @classmethod
@@ -60,6 +63,7 @@ class Shapes(TableDataset):
         max_scale: Positive = 0.6,
         min_visible: Fraction = 0.25,
         keypoints: Literal["extremes", "centres"] | None = None,
+        panoptic: bool = False,
     ):
         bounds = {
             "min_objects": min_objects,
@@ -72,11 +76,14 @@ class Shapes(TableDataset):
         smallest = max(min_scale, MIN_PIXELS / min(self.size))
         scale = (smallest, max(smallest, max_scale))
         self._pixels = np.empty((num_images, *self.size, 3), np.uint8)
+        self._grounds = np.empty((num_images, *self.size) if panoptic else 0, np.uint8)
         images, rows, (points, spec) = list[ImageRow](), list[Row](), KEYPOINTS[keypoints]
         for i in watched(range(num_images), "drawing shapes", unit="image"):
             rng = np.random.default_rng((seed, i))
-            scene = draw_scene(rng, self.size, (min_objects, max_objects), scale, min_visible)
+            scene = draw_scene(rng, self.size, (min_objects, max_objects), scale, min_visible, panoptic)
             self._pixels[i] = scene.image
+            if panoptic:
+                self._grounds[i] = scene.ground
             name = f"shapes_{seed}_{i:06d}"
             images.append(ImageRow(i, name, *self.size))
             for row in _rows(scene, points):
@@ -84,6 +91,8 @@ class Shapes(TableDataset):
         categories = dict(enumerate(SHAPES, 1))
         specs = {} if spec is None else dict.fromkeys(categories, spec)
         super().__init__(images, rows, categories, keypoints=specs, policy=Policy(masks=True))
+        if panoptic:
+            self.semantic_names = ("things", *TEXTURES)
 
     def title(self) -> str:
         return f"Shapes of seed {self.seed}, {self.size[1]} x {self.size[0]} pixels"
@@ -93,6 +102,17 @@ class Shapes(TableDataset):
 
     def read_image(self, index: int) -> np.ndarray:
         return self._pixels[index].copy()
+
+    def panoptic_map(self, index: int) -> Panoptic | None:
+        if not self.semantic_names:
+            return None
+        ids = torch.from_numpy(self._grounds[index].astype(np.int64)) + 1
+        objects, things = self.table.record(index, self._pixels[index], "").objects, list[Segment]()
+        for bitmap, class_index in zip(objects.masks.bitmaps().tensor, objects.classes.tolist()):
+            things.append(Segment(len(TEXTURES) + 1 + len(things), class_index, True))
+            ids[bitmap] = things[-1].id
+        stuff = [Segment(n, n, False) for n in ids.unique().tolist() if n <= len(TEXTURES)]
+        return Panoptic(ids, (*stuff, *things))
 
 
 def extremes(mask: np.ndarray) -> list[float]:

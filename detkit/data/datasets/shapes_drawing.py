@@ -9,6 +9,9 @@ from PIL import Image
 SHAPES = ("circle", "square", "triangle", "star", "ring")
 """The class names, in the order of the classes."""
 
+TEXTURES = ("gradient", "stripes", "checks", "noise")
+"""What the ground may have."""
+
 MIN_VISIBLE_PIXELS = 40
 """An object of which fewer are visible is not drawn: nobody could tell what it is."""
 
@@ -21,11 +24,13 @@ class Scene:
         image: ``(H, W, 3)`` uint8.
         masks: ``(N, H, W)`` bool, the visible part of each object.
         classes: ``(N,)`` int64.
+        ground: ``(H, W)`` uint8, which of ``TEXTURES`` the ground has; all of the same where it is not divided.
     """
 
     image: np.ndarray
     masks: np.ndarray
     classes: np.ndarray
+    ground: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +47,7 @@ def draw_scene(
     num_objects: tuple[int, int],
     scale: tuple[float, float],
     min_visible: float,
+    divided: bool = False,
 ) -> Scene:
     """Draws an image.
 
@@ -51,9 +57,11 @@ def draw_scene(
         num_objects: the fewest and the most objects that are placed.
         scale: the smallest and the largest diameter of an object, in parts of the shorter side.
         min_visible: an object of which a smaller part is visible is left out.
+        divided: whether a line divides the ground into two, each side with one texture.
     """
     ground_color = _hsv(rng.random(), rng.uniform(0.0, 0.35), rng.uniform(0.2, 0.8))
-    image = _ground(rng, size, ground_color)
+    parts = np.zeros(size, np.uint8)
+    image = _divided_ground(rng, size, ground_color, parts) if divided else _ground(rng, size, ground_color)
     free = np.ones(size, bool)
     objects: list[_Object] = []
     masks: list[np.ndarray] = []
@@ -76,6 +84,7 @@ def draw_scene(
         image=np.clip(image, 0, 255).astype(np.uint8),
         masks=np.array(masks, bool).reshape(-1, *size),
         classes=np.array([thing.class_index for thing in objects], np.int64),
+        ground=parts,
     )
 
 
@@ -92,6 +101,22 @@ def _ground(rng: np.random.Generator, size: tuple[int, int], color: np.ndarray) 
         distance = (x - size[1] / 2) * np.cos(angle) + (y - size[0] / 2) * np.sin(angle) - offset
         stroke = np.clip(rng.uniform(1, 3) - np.abs(distance), 0, 1).astype(np.float32)
         image += stroke[:, :, None] * (np.clip(color + rng.uniform(-70, 70, 3), 0, 255).astype(np.float32) - image)
+    return image
+
+
+def _divided_ground(
+    rng: np.random.Generator, size: tuple[int, int], color: np.ndarray, parts: np.ndarray
+) -> np.ndarray:
+    """Two sides of dull colours with a texture each, whose numbers are written into ``parts``."""
+    y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
+    angle, offset = rng.uniform(0, 2 * np.pi), rng.uniform(-0.25, 0.25) * min(size)
+    first = (x - size[1] / 2) * np.cos(angle) + (y - size[0] / 2) * np.sin(angle) > offset
+    image = np.empty((*size, 3), np.float32)
+    for side, kind in zip((first, ~first), rng.permutation(len(TEXTURES))):
+        own = np.clip(color + rng.uniform(-30, 30, 3), 0, 255).astype(np.float32)
+        other = np.clip(own + rng.choice([-1, 1]) * rng.uniform(25, 60, 3), 0, 255).astype(np.float32)
+        pixels = own + _texture(rng, y, x, min(size), int(kind))[:, :, None] * (other - own)
+        image[side], parts[side] = pixels[side], kind
     return image
 
 
@@ -122,9 +147,12 @@ def _object_color(rng: np.random.Generator, ground: np.ndarray) -> np.ndarray:
     return color
 
 
-def _texture(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, extent: float) -> np.ndarray:
-    """0..1 at each pixel: a gradient, stripes, checks or smooth noise of random direction and period."""
-    kind, angle = int(rng.integers(4)), rng.uniform(0, np.pi)
+def _texture(
+    rng: np.random.Generator, y: np.ndarray, x: np.ndarray, extent: float, kind: int | None = None
+) -> np.ndarray:
+    """0..1 at each pixel: one of ``TEXTURES``, any for None, of random direction and period."""
+    kind = int(rng.integers(len(TEXTURES))) if kind is None else kind
+    angle = rng.uniform(0, np.pi)
     along = x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle))
     if kind == 0:
         span = along.max() - along.min()

@@ -1,5 +1,6 @@
 """TableDataset: a dataset whose annotations are in an AnnotationTable. A format of one's own is a subclass."""
 
+import dataclasses
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -116,7 +117,9 @@ class TableDataset(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         name = self.image_path(index) or self.table.images.file_name(index)
-        return self.table.record(index, self.read_image(index), name)
+        record = self.table.record(index, self.read_image(index), name)
+        maps = self.maps(index)
+        return dataclasses.replace(record, maps=maps) if maps else record
 
     def read_image(self, index: int) -> np.ndarray:
         """``(H, W, 3)`` uint8 RGB of the size that the table says; this default reads the image's file."""
@@ -172,6 +175,8 @@ class TableDataset(Dataset):
             pairs = len(self.keypoint_flip_pairs)
             lines.append(f"keypoints ({', '.join(self.keypoint_names)}; {pairs} left and right) of {labelled} objects")
         cells = [[name, count] for name, count in zip(self.class_names, counts.tolist())]
+        if self.semantic_names:
+            lines.append(f"semantic maps of {len(self.semantic_names)} classes ({', '.join(self.semantic_names)})")
         return "\n".join(
             [
                 self.title(),

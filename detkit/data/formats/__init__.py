@@ -3,7 +3,7 @@
 from detkit.data.formats.auto import AutoDataset, open_dataset
 from detkit.data.formats.cityscapes import CityscapesDataset
 from detkit.data.formats.coco_folder import CocoFolder, LvisFolder
-from detkit.data.formats.coco_panoptic import CocoPanopticFolder
+from detkit.data.formats.coco_panoptic import CocoPanoptic, CocoPanopticFolder
 from detkit.data.formats.cvat import CvatDataset
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.label_studio import LabelStudioDataset
@@ -20,6 +20,7 @@ __all__ = [
     "AutoDataset",
     "CityscapesDataset",
     "CocoFolder",
+    "CocoPanoptic",
     "CocoPanopticFolder",
     "CrowdHumanDataset",
     "CvatDataset",

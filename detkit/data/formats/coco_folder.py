@@ -221,4 +221,7 @@ def joined(parts: list[Content]) -> Content:
         if id_ in part.categories
     }
     extras: dict[str, Any] = {"images": lists, "categories": frequencies}
-    return Content(list(images.values()), rows, categories, first.keypoints, notes, extras)
+    segments = {path: file for part in parts for path, file in part.segments.items()}
+    stuff = {name: id_ for part in parts for id_, name in part.stuff.items()}
+    maps: Any = {"segments": segments, "stuff": {id_: name for name, id_ in stuff.items()}}
+    return Content(list(images.values()), rows, categories, first.keypoints, notes, extras, **maps)

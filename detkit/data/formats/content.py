@@ -10,6 +10,7 @@ import pycocotools.mask as coco_mask
 
 from detkit.data.datasets.rows import FAR, ORIGIN, ImageRow
 from detkit.data.formats.files import Folder
+from detkit.data.formats.segment_files import SegmentFile
 from detkit.data.image_files import log_once, naming_warnings, open_image
 from detkit.data.images import sizes
 from detkit.data.interfaces import EVERY_CLASS
@@ -72,6 +73,8 @@ class Content:
         notes: what was taken in another way than a user may think, in words.
         extras: ``images``, ``annotations`` and ``categories`` -> id -> what else ``coco()`` says of it.
         embedded: the path of an image that is no file -> the JSON file that holds it as ``imageData``.
+        segments: the path of an image -> its file of segments, where all images have one.
+        stuff: the categories of stuff among these segments, id -> name.
     """
 
     images: list[ImageRow]
@@ -81,6 +84,8 @@ class Content:
     notes: Sequence[str] = ()
     extras: Mapping[str, Mapping[Any, Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
     embedded: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    segments: Mapping[str, SegmentFile] = dataclasses.field(default_factory=dict)
+    stuff: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
     @staticmethod
     def of_images(

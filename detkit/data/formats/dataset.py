@@ -16,10 +16,12 @@ from detkit.data.datasets.row_reader import InvalidBoxes, Policy
 from detkit.data.datasets.table_dataset import TableDataset
 from detkit.data.formats.content import Content
 from detkit.data.formats.files import Folder, embedded_image
+from detkit.data.formats.segment_files import SegmentFile, SegmentFiles
 from detkit.data.images import DEFAULT_READING, ImageReading
 from detkit.data.issues import Report
 from detkit.data.paths import data_path
 from detkit.registry import DataError
+from detkit.structures import Panoptic
 
 logger = logging.getLogger(__name__)
 SPLITS = (("train", "training"), ("val", "valid", "validation", "dev"), ("test", "testing"))
@@ -105,7 +107,12 @@ class FormatDataset(TableDataset):
             check_images=check_images,
             reading=reading,
         )
-
+        self._segments: SegmentFiles | None = None
+        if content.segments:
+            paths = map(self.table.images.file_name, range(len(self)))
+            found = (content.segments.get(path, SegmentFile("", ())) for path in paths)
+            self._segments = SegmentFiles.of(str(folder.path), found, self.class_names, content.stuff.values())
+            self.semantic_names, self.stuff_ids = self._segments.semantic_names, tuple(content.stuff)
         above = {entry.get("supercategory") for entry in content.extras.get("categories", {}).values()}
         present = {*self.table.classes.tolist()}
         names = enumerate(self.class_names)
@@ -122,6 +129,9 @@ class FormatDataset(TableDataset):
         folder = Folder(self.image_root)
         pixels = embedded_image(folder.json(source)["imageData"], str(folder.path / source))
         return np.ascontiguousarray(np.repeat(pixels[..., None], 3, 2) if pixels.ndim == 2 else pixels[..., :3])
+
+    def panoptic_map(self, index: int) -> Panoptic | None:
+        return None if self._segments is None else self._segments.panoptic_map(index, self.image_size(index))
 
     def coco(self) -> dict[str, Any]:
         content = super().coco()

@@ -6,12 +6,12 @@ from typing import ClassVar
 import torch
 
 from detkit.config import Fraction, Recipe
-from detkit.modeling.interfaces import META_ARCHS, Backbone, MaskPaster, Neck, ProposalGenerator, RoIHeads
+from detkit.modeling.interfaces import META_ARCHS, Backbone, Features, MaskPaster, Neck, ProposalGenerator, RoIHeads
 from detkit.modeling.mask_pasters import GridSampleMaskPaster
 from detkit.modeling.meta_archs.features import FeatureModel
 from detkit.modeling.postprocess import to_original_size
 from detkit.modeling.preprocess import Preprocess
-from detkit.structures import Losses, Prediction, Sample
+from detkit.structures import ImageList, Instances, Losses, Prediction, Sample
 
 
 @META_ARCHS.register()
@@ -61,7 +61,10 @@ class GeneralizedRCNN(FeatureModel):
             ValueError: a sample without a target.
         """
         images, targets = self.preprocess.with_targets(samples)
-        features = self.features(images)
+        return self.losses(images, self.features(images), targets)
+
+    def losses(self, images: ImageList, features: Features, targets: list[Instances]) -> Losses:
+        """The losses of proposals and RoI heads."""
         proposals, losses = self.proposal_generator.loss(images, features, targets)
         return losses | self.roi_heads.loss(features, proposals, targets)
 
@@ -69,7 +72,10 @@ class GeneralizedRCNN(FeatureModel):
     def predict(self, samples: list[Sample]) -> list[Prediction]:
         """See ``MetaArch.predict``."""
         images = self.preprocess(samples)
-        features = self.features(images)
+        return self.predictions(samples, images, self.features(images))
+
+    def predictions(self, samples: list[Sample], images: ImageList, features: Features) -> list[Prediction]:
+        """What the heads say of each image, in the pixels of ``sample.original_size``."""
         proposals = self.proposal_generator.predict(images, features)
         instances = self.roi_heads.predict(features, proposals)
         return [

@@ -1,0 +1,101 @@
+"""PanopticFPN: objects and stuff."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from detkit.config import Fraction, NonNegative, Recipe
+from detkit.modeling.interfaces import (
+    META_ARCHS,
+    Backbone,
+    Features,
+    MaskPaster,
+    Neck,
+    ProposalGenerator,
+    RoIHeads,
+    SemanticHead,
+)
+from detkit.modeling.mask_pasters import GridSampleMaskPaster
+from detkit.modeling.meta_archs.rcnn import GeneralizedRCNN
+from detkit.modeling.meta_archs.semantic import SemanticNames, checked_names
+from detkit.modeling.preprocess import Preprocess
+from detkit.modeling.semantic import PanopticMerge, batched_maps, original_logits
+from detkit.structures import ImageList, Losses, Prediction, Sample
+
+
+@META_ARCHS.register()
+class PanopticFPN(GeneralizedRCNN):
+    """A two-stage detector with masks and a semantic head on the same features (Kirillov et al. 2019, 1901.02446).
+
+    Predictions have ``instances``, ``semantic`` and ``panoptic``. Segments of things have the objects' classes, those
+    of stuff the classes of the semantic map. The first class of the semantic map is all things together.
+
+    Args:
+        preprocess, backbone, neck, proposal_generator, roi_heads, mask_paster, mask_thresh: see ``GeneralizedRCNN``.
+        semantic_head: feature maps to the class of each pixel.
+        semantic_names: the classes of the semantic map, the first for all things; null: those of the training data.
+        merge: how instances and semantic map become a panoptic map.
+        instance_loss_weight: factor of the losses of proposals and RoI heads.
+
+    Raises:
+        ConfigError: no semantic class besides the things, or RoI heads without masks.
+    """
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Called when a config is loaded. Raises ValueError for RoI heads without masks."""
+        if options["roi_heads"].kwargs.get("mask_head", ...) is None:
+            raise ValueError("roi_heads.mask_head: is null, but things of a panoptic map need masks; give one")
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        preprocess: Recipe[Preprocess] = Recipe(Preprocess),
+        backbone: Recipe[Backbone],
+        neck: Recipe[Neck] | None,
+        proposal_generator: Recipe[ProposalGenerator],
+        roi_heads: Recipe[RoIHeads],
+        mask_paster: Recipe[MaskPaster] = Recipe(GridSampleMaskPaster),
+        mask_thresh: Fraction = 0.5,
+        semantic_head: Recipe[SemanticHead],
+        semantic_names: SemanticNames = None,
+        merge: PanopticMerge = PanopticMerge(),
+        instance_loss_weight: NonNegative = 1.0,
+    ):
+        super().__init__(
+            num_classes,
+            preprocess=preprocess,
+            backbone=backbone,
+            neck=neck,
+            proposal_generator=proposal_generator,
+            roi_heads=roi_heads,
+            mask_paster=mask_paster,
+            mask_thresh=mask_thresh,
+        )
+        self.semantic_names, self.merge = checked_names(semantic_names), merge
+        self.instance_loss_weight = instance_loss_weight
+        self.semantic_head = semantic_head(self.output_shape, len(self.semantic_names))
+        self.set_layout()
+
+    def loss(self, samples: list[Sample]) -> Losses:
+        """See ``MetaArch.loss``. Raises ValueError for a sample without a target, or without a semantic map."""
+        images, targets = self.preprocess.with_targets(samples)
+        maps = batched_maps(samples, images, len(self.semantic_names))
+        features = self.features(images)
+        found = self.losses(images, features, targets).rescaled(self.instance_loss_weight)
+        return found | self.semantic_head.loss(features, maps)
+
+    def predictions(self, samples: list[Sample], images: ImageList, features: Features) -> list[Prediction]:
+        """Instances, semantic and panoptic map of each image. Raises ValueError where no head gives masks."""
+        maps = original_logits(self.semantic_head.predict(features), images, samples)
+        found = super().predictions(samples, images, features)
+        return [self._joined(prediction, logits.argmax(0)) for prediction, logits in zip(found, maps)]
+
+    def _joined(self, prediction: Prediction, semantic: torch.Tensor) -> Prediction:
+        instances = prediction.instances
+        if instances is None or "masks" not in instances:
+            raise ValueError("PanopticFPN: the RoI heads give no masks; give model.roi_heads.mask_head")
+        panoptic = self.merge(instances, semantic)
+        return Prediction(instances, semantic, panoptic, num_cut=prediction.num_cut)

@@ -1,0 +1,73 @@
+"""SemanticSegmentor: the class of each pixel, without objects."""
+
+from typing import Annotated
+
+import torch
+
+from detkit.config import Length, Recipe
+from detkit.modeling.interfaces import META_ARCHS, Backbone, Neck, SemanticHead
+from detkit.modeling.meta_archs.features import FeatureModel
+from detkit.modeling.preprocess import Preprocess
+from detkit.modeling.semantic import batched_maps, original_logits
+from detkit.registry import ConfigError
+from detkit.structures import Losses, Prediction, Sample
+
+SemanticNames = Annotated[tuple[str, ...], Length(2)] | None
+"""The classes of a semantic map; null: those of the training data."""
+
+
+@META_ARCHS.register()
+class SemanticSegmentor(FeatureModel):
+    """Backbone, neck and a semantic head, such as Semantic FPN (Kirillov et al. 2019, arXiv:1901.02446).
+
+    Predictions have a ``semantic`` map alone.
+
+    Args:
+        preprocess: samples to a batch of images.
+        backbone: image to feature maps.
+        neck: feature maps to feature maps; null for none.
+        semantic_head: feature maps to the class of each pixel.
+        semantic_names: the classes of the semantic map; null: those of the training data.
+
+    Raises:
+        ConfigError: no classes of the semantic map.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        preprocess: Recipe[Preprocess] = Recipe(Preprocess),
+        backbone: Recipe[Backbone],
+        neck: Recipe[Neck] | None,
+        semantic_head: Recipe[SemanticHead],
+        semantic_names: SemanticNames = None,
+    ):
+        super().__init__(num_classes, preprocess, backbone, neck)
+        self.semantic_names = checked_names(semantic_names)
+        self.semantic_head = semantic_head(self.output_shape, len(self.semantic_names))
+        self.set_layout()
+
+    def loss(self, samples: list[Sample]) -> Losses:
+        """See ``MetaArch.loss``. Raises ValueError for a sample without a semantic map."""
+        images = self.preprocess(samples)
+        maps = batched_maps(samples, images, len(self.semantic_names))
+        return self.semantic_head.loss(self.features(images), maps)
+
+    @torch.no_grad()
+    def predict(self, samples: list[Sample]) -> list[Prediction]:
+        """See ``MetaArch.predict``."""
+        images = self.preprocess(samples)
+        logits = self.semantic_head.predict(self.features(images))
+        return [Prediction(semantic=each.argmax(0)) for each in original_logits(logits, images, samples)]
+
+
+def checked_names(names: SemanticNames) -> tuple[str, ...]:
+    """The classes of a semantic map. Raises ConfigError for none, or more than a map of 8 bits has values for."""
+    if names is None or not 2 <= len(names) <= 255:
+        what = "no names of the classes" if not names else f"{len(names)} classes; expected 2 to 255"
+        raise ConfigError(
+            f"model.semantic_names: {what} of the semantic map; list them, or take data that have semantic maps, such "
+            "as CocoPanoptic"
+        )
+    return names

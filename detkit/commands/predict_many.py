@@ -213,7 +213,8 @@ def _finish(args: argparse.Namespace, predictor: Predictor) -> int:
     for row in results.read_lines(args.results, results.IMAGES):
         images, detections = images + 1, detections + row["detections"]
         cut, images_cut = cut + row["cut_off"], images_cut + (row["cut_off"] > 0)
-    files = [results.write_images(args.results, _categories(predictor))]
+    keypoints = getattr(predictor.model, "keypoints", None)
+    files = [results.write_images(args.results, _categories(predictor), keypoints)]
     if args.format != "jsonl":
         files.append((results.write_json if args.format == "json" else results.write_parquet)(args.results))
     print(f"{detections} instances with score >= {args.score_thresh:g} in {images} images")

@@ -20,6 +20,7 @@ import numpy as np
 from detkit.data.datasets.coco_file import RESULT_LINES
 from detkit.data.flat import Ragged
 from detkit.registry import DataError
+from detkit.structures import KeypointSpec
 from detkit.utils.paths import atomic_write, naming_file, remove_leftovers
 
 LISTING, SETTINGS = "listing.jsonl", "settings.json"
@@ -147,14 +148,15 @@ def read_lines(folder: Path, pattern: str) -> Iterator[dict[str, Any]]:
             yield from map(json.loads, file)
 
 
-def write_images(folder: Path, categories: Mapping[int, str]) -> Path:
+def write_images(folder: Path, categories: Mapping[int, str], keypoints: KeypointSpec | None = None) -> Path:
     """Writes ``images.json``, a COCO file of the images that are done and the categories, and returns its path."""
+    points = {} if keypoints is None else keypoints.coco()
     keys = ("id", "file_name", "height", "width")
     rows = ({key: row[key] for key in keys} for row in read_lines(folder, IMAGES))
     with atomic_write(folder / "images.json", "w") as file:
         file.write('{"images": [')
         _write_list(file, rows)
-        named = [{"id": id_, "name": name} for id_, name in categories.items()]
+        named = [{"id": id_, "name": name, **points} for id_, name in categories.items()]
         file.write(f'], "annotations": [], "categories": {json.dumps(named)}}}')
     return folder / "images.json"
 

@@ -251,3 +251,15 @@ def test_detkits_own_files_stay_as_they_are():
     assert not report.renamed
     c4 = build("coco/mask_rcnn_R_50_C4_1x").state_dict()
     assert not Detectron2Importer().recognises(c4)
+
+
+def test_the_zoos_keypoints_are_of_cocos_persons(tmp_path):
+    arrays = {
+        "roi_heads.box_predictor.cls_score.weight": torch.zeros(2, 4).numpy(),
+        "roi_heads.box_predictor.cls_score.bias": torch.zeros(2).numpy(),
+    }
+    content = {"model": arrays, "__author__": "Detectron2 Model Zoo"}
+    assert read_checkpoint(write(tmp_path / "boxes.pkl", content)).class_names is None
+    arrays["roi_heads.keypoint_head.score_lowres.weight"] = torch.zeros(4, 17, 4, 4).numpy()
+    found = read_checkpoint(write(tmp_path / "keypoints.pkl", content))
+    assert (found.class_names, found.category_ids) == (("person",), (1,))

@@ -86,3 +86,13 @@ def test_a_box_of_less_than_a_pixel_has_points_too():
     assert torch.isfinite(found).all()
     assert (found[..., 0] - 5).abs().max() <= 1
     assert peaks(torch.rand(0, 2, 8, 8), Boxes([]), "logit").shape == (0, 2, 3)
+
+
+@pytest.mark.parametrize("score", ["probability", "logit"])
+def test_no_score_is_exactly_zero_which_would_mean_a_point_that_is_not_there(score):
+    maps = torch.zeros(1, 1, 8, 8)
+    assert peaks(maps, Boxes([[0.0, 0, 8, 8]]), score)[..., 2].item() > 0
+    maps[0, 0, 2, 2] = 1e4  # which a map of one pixel does not show
+    found = peaks(maps, Boxes([[3.0, 4, 4, 5]]), score)
+    assert found[0, 0, :2].tolist() == [3.5, 4.5]
+    assert found[0, 0, 2] != 0

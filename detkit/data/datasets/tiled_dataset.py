@@ -45,7 +45,8 @@ class TiledDataset(Dataset):
         super().__init__()
         self.dataset, self.tiling = dataset(), Tiling(size=size, overlap=overlap)
         self.min_visible, self.keep_empty = min_visible, keep_empty
-        for name in ("class_names", "category_ids", "keypoint_names", "keypoint_flip_pairs", "skeleton"):
+        points = ("keypoint_names", "keypoint_flip_pairs", "keypoint_sigmas", "skeleton")
+        for name in ("class_names", "category_ids", *points):
             setattr(self, name, getattr(self.dataset, name))
         tiles = [self.tiling.tiles(self.dataset.image_size(image)) for image in range(len(self.dataset))]
         self._most = max(map(len, tiles), default=1)

@@ -132,6 +132,7 @@ def peaks(maps: Tensor, boxes: Boxes, score: Score) -> Tensor:
     if score == "probability":
         logits = found[..., 2:]
         found[..., 2] = 1 / (maps.flatten(2) - logits).exp().sum(dim=2)
+    found[..., 2] = torch.where(found[..., 2] == 0, torch.finfo(found.dtype).tiny, found[..., 2])  # 0 is "not labelled"
     found[..., :2] = (found[..., :2] + 0.5) * (sides / pixels)[:, None] + corners[:, None, :2]
     return found
 

@@ -43,6 +43,14 @@ def test_keypoints_follow_a_box_in_yolo(tmp_path, shape, points):
     row = dataset.coco()["annotations"][0]
     assert row["keypoints"] == [16, 15, 2, 0, 0, 0]
     assert row["bbox"] == pytest.approx([4, 3, 16, 9])
+    (tmp_path / "data.yaml").write_text(head.replace("left ear, right ear", "a, b") + "flip_idx: [1, 0]\n")
+    assert open_dataset(tmp_path).keypoint_flip_pairs == ((0, 1),)
+    (tmp_path / "data.yaml").write_text(f"{head}flip_idx: [0, 1]\n")
+    assert open_dataset(tmp_path).keypoint_flip_pairs == ()
+    (tmp_path / "data.yaml").write_text(f"{head}flip_idx: [1, 2]\n")
+    with pytest.raises(DataError, match=r"flip_idx is \[1, 2\]; expected each of 0 to 1 once"):
+        open_dataset(tmp_path)
+    (tmp_path / "data.yaml").write_text(head)
     (tmp_path / "labels/a.txt").write_text(YOLO)
     with pytest.raises(DataError, match=r"line 1: 4 numbers follow the class; expected 4 and 2 x [23], as kpt_shape"):
         open_dataset(tmp_path)

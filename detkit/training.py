@@ -102,11 +102,11 @@ def prepare(
     if exp.train.compile:
         compile_parts(model)
     test_batches = interruption.watch(exp.data.test())
-    images = test_batches if exp.data.test_tiles is None else interruption.watch(exp.data.test(whole=True))
+    images = interruption.watch(exp.data.test(whole=True)) if exp.data.takes_whole else test_batches
 
     def evaluate_now() -> dict[str, Any]:
         with interruption.at_once():
-            results = evaluate(exp.data.tiled(model), images, evaluators, on_batch=pictures)
+            results = evaluate(exp.data.as_tested(model), images, evaluators, on_batch=pictures)
             report.keep(len(trainer.weight_sets))
             return results
 
@@ -215,7 +215,7 @@ def evaluate_weights(
     if precision is not None or compile:
         model = optimized(model, precision or "fp32", compile)
     pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
-    results = evaluate(exp.data.tiled(model), exp.data.test(whole=True), evaluators, on_batch=pictures)
+    results = evaluate(exp.data.as_tested(model), exp.data.test(whole=True), evaluators, on_batch=pictures)
     if distributed.is_main():
         begin_evaluation(out)
     _draw(exp, pictures, out, curves=False)

@@ -128,7 +128,9 @@ def _settings(args: argparse.Namespace, predictor: Predictor) -> dict[str, Any]:
         "--annotations": args.annotations and str(args.annotations.resolve()),
         "folder of the images": str(_root(args.inputs).resolve()),
         "model": config.get("model"),
-        **{f"data.{key}": config.get("data", {}).get(key) for key in ("test_augmentations", "test_tiles")},
+        **{
+            f"data.{key}": config.get("data", {}).get(key) for key in ("test_augmentations", "test_tiles", "test_views")
+        },
         "reading": dataclasses.asdict(predictor.reading),
         "categories": {str(id_): name for id_, name in _categories(predictor).items()},
         "weights (checksum)": weights.hexdigest(),

@@ -16,7 +16,7 @@ from detkit.data.images import UNREADABLE, ImageReading
 from detkit.data.interfaces import Augmentation, Dataset, Sampler
 from detkit.data.issues import Issue
 from detkit.data.loader import SKIP_HINT
-from detkit.inference import TiledModel
+from detkit.inference import Views, as_tested
 from detkit.registry import DataError
 from detkit.structures import Sample, Tiling
 from detkit.utils.distributed import rank, world_size
@@ -33,6 +33,8 @@ class DataConfig:
         test_augmentations: applied to test images, in order.
         test_tiles: test images, and those of a ``Predictor``, are predicted in overlapping tiles of their files'
             pixels, each of which goes through ``test_augmentations``, ``test_batch_size`` at a time; null: as a whole.
+        test_views: test images, and those of a ``Predictor``, are seen at several sizes and mirrored, and what is found
+            is merged (test-time augmentation); null: once.
         sampler: the order of the training images.
         batch_size: training images a forward pass, over all processes; ``solver.accumulate`` of them are a step.
         test_batch_size: test images a forward pass, on each process.
@@ -52,6 +54,7 @@ class DataConfig:
     train_augmentations: tuple[Recipe[Augmentation], ...] = ()
     test_augmentations: tuple[Recipe[Augmentation], ...] = ()
     test_tiles: Tiling | None = None
+    test_views: Views | None = None
     sampler: Recipe[Sampler] = Recipe(data.ShuffleSampler)
     batch_size: Count = 16
     test_batch_size: Count = 1
@@ -147,20 +150,25 @@ class DataConfig:
         options = "".join(f" {name}={value}" for name, value in self.sampler.kwargs.items())
         return f"{zlib.crc32(content):08x} {self.sampler.cls.__name__}{options} {seed}"
 
-    def tiled(self, model: nn.Module) -> nn.Module:
-        """The model as it predicts test images: tile by tile where there are ``test_tiles``."""
-        if self.test_tiles is None:
+    @property
+    def takes_whole(self) -> bool:
+        """Whether test images are predicted as they are in their files, in tiles or several views."""
+        return self.test_tiles is not None or self.test_views is not None
+
+    def as_tested(self, model: nn.Module) -> nn.Module:
+        """The model as it predicts test images: with ``test_tiles`` and ``test_views``, if any."""
+        if not self.takes_whole:
             return model
         steps = [built("data.test_augmentations", recipe) for recipe in self.test_augmentations]
-        return TiledModel(model, self.test_tiles, augmentations=steps, batch_size=self.test_batch_size)
+        return as_tested(model, self.test_views, self.test_tiles, steps, self.test_batch_size)
 
     def test(self, *, whole: bool = False) -> Iterable[list[Sample]]:
         """The test images once, in order; each process gets its share.
 
         Args:
-            whole: without ``test_augmentations`` where there are ``test_tiles``, as what ``tiled`` gives takes them.
+            whole: as what ``as_tested`` gives takes them: without ``test_augmentations`` where it does these.
         """
-        steps = () if whole and self.test_tiles is not None else self.test_augmentations
+        steps = () if whole and self.takes_whole else self.test_augmentations
         mapper = self._mapper(self.test_set, steps, seed=0, train=False)
         return test_loader(
             self.test_set,

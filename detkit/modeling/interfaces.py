@@ -201,6 +201,10 @@ class BoxHead(RegionPart):
         """New ``Instances(boxes, scores, classes)``, best first; ``scores`` stand for the head's own."""
         raise NotImplementedError
 
+    def choose(self, candidates: Instances) -> Instances:
+        """The detections among ``Instances(boxes, scores, classes)`` of an image, best first."""
+        raise NotImplementedError
+
     def loss(self, features: Features, proposals: list[Instances]) -> Losses:
         """The losses of sampled proposals."""
         return self.losses(self.predictions(features, [p.boxes for p in proposals]), proposals)
@@ -246,6 +250,18 @@ class RoIHeads(RegionPart):
         """Detections with the fields that the heads give."""
         raise NotImplementedError
 
+    def box_detections(self, features: Features, proposals: list[Instances]) -> list[Instances]:
+        """The detections, on which the other heads work; with ``choose`` and ``described`` for several views."""
+        raise NotImplementedError
+
+    def choose(self, candidates: Instances) -> Instances:
+        """The detections among ``Instances(boxes, scores, classes)`` of an image, best first."""
+        raise NotImplementedError
+
+    def described(self, features: Features, instances: list[Instances]) -> list[Instances]:
+        """Detections with the fields that the other heads give."""
+        raise NotImplementedError
+
 
 class DenseHead(RegionPart):
     """All of a one-stage detector behind its maps: classifies and refines a box at every cell."""
@@ -256,6 +272,10 @@ class DenseHead(RegionPart):
 
     def predict(self, images: ImageList, features: Features) -> list[Instances]:
         """``Instances(boxes, scores, classes)`` of each image, best first."""
+        raise NotImplementedError
+
+    def choose(self, candidates: Instances) -> Instances:
+        """The detections among ``Instances(boxes, scores, classes)`` of an image, best first."""
         raise NotImplementedError
 
 

@@ -12,7 +12,7 @@ from detkit.data import Augmentation
 from detkit.data.images import DEFAULT_READING, ImageReading
 from detkit.evaluation import coco_results
 from detkit.experiment import torch_device
-from detkit.inference import AnyTiling, Precision, TiledModel, augmented, optimized
+from detkit.inference import AnyTiling, Precision, Views, as_tested, augmented, optimized
 from detkit.predictor.loading import files_of_run, load_model
 from detkit.predictor.running import batches, readable, with_names
 from detkit.predictor.sources import Item, frames_of, live_sources, resolve, resolve_one
@@ -49,6 +49,7 @@ class Predictor:
         channel_order: of arrays and tensors, where a call does not say: ``"BGR"`` for OpenCV's.
         tile: predicts overlapping tiles of this size in pixels, one or height and width, or of a ``Tiling``, and joins
             what they show (see ``TiledModel``); ``batch_size`` of them a forward pass. None: images as a whole.
+        views: merges what several views of an image show (see ``ViewsModel``). None: one view.
 
     Raises:
         ValueError: a batch size below 1, an unknown precision or order, a tile without pixels.
@@ -68,6 +69,7 @@ class Predictor:
         reading: ImageReading = DEFAULT_READING,
         channel_order: ChannelOrder = "RGB",
         tile: AnyTiling | None = None,
+        views: Views | None = None,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
@@ -78,9 +80,9 @@ class Predictor:
         if precision is not None or compile:
             self.model = optimized(self.model, precision or "fp32", compile)
         self._channels = getattr(getattr(model, "preprocess", None), "num_channels", 3)
-        if tile is not None:
-            self.model = TiledModel(self.model, tile, augmentations=augmentations, batch_size=batch_size).eval()
-            augmentations, batch_size = (), 1  # of images, each of which has many tiles
+        if tile is not None or views is not None:
+            self.model = as_tested(self.model, views, tile, augmentations, batch_size)
+            augmentations, batch_size = (), 1  # of images, each of which has many tiles or views
         self.class_names: tuple[str, ...] = tuple(names or ())
         self.semantic_names: tuple[str, ...] = getattr(model, "semantic_names", ())
         self.config: Mapping[str, Any] | None = None
@@ -105,6 +107,7 @@ class Predictor:
         compile: bool = False,
         channel_order: ChannelOrder = "RGB",
         tile: AnyTiling | None = None,
+        views: Views | None = None,
         trust_imports: bool = False,
     ) -> "Predictor":
         """The model of a training run.
@@ -113,19 +116,15 @@ class Predictor:
             run_dir: the run's folder, with its ``config.yaml``.
             weights: a file in it, a path or an address. Where ``model_final.pth`` is missing, because the run goes on
                 still or was stopped, the newest checkpoint is taken, and the log says so.
-            overrides: ``key.path=value`` changes, e.g. ``model.roi_heads.box_head.detection.score_thresh=0.3``.
-            device, batch_size, precision, compile, channel_order: as in the constructor.
-            tile: as there; None: the config's ``data.test_tiles``.
-            trust_imports: whether the code that the config lists under ``imports`` may run.
+            overrides, trust_imports, ...: as for ``from_weights``.
 
         Raises:
             DataError: there is no such run, or it has no weights.
-            ConfigError: its config is not right.
         """
         path, config = files_of_run(run_dir, weights)
         options: Any = {"device": device, "batch_size": batch_size, "precision": precision, "compile": compile}
-        more: Any = {"channel_order": channel_order, "tile": tile, "trust_imports": trust_imports}
-        return cls.from_weights(path, overrides, config=config, **options, **more)
+        options |= {"channel_order": channel_order, "tile": tile, "views": views, "trust_imports": trust_imports}
+        return cls.from_weights(path, overrides, config=config, **options)
 
     @classmethod
     def from_weights(
@@ -140,16 +139,16 @@ class Predictor:
         compile: bool = False,
         channel_order: ChannelOrder = "RGB",
         tile: AnyTiling | None = None,
+        views: Views | None = None,
         trust_imports: bool = False,
     ) -> "Predictor":
         """The model of a checkpoint; its classes are the checkpoint's, or else those of the training dataset.
 
         Args:
             weights: the file, its address, or a name such as ``torchvision://MaskRCNN_ResNet50_FPN_Weights.COCO_V1``.
-            overrides: ``key.path=value`` changes to the config.
+            overrides: ``key.path=value`` changes, e.g. ``model.roi_heads.box_head.detection.score_thresh=0.3``.
             config: a YAML; None takes the config that detkit's checkpoints carry, or that a name belongs to.
-            device, batch_size, precision, compile, channel_order: as in the constructor.
-            tile: as there; None: the config's ``data.test_tiles``.
+            device, ..., tile, views: as in the constructor; None: the config's ``data.test_tiles`` and ``test_views``.
             trust_imports: whether the code that the config lists under ``imports`` may run.
 
         Raises:
@@ -159,8 +158,8 @@ class Predictor:
         model, experiment = load_model(weights, overrides, config, trust_imports)
         data, options = experiment.data, {"device": device, "batch_size": batch_size, "precision": precision}
         more: Any = {"compile": compile, "channel_order": channel_order, "reading": data.reading, **options}
-        augmentations = [recipe() for recipe in data.test_augmentations]
-        predictor = cls(model, augmentations=augmentations, tile=tile or data.test_tiles, **more)
+        more |= {"tile": tile or data.test_tiles, "views": views or data.test_views}
+        predictor = cls(model, augmentations=[recipe() for recipe in data.test_augmentations], **more)
         predictor.config = experiment.tree
         return predictor
 

@@ -93,7 +93,7 @@ class Keypoints:
                 kept = kept & (x >= 0) & (y >= 0) & (x <= width) & (y <= height)
             keypoints = torch.where(kept, torch.cat([points, visibility], -1), 0.0)
             if step.reverses:
-                keypoints = keypoints[:, self._mirrored()]
+                keypoints = keypoints[:, self.mirrored()]
         return self._with(keypoints)
 
     def cells(self, boxes: Boxes, size: int) -> Tensor:
@@ -116,7 +116,8 @@ class Keypoints:
         keypoints[..., 2] = torch.where(hidden[y, x], keypoints[..., 2].clamp(max=1), keypoints[..., 2])
         return self._with(keypoints)
 
-    def _mirrored(self) -> list[int]:
+    def mirrored(self) -> list[int]:
+        """The numbers of the points in a mirror image, in order."""
         order = list(range(self.shape[1]))
         for left, right in self.flip_pairs:
             order[left], order[right] = right, left

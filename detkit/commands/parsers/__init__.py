@@ -98,18 +98,33 @@ def add_data(parser: argparse.ArgumentParser, what: str, *, divided: bool = True
         parser.add_argument("--classes", metavar="A,B", help="the classes of --data to take (default: all)")
 
 
-def add_tiles(parser: "argparse._ActionsContainer") -> None:
-    """``--tile`` and ``--tile-overlap``; see ``tile_changes``."""
+def add_views(parser: "argparse._ActionsContainer") -> None:
+    """``--tile``, ``--tile-overlap`` and ``--tta``; see ``view_changes``."""
     parser.add_argument(
         "--tile", metavar="SIZE", help="predict overlapping tiles of so many pixels, or HEIGHTxWIDTH, and join them"
     )
     parser.add_argument(
         "--tile-overlap", type=float, metavar="SHARE", help="of a tile that the next one shows too (default: 0.25)"
     )
+    parser.add_argument(
+        "--tta",
+        metavar="flip|SIZE,SIZE",
+        help="test-time augmentation: merge views, mirrored, and with these lengths of the shorter side",
+    )
 
 
-def tile_changes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[str]:
-    """The arguments of ``add_tiles`` as changes to the config."""
+def view_changes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[str]:
+    """The arguments of ``add_views`` as changes to the config."""
+    changes = _tile_changes(parser, args)
+    if args.tta is None:
+        return changes
+    sizes = [] if args.tta == "flip" else args.tta.split(",")
+    if not all(size.isdecimal() and int(size) for size in sizes):
+        parser.error(f"--tta: expected 'flip', or pixels, as 640,800, got {args.tta}")
+    return [*changes, f"data.test_views.short_edge=[{', '.join(sizes)}]" if sizes else "data.test_views.flip=true"]
+
+
+def _tile_changes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[str]:
     if args.tile is None:
         if args.tile_overlap is not None:
             parser.error("--tile-overlap goes with --tile SIZE")

@@ -19,6 +19,9 @@ examples:
   large images tile by tile
     detkit evaluate output/quick_start --tile 512
 
+  from each image and its mirror image
+    detkit evaluate output/quick_start --tta flip
+
   with another threshold, by two processes
     detkit evaluate output/quick_start model.roi_heads.box_head.detection.nms_thresh=0.4 --num-processes 2
 """
@@ -30,11 +33,11 @@ from detkit.commands.parsers import (
     add_config,
     add_data,
     add_processes,
-    add_tiles,
+    add_views,
     check_processes,
     command_parser,
     parse_with_config,
-    tile_changes,
+    view_changes,
 )
 from detkit.paths import local_path, path_or_address
 
@@ -55,14 +58,16 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--report", type=local_path, metavar="FILE", help="where the report goes (default: the run's report.html)"
     )
-    add_tiles(parser)
+    add_views(parser)
     add_processes(parser)
     args = parse_with_config(parser, argv)
     if args.config_file is None:
         parser.error("give the run, or a CONFIG, that is evaluated on --data")
     check_processes(parser, args)
-    args.overrides += tile_changes(parser, args)
-    if args.results and (args.weights or args.precision or args.compile or args.num_processes or args.tile):
-        parser.error("--results needs no model: leave out --weights, --precision, --compile, --tile, --num-processes")
+    args.overrides += view_changes(parser, args)
+    if args.results and (args.weights or args.precision or args.compile or args.num_processes or args.tile or args.tta):
+        parser.error(
+            "--results needs no model: leave out --weights, --precision, --compile, --tile, --tta, --num-processes"
+        )
     args.eval_only, args.resume = True, False
     return args

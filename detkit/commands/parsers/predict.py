@@ -13,6 +13,9 @@ examples:
   large images in overlapping tiles of 512 pixels: what is small in them is found, an object on a border once
     detkit predict --run output/quick_start aerial/ --output predictions --tile 512
 
+  from views of 640 and 800 pixels, each mirrored, too: slower, and often better
+    detkit predict --run output/quick_start photos/ --output predictions --tta 640,800
+
   a million images in four processes: results as JSON lines; after a kill the same command goes on
     detkit predict --run output/quick_start images/ --recursive --results found --num-processes 4
 
@@ -33,7 +36,7 @@ examples:
 import argparse
 from collections.abc import Sequence
 
-from detkit.commands.parsers import add_tiles, command_parser, tile_changes
+from detkit.commands.parsers import add_views, command_parser, view_changes
 from detkit.paths import local_path, path_or_address
 
 LABEL_FORMATS = ("coco", "yolo", "voc", "labelme", "label-studio")
@@ -61,10 +64,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--precision", choices=("fp32", "bf16"), help="take a faster copy of the model, which computes in this"
     )
     model.add_argument("--compile", action="store_true", help="and put its static parts through torch.compile")
-    add_tiles(model)
+    add_views(model)
     _add_outputs(parser)
     args = parser.parse_args(argv)
-    args.set += tile_changes(parser, args)
+    args.set += view_changes(parser, args)
     if args.output is None and args.json is None and args.results is None:
         parser.error("nothing to write: give --output DIR (pictures), --json FILE or --results DIR (COCO results)")
     if args.annotations is not None and args.json is None and args.results is None:

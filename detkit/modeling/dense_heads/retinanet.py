@@ -185,7 +185,11 @@ class RetinaNetHead(DenseHead):
         """See ``DenseHead.predict``."""
         anchors, levels = self.predictions(images, features)
         found = [self._candidates(i, images, anchors, levels) for i in range(len(images.image_sizes))]
-        return [choose_detections(candidates, self.nms, self.nms_thresh, self.max_detections) for candidates in found]
+        return [self.choose(candidates) for candidates in found]
+
+    def choose(self, candidates: Instances) -> Instances:
+        """See ``RegionPart.choose``."""
+        return choose_detections(candidates, self.nms, self.nms_thresh, self.max_detections)
 
     def _candidates(self, image: int, images: ImageList, anchors: list[Boxes], levels: Levels) -> Instances:
         """The best boxes of each level of an image: ``boxes``, ``scores``, ``classes``."""

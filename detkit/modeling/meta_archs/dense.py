@@ -7,7 +7,7 @@ from detkit.modeling.interfaces import META_ARCHS, Backbone, DenseHead, Neck
 from detkit.modeling.meta_archs.features import FeatureModel
 from detkit.modeling.postprocess import to_original_size
 from detkit.modeling.preprocess import Preprocess
-from detkit.structures import Losses, Prediction, Sample
+from detkit.structures import Instances, Losses, Prediction, Sample
 
 
 @META_ARCHS.register()
@@ -49,9 +49,20 @@ class DenseDetector(FeatureModel):
     @torch.no_grad()
     def predict(self, samples: list[Sample]) -> list[Prediction]:
         """See ``MetaArch.predict``."""
+        found = self.detections(samples)
+        return [self.prediction(i, s.original_size) for i, s in zip(found, samples)]
+
+    def prediction(self, instances: Instances, original_size: tuple[int, int]) -> Prediction:
+        """See ``FeatureModel.prediction``."""
+        moved = to_original_size(instances, original_size, keep_empty=self.keep_empty)
+        return Prediction(moved, num_cut=instances.info.num_cut)
+
+    @torch.no_grad()
+    def detections(self, samples: list[Sample]) -> list[Instances]:
+        """See ``FeatureModel.detections``."""
         images = self.preprocess(samples)
-        found = self.head.predict(images, self.features(images))
-        return [
-            Prediction(to_original_size(i, s.original_size, keep_empty=self.keep_empty), num_cut=i.info.num_cut)
-            for i, s in zip(found, samples)
-        ]
+        return self.head.predict(images, self.features(images))
+
+    def choose(self, candidates: Instances) -> Instances:
+        """See ``FeatureModel.choose``."""
+        return self.head.choose(candidates)

@@ -4,7 +4,7 @@ from detkit.config import Recipe, built
 from detkit.layers import ShapeSpec
 from detkit.modeling.interfaces import Backbone, Features, MetaArch, Neck
 from detkit.modeling.preprocess import Preprocess
-from detkit.structures import ImageList
+from detkit.structures import ImageList, Instances, Prediction, Sample
 
 
 class FeatureModel(MetaArch):
@@ -40,3 +40,20 @@ class FeatureModel(MetaArch):
         """The maps that heads look at."""
         features = self.backbone(images.tensor)
         return features if self.neck is None else self.neck(features)
+
+    def detections(self, samples: list[Sample]) -> list[Instances]:
+        """The first half of ``predict``, for what merges several views: ``boxes``, ``scores`` and ``classes`` alone, in
+        the pixels of the network, whose ``valid_region`` is the image. A model without it has no such views."""
+        raise NotImplementedError
+
+    def choose(self, candidates: Instances) -> Instances:
+        """The detections among those of several views of an image, best first."""
+        raise NotImplementedError
+
+    def described(self, samples: list[Sample], instances: list[Instances]) -> list[Instances]:
+        """Instances as ``detections`` gives them, with what other heads than that of the boxes say: masks and so on."""
+        return instances
+
+    def prediction(self, instances: Instances, original_size: tuple[int, int]) -> Prediction:
+        """The end of ``predict``: instances in the pixels of the network in those of the file."""
+        raise NotImplementedError

@@ -78,7 +78,25 @@ class GeneralizedRCNN(FeatureModel):
         """What the heads say of each image, in the pixels of ``sample.original_size``."""
         proposals = self.proposal_generator.predict(images, features)
         instances = self.roi_heads.predict(features, proposals)
-        return [
-            Prediction(to_original_size(i, s.original_size, self.mask_paster, self.mask_thresh), num_cut=i.info.num_cut)
-            for i, s in zip(instances, samples)
-        ]
+        return [self.prediction(i, s.original_size) for i, s in zip(instances, samples)]
+
+    def prediction(self, instances: Instances, original_size: tuple[int, int]) -> Prediction:
+        """See ``FeatureModel.prediction``."""
+        moved = to_original_size(instances, original_size, self.mask_paster, self.mask_thresh)
+        return Prediction(moved, num_cut=instances.info.num_cut)
+
+    @torch.no_grad()
+    def detections(self, samples: list[Sample]) -> list[Instances]:
+        """See ``FeatureModel.detections``."""
+        images = self.preprocess(samples)
+        features = self.features(images)
+        return self.roi_heads.box_detections(features, self.proposal_generator.predict(images, features))
+
+    def choose(self, candidates: Instances) -> Instances:
+        """See ``FeatureModel.choose``."""
+        return self.roi_heads.choose(candidates)
+
+    @torch.no_grad()
+    def described(self, samples: list[Sample], instances: list[Instances]) -> list[Instances]:
+        """See ``FeatureModel.described``."""
+        return self.roi_heads.described(self.features(self.preprocess(samples)), instances)

@@ -211,6 +211,10 @@ class FastRCNNHead(BoxHead):
         boxes = self.box_coder.decode(Boxes.cat([p.boxes for p in proposals]), predictions.deltas).split(numbers)
         return [self.detection.choose(self.candidates(b, p, i)) for b, p, i in zip(boxes, probs, proposals)]
 
+    def choose(self, candidates: Instances) -> Instances:
+        """See ``BoxHead.choose``."""
+        return self.detection.choose(candidates)
+
     def candidates(self, boxes: Tensor, probs: Tensor, proposals: Instances) -> Instances:
         """``Instances(boxes, scores, classes)`` of one image, among which NMS will choose.
 

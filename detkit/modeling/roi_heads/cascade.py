@@ -128,6 +128,10 @@ class CascadeRoIHeads(StandardRoIHeads):
                 proposals = [p.with_fields(boxes=boxes) for p, boxes in zip(proposals, refined)]
         return head.detections(predictions, proposals, torch.stack(scores).mean(dim=0))
 
+    def choose(self, candidates: Instances) -> Instances:
+        """See ``RoIHeads.choose``."""
+        return self.stages[-1].choose(candidates)
+
     @torch.no_grad()
     def _relabelled(self, boxes: Sequence[Boxes], targets: Sequence[Instances], matcher: Matcher) -> list[Instances]:
         """What a later stage learns from; boxes without an area are ignored."""

@@ -76,12 +76,11 @@ class Res5RoIHeads(StandardRoIHeads):
         return losses | self.mask_head.loss({"res5": first}, foreground)
 
     def box_detections(self, features: Features, proposals: list[Instances]) -> list[Instances]:
-        """See ``StandardRoIHeads.box_detections``."""
+        """See ``RoIHeads.box_detections``."""
         return self.box_head.predict(self._regions(features, [p.boxes for p in proposals]), proposals)
 
-    def predict(self, features: Features, proposals: list[Instances]) -> list[Instances]:
-        """See ``RoIHeads.predict``."""
-        instances = self.box_detections(features, proposals)
+    def described(self, features: Features, instances: list[Instances]) -> list[Instances]:
+        """See ``RoIHeads.described``."""
         if self.mask_head is None:
             return instances
         return self.mask_head.predict(self._regions(features, [i.boxes for i in instances]), instances)

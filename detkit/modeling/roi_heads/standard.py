@@ -81,10 +81,7 @@ class StandardRoIHeads(RoIHeads):
 
     def predict(self, features: Features, proposals: list[Instances]) -> list[Instances]:
         """See ``RoIHeads.predict``."""
-        instances = self.box_detections(features, proposals)
-        for head in self.instance_heads:
-            instances = head.predict(features, instances)
-        return instances
+        return self.described(features, self.box_detections(features, proposals))
 
     def box_losses(
         self, features: Features, sampled: list[Instances], targets: list[Instances]
@@ -93,8 +90,18 @@ class StandardRoIHeads(RoIHeads):
         return self.box_head.loss(features, sampled), sampled
 
     def box_detections(self, features: Features, proposals: list[Instances]) -> list[Instances]:
-        """The detections, on which the other heads work."""
+        """See ``RoIHeads.box_detections``."""
         return self.box_head.predict(features, proposals)
+
+    def choose(self, candidates: Instances) -> Instances:
+        """See ``RoIHeads.choose``."""
+        return self.box_head.choose(candidates)
+
+    def described(self, features: Features, instances: list[Instances]) -> list[Instances]:
+        """See ``RoIHeads.described``."""
+        for head in self.instance_heads:
+            instances = head.predict(features, instances)
+        return instances
 
     @torch.no_grad()
     def label(self, proposals: Sequence[Instances], targets: Sequence[Instances]) -> list[Instances]:

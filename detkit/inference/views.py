@@ -1,0 +1,174 @@
+"""ViewsModel: test-time augmentation, the detections of several views of an image as one prediction."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from detkit.data import Augmentation, RandomFlip, ResizeShortestEdge
+from detkit.inference.tiled import AnyTiling, TiledModel, augmented
+from detkit.modeling.meta_archs.features import FeatureModel
+from detkit.modeling.postprocess import to_original_size
+from detkit.ranges import Count
+from detkit.registry import ConfigError
+from detkit.structures import CropAndPad, Flip, Instances, Keypoints, Prediction, Resize, Sample, Transform
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Views:
+    """The views of an image from which it is predicted.
+
+    Args:
+        short_edge: lengths of the shorter side in pixels, a view each, in the place of the test augmentations; null:
+            one view, after the test augmentations.
+        max_size: the longer side's limit in pixels.
+        flip: each view mirrored, too.
+        batch_size: views a forward pass, which are padded to the largest of them. Detectron2 takes three.
+    """
+
+    short_edge: tuple[Count, ...] | None = None
+    max_size: Count = 4000
+    flip: bool = True
+    batch_size: Count = 3
+
+    def steps(self, own: Sequence[Augmentation]) -> list[tuple[bool, tuple[Augmentation, ...]]]:
+        """Whether a view is mirrored, and what makes it of the image. ``own``: the test augmentations."""
+        sizes: list[tuple[Augmentation, ...]] = [tuple(own)]
+        if self.short_edge is not None:
+            sizes = [(ResizeShortestEdge(short_edge=(side,), max_size=self.max_size),) for side in self.short_edge]
+        mirror = RandomFlip(prob=1.0)
+        return [(m, (*s, mirror) if m else s) for s, m in itertools.product(sizes, (False, True)[: 1 + self.flip])]
+
+
+class ViewsModel(nn.Module):
+    """Predicts several views of each image, at other sizes and mirrored, and merges what they show.
+
+    The boxes of all views go through the model's own suppression and limit. Masks and keypoints are then predicted for
+    the merged boxes in every view; mask probabilities and keypoints are means over the views.
+
+    Args:
+        model: a meta-architecture, in evaluation mode. What it knows of its classes is known here.
+        views: how an image is seen.
+        augmentations: those of test images.
+
+    Raises:
+        ConfigError: the model predicts more than objects, or cannot look at given boxes.
+    """
+
+    def __init__(self, model: nn.Module, views: Views, *, augmentations: Sequence[Augmentation] = ()):
+        super().__init__()
+        known = isinstance(model, FeatureModel) and type(model).detections is not FeatureModel.detections
+        if not known or hasattr(model, "semantic_head"):
+            raise ConfigError(
+                f"data.test_views: {type(model).__name__} cannot merge several views of an image, which is for models"
+                " of objects alone; write data.test_views=null"
+            )
+        assert isinstance(model, FeatureModel)
+        self.model, self.steps, self.batch_size = model, views.steps(augmentations), views.batch_size
+        self.class_names, self.category_ids = model.class_names, model.category_ids
+
+    @torch.no_grad()
+    def forward(self, samples: list[Sample]) -> list[Prediction]:
+        """One ``Prediction`` an image.
+
+        Raises:
+            ValueError: an image is not as it is in its file.
+        """
+        return [self._of_image(sample) for sample in samples]
+
+    def _of_image(self, sample: Sample) -> Prediction:
+        size = sample.original_size
+        if tuple(sample.image.shape[-2:]) != tuple(size):
+            raise ValueError(
+                f"{sample.file_name or sample.image_id}: views are made of images as they are in their files, and one"
+                f" of {size} has come as {tuple(sample.image.shape[-2:])}; give the augmentations to ViewsModel"
+            )
+        pixels = sample.image.permute(1, 2, 0).cpu().numpy()
+        views = [augmented(pixels, sample.file_name, steps) for _, steps in self.steps]
+        found = [instances for batch in self._batches(views) for instances in self.model.detections(batch)]
+        places = [_Place.of(instances, size, mirrored) for instances, (mirrored, _) in zip(found, self.steps)]
+        merged = self.model.choose(Instances.cat([place.back(boxes) for place, boxes in zip(places, found)]))
+        given = [place.there(merged) for place in places]
+        seen = [
+            instances
+            for batch, boxes in zip(self._batches(views), self._batches(given))
+            for instances in self.model.described(batch, boxes)
+        ]
+        names = [name for name in seen[0].fields if name not in merged]
+        fields = {name: _mean([place.field(one.fields[name]) for place, one in zip(places, seen)]) for name in names}
+        return self.model.prediction(merged.with_fields(**fields), size)
+
+    def _batches(self, items: list[Any]) -> Iterator[list[Any]]:
+        yield from (items[i : i + self.batch_size] for i in range(0, len(items), self.batch_size))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where a view lies in the network's input, and how to get there from the image.
+
+    Args:
+        frame: instances without fields, in the pixels of the network.
+        steps: from the pixels of the image to those of the network.
+        mirrored: whether the view is a mirror image.
+    """
+
+    frame: Instances
+    steps: tuple[Transform, ...]
+    mirrored: bool
+
+    @classmethod
+    def of(cls, instances: Instances, original_size: tuple[int, int], mirrored: bool) -> "_Place":
+        x1, y1, x2, y2 = instances.valid_region
+        size = (y2 - y1, x2 - x1)
+        mirror = (Flip(original_size),) if mirrored else ()
+        steps = (*mirror, Resize(original_size, size), CropAndPad(size, -x1, -y1, *instances.image_size))
+        return cls(Instances(instances.image_size, info=instances.info), steps, mirrored)
+
+    def back(self, instances: Instances) -> Instances:
+        """Detections of the view in the pixels of the image."""
+        original_size = self.steps[0].input_size
+        moved = to_original_size(instances, original_size)
+        return moved.with_fields(boxes=moved.boxes.outlines(Flip(original_size))) if self.mirrored else moved
+
+    def there(self, instances: Instances) -> Instances:
+        """Detections in the pixels of the image in those of the network."""
+        boxes = instances.boxes
+        for step in self.steps:
+            boxes = boxes.outlines(step)
+        return Instances(self.frame.image_size, info=self.frame.info, **{**instances.fields, "boxes": boxes})
+
+    def field(self, values: Any) -> Any:
+        """What a head says of a box of the view, as it is in the image."""
+        if isinstance(values, Keypoints):
+            points = values.tensor
+            for step in reversed(self.steps):
+                inverse = step.inverse()
+                points = torch.cat([inverse.coords(points[..., :2]), points[..., 2:]], dim=-1)
+            return Keypoints(points[:, values.mirrored()] if self.mirrored else points, values.flip_pairs)
+        return values.flip(-1) if self.mirrored and values.ndim == 3 else values
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, Keypoints):
+        return Keypoints(_mean([one.tensor for one in values]), first.flip_pairs)
+    return torch.stack(list(values)).mean(dim=0)
+
+
+def as_tested(
+    model: nn.Module,
+    views: Views | None,
+    tiling: AnyTiling | None,
+    augmentations: Sequence[Augmentation],
+    batch_size: int,
+) -> nn.Module:
+    """The model for images as they are in their files: in views, in tiles, or each tile in views."""
+    if views is not None:
+        model = ViewsModel(model, views, augmentations=augmentations)
+        augmentations = ()
+    if tiling is not None:
+        model = TiledModel(model, tiling, augmentations=augmentations, batch_size=batch_size)
+    return model.eval()

@@ -1,0 +1,148 @@
+"""Test-time augmentation: what several views of an image are merged to."""
+
+import pytest
+import torch
+from small import small_model
+
+from detkit.commands.parsers.evaluate import parse_arguments as evaluate_arguments
+from detkit.commands.parsers.predict import parse_arguments as predict_arguments
+from detkit.data import ResizeAndPad, ResizeShortestEdge
+from detkit.experiment import load_experiment
+from detkit.inference import TiledModel, Views, ViewsModel
+from detkit.inference.views import _Place
+from detkit.modeling.interfaces import InstanceHead
+from detkit.predictor import Predictor
+from detkit.registry import ConfigError
+from detkit.structures import Boxes, ImageInfo, Instances, Keypoints, Sample
+
+PAIRS = ((0, 1),)
+
+
+class Corners(InstanceHead):
+    """Keypoints at the left and at the right side of a box, with the view's width as a score."""
+
+    def predict(self, features, instances):
+        found = []
+        for one in instances:
+            x1, y1, x2, _ = one.boxes.tensor.unbind(1)
+            score = torch.full_like(x1, one.image_size[1])
+            points = torch.stack([torch.stack([x, y1, score], 1) for x in (x1, x2)], 1)
+            found.append(one.with_fields(keypoints=Keypoints(points, PAIRS)))
+        return found
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(1)
+    return small_model(score_thresh=0.0, max_detections=12).eval()
+
+
+def image(height=64, width=96, seed=0) -> Sample:
+    pixels = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.manual_seed(seed))
+    return Sample(pixels, (height, width))
+
+
+def mirrored(sample: Sample) -> Sample:
+    return Sample(sample.image.flip(-1), sample.original_size)
+
+
+def seen(model, views, *samples, **options):
+    return [prediction.instances for prediction in ViewsModel(model, views, **options).eval()(list(samples))]
+
+
+def test_one_view_is_the_model_itself(model):
+    (whole,) = (prediction.instances for prediction in model([image()]))
+    (one,) = seen(model, Views(flip=False), image())
+    assert torch.equal(one.scores, whole.scores)
+    assert torch.equal(one.classes, whole.classes)
+    torch.testing.assert_close(one.boxes.tensor, whole.boxes.tensor)
+    assert torch.equal(one.masks.bitmaps(), whole.masks.bitmaps())
+
+
+def test_the_mirror_image_gives_the_mirrored_prediction(model):
+    first, second = seen(model, Views(), image(), mirrored(image()))
+    assert len(first) == 12
+    flipped = second.boxes.tensor[:, [2, 1, 0, 3]] * torch.tensor([-1.0, 1, -1, 1]) + torch.tensor([96.0, 0, 96, 0])
+    torch.testing.assert_close(first.boxes.tensor, flipped, atol=1e-3, rtol=0)
+    torch.testing.assert_close(first.scores, second.scores)
+    assert (first.masks.bitmaps() ^ second.masks.bitmaps().flip(-1)).float().mean() < 1e-3
+    (alone,) = (prediction.instances for prediction in model([image()]))
+    assert not torch.equal(alone.masks.bitmaps(), first.masks.bitmaps())
+
+
+def test_keypoints_come_back_with_left_and_right_exchanged(model):
+    head = Corners({}, 3)
+    roi_heads, mask_head = model.roi_heads, model.roi_heads.mask_head
+    roi_heads.mask_head, roi_heads.keypoint_head = None, head
+    try:
+        (found,) = seen(model, Views(short_edge=(32, 64, 96)), image())
+    finally:
+        roi_heads.mask_head, roi_heads.keypoint_head = mask_head, None
+    x1, y1, x2, _ = found.boxes.tensor.unbind(1)
+    points = found.keypoints.tensor
+    torch.testing.assert_close(points[:, 0, :2], torch.stack([x1, y1], 1), atol=1e-3, rtol=0)
+    torch.testing.assert_close(points[:, 1, :2], torch.stack([x2, y1], 1), atol=1e-3, rtol=0)
+    assert (points[..., 2] == (48 + 96 + 144) / 3).all(), "the mean over the views"
+    assert found.keypoints.flip_pairs == PAIRS
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_there_and_back_again(mirror):
+    boxes = torch.tensor([[3.0, 4, 50, 40], [0, 0, 96, 64]])
+    frame = Instances((128, 160), info=ImageInfo(valid_region=(10, 20, 106, 84)), boxes=Boxes(boxes[:0]))
+    place = _Place.of(frame, (64, 96), mirror)
+    there = place.there(Instances((64, 96), boxes=Boxes(boxes), scores=torch.ones(2), classes=torch.ones(2).long()))
+    assert there.image_size == (128, 160)
+    first = [53, 24, 60 + 40, 60] if mirror else [13, 24, 60, 60]
+    assert there.boxes.tolist()[0] == pytest.approx([10 + 96 - 50, 24, 10 + 96 - 3, 60] if mirror else first)
+    torch.testing.assert_close(place.back(there).boxes.tensor, boxes)
+
+
+def test_sizes_stand_in_the_place_of_the_test_augmentations(model):
+    sizes, detections = [], model.detections
+    model.detections = lambda samples: sizes.extend(tuple(s.image.shape[1:]) for s in samples) or detections(samples)
+    try:
+        own = [ResizeShortestEdge(short_edge=(48,))]
+        seen(model, Views(short_edge=(32, 96), max_size=120), image(), augmentations=own)
+        seen(model, Views(), image(), augmentations=own)
+        seen(model, Views(flip=False), image(), augmentations=[ResizeAndPad(mode="square", min_size=64, max_size=128)])
+    finally:
+        del model.detections
+    assert sizes == [(32, 48), (32, 48), (80, 120), (80, 120), (48, 72), (48, 72), (128, 128)]
+
+
+def test_no_objects_and_images_of_several_sizes(model):
+    none = small_model(score_thresh=1.0).eval()
+    first, second = seen(none, Views(), image(), image(40, 50, seed=1))
+    assert (len(first), len(second)) == (0, 0)
+    assert second.masks.bitmaps().shape == (0, 40, 50)
+    found = seen(model, Views(), image(), image(40, 50, seed=1))
+    assert [one.image_size for one in found] == [(64, 96), (40, 50)]
+    assert torch.equal(found[1].scores, seen(model, Views(), image(40, 50, seed=1))[0].scores)
+
+
+def test_what_cannot_be_seen_in_views_is_refused(model):
+    with pytest.raises(ConfigError, match=r"data\.test_views: Linear cannot merge .* data\.test_views=null"):
+        ViewsModel(torch.nn.Linear(1, 1), Views())
+    with pytest.raises(ValueError, match="give the augmentations to ViewsModel"):
+        seen(model, Views(), Sample(image().image, (128, 192)))
+
+
+def test_from_config_predictor_and_command_line(model):
+    changes = ["data.test_views.short_edge=[64, 128]", "data.test_tiles.size=64"]
+    data = load_experiment("quick_start/mask_rcnn_shapes", changes).data
+    assert data.test_views == Views(short_edge=(64, 128))
+    wrapped = data.as_tested(model)
+    assert isinstance(wrapped, TiledModel)
+    assert isinstance(wrapped.model, ViewsModel)
+    (prediction,) = wrapped([image()])
+    assert prediction.instances.image_size == (64, 96)
+    predictor = Predictor(model, views=Views(), device="cpu")
+    pixels = image().image.permute(1, 2, 0).numpy()
+    assert torch.equal(predictor(pixels).instances.scores, seen(model, Views(), image())[0].scores)
+    for arguments, key in ((predict_arguments, "set"), (evaluate_arguments, "overrides")):
+        rest = ["a.png", "--run", "run", "--output", "out"] if arguments is predict_arguments else ["run"]
+        assert getattr(arguments([*rest, "--tta", "64,128"]), key) == ["data.test_views.short_edge=[64, 128]"]
+        assert getattr(arguments([*rest, "--tta", "flip"]), key) == ["data.test_views.flip=true"]
+        with pytest.raises(SystemExit):
+            arguments([*rest, "--tta", "big"])

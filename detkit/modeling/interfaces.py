@@ -175,6 +175,10 @@ class RegionPart(nn.Module):
     def __init__(self, input_shape: dict[str, ShapeSpec], num_classes: int):
         super().__init__()
 
+    def choose(self, candidates: Instances) -> Instances:
+        """The detections among ``Instances(boxes, scores, classes)`` of an image, best first."""
+        raise NotImplementedError
+
 
 class BoxHead(RegionPart):
     """Classifies and refines proposals. Owns its pooler. ``loss`` and ``predict`` are made of five verbs; the first
@@ -199,10 +203,6 @@ class BoxHead(RegionPart):
 
     def detections(self, predictions: Any, proposals: list[Instances], scores: Tensor | None = None) -> list[Instances]:
         """New ``Instances(boxes, scores, classes)``, best first; ``scores`` stand for the head's own."""
-        raise NotImplementedError
-
-    def choose(self, candidates: Instances) -> Instances:
-        """The detections among ``Instances(boxes, scores, classes)`` of an image, best first."""
         raise NotImplementedError
 
     def loss(self, features: Features, proposals: list[Instances]) -> Losses:
@@ -254,10 +254,6 @@ class RoIHeads(RegionPart):
         """The detections, on which the other heads work; with ``choose`` and ``described`` for several views."""
         raise NotImplementedError
 
-    def choose(self, candidates: Instances) -> Instances:
-        """The detections among ``Instances(boxes, scores, classes)`` of an image, best first."""
-        raise NotImplementedError
-
     def described(self, features: Features, instances: list[Instances]) -> list[Instances]:
         """Detections with the fields that the other heads give."""
         raise NotImplementedError
@@ -272,10 +268,6 @@ class DenseHead(RegionPart):
 
     def predict(self, images: ImageList, features: Features) -> list[Instances]:
         """``Instances(boxes, scores, classes)`` of each image, best first."""
-        raise NotImplementedError
-
-    def choose(self, candidates: Instances) -> Instances:
-        """The detections among ``Instances(boxes, scores, classes)`` of an image, best first."""
         raise NotImplementedError
 
 

@@ -212,7 +212,7 @@ class FastRCNNHead(BoxHead):
         return [self.detection.choose(self.candidates(b, p, i)) for b, p, i in zip(boxes, probs, proposals)]
 
     def choose(self, candidates: Instances) -> Instances:
-        """See ``BoxHead.choose``."""
+        """See ``RegionPart.choose``."""
         return self.detection.choose(candidates)
 
     def candidates(self, boxes: Tensor, probs: Tensor, proposals: Instances) -> Instances:

@@ -129,7 +129,7 @@ class CascadeRoIHeads(StandardRoIHeads):
         return head.detections(predictions, proposals, torch.stack(scores).mean(dim=0))
 
     def choose(self, candidates: Instances) -> Instances:
-        """See ``RoIHeads.choose``."""
+        """See ``RegionPart.choose``."""
         return self.stages[-1].choose(candidates)
 
     @torch.no_grad()

@@ -94,7 +94,7 @@ class StandardRoIHeads(RoIHeads):
         return self.box_head.predict(features, proposals)
 
     def choose(self, candidates: Instances) -> Instances:
-        """See ``RoIHeads.choose``."""
+        """See ``RegionPart.choose``."""
         return self.box_head.choose(candidates)
 
     def described(self, features: Features, instances: list[Instances]) -> list[Instances]:

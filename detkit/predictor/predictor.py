@@ -47,8 +47,7 @@ class Predictor:
         compile: whether the copy's static parts go through ``torch.compile``; without ``precision`` in fp32.
         reading: how image files are read: as those that the model was tested on.
         channel_order: of arrays and tensors, where a call does not say: ``"BGR"`` for OpenCV's.
-        tile: predicts overlapping tiles of this size in pixels, one or height and width, or of a ``Tiling``, and joins
-            what they show (see ``TiledModel``); ``batch_size`` of them a forward pass. None: images as a whole.
+        tile: the size of overlapping tiles in pixels, or a ``Tiling``; see ``TiledModel``. None: images as a whole.
         views: merges what several views of an image show (see ``ViewsModel``). None: one view.
 
     Raises:
@@ -114,8 +113,7 @@ class Predictor:
 
         Args:
             run_dir: the run's folder, with its ``config.yaml``.
-            weights: a file in it, a path or an address. Where ``model_final.pth`` is missing, because the run goes on
-                still or was stopped, the newest checkpoint is taken, and the log says so.
+            weights: a file in it, a path or an address; the newest checkpoint where there is no ``model_final.pth``.
             overrides, trust_imports, ...: as for ``from_weights``.
 
         Raises:
@@ -187,9 +185,8 @@ class Predictor:
         max_value: float | None = None,
         skip_unreadable: bool = False,
     ) -> Iterator[Prediction]:
-        """The ``Prediction`` of each image in turn; only one batch is held at a time. Raises as the call does.
-
-        A prediction's ``file_name`` and ``frame`` say what it is of.
+        """The ``Prediction`` of each image in turn, with its file's name or its frame. Only one batch is held at a time.
+        Raises as the call does.
 
         Args:
             images: a file; an http(s) address, which is fetched once and kept; a folder (its own images, not those of

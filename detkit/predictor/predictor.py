@@ -185,7 +185,7 @@ class Predictor:
         max_value: float | None = None,
         skip_unreadable: bool = False,
     ) -> Iterator[Prediction]:
-        """The ``Prediction`` of each image in turn, with its file's name or its frame. Only one batch is held at a time.
+        """The ``Prediction`` of each image in turn, with its file's name or frame; only one batch is held at a time.
         Raises as the call does.
 
         Args:

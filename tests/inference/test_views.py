@@ -86,6 +86,22 @@ def test_keypoints_come_back_with_left_and_right_exchanged(model):
     assert found.keypoints.flip_pairs == PAIRS
 
 
+@pytest.mark.parametrize("config", ["retinanet_shapes", "fcos_shapes", "cascade_mask_rcnn_shapes"])
+def test_other_detectors_have_views_too(config):
+    torch.manual_seed(0)
+    model = load_experiment(f"quick_start/{config}").build_model(3).eval()
+    for part in model.modules():
+        if hasattr(part, "score_thresh"):
+            part.score_thresh = 0.0
+    views = Views(short_edge=(64, 96), max_size=200)
+    first, second = seen(model, views, image(), mirrored(image()))
+    torch.testing.assert_close(first.scores, second.scores)
+    (alone,) = seen(model, Views(flip=False), image())
+    (whole,) = (prediction.instances for prediction in model([image()]))
+    assert {*alone.scores.tolist()} <= {*whole.scores.tolist()}, "boxes overlap more where the image has cut them"
+    assert len(alone) > 0.5 * len(whole) > 0
+
+
 @pytest.mark.parametrize("mirror", [False, True])
 def test_there_and_back_again(mirror):
     boxes = torch.tensor([[3.0, 4, 50, 40], [0, 0, 96, 64]])

@@ -217,6 +217,7 @@ def _accumulate(
     evaluation = COCOeval_faster(*sides, protocol.kind, print_function=logger.debug)
     if truth.keypoints is not None:
         evaluation.params.kpt_oks_sigmas = np.array(truth.keypoints.oks_sigmas)
+    evaluation.params.catIds = [c["id"] for c in categories]  # for keypoints it leaves out those without an object
     evaluation.params.maxDets = limits
     evaluation.evaluate()
     evaluation.accumulate()

@@ -105,6 +105,22 @@ def test_own_keypoints_sigmas_and_classes(seed, tmp_path):
     assert measured(coco, results, tmp_path)["keypoints"] == found["keypoints"], "a file may say them"
 
 
+@pytest.mark.parametrize("given", ["near", "nothing", "a class without objects alone"])
+def test_a_class_without_objects_and_images_without_detections(given, tmp_path):
+    coco = made_up(np.random.default_rng(7))
+    coco["annotations"] = [a for a in coco["annotations"] if a["category_id"] == 2 and a["image_id"] < 5]
+    results = noisy(coco, np.random.default_rng(8))
+    if given != "near":
+        results = [{**row, "category_id": 1} for row in results] if given[0] == "a" else []
+    found = measured(coco, results, tmp_path, tasks=("keypoints",), keypoint_sigmas=(0.05,) * 3)["keypoints"]
+    if results:
+        expected = pycocotools(coco, results, [0.05] * 3)
+        assert {name: found[name] for name in STATS} == pytest.approx(expected, abs=1e-9)
+    assert found["per_class"]["cat"] == -1
+    assert (found["AP"] == 0) == (given != "near")
+    assert found["per_class"]["dog"] == found["AP"]
+
+
 def test_predictions_become_results_that_pycocotools_reads():
     coco = made_up(np.random.default_rng(5))
     evaluator = CocoEvaluator(JsonDataset(coco), keypoint_sigmas=(0.05,) * 3)

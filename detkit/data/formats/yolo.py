@@ -29,10 +29,10 @@ class YoloDataset(FormatDataset):
     """YOLO labels (Ultralytics, Darknet, Roboflow, CVAT, Label Studio): a text file an image, a row an object.
 
     A row is ``class cx cy width height`` or ``class x y x y ...``, in parts of the image; both may stand in one file.
-    Keypoints follow a box where ``data.yaml`` has a ``kpt_shape``. Which change places in a mirror ``flip_idx`` says, or
-    else their names (``kpt_names``). Class names are those of ``data.yaml`` (or another YAML with ``names``),
-    ``obj.data`` or ``classes.txt``. An image without a label file, or with an empty one, is a background. Options are
-    those of ``FormatDataset``.
+    Keypoints follow a box where ``data.yaml`` has a ``kpt_shape``. Those that a mirror exchanges are in ``flip_idx``,
+    or else known by their names (``kpt_names``). Class names are those of ``data.yaml`` (or another YAML with
+    ``names``), ``obj.data`` or ``classes.txt``. An image without a label file, or with an empty one, is a background.
+    Options are those of ``FormatDataset``.
     """
 
     key = "yolo"

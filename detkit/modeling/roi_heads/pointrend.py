@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit.config import Count, CountOrZero, Recipe
-from detkit.layers import ConvNorm, ShapeSpec, c2_msra_fill, c2_xavier_fill, init_normal
+from detkit.layers import ConvNorm, ShapeSpec, c2_msra_fill, c2_xavier_fill, choose_features, init_normal
 from detkit.modeling.interfaces import MASK_HEADS, Features, MaskHead, RoIPooler
 from detkit.modeling.points import PointSampling, grid_points, sample_maps, sample_masks, uncertain_cells
 from detkit.modeling.poolers import PointPooler
@@ -156,7 +156,8 @@ class PointRendMaskHead(MaskHead):
         num_masks = 1 if class_agnostic else num_classes
         self.pooler = pooler(input_shape)
         self.coarse_head = coarse_head(self.pooler.output_shape, num_masks)
-        self.fine = PointPooler(input_shape, output_size=1, in_features=in_features)
+        seen = choose_features(input_shape, in_features or tuple(input_shape)[:1], "mask_head.in_features")
+        self.fine = PointPooler(seen, output_size=1, in_features=tuple(seen))
         self.point_head = point_head(self.fine.output_shape.channels, num_masks)
         self.point_sampling, self.subdivision, self.targets = point_sampling, subdivision, targets
         if not class_agnostic:

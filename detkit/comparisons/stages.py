@@ -13,7 +13,6 @@ from detkit.modeling.interfaces import Features
 from detkit.modeling.meta_archs import GeneralizedRCNN
 from detkit.modeling.postprocess import to_original_size
 from detkit.modeling.proposals import RPN
-from detkit.modeling.roi_heads import StandardRoIHeads
 from detkit.modeling.roi_heads.box_head import BoxPredictions, FastRCNNHead
 from detkit.modeling.sampling import Sampling
 from detkit.registry import ConfigError
@@ -112,8 +111,7 @@ class Stages:
     @torch.no_grad()
     def masks(self, features: Features, detections: list[Instances]) -> list[Instances]:
         """These detections with the ``mask_probs`` that the mask head gives them."""
-        with replaced(self.model.roi_heads, "box_detections", lambda *_: detections):
-            return self.model.roi_heads.predict(features, detections)
+        return self.model.roi_heads.described(features, detections)
 
     def outputs(self, detections: Instances, original_size: tuple[int, int]) -> Instances:
         """The detections in the pixels of the original image, ``mask_probs`` as they are."""
@@ -150,7 +148,7 @@ class Stages:
     def _box_head(self) -> FastRCNNHead:
         head = getattr(self.model.roi_heads, "box_head", None)
         head = head[-1] if isinstance(head, nn.ModuleList) else head  # a cascade's last makes the detections
-        if not (isinstance(head, FastRCNNHead) and isinstance(self.model.roi_heads, StandardRoIHeads)):
+        if not isinstance(head, FastRCNNHead):
             raise ConfigError(f"model.roi_heads: {type(self.model.roi_heads).__name__} has no box head to compare")
         return head
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detkit.checkpoint.files import write_torch
 from detkit.checkpoint.formats import convert_by, import_foreign
-from detkit.checkpoint.formats.exporting import export_state
+from detkit.checkpoint.formats.exporting import export_state, is_only_detkits
 from detkit.checkpoint.formats.importing import Imported, Importer
 from detkit.checkpoint.load import check_values
 from detkit.checkpoint.reading import Checkpoint
@@ -115,6 +115,9 @@ def convert(
     check_values(model, checkpoint.source)
     written = model
     if target != "detkit":
+        own = [imported.origin.get(name, name) for name in model if is_only_detkits(name)]
+        left += [Line("not used", name, "", "state of the training that detkit alone saves") for name in own]
+        model = {name: tensor for name, tensor in model.items() if not is_only_detkits(name)}
         try:
             written = export_state(model, target)
         except ValueError as error:

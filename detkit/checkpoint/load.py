@@ -77,7 +77,7 @@ def _plan(
     prepared: dict[str, Tensor] = {}
     for name, current in own.items():
         if name not in checkpoint.model:
-            if not (report.format and name in only_ours):
+            if name not in only_ours:
                 report.missing.append(name)
             continue
         value, reason, note = _prepare(current, checkpoint.model[name], rows.get(name))

@@ -6,7 +6,8 @@ import pytest
 import torch
 from parity_helpers import Fixture, assert_losses, build, coco_target, pair, pixels, relative, sample
 
-from detkit.checkpoint import export_state, load_weights
+from detkit.checkpoint import as_checkpoint, export_state, load_weights
+from detkit.checkpoint.conversion import convert
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,3 +93,14 @@ def test_the_way_back_gives_the_same_weights(loaded):
     back = export_state(model.state_dict(), "detectron2")
     assert back.keys() == reference.state.keys()
     assert all(torch.equal(back[name], value) for name, value in reference.state.items())
+
+
+def test_files_of_a_training_are_converted_and_back():
+    state = build("quick_start/fcos_shapes.yaml", num_classes=3).state_dict()
+    written = convert(as_checkpoint(state), "detectron2")
+    assert [line.theirs for line in written.lines if line.fate == "not used"] == ["head.normaliser.average"]
+    again = convert(as_checkpoint({"model": written.model}), "detkit").model
+    assert again.keys() == state.keys() - {"head.normaliser.average"}
+    assert all(torch.equal(value, state[name]) for name, value in again.items())
+    other = build("quick_start/fcos_shapes.yaml", num_classes=3)
+    assert load_weights(other, again).exact, "the average begins at its start"

@@ -46,11 +46,16 @@ def export_state(state: Mapping[str, Tensor], layout: Layout) -> dict[str, Tenso
     """
     if layout not in get_args(Layout):
         raise ValueError(f"layout: expected one of {', '.join(get_args(Layout))}, got {layout!r}")
-    state = {name: tensor for name, tensor in state.items() if not name.startswith("head.normaliser.")}
+    state = {name: tensor for name, tensor in state.items() if not is_only_detkits(name)}
     _check_layers(state, layout)
     if layout == "torchvision":
         return _with_background(_renamed(state, to_theirs(layout_of_ours(state).pairs), layout))
     return _renamed(state, _detectron2_rules(state), layout)
+
+
+def is_only_detkits(name: str) -> bool:
+    """Whether a tensor is state of the training that other frameworks do not save: the average of a normaliser."""
+    return name.startswith("head.normaliser.")
 
 
 def _renamed(state: Mapping[str, Tensor], rules: Rules, layout: Layout) -> dict[str, Tensor]:

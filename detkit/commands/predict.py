@@ -15,11 +15,11 @@ from detkit.commands.parsers import restart
 from detkit.commands.parsers.predict import parse_arguments
 from detkit.commands.predict_inputs import find_inputs, ids_of, load, say_cut_off, split_inputs
 from detkit.commands.predict_many import predict_many
-from detkit.evaluation import RowFile
+from detkit.evaluation import PanopticWriter, RowFile, categories_of
 from detkit.launch import launch
 from detkit.predictor import Predictor
 from detkit.registry import DataError
-from detkit.structures import Prediction
+from detkit.structures import Panoptic, Prediction
 from detkit.utils.distributed import launched
 from detkit.utils.file_names import FreeNames, file_stem
 from detkit.utils.progress import watched
@@ -54,6 +54,7 @@ class Output:
         if args.json is not None and args.json.resolve() in self.inputs:
             raise DataError(f"--json {args.json}: would overwrite an input; take another name")
         self.rows = None if args.json is None else RowFile(args.json)
+        self.maps: PanopticWriter | None = None  # made for the first map
         self.labels: LabelFolder | None = None
         self.written: list[Path] = []
         self.free = FreeNames()
@@ -68,7 +69,15 @@ class Output:
         if self.rows is not None:
             rows = self.predictor.to_coco_results([kept], [self.ids.get(path, self.images)])
             self.rows.add({**row, "file_name": self.args.names.get(path, str(path)), **source} for row in rows)
+            if kept.panoptic is not None:
+                self._add_map(self.ids.get(path, self.images), kept.panoptic)
         return kept
+
+    def _add_map(self, image_id: int | str, panoptic: Panoptic) -> None:
+        if self.maps is None:
+            of, folder = self.predictor, self.args.json.with_name(f"{self.args.json.stem}_panoptic")
+            self.maps = PanopticWriter(folder, categories_of(of.class_names, of.category_ids, of.semantic_names))
+        self.maps.add(image_id, panoptic)
 
     def image(self, path: Path, prediction: Prediction) -> None:
         """One image file."""
@@ -152,6 +161,9 @@ def predict(args: argparse.Namespace) -> int:
     say_cut_off(output.cut, output.images_cut)
     if args.json is not None:
         print(f"COCO results: {args.json}")
+    if output.maps is not None:
+        output.maps.close()
+        print(f"panoptic maps: {output.maps.json_file}, {output.maps.folder}/")
     if output.labels is not None:
         lost = output.labels.lost()
         print(f"labels ({args.label_format}): {args.output}/{f' (not in this format: {lost})' if lost else ''}")

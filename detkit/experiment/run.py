@@ -20,7 +20,7 @@ from detkit.utils import (
     seed_everything,
     setup_logging,
 )
-from detkit.utils.run_folder import begin_run, holding, mark_resumed, run_file
+from detkit.utils.run_folder import EVALUATION, begin_run, holding, mark_resumed, run_file
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ def init_output_dir(experiment: Experiment, *, fresh: bool) -> None:
         logger.info("removed %d files that a killed process had half written: %s", len(left), left[0].name)
     if not fresh:
         mark_resumed(folder)
-        for name in ("evaluation.json", "coco_results.json", run_file(folder, "report.html").name):
+        for name in (*EVALUATION, run_file(folder, "report.html").name):
             (folder / name).unlink(missing_ok=True)
     if distributed.launched():
         (folder / "launched_by").write_text(distributed.launch_id(), encoding="utf-8")

@@ -23,11 +23,13 @@ logger = logging.getLogger(__name__)
 LOCK, MARK = ".lock", ".run.json"
 _OUTPUTS = re.compile(
     r"(run_)?(config\.yaml|predictions|report\.html)|metrics\.jsonl|(evaluation|coco_results|profile|doctor_findings)\.json"
-    r"|curves\.png|report_.+\.html"
+    r"|curves\.png|report_.+\.html|panoptic_results(\.json)?"
     r"|(checkpoint_\d+|model_best|model_final|model_final_.+)\.(pth|sharded|parts)|last_checkpoint|launched_by"
     r"|tensorboard|wandb|imported_code|failure_step_\d+"
 )
 """Names of what a training leaves in its folder, apart from the log, which goes on."""
+EVALUATION = ("evaluation.json", "coco_results.json", "panoptic_results.json")
+"""Files of an evaluation's metrics and results."""
 _ASIDE = re.compile(r"earlier_run_\d+|log(_rank\d+)?\.txt")
 _BESIDE = ("config.yaml", "predictions", "report.html", "tensorboard", "wandb")
 """What a user may have there: the run's own has another name, or its files have."""
@@ -95,7 +97,7 @@ def mark_resumed(folder: Path) -> None:
 def begin_evaluation(folder: Path) -> None:
     """Marks a folder in which weights are evaluated: what the user has there stays, but for an evaluation of before."""
     if _users(folder) is None:
-        _mark(folder, [name for name in _not_of_a_run(folder) if name not in ("evaluation.json", "coco_results.json")])
+        _mark(folder, [name for name in _not_of_a_run(folder) if name not in EVALUATION])
 
 
 def begin_run(folder: Path) -> str:

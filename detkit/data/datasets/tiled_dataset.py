@@ -46,7 +46,7 @@ class TiledDataset(Dataset):
         self.dataset, self.tiling = dataset(), Tiling(size=size, overlap=overlap)
         self.min_visible, self.keep_empty = min_visible, keep_empty
         points = ("keypoint_names", "keypoint_flip_pairs", "keypoint_sigmas", "skeleton")
-        for name in ("class_names", "category_ids", *points):
+        for name in ("class_names", "category_ids", *points, "semantic_names"):
             setattr(self, name, getattr(self.dataset, name))
         tiles = [self.tiling.tiles(self.dataset.image_size(image)) for image in range(len(self.dataset))]
         self._most = max(map(len, tiles), default=1)
@@ -96,6 +96,9 @@ class TiledDataset(Dataset):
             image_id=self.image_id(index),
             original_size=record.size,
         )
+
+    def maps(self, index: int) -> dict[str, np.ndarray]:
+        return dict(self[index].maps)
 
     def image_size(self, index: int) -> tuple[int, int]:
         x1, y1, x2, y2 = self._regions[index].tolist()

@@ -101,6 +101,7 @@ def prepare(
         report.findings = check_at_start(exp, model)
     if exp.train.compile:
         compile_parts(model)
+    exp.data.as_tested(model)  # says now what cannot be
     test_batches = interruption.watch(exp.data.test())
     images = interruption.watch(exp.data.test(whole=True)) if exp.data.takes_whole else test_batches
 

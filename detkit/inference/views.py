@@ -171,4 +171,4 @@ def as_tested(
         augmentations = ()
     if tiling is not None:
         model = TiledModel(model, tiling, augmentations=augmentations, batch_size=batch_size)
-    return model.eval()
+    return model

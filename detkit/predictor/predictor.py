@@ -80,7 +80,7 @@ class Predictor:
             self.model = optimized(self.model, precision or "fp32", compile)
         self._channels = getattr(getattr(model, "preprocess", None), "num_channels", 3)
         if tile is not None or views is not None:
-            self.model = as_tested(self.model, views, tile, augmentations, batch_size)
+            self.model = as_tested(self.model, views, tile, augmentations, batch_size).eval()
             augmentations, batch_size = (), 1  # of images, each of which has many tiles or views
         self.class_names: tuple[str, ...] = tuple(names or ())
         self.semantic_names: tuple[str, ...] = getattr(model, "semantic_names", ())
@@ -185,8 +185,7 @@ class Predictor:
         max_value: float | None = None,
         skip_unreadable: bool = False,
     ) -> Iterator[Prediction]:
-        """The ``Prediction`` of each image in turn, with its file's name or frame; only one batch is held at a time.
-        Raises as the call does.
+        """The ``Prediction`` of each image in turn, with its file or frame, a batch at a time. Raises as the call does.
 
         Args:
             images: a file; an http(s) address, which is fetched once and kept; a folder (its own images, not those of

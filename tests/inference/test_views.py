@@ -7,6 +7,7 @@ from small import small_model
 from detkit.commands.parsers.evaluate import parse_arguments as evaluate_arguments
 from detkit.commands.parsers.predict import parse_arguments as predict_arguments
 from detkit.data import ResizeAndPad, ResizeShortestEdge
+from detkit.evaluation import evaluate
 from detkit.experiment import load_experiment
 from detkit.inference import TiledModel, Views, ViewsModel
 from detkit.inference.views import _Place
@@ -142,6 +143,17 @@ def test_what_cannot_be_seen_in_views_is_refused(model):
         ViewsModel(torch.nn.Linear(1, 1), Views())
     with pytest.raises(ValueError, match="give the augmentations to ViewsModel"):
         seen(model, Views(), Sample(image().image, (128, 192)))
+
+
+def test_an_evaluation_amid_a_training_leaves_the_model_in_training_mode():
+    options = [f"data.{name}_dataset.num_images=2" for name in ("train", "test")]
+    experiment = load_experiment("quick_start/mask_rcnn_shapes", [*options, "data.test_views.flip=true"])
+    model = experiment.build_model().train()
+    experiment.data.num_workers = 0
+    batches = experiment.data.test(whole=True)
+    assert all(sample.image.shape[1:] == sample.original_size for batch in batches for sample in batch)
+    evaluate(experiment.data.as_tested(model), batches, experiment.build_evaluators())
+    assert all(part.training for part in model.modules())
 
 
 def test_from_config_predictor_and_command_line(model):

@@ -38,6 +38,7 @@ def test_the_promised_configs_exist():
     wanted |= {f"coco/keypoint_rcnn_{kind}" for kind in ("R_50_FPN_1x", "R_50_FPN_3x", "R_101_FPN_3x", "X_101_FPN_3x")}
     wanted |= {"torchvision/keypoint_rcnn_R_50_FPN", "quick_start/keypoint_rcnn_shapes"}
     wanted |= {f"coco/{name}" for name in ("retinanet_R_50_FPN_1x", "retinanet_R_101_FPN_3x", "fcos_R_50_FPN_1x")}
+    wanted |= {"coco/retinanet_R_50_BiFPN_1x"}
     wanted |= {f"torchvision/{name}_R_50_FPN" for name in ("retinanet", "fcos")} | {"quick_start/retinanet_shapes"}
     assert wanted <= {ids(p) for p in LEAVES}
 

@@ -1,6 +1,8 @@
 """TimmBackbone: the maps of timm's own networks, of any family, and a detector that learns from them."""
 
 import copy
+import itertools
+import json
 import pickle
 
 import pytest
@@ -110,12 +112,21 @@ def check_equal_maps(model: str) -> None:
         assert any(got.shape == m.shape and torch.equal(got, m) for m in own), name
 
 
-def check_step(config: str, model: str, *more: str) -> None:
-    """One step of gradient descent: the loss is finite, and every parameter that learns has changed or may not."""
-    node = {"name": "TimmBackbone", "model": model, **FAMILIES[model]}
-    plain = len(backbone(model).output_shape) == 1
-    neck = ["model.neck={name: SimpleFeaturePyramid, out_channels: 16}"] if plain else ["model.neck.out_channels=16"]
-    detector = load_experiment(config, [f"model.backbone={node}", *neck, *more]).build_model(3).train()
+LEVELS_3_TO_7 = {"top_block": {"name": "LastLevelP6P7", "in_feature": "p5"}}
+DETECTORS = {"quick_start/mask_rcnn_shapes": {}, "coco/retinanet_R_50_FPN_1x": LEVELS_3_TO_7}
+
+
+def check_step(config: str, model: str) -> None:
+    """One step of gradient descent: the loss is finite, and every parameter that a map depends on learns."""
+    own = {"name": "TimmBackbone", "model": model, **FAMILIES[model]}
+    neck = {"name": "FPN", "out_channels": 16, **DETECTORS[config]}
+    dense = bool(DETECTORS[config])
+    if len(backbone(model).output_shape) == 1:
+        neck |= {"name": "SimpleFeaturePyramid"} | ({"scales": [2.0, 1.0, 0.5]} if dense else {})
+    elif dense:
+        neck["in_features"] = ["res3", "res4", "res5"]
+    overrides = [f"model.backbone={json.dumps(own)}", f"model.neck={json.dumps(neck)}"]
+    detector = load_experiment(config, overrides).build_model(3).train()
     side = min(96, detector.backbone.square_size or 96)
     losses = detector([sample(side - 32, side, seed=1), sample(side - 16, side - 32, seed=2)])
     losses.total().backward()
@@ -135,9 +146,19 @@ def test_maps_are_timms_own_in_every_family(model):
     check_equal_maps(model)
 
 
-@pytest.mark.parametrize("model", [model for model in FAST if model != "test_vit"])
+@pytest.mark.parametrize("model", FAST)
 def test_a_detector_learns_from_it(model):
     check_step("quick_start/mask_rcnn_shapes", model)
+
+
+def test_a_one_stage_detector_learns_from_it():
+    check_step("coco/retinanet_R_50_FPN_1x", "test_vit")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("config", "model"), list(itertools.product(DETECTORS, FAMILIES)))
+def test_detectors_learn_from_every_family(config, model):
+    check_step(config, model)
 
 
 def test_chosen_maps_are_named_by_stride_in_any_order():

@@ -156,3 +156,24 @@ def test_maps_of_the_published_examples():
 def test_a_sample_takes_its_maps_along():
     sample = Mapper(Shapes(num_images=1, panoptic=True), [], train=True)(0, 0)
     assert dataclasses.replace(sample).to("cpu").maps["semantic"].shape == sample.image.shape[1:]
+
+
+def test_cityscapes_has_stuff_too(tmp_path):
+    ids = np.zeros((30, 40), np.uint16)
+    ids[:10], ids[10:20, :20], ids[10:20, 20:], ids[25:] = 23, 26001, 26, 7
+    for name, values in (
+        ("gtFine/val/a/a_1_gtFine_instanceIds.png", ids),
+        ("leftImg8bit/val/a/a_1_leftImg8bit.png", None),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.fromarray(np.zeros((30, 40, 3), np.uint8) if values is None else values).save(tmp_path / name)
+    data = open_dataset(tmp_path)
+    names, values = data.semantic_names, data[0].maps["semantic"]
+    assert len(names) == 12
+    assert (values[:10] == names.index("sky")).all()
+    assert (values[25:] == names.index("road")).all()
+    assert (values[10:20] == 0).all()
+    assert (values[20:25] == 255).all()
+    things = [s for s in data.panoptic_map(0).segments if s.is_thing]
+    assert [(data.class_names[s.class_index], s.crowd) for s in things] == [("car", True), ("car", False)]
+    assert not set(data.stuff_ids) & set(data.category_ids)

@@ -141,9 +141,10 @@ def test_neck(cls):
 
 @pytest.mark.parametrize("cls", registered("top block"), ids=names)
 def test_top_block(cls):
-    neck = detkit.modeling.necks.FPN({"c5": ShapeSpec(8, 32)}, out_channels=16, top_block=partial(cls))
-    out = neck({"c5": torch.randn(1, 8, 8, 8)})
-    assert len(out) > 1
+    shapes = {"c4": ShapeSpec(8, 16), "c5": ShapeSpec(8, 32)}
+    neck = detkit.modeling.necks.FPN(shapes, out_channels=16, top_block=partial(cls))
+    out = neck({"c4": torch.randn(1, 8, 16, 16), "c5": torch.randn(1, 8, 8, 8)})
+    assert len(out) > 2
     assert list(out) == list(neck.output_shape)
 
 

@@ -26,7 +26,7 @@ class GridAnchorGenerator(AnchorGenerator):
 
     Args:
         sizes: square roots of the anchors' areas in pixels, one list a level; one list alone serves all levels.
-        octave_scales: each size stands for so many, times 2 ** (i / octave_scales): 3 in RetinaNet, whose levels are an
+        octave_scales: each size stands for so many, times ``2 ** (i / octave_scales)``: 3 in RetinaNet, with levels an
             octave apart (Lin et al. 2017).
         aspect_ratios: height / width, the same at every level, in this order.
         offset: where in its cell an anchor is centred, as a share of the stride: 0 is the corner, 0.5 the middle.

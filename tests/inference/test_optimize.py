@@ -162,3 +162,20 @@ def test_after_two_shapes_other_sizes_compile_nothing_again(model, monkeypatch):
     for height, width in ((224, 192), (160, 288), (352, 256), (192, 320)):
         fast(samples(0, height=height, width=width))
     assert counters["unique_graphs"] == before
+
+
+class ReadsItsWeights(nn.Module):
+    """Attention of timm and torchvision does so: it reads the weights of a linear layer instead of calling it."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.qkv.weight, self.qkv.bias)
+
+
+def test_linear_layers_whose_weights_another_module_reads_stay_as_they_are():
+    net, x = nn.Sequential(nn.Linear(8, 8), ReadsItsWeights()), torch.randn(5, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(optimized(net)(x), net(x))

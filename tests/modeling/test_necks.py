@@ -218,9 +218,9 @@ def test_mistakes_of_a_simple_pyramid_are_named(shapes, options, words):
 
 
 @pytest.mark.parametrize("neck", [FPN, PAFPN, BiFPN])
-def test_a_pyramid_of_one_map_is_refused_with_the_neck_that_makes_one(neck):
+def test_a_config_with_a_pyramid_of_one_map_is_answered_with_the_neck_that_makes_one(neck):
     with pytest.raises(ValueError, match=rf"{neck.__name__} joins .* res4 of stride 16; SimpleFeaturePyramid"):
-        neck(SHAPES, in_features=("res4",))
+        neck.check_strides({"res4": 16, "res5": 32}, {"in_features": ("res4",)})
 
 
 def test_bifpn_is_the_papers_pass_over_the_levels():

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from detkit.config import Count, Recipe
 from detkit.layers import BN, ConvNorm, Norm, ShapeSpec, c2_xavier_fill
 from detkit.modeling.interfaces import NECKS, Features, Neck, TopBlock
-from detkit.modeling.necks.levels import check_doubling, level_name, select_maps, strides_of
+from detkit.modeling.necks.levels import check_doubling, level_name, select_maps, select_several, strides_of
 from detkit.modeling.necks.top_blocks import LastLevelMaxPool
 
 
@@ -98,7 +98,7 @@ class BiFPN(Neck):
         super().__init__(input_shape)
         strides = strides_of(input_shape)
         self.check_strides(strides, {"in_features": in_features})
-        shapes = {name: input_shape[name] for name in select_maps(strides, in_features, "BiFPN")}
+        shapes = {name: input_shape[name] for name in select_maps(strides, in_features)}
         self.laterals = nn.ModuleDict(
             {
                 name: ConvNorm(shape.channels, out_channels, 1, norm=norm, init=c2_xavier_fill)
@@ -114,7 +114,7 @@ class BiFPN(Neck):
     @classmethod
     def check_strides(cls, strides: Mapping[str, int], options: Mapping[str, Any]) -> None:
         """See ``Neck.check_strides``."""
-        check_doubling([strides[n] for n in select_maps(strides, options["in_features"], "BiFPN")], "BiFPN")
+        check_doubling([strides[n] for n in select_several(strides, options["in_features"], "BiFPN")], "BiFPN")
 
     def forward(self, features: Features) -> Features:
         """Maps of the backbone -> levels, each ``(N, out_channels, H/s, W/s)``."""

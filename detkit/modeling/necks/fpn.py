@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from detkit.config import Count, Recipe
 from detkit.layers import ConvNorm, Norm, ShapeSpec, c2_xavier_fill
 from detkit.modeling.interfaces import NECKS, Features, Neck, TopBlock
-from detkit.modeling.necks.levels import check_doubling, level_name, select_maps, strides_of
+from detkit.modeling.necks.levels import check_doubling, level_name, select_maps, select_several, strides_of
 from detkit.modeling.necks.top_blocks import LastLevelMaxPool
 
 
@@ -30,7 +30,7 @@ class FPN(Neck):
         fuse: how the upsampled map meets the finer one: their sum or their mean.
 
     Raises:
-        ValueError: an unknown map, fewer than two, or a stride that is no power of two.
+        ValueError: an unknown map, no map, or a stride that is no power of two.
     """
 
     def __init__(
@@ -46,8 +46,7 @@ class FPN(Neck):
         super().__init__(input_shape)
         if fuse not in ("sum", "avg"):
             raise ValueError(f"fuse: expected 'sum' or 'avg', got {fuse!r}")
-        self.check_strides(strides_of(input_shape), {"in_features": in_features})
-        shapes = {name: input_shape[name] for name in select_maps(strides_of(input_shape), in_features, "FPN")}
+        shapes = {name: input_shape[name] for name in select_maps(strides_of(input_shape), in_features)}
         self.laterals, self.outputs = nn.ModuleDict(), nn.ModuleDict()
         for name, shape in shapes.items():
             self.laterals[name] = ConvNorm(shape.channels, out_channels, 1, norm=norm, init=c2_xavier_fill)
@@ -66,7 +65,7 @@ class FPN(Neck):
     @classmethod
     def check_strides(cls, strides: Mapping[str, int], options: Mapping[str, Any]) -> None:
         """See ``Neck.check_strides``."""
-        select_maps(strides, options["in_features"], cls.__name__)
+        select_several(strides, options["in_features"], cls.__name__)
 
     def forward(self, features: Features) -> Features:
         """Maps of the backbone -> ``p2`` .. ``p6``, each ``(N, out_channels, H/s, W/s)``."""
@@ -113,6 +112,7 @@ class PAFPN(FPN):
         super().__init__(
             input_shape, out_channels=out_channels, in_features=in_features, norm=norm, top_block=top_block, fuse=fuse
         )
+        check_doubling([input_shape[name].stride for name in self.laterals], "PAFPN")
         self.downsamples, self.bottom_up_outputs = nn.ModuleDict(), nn.ModuleDict()
         relu = nn.ReLU(inplace=True)
         for name in list(self.laterals)[1:]:
@@ -127,7 +127,7 @@ class PAFPN(FPN):
     def check_strides(cls, strides: Mapping[str, int], options: Mapping[str, Any]) -> None:
         """See ``Neck.check_strides``."""
         super().check_strides(strides, options)
-        check_doubling([strides[n] for n in select_maps(strides, options["in_features"], "PAFPN")], "PAFPN")
+        check_doubling([strides[name] for name in select_maps(strides, options["in_features"])], "PAFPN")
 
     def pyramid(self, maps: list[Tensor]) -> list[Tensor]:
         """See ``FPN.pyramid``."""

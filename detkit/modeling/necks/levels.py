@@ -17,12 +17,11 @@ def level_name(stride: int) -> str:
     return f"p{stride.bit_length() - 1}"
 
 
-def select_maps(strides: Mapping[str, int], in_features: Sequence[str] | None, neck: str) -> list[str]:
+def select_maps(strides: Mapping[str, int], in_features: Sequence[str] | None) -> list[str]:
     """The maps to use, finest first; those of one stride in the backbone's order.
 
     Raises:
-        ValueError: an unknown map, one asked for twice, a stride that is no power of two, or fewer than the two maps
-            that ``neck`` needs.
+        ValueError: an unknown map, no map, one asked for twice, or a stride that is no power of two.
     """
     names = tuple(strides) if in_features is None else in_features
     unknown = [name for name in names if name not in strides]
@@ -32,12 +31,18 @@ def select_maps(strides: Mapping[str, int], in_features: Sequence[str] | None, n
         raise ValueError(f"in_features: expected each map once, got {list(names)}")
     for name in names:
         level_name(strides[name])
+    return sorted((name for name in strides if name in names), key=lambda name: strides[name])
+
+
+def select_several(strides: Mapping[str, int], in_features: Sequence[str] | None, neck: str) -> list[str]:
+    """See ``select_maps``. Raises ValueError for a single map too, of which ``neck`` makes no pyramid."""
+    names = select_maps(strides, in_features)
     if len(names) == 1:
         raise ValueError(
             f"in_features: {neck} joins maps of several strides, and got one, {names[0]} of stride "
             f"{strides[names[0]]}; SimpleFeaturePyramid makes a pyramid of one map, as a plain ViT gives it"
         )
-    return sorted((name for name in strides if name in names), key=lambda name: strides[name])
+    return names
 
 
 def strides_of(shapes: Mapping[str, ShapeSpec]) -> dict[str, int]:

@@ -1,6 +1,5 @@
 """The documentation site builds without a warning, and its pages lead somewhere and load nothing from elsewhere."""
 
-import inspect
 import os
 import re
 import subprocess
@@ -111,7 +110,7 @@ def test_every_component_has_its_options_on_the_page_of_its_registry(site):
     for registry in Registry.of.values():
         page = site[components.page_of(registry).replace(".md", ".html")]
         for name, cls in registry:
-            if not Path(inspect.getfile(cls)).is_relative_to(ROOT / "detkit"):
+            if not cls.__module__.startswith("detkit."):
                 continue  # of another test
             assert name.lower() in page.anchors
             assert set(schema(cls).options) <= set(page.code)

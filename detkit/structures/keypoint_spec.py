@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from detkit.config import Positive
+from detkit.config import CountOrZero, Positive
 
 SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
 USUAL_SIGMA = 0.067
@@ -28,9 +28,9 @@ class KeypointSpec:
     """
 
     names: tuple[str, ...]
-    skeleton: tuple[tuple[int, int], ...] = ()
+    skeleton: tuple[tuple[CountOrZero, CountOrZero], ...] = ()
     sigmas: tuple[Positive, ...] = ()
-    mirrored: tuple[tuple[int, int], ...] | None = None
+    mirrored: tuple[tuple[CountOrZero, CountOrZero], ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.sigmas) not in (0, len(self.names)):

@@ -83,8 +83,8 @@ def test_norms_are_made_by_name_or_by_a_recipe(name):
 
 def test_make_norm_of_none_and_of_an_unknown_name():
     assert make_norm(None, 8) is None
-    with pytest.raises(ConfigError, match=r"no norm named 'LN'.*BN, FrozenBN, GN, SyncBN"):
-        make_norm("LN", 8)
+    with pytest.raises(ConfigError, match=r"no norm named 'XN'.*BN, FrozenBN, GN, LN, SyncBN"):
+        make_norm("XN", 8)
 
 
 def test_bn_and_gn_are_torchs_own():

@@ -50,7 +50,7 @@ class TimmBackbone(Backbone):
         input_shape: ShapeSpec,
         *,
         model: str,
-        out_indices: Annotated[tuple[int, ...], Length(1)] | None = None,
+        out_indices: Annotated[tuple[Annotated[int, Interval(-100, 100)], ...], Length(1)] | None = None,
         weights: bool | FilePath | None = None,
         img_size: Count | None = None,
         model_args: dict[str, Any] | None = None,

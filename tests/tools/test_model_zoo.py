@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from detkit.config.named import config_names
-from model_zoo import DATA, PAGE, CountMultiplyAdds, parameters
+from docs_site.model_zoo import DATA, PAGE, CountMultiplyAdds, parameters
 
 MODELS = json.loads(DATA.read_text(encoding="utf-8"))["models"]
-FIX = "python tools/model_zoo.py writes the page again"
+FIX = "python tools/docs_site/model_zoo.py writes the page again"
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,10 @@ is new. CPU time takes minutes a model and is asked for; it is the time of one c
 
 examples:
   parameters and multiply-adds of new and changed configs, and the page
-    python tools/model_zoo.py
+    python tools/docs_site/model_zoo.py
 
   the CPU time of all models of COCO that have none yet
-    OMP_NUM_THREADS=1 python tools/model_zoo.py --measure 'coco/*'
+    OMP_NUM_THREADS=1 python tools/docs_site/model_zoo.py --measure 'coco/*'
 """
 
 import argparse
@@ -38,7 +38,7 @@ from detkit.modeling.interfaces import META_ARCHS
 from detkit.registry import Registry
 from detkit.zoo import Weights, known
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGE, DATA, PUBLISHED = (
     ROOT / "docs" / name for name in ("model_zoo.md", "model_zoo.json", "model_zoo_published.json")
 )
@@ -49,7 +49,7 @@ SHOWN, NOT_SHOWN = ("backbone", "neck", "head", "heads", "generator"), ("anchor 
 HEAD = """# Model zoo
 
 Every config, with what its model is made of, how large it is and what it costs. This page is written by
-`python tools/model_zoo.py`; a test holds it to the configs.
+`python tools/docs_site/model_zoo.py`; a test holds it to the configs.
 
 - **config**: `detkit train coco/mask_rcnn_R_50_FPN_1x` trains it. `detkit show --list PART` says which configs have a
   part, `detkit show CONFIG` what a config says.

@@ -13,12 +13,12 @@ pytestmark = pytest.mark.slow
 
 
 def train(config: Path, output: Path, *overrides: str, **environment: str) -> dict:
-    """Runs ``detkit train`` as a user would; the AP of boxes and masks."""
+    """Runs ``detkit train`` as a user would; the AP of each task."""
     command = [sys.executable, "-m", "detkit", "train", str(config), f"train.output_dir={output}"]
     done = subprocess.run([*command, *overrides], cwd=ROOT, env={**os.environ, **environment}, check=False)
     assert done.returncode == 0
     results = json.loads((output / "evaluation.json").read_text())
-    ap = {"box": results["box"]["AP"], "mask": results["mask"]["AP"]}
+    ap = {task: metrics["AP"] for task, metrics in results.items() if "AP" in metrics}
     print(f"{config.name}: {ap}")
     return ap
 
@@ -27,6 +27,19 @@ def test_quick_start(tmp_path):
     ap = train(ROOT / "configs/quick_start/mask_rcnn_shapes.yaml", tmp_path)
     assert ap["box"] >= 0.60
     assert ap["mask"] >= 0.60
+
+
+@pytest.mark.parametrize(
+    ("config", "task", "least"),
+    [
+        ("retinanet_shapes", "box", 0.60),
+        ("fcos_shapes", "box", 0.60),
+        ("cascade_mask_rcnn_shapes", "box", 0.70),
+        ("keypoint_rcnn_shapes", "keypoints", 0.65),
+    ],
+)
+def test_other_detectors_learn_the_shapes_too(tmp_path, config, task, least):
+    assert train(ROOT / f"configs/quick_start/{config}.yaml", tmp_path)[task] >= least
 
 
 def test_matterport_preset_on_shapes(tmp_path):

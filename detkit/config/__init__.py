@@ -4,7 +4,7 @@ from detkit.config.describe import OptionRow, describe, usage
 from detkit.config.interpolation import written
 from detkit.config.load import Config, ForeignConfig, load_config
 from detkit.config.parse import build, parse
-from detkit.config.recipe import Recipe, built, parts_of
+from detkit.config.recipe import Recipe, built, changed, parts_of
 from detkit.config.write import assignment, complete, to_yaml, yaml_json
 from detkit.paths import FilePath
 from detkit.ranges import Count, CountOrZero, Finite, Fraction, Gray, Interval, Length, NonNegative, Positive, Share
@@ -31,6 +31,7 @@ __all__ = [
     "assignment",
     "build",
     "built",
+    "changed",
     "complete",
     "describe",
     "load_config",

@@ -1,10 +1,11 @@
 """Recipe: a checked promise of an object, handed to the owner, which knows the shapes that it needs."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from detkit.registry import ConfigError, DataError
+from detkit.registry import options as options_of
 
 T = TypeVar("T")
 
@@ -55,6 +56,27 @@ def built(path: str, recipe: Recipe[T], *runtime: Any) -> T:
         if isinstance(error, TypeError) and "verflow" not in str(error):  # torch's word for a size beyond 64 bits
             raise  # torch's own words for a width of 0, say
         raise ConfigError(f"{path}: cannot be built. {error}") from error
+
+
+def changed(recipe: Recipe[Any], kind: type, option: str, change: Callable[[Any], Any]) -> Recipe[Any]:
+    """``recipe`` with another value of an option in every part of a class that has the option, however deep.
+
+    Args:
+        recipe: what is to be made.
+        kind: the class.
+        option: its name.
+        change: the value that is written, or None, to the new one.
+    """
+
+    def below(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return type(value)(map(below, value))
+        return changed(value, kind, option, change) if isinstance(value, Recipe) else value
+
+    kwargs = {name: below(value) for name, value in recipe.kwargs.items()}
+    if issubclass(recipe.cls, kind) and option in options_of(recipe.cls):
+        kwargs[option] = change(kwargs.get(option))
+    return Recipe(recipe.cls, kwargs)
 
 
 def parts_of(value: Any, kind: type, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -28,8 +28,32 @@ def images_per_class(dataset: Dataset) -> np.ndarray:
     return np.bincount(classes_of_images(dataset)[1], minlength=len(dataset.class_names))
 
 
+class _StreamSampler(Sampler):
+    """Batches of a stream of images, which a subclass gives."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+        *,
+        by_aspect_ratio: bool = False,
+    ):
+        super().__init__(dataset, batch_size, seed, rank, world_size)
+        self.by_aspect_ratio = by_aspect_ratio
+
+    def images(self) -> Iterator[int]:
+        """Indices of images, without end."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return in_batches(self, _times_seen(self.images()), by_aspect_ratio=self.by_aspect_ratio)
+
+
 @SAMPLERS.register()
-class RepeatFactorSampler(Sampler):
+class RepeatFactorSampler(_StreamSampler):
     """An image comes as often as its rarest class asks for (Gupta et al. 2019, LVIS).
 
     That is ``max(1, sqrt(thresh / f))`` times an epoch on average, where f is the share of images that have the class.
@@ -50,8 +74,8 @@ class RepeatFactorSampler(Sampler):
         thresh: Positive = 0.001,
         by_aspect_ratio: bool = False,
     ):
-        super().__init__(dataset, batch_size, seed, rank, world_size)
-        self.thresh, self.by_aspect_ratio = thresh, by_aspect_ratio
+        super().__init__(dataset, batch_size, seed, rank, world_size, by_aspect_ratio=by_aspect_ratio)
+        self.thresh = thresh
 
     def repeat_factors(self) -> np.ndarray:
         """``(N,)``: how often each image comes an epoch, on average."""
@@ -61,10 +85,8 @@ class RepeatFactorSampler(Sampler):
         np.maximum.at(factors, images, np.sqrt(self.thresh / shares[classes]))
         return factors
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return in_batches(self, _times_seen(self._epochs()), by_aspect_ratio=self.by_aspect_ratio)
-
-    def _epochs(self) -> Iterator[int]:
+    def images(self) -> Iterator[int]:
+        """See ``_StreamSampler.images``: epoch by epoch."""
         factors = self.repeat_factors()
         if not len(factors):
             raise DataError("the dataset has no images to sample from")
@@ -76,7 +98,7 @@ class RepeatFactorSampler(Sampler):
 
 
 @SAMPLERS.register()
-class ClassBalancedSampler(Sampler):
+class ClassBalancedSampler(_StreamSampler):
     """Every class is shown equally often (Shen et al. 2016): the classes take turns, each with an image that has it.
 
     The images of a class come in a random order, all of them before one comes again. Images without objects never come.
@@ -85,23 +107,8 @@ class ClassBalancedSampler(Sampler):
         by_aspect_ratio: a batch holds only landscape or only portrait images, as with ``AspectRatioSampler``.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        batch_size: int,
-        seed: int,
-        rank: int,
-        world_size: int,
-        *,
-        by_aspect_ratio: bool = False,
-    ):
-        super().__init__(dataset, batch_size, seed, rank, world_size)
-        self.by_aspect_ratio = by_aspect_ratio
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return in_batches(self, _times_seen(self._turns()), by_aspect_ratio=self.by_aspect_ratio)
-
-    def _turns(self) -> Iterator[int]:
+    def images(self) -> Iterator[int]:
+        """See ``_StreamSampler.images``: the classes take turns."""
         images, classes = classes_of_images(self.dataset)
         if not len(images):
             raise DataError("the dataset has no images with objects to sample from")

@@ -10,8 +10,8 @@ from torch import nn
 
 from detkit import data
 from detkit.config import ConfigError, Count, CountOrZero, Recipe, built
-from detkit.config.recipe import parts_of
-from detkit.data import ConcatDataset, Mapper, TableDataset, TiledDataset, test_loader, train_loader
+from detkit.config.recipe import changed, parts_of
+from detkit.data import Mapper, TableDataset, test_loader, train_loader
 from detkit.data.images import UNREADABLE, ImageReading
 from detkit.data.interfaces import Augmentation, Dataset, Sampler
 from detkit.data.issues import Issue
@@ -182,24 +182,13 @@ class DataConfig:
 
     def _built(self, where: str, recipe: Recipe[Dataset]) -> Dataset:
         try:
-            return built(where, self._lenient(recipe))
+            if self.skip_unreadable:  # what cannot be read is left out later
+                recipe = changed(recipe, TableDataset, "check_images", lambda _: 0)
+            return built(where, recipe)
         except Issue as issue:
             if issue.kind not in UNREADABLE:
                 raise
             raise DataError(f"{issue}. {SKIP_HINT}") from None
-
-    def _lenient(self, recipe: Recipe[Dataset]) -> Recipe[Dataset]:
-        """The recipe, without a check of image files where those that cannot be read are left out later."""
-        if not self.skip_unreadable:
-            return recipe
-        options = dict(recipe.kwargs)
-        if issubclass(recipe.cls, TableDataset) and "check_images" in options:
-            options["check_images"] = 0
-        if issubclass(recipe.cls, ConcatDataset):
-            options["datasets"] = tuple(map(self._lenient, options["datasets"]))
-        if issubclass(recipe.cls, TiledDataset):
-            options["dataset"] = self._lenient(options["dataset"])
-        return Recipe(recipe.cls, options)
 
     def _mapper(self, dataset: Dataset, recipes: Sequence[Recipe[Augmentation]], seed: int, train: bool) -> Mapper:
         steps = [built("data augmentations", recipe) for recipe in recipes]

@@ -2,14 +2,25 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from detkit import data, evaluation, modeling, solver
-from detkit.config import ConfigError, Recipe, assignment, built, complete, load_config, parse, parts_of, written
+from detkit.config import (
+    ConfigError,
+    Recipe,
+    assignment,
+    built,
+    changed,
+    complete,
+    load_config,
+    parse,
+    parts_of,
+    written,
+)
 from detkit.data import images_per_class
 from detkit.engine.interfaces import Hook, Parallelism, TrainingData
 from detkit.evaluation.interfaces import Evaluator
@@ -20,7 +31,6 @@ from detkit.modeling.class_losses import FederatedClassLoss
 from detkit.modeling.interfaces import Backbone, KeypointHead, MetaArch
 from detkit.modeling.matcher import Matcher
 from detkit.modeling.weights import local_file
-from detkit.registry import options as options_of
 from detkit.solver.interfaces import LRSchedule, Optimizer
 from detkit.structures import KeypointSpec
 
@@ -89,11 +99,11 @@ class Experiment:
         if num_classes is None and class_names is None:
             class_names, category_ids = self.data.train_set.class_names, tuple(self.data.train_set.category_ids)
             keypoints = keypoints or self.data.train_set.keypoint_spec
-        recipe = _changed(self.model, KeypointHead, "keypoints", lambda given: given or keypoints)
-        recipe = _changed(recipe, MetaArch, "semantic_names", lambda given: given or self.data.semantic_names)
+        recipe = changed(self.model, KeypointHead, "keypoints", lambda given: given or keypoints)
+        recipe = changed(recipe, MetaArch, "semantic_names", lambda given: given or self.data.semantic_names)
         if "semantic_names" in recipe.kwargs:
             self.tree["model"]["semantic_names"] = list(recipe.kwargs["semantic_names"])  # in checkpoints, too
-        recipe = recipe if pretrained else _changed(recipe, Backbone, "weights", lambda _: None)
+        recipe = recipe if pretrained else changed(recipe, Backbone, "weights", lambda _: None)
         model = built("model", recipe, num_classes if class_names is None else len(class_names))
         lazy = [name for name, value in model.named_parameters() if torch.nn.parameter.is_lazy(value)]
         if lazy:
@@ -176,14 +186,6 @@ class Experiment:
         if self.solver.max_iter is not None:
             return self.solver.max_iter
         return math.ceil((self.solver.epochs or 0) * len(self.data.train_set) / self.images_per_step)
-
-
-def _changed(recipe: Recipe[Any], role: type, option: str, change: Callable[[Any], Any]) -> Recipe[Any]:
-    """``recipe`` with a change to an option of all parts of a role in it that have the option."""
-    kwargs = {k: _changed(v, role, option, change) if isinstance(v, Recipe) else v for k, v in recipe.kwargs.items()}
-    if issubclass(recipe.cls, role) and option in options_of(recipe.cls):
-        kwargs[option] = change(kwargs.get(option))
-    return Recipe(recipe.cls, kwargs)
 
 
 def _names_weights(node: Mapping[str, Any]) -> bool:

@@ -41,8 +41,11 @@ def merge_tiles(parts: Sequence[Instances], regions: Sequence[Region]) -> Instan
     """
     found = Instances.cat(parts)
     pieces = _Pieces(found, [len(part) for part in parts], torch.tensor(regions, dtype=torch.float32))
-    groups = sorted(pieces.groups(), key=lambda rows: float(found.scores[rows].max()), reverse=True)
-    best = found[torch.tensor([max(rows, key=found.scores.tolist().__getitem__) for rows in groups], dtype=torch.int64)]
+    groups, scores = pieces.groups(), found.scores.tolist()
+    best_rows = [max(rows, key=scores.__getitem__) for rows in groups]
+    order = sorted(range(len(groups)), key=lambda number: scores[best_rows[number]], reverse=True)
+    groups = [groups[number] for number in order]
+    best = found[torch.tensor([best_rows[number] for number in order], dtype=torch.int64)]
     fields = {name: _joined(found.fields[name], field, groups) for name, field in best.fields.items()}
     return best.with_fields(**fields)
 

@@ -53,14 +53,14 @@ class TiledModel(nn.Module):
                     f" one of {sample.original_size} has come as {tuple(sample.image.shape[-2:])}; give the"
                     " augmentations to TiledModel"
                 )
-        tiles = [self.tiling.tiles(sample.original_size) for sample in samples]
-        jobs = [(number, tile) for number, of_image in enumerate(tiles) for tile in of_image]
+        tiles_per_image = [self.tiling.tiles(sample.original_size) for sample in samples]
+        jobs = [(number, tile) for number, own in enumerate(tiles_per_image) for tile in own]
         found: list[list[Prediction]] = [[] for _ in samples]
         batches = [jobs[i : i + self.batch_size] for i in range(0, len(jobs), self.batch_size)]
         for batch in watched(batches, "tiles", show=is_main(), unit="batch", delay=2.0):
             for (number, tile), prediction in zip(batch, self.model([self._view(samples[n], t) for n, t in batch])):
                 found[number].append(_placed(prediction.to("cpu"), tile))
-        return [self._whole(parts, of_image) for parts, of_image in zip(found, tiles)]
+        return [self._whole(parts, tiles) for parts, tiles in zip(found, tiles_per_image)]
 
     def _view(self, sample: Sample, tile: Tile) -> Sample:
         x1, y1, x2, y2 = tile.region

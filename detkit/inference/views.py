@@ -77,9 +77,9 @@ class ViewsModel(nn.Module):
         Raises:
             ValueError: an image is not as it is in its file.
         """
-        return [self._of_image(sample) for sample in samples]
+        return [self._merged(sample) for sample in samples]
 
-    def _of_image(self, sample: Sample) -> Prediction:
+    def _merged(self, sample: Sample) -> Prediction:
         size = sample.original_size
         if tuple(sample.image.shape[-2:]) != tuple(size):
             raise ValueError(

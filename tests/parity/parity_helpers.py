@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from detkit.checkpoint import load_weights
 from detkit.data import bare_record
 from detkit.experiment import load_experiment
 from detkit.structures import Boxes, Instances, PolygonMasks, Sample
@@ -21,6 +22,24 @@ IMAGE = "000000229997.jpg"
 def build(config, overrides=(), num_classes=80):
     """The model of a config, in evaluation."""
     return load_experiment(CONFIGS / config, overrides).build_model(num_classes).eval()
+
+
+EVERYTHING = (
+    "model.proposal_generator.sampling.batch_size_per_image=200000",
+    "model.roi_heads.sampling.batch_size_per_image=8192",
+)
+"""With these settings, those of Detectron2's fixtures, sampling takes all there is, so nothing is random."""
+
+
+def load_detectron2(model, state, folder):
+    """The model with Detectron2's weights, from a .pth file as its checkpointer writes it. Nothing may be left over."""
+    path = folder / "model_final.pth"
+    torch.save({"model": state}, path)
+    report = load_weights(model, path)
+    path.unlink()
+    assert report.format == "Detectron2"
+    assert report.exact, report
+    return model
 
 
 class Fixture:

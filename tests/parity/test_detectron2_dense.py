@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from parity_helpers import Fixture, assert_losses, build, coco_target, pair, pixels, relative, sample
+from parity_helpers import Fixture, assert_losses, build, coco_target, load_detectron2, pair, pixels, relative, sample
 
 from detkit.checkpoint import as_checkpoint, export_state, load_weights
 from detkit.checkpoint.conversion import convert
@@ -40,14 +40,8 @@ SAMPLES = {
 def loaded(request, shared_data, two_threads, tmp_path_factory):
     """A fixture, its name, and the model with its weights from a .pth file as Detectron2's checkpointer writes it."""
     case, reference = CASES[request.param], Fixture(shared_data, request.param)
-    path = tmp_path_factory.mktemp("detectron2") / "model_final.pth"
-    torch.save({"model": reference.state}, path)
-    model = build(case.config, case.overrides)
-    report = load_weights(model, path)
-    assert report.format == "Detectron2"
-    assert report.exact, report
-    path.unlink()
-    return request.param, reference, model
+    folder = tmp_path_factory.mktemp("detectron2")
+    return request.param, reference, load_detectron2(build(case.config, case.overrides), reference.state, folder)
 
 
 def test_features_maps_and_detections(loaded, shared_data):

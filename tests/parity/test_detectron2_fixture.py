@@ -6,15 +6,26 @@ import pickle
 import pycocotools.mask
 import pytest
 import torch
-from parity_helpers import Fixture, assert_losses, assert_masks, build, coco_target, pair, pixels, relative, sample
+from parity_helpers import (
+    EVERYTHING,
+    Fixture,
+    assert_losses,
+    assert_masks,
+    build,
+    coco_target,
+    load_detectron2,
+    pair,
+    pixels,
+    relative,
+    sample,
+)
 
 from detkit.checkpoint import load_weights
 
 SETTINGS = (
     "model.roi_heads.box_head.detection.score_thresh=0.013",
     "model.roi_heads.box_head.detection.max_detections=300",
-    "model.proposal_generator.sampling.batch_size_per_image=200000",
-    "model.roi_heads.sampling.batch_size_per_image=8192",
+    *EVERYTHING,
 )
 
 
@@ -25,14 +36,9 @@ def reference(shared_data, two_threads):
 
 @pytest.fixture(scope="module")
 def model(reference, tmp_path_factory):
-    """Loaded from a .pth file as Detectron2's checkpointer writes it."""
-    path = tmp_path_factory.mktemp("detectron2") / "model_final.pth"
-    torch.save({"model": reference.state}, path)
-    model = build("coco/mask_rcnn_R_50_FPN_1x.yaml", SETTINGS)
-    report = load_weights(model, path)
-    assert report.format == "Detectron2"
-    assert report.exact, report
-    return model
+    return load_detectron2(
+        build("coco/mask_rcnn_R_50_FPN_1x.yaml", SETTINGS), reference.state, tmp_path_factory.mktemp("detectron2")
+    )
 
 
 @pytest.fixture(scope="module")

@@ -5,16 +5,24 @@ import dataclasses
 import pycocotools.mask
 import pytest
 import torch
-from parity_helpers import Fixture, assert_losses, assert_masks, build, coco_target, pair, pixels, relative, sample
+from parity_helpers import (
+    EVERYTHING,
+    Fixture,
+    assert_losses,
+    assert_masks,
+    build,
+    coco_target,
+    load_detectron2,
+    pair,
+    pixels,
+    relative,
+    sample,
+)
 
-from detkit.checkpoint import export_state, load_weights
+from detkit.checkpoint import export_state
 from detkit.modeling.points import grid_points
 
 BOX = "model.roi_heads.box_head.detection"
-EVERYTHING = (
-    "model.proposal_generator.sampling.batch_size_per_image=200000",
-    "model.roi_heads.sampling.batch_size_per_image=8192",
-)
 CASCADE, POINTREND = "coco/cascade_mask_rcnn_R_50_FPN_1x.yaml", "coco/mask_rcnn_R_50_FPN_1x_pointrend.yaml"
 FIXTURES = {
     "d2_cascade_mask_rcnn_R_50_FPN_1x": (CASCADE, f"{BOX}.score_thresh=0.013", f"{BOX}.max_detections=300"),
@@ -31,11 +39,7 @@ FIXTURES = {
 def test_features_detections_masks_losses_and_names(name, shared_data, two_threads, tmp_path):
     reference, (config, *settings) = Fixture(shared_data, name), FIXTURES[name]
     expected, arrays = reference.meta["reference"], reference.arrays
-    torch.save({"model": reference.state}, tmp_path / "model_final.pth")
-    model = build(config, (*EVERYTHING, *settings))
-    report = load_weights(model, tmp_path / "model_final.pth")
-    assert report.format == "Detectron2"
-    assert report.exact, report
+    model = load_detectron2(build(config, (*EVERYTHING, *settings)), reference.state, tmp_path)
     back = export_state(model.state_dict(), "detectron2")
     assert back.keys() == reference.state.keys()
     assert all(torch.equal(tensor, reference.state[theirs]) for theirs, tensor in back.items())

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from parity_helpers import Fixture, assert_losses, build, coco_target, pair, pixels, relative, sample
+from parity_helpers import EVERYTHING, Fixture, assert_losses, build, coco_target, pair, pixels, relative, sample
 
 from detkit.checkpoint import export_state, load_weights
 from detkit.modeling.semantic import original_logits
@@ -21,10 +21,6 @@ FIXTURES = {
         f"{MERGE}.score_thresh=0.15",
     ],
 }
-EVERYTHING = [
-    "model.proposal_generator.sampling.batch_size_per_image=200000",
-    "model.roi_heads.sampling.batch_size_per_image=8192",
-]
 
 
 @pytest.mark.parametrize("name", FIXTURES)

@@ -5,10 +5,22 @@ import dataclasses
 import pycocotools.mask
 import pytest
 import torch
-from parity_helpers import Fixture, assert_losses, assert_masks, build, coco_target, pair, pixels, relative, sample
+from parity_helpers import (
+    EVERYTHING,
+    Fixture,
+    assert_losses,
+    assert_masks,
+    build,
+    coco_target,
+    load_detectron2,
+    pair,
+    pixels,
+    relative,
+    sample,
+)
 from torch import nn
 
-from detkit.checkpoint import export_state, load_weights
+from detkit.checkpoint import export_state
 from detkit.layers import LN, ShapeSpec
 from detkit.modeling.backbones import Swin
 from detkit.modeling.necks import FPN
@@ -18,8 +30,7 @@ VITDET = (
     "model.backbone={name: ViT, embed_dim: 96, num_heads: 4, relative_positions: {image_size: 512}, square_size: 640}",
     "model.roi_heads.box_head.detection.score_thresh=0.013",
     "model.roi_heads.box_head.detection.max_detections=300",
-    "model.proposal_generator.sampling.batch_size_per_image=200000",
-    "model.roi_heads.sampling.batch_size_per_image=8192",
+    *EVERYTHING,
 )
 
 
@@ -30,14 +41,9 @@ def vitdet(shared_data):
 
 @pytest.fixture(scope="module")
 def model(vitdet, tmp_path_factory):
-    """Loaded from a .pth file as Detectron2's checkpointer writes it."""
-    path = tmp_path_factory.mktemp("vitdet") / "model_final.pth"
-    torch.save({"model": vitdet.state}, path)
-    model = build("coco/mask_rcnn_vitdet_b_100ep.yaml", VITDET)
-    report = load_weights(model, path)
-    assert report.format == "Detectron2"
-    assert report.exact, report
-    return model
+    return load_detectron2(
+        build("coco/mask_rcnn_vitdet_b_100ep.yaml", VITDET), vitdet.state, tmp_path_factory.mktemp("vitdet")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -114,11 +120,7 @@ class SwinFPN(nn.Module):
 def test_swin(shared_data, tmp_path):
     fixture = Fixture(shared_data, "d2_swin")
     settings, arrays = fixture.meta["reference"], fixture.arrays
-    torch.save({"model": fixture.state}, tmp_path / "model_final.pth")
-    model = SwinFPN().eval()
-    report = load_weights(model, tmp_path / "model_final.pth")
-    assert report.format == "Detectron2"
-    assert report.exact, report
+    model = load_detectron2(SwinFPN().eval(), fixture.state, tmp_path)
     image = torch.from_numpy(pixels(shared_data)[0:426:2, 0:640:2].copy()).permute(2, 0, 1)
     mean, std = (torch.tensor(settings[name])[:, None, None] for name in ("mean", "std"))
     plain = ((image - mean) / std)[None]

@@ -4,9 +4,8 @@ import numpy as np
 import pycocotools.mask
 import pytest
 import torch
-from parity_helpers import Fixture, assert_masks, build, pair, pixels, sample
+from parity_helpers import Fixture, assert_masks, build, load_detectron2, pair, pixels, sample
 
-from detkit.checkpoint import load_weights
 from detkit.inference import Views, ViewsModel
 
 SETTINGS = (
@@ -23,11 +22,8 @@ def reference(shared_data):
 @pytest.fixture(scope="module")
 def seen(reference, shared_data, two_threads, tmp_path_factory):
     """Views with what was found on each, and the predictions with and without them."""
-    path = tmp_path_factory.mktemp("tta") / "model_final.pth"
-    torch.save({"model": reference.state}, path)
     model = build("coco/mask_rcnn_R_50_FPN_1x.yaml", SETTINGS)
-    assert load_weights(model, path).exact
-    path.unlink()
+    load_detectron2(model, reference.state, tmp_path_factory.mktemp("tta"))
     one, views, detections, described = sample(pixels(shared_data)), [], model.detections, []
     single = model.prediction(detections([one])[0], one.original_size).instances
 

@@ -48,11 +48,11 @@ class TiledDataset(Dataset):
         points = ("keypoint_names", "keypoint_flip_pairs", "keypoint_sigmas", "skeleton")
         for name in ("class_names", "category_ids", *points, "semantic_names"):
             setattr(self, name, getattr(self.dataset, name))
-        tiles = [self.tiling.tiles(self.dataset.image_size(image)) for image in range(len(self.dataset))]
-        self._most = max(map(len, tiles), default=1)
-        images = np.repeat(np.arange(len(tiles)), [len(of_image) for of_image in tiles])
-        self._regions = np.array([t.region for of_image in tiles for t in of_image], np.int64).reshape(-1, 4)
-        self._numbers = np.concatenate([np.arange(len(of_image)) for of_image in tiles] or [images])
+        tiles_per_image = [self.tiling.tiles(self.dataset.image_size(image)) for image in range(len(self.dataset))]
+        self._most = max(map(len, tiles_per_image), default=1)
+        images = np.repeat(np.arange(len(tiles_per_image)), [len(tiles) for tiles in tiles_per_image])
+        self._regions = np.array([tile.region for tiles in tiles_per_image for tile in tiles], np.int64).reshape(-1, 4)
+        self._numbers = np.concatenate([np.arange(len(tiles)) for tiles in tiles_per_image] or [images])
         self._images = images
         self._read: tuple[int, Any] = (-1, None)
         empty = np.bincount(self._shown(self.dataset.objects())[1], minlength=len(images)) == 0

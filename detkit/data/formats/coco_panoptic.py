@@ -16,7 +16,7 @@ from detkit.data.datasets.rows import ImageRow
 from detkit.data.formats.coco_folder import CocoFolder, distinct, joined
 from detkit.data.formats.content import Content
 from detkit.data.formats.files import Folder
-from detkit.data.formats.segment_files import LabelledSegment, SegmentFile, SegmentFiles
+from detkit.data.formats.segment_files import LabelledSegment, SegmentFile, SegmentFiles, segment_ids
 from detkit.data.images import DEFAULT_READING, ImageReading
 from detkit.data.interfaces import DATASETS
 from detkit.data.paths import data_path
@@ -117,7 +117,7 @@ def _panoptic(folder: Folder, name: str) -> Content:
         colours = folder.mask(pngs[0]).astype(np.int64)
         if colours.ndim != 3:
             raise DataError(f"{folder.path / pngs[0]}: has one channel; expected RGB, id = R + 256 G + 65536 B")
-        ids = colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
+        ids = segment_ids(colours)
         files[path] = SegmentFile(pngs[0], _segments(entry, categories, place))
         for segment in files[path].segments:
             if segment.is_thing:

@@ -18,6 +18,11 @@ THINGS = "things"
 ROW = np.dtype([("id", np.int64), ("class_index", np.int16), ("is_thing", bool), ("crowd", bool)])
 
 
+def segment_ids(colours: np.ndarray) -> np.ndarray:
+    """``(H, W)`` ids of segments, R + 256 G + 65536 B of ``colours`` (H, W, 3) int64."""
+    return colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
+
+
 class LabelledSegment(NamedTuple):
     """A segment: its id in the file, the name of its class, whether it is a thing, and whether many of them."""
 
@@ -87,7 +92,7 @@ class SegmentFiles:
                 f"image of {size[1]} x {size[0]}"
             )
         if values.ndim == 3:
-            values = values[..., 0] + 256 * values[..., 1] + 65536 * values[..., 2]
+            values = segment_ids(values)
         ids = np.zeros(size, np.int64)
         if len(rows):
             order = np.argsort(rows["id"])

@@ -160,8 +160,8 @@ class RetinaNetHead(DenseHead):
             targets: of each image.
         """
         parts = [
-            self.class_loss(self.class_loss.only_active(image, target.info.active_classes), of_image)
-            for image, of_image, target in zip(logits, classes, targets)
+            self.class_loss(self.class_loss.only_active(own, target.info.active_classes), truth)
+            for own, truth, target in zip(logits, classes, targets)
         ]
         return {f"{self.terms[0]}{part}": torch.stack([p[part] for p in parts]) for part in parts[0]}
 

@@ -179,7 +179,7 @@ def _joined(field: Any, best: Any, groups: Sequence[Sequence[int]]) -> Any:
         for number in joined:
             pieces = field.tensor[groups[number]]
             points[number] = pieces[pieces[..., 2].argmax(0), torch.arange(pieces.shape[1])]
-        return Keypoints(points, field.flip_pairs)
+        return field.with_points(points)
     if isinstance(field, CroppedMasks):
         crops, regions = best.crops(), best.regions.tolist()
         for number in joined:

@@ -147,14 +147,14 @@ class _Place:
             for step in reversed(self.steps):
                 inverse = step.inverse()
                 points = torch.cat([inverse.coords(points[..., :2]), points[..., 2:]], dim=-1)
-            return Keypoints(points[:, values.mirrored()] if self.mirrored else points, values.flip_pairs)
+            return values.with_points(points[:, values.mirrored()] if self.mirrored else points)
         return values.flip(-1) if self.mirrored and values.ndim == 3 else values
 
 
 def _mean(values: Sequence[Any]) -> Any:
     first = values[0]
     if isinstance(first, Keypoints):
-        return Keypoints(_mean([one.tensor for one in values]), first.flip_pairs)
+        return first.with_points(_mean([one.tensor for one in values]))
     return torch.stack(list(values)).mean(dim=0)
 
 

@@ -54,12 +54,13 @@ class Keypoints:
     def __getitem__(self, item: Any) -> Any:
         if isinstance(item, int):
             return self.tensor[item]
-        return self._with(self.tensor[torch.from_numpy(item) if isinstance(item, np.ndarray) else item])
+        return self.with_points(self.tensor[torch.from_numpy(item) if isinstance(item, np.ndarray) else item])
 
     def __repr__(self) -> str:
         return f"Keypoints(num={len(self)}, points={self.shape[1]})"
 
-    def _with(self, tensor: Tensor) -> "Keypoints":
+    def with_points(self, tensor: Tensor) -> "Keypoints":
+        """Other points ``(N, P, 3)`` of the same kinds: pairs and lines stay."""
         return Keypoints(tensor, self.flip_pairs, self.skeleton)
 
     def tolist(self) -> Any:
@@ -94,7 +95,7 @@ class Keypoints:
             keypoints = torch.where(kept, torch.cat([points, visibility], -1), 0.0)
             if step.reverses:
                 keypoints = keypoints[:, self.mirrored()]
-        return self._with(keypoints)
+        return self.with_points(keypoints)
 
     def cells(self, boxes: Boxes, size: int) -> Tensor:
         """``(N, P)`` int64: the cell that each point lies in, of a grid of ``size`` x ``size`` cells over its object's
@@ -114,7 +115,7 @@ class Keypoints:
         x, y = self.tensor[..., 0].long().clamp(0, width - 1), self.tensor[..., 1].long().clamp(0, height - 1)
         keypoints = self.tensor.clone()
         keypoints[..., 2] = torch.where(hidden[y, x], keypoints[..., 2].clamp(max=1), keypoints[..., 2])
-        return self._with(keypoints)
+        return self.with_points(keypoints)
 
     def mirrored(self) -> list[int]:
         """The numbers of the points in a mirror image, in order."""
@@ -125,11 +126,11 @@ class Keypoints:
 
     def to(self, *args: Any, **kwargs: Any) -> "Keypoints":
         """As ``Tensor.to``; the numbers stay float32."""
-        return self._with(self.tensor.to(*args, **kwargs))
+        return self.with_points(self.tensor.to(*args, **kwargs))
 
     def pin_memory(self) -> "Keypoints":
         """The same in page-locked memory."""
-        return self._with(self.tensor.pin_memory())
+        return self.with_points(self.tensor.pin_memory())
 
     @staticmethod
     def cat(parts: "Sequence[Keypoints]") -> "Keypoints":
@@ -139,4 +140,4 @@ class Keypoints:
             raise ValueError(
                 f"Keypoints.cat: expected the same points and flip_pairs, got {sorted(kinds) or 'nothing'}"
             )
-        return parts[0]._with(torch.cat([part.tensor for part in parts]))
+        return parts[0].with_points(torch.cat([part.tensor for part in parts]))

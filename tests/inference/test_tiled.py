@@ -45,7 +45,7 @@ class FindsDrawings(nn.Module):
         points = torch.stack([boxes.reshape(-1, 2, 2).mean(1), boxes[:, :2] + 0.5], 1)
         points = torch.cat([points, (0.9 - 0.5 * at_rim.float())[:, None, None].expand(-1, 2, 1)], 2)
         boxes = boxes + (torch.rand(boxes.shape, generator=torch.manual_seed(len(numbers))) - 0.5) * 2 * self.noise
-        extra = {"masks": BitMasks(masks), "keypoints": Keypoints(points)}
+        extra = {"masks": BitMasks(masks), "keypoints": Keypoints(points, skeleton=[(0, 1)])}
         scale = torch.tensor(sample.original_size) / torch.tensor(size)
         instances = Instances(
             sample.original_size,
@@ -126,6 +126,7 @@ def test_isolated_objects_are_those_of_the_whole_image(seed, fields):
     whole, tiled = assert_same(isolated(seed), fields=fields)
     if "keypoints" in fields:
         assert torch.equal(whole.keypoints.tensor, tiled.keypoints.tensor)
+        assert whole.keypoints.skeleton == tiled.keypoints.skeleton == ((0, 1),)
 
 
 @pytest.mark.parametrize("x", SEAMS)
@@ -145,6 +146,11 @@ def test_an_object_larger_than_overlap_or_tile_is_joined(box, fields):
     image = drawn((300, 300), [(box, 2, 90)])
     _, tiled = assert_same(image, fields=fields, scores=False)
     assert tiled.scores.tolist() == [pytest.approx(0.81)]  # that of a piece
+
+
+def test_a_joined_object_keeps_the_lines_between_its_keypoints():
+    image = drawn((300, 300), [((25, 25, 175, 37), 2, 90)])
+    assert predictions(image, fields=("keypoints",))[1].instances.keypoints.skeleton == ((0, 1),)
 
 
 def test_an_object_that_a_seam_cuts_into_several_pieces_is_one():

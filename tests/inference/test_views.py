@@ -17,6 +17,7 @@ from detkit.registry import ConfigError
 from detkit.structures import Boxes, ImageInfo, Instances, Keypoints, Sample
 
 PAIRS = ((0, 1),)
+LINES = ((0, 1),)
 
 
 class Corners(InstanceHead):
@@ -28,7 +29,7 @@ class Corners(InstanceHead):
             x1, y1, x2, _ = one.boxes.tensor.unbind(1)
             score = torch.full_like(x1, one.image_size[1])
             points = torch.stack([torch.stack([x, y1, score], 1) for x in (x1, x2)], 1)
-            found.append(one.with_fields(keypoints=Keypoints(points, PAIRS)))
+            found.append(one.with_fields(keypoints=Keypoints(points, PAIRS, LINES)))
         return found
 
 
@@ -84,7 +85,7 @@ def test_keypoints_come_back_with_left_and_right_exchanged(model):
     torch.testing.assert_close(points[:, 0, :2], torch.stack([x1, y1], 1), atol=1e-3, rtol=0)
     torch.testing.assert_close(points[:, 1, :2], torch.stack([x2, y1], 1), atol=1e-3, rtol=0)
     assert (points[..., 2] == (48 + 96 + 144) / 3).all(), "the mean over the views"
-    assert found.keypoints.flip_pairs == PAIRS
+    assert (found.keypoints.flip_pairs, found.keypoints.skeleton) == (PAIRS, LINES)
 
 
 @pytest.mark.parametrize("config", ["retinanet_shapes", "fcos_shapes", "cascade_mask_rcnn_shapes"])

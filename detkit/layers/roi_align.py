@@ -31,6 +31,13 @@ def roi_align(
     """
     if features.is_cpu and features.is_contiguous(memory_format=torch.channels_last):
         return roi_align_channels_last(features, rois, output_size, scale, sampling_ratio, aligned)
+    return plain_roi_align(features, rois, output_size, scale, sampling_ratio, aligned)
+
+
+def plain_roi_align(
+    features: Tensor, rois: Tensor, output_size: int, scale: float, sampling_ratio: int = 0, aligned: bool = True
+) -> Tensor:
+    """``roi_align`` by torchvision's operator, whatever the layout."""
     wide = features if features.dtype == torch.float64 else features.float()  # in bf16 a place is off by pixels
     pooled = _roi_align(wide, rois.to(wide.dtype), (output_size, output_size), scale, sampling_ratio, aligned=aligned)
     return pooled.to(features.dtype)

@@ -81,6 +81,10 @@ class GridAnchorGenerator(AnchorGenerator):
 
     def forward(self, features: Sequence[Tensor], image_size: tuple[int, int]) -> list[Boxes]:
         """See ``AnchorGenerator.forward``."""
+        return [Boxes(corners) for corners in self.corners(features, image_size)]
+
+    def corners(self, features: Sequence[Tensor], image_size: tuple[int, int]) -> list[Tensor]:
+        """The anchors as plain tensors ``(HWA, 4)``, for programs, which know no ``Boxes``."""
         anchors = []
         for level, feature in enumerate(features):
             cell = self.get_buffer(f"cell_anchors_{level}")
@@ -92,7 +96,7 @@ class GridAnchorGenerator(AnchorGenerator):
             ys = (torch.arange(height, device=cell.device) + self.offset) * step_y
             y, x = torch.meshgrid(ys.float(), xs.float(), indexing="ij")
             shifts = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
-            anchors.append(Boxes((shifts + cell).reshape(-1, 4)))
+            anchors.append((shifts + cell).reshape(-1, 4))
         return anchors
 
 

@@ -8,6 +8,7 @@ Classes are 0..K-1, background is K, ignore is -1. Boxes are xyxy in absolute pi
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from detkit.layers import ShapeSpec
@@ -228,6 +229,16 @@ class InstanceHead(RegionPart):
 
 class MaskHead(InstanceHead):
     """Gives instances ``mask_probs`` (R, M, M) in 0..1, to be pasted at the boxes."""
+
+    def mask_probs(self, features: Features, boxes: list[Boxes], classes: Tensor) -> Tensor:
+        """``(R, M, M)`` for the boxes of each image, R in all, and their classes ``(R,)``."""
+        raise NotImplementedError
+
+    def predict(self, features: Features, instances: list[Instances]) -> list[Instances]:
+        """See ``InstanceHead.predict``."""
+        classes = torch.cat([i.classes for i in instances])
+        probs = self.mask_probs(features, [i.boxes for i in instances], classes)
+        return [i.with_fields(mask_probs=p) for i, p in zip(instances, probs.split([len(i) for i in instances]))]
 
 
 class KeypointHead(InstanceHead):

@@ -70,9 +70,9 @@ class PyramidPooler(RoIPooler):
         """
         raise NotImplementedError
 
-    def assign_levels(self, boxes: Boxes) -> Tensor:
-        """``(R,)`` int64: which entry of the pyramid each box is pooled from."""
-        sizes = boxes.area().sqrt()
+    def assign_levels(self, boxes: Tensor) -> Tensor:
+        """``(R,)`` int64: which entry of the pyramid each of ``(R, 4)`` boxes is pooled from."""
+        sizes = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
         levels = self.canonical_level + torch.log2(sizes / self.canonical_box_size + 1e-8)
         levels = levels.round() if self.level_rounding == "round" else levels.floor()
         return levels.clamp(self.min_level, self.max_level).long() - self.min_level

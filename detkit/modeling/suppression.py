@@ -122,14 +122,20 @@ class MatrixNMS(Suppression):
     def _decayed(self, order: Tensor, iou: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         if not len(order):
             return order, scores[order]
-        of_class = classes[order]
-        iou = (iou.nan_to_num() * (of_class[:, None] == of_class)).triu(diagonal=1)  # [i, j]: i is better than j
-        worst = iou.amax(dim=0)
-        if self.decay == "linear":  # a box that lies on a better one has nothing left to say of a third
-            factors = (1 - iou) / (1 - worst[:, None]).clamp(min=torch.finfo(iou.dtype).eps)
-        else:
-            factors = torch.exp(self.sigma * (worst[:, None].square() - iou.square()))
-        now = scores[order] * factors.amin(dim=0).to(scores)
+        now = scores[order] * self.factors(iou, classes[order]).to(scores)
         again = now.argsort(descending=True, stable=True)
         again = again[now[again] >= self.min_score]
         return order[again], now[again]
+
+    def factors(self, iou: Tensor, classes: Tensor) -> Tensor:
+        """``(..., N)``: what the score of each box is multiplied by.
+
+        Args:
+            iou: ``(..., N, N)`` of the boxes, best first.
+            classes: ``(..., N)``.
+        """
+        iou = (iou.nan_to_num() * (classes[..., :, None] == classes[..., None, :])).triu(diagonal=1)
+        worst = iou.amax(dim=-2)[..., None]  # [i, j] of iou: i is better than j
+        if self.decay == "linear":  # a box that lies on a better one has nothing left to say of a third
+            return ((1 - iou) / (1 - worst).clamp(min=torch.finfo(iou.dtype).eps)).amin(dim=-2)
+        return torch.exp(self.sigma * (worst.square() - iou.square())).amin(dim=-2)

@@ -3,11 +3,11 @@
 import torch
 
 from detkit.config import Recipe
-from detkit.modeling.interfaces import META_ARCHS, Backbone, DenseHead, Neck
-from detkit.modeling.meta_archs.features import FeatureModel
+from detkit.modeling.interfaces import META_ARCHS, Backbone, DenseHead, Features, Neck
+from detkit.modeling.meta_archs.features import FeatureModel, Outputs
 from detkit.modeling.postprocess import to_original_size
 from detkit.modeling.preprocess import Preprocess
-from detkit.structures import Instances, Losses, Prediction, Sample
+from detkit.structures import ImageList, Instances, Losses, Prediction, Sample
 
 
 @META_ARCHS.register()
@@ -46,11 +46,9 @@ class DenseDetector(FeatureModel):
         images, targets = self.preprocess.with_targets(samples)
         return self.head.loss(images, self.features(images), targets)
 
-    @torch.no_grad()
-    def predict(self, samples: list[Sample]) -> list[Prediction]:
-        """See ``MetaArch.predict``."""
-        found = self.detections(samples)
-        return [self.prediction(i, s.original_size) for i, s in zip(found, samples)]
+    def outputs(self, images: ImageList, features: Features) -> Outputs:
+        """See ``FeatureModel.outputs``."""
+        return Outputs(self.head.predict(images, features))
 
     def prediction(self, instances: Instances, original_size: tuple[int, int]) -> Prediction:
         """See ``FeatureModel.prediction``."""

@@ -1,10 +1,28 @@
 """What all detectors have: preprocessing, a backbone and a neck."""
 
+import dataclasses
+
+import torch
+from torch import Tensor
+
 from detkit.config import Recipe, built
 from detkit.layers import ShapeSpec
 from detkit.modeling.interfaces import Backbone, Features, MetaArch, Neck
 from detkit.modeling.preprocess import Preprocess
 from detkit.structures import ImageList, Instances, Prediction, Sample
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What the heads say of a batch, in the pixels of the network. A model without such a head has None there.
+
+    Args:
+        instances: of each image, as the heads give them: ``mask_probs`` are not yet pasted.
+        semantic: ``(N, K, H/s, W/s)`` logits of the semantic map.
+    """
+
+    instances: list[Instances] | None = None
+    semantic: Tensor | None = None
 
 
 class FeatureModel(MetaArch):
@@ -41,6 +59,21 @@ class FeatureModel(MetaArch):
         features = self.backbone(images.tensor)
         return features if self.neck is None else self.neck(features)
 
+    @torch.no_grad()
+    def predict(self, samples: list[Sample]) -> list[Prediction]:
+        """See ``MetaArch.predict``."""
+        images = self.preprocess(samples)
+        return self.predictions(self.outputs(images, self.features(images)), images, samples)
+
+    def outputs(self, images: ImageList, features: Features) -> Outputs:
+        """What the heads say at prediction. An exported program does the same (``detkit.export``)."""
+        raise NotImplementedError
+
+    def predictions(self, outputs: Outputs, images: ImageList, samples: list[Sample]) -> list[Prediction]:
+        """The end of ``predict``: what the heads say of each image, in the pixels of ``sample.original_size``."""
+        found = outputs.instances or []
+        return [self.prediction(i, s.original_size) for i, s in zip(found, samples)]
+
     def detections(self, samples: list[Sample]) -> list[Instances]:
         """The first half of ``predict``, for what merges several views: ``boxes``, ``scores`` and ``classes`` alone, in
         the pixels of the network, whose ``valid_region`` is the image. A model without it has no such views."""
@@ -55,5 +88,5 @@ class FeatureModel(MetaArch):
         return instances
 
     def prediction(self, instances: Instances, original_size: tuple[int, int]) -> Prediction:
-        """The end of ``predict``: instances in the pixels of the network in those of the file."""
+        """Instances in the pixels of the network in those of the file."""
         raise NotImplementedError

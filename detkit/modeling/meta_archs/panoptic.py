@@ -1,5 +1,6 @@
 """PanopticFPN: objects and stuff."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from detkit.modeling.interfaces import (
     SemanticHead,
 )
 from detkit.modeling.mask_pasters import GridSampleMaskPaster
+from detkit.modeling.meta_archs.features import Outputs
 from detkit.modeling.meta_archs.rcnn import GeneralizedRCNN
 from detkit.modeling.meta_archs.semantic import SemanticNames, checked_names
 from detkit.modeling.preprocess import Preprocess
@@ -87,10 +89,15 @@ class PanopticFPN(GeneralizedRCNN):
         found = self.losses(images, features, targets).rescaled(self.instance_loss_weight)
         return found | self.semantic_head.loss(features, maps)
 
-    def predictions(self, samples: list[Sample], images: ImageList, features: Features) -> list[Prediction]:
+    def outputs(self, images: ImageList, features: Features) -> Outputs:
+        """See ``FeatureModel.outputs``."""
+        return dataclasses.replace(super().outputs(images, features), semantic=self.semantic_head.predict(features))
+
+    def predictions(self, outputs: Outputs, images: ImageList, samples: list[Sample]) -> list[Prediction]:
         """Instances, semantic and panoptic map of each image. Raises ValueError where no head gives masks."""
-        maps = original_logits(self.semantic_head.predict(features), images, samples)
-        found = super().predictions(samples, images, features)
+        assert outputs.semantic is not None
+        maps = original_logits(outputs.semantic, images, samples)
+        found = super().predictions(outputs, images, samples)
         return [self._joined(prediction, logits.argmax(0)) for prediction, logits in zip(found, maps)]
 
     def _joined(self, prediction: Prediction, semantic: torch.Tensor) -> Prediction:

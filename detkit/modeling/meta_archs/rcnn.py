@@ -8,7 +8,7 @@ import torch
 from detkit.config import Fraction, Recipe
 from detkit.modeling.interfaces import META_ARCHS, Backbone, Features, MaskPaster, Neck, ProposalGenerator, RoIHeads
 from detkit.modeling.mask_pasters import GridSampleMaskPaster
-from detkit.modeling.meta_archs.features import FeatureModel
+from detkit.modeling.meta_archs.features import FeatureModel, Outputs
 from detkit.modeling.postprocess import to_original_size
 from detkit.modeling.preprocess import Preprocess
 from detkit.structures import ImageList, Instances, Losses, Prediction, Sample
@@ -68,17 +68,9 @@ class GeneralizedRCNN(FeatureModel):
         proposals, losses = self.proposal_generator.loss(images, features, targets)
         return losses | self.roi_heads.loss(features, proposals, targets)
 
-    @torch.no_grad()
-    def predict(self, samples: list[Sample]) -> list[Prediction]:
-        """See ``MetaArch.predict``."""
-        images = self.preprocess(samples)
-        return self.predictions(samples, images, self.features(images))
-
-    def predictions(self, samples: list[Sample], images: ImageList, features: Features) -> list[Prediction]:
-        """What the heads say of each image, in the pixels of ``sample.original_size``."""
-        proposals = self.proposal_generator.predict(images, features)
-        instances = self.roi_heads.predict(features, proposals)
-        return [self.prediction(i, s.original_size) for i, s in zip(instances, samples)]
+    def outputs(self, images: ImageList, features: Features) -> Outputs:
+        """See ``FeatureModel.outputs``."""
+        return Outputs(self.roi_heads.predict(features, self.proposal_generator.predict(images, features)))
 
     def prediction(self, instances: Instances, original_size: tuple[int, int]) -> Prediction:
         """See ``FeatureModel.prediction``."""

@@ -2,15 +2,13 @@
 
 from typing import Annotated
 
-import torch
-
 from detkit.config import Length, Recipe
-from detkit.modeling.interfaces import META_ARCHS, Backbone, Neck, SemanticHead
-from detkit.modeling.meta_archs.features import FeatureModel
+from detkit.modeling.interfaces import META_ARCHS, Backbone, Features, Neck, SemanticHead
+from detkit.modeling.meta_archs.features import FeatureModel, Outputs
 from detkit.modeling.preprocess import Preprocess
 from detkit.modeling.semantic import batched_maps, original_logits
 from detkit.registry import ConfigError
-from detkit.structures import Losses, Prediction, Sample
+from detkit.structures import ImageList, Losses, Prediction, Sample
 
 SemanticNames = Annotated[tuple[str, ...], Length(2)] | None
 """The classes of a semantic map; null: those of the training data."""
@@ -54,12 +52,15 @@ class SemanticSegmentor(FeatureModel):
         maps = batched_maps(samples, images, len(self.semantic_names))
         return self.semantic_head.loss(self.features(images), maps)
 
-    @torch.no_grad()
-    def predict(self, samples: list[Sample]) -> list[Prediction]:
-        """See ``MetaArch.predict``."""
-        images = self.preprocess(samples)
-        logits = self.semantic_head.predict(self.features(images))
-        return [Prediction(semantic=each.argmax(0)) for each in original_logits(logits, images, samples)]
+    def outputs(self, images: ImageList, features: Features) -> Outputs:
+        """See ``FeatureModel.outputs``."""
+        return Outputs(semantic=self.semantic_head.predict(features))
+
+    def predictions(self, outputs: Outputs, images: ImageList, samples: list[Sample]) -> list[Prediction]:
+        """See ``FeatureModel.predictions``."""
+        assert outputs.semantic is not None
+        maps = original_logits(outputs.semantic, images, samples)
+        return [Prediction(semantic=logits.argmax(0)) for logits in maps]
 
 
 def checked_names(names: SemanticNames) -> tuple[str, ...]:

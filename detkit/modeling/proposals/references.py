@@ -6,7 +6,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detkit.layers import nms_by_group
 from detkit.modeling.interfaces import PROPOSAL_GENERATORS
 from detkit.modeling.proposals.rpn import DETECTRON2_RULES, MATTERPORT_RULES, RPN, TORCHVISION_RULES
 from detkit.registry import Removed
@@ -32,9 +31,9 @@ class TorchvisionRPN(RPN):
         ),
     }
 
-    def suppress(self, boxes: Boxes, scores: Tensor, levels: Tensor) -> Tensor:
-        """See ``RPN.suppress``."""
-        return nms_by_group(boxes, scores.sigmoid(), levels, self.selection.nms_thresh)
+    def ranks(self, scores: Tensor) -> Tensor:
+        """See ``RPN.ranks``."""
+        return scores.sigmoid()
 
     def normaliser(self, num_samples: Tensor, num_images: int) -> Tensor:
         """See ``RPN.normaliser``."""
@@ -71,7 +70,3 @@ class MatterportRPN(TorchvisionRPN):
         """See ``RPN.region``."""
         height, width = images.padded_size
         return 0, 0, width, height
-
-    def suppress(self, boxes: Boxes, scores: Tensor, levels: Tensor) -> Tensor:
-        """See ``RPN.suppress``."""
-        return nms_by_group(boxes, scores.sigmoid(), None, self.selection.nms_thresh)

@@ -128,11 +128,14 @@ class RPN(ProposalGenerator):
 
     def scores(self, images: ImageList, features: Features) -> tuple[list[Boxes], list[Tensor], list[Tensor]]:
         """Anchors (HWA, 4), objectness logits (N, HWA) and deltas (N, HWA, 4) of each level."""
-        maps = [features[name] for name in self.in_features]
-        objectness, deltas = self.head(maps)
+        maps, logits, deltas = self.head_outputs(features)
+        return self.anchor_generator(maps, images.padded_size), logits, deltas
+
+    def head_outputs(self, features: Features) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """A map whose cells the anchors stand on, logits (N, HWA) and deltas (N, HWA, 4), of each level."""
+        objectness, deltas = self.head([features[name] for name in self.in_features])
         logits = [per_anchor(o, o.shape[1]).squeeze(2) for o in objectness]
-        moves = [per_anchor(d, d.shape[1] // 4) for d in deltas]
-        return self.anchor_generator(objectness, images.padded_size), logits, moves
+        return objectness, logits, [per_anchor(d, d.shape[1] // 4) for d in deltas]
 
     @torch.no_grad()
     def select(
@@ -163,7 +166,7 @@ class RPN(ProposalGenerator):
         if self.selection.min_size is not None:
             wanted &= chosen.nonempty(self.selection.min_size)
         chosen, scores, levels = chosen[wanted], scores[wanted], levels[wanted]
-        kept = self.suppress(chosen, scores, levels)
+        kept = nms_by_group(chosen, self.ranks(scores), levels, self.selection.nms_thresh)
         return Instances(
             images.image_sizes[image], info=images.info(image), boxes=chosen[kept], objectness=scores[kept]
         )
@@ -176,9 +179,9 @@ class RPN(ProposalGenerator):
         """``(x1, y1, x2, y2)`` that an image's proposals are cut to: what is image, and not padding."""
         return images.valid_region(image)
 
-    def suppress(self, boxes: Boxes, scores: Tensor, levels: Tensor) -> Tensor:
-        """Indices of what NMS keeps of an image's candidates, best first."""
-        return nms_by_group(boxes, scores, levels, self.selection.nms_thresh)
+    def ranks(self, scores: Tensor) -> Tensor:
+        """What NMS orders the candidates by, given their logits."""
+        return scores
 
     @torch.no_grad()
     def label(self, anchors: Boxes, targets: Sequence[Instances]) -> tuple[Tensor, Tensor]:

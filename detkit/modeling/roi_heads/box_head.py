@@ -189,7 +189,7 @@ class FastRCNNHead(BoxHead):
     def boxes(self, predictions: BoxPredictions, proposals: list[Instances], clip: bool = True) -> list[Boxes]:
         """See ``BoxHead.boxes``. Where there is a box a class, that of the proposal's class, and of the likeliest
         class for background and for proposals without ``classes``."""
-        likeliest = predictions.logits[:, : self.num_classes].argmax(dim=1)
+        likeliest = self._likeliest(predictions)
         parts = likeliest.split([len(p) for p in proposals])
         given = torch.cat([p.classes if "classes" in p else rows for p, rows in zip(proposals, parts)])
         classes = torch.where(is_foreground(given, self.num_classes), given, likeliest)
@@ -197,6 +197,13 @@ class FastRCNNHead(BoxHead):
         refined = self.box_coder.decode(Boxes.cat([p.boxes for p in proposals]), deltas)
         found = [Boxes(rows) for rows in refined.split([len(p) for p in proposals])]
         return [boxes.clip_to(p.valid_region) for boxes, p in zip(found, proposals)] if clip else found
+
+    def likeliest_boxes(self, predictions: BoxPredictions, boxes: Tensor) -> Tensor:
+        """``(R, 4)`` the refined box of the likeliest class of each of ``boxes`` (R, 4)."""
+        return self.box_coder.decode(boxes, self._of_class(predictions.deltas, self._likeliest(predictions)))
+
+    def _likeliest(self, predictions: BoxPredictions) -> Tensor:
+        return predictions.logits[:, : self.num_classes].argmax(dim=1)
 
     def scores(self, predictions: BoxPredictions) -> Tensor:
         """See ``BoxHead.scores``."""

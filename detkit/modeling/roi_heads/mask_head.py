@@ -100,10 +100,9 @@ class ConvUpsampleMaskHead(MaskHead):
         """See ``MaskHead.loss``. Term ``loss_mask``."""
         return mask_losses(self(features, [p.boxes for p in proposals]), proposals, self.targets)
 
-    def predict(self, features: Features, instances: list[Instances]) -> list[Instances]:
-        """See ``MaskHead.predict``."""
-        logits = self(features, [p.boxes for p in instances])
-        return with_mask_probs(instances, of_class(logits, torch.cat([p.classes for p in instances])))
+    def mask_probs(self, features: Features, boxes: list[Boxes], classes: Tensor) -> Tensor:
+        """See ``MaskHead.mask_probs``."""
+        return of_class(self(features, boxes), classes).float().sigmoid()
 
 
 def mask_losses(logits: Tensor, proposals: list[Instances], targets: MaskTargets) -> Losses:
@@ -139,11 +138,5 @@ def mask_losses(logits: Tensor, proposals: list[Instances], targets: MaskTargets
 
 def of_class(logits: Tensor, classes: Tensor) -> Tensor:
     """``(R, ...)``: of ``logits`` (R, K, ...) those of each row's class; (R, 1, ...) are for all classes."""
-    rows = torch.arange(len(classes), device=classes.device)
+    rows = torch.arange(classes.shape[0], device=classes.device)
     return logits[:, 0] if logits.shape[1] == 1 else logits[rows, classes]
-
-
-def with_mask_probs(instances: list[Instances], logits: Tensor) -> list[Instances]:
-    """The instances with ``mask_probs`` from the ``logits`` (R, M, M) of all of them."""
-    probs = logits.float().sigmoid().split([len(i) for i in instances])
-    return [i.with_fields(mask_probs=p) for i, p in zip(instances, probs)]

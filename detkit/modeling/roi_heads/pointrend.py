@@ -12,7 +12,7 @@ from detkit.layers import ConvNorm, ShapeSpec, c2_msra_fill, c2_xavier_fill, cho
 from detkit.modeling.interfaces import MASK_HEADS, Features, MaskHead, RoIPooler
 from detkit.modeling.points import PointSampling, grid_points, sample_maps, sample_masks, uncertain_cells
 from detkit.modeling.poolers import PointPooler
-from detkit.modeling.roi_heads.mask_head import MaskInit, MaskTargets, mask_losses, of_class, with_mask_probs
+from detkit.modeling.roi_heads.mask_head import MaskInit, MaskTargets, mask_losses, of_class
 from detkit.structures import Boxes, ClassRows, Instances, Losses
 
 
@@ -207,15 +207,14 @@ class PointRendMaskHead(MaskHead):
             {"loss_mask_point": losses.normalisers["loss_mask"]},
         )
 
-    def predict(self, features: Features, instances: list[Instances]) -> list[Instances]:
-        """See ``MaskHead.predict``."""
-        boxes, classes = [i.boxes for i in instances], torch.cat([i.classes for i in instances])
+    def mask_probs(self, features: Features, boxes: list[Boxes], classes: Tensor) -> Tensor:
+        """See ``MaskHead.mask_probs``."""
         coarse, size = self(features, boxes), self.subdivision.start_size
-        points = grid_points(len(coarse), size, coarse.device)
+        points = grid_points(coarse.shape[0], size, coarse.device)
         logits = self.at_points(features, boxes, coarse, points, classes).unflatten(1, (size, size))
         for _ in range(self.subdivision.num_steps):
             logits = F.interpolate(logits[:, None], scale_factor=2.0, mode="bilinear", align_corners=False)[:, 0]
             cells, points = uncertain_cells(logits, self.subdivision.num_points)
             decided = self.at_points(features, boxes, coarse, points, classes)
             logits = logits.flatten(1).scatter(1, cells, decided).view_as(logits)
-        return with_mask_probs(instances, logits)
+        return logits.sigmoid()

@@ -60,13 +60,14 @@ class Res5RoIHeads(StandardRoIHeads):
         )
         self.pooler, self.res5 = region_pooler, stage
 
-    def _regions(self, features: Features, boxes: list[Boxes]) -> Features:
+    def regions(self, features: Features, boxes: list[Boxes]) -> Features:
+        """What the heads look at: the boxes of each image, pooled and sent through res5."""
         return {"res5": self.res5(self.pooler(features, boxes))}
 
     def loss(self, features: Features, proposals: list[Instances], targets: list[Instances]) -> Losses:
         """See ``RoIHeads.loss``."""
         sampled = self.sample(self.label(proposals, targets))
-        regions = self._regions(features, [image.boxes for image in sampled])
+        regions = self.regions(features, [image.boxes for image in sampled])
         losses = self.box_head.loss(regions, sampled) | Losses(metrics=self.metrics(sampled))
         if self.mask_head is None:
             return losses
@@ -77,10 +78,10 @@ class Res5RoIHeads(StandardRoIHeads):
 
     def box_detections(self, features: Features, proposals: list[Instances]) -> list[Instances]:
         """See ``RoIHeads.box_detections``."""
-        return self.box_head.predict(self._regions(features, [p.boxes for p in proposals]), proposals)
+        return self.box_head.predict(self.regions(features, [p.boxes for p in proposals]), proposals)
 
     def described(self, features: Features, instances: list[Instances]) -> list[Instances]:
         """See ``RoIHeads.described``."""
         if self.mask_head is None:
             return instances
-        return self.mask_head.predict(self._regions(features, [i.boxes for i in instances]), instances)
+        return self.mask_head.predict(self.regions(features, [i.boxes for i in instances]), instances)

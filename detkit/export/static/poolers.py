@@ -1,0 +1,119 @@
+"""Pooling with fixed counts: every level pools every box, those of other levels with a factor of 0."""
+
+import functools
+
+import torch
+from torch import Tensor, nn
+
+from detkit.export.static.nms import no_static_form
+from detkit.layers.roi_align import plain_roi_align
+from detkit.modeling.interfaces import Features, RoIPooler
+from detkit.modeling.points import grid_points, in_image, sample_maps
+from detkit.modeling.poolers import CropAndResizePooler, PointPooler, PyramidPooler, RegionFeatures, RoIAlignPooler
+
+OneForAll = list[Tensor]
+"""Boxes as a list of one: ``(N * P, 4)``, P of each image."""
+
+
+class StaticPooler(RoIPooler):
+    """A pooler of a model in its static form. Heads call it as they call the pooler itself.
+
+    Args:
+        pooler: the pooler.
+    """
+
+    def __init__(self, pooler: RoIPooler):
+        nn.Module.__init__(self)
+        self.pooler, self.output_shape = pooler, pooler.output_shape
+
+    def maps(self, features: Features) -> list[Tensor]:
+        """The maps that are pooled from."""
+        return [features[name] for name in self.pooler.in_features]  # type: ignore[union-attr, has-type]
+
+
+class StaticPyramidPooler(StaticPooler):
+    """``PyramidPooler``. A box of another level has no area there, so that it costs no samples."""
+
+    def forward(self, features: Features, boxes: OneForAll) -> Tensor:  # type: ignore[override]
+        """See ``RoIPooler.forward``."""
+        (corners,), maps, pooler = boxes, self.maps(features), self.pooler
+        assert isinstance(pooler, PyramidPooler)
+        images = maps[0].shape[0]
+        index = torch.arange(images, device=corners.device)[:, None].expand(-1, corners.shape[0] // images)
+        index = index.reshape(-1, 1).to(corners.dtype)
+        if len(maps) == 1:
+            return self._pool(maps[0], torch.cat([index, corners], dim=1), pooler.strides[0])
+        levels, total = pooler.assign_levels(corners), None
+        for level, (feature, stride) in enumerate(zip(maps, pooler.strides)):
+            own = (levels == level).to(corners.dtype)
+            pooled = self._pool(feature, torch.cat([index, corners * own[:, None]], dim=1), stride)
+            pooled = pooled * own[:, None, None, None]
+            total = pooled if total is None else total + pooled
+        assert total is not None
+        return total
+
+    def _pool(self, feature: Tensor, rois: Tensor, stride: int) -> Tensor:
+        pooler = self.pooler
+        if isinstance(pooler, RoIAlignPooler):
+            options = (pooler.output_size, 1.0 / stride, pooler.sampling_ratio, pooler.aligned)
+            return plain_roi_align(feature, rois, *options)
+        assert isinstance(pooler, PyramidPooler)
+        return pooler.pool(feature, rois, stride)
+
+
+class StaticPointPooler(StaticPooler):
+    """``PointPooler``."""
+
+    def at(self, features: Features, boxes: OneForAll, points: Tensor) -> Tensor:
+        """See ``PointPooler.at``."""
+        (corners,), pooler = boxes, self.pooler
+        assert isinstance(pooler, PointPooler)
+        maps = self.maps(features)
+        images, number = maps[0].shape[0], points.shape[1]
+        pixels = in_image(corners, points).reshape(images, -1, 2)  # (N, P * points, 2)
+        sampled = []
+        for feature, stride in zip(maps, pooler.strides):
+            height, width = feature.shape[2] * stride, feature.shape[3] * stride
+            sampled.append(sample_maps(feature, torch.stack([pixels[..., 0] / width, pixels[..., 1] / height], dim=2)))
+        found = torch.cat(sampled, dim=1)  # (N, C, P * points)
+        return found.transpose(1, 2).reshape(corners.shape[0], number, -1).transpose(1, 2)
+
+    def forward(self, features: Features, boxes: OneForAll) -> Tensor:  # type: ignore[override]
+        """See ``RoIPooler.forward``."""
+        size = self.output_shape.height or 1
+        points = grid_points(boxes[0].shape[0], size, boxes[0].device)
+        return self.at(features, boxes, points).unflatten(2, (size, size))
+
+
+class StaticRegions(StaticPooler):
+    """``RegionFeatures``."""
+
+    def forward(self, features: Features, boxes: OneForAll) -> Tensor:  # type: ignore[override]
+        """See ``RoIPooler.forward``."""
+        pooler = self.pooler
+        assert isinstance(pooler, RegionFeatures)
+        return features[pooler.in_feature]
+
+
+@functools.singledispatch
+def static_pooler(pooler: RoIPooler) -> nn.Module:
+    """What pools as ``pooler`` does, a fixed number of boxes an image. Register a pooler of your own here.
+
+    Raises:
+        ConfigError: there is no static form of it.
+    """
+    raise no_static_form(pooler, "static_pooler")
+
+
+static_pooler.register(RoIAlignPooler)(StaticPyramidPooler)
+static_pooler.register(CropAndResizePooler)(StaticPyramidPooler)
+static_pooler.register(PointPooler)(StaticPointPooler)
+static_pooler.register(RegionFeatures)(StaticRegions)
+
+
+def with_static_poolers(model: nn.Module) -> None:
+    """Puts static poolers in the place of all poolers, in place."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, RoIPooler) and not isinstance(parent, StaticPooler):
+                setattr(parent, name, static_pooler(child))

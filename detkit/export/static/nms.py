@@ -49,7 +49,7 @@ def nms_mask_of_torchvision(boxes: Tensor, scores: Tensor, iou_thresh: float) ->
     return kept.unflatten(0, (number, -1)) & alive
 
 
-def in_groups(boxes: Tensor, groups: Tensor, num_groups: "int | torch.SymInt") -> Tensor:
+def in_groups(boxes: Tensor, groups: Tensor, num_groups: int) -> Tensor:
     """``(B, M, 4)`` boxes moved so that those of different ``groups`` (B, M), 0 to ``num_groups`` - 1, are apart.
 
     Each group has its cell of a square of cells. In a row of them coordinates would grow so large that float32

@@ -104,7 +104,10 @@ class ConvUpsampleKeypointHead(KeypointHead):
 
     def predict(self, features: Features, instances: list[Instances]) -> list[Instances]:
         """See ``KeypointHead.predict``."""
-        maps = self(features, [p.boxes for p in instances]).float()
+        return self.placed(instances, self(features, [p.boxes for p in instances]).float())
+
+    def placed(self, instances: list[Instances], maps: Tensor) -> list[Instances]:
+        """The instances with ``keypoints`` from the heat maps (R, P, S, S) of all of them."""
         points = peaks(maps, Boxes.cat([p.boxes for p in instances]), self.score).split([len(p) for p in instances])
         pairs, lines = self.keypoints.flip_pairs, self.keypoints.skeleton
         return [p.with_fields(keypoints=Keypoints(found, pairs, lines)) for p, found in zip(instances, points)]

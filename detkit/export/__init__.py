@@ -1,0 +1,42 @@
+"""Programs: a detector for engines besides torch, and running them in its place."""
+
+from detkit.export.description import Description
+from detkit.export.forms import FORMS
+from detkit.export.program import Program, ProgramModel, export, form_of
+from detkit.export.static import (
+    Batch,
+    Rows,
+    StaticDetector,
+    static_anchors,
+    static_candidates,
+    static_dense,
+    static_detections,
+    static_fields,
+    static_outputs,
+    static_pooler,
+    static_proposals,
+    static_suppression,
+)
+from detkit.export.tracing import InputShape
+
+__all__ = [
+    "FORMS",
+    "Batch",
+    "Description",
+    "InputShape",
+    "Program",
+    "ProgramModel",
+    "Rows",
+    "StaticDetector",
+    "export",
+    "form_of",
+    "static_anchors",
+    "static_candidates",
+    "static_dense",
+    "static_detections",
+    "static_fields",
+    "static_outputs",
+    "static_pooler",
+    "static_proposals",
+    "static_suppression",
+]

@@ -1,0 +1,58 @@
+"""What a form of programs is: writing a file, reading what it says of itself, and running it."""
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+from torch import Tensor
+
+from detkit.export.description import Description
+from detkit.export.tracing import Traced
+from detkit.registry import ConfigError
+
+EngineName = Literal["torch", "onnxruntime", "openvino"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+Engine = Callable[[Tensor, Tensor], list[Tensor]]
+"""``images``, ``regions`` -> the outputs, in order."""
+
+Calibration = Iterable[tuple[Tensor, Tensor]]
+"""``images`` and ``regions`` of real data, from which the ranges of int8 are taken."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """A kind of file.
+
+    Args:
+        suffix: of its name.
+        engine: what runs it unless another is asked for.
+        precisions: what it can be written in, with the precision that the graph is traced in.
+        write: graph, description, precision and, for int8, data to calibrate on, into the file, atomically.
+        describe: what the file says of itself; checks that it is whole.
+        engines: what can run it -> from the file and its description to the engine, with a number of threads (0: all
+            cores). Raises DataError for a file that the engine does not take.
+    """
+
+    suffix: str
+    engine: EngineName
+    precisions: dict[Precision, str]
+    write: Callable[[Traced, Description, Precision, Calibration | None, Path], None]
+    describe: Callable[[Path], Description]
+    engines: dict[EngineName, Callable[[Path, Description, int], Engine]]
+
+
+def needed(module: str, extra: str) -> ModuleType:
+    """A library of an extra. Raises ConfigError where it is missing, with how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(missing(module, extra, error)) from None
+
+
+def missing(module: str, extra: str, error: Exception) -> str:
+    """The message for a library that is not there."""
+    return f"{module} is needed here and cannot be imported ({error}): pip install 'detkit[{extra}]'"

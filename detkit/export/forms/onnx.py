@@ -1,0 +1,100 @@
+"""``.onnx``: opset 18, for ONNX Runtime, OpenVINO and others."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detkit.export.description import Description, check_seal, read_description, sealed
+from detkit.export.forms.interfaces import Calibration, Engine, EngineName, Form, Precision, needed
+from detkit.export.forms.openvino_engine import compiled
+from detkit.export.tracing import Traced, quiet
+from detkit.registry import DataError
+from detkit.utils.paths import atomic_write
+
+KEY = "detkit"
+"""Of the description among the model's metadata."""
+OPSET = 18
+
+
+def content_of(traced: Traced, description: Description | None) -> bytes:
+    """The file's bytes; without a description for another form."""
+    needed("onnxscript", "onnx")
+    with quiet():
+        program: Any = torch.onnx.export(
+            traced.graph,
+            traced.example,
+            dynamo=True,
+            opset_version=OPSET,
+            verbose=False,
+            input_names=["images", "regions"],
+            output_names=list(traced.outputs),
+            custom_translation_table={torch.ops.detkit.nms_mask.default: _nms_mask},
+        )
+    if description is not None:
+        program.model.metadata_props[KEY] = description.json()
+    for node in program.model.graph:
+        node.metadata_props.clear()  # traces of the machine that it was made on
+    return program.model_proto.SerializeToString()
+
+
+def _nms_mask(boxes: Any, scores: Any, iou_thresh: float) -> Any:
+    """``nms_mask`` in operators of ONNX."""
+    op: Any = needed("onnxscript", "onnx").opset18
+    shape = op.Shape(scores)
+    number = op.Gather(shape, op.Constant(value_ints=[1]))
+    threshold, lowest = op.Constant(value_float=iou_thresh), op.Constant(value_float=-3e38)
+    kept = op.NonMaxSuppression(boxes, op.Unsqueeze(scores, op.Constant(value_ints=[1])), number, threshold, lowest)
+    places = op.Gather(kept, op.Constant(value_ints=[0, 2]), axis=1)  # set and row, without the class
+    ones = op.Expand(op.Constant(value_float=1.0), op.Gather(op.Shape(kept), op.Constant(value_ints=[0])))
+    return op.Cast(op.ScatterND(op.Expand(op.Constant(value_float=0.0), shape), places, ones), to=9)
+
+
+def write(
+    traced: Traced, description: Description, precision: Precision, calibration: Calibration | None, path: Path
+) -> None:
+    """See ``Form.write``."""
+    content = sealed(content_of(traced, description))
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+def describe(path: Path) -> Description:
+    """See ``Form.describe``."""
+    content = path.read_bytes()
+    description = read_description(embedded(content), str(path))
+    check_seal(content, description, str(path))
+    return description
+
+
+def embedded(content: bytes) -> str | None:
+    """The description in the bytes of a file: JSON in ASCII, on which no other byte depends."""
+    start = content.find(b'{"format":')
+    if start < 0:
+        return None
+    end = re.compile(rb'"seal":"[^"]*"\}').search(content, start)
+    return None if end is None else content[start : end.end()].decode("ascii", errors="replace")
+
+
+def run(path: Path, description: Description, threads: int) -> Engine:
+    """ONNX Runtime; see ``Form.engines``."""
+    ort = needed("onnxruntime", "onnx")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has its own types, without a common base
+        raise DataError(f"{path}: ONNX Runtime {ort.__version__} does not read it ({str(error)[:200]})") from None
+
+    def engine(images: Tensor, regions: Tensor) -> list[Tensor]:
+        found = session.run(None, {"images": images.contiguous().numpy(), "regions": regions.numpy()})
+        return [torch.from_numpy(value) for value in found]
+
+    return engine
+
+
+_ENGINES: dict[EngineName, Any] = {"onnxruntime": run, "openvino": compiled}
+ONNX = Form(".onnx", "onnxruntime", {"fp32": "fp32", "fp16": "fp16"}, write, describe, _ENGINES)

@@ -1,0 +1,73 @@
+"""``.xml`` with ``.bin``: OpenVINO's own files, by its converter from ONNX."""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import msgspec
+
+from detkit.export.description import UNSEALED, Description, check_seal, read_description, sealed
+from detkit.export.forms.interfaces import Calibration, Form, Precision, needed
+from detkit.export.forms.onnx import content_of
+from detkit.export.forms.openvino_engine import compiled
+from detkit.export.int8 import quantised
+from detkit.export.tracing import Traced
+from detkit.registry import DataError
+from detkit.utils.paths import atomic_write
+
+KEY = "detkit"
+"""Of the description among the model's runtime information."""
+
+
+def write(
+    traced: Traced, description: Description, precision: Precision, calibration: Calibration | None, path: Path
+) -> None:
+    """See ``Form.write``."""
+    ov: Any = needed("openvino", "openvino")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem[:40]}.") as folder:
+        source, made = Path(folder, "model.onnx"), Path(folder, "model.xml")
+        source.write_bytes(content_of(traced, None))
+        model = ov.convert_model(source)
+        if precision == "int8":
+            assert calibration is not None
+            model = quantised(model, calibration)
+        weights = made.with_suffix(".bin")
+        ov.save_model(model, made, compress_to_fp16=precision in ("fp16", "bf16"))
+        hashed = hashlib.sha256(weights.read_bytes()).hexdigest()
+        described = msgspec.structs.replace(description, weights_hash=hashed, seal=UNSEALED)
+        model.set_rt_info(described.json(), [KEY, "description"])
+        ov.save_model(model, made, compress_to_fp16=precision in ("fp16", "bf16"))
+        content = sealed(made.read_bytes())
+        os.replace(weights, path.with_suffix(".bin"))
+        with atomic_write(path) as file:
+            file.write(content)
+
+
+def describe(path: Path) -> Description:
+    """See ``Form.describe``."""
+    content, weights = path.read_bytes(), path.with_suffix(".bin")
+    try:
+        node = ElementTree.fromstring(content).find(f"rt_info/{KEY}/description")
+    except ElementTree.ParseError as error:
+        raise DataError(f"{path}: is no whole XML file ({error}); export it again") from None
+    description = read_description(None if node is None else node.get("value"), str(path))
+    check_seal(content, description, str(path))
+    if not weights.is_file():
+        raise DataError(f"{path}: {weights.name}, which has its weights, is not beside it; copy both files")
+    if hashlib.sha256(weights.read_bytes()).hexdigest() != description.weights_hash:
+        raise DataError(f"{weights}: is damaged, or of another program than {path.name}; copy both files again")
+    return description
+
+
+OPENVINO = Form(
+    ".xml",
+    "openvino",
+    {"fp32": "fp32", "bf16": "fp32", "fp16": "fp32", "int8": "fp32"},
+    write,
+    describe,
+    {"openvino": compiled},
+)

@@ -1,0 +1,190 @@
+"""Writing a model's program, and a program in the place of a model."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detkit.export.description import Description, describe
+from detkit.export.forms import FORMS, Engine, Form
+from detkit.export.forms.interfaces import EngineName, Precision
+from detkit.export.tracing import ANY_SHAPE, InputShape, traced
+from detkit.modeling.interfaces import KeypointHead
+from detkit.modeling.meta_archs.features import FeatureModel, Outputs
+from detkit.modeling.roi_heads import ConvUpsampleKeypointHead
+from detkit.registry import ConfigError, DataError
+from detkit.structures import Boxes, ImageList, Instances, Prediction, Sample
+
+logger = logging.getLogger(__name__)
+
+
+def form_of(path: str | os.PathLike[str]) -> Form:
+    """The form that a file's suffix says. Raises ConfigError for another suffix."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in FORMS:
+        raise ConfigError(
+            f"{path}: the suffix says the form of a program: .onnx (ONNX Runtime, OpenVINO and others), .xml (OpenVINO,"
+            f" with a .bin beside it) or .pt2 (torch.export); got {suffix or 'none'}"
+        )
+    return FORMS[suffix]
+
+
+def export(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    precision: Precision = "fp32",
+    shape: InputShape = ANY_SHAPE,
+    calibration: Sequence[Sample] = (),
+    config: Mapping[str, Any] | None = None,
+    steps: Sequence[Mapping[str, Any]] = (),
+) -> Path:
+    """Writes a model as a program: what it does between the normalised batch and the heads' results.
+
+    Args:
+        model: a meta-architecture with its weights; it stays as it is.
+        path: ``.onnx``, ``.xml`` or ``.pt2``.
+        precision: what convolutions and linear layers compute in. OpenVINO: fp32, bf16, fp16, int8; ONNX: fp32, fp16;
+            torch: fp32, bf16, fp16.
+        shape: the batches that it shall take.
+        calibration: for int8: some hundred images of the kind that it will see, as the model takes them.
+        config: the experiment's tree, without which a program runs only where the model is at hand.
+        steps: the nodes of the augmentations that test images get.
+
+    Raises:
+        ConfigError: the suffix, a precision that the form has not, a model that has no static form, or a library that
+            is missing.
+    """
+    path, form = Path(path), form_of(path)
+    if not isinstance(model, FeatureModel):
+        raise ConfigError(f"export: takes a detector of backbone, neck and heads, got {type(model).__name__}")
+    if precision not in form.precisions:
+        raise ConfigError(f"{path}: {form.suffix} is written in {', '.join(form.precisions)}, not in {precision}")
+    if precision == "int8" and not calibration:
+        raise ConfigError("export: int8 takes its ranges from images; give some hundred as calibration")
+    graph = traced(model, shape, form.precisions[precision])
+    description = describe(model, graph, precision, config or {}, steps)
+    batches = None if precision != "int8" else (inputs_of(model.preprocess([s])) for s in calibration)
+    form.write(graph, description, precision, batches, path)
+    return path
+
+
+def inputs_of(images: ImageList) -> tuple[Tensor, Tensor]:
+    """What a program is given for a batch."""
+    regions = [images.valid_region(i) for i in range(len(images))]
+    return images.tensor.contiguous(), torch.tensor(regions, dtype=torch.float32)
+
+
+class Program:
+    """A program in a file, loaded into an engine.
+
+    Args:
+        path: of the file.
+        engine: what runs it; None: what its form is for.
+        threads: of the engine; 0: as many as torch uses.
+
+    Raises:
+        DataError: there is no such file, it is damaged, of another version, or no program of detkit's.
+        ConfigError: the engine is missing, or does not read this form.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], engine: EngineName | None = None, threads: int = 0):
+        self.path, form = Path(path), form_of(path)
+        if not self.path.is_file():
+            raise DataError(f"{self.path}: there is no such file")
+        name = engine or form.engine
+        if name not in form.engines:
+            raise ConfigError(f"{self.path}: {name} does not read {form.suffix}; it is for {', '.join(form.engines)}")
+        self.engine_name: EngineName = name
+        self.description: Description = form.describe(self.path)
+        self._run: Engine = form.engines[name](self.path, self.description, threads)
+
+    def __call__(self, images: Tensor, regions: Tensor) -> dict[str, Tensor]:
+        """What the heads say of a batch; see ``StaticDetector.forward``. A fixed batch or size is padded to.
+
+        Raises:
+            DataError: images that are larger than the program's fixed size, or have other channels.
+        """
+        batch, channels, *sides = self.description.inputs[0].shape
+        if images.shape[1] != channels:
+            raise DataError(f"{self.path}: takes images of {channels} channels, got {images.shape[1]}")
+        images = self._padded(images, sides)
+        if not isinstance(batch, int):
+            return self._named(self._run(images, regions))
+        parts = []
+        for own, where in zip(images.split(batch), regions.split(batch)):
+            lacking = batch - len(own)
+            found = self._run(F.pad(own, (0, 0) * 3 + (0, lacking)), F.pad(where, (0, 0, 0, lacking)))
+            parts.append([value[: len(own)] for value in found])
+        return self._named([torch.cat(values) for values in zip(*parts)])
+
+    def _padded(self, images: Tensor, sides: Sequence[int | str]) -> Tensor:
+        height, width = images.shape[-2:]
+        fixed = [side for side in sides if isinstance(side, int)]
+        if len(fixed) == 2:
+            if height > fixed[0] or width > fixed[1]:
+                raise DataError(
+                    f"{self.path}: takes images of {fixed[0]} x {fixed[1]}, and one has {height} x {width} after the "
+                    "steps of the test images; export it for that size, or for any"
+                )
+            return F.pad(images, (0, fixed[1] - width, 0, fixed[0] - height))
+        divisor = self.description.preprocessing.size_divisibility
+        least = [-(-side // divisor) * divisor for side in self.description.min_size]
+        return F.pad(images, (0, max(0, least[1] - width), 0, max(0, least[0] - height)))
+
+    def _named(self, values: Sequence[Tensor]) -> dict[str, Tensor]:
+        return {tensor.name: value for tensor, value in zip(self.description.outputs, values, strict=True)}
+
+
+class ProgramModel(nn.Module):
+    """A program in the place of the model that it was made of: samples to predictions.
+
+    What comes before and after the program, preprocessing and the pasting of masks, is the model's own.
+
+    Args:
+        model: the meta-architecture, with or without weights: they are not used.
+        program: made of it.
+    """
+
+    def __init__(self, model: FeatureModel, program: Program):
+        super().__init__()
+        self.preprocess = model.preprocess
+        self.class_names, self.category_ids = model.class_names, model.category_ids
+        self.semantic_names, self.keypoints = model.semantic_names, model.keypoints
+        self.program = program
+        self._model = (model,)  # no submodule, so that nothing moves weights that are not used
+
+    def __repr__(self) -> str:
+        return f"ProgramModel({self.program.description.model} in {self.program.engine_name}: {self.program.path})"
+
+    @torch.no_grad()
+    def forward(self, samples: list[Sample]) -> list[Prediction]:
+        """One ``Prediction`` an image, as the model's."""
+        images = self.preprocess(samples)
+        return self._model[0].predictions(self.outputs(images), images, samples)
+
+    predict = forward
+
+    def outputs(self, images: ImageList) -> Outputs:
+        """What the heads say, as ``FeatureModel.outputs``."""
+        found = self.program(*inputs_of(images))
+        if "boxes" not in found:
+            return Outputs(semantic=found.get("semantic"))
+        instances = [self._instances(i, images, found) for i in range(len(images))]
+        return Outputs(instances, found.get("semantic"))
+
+    def _instances(self, image: int, images: ImageList, found: Mapping[str, Tensor]) -> Instances:
+        there = found["scores"][image] >= 0
+        fields = {name: found[name][image][there] for name in ("scores", "classes", "mask_probs") if name in found}
+        size, info = images.image_sizes[image], images.info(image)
+        instances = Instances(size, info=info, boxes=Boxes(found["boxes"][image][there]), **fields)
+        if "keypoint_maps" not in found:
+            return instances
+        head = next(part for part in self._model[0].modules() if isinstance(part, KeypointHead))
+        assert isinstance(head, ConvUpsampleKeypointHead)
+        return head.placed([instances], found["keypoint_maps"][image][there])[0]

@@ -1,0 +1,131 @@
+"""A model as a graph of operators: ``torch.export`` with images of any size and number."""
+
+import contextlib
+import dataclasses
+import logging
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from detkit.export.static import StaticDetector
+from detkit.inference.optimize import _lower
+from detkit.modeling.meta_archs.features import FeatureModel
+from detkit.registry import ConfigError
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+MAX_BATCH = 1024
+"""Images at a time that a program of any number takes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InputShape:
+    """The batches that a program takes.
+
+    Args:
+        batch: images at a time; None: any number.
+        size: ``(height, width)`` of the padded images; None: any that the backbone takes.
+    """
+
+    batch: int | None = None
+    size: tuple[int, int] | None = None
+
+
+ANY_SHAPE = InputShape()
+
+
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """A model as a graph.
+
+    Args:
+        graph: from ``images`` and ``regions`` to the outputs.
+        outputs: their names, in order.
+        example: what it was traced with.
+        shape: the batches that it takes; of a model that takes one size alone, this size.
+        min_size: the smallest height and width where they are not fixed.
+    """
+
+    graph: ExportedProgram
+    outputs: tuple[str, ...]
+    example: tuple[Tensor, Tensor]
+    shape: InputShape
+    min_size: tuple[int, int]
+
+
+def traced(model: FeatureModel, shape: InputShape = ANY_SHAPE, precision: str = "fp32") -> Traced:
+    """The model's static form as a graph.
+
+    Args:
+        model: in evaluation mode; it stays as it is.
+        shape: the batches that the graph shall take.
+        precision: what convolutions and linear layers compute in: ``fp32``, ``fp16`` or ``bf16``; inputs and outputs
+            are float32 in any case.
+
+    Raises:
+        ConfigError: a part has no static form, or something in it cannot be traced.
+    """
+    square, divisor = model.preprocess.square_size, model.preprocess.size_divisibility
+    if square:
+        shape = InputShape(shape.batch, (square, square))
+    if shape.size is not None and any(side % divisor for side in shape.size):
+        raise ConfigError(f"size: {shape.size[0]} x {shape.size[1]}; expected multiples of {divisor}, which images get")
+    static = StaticDetector(model.to("cpu"))
+    if precision != "fp32":
+        _lower(static, DTYPES[precision])
+    height, width = shape.size or (_example_side(divisor, 3), _example_side(divisor, 4))
+    number = shape.batch or 2
+    example = torch.zeros(number, model.preprocess.num_channels, height, width), torch.zeros(number, 4)
+    batch = None if shape.batch else Dim("batch", min=1, max=MAX_BATCH)
+    of_images = {0: batch} if batch else {}
+    sides = {} if shape.size else {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    try:
+        with quiet(), torch.no_grad():
+            graph = torch.export.export(
+                static, example, dynamic_shapes=({**of_images, **sides}, of_images), strict=False
+            )
+            outputs = tuple(static(*example))
+    except ConfigError:
+        raise
+    except Exception as error:  # torch.export fails with many types
+        what = str(error).strip().splitlines()
+        raise ConfigError(
+            f"{type(model).__name__}: torch.export does not take it with images of "
+            f"{'any size' if shape.size is None else 'this size'} and {'any number' if batch else str(shape.batch)}: "
+            f"{what[0] if what else type(error).__name__}. A fixed size or batch (--size HEIGHT WIDTH, --batch N) may "
+            "help, and a part of your own must not depend on the values of tensors"
+        ) from error
+    return Traced(graph, outputs, example, shape, shape.size or _smallest(graph))
+
+
+def _example_side(divisor: int, factor: int) -> int:
+    """A multiple of the divisor, some hundred pixels: so large that no map of the network has a single cell."""
+    return -(-64 * factor // divisor) * divisor * (1 if divisor >= 64 else 2)
+
+
+def _smallest(graph: ExportedProgram) -> tuple[int, int]:
+    """What the graph's own checks ask of height and width."""
+    images = next(node for node in graph.graph.nodes if node.name == "images").meta["val"]
+    limits = [
+        graph.range_constraints.get(side.node.expr) for side in images.shape[2:] if isinstance(side, torch.SymInt)
+    ]
+    lower = [1 if limit is None else int(limit.lower) for limit in limits]
+    return (lower[0], lower[1]) if len(lower) == 2 else (1, 1)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what torch's exporters say of themselves."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "torch")]
+    before = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, before):
+                logger.setLevel(level)

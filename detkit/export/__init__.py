@@ -2,7 +2,7 @@
 
 from detkit.export.description import Description
 from detkit.export.forms import FORMS
-from detkit.export.program import Program, ProgramModel, export, form_of
+from detkit.export.program import Program, ProgramModel, export, form_of, is_program, read_config
 from detkit.export.static import (
     Batch,
     Rows,
@@ -30,6 +30,8 @@ __all__ = [
     "StaticDetector",
     "export",
     "form_of",
+    "is_program",
+    "read_config",
     "static_anchors",
     "static_candidates",
     "static_dense",

@@ -34,6 +34,22 @@ def form_of(path: str | os.PathLike[str]) -> Form:
     return FORMS[suffix]
 
 
+def is_program(path: object) -> bool:
+    """Whether a file's suffix is that of a program."""
+    return isinstance(path, str | os.PathLike) and Path(path).suffix.lower() in FORMS
+
+
+def read_config(program: "Program") -> dict[str, Any]:
+    """The config in a program. Raises DataError where it has none."""
+    config = program.description.config
+    if not config:
+        raise DataError(
+            f"{program.path}: was written without the model's config, so it runs only where the model is at hand "
+            "(ProgramModel); export it by detkit export"
+        )
+    return config
+
+
 def export(
     model: nn.Module,
     path: str | os.PathLike[str],

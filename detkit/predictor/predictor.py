@@ -1,6 +1,6 @@
 """Predictor: a trained model as a function from images to predictions."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +12,24 @@ from detkit.data import Augmentation
 from detkit.data.images import DEFAULT_READING, ImageReading
 from detkit.evaluation import coco_results
 from detkit.experiment import torch_device
-from detkit.inference import AnyTiling, Precision, Views, as_tested, augmented, optimized
+from detkit.export import is_program
+from detkit.inference import AnyTiling, Precision, Views, as_tested
+from detkit.predictor.engines import EngineChoice, in_engine, load_program
 from detkit.predictor.loading import files_of_run, load_model
-from detkit.predictor.running import batches, readable, with_names
-from detkit.predictor.sources import Item, frames_of, live_sources, resolve, resolve_one
-from detkit.structures import Prediction, Sample
+from detkit.predictor.predicting import Predicts
+from detkit.predictor.sources import resolve_one
+from detkit.structures import Prediction
 from detkit.utils.file_names import FreeNames
 from detkit.visualization import (
     MAX_SIDE,
     ChannelOrder,
-    Frame,
     ImageLike,
     draw_prediction,
-    image_files,
     write_picture,
 )
 
 
-class Predictor:
+class Predictor(Predicts):
     """Predicts what is on images, in the pixels of these images, on the CPU.
 
     ``predictor(image)`` gives a ``Prediction``, whose ``instances`` have ``boxes``, ``scores``, ``classes`` and, from a
@@ -43,6 +43,9 @@ class Predictor:
         augmentations: those of the images that the model was tested on, such as a resize.
         device: ``"auto"`` is a GPU where there is one.
         batch_size: images a forward pass.
+        engine: what runs the model: ``"torch"``; ``"openvino"`` or ``"onnxruntime"``, for which a program is made of it
+            (half a minute; ``detkit export`` keeps one in a file); ``"auto"``: OpenVINO on a CPU where it is installed
+            and faster for this model, which is tried out.
         precision: ``"fp32"`` or ``"bf16"`` take a faster copy (see ``detkit.inference``), None the model itself.
         compile: whether the copy's static parts go through ``torch.compile``; without ``precision`` in fp32.
         reading: how image files are read: as those that the model was tested on.
@@ -63,6 +66,7 @@ class Predictor:
         augmentations: Sequence[Augmentation] = (),
         device: str | torch.device = "auto",
         batch_size: int = 4,
+        engine: EngineChoice = "torch",
         precision: Precision | None = None,
         compile: bool = False,
         reading: ImageReading = DEFAULT_READING,
@@ -75,9 +79,7 @@ class Predictor:
         if channel_order not in ("RGB", "BGR"):
             raise ValueError(f"channel_order: expected 'RGB' or 'BGR', got {channel_order!r}")
         names = getattr(model, "class_names", None) if class_names is None else class_names
-        self.model = model.to(torch_device(device)).eval()
-        if precision is not None or compile:
-            self.model = optimized(self.model, precision or "fp32", compile)
+        self.model = in_engine(model.to(torch_device(device)).eval(), engine, precision, compile)
         self._channels = getattr(getattr(model, "preprocess", None), "num_channels", 3)
         if tile is not None or views is not None:
             self.model = as_tested(self.model, views, tile, augmentations, batch_size).eval()
@@ -102,6 +104,7 @@ class Predictor:
         *,
         device: str | torch.device = "auto",
         batch_size: int = 4,
+        engine: EngineChoice = "torch",
         precision: Precision | None = None,
         compile: bool = False,
         channel_order: ChannelOrder = "RGB",
@@ -121,7 +124,13 @@ class Predictor:
         """
         path, config = files_of_run(run_dir, weights)
         options: Any = {"device": device, "batch_size": batch_size, "precision": precision, "compile": compile}
-        options |= {"channel_order": channel_order, "tile": tile, "views": views, "trust_imports": trust_imports}
+        options |= {
+            "engine": engine,
+            "channel_order": channel_order,
+            "tile": tile,
+            "views": views,
+            "trust_imports": trust_imports,
+        }
         return cls.from_weights(path, overrides, config=config, **options)
 
     @classmethod
@@ -133,6 +142,7 @@ class Predictor:
         config: str | Path | None = None,
         device: str | torch.device = "auto",
         batch_size: int = 4,
+        engine: EngineChoice = "torch",
         precision: Precision | None = None,
         compile: bool = False,
         channel_order: ChannelOrder = "RGB",
@@ -143,7 +153,8 @@ class Predictor:
         """The model of a checkpoint; its classes are the checkpoint's, or else those of the training dataset.
 
         Args:
-            weights: the file, its address, or a name such as ``torchvision://MaskRCNN_ResNet50_FPN_Weights.COCO_V1``.
+            weights: the file, its address, or a name such as ``torchvision://MaskRCNN_ResNet50_FPN_Weights.COCO_V1``;
+                or a program, see ``from_export``.
             overrides: ``key.path=value`` changes, e.g. ``model.roi_heads.box_head.detection.score_thresh=0.3``.
             config: a YAML; None takes the config that detkit's checkpoints carry, or that a name belongs to.
             device, ..., tile, views: as in the constructor; None: the config's ``data.test_tiles`` and ``test_views``.
@@ -153,85 +164,41 @@ class Predictor:
             DataError: the weights cannot be read, or there is no config.
             ConfigError: the config is not right.
         """
-        model, experiment = load_model(weights, overrides, config, trust_imports)
+        if is_program(weights):
+            model, experiment = load_program(weights, overrides, engine, trust_imports)
+            engine = "torch"
+        else:
+            model, experiment = load_model(weights, overrides, config, trust_imports)
         data, options = experiment.data, {"device": device, "batch_size": batch_size, "precision": precision}
-        more: Any = {"compile": compile, "channel_order": channel_order, "reading": data.reading, **options}
+        more: Any = {
+            "compile": compile,
+            "engine": engine,
+            "channel_order": channel_order,
+            "reading": data.reading,
+            **options,
+        }
         more |= {"tile": tile or data.test_tiles, "views": views or data.test_views}
         predictor = cls(model, augmentations=[recipe() for recipe in data.test_augmentations], **more)
         predictor.config = experiment.tree
         return predictor
 
-    def __call__(
-        self, images: Any, *, channel_order: ChannelOrder | None = None, max_value: float | None = None
-    ) -> Any:
-        """The ``Prediction`` of one image; a list of them for what is several.
-
-        The arguments are those of ``stream``, which takes cameras and streams besides.
-
-        Raises:
-            ValueError: anything else, or an image of another type or shape; the message says what is expected.
-            DataError: a file that cannot be read.
-        """
-        found = resolve(images, self.reading, channel_order or self.channel_order, max_value)
-        if isinstance(found, Item):
-            return next(self._predicted([found]))[1]
-        return [prediction for _, prediction in self._predicted(found)]
-
-    def stream(
-        self,
-        images: Any,
-        *,
-        channel_order: ChannelOrder | None = None,
-        max_value: float | None = None,
-        skip_unreadable: bool = False,
-    ) -> Iterator[Prediction]:
-        """The ``Prediction`` of each image in turn, with its file or frame, a batch at a time. Raises as the call does.
+    @classmethod
+    def from_export(
+        cls, path: str | Path, *, engine: EngineChoice = "auto", trust_imports: bool = False, **options: Any
+    ) -> "Predictor":
+        """The model of a program that ``detkit export`` wrote.
 
         Args:
-            images: a file; an http(s) address, which is fetched once and kept; a folder (its own images, not those of
-                folders in it); a pattern, ``photos/*.jpg``, or ``photos/**`` for a folder with all that are in it; an
-                array, a tensor on any device, a PIL image; a video, frame by frame; a list or an iterator of these. Or
-                a camera (0, ``"/dev/video0"``) or a stream (``rtsp://...``), or a list of such: of each the newest
-                frame in turn, so that what is shown during a prediction is skipped.
-            channel_order: of arrays and tensors: RGB, or BGR as OpenCV has them; None: as in the constructor.
-            max_value: of images of more than 8 bits the value that becomes 255, such as 4095, or 1.0 for numbers from 0
-                to 1; None: that of the images that the model was tested on, or else, of 16 bits, the largest.
-            skip_unreadable: a file that cannot be read is left out, with a warning, instead of ending the prediction.
+            path: ``.onnx``, ``.xml`` or ``.pt2``.
+            engine: what runs it; ``"auto"``: what its form is for.
+            trust_imports: whether the code that the program's config lists under ``imports`` may run.
+            **options: ``batch_size``, ``channel_order`` and ``tile``, as of ``from_weights``.
+
+        Raises:
+            DataError: the program is damaged, of another version, or none of detkit's.
+            ConfigError: the engine is missing, or does not read this form.
         """
-        if live_sources(images):
-            return (prediction for _, _, prediction in self.predict_video(images))
-        found = resolve(images, self.reading, channel_order or self.channel_order, max_value)
-        items = [found] if isinstance(found, Item) else found
-        return (prediction for _, prediction in self._predicted(items, skip_unreadable=skip_unreadable))
-
-    def predict_folder(
-        self, folder: str | Path, *, recursive: bool = False, skip_unreadable: bool = False
-    ) -> Iterator[tuple[Path, Prediction]]:
-        """Path and prediction of every image file of a folder, and ``recursive`` of folders in it, by name.
-
-        A file that cannot be read is a DataError, after the predictions of those before, or with ``skip_unreadable``
-        is left out, with a warning. Raises DataError too where there is no such folder, or no image in it.
-        """
-        return self.predict_files(image_files(folder, recursive=recursive), skip_unreadable=skip_unreadable)
-
-    def predict_files(
-        self, files: Iterable[Path], *, skip_unreadable: bool = False
-    ) -> Iterator[tuple[Path, Prediction]]:
-        """Every one of these image files, in their order; otherwise as ``predict_folder``."""
-        items = (Item(path, self.reading, file_name=str(path)) for path in files)
-        for item, prediction in self._predicted(items, skip_unreadable=skip_unreadable):
-            yield item.image, prediction  # type: ignore[misc]
-
-    def predict_video(self, path: str | Path | int | Sequence[Any]) -> Iterator[tuple[int, Frame, Prediction]]:
-        """Number (from 0), RGB array (H, W, 3) and prediction of each frame, in order; the array has a ``time``.
-
-        ``path`` is a video, or a list of some, or cameras and streams as ``stream`` takes them. Raises DataError where
-        it cannot be read; ImportError, which says how to install it, where PyAV is missing.
-        """
-        live = live_sources(path)
-        size = min(self.batch_size, len(live)) if live else self.batch_size
-        for item, prediction in self._predicted(frames_of(path, self.reading), batch_size=size):
-            yield item.frame, item.image, prediction  # type: ignore[misc]
+        return cls.from_weights(path, engine=engine, trust_imports=trust_imports, **options)
 
     def draw(
         self,
@@ -283,18 +250,3 @@ class Predictor:
         ids = range(1, len(predictions) + 1) if image_ids is None else image_ids
         found = [(p.instances, id_) for p, id_ in zip(predictions, ids, strict=True) if p.instances is not None]
         return [row for instances, id_ in found for row in coco_results(id_, instances, self.category_ids)]
-
-    def sample(self, image: ImageLike | Item) -> Sample:
-        """One image as the model takes it, after the augmentations, without a target. Raises as the call does."""
-        item = image if isinstance(image, Item) else resolve_one(image, self.reading, self.channel_order)
-        return augmented(item.pixels(self._channels), item.file_name, self.augmentations)
-
-    def _predicted(
-        self, items: Iterable[Item], batch_size: int | None = None, *, skip_unreadable: bool | None = None
-    ) -> Iterator[tuple[Item, Prediction]]:
-        """Each image with its prediction, a batch at a time."""
-        for batch in batches(readable(items, self.sample, skip_unreadable), batch_size or self.batch_size):
-            with torch.no_grad():
-                predictions = self.model([sample for _, sample in batch])
-            for (item, _), prediction in zip(batch, predictions):
-                yield item, with_names(prediction.to("cpu"), item, self.class_names, self.category_ids)

@@ -1,0 +1,116 @@
+"""Engines besides torch: programs of a model, made now or read from a file."""
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from torch import nn
+
+from detkit.experiment import Experiment, load_experiment
+from detkit.export import Program, ProgramModel, export, read_config
+from detkit.inference import Precision, optimized
+from detkit.modeling.meta_archs.features import FeatureModel
+from detkit.registry import ConfigError
+from detkit.structures import KeypointSpec, Sample
+
+logger = logging.getLogger(__name__)
+
+EngineChoice = Literal["auto", "torch", "onnxruntime", "openvino"]
+_AFTER = ("model.mask_thresh", "model.mask_paster", "model.merge")
+"""Options of a model that work on what a program gives."""
+
+
+def in_engine(
+    model: nn.Module, engine: EngineChoice, precision: Precision | None = None, compile: bool = False
+) -> nn.Module:
+    """The model as an engine runs it.
+
+    Args:
+        model: a meta-architecture on its device, or a program, which stays as it is.
+        engine: see ``Predictor``.
+        precision: None: the model's own, float32.
+        compile: see ``Predictor``.
+
+    Raises:
+        ValueError: an unknown engine.
+        ConfigError: the engine is not installed, or what is asked for does not go together.
+    """
+    if engine not in ("auto", "torch", "onnxruntime", "openvino"):
+        raise ValueError(f"engine: expected auto, torch, onnxruntime or openvino, got {engine!r}")
+    if isinstance(model, ProgramModel):
+        if precision is not None or compile:
+            raise ConfigError("precision, compile: a program has its own precision; export it in another one")
+        return model
+    plain = model if precision is None and not compile else optimized(model, precision or "fp32", compile)
+    if engine == "torch":
+        return plain
+    on_cpu = all(p.device.type == "cpu" for p in model.parameters())
+    if engine == "auto":
+        return _faster(model, plain, precision) if on_cpu and not compile else plain
+    if not on_cpu or compile:
+        raise ConfigError(f"engine: {engine} runs on the CPU, and without torch.compile; give device: cpu, or torch")
+    return _program(model, engine, precision)
+
+
+def _program(model: nn.Module, engine: EngineChoice, precision: Precision | None) -> ProgramModel:
+    if engine == "onnxruntime" and precision == "bf16":
+        raise ConfigError("precision: onnxruntime has no bf16 on CPUs; leave it out, or take openvino")
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.onnx" if engine == "onnxruntime" else "model.xml")
+        export(model, path, precision=precision or "fp32")
+        made = ProgramModel(cast(FeatureModel, model), Program(path))
+    seconds = time.perf_counter() - start
+    logger.info("made a program for %s in %.0f s; detkit export writes one that is read at once", engine, seconds)
+    return made
+
+
+def _faster(model: nn.Module, plain: nn.Module, precision: Precision | None) -> nn.Module:
+    """OpenVINO's program or the model itself, whichever takes less time for an image of 640 x 480."""
+    try:
+        made = _program(model, "openvino", precision)
+    except ConfigError as error:
+        logger.info("engine auto: torch, as there is no program of this model (%s)", error)
+        return plain
+    image = torch.full((made.preprocess.num_channels, 480, 640), 127, dtype=torch.uint8)
+    samples, times = [Sample(image, (480, 640))], []
+    with torch.no_grad():
+        for candidate in (plain, made):
+            candidate(samples)
+            start = time.perf_counter()
+            candidate(samples)
+            times.append(time.perf_counter() - start)
+    chosen = "torch" if times[0] < times[1] else "openvino"
+    logger.info("engine auto: %s (torch %.2f s, openvino %.2f s an image of 640 x 480)", chosen, *times)
+    return plain if chosen == "torch" else made
+
+
+def load_program(
+    path: str | os.PathLike[str], overrides: Sequence[str], engine: EngineChoice, trust_imports: bool
+) -> tuple[ProgramModel, Experiment]:
+    """A program as a model, and the experiment that it is of; see ``Predictor.from_export``."""
+    program = Program(path, None if engine in ("auto", "torch") else engine)
+    fixed = [text for text in overrides if text.startswith("model.") and not text.startswith(_AFTER)]
+    if fixed:
+        raise ConfigError(f"{path}: is a program, in which the model is fixed; export it with {fixed[0]}")
+    experiment = load_experiment(read_config(program), overrides, trust_imports=trust_imports)
+    return ProgramModel(around(experiment, program), program), experiment
+
+
+def around(experiment: Experiment, program: Program) -> FeatureModel:
+    """The model of the experiment without weights: what a program needs around it."""
+    said = program.description
+    keypoints = None if said.keypoints is None else KeypointSpec.from_coco(said.keypoints)
+    with torch.device("meta"):
+        model = experiment.build_model(class_names=said.class_names, keypoints=keypoints, pretrained=False)
+    if not isinstance(model, FeatureModel):
+        raise ConfigError(f"{program.path}: {type(model).__name__} is no detector of backbone, neck and heads")
+    model.preprocess = experiment.model.kwargs["preprocess"]()  # with values, not on the meta device
+    model.preprocess.pad_for(model.backbone, model.neck)
+    model.category_ids = None if said.category_ids is None else tuple(said.category_ids)
+    return model.eval()

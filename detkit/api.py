@@ -23,6 +23,7 @@ from detkit.experiment import Experiment, OwnData, load_experiment, own_data, to
 from detkit.experiment.run import check_launch, owned
 from detkit.inference import Precision
 from detkit.predictor import Predictor
+from detkit.predictor.engines import EngineChoice
 from detkit.registry import ConfigError, DataError
 from detkit.training import evaluate_weights, evaluation_of
 from detkit.training import train as train_experiment
@@ -137,6 +138,7 @@ def evaluate(
     output_dir: str | os.PathLike[str] | None = None,
     precision: Precision | None = None,
     compile: bool = False,
+    engine: EngineChoice | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """Evaluates a run, or weights, as ``detkit evaluate`` does. Returns the metrics: ``results["box"]["AP"]``.
@@ -145,11 +147,12 @@ def evaluate(
         config: a run or its folder, which gets the files; or a config, see ``train``.
         data: see ``train``; its validation part is evaluated on, or all of a folder that has none. The files go to
             ``on_<its name>`` in the run's folder, so that the run keeps its own results.
-        weights: what is evaluated; None is the run's ``model_final.pth``.
+        weights: what is evaluated, a checkpoint or a program; None is the run's ``model_final.pth``.
         overrides: see ``train``.
         output_dir: see ``train``.
         precision: of a faster copy that is evaluated instead; see ``detkit.inference``.
         compile: whether the copy's static parts go through ``torch.compile``.
+        engine: what runs the model; see ``Predictor``.
         **more: see ``train``.
 
     Raises:
@@ -162,7 +165,7 @@ def evaluate(
     prepared, weights = evaluation_of(source, changes, data=folder, weights=weights)
     stopped = "the evaluation has stopped"
     with _running(prepared, stopped, new_folder=new) as (exp, interruption), interruption.at_once():
-        evaluate_weights(exp, weights, precision, compile)
+        evaluate_weights(exp, weights, precision, compile, engine=engine)
     return Run(Path(exp.train.output_dir)).results
 
 

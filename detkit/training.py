@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from detkit.checkpoint import Checkpoint, Checkpointer, load_all_weights, load_weights, read_checkpoint, resume
 from detkit.doctor import check_at_start
 from detkit.engine import (
@@ -32,9 +34,11 @@ from detkit.experiment.run import (
     validate_datasets,
     warn_random_frozen,
 )
-from detkit.inference import Precision, optimized
+from detkit.export import Program, ProgramModel, is_program
+from detkit.inference import Precision
 from detkit.modeling import MetaArch
 from detkit.modeling.compiling import compile_parts
+from detkit.predictor.engines import EngineChoice, around, in_engine
 from detkit.predictor.loading import files_of_run
 from detkit.registry import ConfigError, DataError
 from detkit.report import ReportHook, RunReport
@@ -196,25 +200,20 @@ def evaluate_weights(
     precision: Precision | None = None,
     compile: bool = False,
     report_file: Path | None = None,
+    engine: EngineChoice | None = None,
 ) -> None:
     """Evaluates weights on the test dataset; metrics, detections and pictures go to the run's folder.
 
     Args:
         exp: the experiment.
-        weights: a checkpoint; None is the run's ``model_final.pth``.
+        weights: a checkpoint, or a program of the model (``detkit export``); None is the run's ``model_final.pth``.
         precision: of a faster copy that is evaluated instead; see ``detkit.inference``.
         compile: whether the copy's static parts go through ``torch.compile``.
         report_file: where the report goes; None: ``report.html`` in the run's folder.
+        engine: what runs the model; see ``Predictor``.
     """
-    device, out = torch_device(exp.train.device), start_run(exp)
-    checkpoint = read_checkpoint(weights or out / "model_final.pth")
-    names = checkpoint.class_names or exp.data.train_set.class_names
-    exp.data.check_classes(names)
-    model = exp.build_model(class_names=names, keypoints=checkpoint.keypoints, pretrained=False).to(device)
-    exp.data.check_semantic_names(model.semantic_names, trained=False)
-    load_all_weights(model, checkpoint)
-    if precision is not None or compile:
-        model = optimized(model, precision or "fp32", compile)
+    out = start_run(exp)
+    model = in_engine(_weighted(exp, weights or out / "model_final.pth", engine), engine, precision, compile)
     pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
     results = evaluate(exp.data.as_tested(model), exp.data.test(whole=True), evaluators, on_batch=pictures)
     if distributed.is_main():
@@ -224,6 +223,23 @@ def evaluate_weights(
     named = f"weights of {Path(weights or 'model_final.pth').name}"
     RunReport(exp, evaluators).write(results, named, trained=False, path=report_file)
     _show(f"The evaluation is in {out}: evaluation.json, {(report_file or run_file(out, 'report.html')).name}")
+
+
+def _weighted(exp: Experiment, weights: str | os.PathLike[str], engine: EngineChoice | None) -> nn.Module:
+    """The model with the weights, on the experiment's device; or the program that ``weights`` is."""
+    if is_program(weights):
+        program = Program(weights, None if engine == "auto" else engine)
+        exp.data.check_classes(program.description.class_names)
+        model: nn.Module = ProgramModel(around(exp, program), program)
+        exp.data.check_semantic_names(tuple(program.description.semantic_names), trained=False)
+        return model
+    checkpoint = read_checkpoint(weights)
+    names = checkpoint.class_names or exp.data.train_set.class_names
+    exp.data.check_classes(names)
+    model = exp.build_model(class_names=names, keypoints=checkpoint.keypoints, pretrained=False)
+    exp.data.check_semantic_names(model.semantic_names, trained=False)
+    load_all_weights(model, checkpoint)
+    return model.to(torch_device(exp.train.device)).eval()
 
 
 def evaluate_results(exp: Experiment, path: str | os.PathLike[str], report_file: Path | None = None) -> None:

@@ -23,6 +23,7 @@ def load(args: argparse.Namespace) -> Predictor:
     options: dict[str, Any] = {
         "device": args.device,
         "batch_size": args.batch_size,
+        "engine": args.engine,
         "precision": args.precision,
         "compile": args.compile,
         "trust_imports": args.trust_imports,

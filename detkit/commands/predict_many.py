@@ -24,6 +24,7 @@ from detkit.evaluation import coco_results
 from detkit.evaluation import result_folder as results
 from detkit.experiment import torch_device
 from detkit.experiment.run import check_launch
+from detkit.export import ProgramModel
 from detkit.predictor import Predictor
 from detkit.predictor.sources import Item
 from detkit.registry import ConfigError, DataError
@@ -122,9 +123,12 @@ def _settings(args: argparse.Namespace, predictor: Predictor) -> dict[str, Any]:
         if isinstance(value, torch.Tensor):
             weights.update(name.encode())
             weights.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    if isinstance(predictor.model, ProgramModel):
+        weights.update(predictor.model.program.description.seal.encode())
     return {
         "--score-thresh": args.score_thresh,
         "--precision": args.precision,
+        "--engine": args.engine,
         "--annotations": args.annotations and str(args.annotations.resolve()),
         "folder of the images": str(_root(args.inputs).resolve()),
         "model": config.get("model"),

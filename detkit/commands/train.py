@@ -81,6 +81,6 @@ def run(args: argparse.Namespace, interruption: Interruption) -> None:
                 if args.results is not None:
                     evaluate_results(exp, args.results, args.report)
                 else:
-                    evaluate_weights(exp, args.weights, args.precision, args.compile, args.report)
+                    evaluate_weights(exp, args.weights, args.precision, args.compile, args.report, args.engine)
         else:
             train(exp, args.resume, interruption)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from torch import nn
@@ -179,6 +179,12 @@ class DataConfig:
             world_size(),
             skip_unreadable=self.skip_unreadable,
         )
+
+    def calibration(self, num: int) -> Iterator[Sample]:
+        """``num`` training images, spread over all of them, as test images are taken."""
+        mapper = self._mapper(self.train_set, self.test_augmentations, seed=0, train=False)
+        number = len(self.train_set)
+        return (mapper(0, i * number // min(num, number)) for i in range(min(num, number)))
 
     def _built(self, where: str, recipe: Recipe[Dataset]) -> Dataset:
         try:

@@ -26,7 +26,7 @@ _AFTER = ("model.mask_thresh", "model.mask_paster", "model.merge")
 
 
 def in_engine(
-    model: nn.Module, engine: EngineChoice, precision: Precision | None = None, compile: bool = False
+    model: nn.Module, engine: EngineChoice | None, precision: Precision | None = None, compile: bool = False
 ) -> nn.Module:
     """The model as an engine runs it.
 
@@ -40,14 +40,14 @@ def in_engine(
         ValueError: an unknown engine.
         ConfigError: the engine is not installed, or what is asked for does not go together.
     """
-    if engine not in ("auto", "torch", "onnxruntime", "openvino"):
+    if engine not in (None, "auto", "torch", "onnxruntime", "openvino"):
         raise ValueError(f"engine: expected auto, torch, onnxruntime or openvino, got {engine!r}")
     if isinstance(model, ProgramModel):
         if precision is not None or compile:
             raise ConfigError("precision, compile: a program has its own precision; export it in another one")
         return model
     plain = model if precision is None and not compile else optimized(model, precision or "fp32", compile)
-    if engine == "torch":
+    if engine in (None, "torch"):
         return plain
     on_cpu = all(p.device.type == "cpu" for p in model.parameters())
     if engine == "auto":
@@ -91,10 +91,10 @@ def _faster(model: nn.Module, plain: nn.Module, precision: Precision | None) -> 
 
 
 def load_program(
-    path: str | os.PathLike[str], overrides: Sequence[str], engine: EngineChoice, trust_imports: bool
+    path: str | os.PathLike[str], overrides: Sequence[str], engine: EngineChoice | None, trust_imports: bool
 ) -> tuple[ProgramModel, Experiment]:
     """A program as a model, and the experiment that it is of; see ``Predictor.from_export``."""
-    program = Program(path, None if engine in ("auto", "torch") else engine)
+    program = Program(path, None if engine == "auto" else engine)
     fixed = [text for text in overrides if text.startswith("model.") and not text.startswith(_AFTER)]
     if fixed:
         raise ConfigError(f"{path}: is a program, in which the model is fixed; export it with {fixed[0]}")

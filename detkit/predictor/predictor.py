@@ -43,9 +43,9 @@ class Predictor(Predicts):
         augmentations: those of the images that the model was tested on, such as a resize.
         device: ``"auto"`` is a GPU where there is one.
         batch_size: images a forward pass.
-        engine: what runs the model: ``"torch"``; ``"openvino"`` or ``"onnxruntime"``, for which a program is made of it
-            (half a minute; ``detkit export`` keeps one in a file); ``"auto"``: OpenVINO on a CPU where it is installed
-            and faster for this model, which is tried out.
+        engine: what runs the model: None or ``"torch"``; ``"openvino"`` or ``"onnxruntime"``, for which a program is
+            made of it (half a minute; ``detkit export`` keeps one in a file); ``"auto"``: OpenVINO on a CPU where it is
+            installed and faster for this model, which is tried out.
         precision: ``"fp32"`` or ``"bf16"`` take a faster copy (see ``detkit.inference``), None the model itself.
         compile: whether the copy's static parts go through ``torch.compile``; without ``precision`` in fp32.
         reading: how image files are read: as those that the model was tested on.
@@ -66,7 +66,7 @@ class Predictor(Predicts):
         augmentations: Sequence[Augmentation] = (),
         device: str | torch.device = "auto",
         batch_size: int = 4,
-        engine: EngineChoice = "torch",
+        engine: EngineChoice | None = None,
         precision: Precision | None = None,
         compile: bool = False,
         reading: ImageReading = DEFAULT_READING,
@@ -104,7 +104,7 @@ class Predictor(Predicts):
         *,
         device: str | torch.device = "auto",
         batch_size: int = 4,
-        engine: EngineChoice = "torch",
+        engine: EngineChoice | None = None,
         precision: Precision | None = None,
         compile: bool = False,
         channel_order: ChannelOrder = "RGB",
@@ -142,7 +142,7 @@ class Predictor(Predicts):
         config: str | Path | None = None,
         device: str | torch.device = "auto",
         batch_size: int = 4,
-        engine: EngineChoice = "torch",
+        engine: EngineChoice | None = None,
         precision: Precision | None = None,
         compile: bool = False,
         channel_order: ChannelOrder = "RGB",
@@ -164,9 +164,10 @@ class Predictor(Predicts):
             DataError: the weights cannot be read, or there is no config.
             ConfigError: the config is not right.
         """
+        model: nn.Module
         if is_program(weights):
             model, experiment = load_program(weights, overrides, engine, trust_imports)
-            engine = "torch"
+            engine = None
         else:
             model, experiment = load_model(weights, overrides, config, trust_imports)
         data, options = experiment.data, {"device": device, "batch_size": batch_size, "precision": precision}
@@ -184,13 +185,13 @@ class Predictor(Predicts):
 
     @classmethod
     def from_export(
-        cls, path: str | Path, *, engine: EngineChoice = "auto", trust_imports: bool = False, **options: Any
+        cls, path: str | Path, *, engine: EngineChoice | None = None, trust_imports: bool = False, **options: Any
     ) -> "Predictor":
         """The model of a program that ``detkit export`` wrote.
 
         Args:
             path: ``.onnx``, ``.xml`` or ``.pt2``.
-            engine: what runs it; ``"auto"``: what its form is for.
+            engine: what runs it; None: what its form is for.
             trust_imports: whether the code that the program's config lists under ``imports`` may run.
             **options: ``batch_size``, ``channel_order`` and ``tile``, as of ``from_weights``.
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "train": Command("train a detector, and go on with a training", "train_net", resumes=True),
     "evaluate": Command("measure a run, or weights, on the test data", resumes=True),
     "predict": Command("find instances in images, folders and videos", "predict"),
+    "export": Command("write a model as a program for ONNX Runtime, OpenVINO or torch.export, and verify it"),
     "doctor": Command("look for what is wrong with data, config and weights together", "doctor"),
     "convert": Command("write a dataset of any format as another, such as COCO, YOLO or LabelMe", "convert_data"),
     "weights list": Command("list the weights that have names"),
@@ -96,6 +97,19 @@ def add_data(parser: argparse.ArgumentParser, what: str, *, divided: bool = True
             help="what is evaluated of a folder without parts (default: 0.2)",
         )
         parser.add_argument("--classes", metavar="A,B", help="the classes of --data to take (default: all)")
+
+
+def add_engine(parser: "argparse._ActionsContainer") -> None:
+    """``--engine``, ``--precision`` and ``--compile``: what runs the model at prediction."""
+    parser.add_argument(
+        "--engine",
+        choices=("auto", "torch", "onnxruntime", "openvino"),
+        help="what runs the model (default: torch, or what a program's file is for); auto: OpenVINO where it is faster",
+    )
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), help="of a faster copy of the model: what it computes in"
+    )
+    parser.add_argument("--compile", action="store_true", help="put the copy's static parts through torch.compile")
 
 
 def add_views(parser: "argparse._ActionsContainer") -> None:

@@ -22,6 +22,9 @@ examples:
   from each image and its mirror image
     detkit evaluate output/quick_start --tta flip
 
+  a program that detkit export has written
+    detkit evaluate output/quick_start --weights model.onnx train.output_dir=output/onnx
+
   with another threshold, by two processes
     detkit evaluate output/quick_start model.roi_heads.box_head.detection.nms_thresh=0.4 --num-processes 2
 """
@@ -32,6 +35,7 @@ from collections.abc import Sequence
 from detkit.commands.parsers import (
     add_config,
     add_data,
+    add_engine,
     add_processes,
     add_views,
     check_processes,
@@ -48,10 +52,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_config(parser)
     add_data(parser, "what it is evaluated on, in the place of the test data", divided=False)
     parser.add_argument(
-        "--weights", type=path_or_address, metavar="FILE", help="a checkpoint (default: the run's model_final.pth)"
+        "--weights",
+        type=path_or_address,
+        metavar="FILE",
+        help="a checkpoint, or a program of the model, such as model.onnx (default: the run's model_final.pth)",
     )
-    parser.add_argument("--precision", choices=("fp32", "bf16"), help="by a faster copy, which computes in this")
-    parser.add_argument("--compile", action="store_true", help="and through torch.compile")
+    add_engine(parser)
     parser.add_argument(
         "--results", type=local_path, metavar="FILE", help="evaluate these detections (COCO's form) instead of weights"
     )
@@ -65,9 +71,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("give the run, or a CONFIG, that is evaluated on --data")
     check_processes(parser, args)
     args.overrides += view_changes(parser, args)
-    if args.results and (args.weights or args.precision or args.compile or args.num_processes or args.tile or args.tta):
-        parser.error(
-            "--results needs no model: leave out --weights, --precision, --compile, --tile, --tta, --num-processes"
-        )
+    given = ("weights", "engine", "precision", "compile", "tile", "tta", "num_processes")
+    if args.results and any(getattr(args, name) for name in given):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        parser.error(f"--results needs no model: leave out {names}")
     args.eval_only, args.resume = True, False
     return args

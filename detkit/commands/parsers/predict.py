@@ -28,6 +28,9 @@ examples:
   labels to correct in a labelling tool, with their images, in a new folder
     detkit predict --run output/quick_start photos/ --output to_correct --label-format labelme --score-thresh 0.3
 
+  a program that detkit export has written, which needs neither run nor config
+    detkit predict --weights model.onnx photos/ --output predictions
+
   a config with weights, and changes to the config
     detkit predict --config-file coco/mask_rcnn_R_50_FPN_1x --weights model.pth photos/ \\
         --output predictions --set model.roi_heads.box_head.detection.nms_thresh=0.4
@@ -36,7 +39,7 @@ examples:
 import argparse
 from collections.abc import Sequence
 
-from detkit.commands.parsers import add_views, command_parser, view_changes
+from detkit.commands.parsers import add_engine, add_views, command_parser, view_changes
 from detkit.paths import local_path, path_or_address
 
 LABEL_FORMATS = ("coco", "yolo", "voc", "labelme", "label-studio")
@@ -52,7 +55,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     model.add_argument("--run", type=local_path, metavar="DIR", help="the folder of a training run")
     model.add_argument("--config-file", type=local_path, metavar="FILE", help="a YAML")
     model.add_argument(
-        "--weights", type=path_or_address, metavar="FILE", help="a checkpoint or a name (with --run: model_final.pth)"
+        "--weights",
+        type=path_or_address,
+        metavar="FILE",
+        help="a checkpoint, a name or a program, such as model.onnx (with --run: model_final.pth)",
     )
     model.add_argument(
         "--set", action="append", default=[], metavar="key.path=value", help="a change to the config; may be repeated"
@@ -60,10 +66,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     model.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     model.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
     model.add_argument("--batch-size", type=int, default=4, metavar="N", help="images at a time (default: 4)")
-    model.add_argument(
-        "--precision", choices=("fp32", "bf16"), help="take a faster copy of the model, which computes in this"
-    )
-    model.add_argument("--compile", action="store_true", help="and put its static parts through torch.compile")
+    add_engine(model)
     add_views(model)
     _add_outputs(parser)
     args = parser.parse_args(argv)

@@ -30,6 +30,7 @@ from collections.abc import Sequence
 from detkit.commands.parsers import (
     add_config,
     add_data,
+    add_engine,
     add_processes,
     check_processes,
     command_parser,
@@ -51,8 +52,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="what it starts from, as train.init_weights, or none; with --eval-only, what is evaluated",
     )
-    parser.add_argument("--precision", choices=("fp32", "bf16"), help="with --eval-only: by a faster copy")
-    parser.add_argument("--compile", action="store_true", help="with --eval-only: through torch.compile, too")
+    add_engine(parser.add_argument_group("with --eval-only"))
     add_processes(parser)
     args = parse_with_config(parser, argv)
     if args.config_file is None and args.eval_only:
@@ -62,8 +62,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
             "--data begins a training, and a run knows its data: detkit train output/own_data --resume goes on with the"
             " one there; give its folder, if you have named another (train.output_dir)"
         )
-    if (args.precision or args.compile) and not args.eval_only:
-        parser.error("--precision and --compile go with --eval-only; trainings have train.precision, train.compile")
+    if (args.engine or args.precision or args.compile) and not args.eval_only:
+        parser.error(
+            "--engine, --precision and --compile go with --eval-only; trainings have train.precision, train.compile"
+        )
     if args.resume and args.eval_only:
         parser.error("--resume trains on and --eval-only does not train: give one of them")
     check_processes(parser, args)

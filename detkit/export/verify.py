@@ -1,0 +1,130 @@
+"""Is a program the model that it was made of? Outputs, AP and time of both on the same images."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from detkit.export.program import ProgramModel
+from detkit.modeling.meta_archs.features import FeatureModel, Outputs
+from detkit.structures import ImageList, Instances, Keypoints, Sample
+
+SAME_OBJECT = 0.9
+"""IoU from which a detection of the program is that of the model, of the same class."""
+LIMITS = {"boxes": 0.01, "scores": 1e-4, "mask_probs": 1e-3}
+"""By how much an fp32 program may differ: pixels of the input, and probabilities."""
+AP_LIMITS = {"fp32": 0.001, "fp16": 0.002, "bf16": 0.002, "int8": 0.01}
+"""By how much a program's AP may be below the model's."""
+UNMATCHED_SHARE = 0.002
+"""Of fp32 detections that only one of both has: where two scores or overlaps are equal to rounding."""
+
+
+@dataclasses.dataclass
+class Differences:
+    """What two models say of the same images.
+
+    Attributes:
+        images: how many.
+        detections: of the model.
+        unmatched: that only one of both has.
+        largest: of each output, among detections that both have.
+        seconds: an image, of the model and of the program: median.
+    """
+
+    images: int = 0
+    detections: int = 0
+    unmatched: int = 0
+    largest: dict[str, float] = dataclasses.field(default_factory=dict)
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def add(self, expected: Instances, found: Instances) -> None:
+        """An image's detections, as the heads give them."""
+        rows, columns = matched(expected, found)
+        self.detections += len(expected)
+        self.unmatched += len(expected) + len(found) - 2 * len(rows)
+        for name, values in expected.fields.items():
+            mine, others = (_plain(v) for v in (values[rows], found.fields[name][columns]))
+            self.see(name, mine, others)
+
+    def see(self, name: str, expected: Tensor, found: Tensor) -> None:
+        """An output of both."""
+        if expected.numel():
+            error = (expected.float() - found.float()).abs().max().item()
+            self.largest[name] = max(self.largest.get(name, 0.0), error)
+
+    def problems(self, precision: str) -> list[str]:
+        """Why the program is not the model, in words; [] where it is, as far as its precision lets it."""
+        if precision != "fp32":
+            return []
+        found = [
+            f"{name} differ by {self.largest[name]:.2g}, more than {limit:g}"
+            for name, limit in LIMITS.items()
+            if self.largest.get(name, 0.0) > limit
+        ]
+        if self.unmatched > max(2.0, UNMATCHED_SHARE * self.detections):
+            found.append(f"{self.unmatched} of {self.detections} detections are of one of both alone")
+        return found
+
+
+def matched(expected: Instances, found: Instances) -> tuple[Tensor, Tensor]:
+    """Rows of both that are the same object: by class and overlap, each once, in the order of scores."""
+    boxes, others = expected.boxes.tensor, found.boxes.tensor
+    rows, columns, free = [], [], torch.ones(len(found), dtype=torch.bool)
+    overlaps = box_iou(boxes, others)
+    overlaps[expected.classes[:, None] != found.classes] = 0.0
+    closest = -(expected.scores[:, None] - found.scores).abs()
+    for row in range(len(expected)):
+        candidates = torch.nonzero((overlaps[row] >= SAME_OBJECT) & free)[:, 0]
+        if len(candidates):
+            best = int(candidates[closest[row, candidates].argmax()])
+            rows.append(row)
+            columns.append(best)
+            free[best] = False
+    return torch.tensor(rows, dtype=torch.long), torch.tensor(columns, dtype=torch.long)
+
+
+def compared(model: FeatureModel, program: ProgramModel, batches: Iterable[list[Sample]]) -> Differences:
+    """What both say of the images, and how long each takes for it."""
+    differences, seconds = Differences(), {"model": list[float](), "program": list[float]()}
+
+    def timed(name: str, function: Callable[[ImageList], Outputs], images: ImageList) -> Outputs:
+        start = time.perf_counter()
+        outputs = function(images)
+        seconds[name].append((time.perf_counter() - start) / len(images))
+        return outputs
+
+    with torch.no_grad():
+        for batch in batches:
+            images = model.preprocess(batch)
+            expected = timed("model", lambda given: model.outputs(given, model.features(given)), images)
+            found = timed("program", program.outputs, images)
+            differences.images += len(images)
+            for pair in zip(expected.instances or [], found.instances or [], strict=True):
+                differences.add(*pair)
+            if expected.semantic is not None and found.semantic is not None:
+                height, width = expected.semantic.shape[-2:]
+                differences.see("semantic", expected.semantic, found.semantic[..., :height, :width])
+    differences.seconds = {name: statistics.median(values) for name, values in seconds.items() if values}
+    return differences
+
+
+def metric_drops(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """``task/AP`` and the like -> the model's and the program's value."""
+    return {
+        f"{task}/{name}": (float(values[name]), float(found[task][name]))
+        for task, values in expected.items()
+        if isinstance(values, Mapping) and task in found
+        for name in ("AP", "PQ", "mIoU")
+        if isinstance(values.get(name), int | float)
+    }
+
+
+def _plain(values: Any) -> Tensor:
+    if isinstance(values, Keypoints):
+        return values.tensor[..., :2]
+    return torch.as_tensor(values).as_subclass(Tensor)

@@ -1,4 +1,7 @@
-"""``.xml`` with ``.bin``: OpenVINO's own files, by its converter from ONNX."""
+"""``.xml`` with ``.bin``: OpenVINO's own files, by its converter from ONNX.
+
+fp16 is what weights are stored in; CPUs compute in float32 all the same.
+"""
 
 import hashlib
 import os
@@ -36,11 +39,11 @@ def write(
             assert calibration is not None
             model = quantised(model, calibration)
         weights = made.with_suffix(".bin")
-        ov.save_model(model, made, compress_to_fp16=precision in ("fp16", "bf16"))
+        ov.save_model(model, made, compress_to_fp16=precision == "fp16")
         hashed = hashlib.sha256(weights.read_bytes()).hexdigest()
         described = msgspec.structs.replace(description, weights_hash=hashed, seal=UNSEALED)
         model.set_rt_info(described.json(), [KEY, "description"])
-        ov.save_model(model, made, compress_to_fp16=precision in ("fp16", "bf16"))
+        ov.save_model(model, made, compress_to_fp16=precision == "fp16")
         content = sealed(made.read_bytes())
         os.replace(weights, path.with_suffix(".bin"))
         with atomic_write(path) as file:
@@ -66,7 +69,7 @@ def describe(path: Path) -> Description:
 OPENVINO = Form(
     ".xml",
     "openvino",
-    {"fp32": "fp32", "bf16": "fp32", "fp16": "fp32", "int8": "fp32"},
+    {"fp32": "fp32", "bf16": "bf16", "fp16": "fp32", "int8": "fp32"},
     write,
     describe,
     {"openvino": compiled},

@@ -1,8 +1,12 @@
 """Static quantisation after training, by NNCF."""
 
+import logging
 from typing import Any
 
 from detkit.export.forms.interfaces import Calibration, needed
+
+FLOAT = ("Multiply", "Add", "Subtract", "Divide")
+"""Stay in float32: with them the quick start's mask AP falls from 0.626 to 0.458, without them to 0.624."""
 
 
 def quantised(model: Any, calibration: Calibration) -> Any:
@@ -13,5 +17,11 @@ def quantised(model: Any, calibration: Calibration) -> Any:
         calibration: images and regions, from which the ranges of values are taken.
     """
     nncf: Any = needed("nncf", "openvino")
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     inputs = [[images.numpy(), regions.numpy()] for images, regions in calibration]
-    return nncf.quantize(model, nncf.Dataset(inputs), subset_size=len(inputs))
+    # Biases are not corrected: their correction is a mean over all rows, and most rows of a mask head stand for nothing.
+    options = nncf.AdvancedQuantizationParameters(disable_bias_correction=True)
+    scope = nncf.IgnoredScope(types=list(FLOAT))
+    return nncf.quantize(
+        model, nncf.Dataset(inputs), subset_size=len(inputs), ignored_scope=scope, advanced_parameters=options
+    )

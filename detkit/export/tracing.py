@@ -80,7 +80,7 @@ def traced(model: FeatureModel, shape: InputShape = ANY_SHAPE, precision: str = 
     example = torch.zeros(number, model.preprocess.num_channels, height, width), torch.zeros(number, 4)
     batch = None if shape.batch else Dim("batch", min=1, max=MAX_BATCH)
     of_images = {0: batch} if batch else {}
-    sides = {} if shape.size else {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    sides = {} if shape.size else {2: divisor * Dim("rows", min=2), 3: divisor * Dim("columns", min=2)}
     try:
         with quiet(), torch.no_grad():
             graph = torch.export.export(

@@ -34,7 +34,7 @@ def crop_and_resize(features: Tensor, boxes: Tensor, image_index: Tensor, size: 
     def corner(y: Tensor, x: Tensor) -> Tensor:
         """``(R, S, S, C)`` values where rows ``y`` (R, S) meet columns ``x`` (R, S)."""
         at = ((first + y * width)[:, :, None] + x[:, None, :]).reshape(-1)
-        values = pixels.index_select(0, at).reshape(len(boxes), size, size, pixels.shape[1])
+        values = pixels.index_select(0, at).reshape(boxes.shape[0], size, size, pixels.shape[1])
         return values if values.is_floating_point() else values.float()
 
     upper_left, upper_right = corner(top, left), corner(top, right)

@@ -140,4 +140,4 @@ def shared_by_levels(generator: AnchorGenerator, shapes: Sequence[ShapeSpec], pa
 
 def per_anchor(x: Tensor, num_anchors: int) -> Tensor:
     """``(N, A * values, H, W)`` -> ``(N, H * W * A, values)``, in the anchors' order."""
-    return x.unflatten(1, (num_anchors, -1)).permute(0, 3, 4, 1, 2).flatten(1, 3)
+    return x.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, x.shape[1] // num_anchors))

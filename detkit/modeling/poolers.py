@@ -149,7 +149,7 @@ class CropAndResizePooler(PyramidPooler):
     def pool(self, feature: Tensor, rois: Tensor, stride: int) -> Tensor:
         """See ``PyramidPooler.pool``."""
         height, width = feature.shape[-2] * stride, feature.shape[-1] * stride
-        boxes = rois[:, 1:] / rois.new_tensor([width, height, width, height])
+        boxes = torch.stack([rois[:, 1::2] / width, rois[:, 2::2] / height], dim=2).flatten(1)
         return crop_and_resize(feature, boxes, rois[:, 0], self.output_size)
 
 

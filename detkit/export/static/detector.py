@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from detkit.export.static.boxes import Batch, Rows, best, chosen, clipped, finite, rows_of, static_anchors
 from detkit.export.static.heads import described, static_detections, static_proposals
+from detkit.export.static.layers import with_static_layers
 from detkit.export.static.nms import NOTHING, no_static_form
 from detkit.export.static.poolers import with_static_poolers
 from detkit.inference.folding import fold_norms
@@ -34,6 +35,7 @@ class StaticDetector(nn.Module):
         self.model = copy.deepcopy(model).float().eval().requires_grad_(False)
         fold_norms(self.model)
         with_static_poolers(self.model)
+        with_static_layers(self.model)
         self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor, regions: Tensor) -> dict[str, Tensor]:
@@ -104,7 +106,8 @@ def _(head: RetinaNetHead, batch: Batch, features: Features) -> Rows:
     found, num = [], head.pre_nms_topk
     for level, own in enumerate(anchors):
         predictions = {name: values[level].float() for name, values in levels.items()}
-        scores = head.scores(predictions).flatten(1)
+        flat = head.scores({name: values.flatten(0, 1) for name, values in predictions.items()})
+        scores = flat.reshape(batch.images.shape[0], -1)
         scores, columns = best(scores.masked_fill(~(scores > head.score_thresh), NOTHING), num)
         cells, classes = columns // head.num_classes, columns % head.num_classes
         deltas = rows_of(predictions["deltas"], cells)

@@ -119,7 +119,7 @@ def _(
             factor = torch.where(iou >= iou_thresh, 1 - iou, 1.0)
         else:
             factor = torch.exp(-iou.square() / suppression.sigma)
-        now = torch.where(classes == classes.gather(1, row), now * factor, now)
+        now = torch.where((classes == classes.gather(1, row)) & (now > NOTHING), now * factor, now)
     return taken.masked_fill(taken < suppression.min_score, NOTHING)
 
 

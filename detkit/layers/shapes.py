@@ -51,7 +51,7 @@ def same_pad(x: Tensor, kernel_size: int, stride: int, value: float = 0.0) -> Te
         raise ValueError(f"same_pad: expected a kernel and a stride of at least 1, got {kernel_size} and {stride}")
     padding: list[int] = []
     for side in (x.shape[-1], x.shape[-2]):
-        total = max((-(-side // stride) - 1) * stride + kernel_size - side, 0)
+        total = max((side - 1) // stride * stride + kernel_size - side, 0)
         padding += [total // 2, total - total // 2]
     return F.pad(x, padding, value=value) if any(padding) else x
 

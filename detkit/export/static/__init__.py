@@ -4,6 +4,7 @@ from detkit.export.static.boxes import Batch, Rows, static_anchors
 from detkit.export.static.detector import StaticDetector, static_dense, static_outputs
 from detkit.export.static.heads import (
     static_candidates,
+    static_described,
     static_detections,
     static_fields,
     static_proposals,
@@ -18,6 +19,7 @@ __all__ = [
     "static_anchors",
     "static_candidates",
     "static_dense",
+    "static_described",
     "static_detections",
     "static_fields",
     "static_outputs",

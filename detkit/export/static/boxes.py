@@ -1,12 +1,12 @@
 """Boxes with fixed counts. N images, P proposals or D detections in each; a row of score -inf stands for no box."""
 
 import dataclasses
-import functools
 
 import torch
 from torch import Tensor
 
-from detkit.export.static.nms import NOTHING, no_static_form, static_suppression
+from detkit.export.static.forms import no_static_form, static_form
+from detkit.export.static.nms import NOTHING, static_suppression
 from detkit.modeling.anchors import GridAnchorGenerator
 from detkit.modeling.interfaces import AnchorGenerator, Suppression
 
@@ -92,7 +92,7 @@ def chosen(
     return Rows(found, scores, rows_of(classes, columns).masked_fill(empty, 0))
 
 
-@functools.singledispatch
+@static_form("forward")
 def static_anchors(generator: AnchorGenerator, maps: list[Tensor], image_size: tuple[int, int]) -> list[Tensor]:
     """The anchors ``(HWA, 4)`` of each level, as plain tensors. Register a generator of your own here.
 

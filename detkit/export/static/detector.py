@@ -1,15 +1,15 @@
 """A detector with fixed counts, of the same parts as the model: what is exported."""
 
 import copy
-import functools
 
 import torch
 from torch import Tensor, nn
 
 from detkit.export.static.boxes import Batch, Rows, best, chosen, clipped, finite, rows_of, static_anchors
-from detkit.export.static.heads import described, static_detections, static_proposals
+from detkit.export.static.forms import no_static_form, static_form
+from detkit.export.static.heads import static_described, static_detections, static_proposals
 from detkit.export.static.layers import with_static_layers
-from detkit.export.static.nms import NOTHING, no_static_form
+from detkit.export.static.nms import NOTHING
 from detkit.export.static.poolers import with_static_poolers
 from detkit.inference.folding import fold_norms
 from detkit.modeling.dense_heads import RetinaNetHead
@@ -56,7 +56,7 @@ class StaticDetector(nn.Module):
         return static_outputs(self.model, Batch(images, regions), features)
 
 
-@functools.singledispatch
+@static_form("outputs", "features")
 def static_outputs(model: FeatureModel, batch: Batch, features: Features) -> dict[str, Tensor]:
     """What the heads of a meta-architecture say; see ``StaticDetector.forward``. Register one of your own here.
 
@@ -70,7 +70,7 @@ def static_outputs(model: FeatureModel, batch: Batch, features: Features) -> dic
 def _(model: GeneralizedRCNN, batch: Batch, features: Features) -> dict[str, Tensor]:
     proposals = static_proposals(model.proposal_generator, batch, features)
     found = static_detections(model.roi_heads, batch, features, proposals)
-    return {**_named(found), **described(model.roi_heads, features, found)}
+    return {**_named(found), **static_described(model.roi_heads, features, found)}
 
 
 @static_outputs.register(PanopticFPN)
@@ -89,7 +89,7 @@ def _(model: DenseDetector, batch: Batch, features: Features) -> dict[str, Tenso
     return _named(static_dense(model.head, batch, features))
 
 
-@functools.singledispatch
+@static_form("predict", "predictions", "choose", "_candidates")
 def static_dense(head: DenseHead, batch: Batch, features: Features) -> Rows:
     """The detections of a dense head. Register one of your own here.
 

@@ -1,15 +1,14 @@
 """Suppression with fixed counts: which of M candidates stay is a mask. B sets of candidates, M in each."""
 
-import functools
 import math
 
 import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+from detkit.export.static.forms import no_static_form, static_form
 from detkit.modeling.interfaces import Suppression
 from detkit.modeling.suppression import HardNMS, MatrixNMS, SoftNMS
-from detkit.registry import ConfigError
 
 NOTHING = -math.inf
 """The score of a row that stands for no box."""
@@ -62,7 +61,7 @@ def in_groups(boxes: Tensor, groups: Tensor, num_groups: int) -> Tensor:
     return boxes + torch.stack([x, y, x, y], dim=-1) * side
 
 
-@functools.singledispatch
+@static_form("__call__")
 def static_suppression(
     suppression: Suppression,
     boxes: Tensor,
@@ -89,14 +88,6 @@ def static_suppression(
     raise no_static_form(suppression, "static_suppression")
 
 
-def no_static_form(part: object, function: str) -> ConfigError:
-    """The error for a part that export does not know."""
-    return ConfigError(
-        f"{type(part).__name__}: has no form with fixed counts, which a program needs; give it one with "
-        f"detkit.export.{function}.register({type(part).__name__}) (docs/deploy.md), or derive it from a part that has"
-    )
-
-
 @static_suppression.register(HardNMS)
 def _(
     suppression: HardNMS, boxes: Tensor, scores: Tensor, classes: Tensor, num_classes: int, iou_thresh: float, num: int
@@ -109,17 +100,22 @@ def _(
 def _(
     suppression: SoftNMS, boxes: Tensor, scores: Tensor, classes: Tensor, num_classes: int, iou_thresh: float, num: int
 ) -> Tensor:
+    # as few operators a step as can be: there is one step for each detection
     now, taken = scores, torch.full_like(scores, NOTHING)
+    low, high = boxes[..., :2], boxes[..., 2:]
+    areas, kinds = (high - low).prod(dim=-1), classes.to(boxes.dtype)
+    table = torch.cat([boxes, areas[..., None], kinds[..., None]], dim=-1)
     for _ in range(num):
-        best, row = now.max(dim=1, keepdim=True)
-        taken = taken.scatter(1, row, best)
-        now = now.scatter(1, row, NOTHING)
-        iou = batched_iou(boxes.gather(1, row[..., None].expand(-1, -1, 4)), boxes)[:, 0]
+        score, row = now.max(dim=1, keepdim=True)
+        best = table.gather(1, row[..., None].expand(-1, -1, 6))
+        inter = (torch.minimum(high, best[..., 2:4]) - torch.maximum(low, best[..., :2])).clamp(min=0).prod(dim=-1)
+        iou = inter / (areas + best[..., 4] - inter).clamp(min=1e-12) * (kinds == best[..., 5])
         if suppression.decay == "linear":
-            factor = torch.where(iou >= iou_thresh, 1 - iou, 1.0)
+            factor = torch.where(iou >= iou_thresh, 1 - iou, 1.0).clamp(min=1e-12)  # -inf * 0 is no number
         else:
-            factor = torch.exp(-iou.square() / suppression.sigma)
-        now = torch.where((classes == classes.gather(1, row)) & (now > NOTHING), now * factor, now)
+            factor = torch.exp(iou.square() * (-1 / suppression.sigma))
+        taken = taken.scatter(1, row, score)
+        now = (now * factor).scatter(1, row, NOTHING)
     return taken.masked_fill(taken < suppression.min_score, NOTHING)
 
 

@@ -1,11 +1,9 @@
 """Pooling with fixed counts: every level pools every box, those of other levels with a factor of 0."""
 
-import functools
-
 import torch
 from torch import Tensor, nn
 
-from detkit.export.static.nms import no_static_form
+from detkit.export.static.forms import no_static_form, static_form
 from detkit.layers.roi_align import plain_roi_align
 from detkit.modeling.interfaces import Features, RoIPooler
 from detkit.modeling.points import grid_points, in_image, sample_maps
@@ -32,29 +30,34 @@ class StaticPooler(RoIPooler):
 
 
 class StaticPyramidPooler(StaticPooler):
-    """``PyramidPooler``. A box of another level has no area there, so that it costs no samples."""
+    """``PyramidPooler``. In the place of a box of another level a box of one pixel costs as few samples as can be."""
 
     def forward(self, features: Features, boxes: OneForAll) -> Tensor:  # type: ignore[override]
         """See ``RoIPooler.forward``."""
         (corners,), maps, pooler = boxes, self.maps(features), self.pooler
         assert isinstance(pooler, PyramidPooler)
-        images = maps[0].shape[0]
+        images, total = maps[0].shape[0], None
         index = torch.arange(images, device=corners.device)[:, None].expand(-1, corners.shape[0] // images)
         index = index.reshape(-1, 1).to(corners.dtype)
-        if len(maps) == 1:
-            return self._pool(maps[0], torch.cat([index, corners], dim=1), pooler.strides[0])
-        levels, total = pooler.assign_levels(corners), None
+        levels, some = pooler.assign_levels(corners), self._sampled(corners)
         for level, (feature, stride) in enumerate(zip(maps, pooler.strides)):
-            own = (levels == level).to(corners.dtype)
-            pooled = self._pool(feature, torch.cat([index, corners * own[:, None]], dim=1), stride)
-            pooled = pooled * own[:, None, None, None]
+            own = (some if len(maps) == 1 else some & (levels == level))[:, None]
+            rois = torch.where(own, corners, corners.new_tensor([0.0, 0.0, 1.0, 1.0]))
+            pooled = self._pool(feature, torch.cat([index, rois], dim=1), stride) * own[:, :, None, None]
             total = pooled if total is None else total + pooled
         assert total is not None
         return total
 
+    def _sampled(self, corners: Tensor) -> Tensor:
+        """``(R,)`` whether a box has samples. One without area may have none, of which engines take the mean."""
+        pooler = self.pooler
+        if isinstance(pooler, RoIAlignPooler) and pooler.aligned and pooler.sampling_ratio == 0:
+            return (corners[:, 2:] > corners[:, :2]).all(dim=1)
+        return torch.ones_like(corners[:, 0], dtype=torch.bool)
+
     def _pool(self, feature: Tensor, rois: Tensor, stride: int) -> Tensor:
         pooler = self.pooler
-        if isinstance(pooler, RoIAlignPooler):
+        if isinstance(pooler, RoIAlignPooler) and type(pooler).pool is RoIAlignPooler.pool:
             options = (pooler.output_size, 1.0 / stride, pooler.sampling_ratio, pooler.aligned)
             return plain_roi_align(feature, rois, *options)
         assert isinstance(pooler, PyramidPooler)
@@ -95,7 +98,7 @@ class StaticRegions(StaticPooler):
         return features[pooler.in_feature]
 
 
-@functools.singledispatch
+@static_form("forward", "pool", "at")
 def static_pooler(pooler: RoIPooler) -> nn.Module:
     """What pools as ``pooler`` does, a fixed number of boxes an image. Register a pooler of your own here.
 

@@ -51,7 +51,7 @@ class ShiftedWindowAttention(WindowAttention):
             return learned[None]
         apart = self._apart(window[0], padded, queries.device)
         added = learned - 100.0 * apart[:, None]  # (windows, heads, L, L)
-        return added.repeat(len(queries) // len(apart), 1, 1, 1)
+        return added.repeat(queries.shape[0] // apart.shape[0], 1, 1, 1)
 
     def _apart(self, window: int, padded: tuple[int, int], device: torch.device) -> Tensor:
         """``(windows, L, L)`` whether two tokens of a window come from different sides of the map's edge."""

@@ -88,8 +88,8 @@ class WindowAttention(nn.Module):
         """``(N, H, W, C)`` -> the same shape."""
         size = x.shape[1], x.shape[2]
         rows, columns = window = (self.window, self.window) if self.window else size
-        x = F.pad(x, (0, 0, 0, -size[1] % columns, 0, -size[0] % rows))
-        padded = x.shape[1], x.shape[2]
+        padded = (size[0] + rows - 1) // rows * rows, (size[1] + columns - 1) // columns * columns
+        x = F.pad(x, (0, 0, 0, padded[1] - size[1], 0, padded[0] - size[0]))
         if self.shift:
             x = x.roll((-self.shift, -self.shift), dims=(1, 2))
         x = x.unflatten(2, (-1, columns)).unflatten(1, (-1, rows)).transpose(2, 3)  # N, down, right, rows, columns, C

@@ -1,12 +1,15 @@
 """One small model of every family, with weights that find many objects of different scores, and what is to be equal."""
 
+import dataclasses
 import re
 
 import torch
 from torch import Tensor, nn
 
 from detkit.experiment import load_experiment
+from detkit.modeling.dense_heads import RetinaNetHead
 from detkit.modeling.meta_archs.features import FeatureModel
+from detkit.modeling.roi_heads import FastRCNNHead
 from detkit.modeling.roi_heads.keypoint_head import peaks
 from detkit.modeling.roi_heads.matterport import MatterportDetections
 from detkit.structures import Boxes, ImageList, Sample
@@ -33,7 +36,8 @@ _SWIN = "{name: Swin, embed_dim: 8, depths: [2, 2, 2, 2], num_heads: [1, 2, 2, 4
 
 
 def _timm(model: str, **options: object) -> str:
-    return f"model.backbone={{name: TimmBackbone, model: {model}, {', '.join(f'{k}: {v}' for k, v in options.items())}}}"
+    given = ", ".join(f"{name}: {value}" for name, value in options.items())
+    return f"model.backbone={{name: TimmBackbone, model: {model}, {given}}}"
 
 
 def _with(*nodes: str) -> tuple[str, tuple[str, ...]]:
@@ -43,6 +47,7 @@ def _with(*nodes: str) -> tuple[str, tuple[str, ...]]:
 
 FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "mask": ("quick_start/mask_rcnn_shapes", _QUICK_MASK),
+    "mask_r50": ("torchvision/mask_rcnn_R_50_FPN", ()),
     "mask_detectron2": ("coco/mask_rcnn_R_50_FPN_1x", (*_RCNN, *_MASK)),
     "mask_torchvision": ("torchvision/mask_rcnn_R_50_FPN", (*_RCNN, *_MASK)),
     "mask_torchvision_v2": ("torchvision/mask_rcnn_R_50_FPN_v2", (*_RCNN, *_MASK)),
@@ -84,7 +89,11 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "vitdet": (
         "coco/mask_rcnn_vitdet_b_100ep",
         (
-            *_NECK, *_RPN, *_MASK, *_BOX, "model.roi_heads.box_head.conv_dims=[16]",
+            *_NECK,
+            *_RPN,
+            *_MASK,
+            *_BOX,
+            "model.roi_heads.box_head.conv_dims=[16]",
             f"model.backbone={_VIT}, absolute_positions: {{image_size: 96}}, relative_positions: {{image_size: 160}}, "
             "residual_blocks: [0], square_size: 160}",
         ),
@@ -140,6 +149,16 @@ def images(model: FeatureModel, sizes: list[tuple[int, int]], seed: int = 0) -> 
     return model.preprocess(samples)
 
 
+def limited(model: nn.Module, score_thresh: float, max_detections: int) -> None:
+    """Gives all heads these limits."""
+    for part in model.modules():
+        if isinstance(part, FastRCNNHead):
+            limits = {"score_thresh": score_thresh, "max_detections": max_detections}
+            part.detection = dataclasses.replace(part.detection, **limits)
+        elif isinstance(part, RetinaNetHead):
+            part.score_thresh, part.max_detections = score_thresh, max_detections
+
+
 @torch.no_grad()
 def decided(model: FeatureModel, batch: ImageList) -> None:
     """Makes an untrained model decide: norms that do something, and last layers whose outputs differ."""
@@ -164,7 +183,7 @@ def decided(model: FeatureModel, batch: ImageList) -> None:
             values = torch.cat([o.transpose(0, 1).flatten(1) for o in seen], dim=1)  # (channels, places)
             mean = values.mean(dim=1)
             factor = deviation / float((values - mean[:, None]).std().clamp(min=1e-6))
-            assert values.shape[1] and factor < 1e6, name
+            assert 0 < factor < 1e6, name
             layer.weight.mul_(factor)
             if layer.bias is not None:
                 layer.bias.sub_(mean).mul_(factor)
@@ -197,7 +216,8 @@ def assert_equal(model: FeatureModel, batch: ImageList, found: dict[str, Tensor]
         own = {name: values[number] for name, values in found.items()}
         count = int((own["scores"] >= 0).sum())
         assert abs(count - len(instances)) <= rounds
-        assert (own["scores"][count:] == -1).all() and own["scores"][:count].diff().le(0).all()
+        assert (own["scores"][count:] == -1).all()
+        assert own["scores"][:count].diff().le(0).all()
         scores, boxes = own["scores"][:, None] - instances.scores, own["boxes"][:, None] - instances.boxes.tensor
         same = (scores.abs() <= 1e-4) & (boxes.abs().amax(dim=2) <= 0.01)
         same &= own["classes"][:, None] == instances.classes

@@ -5,7 +5,7 @@ import functools
 
 import pytest
 import torch
-from families import FAMILIES, assert_equal, images, inputs_of, small_model
+from families import FAMILIES, assert_equal, images, inputs_of, limited, small_model
 from torch import nn
 
 from detkit.export.static import (
@@ -17,10 +17,8 @@ from detkit.export.static import (
     static_proposals,
     static_suppression,
 )
-from detkit.modeling.dense_heads import RetinaNetHead
 from detkit.modeling.interfaces import MaskHead, RoIPooler
 from detkit.modeling.proposals import RPN
-from detkit.modeling.roi_heads import FastRCNNHead
 from detkit.modeling.suppression import HardNMS
 from detkit.registry import ConfigError
 
@@ -32,15 +30,6 @@ def slow_if(slow: bool, name: str):
     return pytest.param(name, marks=pytest.mark.slow if slow else ())
 
 
-def limited(model: nn.Module, score_thresh: float, max_detections: int) -> None:
-    for part in model.modules():
-        if isinstance(part, FastRCNNHead):
-            limits = {"score_thresh": score_thresh, "max_detections": max_detections}
-            part.detection = dataclasses.replace(part.detection, **limits)
-        elif isinstance(part, RetinaNetHead):
-            part.score_thresh, part.max_detections = score_thresh, max_detections
-
-
 def check(model, sizes, seed=0) -> int:
     batch = images(model, sizes, seed)
     with torch.no_grad():
@@ -48,7 +37,7 @@ def check(model, sizes, seed=0) -> int:
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=("four", "one"))
-@pytest.mark.parametrize("family", [slow_if(name == "torchvision_swin", name) for name in FAMILIES])
+@pytest.mark.parametrize("family", [slow_if(name in ("torchvision_swin", "mask_r50"), name) for name in FAMILIES])
 def test_a_family_with_fixed_counts_finds_what_it_finds(family, sizes):
     found = check(cached_model(family), sizes)
     assert family == "semantic" or found > 20 * len(sizes)
@@ -75,7 +64,8 @@ def test_the_model_stays_as_it_is():
     batch = images(model, [(128, 160)])
     StaticDetector(model)(*inputs_of(batch))
     after = model.state_dict()
-    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
     assert not any("Static" in type(part).__name__ for part in model.modules())
 
 
@@ -104,6 +94,30 @@ class OwnHead(MaskHead):
 def test_a_part_without_a_static_form_is_named_with_how_to_give_it_one(function, part, arguments):
     with pytest.raises(ConfigError, match=rf"{type(part).__name__}: .*{function.__name__}\.register"):
         function(part, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("family", "part", "method"),
+    [
+        ("mask", "proposal_generator", "select"),
+        ("mask", "roi_heads", "box_detections"),
+        ("mask", "roi_heads", "described"),
+        ("mask", "roi_heads.box_head", "candidates"),
+        ("mask", "roi_heads.mask_head", "predict"),
+        ("mask", "roi_heads.mask_head.pooler", "pool"),
+        ("mask", "proposal_generator.anchor_generator", "forward"),
+        ("fcos", "head", "_candidates"),
+        ("fcos", "", "outputs"),
+    ],
+)
+def test_a_class_that_does_it_otherwise_has_not_the_form_of_the_class_that_it_is_derived_from(family, part, method):
+    model = small_model(family)
+    module = model.get_submodule(part)
+    module.__class__ = type("Own", (type(module),), {method: lambda self, *arguments: None})
+    with pytest.raises(
+        ConfigError, match=rf"Own: .*its {method} is not .*'s; give it one with detkit\.export\.static_"
+    ):
+        StaticDetector(model)(torch.zeros(1, 3, 64, 64), torch.zeros(1, 4))
 
 
 def test_forms_of_ones_own_serve_the_class_and_its_subclasses():

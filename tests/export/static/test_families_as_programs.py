@@ -1,0 +1,76 @@
+"""Programs say what their models say, of images of other sizes and numbers than those that they were traced with."""
+
+import pytest
+import torch
+from families import FAMILIES, assert_equal, images, inputs_of, limited, small_model
+
+from detkit.export import FORMS, Program
+from detkit.export.description import describe
+from detkit.export.tracing import InputShape, traced
+from detkit.registry import ConfigError
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+pytest.importorskip("openvino")
+SIZES = ([(128, 160)], [(96, 192), (100, 180), (60, 150), (96, 96)], [(192, 128)])
+FAST = ("fcos",)
+
+
+def written(model, folder):
+    """The model in all forms."""
+    graph = traced(model)
+    description = describe(model, graph, "fp32", {}, [])
+    for suffix, form in FORMS.items():
+        form.write(graph, description, "fp32", None, folder / f"model{suffix}")
+        yield Program(folder / f"model{suffix}")
+
+
+@pytest.mark.parametrize("family", [pytest.param(f, marks=() if f in FAST else pytest.mark.slow) for f in FAMILIES])
+def test_all_forms_find_what_the_model_finds(family, tmp_path):
+    model = small_model(family)
+    batches = [images(model, sizes, seed=len(sizes)) for sizes in SIZES]
+    for program in written(model, tmp_path):
+        for batch in batches:
+            with torch.no_grad():
+                found = assert_equal(model, batch, program(*inputs_of(batch)))
+            assert family == "semantic" or found > 20 * len(batch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("limits", "number"), [((1.0, 100), 0), ((0.05, 1), 1)], ids=("none", "one"))
+@pytest.mark.parametrize("family", ["mask", "mask_matterport", "retinanet", "keypoint"])
+def test_no_object_and_one_object(family, limits, number, tmp_path):
+    model = small_model(family)
+    limited(model, *limits)
+    for program in written(model, tmp_path):
+        for sizes in SIZES:
+            batch = images(model, sizes)
+            with torch.no_grad():
+                assert assert_equal(model, batch, program(*inputs_of(batch))) == number * len(batch)
+
+
+@pytest.mark.slow
+def test_boxes_without_area_and_padding_alone_are_no_objects(tmp_path):
+    model = small_model("faster")
+    batch = images(model, [(64, 64), (128, 160)])
+    given, regions = inputs_of(batch)
+    for program in written(model, tmp_path):
+        found = program(given, regions * torch.tensor([[0.0], [1.0]]))  # nothing of the first is image
+        assert (found["scores"][0] == -1).all()
+        assert all(value.isfinite().all() for value in found.values())
+
+
+@pytest.mark.slow
+def test_a_resnet_50_of_full_size(tmp_path):
+    model = small_model("mask_r50")
+    batch = images(model, [(256, 320)])
+    for program in written(model, tmp_path):
+        with torch.no_grad():
+            assert assert_equal(model, batch, program(*inputs_of(batch))) > 20
+
+
+def test_a_backbone_for_one_size_fixes_it():
+    model = small_model("timm_vit")
+    assert traced(model).shape.size == (160, 160)
+    with pytest.raises(ConfigError, match=r"size: 100 x 160; expected multiples of 16"):
+        traced(small_model("vitdet", "model.backbone.square_size=null"), InputShape(size=(100, 160)))

@@ -1,6 +1,6 @@
 """Detectors with fixed counts: every tensor has the same number of rows whatever is in the image."""
 
-from detkit.export.static.boxes import Batch, Rows, static_anchors
+from detkit.export.static.boxes import Batch, Rows, clipped, static_anchors
 from detkit.export.static.detector import StaticDetector, static_dense, static_outputs
 from detkit.export.static.heads import (
     static_candidates,
@@ -16,6 +16,7 @@ __all__ = [
     "Batch",
     "Rows",
     "StaticDetector",
+    "clipped",
     "static_anchors",
     "static_candidates",
     "static_dense",

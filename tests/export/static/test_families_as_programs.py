@@ -72,5 +72,5 @@ def test_a_resnet_50_of_full_size(tmp_path):
 def test_a_backbone_for_one_size_fixes_it():
     model = small_model("timm_vit")
     assert traced(model).shape.size == (160, 160)
-    with pytest.raises(ConfigError, match=r"size: 100 x 160; expected multiples of 16"):
+    with pytest.raises(ConfigError, match=r"size: 100 x 160; expected multiples of 32"):
         traced(small_model("vitdet", "model.backbone.square_size=null"), InputShape(size=(100, 160)))

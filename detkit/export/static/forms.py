@@ -23,7 +23,7 @@ class FormTable:
 
     def __init__(self, function: Callable[..., Any], methods: tuple[str, ...]):
         functools.update_wrapper(self, function)
-        self._function, self._methods = functools.singledispatch(function), methods
+        self._function, self._methods, self._name = functools.singledispatch(function), methods, function.__name__
         self.register, self.dispatch = self._function.register, self._function.dispatch
 
     def __call__(self, part: Any, *arguments: Any) -> Any:
@@ -35,7 +35,7 @@ class FormTable:
         known = next(cls for cls in type(part).__mro__ if cls in self._function.registry)
         for name in self._methods:
             if getattr(type(part), name, None) is not getattr(known, name, None) and known is not object:
-                raise no_static_form(part, self._function.__name__, f", and its {name} is not {known.__name__}'s")
+                raise no_static_form(part, self._name, f", and its {name} is not {known.__name__}'s")
         return self._function(part, *arguments)
 
 

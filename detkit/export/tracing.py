@@ -72,7 +72,7 @@ def traced(model: FeatureModel, shape: InputShape = ANY_SHAPE, precision: str = 
         shape = InputShape(shape.batch, (square, square))
     if shape.size is not None and any(side % divisor for side in shape.size):
         raise ConfigError(f"size: {shape.size[0]} x {shape.size[1]}; expected multiples of {divisor}, which images get")
-    static = StaticDetector(model.to("cpu"))
+    static = StaticDetector(model).to("cpu")
     if precision != "fp32":
         _lower(static, DTYPES[precision])
     height, width = shape.size or (_example_side(divisor, 3), _example_side(divisor, 4))

@@ -1,4 +1,4 @@
-"""Pooling with fixed counts: every level pools every box, those of other levels with a factor of 0."""
+"""Pooling with fixed counts: every level pools every box, those of other levels from beside its map."""
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +8,9 @@ from detkit.layers.roi_align import plain_roi_align
 from detkit.modeling.interfaces import Features, RoIPooler
 from detkit.modeling.points import grid_points, in_image, sample_maps
 from detkit.modeling.poolers import CropAndResizePooler, PointPooler, PyramidPooler, RegionFeatures, RoIAlignPooler
+
+OUTSIDE = (-1e5, -1e5, 1 - 1e5, 1 - 1e5)
+"""A box of which no pixel is looked at."""
 
 OneForAll = list[Tensor]
 """Boxes as a list of one: ``(N * P, 4)``, P of each image."""
@@ -30,7 +33,7 @@ class StaticPooler(RoIPooler):
 
 
 class StaticPyramidPooler(StaticPooler):
-    """``PyramidPooler``. In the place of a box of another level a box of one pixel costs as few samples as can be."""
+    """``PyramidPooler``. In the place of a box of another level stands one of a pixel far outside, which gives zeros."""
 
     def forward(self, features: Features, boxes: OneForAll) -> Tensor:  # type: ignore[override]
         """See ``RoIPooler.forward``."""
@@ -42,8 +45,8 @@ class StaticPyramidPooler(StaticPooler):
         levels, some = pooler.assign_levels(corners), self._sampled(corners)
         for level, (feature, stride) in enumerate(zip(maps, pooler.strides)):
             own = (some if len(maps) == 1 else some & (levels == level))[:, None]
-            rois = torch.where(own, corners, corners.new_tensor([0.0, 0.0, 1.0, 1.0]))
-            pooled = self._pool(feature, torch.cat([index, rois], dim=1), stride) * own[:, :, None, None]
+            rois = torch.where(own, corners, corners.new_tensor(OUTSIDE))
+            pooled = self._pool(feature, torch.cat([index, rois], dim=1), stride)
             total = pooled if total is None else total + pooled
         assert total is not None
         return total

@@ -8,6 +8,7 @@ from typing import Any
 
 from detkit.data import CocoIds
 from detkit.evaluation.coco import MODEL_LIMIT
+from detkit.export import is_program
 from detkit.paths import user_path
 from detkit.predictor import Predictor
 from detkit.predictor.sources import is_pattern, local_file, matching_files
@@ -28,9 +29,16 @@ def load(args: argparse.Namespace) -> Predictor:
         "compile": args.compile,
         "trust_imports": args.trust_imports,
     }
+    if args.engine not in (None, "torch") and not is_program(args.weights):
+        print("making a program of the model, half a minute or so; detkit export writes one that is read at once")
     if args.run is not None:
-        return Predictor.from_run(args.run, args.weights or "model_final.pth", args.set, **options)
-    return Predictor.from_weights(args.weights, args.set, config=args.config_file, **options)
+        predictor = Predictor.from_run(args.run, args.weights or "model_final.pth", args.set, **options)
+    else:
+        predictor = Predictor.from_weights(args.weights, args.set, config=args.config_file, **options)
+    if args.engine == "auto":
+        program = getattr(predictor.model, "program", None)
+        print(f"engine: {'torch' if program is None else program.engine_name}")
+    return predictor
 
 
 def find_inputs(args: argparse.Namespace) -> None:

@@ -33,7 +33,7 @@ class StaticPooler(RoIPooler):
 
 
 class StaticPyramidPooler(StaticPooler):
-    """``PyramidPooler``. In the place of a box of another level stands one of a pixel far outside, which gives zeros."""
+    """``PyramidPooler``. For a box of another level stands one of a pixel, far outside, which gives zeros."""
 
     def forward(self, features: Features, boxes: OneForAll) -> Tensor:  # type: ignore[override]
         """See ``RoIPooler.forward``."""

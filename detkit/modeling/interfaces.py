@@ -31,9 +31,11 @@ from detkit.modeling.image_interfaces import MASK_PASTERS as MASK_PASTERS
 from detkit.modeling.image_interfaces import InputResize as InputResize
 from detkit.modeling.image_interfaces import MaskPaster as MaskPaster
 from detkit.modeling.map_interfaces import NECKS as NECKS
+from detkit.modeling.map_interfaces import SEMANTIC_HEADS as SEMANTIC_HEADS
 from detkit.modeling.map_interfaces import TOP_BLOCKS as TOP_BLOCKS
 from detkit.modeling.map_interfaces import Features as Features
 from detkit.modeling.map_interfaces import Neck as Neck
+from detkit.modeling.map_interfaces import SemanticHead as SemanticHead
 from detkit.modeling.map_interfaces import TopBlock as TopBlock
 from detkit.registry import Registry
 from detkit.structures import COCO_PERSON, Boxes, ImageList, Instances, KeypointSpec, Losses, Prediction, Sample
@@ -282,21 +284,6 @@ class DenseHead(RegionPart):
         raise NotImplementedError
 
 
-class SemanticHead(nn.Module):
-    """Feature maps to the class of each pixel. K is here the number of classes of the semantic map."""
-
-    def __init__(self, input_shape: dict[str, ShapeSpec], num_classes: int):
-        super().__init__()
-
-    def loss(self, features: Features, targets: Tensor) -> Losses:
-        """``targets`` ``(N, H, W)`` int64: the class of each pixel of the padded batch, -1 where it is not known."""
-        raise NotImplementedError
-
-    def predict(self, features: Features) -> Tensor:
-        """Logits ``(N, K, H/s, W/s)``; those of the pixels between are interpolated bilinearly."""
-        raise NotImplementedError
-
-
 META_ARCHS: Registry[MetaArch] = Registry("meta-architecture", MetaArch)
 BACKBONES: Registry[Backbone] = Registry("backbone", Backbone)
 RPN_HEADS: Registry[RPNHead] = Registry("RPN head", RPNHead)
@@ -307,4 +294,3 @@ MASK_HEADS: Registry[MaskHead] = Registry("mask head", MaskHead)
 KEYPOINT_HEADS: Registry[KeypointHead] = Registry("keypoint head", KeypointHead)
 ROI_HEADS: Registry[RoIHeads] = Registry("RoI heads", RoIHeads)
 DENSE_HEADS: Registry[DenseHead] = Registry("dense head", DenseHead)
-SEMANTIC_HEADS: Registry[SemanticHead] = Registry("semantic head", SemanticHead)

@@ -1,4 +1,4 @@
-"""The roles that make feature maps of feature maps. Import them from ``interfaces.py``: read it first."""
+"""The roles that make maps of feature maps. Import them from ``interfaces.py``: read it first."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from detkit.layers import ShapeSpec
 from detkit.registry import Registry
+from detkit.structures import Losses
 
 Features = dict[str, Tensor]
 """Feature maps by name, each (N, C, H/s, W/s), ordered from the finest to the coarsest."""
@@ -45,5 +46,21 @@ class TopBlock(nn.Module):
         raise NotImplementedError
 
 
+class SemanticHead(nn.Module):
+    """Feature maps to the class of each pixel. K is here the number of classes of the semantic map."""
+
+    def __init__(self, input_shape: dict[str, ShapeSpec], num_classes: int):
+        super().__init__()
+
+    def loss(self, features: Features, targets: Tensor) -> Losses:
+        """``targets`` ``(N, H, W)`` int64: the class of each pixel of the padded batch, -1 where it is not known."""
+        raise NotImplementedError
+
+    def predict(self, features: Features) -> Tensor:
+        """Logits ``(N, K, H/s, W/s)``; those of the pixels between are interpolated bilinearly."""
+        raise NotImplementedError
+
+
 NECKS: Registry[Neck] = Registry("neck", Neck)
 TOP_BLOCKS: Registry[TopBlock] = Registry("top block", TopBlock)
+SEMANTIC_HEADS: Registry[SemanticHead] = Registry("semantic head", SemanticHead)

@@ -27,9 +27,28 @@ def crop_and_resize(features: Tensor, boxes: Tensor, image_index: Tensor, size: 
         raise ValueError(f"crop_and_resize: expected a size of at least 1, got {size}")
     height, width = features.shape[-2:]
     pixels = features.permute(0, 2, 3, 1).flatten(0, 2)  # (N * H * W, C): a view where the map is channels-last
-    boxes, first = boxes.detach().float(), image_index.long()[:, None] * (height * width)
-    top, bottom, down, inside_y = _samples(boxes[:, 1], boxes[:, 3], size, height)
-    left, right, across, inside_x = _samples(boxes[:, 0], boxes[:, 2], size, width)
+    first = image_index.long()[:, None] * (height * width)
+    return crop_pixels(pixels, boxes, first, (height, width), size)
+
+
+def crop_pixels(
+    pixels: Tensor, boxes: Tensor, first: Tensor, sides: "tuple[int | Tensor, int | Tensor]", size: int
+) -> Tensor:
+    """``crop_and_resize`` from the pixels of maps of several sizes.
+
+    Args:
+        pixels: ``(P, C)`` of all maps, row by row.
+        boxes: ``(R, 4)`` xyxy, in 0..1 of their maps.
+        first: ``(R, 1)`` integer: where in ``pixels`` the map of each box begins.
+        sides: height and width of the maps; tensors ``(R, 1)`` where they differ.
+        size: S.
+
+    Returns:
+        ``(R, C, S, S)``.
+    """
+    boxes, width = boxes.detach().float(), sides[1]
+    top, bottom, down, inside_y = _samples(boxes[:, 1:2], boxes[:, 3:], size, sides[0])
+    left, right, across, inside_x = _samples(boxes[:, :1], boxes[:, 2:3], size, width)
 
     def corner(y: Tensor, x: Tensor) -> Tensor:
         """``(R, S, S, C)`` values where rows ``y`` (R, S) meet columns ``x`` (R, S)."""
@@ -47,14 +66,17 @@ def crop_and_resize(features: Tensor, boxes: Tensor, image_index: Tensor, size: 
     return value.masked_fill(~inside, 0).permute(0, 3, 1, 2)
 
 
-def _samples(low: Tensor, high: Tensor, count: int, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of one axis, each ``(R, count)``: the pixels before and after a sample, its way between them, is it inside."""
+def _samples(low: Tensor, high: Tensor, count: int, size: "int | Tensor") -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of one axis, each ``(R, count)``: the pixels before and after a sample, its way between them, is it inside.
+
+    ``low`` and ``high`` are ``(R, 1)``.
+    """
     last = size - 1
     if count == 1:
-        at = (0.5 * (low + high) * last)[:, None]
+        at = 0.5 * (low + high) * last
     else:
         step = (high - low) * last / (count - 1)
-        at = (low * last)[:, None] + torch.arange(count, device=low.device) * step[:, None]
+        at = low * last + torch.arange(count, device=low.device) * step
     before, after = at.floor(), at.ceil()
-    low_pixel, high_pixel = (pixel.long().clamp(0, last) for pixel in (before, after))
+    low_pixel, high_pixel = (pixel.long().clamp(min=0).clamp(max=last) for pixel in (before, after))
     return low_pixel, high_pixel, at - before, (at >= 0) & (at <= last)

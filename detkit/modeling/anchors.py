@@ -140,4 +140,5 @@ def shared_by_levels(generator: AnchorGenerator, shapes: Sequence[ShapeSpec], pa
 
 def per_anchor(x: Tensor, num_anchors: int) -> Tensor:
     """``(N, A * values, H, W)`` -> ``(N, H * W * A, values)``, in the anchors' order."""
-    return x.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, x.shape[1] // num_anchors))
+    number, channels, height, width = x.shape  # sizes in full: to infer one of them, torch.export divides long formulas
+    return x.permute(0, 2, 3, 1).reshape(number, height * width * num_anchors, channels // num_anchors)

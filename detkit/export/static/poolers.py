@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from detkit.export.static.forms import no_static_form, static_form
+from detkit.layers.crop_and_resize import crop_pixels
 from detkit.layers.roi_align import plain_roi_align
 from detkit.modeling.interfaces import Features, RoIPooler
 from detkit.modeling.points import grid_points, in_image, sample_maps
@@ -32,6 +33,12 @@ class StaticPooler(RoIPooler):
         return [features[name] for name in self.pooler.in_features]  # type: ignore[union-attr, has-type]
 
 
+def _image_of(corners: Tensor, images: "int | torch.SymInt") -> Tensor:
+    """``(R, 1)`` int64: which image each box is of, where all have as many."""
+    index = torch.arange(images, device=corners.device)[:, None]  # type: ignore[arg-type]
+    return index.expand(-1, corners.shape[0] // images).reshape(-1, 1)  # type: ignore[arg-type]
+
+
 class StaticPyramidPooler(StaticPooler):
     """``PyramidPooler``. For a box of another level stands one of a pixel, far outside, which gives zeros."""
 
@@ -40,8 +47,7 @@ class StaticPyramidPooler(StaticPooler):
         (corners,), maps, pooler = boxes, self.maps(features), self.pooler
         assert isinstance(pooler, PyramidPooler)
         images, total = maps[0].shape[0], None
-        index = torch.arange(images, device=corners.device)[:, None].expand(-1, corners.shape[0] // images)
-        index = index.reshape(-1, 1).to(corners.dtype)
+        index = _image_of(corners, images).to(corners.dtype)
         levels, some = pooler.assign_levels(corners), self._sampled(corners)
         for level, (feature, stride) in enumerate(zip(maps, pooler.strides)):
             own = (some if len(maps) == 1 else some & (levels == level))[:, None]
@@ -65,6 +71,27 @@ class StaticPyramidPooler(StaticPooler):
             return plain_roi_align(feature, rois, *options)
         assert isinstance(pooler, PyramidPooler)
         return pooler.pool(feature, rois, stride)
+
+
+class StaticCropPooler(StaticPooler):
+    """``CropAndResizePooler``. All boxes are cut at once, each from its own level."""
+
+    def forward(self, features: Features, boxes: OneForAll) -> Tensor:  # type: ignore[override]
+        """See ``RoIPooler.forward``."""
+        (corners,), maps, pooler = boxes, self.maps(features), self.pooler
+        assert isinstance(pooler, CropAndResizePooler)
+        levels, images = pooler.assign_levels(corners)[:, None], maps[0].shape[0]
+        image = _image_of(corners, images)
+        first = height = width = stride = torch.zeros_like(levels)
+        pixels, start = [], 0
+        for level, (feature, step) in enumerate(zip(maps, pooler.strides)):
+            own, (rows, columns) = (levels == level).long(), feature.shape[-2:]
+            first = first + own * (start + image * (rows * columns))
+            height, width, stride = height + own * rows, width + own * columns, stride + own * step
+            pixels.append(feature.permute(0, 2, 3, 1).flatten(0, 2))
+            start = start + images * (rows * columns)
+        parts = corners / (torch.cat([width, height, width, height], dim=1) * stride)
+        return crop_pixels(torch.cat(pixels), parts, first, (height, width), pooler.output_size)
 
 
 class StaticPointPooler(StaticPooler):
@@ -112,7 +139,7 @@ def static_pooler(pooler: RoIPooler) -> nn.Module:
 
 
 static_pooler.register(RoIAlignPooler)(StaticPyramidPooler)
-static_pooler.register(CropAndResizePooler)(StaticPyramidPooler)
+static_pooler.register(CropAndResizePooler)(StaticCropPooler)
 static_pooler.register(PointPooler)(StaticPointPooler)
 static_pooler.register(RegionFeatures)(StaticRegions)
 

@@ -14,6 +14,8 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("openvino")
 SIZES = ([(128, 160)], [(96, 192), (100, 180), (60, 150), (96, 96)], [(192, 128)])
 FAST = ("fcos",)
+UNDECIDED = {"faster_two_maps": 3}
+"""Its maps have 3 x 3 cells, of which neighbours that see padding give the same scores to overlapping boxes."""
 
 
 def written(model, folder):
@@ -32,7 +34,7 @@ def test_all_forms_find_what_the_model_finds(family, tmp_path):
     for program in written(model, tmp_path):
         for batch in batches:
             with torch.no_grad():
-                found = assert_equal(model, batch, program(*inputs_of(batch)))
+                found = assert_equal(model, batch, program(*inputs_of(batch)), UNDECIDED.get(family, 0))
             assert family == "semantic" or found > 20 * len(batch)
 
 

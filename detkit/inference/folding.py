@@ -1,9 +1,11 @@
 """Norms with fixed statistics become part of the convolutions before them."""
 
 import itertools
+from collections import Counter
+from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detkit.layers import ConvNorm, FrozenBN
@@ -13,21 +15,36 @@ from detkit.layers import ConvNorm, FrozenBN
 def fold_norms(module: nn.Module) -> None:
     """Folds every batch norm that follows a convolution into its weights, in place.
 
-    ``norm(conv(x, w))`` is ``conv(x, w * scale) + shift``. Such are the norms of ``ConvNorm`` and those that stand
-    right behind a convolution in an ``nn.Sequential``. Other norms, which look at the map, stay.
+    ``norm(conv(x, w))`` is ``conv(x, w * scale) + shift``. Such are the norms of ``ConvNorm``, those that stand right
+    behind a convolution in an ``nn.Sequential``, and those that a traced network calls with what a convolution gives
+    to nothing else. Other norms, which look at the map, stay.
 
     Args:
         module: in evaluation mode.
     """
-    for part in module.modules():
+    for part in list(module.modules()):
         if isinstance(part, ConvNorm) and _is_fixed(part.norm):
             _fold(part, part.norm)
             part.norm = None
-        if isinstance(part, nn.Sequential):
-            for (_, conv), (name, norm) in itertools.pairwise(list(part.named_children())):
-                if type(conv) is nn.Conv2d and _is_fixed(norm):
-                    _fold(conv, norm)
-                    setattr(part, name, nn.Sequential(*norm.children()))  # such as the activation of timm's norms
+        for conv, parent, name, norm in _pairs(part):
+            if type(conv) is nn.Conv2d and _is_fixed(norm):
+                _fold(conv, norm)
+                setattr(parent, name, nn.Sequential(*norm.children()))  # such as the activation of timm's norms
+
+
+def _pairs(part: nn.Module) -> Iterator[tuple[nn.Module, nn.Module, str, nn.Module]]:
+    """Modules that run one right after the other: the first, and parent, name and module of the second."""
+    if isinstance(part, nn.Sequential):
+        for (_, first), (name, second) in itertools.pairwise(list(part.named_children())):
+            yield first, part, name, second
+    elif isinstance(part, fx.GraphModule):
+        calls = Counter(node.target for node in part.graph.nodes if node.op == "call_module")
+        for node in part.graph.nodes:
+            before = node.args[0] if node.args else None
+            pair = node.op == "call_module" and isinstance(before, fx.Node) and before.op == "call_module"
+            if pair and len(before.users) == 1 and calls[node.target] == calls[before.target] == 1:
+                path, _, name = node.target.rpartition(".")
+                yield part.get_submodule(before.target), part.get_submodule(path), name, part.get_submodule(node.target)
 
 
 def _is_fixed(norm: nn.Module | None) -> bool:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detkit.inference.folding import fold_norms
-from detkit.inference.packed import can_pack, pack
 from detkit.layers import DeformConvNorm, FrozenBN
 from detkit.modeling.compiling import compile_parts
 from detkit.modeling.preprocess import Preprocess
@@ -27,9 +26,7 @@ _FLOAT32_ALONE = (_BatchNorm, FrozenBN, DeformConvNorm)
 def optimized(model: M, precision: Precision = "fp32", compile: bool = False) -> M:
     """A copy of the model that predicts faster.
 
-    Maps are channels-last and batch norms folded into convolutions. On the CPU weights are packed for oneDNN, and a
-    convolution also does the ReLU and the sum that follow it; in fp32, uncompiled, wide convolutions of large maps
-    are computed by Winograd's algorithm. The results are the same to rounding.
+    Maps are channels-last and batch norms folded into convolutions. The results are the same to rounding.
 
     Args:
         model: a meta-architecture, on its device. It stays as it is; the copy shares nothing with it.
@@ -38,7 +35,7 @@ def optimized(model: M, precision: Precision = "fp32", compile: bool = False) ->
         compile: whether backbone, neck and heads go through ``torch.compile``; see ``compile_parts``.
 
     Returns:
-        A model in evaluation mode. It can neither be trained, saved nor moved to another device.
+        A model in evaluation mode. It can neither be trained nor saved.
 
     Raises:
         ValueError: an unknown precision.
@@ -52,10 +49,6 @@ def optimized(model: M, precision: Precision = "fp32", compile: bool = False) ->
         if isinstance(part, Preprocess):
             part.channels_last = True
     fast.to(memory_format=torch.channels_last)
-    on_cpu = all(p.device.type == "cpu" for p in fast.parameters())
-    if on_cpu and can_pack(dtype):
-        # The compiler would unroll the bands of a map, again for every size of an image.
-        fast = pack(fast, dtype, winograd=dtype == torch.float32 and not compile)  # type: ignore[assignment]
     if dtype != torch.float32:
         _lower(fast, dtype)
     if compile:
@@ -64,7 +57,7 @@ def optimized(model: M, precision: Precision = "fp32", compile: bool = False) ->
 
 
 def _lower(model: nn.Module, dtype: torch.dtype) -> None:
-    """Gives every layer with parameters of its own, unless it is packed, the dtype; it casts what it is given."""
+    """Gives every layer with parameters of its own the dtype; it casts what it is given."""
     for part in model.modules():
         if next(part.parameters(recurse=False), None) is None or isinstance(part, _BatchNorm | FrozenBN):
             continue

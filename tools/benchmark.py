@@ -8,6 +8,9 @@ examples:
   inference on the CPU, with two threads
     OMP_NUM_THREADS=2 python tools/benchmark.py infer
 
+  the same in other engines, which detkit's model is exported for
+    OMP_NUM_THREADS=2 python tools/benchmark.py infer --engine torch openvino onnxruntime --precision fp32 bf16 int8
+
   a training step on a GPU; numbers as JSON
     python tools/benchmark.py train --device cuda --batch 8 --json train.json
 """

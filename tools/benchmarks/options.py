@@ -103,10 +103,24 @@ class InferOptions(ModelOptions):
     """inference of Mask R-CNN R-50-FPN: from the image to pasted masks"""
 
     body = "benchmarks.infer"
-    precision: tuple[Literal["fp32", "bf16"], ...] = option(
-        ("fp32", "bf16"), "of detkit's model; torchvision's is always fp32", choices=("fp32", "bf16"), several=True
+    precision: tuple[Literal["fp32", "bf16", "int8"], ...] = option(
+        ("fp32", "bf16"),
+        "of detkit's model, where the engine has it; torchvision's is always fp32",
+        choices=("fp32", "bf16", "int8"),
+        several=True,
+    )
+    engine: tuple[Literal["torch", "openvino", "onnxruntime"], ...] = option(
+        ("torch",),
+        "what runs detkit's model; the model is exported for others than torch, which takes minutes, and onnxruntime "
+        "runs torchvision's own export, too",
+        choices=("torch", "openvino", "onnxruntime"),
+        several=True,
     )
     compile: bool = option(False, "put detkit's static parts through torch.compile")
+
+    def __post_init__(self) -> None:
+        if self.device != "cpu" and set(self.engine) != {"torch"}:
+            raise ValueError(f"--engine: {' '.join(self.engine)} run on the CPU; leave --device out")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,10 @@ examples:
 
   a training step on a GPU; numbers as JSON
     python tools/benchmark.py train --device cuda --batch 8 --json train.json
+
+  all that needs a GPU, in under eight minutes; and that it runs to its end, here
+    python tools/benchmark.py gpu --json gpu.json
+    python tools/benchmark.py gpu --device cpu --dry-run
 """
 
 import argparse

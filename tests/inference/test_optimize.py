@@ -11,7 +11,7 @@ from torch import nn
 from benchmarks.agreement import agreement
 from detkit.inference import optimized
 from detkit.inference.folding import fold_norms
-from detkit.layers import ConvNorm, FrozenBN, ShapeSpec
+from detkit.layers import FrozenBN, ShapeSpec
 from detkit.modeling.backbones import ResNet, TorchvisionBackbone
 from detkit.modeling.compiling import static_parts
 from detkit.modeling.roi_heads import Detection

@@ -2,15 +2,18 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks import gpu
 from benchmarks.limit import matrix_product
-from benchmarks.options import BENCHMARKS
+from benchmarks.options import BENCHMARKS, GpuOptions
 from benchmarks.timing import Candidate, measure
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,6 +104,7 @@ def test_a_benchmark_takes_its_options_from_the_command_line(tool, name, capsys)
         (["data", "--json-file", "a.json"], "--json-file and --image-root go together"),
         (["data", "--image-root", "images"], "--json-file and --image-root go together"),
         (["infer", "--precision", "fp16"], "invalid choice"),
+        (["infer", "--engine", "openvino", "--device", "cuda"], "openvino run on the CPU"),
         (["paste", "--masks", "0"], "invalid positive value: '0'"),
     ],
 )
@@ -119,3 +123,49 @@ def test_a_matrix_product_has_a_rate():
 def test_candidates_need_names_of_their_own():
     with pytest.raises(ValueError, match="different names"):
         measure([Candidate("a", int), Candidate("a", int)], rounds=1)
+
+
+forked = pytest.mark.skipif(not hasattr(os, "fork"), reason="parts run in forked processes")
+
+
+@forked
+def test_a_part_that_fails_or_ends_or_takes_too_long_costs_only_itself():
+    assert gpu.apart("good", lambda: {"answer": 42}, 60).found == {"answer": 42}
+    failed = gpu.apart("bad", lambda: {"answer": [][0]}, 60)
+    assert (failed.state, failed.found["error"]) == ("failed", "IndexError: list index out of range")
+    ended = gpu.apart("ended", lambda: os._exit(3), 60)
+    assert (ended.state, ended.found["error"]) == ("failed", "the process ended with 3")
+    slow = gpu.apart("slow", lambda: {"": time.sleep(60)}, 0.2)
+    assert slow.state == "dropped"
+    assert "took over" in slow.words
+
+
+@forked
+def test_when_the_time_is_over_the_rest_is_dropped_with_a_word(monkeypatch):
+    monkeypatch.setattr(gpu, "works", lambda options, folder: {"first": lambda: {"a": 1}, "second": lambda: {"b": 2}})
+    monkeypatch.setattr(gpu, "machine", lambda: {"cpu": "one"})
+    assert [p.state for p in gpu.run(GpuOptions(seconds=60)).parts] == ["ok", "ok"]
+    report = gpu.run(GpuOptions(seconds=1))
+    assert [p.state for p in report.parts] == ["dropped", "dropped"]
+    assert "the 1 seconds are over" in report.table()
+
+
+def _dry_run(path, *words):
+    command = [sys.executable, "-W", "ignore", ROOT / "tools" / "benchmark.py", "gpu", "--device", "cpu", "--dry-run"]
+    subprocess.run([*command, "--json", path, *words], check=True, cwd=path.parent, capture_output=True)
+    return {part["name"]: part for part in json.loads(path.read_text())["parts"]}
+
+
+@forked
+def test_a_dry_run_trains_as_a_launcher_would(tmp_path):
+    parts = _dry_run(tmp_path / "gpu.json", "--only", "one process")
+    assert {name: part["state"] for name, part in parts.items()} == {"one process of many": "ok"}
+    assert parts["one process of many"]["found"] == {"backend": "gloo"}
+
+
+@forked
+@pytest.mark.slow
+def test_a_dry_run_comes_to_its_end(tmp_path):
+    parts = _dry_run(tmp_path / "gpu.json")
+    assert len(parts) >= 6
+    assert {part["state"] for part in parts.values()} == {"ok"}

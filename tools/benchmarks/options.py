@@ -36,7 +36,7 @@ def option(
     if default is False:
         given: dict[str, Any] = {"action": "store_true", "help": words}
     else:
-        shown = " ".join(map(str, default)) if several else default
+        shown = " ".join(map(str, default)) if several and default else default
         given = {"type": type, "choices": choices, "nargs": "+" if several else None, "metavar": metavar}
         given["help"] = words if default is None else f"{words} (default: {shown})"
     return dataclasses.field(default=default, metadata={**given, "default": default})
@@ -140,6 +140,26 @@ class TrainOptions(ModelOptions):
 
 
 @dataclasses.dataclass(frozen=True)
+class ProfileOptions(TrainOptions):
+    """where the time of a training step of Mask R-CNN R-50-FPN goes, by operator"""
+
+    body = "benchmarks.profiling"
+    rounds: int = option(2, "measured runs of each", type=positive)
+    operators: int = option(20, "operators that are listed", type=positive)
+
+
+@dataclasses.dataclass(frozen=True)
+class GpuOptions(Options):
+    """all that needs a GPU: tests, training and resume, NCCL, tables against torchvision, a profile"""
+
+    body = "benchmarks.gpu"
+    device: str = option("cuda", "cuda, cuda:1, or cpu for a dry run")
+    seconds: int = option(460, "time for all; the rest is dropped, the most important comes first", type=positive)
+    dry_run: bool = option(False, "small images and few steps, to see that all runs to its end")
+    only: tuple[str, ...] | None = option(None, "the parts with one of these words in their names", several=True)
+
+
+@dataclasses.dataclass(frozen=True)
 class DataOptions(Options):
     """loading: from files to augmented training samples, in one process; and opening a set of COCO's size"""
 
@@ -188,6 +208,8 @@ class ImportOptions(Options):
 BENCHMARKS: dict[str, type[Options]] = {
     "infer": InferOptions,
     "train": TrainOptions,
+    "profile": ProfileOptions,
+    "gpu": GpuOptions,
     "data": DataOptions,
     "paste": PasteOptions,
     "eval": EvalOptions,

@@ -66,8 +66,8 @@ def step_of(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[
     return step
 
 
-def run(options: TrainOptions) -> Report:
-    """Measures. The baseline is torchvision's model in fp32."""
+def steps(options: TrainOptions) -> list[Candidate]:
+    """One step of torchvision's model in fp32, and of detkit's in each precision."""
     device = torch_device(options.device)
     images = images_of(options.image, options.batch)
     pair = make_pair(options.size, images[0], overrides=["model.preprocess.channels_last=true"]).to(device)
@@ -97,6 +97,12 @@ def run(options: TrainOptions) -> Report:
     optimizer = SGD(ours, 1.0, lr=1e-6)
     for precision in dict.fromkeys(options.precision):
         candidates.append(Candidate(f"detkit {precision}", step_of(ours, optimizer, partial(our_loss, precision))))
-    measured = measure(candidates, rounds=options.rounds, warmup=options.warmup, device=device)
+    return candidates
+
+
+def run(options: TrainOptions) -> Report:
+    """Measures. The baseline is torchvision's model in fp32."""
+    device = torch_device(options.device)
+    measured = measure(steps(options), rounds=options.rounds, warmup=options.warmup, device=device)
     title = f"training step, Mask R-CNN R-50-FPN, {options.size} pixels, batch {options.batch}, {device}"
     return Report(title, [Row.of(m, measured[0]) for m in measured], {}, options.plain())

@@ -41,10 +41,12 @@ def _pairs(part: nn.Module) -> Iterator[tuple[nn.Module, nn.Module, str, nn.Modu
         calls = Counter(node.target for node in part.graph.nodes if node.op == "call_module")
         for node in part.graph.nodes:
             before = node.args[0] if node.args else None
-            pair = node.op == "call_module" and isinstance(before, fx.Node) and before.op == "call_module"
-            if pair and len(before.users) == 1 and calls[node.target] == calls[before.target] == 1:
-                path, _, name = node.target.rpartition(".")
-                yield part.get_submodule(before.target), part.get_submodule(path), name, part.get_submodule(node.target)
+            if node.op != "call_module" or not isinstance(before, fx.Node) or before.op != "call_module":
+                continue
+            if len(before.users) == 1 and calls[node.target] == calls[before.target] == 1:
+                path, _, name = str(node.target).rpartition(".")
+                first, second = part.get_submodule(str(before.target)), part.get_submodule(str(node.target))
+                yield first, part.get_submodule(path), name, second
 
 
 def _is_fixed(norm: nn.Module | None) -> bool:

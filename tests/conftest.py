@@ -57,3 +57,21 @@ def shared_data() -> Path:
     if not (shared / "data").is_dir():
         pytest.skip(f"no real data at {shared / 'data'}; set DETKIT_SHARED to the folder that holds data/")
     return shared / "data"
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory) -> Path:
+    """A folder with the programs of ``tiny_program``, which all workers share: exporting takes long."""
+    from tiny_program import write_programs
+
+    base = tmp_path_factory.getbasetemp()
+    return write_programs((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs")
+
+
+@pytest.fixture(scope="session", params=[".pt2", ".onnx", ".xml"])
+def program(request, programs) -> Path:
+    """Each of the three files."""
+    path = programs / f"model{request.param}"
+    if not path.is_file():
+        pytest.skip(f"no {path.name}: pip install 'detkit[openvino]'")
+    return path

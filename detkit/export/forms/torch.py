@@ -4,7 +4,9 @@ import io
 import json
 import pickle
 import re
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,20 @@ _NAMES += "|LessThan|GreaterThan|StrictLessThan|StrictGreaterThan|True|False|int
 _FORMULA = re.compile(rf"(?:[\s\d+\-*/(),=]|\b(?:{_NAMES})\b|'[su]\d+'|\b[su]\d+\b)*")
 """Sizes as formulas. torch reads them by sympy, which evaluates any Python: no other names may stand there."""
 _OPERATOR = re.compile(
-    r"torch\.ops\.(?:aten|prims|torchvision)\.(?!from_file)\w+\.\w+|_operator\.\w+|math\.\w+|torch\._?sym_\w+"
+    r"torch\.ops\.(?:aten|prims|torchvision)\.(?!from_file|save\b|load\b)\w+\.\w+|math\.\w+|torch\._?sym_\w+"
+    r"|_operator\.(?:add|sub|mul|truediv|floordiv|mod|pow|neg|pos|eq|ne|ge|gt|le|lt|and_|or_|lshift|rshift|getitem)"
 )
-"""What a graph may call."""
+"""What a graph may call: nothing that opens files, or finds and calls a Python function by its name."""
+_PART = re.compile(
+    r"models/model\.json|data/(?:weights|constants)/(?:model_\w+_config\.json|weight_\d+|tensor_\d+|model\.pt)"
+    r"|data/sample_inputs/model\.pt|extra/[\w.]+|archive_format|archive_version|byteorder|version|\.format_version"
+    r"|\.data/\w+"
+)
+"""The parts of an archive without those that are code, or pickled objects."""
+_WORD = re.compile(r"[\w.+-]*")
+"""Names in a graph, of which torch writes a Python function."""
+_STRUCTURES = (None, "builtins.tuple", "builtins.list", "builtins.dict")
+"""Of inputs and outputs. Other types, and values of enumerations, let torch import the module that they name."""
 
 
 def write(
@@ -38,80 +51,100 @@ def write(
     graph = traced.graph.run_decompositions({torch.ops.detkit.nms_mask.default: nms_mask_of_torchvision})
     graph._example_inputs = None  # zeros, which nobody needs
     graph._guards_code = []  # checks of sizes as Python code, which a reader would have to run
+    for node in graph.graph.nodes:
+        node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}  # without traces of the machine
     with atomic_write(path) as file:
         torch.export.save(graph, file, extra_files={NAME: description.json()})
 
 
 def describe(path: Path) -> Description:
     """See ``Form.describe``. What of the archive could run code is refused."""
+    return read_description(_parts(path).get(f"extra/{NAME}", b"").decode(errors="replace"), str(path))
+
+
+def _parts(path: Path) -> dict[str, bytes]:
+    """The archive's parts by name without its folder. Raises DataError where it is damaged or could run code."""
     try:
         with zipfile.ZipFile(path) as archive:
-            if (broken := archive.testzip()) is not None:
-                raise DataError(f"{path}: is damaged ({broken}); export it again")
-            names = {name.partition("/")[2]: name for name in archive.namelist()}
-            text = next((archive.read(n).decode() for short, n in names.items() if short.endswith(f"/{NAME}")), None)
-            for short, name in names.items():
-                _check(path, short, name, archive)
-    except (
-        zipfile.BadZipFile,
-        ValueError,
-        EOFError,
-        OSError,
-        NotImplementedError,
-        RuntimeError,
-        pickle.UnpicklingError,
-    ) as error:
-        if isinstance(error, DataError):
-            raise
+            parts = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+            if len({name.lower() for name in parts}) < len(archive.namelist()):
+                raise DataError(f"{path}: has parts of the same name, of which torch may read another; take another")
+        for name, content in parts.items():
+            _check(path, name, content)
+    except DataError:
+        raise
+    except _BROKEN as error:
         raise DataError(f"{path}: is no whole .pt2 file ({error}); export it again") from None
-    return read_description(text, str(path))
+    return parts
 
 
-def _check(path: Path, short: str, name: str, archive: zipfile.ZipFile) -> None:
+_BROKEN = (
+    *(zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError, OSError),
+    *(ValueError, TypeError, KeyError, IndexError, AttributeError, struct.error, RecursionError, OverflowError),
+    *(RuntimeError, MemoryError, NotImplementedError),
+)
+"""What reading a damaged archive raises."""
+
+
+def _check(path: Path, name: str, content: bytes) -> None:
     """Raises DataError for a part of the archive that could run code when it is read."""
-    folder = short.partition("/")[0]
-    if folder == "extra" or short in ("archive_format", "archive_version", "byteorder", ".format_version", "version"):
+    if not _PART.fullmatch(name):
+        raise DataError(
+            f"{path}: has a part that may run code, {name!r:.60}, which detkit does not write; take another"
+        )
+    if name.startswith("extra/"):
         return
-    if short.startswith(".data/"):
-        return
-    if folder not in ("models", "data") or "opaque_obj" in short or "custom_obj" in short or "aotinductor" in short:
-        raise DataError(f"{path}: has a part that may run code, {short!r}, which detkit does not write; take another")
-    if short.endswith(".json"):
-        _check_json(path, json.loads(archive.read(name)))
-    elif short.endswith(".pt") and (content := archive.read(name)):
+    if name.endswith(".json"):
+        _check_json(path, json.loads(content.decode()))
+    elif name.endswith(".pt") and content:
         torch.load(io.BytesIO(content), weights_only=True)  # raises for what is no tensor; torch would try without
 
 
 def _check_json(path: Path, content: Any) -> None:
     """Raises DataError for what torch would run as code as it reads the file."""
-    waiting = [content]
+    waiting = [("", content)]
     while waiting:
-        value = waiting.pop()
+        key, value = waiting.pop()
+        bad = None
         if isinstance(value, dict):
-            formula, called = value.get("expr_str", ""), value.get("target", "torch.ops.aten.add.Tensor")
-            bad = (
-                "pickled values"
-                if value.get("use_pickle")
-                else "checks in Python"
-                if value.get("guards_code")
-                else None
-            )
-            if not isinstance(formula, str) or not _FORMULA.fullmatch(formula):
-                bad = f"{formula!r:.60} for a size"
-            elif not isinstance(called, str) or ("inputs" in value and not _OPERATOR.fullmatch(called)):
-                bad = f"a call of {called!r:.60}"
-            if bad is not None:
-                raise DataError(f"{path}: has {bad}, which may run code and which detkit does not write; take another")
-            waiting += value.values()
+            if value.get("use_pickle") or value.get("guards_code"):
+                bad = "pickled values, or checks in Python"
+            elif "inputs" in value and "target" in value and not _OPERATOR.fullmatch(value["target"]):
+                bad = f"a call of {value['target']!r:.60}"
+            waiting += value.items()
         elif isinstance(value, list):
-            waiting += value
+            waiting += ((key, one) for one in value)
+        elif key in ("in_spec", "out_spec"):
+            bad = None if _is_structure(value) else "other inputs or outputs than tuples, lists and dictionaries"
+        elif isinstance(value, str) and key != "as_string":
+            bad = None if (_FORMULA if key == "expr_str" else _WORD).fullmatch(value) else f"{value!r:.60} as {key}"
+        if bad is not None:
+            raise DataError(f"{path}: has {bad}, which may run code and which detkit does not write; take another")
+
+
+def _is_structure(text: str) -> bool:
+    """Whether a structure, as torch writes one, is of ``_STRUCTURES``, with keys that are names."""
+    waiting = list(json.loads(text)[1:])
+    while waiting:
+        node = waiting.pop()
+        if node["type"] not in _STRUCTURES:
+            return False
+        keys = [] if node["context"] is None else json.loads(node["context"]) or []
+        if not all(isinstance(key, str) and _WORD.fullmatch(key) for key in keys):
+            return False
+        waiting += node["children_spec"]
+    return True
 
 
 def run(path: Path, description: Description, threads: int) -> Engine:
     """See ``Form.engines``."""
-    describe(path)
+    copy = io.BytesIO()
+    with zipfile.ZipFile(copy, "w") as archive:  # of the parts that were checked, as zip files can be read in two ways
+        for name, content in _parts(path).items():
+            archive.writestr(f"archive/{name}", content)
+    copy.seek(0)
     try:
-        module: Any = torch.export.load(path).module()
+        module: Any = torch.export.load(copy).module()
     except Exception as error:  # torch raises many types for a file that is not right
         raise DataError(
             f"{path}: torch {torch.__version__} does not read it ({str(error)[:200]}); export it again"

@@ -1,0 +1,97 @@
+import json
+
+import msgspec
+import pytest
+import torch
+from tiny_program import NOT_ASCII, experiment, model
+
+import detkit
+from detkit.export import Program, form_of
+from detkit.export.description import FORMAT, UNSEALED, ascii_json, check_seal, read_description, sealed
+from detkit.registry import DataError
+
+
+@pytest.fixture(scope="module")
+def said(program):
+    return form_of(program).describe(program)
+
+
+def test_it_says_what_goes_in_and_what_comes_out(said):
+    shapes = {tensor.name: (tensor.type, tensor.shape) for tensor in (*said.inputs, *said.outputs)}
+    assert shapes == {
+        "images": ("float32", ["batch", 3, "height", "width"]),
+        "regions": ("float32", ["batch", 4]),
+        "boxes": ("float32", ["batch", 6, 4]),
+        "scores": ("float32", ["batch", 6]),
+        "classes": ("int64", ["batch", 6]),
+        "mask_probs": ("float32", ["batch", 6, 28, 28]),
+    }
+    assert all(tensor.meaning for tensor in (*said.inputs, *said.outputs))
+
+
+def test_what_it_says_comes_out(program, said):
+    found = Program(program)(torch.rand(2, 3, 96, 120), torch.tensor([[0.0, 0.0, 120.0, 96.0]] * 2))
+    assert list(found) == [tensor.name for tensor in said.outputs]
+    for tensor in said.outputs:
+        assert str(found[tensor.name].dtype) == f"torch.{tensor.type}"
+        assert list(found[tensor.name].shape) == [2, *tensor.shape[1:]]
+
+
+def test_it_says_how_images_become_what_goes_in(said):
+    exp = experiment()
+    preprocess = model(exp).preprocess
+    assert said.preprocessing.mean == pytest.approx(preprocess.pixel_mean.flatten().tolist())
+    assert said.preprocessing.std == pytest.approx(preprocess.pixel_std.flatten().tolist())
+    assert (said.preprocessing.channel_order, said.preprocessing.scale) == ("RGB", 1.0)
+    assert said.preprocessing.size_divisibility == 8
+    assert said.preprocessing.steps == [
+        {"name": "ResizeShortestEdge", "short_edge": [96], "max_size": 160, "sample": "choice"}
+    ]
+    assert said.preprocessing.resize is None
+
+
+def test_it_says_of_what_it_was_made(said):
+    assert (said.format, said.version, said.model) == (FORMAT, detkit.__version__, "GeneralizedRCNN")
+    assert said.precision == "fp32"
+    assert said.class_names == ["circle", "square", "triangle", "star", "ring"]
+    thresholds = {"score_thresh": 0.2, "nms_thresh": 0.5, "max_detections": 6.0, "mask_thresh": 0.5}
+    assert thresholds.items() <= said.thresholds.items()
+    assert said.config["train"]["output_dir"] == NOT_ASCII
+    assert detkit.load_experiment(said.config).model.cls.__name__ == "GeneralizedRCNN"
+
+
+def test_names_of_any_script_come_back(said):
+    names = ["größe", "三角形", "😀", 'a"b\\', "\x00\x1f\x7f"]
+    changed = msgspec.structs.replace(said, class_names=names)
+    assert changed.json().isascii()
+    assert read_description(changed.json(), "x").class_names == names
+    assert json.loads(ascii_json({"a": names})) == {"a": names}
+
+
+def test_a_seal_is_of_every_byte():
+    content = f'<a> {{"seal":"{UNSEALED}"}} </a>'.encode()
+    whole = sealed(content)
+
+    class Said:
+        seal = whole.decode().split('"')[3]
+
+    check_seal(whole, Said, "x")
+    with pytest.raises(DataError, match="x: is damaged or was changed"):
+        check_seal(whole.replace(b"<a>", b"<b>"), Said, "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "is no program that detkit has exported"),
+        ("", "is no program that detkit has exported"),
+        ("{", "its description is damaged"),
+        ("[" * 100_000, "its description is damaged"),
+        ('{"format": 1}', "its description is damaged"),
+        ('{"format": 99}', "its description is of version 99"),
+        ("{}", "its description is of version None"),
+    ],
+)
+def test_what_is_no_description_is_refused(text, message):
+    with pytest.raises(DataError, match=f"x: {message}.*export the model again: detkit export RUN FILE"):
+        read_description(text, "x")

@@ -87,6 +87,9 @@ def traced(model: FeatureModel, shape: InputShape = ANY_SHAPE, precision: str = 
                 static, example, dynamic_shapes=({**of_images, **sides}, of_images), strict=False
             )
             outputs = tuple(static(*example))
+            if shape.size is None:  # a graph may hold for sizes like the example's alone, which its own checks say
+                unit = -(-32 // divisor) * divisor
+                graph.module()(torch.zeros(number, *example[0].shape[1:2], 5 * unit, 7 * unit), example[1])
     except ConfigError:
         raise
     except Exception as error:  # torch.export fails with many types

@@ -72,7 +72,14 @@ def test_a_resnet_50_of_full_size(tmp_path):
 
 
 def test_a_backbone_for_one_size_fixes_it():
-    model = small_model("timm_vit")
-    assert traced(model).shape.size == (160, 160)
+    assert traced(small_model("timm_vit")).shape.size == (160, 160)
+
+
+@pytest.mark.slow
+def test_a_graph_that_holds_for_some_sizes_alone_is_refused():
+    model = small_model("vitdet", "model.backbone.square_size=null")  # windows of 3 cells, which need padding or do not
+    with pytest.raises(ConfigError, match=r"images of any size .*A fixed size .*may help"):
+        traced(model)
+    assert traced(model, InputShape(size=(96, 160))).shape.size == (96, 160)
     with pytest.raises(ConfigError, match=r"size: 100 x 160; expected multiples of 32"):
-        traced(small_model("vitdet", "model.backbone.square_size=null"), InputShape(size=(100, 160)))
+        traced(model, InputShape(size=(100, 160)))

@@ -15,6 +15,7 @@ PAGES = [
     "training",
     "monitoring",
     "prediction",
+    "deploy",
     "detectors",
     "troubleshooting",
     "distributed",

@@ -4,8 +4,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from detkit.export.verify import AP_LIMITS, compared, metric_drops
 from detkit.modeling.meta_archs.features import FeatureModel
 from detkit.predictor.loading import files_of_run, load_model
 from detkit.registry import ConfigError
+from detkit.structures import Sample
 from detkit.utils.paths import atomic_write
 from detkit.utils.progress import watched
 
@@ -49,9 +49,8 @@ def verify(model: FeatureModel, program: Program, experiment: Experiment, num: i
     """
     replaced, data, precision = ProgramModel(model, program), experiment.data, program.description.precision
     total = len(data.test_set) if num is None else min(num, len(data.test_set))
-    batches = islice(data.test(), -(-total // data.test_batch_size))
-    shown = watched(batches, "comparing", total=-(-total // data.test_batch_size), unit="batch")
-    differences = compared(model, replaced, shown)
+    shown = watched(data.test(), "comparing", total=-(-total // data.test_batch_size), unit="batch")
+    differences = compared(model, replaced, _first(shown, total))
     problems, metrics = differences.problems(precision), dict[str, tuple[float, float]]()
     if num is None:
         results = [
@@ -78,6 +77,15 @@ def verify(model: FeatureModel, program: Program, experiment: Experiment, num: i
         "problems": problems,
         "verdict": "differs" if problems else "is the model",
     }
+
+
+def _first(batches: Iterable[list[Sample]], num: int) -> Iterator[list[Sample]]:
+    """So many images, in their batches."""
+    for batch in batches:
+        yield batch[:num]
+        num -= len(batch)
+        if num <= 0:
+            break
 
 
 def described(result: Mapping[str, Any]) -> str:

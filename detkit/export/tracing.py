@@ -100,7 +100,7 @@ def traced(model: FeatureModel, shape: InputShape = ANY_SHAPE, precision: str = 
             f"{what[0] if what else type(error).__name__}. A fixed size or batch (--size HEIGHT WIDTH, --batch N) may "
             "help, and a part of your own must not depend on the values of tensors"
         ) from error
-    return Traced(graph, outputs, example, shape, shape.size or _smallest(graph))
+    return Traced(graph, outputs, example, shape, shape.size or _smallest(graph, example, divisor))
 
 
 def _example_side(divisor: int, factor: int) -> int:
@@ -108,14 +108,22 @@ def _example_side(divisor: int, factor: int) -> int:
     return -(-64 * factor // divisor) * divisor * (1 if divisor >= 64 else 2)
 
 
-def _smallest(graph: ExportedProgram) -> tuple[int, int]:
-    """What the graph's own checks ask of height and width."""
+def _smallest(graph: ExportedProgram, example: tuple[Tensor, Tensor], divisor: int) -> tuple[int, int]:
+    """The smallest height and width, multiples of the divisor, for which the graph's own checks hold."""
     images = next(node for node in graph.graph.nodes if node.name == "images").meta["val"]
     limits = [
         graph.range_constraints.get(side.node.expr) for side in images.shape[2:] if isinstance(side, torch.SymInt)
     ]
-    lower = [1 if limit is None else int(limit.lower) for limit in limits]
-    return (lower[0], lower[1]) if len(lower) == 2 else (1, 1)
+    height, width = (-(-(1 if limit is None else int(limit.lower)) // divisor) * divisor for limit in limits)
+    module = graph.module()
+    while height < example[0].shape[2] and width < example[0].shape[3]:
+        try:
+            with torch.no_grad():
+                module(example[0][:, :, :height, :width], example[1])
+            break
+        except AssertionError:  # such as that the coarsest map has more than one cell
+            height, width = height + divisor, width + divisor
+    return height, width
 
 
 @contextlib.contextmanager

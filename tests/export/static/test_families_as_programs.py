@@ -12,8 +12,9 @@ from detkit.registry import ConfigError
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 pytest.importorskip("openvino")
-SIZES = ([(128, 160)], [(96, 192), (100, 180), (60, 150), (96, 96)], [(192, 128)])
+SIZES = ([(130, 240)], [(150, 192), (100, 180), (60, 150), (96, 96)], [(210, 160)])
 FAST = ("fcos",)
+ANY_SIZE = [name for name in FAMILIES if name not in ("torchvision_swin", "mask_r50")]  # that Swin takes one size
 UNDECIDED = {"faster_two_maps": 3}
 """Its maps have 3 x 3 cells, of which neighbours that see padding give the same scores to overlapping boxes."""
 
@@ -27,7 +28,7 @@ def written(model, folder):
         yield Program(folder / f"model{suffix}")
 
 
-@pytest.mark.parametrize("family", [pytest.param(f, marks=() if f in FAST else pytest.mark.slow) for f in FAMILIES])
+@pytest.mark.parametrize("family", [pytest.param(f, marks=() if f in FAST else pytest.mark.slow) for f in ANY_SIZE])
 def test_all_forms_find_what_the_model_finds(family, tmp_path):
     model = small_model(family)
     batches = [images(model, sizes, seed=len(sizes)) for sizes in SIZES]

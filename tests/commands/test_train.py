@@ -17,7 +17,7 @@ from detkit.config import ConfigError
 from detkit.experiment import load_experiment, torch_device
 from detkit.experiment.run import warn_random_frozen
 from detkit.modeling.roi_heads import Detection
-from detkit.predictor import Predictor
+from detkit.predictor import Predictor, engines
 from detkit.registry import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,8 +102,8 @@ def test_weights_of_the_command_line_are_what_training_starts_from(monkeypatch):
 
 def test_evaluating_can_take_a_faster_copy(finished_run, monkeypatch):
     made, evaluated = [], []
-    optimize, evaluate = training.optimized, training.evaluate
-    monkeypatch.setattr(training, "optimized", lambda *a: made.append((*a[1:], optimize(*a))) or made[-1][-1])
+    optimize, evaluate = engines.optimized, training.evaluate
+    monkeypatch.setattr(engines, "optimized", lambda *a: made.append((*a[1:], optimize(*a))) or made[-1][-1])
     monkeypatch.setattr(
         training, "evaluate", lambda model, *a, **k: evaluated.append(model) or evaluate(model, *a, **k)
     )

@@ -66,6 +66,8 @@ def _parts(path: Path) -> dict[str, bytes]:
     """The archive's parts by name without its folder. Raises DataError where it is damaged or could run code."""
     try:
         with zipfile.ZipFile(path) as archive:
+            if any(info.file_size > info.compress_size for info in archive.infolist()):
+                raise DataError(f"{path}: has compressed parts, which detkit does not write; take another")
             parts = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
             if len({name.lower() for name in parts}) < len(archive.namelist()):
                 raise DataError(f"{path}: has parts of the same name, of which torch may read another; take another")

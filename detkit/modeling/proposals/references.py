@@ -70,3 +70,7 @@ class MatterportRPN(TorchvisionRPN):
         """See ``RPN.region``."""
         height, width = images.padded_size
         return 0, 0, width, height
+
+    def groups(self, levels: Tensor) -> Tensor | None:
+        """See ``RPN.groups``. One group is not none: torchvision's operator orders equal scores otherwise then."""
+        return None

@@ -166,7 +166,7 @@ class RPN(ProposalGenerator):
         if self.selection.min_size is not None:
             wanted &= chosen.nonempty(self.selection.min_size)
         chosen, scores, levels = chosen[wanted], scores[wanted], levels[wanted]
-        kept = nms_by_group(chosen, self.ranks(scores), levels, self.selection.nms_thresh)
+        kept = nms_by_group(chosen, self.ranks(scores), self.groups(levels), self.selection.nms_thresh)
         return Instances(
             images.image_sizes[image], info=images.info(image), boxes=chosen[kept], objectness=scores[kept]
         )
@@ -182,6 +182,10 @@ class RPN(ProposalGenerator):
     def ranks(self, scores: Tensor) -> Tensor:
         """What NMS orders the candidates by, given their logits."""
         return scores
+
+    def groups(self, levels: Tensor) -> Tensor | None:
+        """Candidates of different groups do not suppress one another; None for no groups."""
+        return levels
 
     @torch.no_grad()
     def label(self, anchors: Boxes, targets: Sequence[Instances]) -> tuple[Tensor, Tensor]:

@@ -153,6 +153,13 @@ def test_pickled_weights_are_refused(programs, tmp_path, marker):
     assert not marker.exists()
 
 
+def test_parts_that_grow_as_they_are_read_are_refused(programs, tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.pt2", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/weights/weight_0", bytes(2**24))
+    with pytest.raises(DataError, match="compressed parts"):
+        Program(tmp_path / "bomb.pt2")
+
+
 def test_two_parts_of_one_name_are_refused(programs, tmp_path, marker):
     """torch might read the other one."""
     parts = parts_of(programs / "model.pt2")

@@ -22,6 +22,8 @@ from detkit.structures import Sample
 from detkit.utils.paths import atomic_write
 from detkit.utils.progress import watched
 
+NOT_JUDGED = "not judged: how much a program of lower precision may differ, AP says; leave out --verify-images"
+
 
 def load(args: argparse.Namespace) -> tuple[FeatureModel, Experiment]:
     """The model with its weights, and the experiment that it is of."""
@@ -75,7 +77,7 @@ def verify(model: FeatureModel, program: Program, experiment: Experiment, num: i
         "metrics": {name: {"model": a, "program": b} for name, (a, b) in metrics.items()},
         "seconds_an_image": differences.seconds,
         "problems": problems,
-        "verdict": "differs" if problems else "is the model",
+        "verdict": "differs" if problems else "is the model" if metrics or precision == "fp32" else NOT_JUDGED,
     }
 
 

@@ -38,7 +38,7 @@ from detkit.export import Program, ProgramModel, is_program
 from detkit.inference import Precision
 from detkit.modeling import MetaArch
 from detkit.modeling.compiling import compile_parts
-from detkit.predictor.engines import EngineChoice, around, in_engine
+from detkit.predictor.engines import EngineChoice, in_engine, model_around
 from detkit.predictor.loading import files_of_run
 from detkit.registry import ConfigError, DataError
 from detkit.report import ReportHook, RunReport
@@ -230,7 +230,7 @@ def _weighted(exp: Experiment, weights: str | os.PathLike[str], engine: EngineCh
     if is_program(weights):
         program = Program(weights, None if engine == "auto" else engine)
         exp.data.check_classes(program.description.class_names)
-        model: nn.Module = ProgramModel(around(exp, program), program)
+        model: nn.Module = ProgramModel(model_around(exp, program), program)
         exp.data.check_semantic_names(tuple(program.description.semantic_names), trained=False)
         return model
     checkpoint = read_checkpoint(weights)

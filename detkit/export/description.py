@@ -1,6 +1,7 @@
 """What a program's file says of itself: what goes in, what comes out, and how images become what goes in."""
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,7 +32,7 @@ MEANINGS = {
 }
 
 
-class Tensor(msgspec.Struct, frozen=True):
+class TensorInfo(msgspec.Struct, frozen=True):
     """An input or output: dimensions are numbers, or names where a program takes any."""
 
     name: str
@@ -63,7 +64,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
         inputs, outputs: in order.
         min_size: the smallest height and width.
         preprocessing: of images before they go in.
-        thresholds: those that the program has applied, and ``mask`` for mask probabilities.
+        thresholds: those that the program has applied, and ``mask_thresh`` for mask probabilities.
         class_names, category_ids, semantic_names: as of a meta-architecture.
         keypoints: as in a category of COCO's files.
         config: the experiment's, so that detkit can do the rest.
@@ -75,8 +76,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     version: str = __version__
     model: str
     precision: str
-    inputs: list[Tensor]
-    outputs: list[Tensor]
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
     min_size: tuple[int, int]
     preprocessing: Preprocessing
     thresholds: dict[str, float]
@@ -89,19 +90,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     seal: str = UNSEALED
 
     def json(self) -> str:
-        """The description as JSON in ASCII."""
-        return ascii_json(msgspec.to_builtins(self))
-
-
-def ascii_json(content: Any) -> str:
-    """JSON in ASCII, so that its bytes are the same in every file."""
-    text = msgspec.json.encode(content).decode()
-    return "".join(c if ord(c) < 128 else "".join(f"\\u{u:04x}" for u in _utf16(c)) for c in text)
-
-
-def _utf16(character: str) -> list[int]:
-    code = ord(character)
-    return [code] if code < 2**16 else [0xD800 + ((code - 2**16) >> 10), 0xDC00 + ((code - 2**16) & 0x3FF)]
+        """The description as JSON in ASCII, so that its bytes are the same in every file."""
+        return json.dumps(msgspec.to_builtins(self), separators=(",", ":"))
 
 
 def describe(
@@ -119,8 +109,8 @@ def describe(
     preprocess = model.preprocess
     resize = config.get("model", {}).get("preprocess", {}).get("resize") if config else None
     batch, (height, width) = traced.shape.batch or "batch", traced.shape.size or ("height", "width")
-    images = Tensor("images", "float32", [batch, preprocess.num_channels, height, width], MEANINGS["images"])
-    regions = Tensor("regions", "float32", [batch, 4], MEANINGS["regions"])
+    images = TensorInfo("images", "float32", [batch, preprocess.num_channels, height, width], MEANINGS["images"])
+    regions = TensorInfo("regions", "float32", [batch, 4], MEANINGS["regions"])
     spec = model.keypoints
     return Description(
         model=type(model).__name__,
@@ -146,11 +136,11 @@ def describe(
     )
 
 
-def _outputs(traced: Traced, batch: int | str) -> list[Tensor]:
+def _outputs(traced: Traced, batch: int | str) -> list[TensorInfo]:
     values = [node.meta["val"] for node in traced.graph.graph.nodes if node.op == "output" for node in node.args[0]]
     names = ("batch", "", "height/stride", "width/stride")
     return [
-        Tensor(
+        TensorInfo(
             name,
             str(value.dtype).removeprefix("torch."),
             [batch, *(d if isinstance(d, int) else names[i + 1] for i, d in enumerate(value.shape[1:]))],

@@ -1,6 +1,5 @@
 """Writing a model's program, and a program in the place of a model."""
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 
 from detkit.export.description import Description, describe
 from detkit.export.forms import FORMS, Engine, Form
-from detkit.export.forms.interfaces import EngineName, Precision
+from detkit.export.forms.interfaces import EngineName, Precision, needed
 from detkit.export.tracing import ANY_SHAPE, InputShape, traced
 from detkit.modeling.interfaces import KeypointHead
 from detkit.modeling.meta_archs.features import FeatureModel, Outputs
@@ -20,7 +19,8 @@ from detkit.modeling.roi_heads import ConvUpsampleKeypointHead
 from detkit.registry import ConfigError, DataError
 from detkit.structures import Boxes, ImageList, Instances, Prediction, Sample
 
-logger = logging.getLogger(__name__)
+_NO_FIELDS = ("boxes", "keypoint_maps", "semantic")
+"""Outputs that are no field of the detections as they are; all others are."""
 
 
 def form_of(path: str | os.PathLike[str]) -> Form:
@@ -83,6 +83,8 @@ def export(
         raise ConfigError(f"{path}: {form.suffix} is written in {', '.join(form.precisions)}, not in {precision}")
     if precision == "int8" and not calibration:
         raise ConfigError("export: int8 takes its ranges from images; give some hundred as calibration")
+    for module in (*form.needs, *(("nncf",) if precision == "int8" else ())):
+        needed(module, form.extra)
     graph = traced(model, shape, form.precisions[precision])
     description = describe(model, graph, precision, config or {}, steps)
     batches = None if precision != "int8" else (inputs_of(model.preprocess([s])) for s in calibration)
@@ -91,9 +93,9 @@ def export(
 
 
 def inputs_of(images: ImageList) -> tuple[Tensor, Tensor]:
-    """What a program is given for a batch."""
+    """What a program is given for a batch, on the CPU."""
     regions = [images.valid_region(i) for i in range(len(images))]
-    return images.tensor.contiguous(), torch.tensor(regions, dtype=torch.float32)
+    return images.tensor.cpu().contiguous(), torch.tensor(regions, dtype=torch.float32)
 
 
 class Program:
@@ -196,7 +198,7 @@ class ProgramModel(nn.Module):
 
     def _instances(self, image: int, images: ImageList, found: Mapping[str, Tensor]) -> Instances:
         there = found["scores"][image] >= 0
-        fields = {name: found[name][image][there] for name in ("scores", "classes", "mask_probs") if name in found}
+        fields = {name: values[image][there] for name, values in found.items() if name not in _NO_FIELDS}
         size, info = images.image_sizes[image], images.info(image)
         instances = Instances(size, info=info, boxes=Boxes(found["boxes"][image][there]), **fields)
         if "keypoint_maps" not in found:

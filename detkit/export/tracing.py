@@ -11,11 +11,10 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from detkit.export.static import StaticDetector
-from detkit.inference.optimize import _lower
+from detkit.inference.optimize import DTYPES, lower
 from detkit.modeling.meta_archs.features import FeatureModel
 from detkit.registry import ConfigError
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 MAX_BATCH = 1024
 """Images at a time that a program of any number takes."""
 
@@ -74,7 +73,7 @@ def traced(model: FeatureModel, shape: InputShape = ANY_SHAPE, precision: str = 
         raise ConfigError(f"size: {shape.size[0]} x {shape.size[1]}; expected multiples of {divisor}, which images get")
     static = StaticDetector(model).to("cpu")
     if precision != "fp32":
-        _lower(static, DTYPES[precision])
+        lower(static, {**DTYPES, "fp16": torch.float16}[precision])
     height, width = shape.size or (_example_side(divisor, 3), _example_side(divisor, 4))
     number = shape.batch or 2
     example = torch.zeros(number, model.preprocess.num_channels, height, width), torch.zeros(number, 4)

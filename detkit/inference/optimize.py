@@ -17,7 +17,7 @@ M = TypeVar("M", bound=nn.Module)
 Precision = Literal["fp32", "bf16"]
 """What convolutions and linear layers are computed in. Boxes, scores and masks are made in float32 in any case."""
 
-_DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 _FLOAT32_ALONE = (_BatchNorm, FrozenBN, DeformConvNorm)
 """Norms, which take maps of lower precision as they are, and an operator that has no other precision on the CPU."""
@@ -41,22 +41,22 @@ def optimized(model: M, precision: Precision = "fp32", compile: bool = False) ->
         ValueError: an unknown precision.
         ConfigError: there is nothing to compile with.
     """
-    if precision not in _DTYPES:
-        raise ValueError(f"precision: expected one of {', '.join(_DTYPES)}, got {precision!r}")
-    dtype, fast = _DTYPES[precision], copy.deepcopy(model).eval().requires_grad_(False)
+    if precision not in DTYPES:
+        raise ValueError(f"precision: expected one of {', '.join(DTYPES)}, got {precision!r}")
+    dtype, fast = DTYPES[precision], copy.deepcopy(model).eval().requires_grad_(False)
     fold_norms(fast)
     for part in fast.modules():
         if isinstance(part, Preprocess):
             part.channels_last = True
     fast.to(memory_format=torch.channels_last)
     if dtype != torch.float32:
-        _lower(fast, dtype)
+        lower(fast, dtype)
     if compile:
         compile_parts(fast)
     return fast
 
 
-def _lower(model: nn.Module, dtype: torch.dtype) -> None:
+def lower(model: nn.Module, dtype: torch.dtype) -> None:
     """Gives every layer with parameters of its own the dtype; it casts what it is given."""
     for part in model.modules():
         if next(part.parameters(recurse=False), None) is None or isinstance(part, _BatchNorm | FrozenBN):

@@ -99,10 +99,10 @@ def load_program(
     if fixed:
         raise ConfigError(f"{path}: is a program, in which the model is fixed; export it with {fixed[0]}")
     experiment = load_experiment(read_config(program), overrides, trust_imports=trust_imports)
-    return ProgramModel(around(experiment, program), program), experiment
+    return ProgramModel(model_around(experiment, program), program), experiment
 
 
-def around(experiment: Experiment, program: Program) -> FeatureModel:
+def model_around(experiment: Experiment, program: Program) -> FeatureModel:
     """The model of the experiment without weights: what a program needs around it."""
     said = program.description
     keypoints = None if said.keypoints is None else KeypointSpec.from_coco(said.keypoints)

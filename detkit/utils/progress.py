@@ -2,6 +2,7 @@
 
 import datetime
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -13,6 +14,16 @@ from detkit.utils.logging import PROGRESS
 
 T = TypeVar("T")
 logger = logging.getLogger(PROGRESS)
+
+
+def in_terminal() -> bool:
+    """Whether stderr is a terminal that shows bars: not one of no columns, as recorders and containers have."""
+    if not sys.stderr.isatty():
+        return False
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError, AttributeError):
+        return True
 
 
 def watched(
@@ -35,11 +46,11 @@ def watched(
         show: False shows nothing, for other ranks than 0.
         unit: what an item is.
         period: seconds between the log's lines; a loop that takes less has none.
-        bar: None shows a bar where stderr is a terminal, else lines.
+        bar: None shows a bar where ``in_terminal``, else lines.
         delay: seconds before a bar appears.
     """
     total = len(items) if total is None and isinstance(items, Sized) else total
-    if show and (bar or (bar is None and sys.stderr.isatty())):
+    if show and (bar or (bar is None and in_terminal())):
         options: Any = {"unit": unit, "delay": delay, "dynamic_ncols": True, "leave": False, "file": sys.stderr}
         yield from tqdm(items, name, total, **options)
         return

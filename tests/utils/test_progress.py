@@ -1,8 +1,12 @@
 import itertools
 import logging
+import os
 import re
+import sys
 import types
 from pathlib import Path
+
+import pytest
 
 from detkit.utils import progress
 from detkit.utils.progress import watched
@@ -38,3 +42,15 @@ def test_only_what_knows_of_terminals_draws_bars():
     files = [*root.rglob("*.py"), *(root.parent / "tools").rglob("*.py")]
     drawing = {path.name for path in files if re.search(r"^(from|import) tqdm", path.read_text("utf-8"), re.MULTILINE)}
     assert drawing == {"progress.py", "logging.py", "progress_bar.py"}
+
+
+@pytest.mark.parametrize("columns", [0, 80])
+def test_a_terminal_without_columns_gets_lines(columns, monkeypatch, capsys, caplog):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stderr, "fileno", lambda: 2, raising=False)
+    monkeypatch.setattr("os.get_terminal_size", lambda *_: os.terminal_size((columns, 24)))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [caplog.handler])
+    with caplog.at_level(logging.INFO, "detkit"):
+        assert list(watched(range(3), "counting", period=0.0)) == [0, 1, 2]
+    assert ("counting 1/3" in caplog.text) == (columns == 0)
+    assert ("counting" in capsys.readouterr().err) == (columns == 80)

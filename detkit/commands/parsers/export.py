@@ -1,13 +1,13 @@
 """Export a model as a program for other engines: ONNX (.onnx), OpenVINO (.xml) or torch.export (.pt2).
 
-The file says what goes in and what comes out (detkit export RUN --describe FILE shows it), so that a program in any
+The file says what goes in and what comes out (detkit export --describe FILE shows it), so that a program in any
 language can use it; detkit runs it, too: `detkit predict --weights FILE`, `detkit evaluate RUN --weights FILE`.
 
 examples:
   what a training has left, for ONNX Runtime
     detkit export output/quick_start model.onnx
 
-  for OpenVINO in bf16, compared with the model on the test images; the verdict goes to model.verify.json
+  for OpenVINO in bf16, compared with the model on the test images; the verdict goes to model.xml.verify.json
     detkit export output/quick_start model.xml --precision bf16 --verify
 
   in int8, with ranges from 200 training images
@@ -31,9 +31,11 @@ SUFFIXES = (".onnx", ".xml", ".pt2")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; ``config_file``, ``files`` and ``overrides`` are told apart here."""
+    """The command line, with ``files`` and ``overrides`` told apart."""
     parser = command_parser("export", __doc__)
-    parser.add_argument("config", metavar="CONFIG", help="a run, one of detkit's configs, or a YAML of yours")
+    parser.add_argument(
+        "config", nargs="?", metavar="CONFIG", help="a run, one of detkit's configs, or a YAML of yours"
+    )
     parser.add_argument(
         "others", nargs="*", metavar="FILE|key.path=value", help="the files to write, and changes to the config"
     )
@@ -68,8 +70,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if wrong:
         parser.error(f"{wrong[0]}: the suffix says the form: {', '.join(SUFFIXES)}")
     args.files = [local_path(name) for name in names]
-    if not args.files and args.describe is None:
-        parser.error("give at least one FILE to write: model.onnx, model.xml or model.pt2")
+    if args.describe is None and (args.config is None or not args.files):
+        parser.error("give at least one FILE to write, model.onnx, model.xml or model.pt2, after the run or CONFIG")
     for name in ("batch", "calibration", "verify_images"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(args, name)}")

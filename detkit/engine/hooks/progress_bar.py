@@ -11,6 +11,7 @@ from tqdm import tqdm
 from detkit.engine.interfaces import Hook, Training
 from detkit.engine.metrics import Line
 from detkit.utils import distributed
+from detkit.utils.progress import in_terminal
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class ProgressBar(Hook):
     def before_train(self, trainer: Training) -> None:
         if not distributed.is_main():
             return
-        if self.bar or (self.bar is None and (sys.stderr.isatty() or _in_notebook())):
+        if self.bar or (self.bar is None and (in_terminal() or _in_notebook())):
             self._bar = tqdm(
                 desc="train",
                 total=trainer.max_iter,

@@ -35,6 +35,8 @@ class Form:
         describe: what the file says of itself; checks that it is whole.
         engines: what can run it -> from the file and its description to the engine, with a number of threads (0: all
             cores). Raises DataError for a file that the engine does not take.
+        needs: libraries that writing takes.
+        extra: of detkit, which brings them.
     """
 
     suffix: str
@@ -43,6 +45,8 @@ class Form:
     write: Callable[[Traced, Description, Precision, Calibration | None, Path], None]
     describe: Callable[[Path], Description]
     engines: dict[EngineName, Callable[[Path, Description, int], Engine]]
+    needs: tuple[str, ...] = ()
+    extra: str = ""
 
 
 def needed(module: str, extra: str) -> ModuleType:
@@ -50,9 +54,5 @@ def needed(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ConfigError(missing(module, extra, error)) from None
-
-
-def missing(module: str, extra: str, error: Exception) -> str:
-    """The message for a library that is not there."""
-    return f"{module} is needed here and cannot be imported ({error}): pip install 'detkit[{extra}]'"
+        words = f"{module} is needed here and cannot be imported ({error}): pip install 'detkit[{extra}]'"
+        raise ConfigError(words) from None

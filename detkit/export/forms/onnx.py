@@ -21,7 +21,6 @@ OPSET = 18
 
 def content_of(traced: Traced, description: Description | None) -> bytes:
     """The file's bytes; without a description for another form."""
-    needed("onnxscript", "onnx")
     with quiet():
         program: Any = torch.onnx.export(
             traced.graph,
@@ -97,4 +96,6 @@ def run(path: Path, description: Description, threads: int) -> Engine:
 
 
 _ENGINES: dict[EngineName, Any] = {"onnxruntime": run, "openvino": compiled}
-ONNX = Form(".onnx", "onnxruntime", {"fp32": "fp32", "fp16": "fp16"}, write, describe, _ENGINES)
+ONNX = Form(
+    ".onnx", "onnxruntime", {"fp32": "fp32", "fp16": "fp16"}, write, describe, _ENGINES, ("onnx", "onnxscript"), "onnx"
+)

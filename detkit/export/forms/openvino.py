@@ -73,4 +73,6 @@ OPENVINO = Form(
     write,
     describe,
     {"openvino": compiled},
+    ("openvino", "onnx", "onnxscript"),
+    "openvino",
 )

@@ -16,7 +16,7 @@ from torch import Tensor
 from detkit.export.description import Description, read_description
 from detkit.export.forms.interfaces import Calibration, Engine, Form, Precision
 from detkit.export.static.nms import nms_mask_of_torchvision
-from detkit.export.tracing import Traced
+from detkit.export.tracing import Traced, quiet
 from detkit.registry import DataError
 from detkit.utils.paths import atomic_write
 
@@ -48,7 +48,8 @@ def write(
     traced: Traced, description: Description, precision: Precision, calibration: Calibration | None, path: Path
 ) -> None:
     """See ``Form.write``."""
-    graph = traced.graph.run_decompositions({torch.ops.detkit.nms_mask.default: nms_mask_of_torchvision})
+    with quiet():
+        graph = traced.graph.run_decompositions({torch.ops.detkit.nms_mask.default: nms_mask_of_torchvision})
     graph._example_inputs = None  # zeros, which nobody needs
     graph._guards_code = []  # checks of sizes as Python code, which a reader would have to run
     for node in graph.graph.nodes:

@@ -5,7 +5,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from detkit.export.static.forms import no_static_form, static_form
+from detkit.export.static.dispatch import no_static_form, static_form
 from detkit.export.static.nms import NOTHING, static_suppression
 from detkit.modeling.anchors import GridAnchorGenerator
 from detkit.modeling.interfaces import AnchorGenerator, Suppression

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from detkit.export.static.boxes import Batch, Rows, best, chosen, clipped, finite, rows_of, static_anchors
-from detkit.export.static.forms import no_static_form, static_form
+from detkit.export.static.dispatch import no_static_form, static_form
 from detkit.export.static.heads import static_described, static_detections, static_proposals
 from detkit.export.static.layers import with_static_layers
 from detkit.export.static.nms import NOTHING

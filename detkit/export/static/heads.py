@@ -15,7 +15,7 @@ from detkit.export.static.boxes import (
     rows_of,
     static_anchors,
 )
-from detkit.export.static.forms import no_static_form, static_form
+from detkit.export.static.dispatch import no_static_form, static_form
 from detkit.export.static.nms import NOTHING, nms_mask
 from detkit.modeling.interfaces import BoxHead, Features, InstanceHead, MaskHead, ProposalGenerator, RoIHeads
 from detkit.modeling.proposals import RPN, MatterportRPN

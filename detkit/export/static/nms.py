@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from detkit.export.static.forms import no_static_form, static_form
+from detkit.export.static.dispatch import no_static_form, static_form
 from detkit.modeling.interfaces import Suppression
 from detkit.modeling.suppression import HardNMS, MatrixNMS, SoftNMS
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from detkit.export.static.forms import no_static_form, static_form
+from detkit.export.static.dispatch import no_static_form, static_form
 from detkit.layers.crop_and_resize import crop_pixels
 from detkit.layers.roi_align import plain_roi_align
 from detkit.modeling.interfaces import Features, RoIPooler

@@ -48,6 +48,6 @@ def no_static_form(part: object, function: str, why: str = "") -> ConfigError:
     """The error for a part that export does not know."""
     return ConfigError(
         f"{type(part).__name__}: has no form with fixed counts, which a program needs{why}; give it one with "
-        f"detkit.export.{function}.register({type(part).__name__}) (docs/extending.md), or derive it from a part that "
-        "has one"
+        f"detkit.export.{function}.register({type(part).__name__}) (docs/extending.md), or derive it from a "
+        "part that has one"
     )

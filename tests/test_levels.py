@@ -23,6 +23,7 @@ LEVELS = {
     "evaluation": 4,
     "checkpoint": 4,
     "inference": 4,
+    "views": 4,
     "export": 5,
     "engine": 5,
     "visualization": 5,

@@ -16,10 +16,10 @@ from detkit.data.images import UNREADABLE, ImageReading
 from detkit.data.interfaces import Augmentation, Dataset, Sampler
 from detkit.data.issues import Issue
 from detkit.data.loader import SKIP_HINT
-from detkit.inference import Views, as_tested
 from detkit.registry import DataError
 from detkit.structures import Sample, Tiling
 from detkit.utils.distributed import rank, world_size
+from detkit.views import Views, as_tested
 
 
 @dataclasses.dataclass(kw_only=True)

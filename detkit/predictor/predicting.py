@@ -9,10 +9,10 @@ from torch import nn
 
 from detkit.data import Augmentation
 from detkit.data.images import ImageReading
-from detkit.inference import augmented
 from detkit.predictor.running import batches, readable, with_names
 from detkit.predictor.sources import Item, frames_of, live_sources, resolve, resolve_one
 from detkit.structures import Prediction, Sample
+from detkit.views import augmented
 from detkit.visualization import ChannelOrder, Frame, ImageLike, image_files
 
 

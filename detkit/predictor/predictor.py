@@ -13,13 +13,14 @@ from detkit.data.images import DEFAULT_READING, ImageReading
 from detkit.evaluation import coco_results
 from detkit.experiment import torch_device
 from detkit.export import is_program
-from detkit.inference import AnyTiling, Precision, Views, as_tested
+from detkit.inference import Precision
 from detkit.predictor.engines import EngineChoice, in_engine, load_program
 from detkit.predictor.loading import files_of_run, load_model
 from detkit.predictor.predicting import Predicts
 from detkit.predictor.sources import resolve_one
 from detkit.structures import Prediction
 from detkit.utils.file_names import FreeNames
+from detkit.views import AnyTiling, Views, as_tested
 from detkit.visualization import (
     MAX_SIDE,
     ChannelOrder,

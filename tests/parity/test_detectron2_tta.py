@@ -6,7 +6,7 @@ import pytest
 import torch
 from parity_helpers import Fixture, assert_masks, build, load_detectron2, pair, pixels, sample
 
-from detkit.inference import Views, ViewsModel
+from detkit.views import Views, ViewsModel
 
 SETTINGS = (
     "model.roi_heads.box_head.detection.max_detections=150",

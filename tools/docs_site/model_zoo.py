@@ -32,10 +32,10 @@ from torch.utils.flop_counter import flop_registry
 
 from detkit.config.named import config_names
 from detkit.experiment import Experiment, load_experiment
-from detkit.inference import augmented
 from detkit.modeling import MetaArch
 from detkit.modeling.interfaces import META_ARCHS
 from detkit.registry import Registry
+from detkit.views import augmented
 from detkit.zoo import Weights, known
 
 ROOT = Path(__file__).resolve().parents[2]

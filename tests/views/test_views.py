@@ -9,12 +9,12 @@ from detkit.commands.parsers.predict import parse_arguments as predict_arguments
 from detkit.data import ResizeAndPad, ResizeShortestEdge
 from detkit.evaluation import evaluate
 from detkit.experiment import load_experiment
-from detkit.inference import TiledModel, Views, ViewsModel
-from detkit.inference.views import _Place
 from detkit.modeling.interfaces import InstanceHead
 from detkit.predictor import Predictor
 from detkit.registry import ConfigError
 from detkit.structures import Boxes, ImageInfo, Instances, Keypoints, Sample
+from detkit.views import TiledModel, Views, ViewsModel
+from detkit.views.views import _Place
 
 PAIRS = ((0, 1),)
 LINES = ((0, 1),)

@@ -8,10 +8,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from detkit.data import Augmentation, bare_record, to_sample
-from detkit.inference.merging import merge_tiles
 from detkit.structures import CroppedMasks, ImageInfo, Prediction, Sample, Tile, Tiling
 from detkit.utils.distributed import is_main
 from detkit.utils.progress import watched
+from detkit.views.merging import merge_tiles
 
 AnyTiling = Tiling | int | tuple[int, int]
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from detkit.data import ResizeShortestEdge
-from detkit.inference import TiledModel
 from detkit.layers.box_ops import pairwise_iou
 from detkit.predictor import Predictor
 from detkit.structures import BitMasks, Boxes, CroppedMasks, Instances, Keypoints, Panoptic, Prediction, Sample, Tiling
+from detkit.views import TiledModel
 
 SEAMS = (96, 112, 128, 192, 224, 256)
 """Coordinates at which tiles of 128 of a 512 image begin, end or are the nearest."""

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from detkit.data import Augmentation, RandomFlip, ResizeShortestEdge
-from detkit.inference.tiled import AnyTiling, TiledModel, augmented
 from detkit.modeling.meta_archs.features import FeatureModel
 from detkit.modeling.postprocess import to_original_size
 from detkit.ranges import Count
 from detkit.registry import ConfigError
 from detkit.structures import CropAndPad, Flip, Instances, Keypoints, Prediction, Resize, Sample, Transform
+from detkit.views.tiled import AnyTiling, TiledModel, augmented
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory) -> Path:
     """A folder with the programs of ``tiny_program``, which all workers share: exporting takes long."""
+    pytest.importorskip("torch", minversion="2.9")  # of which .pt2 files are
     from tiny_program import write_programs
 
     base = tmp_path_factory.getbasetemp()

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from detkit.export.description import Description, describe
 from detkit.export.forms import FORMS, Engine, Form
-from detkit.export.forms.interfaces import EngineName, Precision, needed
+from detkit.export.forms.interfaces import EngineName, Precision
 from detkit.export.tracing import ANY_SHAPE, InputShape, traced
 from detkit.modeling.interfaces import KeypointHead
 from detkit.modeling.meta_archs.features import FeatureModel, Outputs
@@ -74,7 +74,7 @@ def export(
 
     Raises:
         ConfigError: the suffix, a precision that the form has not, a model that has no static form, or a library that
-            is missing.
+            is missing or too old.
     """
     path, form = Path(path), form_of(path)
     if not isinstance(model, FeatureModel):
@@ -83,8 +83,7 @@ def export(
         raise ConfigError(f"{path}: {form.suffix} is written in {', '.join(form.precisions)}, not in {precision}")
     if precision == "int8" and not calibration:
         raise ConfigError("export: int8 takes its ranges from images; give some hundred as calibration")
-    for module in (*form.needs, *(("nncf",) if precision == "int8" else ())):
-        needed(module, form.extra)
+    form.check(precision)
     graph = traced(model, shape, form.precisions[precision])
     description = describe(model, graph, precision, config or {}, steps)
     batches = None if precision != "int8" else (inputs_of(model.preprocess([s])) for s in calibration)

@@ -26,6 +26,7 @@ def written_run(folder, seed):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
+    pytest.importorskip("torch", minversion="2.9")  # of which .pt2 files are
     return written_run(tmp_path_factory.mktemp("run"), seed=1)
 
 

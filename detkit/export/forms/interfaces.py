@@ -31,22 +31,20 @@ class Form:
         suffix: of its name.
         engine: what runs it unless another is asked for.
         precisions: what it can be written in, with the precision that the graph is traced in.
+        check: raises ConfigError where a library that writing in a precision takes is missing, or too old.
         write: graph, description, precision and, for int8, data to calibrate on, into the file, atomically.
         describe: what the file says of itself; checks that it is whole.
         engines: what can run it -> from the file and its description to the engine, with a number of threads (0: all
             cores). Raises DataError for a file that the engine does not take.
-        needs: libraries that writing takes.
-        extra: of detkit, which brings them.
     """
 
     suffix: str
     engine: EngineName
     precisions: dict[Precision, str]
+    check: Callable[[Precision], None]
     write: Callable[[Traced, Description, Precision, Calibration | None, Path], None]
     describe: Callable[[Path], Description]
     engines: dict[EngineName, Callable[[Path, Description, int], Engine]]
-    needs: tuple[str, ...] = ()
-    extra: str = ""
 
 
 def needed(module: str, extra: str) -> ModuleType:

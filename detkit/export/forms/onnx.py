@@ -21,6 +21,8 @@ OPSET = 18
 
 def content_of(traced: Traced, description: Description | None) -> bytes:
     """The file's bytes; without a description for another form."""
+    from detkit.export.forms import onnx_operators  # needs what is an extra
+
     with quiet():
         program: Any = torch.onnx.export(
             traced.graph,
@@ -30,7 +32,10 @@ def content_of(traced: Traced, description: Description | None) -> bytes:
             verbose=False,
             input_names=["images", "regions"],
             output_names=list(traced.outputs),
-            custom_translation_table={torch.ops.detkit.nms_mask.default: _nms_mask},
+            custom_translation_table={
+                torch.ops.detkit.nms_mask.default: onnx_operators.nms_mask,
+                torch.ops.detkit.soft_nms.default: onnx_operators.soft_nms,
+            },
         )
     if description is not None:
         program.model.metadata_props[KEY] = description.json()
@@ -39,16 +44,10 @@ def content_of(traced: Traced, description: Description | None) -> bytes:
     return program.model_proto.SerializeToString()
 
 
-def _nms_mask(boxes: Any, scores: Any, iou_thresh: float) -> Any:
-    """``nms_mask`` in operators of ONNX."""
-    op: Any = needed("onnxscript", "onnx").opset18
-    shape = op.Shape(scores)
-    number = op.Gather(shape, op.Constant(value_ints=[1]))
-    threshold, lowest = op.Constant(value_float=iou_thresh), op.Constant(value_float=-3e38)
-    kept = op.NonMaxSuppression(boxes, op.Unsqueeze(scores, op.Constant(value_ints=[1])), number, threshold, lowest)
-    places = op.Gather(kept, op.Constant(value_ints=[0, 2]), axis=1)  # set and row, without the class
-    ones = op.Expand(op.Constant(value_float=1.0), op.Gather(op.Shape(kept), op.Constant(value_ints=[0])))
-    return op.Cast(op.ScatterND(op.Expand(op.Constant(value_float=0.0), shape), places, ones), to=9)
+def check(precision: Precision) -> None:
+    """See ``Form.check``."""
+    for module in ("onnx", "onnxscript"):
+        needed(module, "onnx")
 
 
 def write(
@@ -96,6 +95,4 @@ def run(path: Path, description: Description, threads: int) -> Engine:
 
 
 _ENGINES: dict[EngineName, Any] = {"onnxruntime": run, "openvino": compiled}
-ONNX = Form(
-    ".onnx", "onnxruntime", {"fp32": "fp32", "fp16": "fp16"}, write, describe, _ENGINES, ("onnx", "onnxscript"), "onnx"
-)
+ONNX = Form(".onnx", "onnxruntime", {"fp32": "fp32", "fp16": "fp16"}, check, write, describe, _ENGINES)

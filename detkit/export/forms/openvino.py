@@ -25,6 +25,12 @@ KEY = "detkit"
 """Of the description among the model's runtime information."""
 
 
+def check(precision: Precision) -> None:
+    """See ``Form.check``."""
+    for module in ("openvino", "onnx", "onnxscript", *(("nncf",) if precision == "int8" else ())):
+        needed(module, "openvino")
+
+
 def write(
     traced: Traced, description: Description, precision: Precision, calibration: Calibration | None, path: Path
 ) -> None:
@@ -70,9 +76,8 @@ OPENVINO = Form(
     ".xml",
     "openvino",
     {"fp32": "fp32", "bf16": "bf16", "fp16": "fp32", "int8": "fp32"},
+    check,
     write,
     describe,
     {"openvino": compiled},
-    ("openvino", "onnx", "onnxscript"),
-    "openvino",
 )

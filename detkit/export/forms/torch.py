@@ -15,9 +15,9 @@ from torch import Tensor
 
 from detkit.export.description import Description, read_description
 from detkit.export.forms.interfaces import Calibration, Engine, Form, Precision
-from detkit.export.static.nms import nms_mask_of_torchvision
+from detkit.export.static.nms import nms_mask_of_torchvision, soft_nms_of_torch
 from detkit.export.tracing import Traced, quiet
-from detkit.registry import DataError
+from detkit.registry import ConfigError, DataError
 from detkit.utils.paths import atomic_write
 
 NAME = "detkit.json"
@@ -44,12 +44,26 @@ _STRUCTURES = (None, "builtins.tuple", "builtins.list", "builtins.dict")
 """Of inputs and outputs. Other types, and values of enumerations, let torch import the module that they name."""
 
 
+def check(precision: Precision | None = None) -> None:
+    """See ``Form.check``. Before torch 2.9 these files had another layout, with other dangers in it."""
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9):
+        raise ConfigError(
+            f".pt2: this is torch {torch.__version__}, and detkit writes and reads these files with 2.9 or later: pip "
+            "install --upgrade torch torchvision; or take a program of ONNX or OpenVINO (.onnx, .xml)"
+        )
+
+
 def write(
     traced: Traced, description: Description, precision: Precision, calibration: Calibration | None, path: Path
 ) -> None:
     """See ``Form.write``."""
     with quiet():
-        graph = traced.graph.run_decompositions({torch.ops.detkit.nms_mask.default: nms_mask_of_torchvision})
+        graph = traced.graph.run_decompositions(
+            {
+                torch.ops.detkit.nms_mask.default: nms_mask_of_torchvision,
+                torch.ops.detkit.soft_nms.default: soft_nms_of_torch,
+            }
+        )
     graph._example_inputs = None  # zeros, which nobody needs
     graph._guards_code = []  # checks of sizes as Python code, which a reader would have to run
     for node in graph.graph.nodes:
@@ -60,6 +74,7 @@ def write(
 
 def describe(path: Path) -> Description:
     """See ``Form.describe``. What of the archive could run code is refused."""
+    check()
     return read_description(_parts(path).get(f"extra/{NAME}", b"").decode(errors="replace"), str(path))
 
 
@@ -160,4 +175,4 @@ def run(path: Path, description: Description, threads: int) -> Engine:
     return engine
 
 
-TORCH = Form(".pt2", "torch", {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}, write, describe, {"torch": run})
+TORCH = Form(".pt2", "torch", {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}, check, write, describe, {"torch": run})

@@ -9,6 +9,7 @@ from detkit.export.description import describe
 from detkit.export.tracing import InputShape, traced
 from detkit.registry import ConfigError
 
+pytest.importorskip("torch", minversion="2.9")  # of which .pt2 files are
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 pytest.importorskip("openvino")

@@ -1,6 +1,7 @@
 """How a detector chooses among boxes that may be of one object. N boxes of an image, in all classes."""
 
 import dataclasses
+import math
 from typing import Literal
 
 import torch
@@ -61,22 +62,47 @@ class SoftNMS(Suppression):
         self, boxes: Tensor, scores: Tensor, classes: Tensor, iou_thresh: float, max_detections: int
     ) -> tuple[Tensor, Tensor]:
         """See ``Suppression.__call__``."""
-        boxes, now, taken = boxes.float(), scores.float().clone(), []
-        alive = torch.ones_like(now, dtype=torch.bool)
-        for _ in range(min(len(now), max_detections)):
-            best = now.masked_fill(~alive, -1.0).argmax().reshape(1)
-            taken.append(best)
-            alive = alive.index_fill(0, best, False)
-            iou = pairwise_iou(boxes[best], boxes)[0].nan_to_num()
-            if self.decay == "linear":
-                factor = torch.where(iou >= iou_thresh, 1 - iou, 1.0)
-            else:
-                factor = torch.exp(-iou.square() / self.sigma)
-            now = torch.where(alive & (classes == classes[best]), now * factor, now)
-        rest = torch.nonzero(alive)[:, 0]
-        rows = torch.cat([*taken, rest[now[rest].argsort(descending=True)]])
+        num = min(len(scores), max_detections)
+        taken, left = soft_nms(boxes[None].float(), scores[None].float(), classes[None], *self.decays(iou_thresh), num)
+        now = torch.maximum(taken, left)[0]
+        rows = now.argsort(descending=True, stable=True)
         rows = rows[now[rows] >= self.min_score]
         return rows, now[rows].to(scores)
+
+    def decays(self, iou_thresh: float) -> tuple[float, float]:
+        """``linear_from`` and ``power`` of ``soft_nms``."""
+        return (iou_thresh, 0.0) if self.decay == "linear" else (2.0, -1 / self.sigma)  # no IoU is 2
+
+
+def soft_nms(
+    boxes: Tensor, scores: Tensor, classes: Tensor, linear_from: float, power: float, num: int
+) -> tuple[Tensor, Tensor]:
+    """``num`` steps of Soft-NMS in each of B sets of boxes, in as few operators a step as can be.
+
+    Args:
+        boxes: ``(B, N, 4)`` xyxy.
+        scores: ``(B, N)``; -inf for a row that stands for no box.
+        classes: ``(B, N)``; boxes of different ones do not meet.
+        linear_from: IoU with a better box from which a score is multiplied by 1 - IoU.
+        power: below it, a score is multiplied by e to IoU^2 times this: 0 leaves it as it is.
+        num: N at most.
+
+    Returns:
+        ``(B, N)`` each: the scores at which boxes were taken, and those of the boxes that were not; -inf for others.
+    """
+    left, taken = scores, torch.full_like(scores, -math.inf)
+    low, high = boxes[..., :2], boxes[..., 2:]
+    areas, kinds = (high - low).prod(dim=-1), classes.to(boxes.dtype)
+    table = torch.cat([boxes, areas[..., None], kinds[..., None]], dim=-1)
+    for _ in range(num):
+        score, row = left.max(dim=1, keepdim=True)
+        best = table.gather(1, row[..., None].expand(-1, -1, 6))
+        inter = (torch.minimum(high, best[..., 2:4]) - torch.maximum(low, best[..., :2])).clamp(min=0).prod(dim=-1)
+        iou = inter / (areas + best[..., 4] - inter).clamp(min=1e-12) * (kinds == best[..., 5])
+        factor = torch.where(iou >= linear_from, 1 - iou, torch.exp(iou.square() * power))
+        taken = taken.scatter(1, row, score)
+        left = (left * factor.clamp(min=1e-12)).scatter(1, row, -math.inf)  # -inf * 0 is no number
+    return taken, left
 
 
 @SUPPRESSIONS.register()

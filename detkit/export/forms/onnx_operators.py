@@ -21,7 +21,7 @@ def nms_mask(boxes: Any, scores: Any, iou_thresh: float) -> Any:
 
 @script(Opset("detkit", 1), default_opset=op)
 def soft_nms(boxes: FLOAT, scores: FLOAT, classes: INT64, linear_from: float, power: float, num: int) -> FLOAT:
-    """See ``static.nms.soft_nms``."""
+    """See ``modeling.suppression.soft_nms``, of which these are the scores of the boxes that were taken."""
     low, high = op.Split(boxes, num_outputs=2, axis=2)
     width, height = op.Split(high - low, num_outputs=2, axis=2)
     areas, kinds = width * height, op.Unsqueeze(op.CastLike(classes, boxes), [2])

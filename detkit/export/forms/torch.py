@@ -15,7 +15,7 @@ from torch import Tensor
 
 from detkit.export.description import Description, read_description
 from detkit.export.forms.interfaces import Calibration, Engine, Form, Precision
-from detkit.export.static.nms import nms_mask_of_torchvision, soft_nms_of_torch
+from detkit.export.static.nms import nms_mask_of_torchvision, soft_nms_scores_of_torch
 from detkit.export.tracing import Traced, quiet
 from detkit.registry import ConfigError, DataError
 from detkit.utils.paths import atomic_write
@@ -61,7 +61,7 @@ def write(
         graph = traced.graph.run_decompositions(
             {
                 torch.ops.detkit.nms_mask.default: nms_mask_of_torchvision,
-                torch.ops.detkit.soft_nms.default: soft_nms_of_torch,
+                torch.ops.detkit.soft_nms.default: soft_nms_scores_of_torch,
             }
         )
     graph._example_inputs = None  # zeros, which nobody needs

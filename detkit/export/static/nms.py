@@ -8,7 +8,7 @@ from torchvision.ops import nms
 
 from detkit.export.static.dispatch import no_static_form, static_form
 from detkit.modeling.interfaces import Suppression
-from detkit.modeling.suppression import HardNMS, MatrixNMS, SoftNMS
+from detkit.modeling.suppression import HardNMS, MatrixNMS, SoftNMS, soft_nms
 
 NOTHING = -math.inf
 """The score of a row that stands for no box."""
@@ -49,45 +49,23 @@ def nms_mask_of_torchvision(boxes: Tensor, scores: Tensor, iou_thresh: float) ->
 
 
 @torch.library.custom_op("detkit::soft_nms", mutates_args=())
-def soft_nms(boxes: Tensor, scores: Tensor, classes: Tensor, linear_from: float, power: float, num: int) -> Tensor:
-    """``(B, M)`` the scores at which Soft-NMS takes the ``num`` best of each set; -inf for the others.
-
-    An operator of its own, as it is a loop that engines have and that a graph would write out.
-
-    Args:
-        boxes: ``(B, M, 4)`` xyxy.
-        scores: ``(B, M)``; a row of score -inf is not taken.
-        classes: ``(B, M)``; boxes of different ones do not meet.
-        linear_from: IoU with a better box from which a score is multiplied by 1 - IoU.
-        power: below it, a score is multiplied by e to IoU^2 times this: 0 leaves it as it is.
-        num: of steps.
-    """
-    return soft_nms_of_torch(boxes, scores, classes, linear_from, power, num)
+def soft_nms_scores(
+    boxes: Tensor, scores: Tensor, classes: Tensor, linear_from: float, power: float, num: int
+) -> Tensor:
+    """The first of what ``soft_nms`` returns. An operator of its own: a graph would have each step of the loop."""
+    return soft_nms(boxes, scores, classes, linear_from, power, num)[0]
 
 
-@soft_nms.register_fake
+@soft_nms_scores.register_fake
 def _(boxes: Tensor, scores: Tensor, classes: Tensor, linear_from: float, power: float, num: int) -> Tensor:
     return torch.empty_like(scores)
 
 
-def soft_nms_of_torch(
+def soft_nms_scores_of_torch(
     boxes: Tensor, scores: Tensor, classes: Tensor, linear_from: float, power: float, num: int
 ) -> Tensor:
-    """``soft_nms`` in torch's operators, written out."""
-    now, taken = scores, torch.full_like(scores, NOTHING)
-    low, high = boxes[..., :2], boxes[..., 2:]
-    areas, kinds = (high - low).prod(dim=-1), classes.to(boxes.dtype)
-    table = torch.cat([boxes, areas[..., None], kinds[..., None]], dim=-1)
-    for _ in range(num):
-        score, row = now.max(dim=1, keepdim=True)
-        best = table.gather(1, row[..., None].expand(-1, -1, 6))
-        inter = (torch.minimum(high, best[..., 2:4]) - torch.maximum(low, best[..., :2])).clamp(min=0).prod(dim=-1)
-        iou = inter / (areas + best[..., 4] - inter).clamp(min=1e-12) * (kinds == best[..., 5])
-        factor = torch.where(iou >= linear_from, 1 - iou, torch.exp(iou.square() * power))
-        factor = factor.clamp(min=1e-12)  # -inf * 0 is no number
-        taken = taken.scatter(1, row, score)
-        now = (now * factor).scatter(1, row, NOTHING)
-    return taken
+    """``soft_nms_scores`` in the operators of torch, for a program without operators of ours."""
+    return soft_nms(boxes, scores, classes, linear_from, power, num)[0]
 
 
 def in_groups(boxes: Tensor, groups: Tensor, num_groups: int) -> Tensor:
@@ -142,8 +120,7 @@ def _(
 def _(
     suppression: SoftNMS, boxes: Tensor, scores: Tensor, classes: Tensor, num_classes: int, iou_thresh: float, num: int
 ) -> Tensor:
-    decay = (iou_thresh, 0.0) if suppression.decay == "linear" else (2.0, -1 / suppression.sigma)
-    taken = soft_nms(boxes, scores, classes, *decay, num)
+    taken = soft_nms_scores(boxes, scores, classes, *suppression.decays(iou_thresh), num)
     return taken.masked_fill(taken < suppression.min_score, NOTHING)
 
 

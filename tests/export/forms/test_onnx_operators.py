@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from detkit.export.static.nms import nms_mask_of_torchvision, soft_nms_of_torch
+from detkit.export.static.nms import nms_mask_of_torchvision, soft_nms_scores_of_torch
 
 ort = pytest.importorskip("onnxruntime")
 ov = pytest.importorskip("openvino")
@@ -36,8 +36,8 @@ def sets(number, rows, seed):
     ("name", "in_torch", "num_inputs", "arguments"),
     [
         ("nms_mask", nms_mask_of_torchvision, 2, (0.3,)),
-        ("soft_nms", soft_nms_of_torch, 3, (0.3, 0.0, 30)),
-        ("soft_nms", soft_nms_of_torch, 3, (2.0, -2.0, 30)),
+        ("soft_nms", soft_nms_scores_of_torch, 3, (0.3, 0.0, 30)),
+        ("soft_nms", soft_nms_scores_of_torch, 3, (2.0, -2.0, 30)),
     ],
     ids=("nms", "linear", "gaussian"),
 )

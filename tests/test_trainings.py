@@ -35,7 +35,7 @@ def test_quick_start(tmp_path):
         ("retinanet_shapes", "box", 0.60),
         ("fcos_shapes", "box", 0.60),
         ("cascade_mask_rcnn_shapes", "box", 0.70),
-        ("keypoint_rcnn_shapes", "keypoints", 0.65),
+        ("keypoint_rcnn_shapes", "keypoints", 0.70),
     ],
 )
 def test_other_detectors_learn_the_shapes_too(tmp_path, config, task, least):

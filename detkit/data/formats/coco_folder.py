@@ -11,7 +11,7 @@ import msgspec
 from detkit.data.datasets.coco import read_categories, read_json
 from detkit.data.datasets.rows import ImageRow, Row, as_row, is_text, row_type
 from detkit.data.formats.content import Content
-from detkit.data.formats.dataset import FormatDataset
+from detkit.data.formats.dataset import FormatDataset, image_of
 from detkit.data.formats.files import Folder, by_part, decoded, part_of
 from detkit.data.interfaces import DATASETS, NEGATIVE, NOT_EXHAUSTIVE
 from detkit.data.issues import Issue, raise_errors
@@ -84,18 +84,25 @@ def _files(folder: Folder, kind: type[CocoFolder]) -> dict[str, list[str]]:
 
 
 def distinct(parts: Mapping[str, list[str]], read: Callable[[str], Content]) -> list[Content]:
-    """The contents of the files, without those that speak of images that a later file of their part has."""
+    """The contents of the files; an image that several files of a part have is taken from the last of them."""
     out: list[Content] = []
     for names in parts.values():
         seen: set[str] = set()
         kept: list[Content] = []
         for name in reversed(names):
             content = read(name)
-            images = {row.file_name for row in content.images}
-            if images & seen:
-                kept[-1].notes = [*kept[-1].notes, f"{name}: left out, its images are those of another file"]
-            else:
-                seen, kept = seen | images, [*kept, content]
+            own = {row.file_name for row in content.images}
+            common = own & seen
+            if common and common == own:
+                kept[-1].notes = [*kept[-1].notes, f"{name}: left out, other files have all of its images"]
+                continue
+            if common:
+                words = f"{name}: {len(common)} of its {len(own)} images left out, other files have them"
+                gone = {row.id for row in content.images if row.file_name in common}
+                content.images = [row for row in content.images if row.file_name not in common]
+                content.rows = [row for row in content.rows if image_of(row) not in gone]
+                content.notes = [*content.notes, words]
+            seen, kept = seen | own, [*kept, content]
         out += reversed(kept)
     return out
 

@@ -218,9 +218,9 @@ def keep_share(content: Content, split: str, val_fraction: float, folder: Folder
     num_val = min(max(num_val, round(share / 2)), round(share * 2))
     num_val = min(max(num_val, 1), len(hashes) - 1)  # neither is empty
     val = set(order[:num_val])
-    kept_images = [row for i, row in enumerate(content.images) if (i in val) == (name == "val")]
-    content.images, kept = kept_images, {row.id for row in kept_images}
-    content.rows = [row for row in content.rows if _image_id(row) in kept]
+    gone = {row.id for i, row in enumerate(content.images) if (i in val) != (name == "val")}
+    content.images = [row for row in content.images if row.id not in gone]
+    content.rows = [row for row in content.rows if image_of(row) not in gone]  # of unknown images, too: they are wrong
 
 
 def new_ids(names: Iterable[str], categories: Mapping[int, str]) -> dict[int, str]:
@@ -228,8 +228,10 @@ def new_ids(names: Iterable[str], categories: Mapping[int, str]) -> dict[int, st
     return dict(enumerate(sorted(names), max(categories, default=0) + 1))
 
 
-def _image_id(row: Any) -> Any:
-    return row.get("image_id") if isinstance(row, Mapping) else getattr(row, "image_id", None)
+def image_of(row: Any) -> int | str | None:
+    """The id of the image that a row speaks of; None where it says none."""
+    id_ = row.get("image_id") if isinstance(row, Mapping) else getattr(row, "image_id", None)
+    return id_ if isinstance(id_, int | str) else None
 
 
 def contents(folder: Folder) -> str:

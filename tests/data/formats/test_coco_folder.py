@@ -1,6 +1,7 @@
 """COCO files in folders: encodings, names and lists as they come."""
 
 import json
+import re
 import unicodedata
 
 import pytest
@@ -116,3 +117,41 @@ def test_labels_without_area_are_no_objects(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"imagePath": "a.png", "shapes": [shape]}))
     with pytest.raises(DataError, match="its 1 images have no object; points, lines and tags are none"):
         open_dataset(tmp_path)
+
+
+@pytest.fixture
+def write_parts(tmp_path):
+    """Writes a COCO file of the images of some numbers, each with one object of a category."""
+
+    def write(name, numbers, category=None, **entry):
+        images = [{"id": i, "file_name": f"{i}.png", "width": 40, "height": 30} for i in numbers]
+        for image in images:
+            Image.new("RGB", (40, 30)).save(tmp_path / image["file_name"])
+        category = category or {"id": 3, "name": "cat"}
+        rows = [{**BOX, "id": i, "image_id": i, "category_id": category["id"], **entry} for i in numbers]
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"images": images, "annotations": rows, "categories": [category]}))
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        (range(4, 9), r"a\.json: 1 of its 5 images left out, other files have them"),
+        (range(9), r"a\.json: left out, other files have all of its images"),
+        (range(2), r"a\.json: 2 of its 5 images left out"),
+    ],
+)
+def test_an_image_that_two_files_have_is_there_once_and_hides_no_other(write_parts, caplog, numbers, words):
+    caplog.set_level("INFO", "detkit")
+    write_parts("a.json", range(5), area=7)
+    dataset = open_dataset(write_parts("b.json", numbers, area=5))
+    content = dataset.coco()
+    assert {image["file_name"] for image in content["images"]} == {f"{i}.png" for i in {*range(5), *numbers}}
+    assert len(content["annotations"]) == len(dataset)
+    later = {row["image_id"] for row in content["annotations"] if row["area"] == 5}
+    assert later == {*numbers}, "the last file counts"
+    assert re.search(words, caplog.text)

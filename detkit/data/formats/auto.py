@@ -64,7 +64,7 @@ class AutoDataset(FormatDataset):
             if self._format not in formats:
                 near = did_you_mean(self._format, formats)
                 raise DataError(f"format: there is no format '{self._format}'.{near} There are {', '.join(formats)}")
-            return formats[self._format], "as format says"
+            return formats[self._format].chosen(folder)
         for kind in sorted(formats.values(), key=lambda kind: kind.is_general):
             if (seen := kind.recognise(folder)) is not None:
                 return kind, seen

@@ -142,10 +142,15 @@ class FormatDataset(TableDataset):
 
     def reader(self, folder: Folder) -> tuple[type["FormatDataset"], str]:
         """The class that reads the folder, and what was seen there."""
-        seen = type(self).recognise(folder)
-        if seen is None:
-            raise DataError(f"{folder.path}: holds nothing of the format {self.format}; there are {contents(folder)}")
-        return type(self), seen
+        return self.chosen(folder)
+
+    @classmethod
+    def chosen(cls, folder: Folder) -> tuple[type["FormatDataset"], str]:
+        """This class, and what it saw in the folder. Raises DataError where nothing of its format lies there."""
+        if (seen := cls.recognise(folder)) is None:
+            found = f"holds nothing of the format {cls.format}; there are {contents(folder)}. {cls.hint(folder)}"
+            raise DataError(f"{folder.path / (folder.given or '')}: {found.rstrip('. ')}")
+        return cls, seen
 
     @classmethod
     def recognise(cls, folder: Folder) -> str | None:

@@ -1,11 +1,12 @@
 """A mistake in a label is named with its file and its line or object, whatever the format."""
 
 import json
+import re
 
 import pytest
 from PIL import Image
 
-from detkit.data import open_dataset
+from detkit.data import DATASETS, open_dataset
 from detkit.registry import DataError
 
 YOLO = {"data.yaml": "train: images\nnames: [cat, dog]\n", "images/a.png": None, "labels/a.txt": "0 .5 .5 .2 .2\n{}\n"}
@@ -265,3 +266,17 @@ def test_json_of_another_encoding_is_refused(tmp_path):
     (tmp_path / "a.json").write_text(text, encoding="gbk")
     with pytest.raises(DataError, match=r"a\.json: is not text in UTF-8; iconv"):
         open_dataset(tmp_path)
+
+
+KINDS = {kind.key: kind for kind in map(DATASETS.get, DATASETS.names()) if hasattr(kind, "key")}
+
+
+@pytest.mark.parametrize("key", KINDS)
+def test_a_folder_without_anything_of_the_format_that_is_asked_for_says_so(tmp_path, key):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    (tmp_path / "x.txt").write_text("hi")
+    words = rf"holds nothing of the format {re.escape(KINDS[key].format)}; there are 1 files of \.png, 1 files of \.txt$"
+    with pytest.raises(DataError, match=words):
+        open_dataset(tmp_path, format=key)
+    with pytest.raises(DataError, match=r"x\.txt: holds nothing of the format"):
+        open_dataset(tmp_path / "x.txt", format=key)

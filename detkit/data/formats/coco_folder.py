@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from detkit.data.datasets.coco import read_categories, read_json
+from detkit.data.datasets.image_table import ImageTable
 from detkit.data.datasets.rows import ImageRow, Row, as_row, is_text, row_type
 from detkit.data.formats.content import Content
 from detkit.data.formats.dataset import FormatDataset, image_of
@@ -84,13 +85,20 @@ def _files(folder: Folder, kind: type[CocoFolder]) -> dict[str, list[str]]:
 
 
 def distinct(parts: Mapping[str, list[str]], read: Callable[[str], Content]) -> list[Content]:
-    """The contents of the files; an image that several files of a part have is taken from the last of them."""
+    """The contents of the files; an image that several files of a part have is taken from the last of them.
+
+    Raises:
+        DataError: there are several, and an image is malformed.
+    """
     out: list[Content] = []
+    several = sum(map(len, parts.values())) > 1
     for names in parts.values():
         seen: set[str] = set()
         kept: list[Content] = []
         for name in reversed(names):
             content = read(name)
+            if several:
+                ImageTable.from_rows(content.images, content.place, raise_errors)
             own = {row.file_name for row in content.images}
             common = own & seen
             if common and common == own:
@@ -139,7 +147,7 @@ def _content(folder: Folder, name: str, is_lvis: bool) -> Content:
             row.iscrowd, brushes = 0, brushes + 1
         objects.append(row)
     notes = [f"{name}: {brushes} masks of CVAT's brush, written as crowds, are taken as objects"] if brushes else []
-    return Content(images, objects, categories, keypoints, notes, extras)  # type: ignore[arg-type]
+    return Content(images, objects, categories, keypoints, notes, extras, place=place)  # type: ignore[arg-type]
 
 
 def _is_brush(mask: Any, entries: list[Any], row: Row) -> bool:
@@ -182,53 +190,67 @@ def _lvis_images(place: str) -> dict[Any, _LvisImage]:
 
 
 def joined(parts: list[Content]) -> Content:
-    """Several contents as one: categories by name, ids kept where they are unique, else numbered again."""
+    """Several contents as one: categories by name, ids kept where they are unique, else numbered again.
+
+    Raises:
+        DataError: an object is of no image or category of its own file, whose ids another file may have.
+    """
     if len(parts) == 1:
         return parts[0]
     first = parts[0]
     same = all(dict(part.categories) == dict(first.categories) for part in parts)
     names = list(dict.fromkeys(name for part in parts for name in part.categories.values()))
     categories = dict(first.categories) if same else dict(enumerate(names, 1))
-    number = {name: id_ for id_, name in categories.items()}
+    by_name = {name: id_ for id_, name in categories.items()}
     image_ids = [row.id for part in parts for row in part.images]
     unique = len(set(image_ids)) == len(image_ids)
     images: dict[str, ImageRow] = {}
     rows: list[Any] = []
     lists: dict[Any, dict[str, list[int]]] = {}
+    words: dict[int, Mapping[str, Any]] = {}
     for part in parts:
-        ids: dict[Any, Any] = {}
-        kept = set()
+        number = {id_: id_ if same else by_name[name] for id_, name in part.categories.items()}
+        kept = {}
         for image in part.images:
             if image.file_name not in images:
-                kept.add(image.id)
-                id_ = image.id if unique else image.file_name
+                kept[image.id] = id_ = image.id if unique else image.file_name
                 images[image.file_name] = ImageRow(id_, image.file_name, image.height, image.width)
-            ids[image.id] = images[image.file_name].id
-            if image.id in kept and (own := part.extras.get("images", {}).get(image.id)):
-                known = {k: [number[part.categories[c]] for c in v if c in part.categories] for k, v in own.items()}
-                lists[ids[image.id]] = known
-        for row in part.rows:
-            entry: dict[str, Any] = (
-                row if isinstance(row, dict) else msgspec.structs.asdict(row) if isinstance(row, Row) else {}
-            )
-            if entry.get("image_id") in kept:
-                category = entry.get("category_id")
-                if not same and isinstance(category, int) and category in part.categories:
-                    category = number[part.categories[category]]
-                rows.append({**entry, "image_id": ids[entry["image_id"]], "category_id": category})
-    annotation_ids = [row["id"] for row in rows if isinstance(row.get("id"), int)]  # others are reported later
+                if own := part.extras.get("images", {}).get(image.id):
+                    lists[id_] = {key: [number[c] for c in ids if c in number] for key, ids in own.items()}
+        rows += _numbered(part, kept, number)
+        words |= {number[id_]: own for id_, own in part.extras.get("categories", {}).items() if id_ in number}
+    annotation_ids = [row.id for row in rows if isinstance(row.id, int)]  # others are reported later
     if len(set(annotation_ids)) < len(annotation_ids):
         for id_, row in enumerate(rows, 1):
-            row["id"] = id_
+            row.id = id_ if isinstance(row.id, int) else row.id
     notes = [words for part in parts for words in part.notes]
-    frequencies = {
-        number[part.categories[id_]]: entry
-        for part in parts
-        for id_, entry in part.extras.get("categories", {}).items()
-        if id_ in part.categories
-    }
-    extras: dict[str, Any] = {"images": lists, "categories": frequencies}
+    extras: dict[str, Any] = {"images": lists, "categories": words}
     segments = {path: file for part in parts for path, file in part.segments.items()}
     stuff = {name: id_ for part in parts for id_, name in part.stuff.items()}
     maps: Any = {"segments": segments, "stuff": {id_: name for name, id_ in stuff.items()}}
     return Content(list(images.values()), rows, categories, first.keypoints, notes, extras, **maps)
+
+
+def _numbered(part: Content, images: Mapping[Any, Any], categories: Mapping[int, int]) -> Iterator[Row]:
+    """The rows of the images that are kept, with other ids of these and of the categories; each says where it stood."""
+    known = {image.id for image in part.images}
+    for i, entry in enumerate(part.rows):
+        row = as_row(entry, Row)
+        label = f"annotation {row.id}" if type(getattr(row, "id", None)) is int else f"annotations[{i}]"
+        if not isinstance(row, Row):
+            what = f"{label} is {str(row)[:40]!r}; expected a mapping"
+            raise Issue("malformed entry", part.place, label, what)
+        row.origin = f"{part.place}, {label}"
+        if (image := image_of(row)) is not None:  # what is no id at all is reported later
+            if image not in known:
+                what = f"{label}: image_id {image!r} is not the id of any of its {len(known)} images"
+                raise Issue("unknown image", part.place, label, what, "remove the annotation, or add its image")
+            if image not in images:
+                continue
+            row.image_id = images[image]
+        if isinstance(row.category_id, int):
+            if row.category_id not in categories:
+                what = f"{label}: category_id {row.category_id} is not listed in 'categories'"
+                raise Issue("unknown category", part.place, label, what, "correct category_id, or add the category")
+            row.category_id = categories[row.category_id]
+        yield row

@@ -128,7 +128,7 @@ def _panoptic(folder: Folder, name: str) -> Content:
                 keys = {"image_id": image.id, "category_id": numbers[segment.label], "iscrowd": int(segment.crowd)}
                 rows.append({"id": len(rows) + 1, **keys, "bbox": coco_mask.toBbox(rle).tolist(), "segmentation": rle})
     things = {id_: name for name, id_ in numbers.items()}
-    return Content(out, rows, things, segments=files, stuff=_stuff(file))
+    return Content(out, rows, things, segments=files, stuff=_stuff(file), place=place)
 
 
 def _stuff(file: _PanopticFile) -> dict[int, str]:

@@ -75,6 +75,7 @@ class Content:
         embedded: the path of an image that is no file -> the JSON file that holds it as ``imageData``.
         segments: the path of an image -> its file of segments, where all images have one.
         stuff: the categories of stuff among these segments, id -> name.
+        place: the file that says all of it, for messages; "" where several do.
     """
 
     images: list[ImageRow]
@@ -86,6 +87,7 @@ class Content:
     embedded: Mapping[str, str] = dataclasses.field(default_factory=dict)
     segments: Mapping[str, SegmentFile] = dataclasses.field(default_factory=dict)
     stuff: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    place: str = ""
 
     @staticmethod
     def of_images(

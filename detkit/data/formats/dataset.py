@@ -102,7 +102,7 @@ class FormatDataset(TableDataset):
             class_names=class_names,
             keypoints=content.keypoints,
             policy=Policy(keep_empty, keep_crowd, invalid_boxes, invalid_masks),
-            source=str(folder.path),
+            source=content.place or str(folder.path),
             image_root=str(folder.path),
             check_images=check_images,
             reading=reading,

@@ -69,14 +69,41 @@ def test_an_image_that_is_none_is_named(folder, images):
         open_dataset(folder(images=images, annotations=[{**BOX, "area": float("nan")}]))
 
 
-@pytest.mark.parametrize("entry", [{"id": [1]}, {"category_id": 99}, {"category_id": [3]}, {"id": None}])
-def test_a_wrong_object_of_one_part_among_several_is_named(folder, entry):
+@pytest.mark.parametrize(
+    ("entry", "label", "words"),
+    [
+        ({"id": [1]}, r"annotations\[0\]", "id is"),
+        ({"id": None}, r"annotations\[0\]", "id is 'None'; expected int"),
+        ({"category_id": 1}, "annotation 5", "category_id 1 is not listed"),
+        ({"category_id": [3]}, "annotation 5", "category_id is"),
+        ({"image_id": 8}, "annotation 5", "image_id 8 is not the id"),
+        ({"image_id": [7]}, "annotation 5", "image_id is"),
+        ({"bbox": ["x", 1, 2, 3]}, "annotation 5", "bbox is not four finite numbers"),
+        (5, r"annotations\[0\]", "is '5'; expected a mapping"),
+    ],
+)
+def test_a_wrong_object_of_one_part_among_several_is_named(folder, entry, label, words):
     folder(part="train")
     images = [{"id": 7, "file_name": "b.png", "width": 40, "height": 30}]
-    wrong = [{**BOX, **entry}, {**BOX, "id": 6}]
+    wrong = [{**BOX, **entry} if isinstance(entry, dict) else entry, {**BOX, "id": 6}]
     root = folder(part="val", annotations=wrong, images=images, categories=[{"id": 3, "name": "dog"}])
-    with pytest.raises(DataError, match="annotation"):
-        open_dataset(root)
+    for split in (None, "val"):
+        with pytest.raises(DataError, match=rf"/val\.json[:,] {label}.*{words}"):
+            open_dataset(root, split=split)
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [({"width": None}, "expected a name and whole numbers"), ({"id": [7]}, "has the id"), ({"id": 8}, "two images")],
+)
+def test_a_wrong_image_of_one_file_among_several_is_named(folder, entry, words):
+    folder(part="train")
+    images = [{"id": 7, "file_name": "b.png", "width": 40, "height": 30, **entry}]
+    images.append({**images[0], "id": 8, "file_name": "c.png"})
+    root = folder(part="val", images=images, annotations=[])
+    for split in (None, "val"):
+        with pytest.raises(DataError, match=rf"/val\.json: .*{words}"):
+            open_dataset(root, split=split)
 
 
 @pytest.mark.parametrize(

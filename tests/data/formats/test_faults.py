@@ -275,7 +275,7 @@ KINDS = {kind.key: kind for kind in map(DATASETS.get, DATASETS.names()) if hasat
 def test_a_folder_without_anything_of_the_format_that_is_asked_for_says_so(tmp_path, key):
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     (tmp_path / "x.txt").write_text("hi")
-    words = rf"holds nothing of the format {re.escape(KINDS[key].format)}; there are 1 files of \.png, 1 files of \.txt$"
+    words = rf"nothing of the format {re.escape(KINDS[key].format)}; there are 1 files of \.png, 1 files of \.txt$"
     with pytest.raises(DataError, match=words):
         open_dataset(tmp_path, format=key)
     with pytest.raises(DataError, match=r"x\.txt: holds nothing of the format"):

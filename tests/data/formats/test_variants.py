@@ -107,7 +107,7 @@ def test_a_file_of_the_same_images_is_left_out_and_said(tmp_path, caplog):
     caplog.set_level("INFO")
     files = {"v1.json": coco("a.png", bbox=[1, 1, 5, 5]), "v2.json": coco("a.png"), "a.png": IMAGE}
     assert opened(tmp_path, files).coco()["annotations"][0]["bbox"] == [4, 3, 16, 9]
-    assert "v1.json: left out, its images are those of another file" in caplog.text
+    assert "v1.json: left out, other files have all of its images" in caplog.text
 
 
 @pytest.mark.parametrize(

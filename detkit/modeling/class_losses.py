@@ -133,6 +133,7 @@ class SeesawClassLoss(ClassLoss):
 
     Attributes:
         class_counts: ``(K + 1,)`` boxes of each class that were seen in training, and of the background.
+        track_running_stats: false while a pass is no step of the training; see ``keep_running_statistics``.
     """
 
     class_counts: Tensor
@@ -140,12 +141,12 @@ class SeesawClassLoss(ClassLoss):
     def __init__(self, num_classes: int, *, p: NonNegative = 0.8, q: NonNegative = 2.0, eps: Positive = 0.01):
         super().__init__(num_classes)
         self.num_logits = num_classes + 2
-        self.p, self.q, self.eps = p, q, eps
+        self.p, self.q, self.eps, self.track_running_stats = p, q, eps, True
         self.register_buffer("class_counts", torch.zeros(num_classes + 1))
 
     def forward(self, logits: Tensor, classes: Tensor) -> dict[str, Tensor]:
         """See ``ClassLoss.forward``. Parts ``_objectness``, over all boxes, and ``_classes``, over the foreground."""
-        if self.training:  # as a batch norm counts: not where a validation loss is computed
+        if self.training and self.track_running_stats:  # as a batch norm counts: not where a validation loss is computed
             valid = (classes >= 0).to(self.class_counts)
             self.class_counts += torch.zeros_like(self.class_counts).scatter_add(0, classes.clamp(min=0), valid)
         foreground = is_foreground(classes, self.num_classes)

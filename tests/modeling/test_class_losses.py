@@ -8,6 +8,7 @@ from small import sample, small_model
 
 from detkit.config import Recipe
 from detkit.experiment import load_experiment
+from detkit.layers.norm import keep_running_statistics
 from detkit.modeling.class_losses import FederatedClassLoss, SeesawClassLoss, SigmoidClassLoss, SoftmaxClassLoss
 from detkit.structures import ImageInfo
 
@@ -69,9 +70,11 @@ def test_federated_counts_come_from_the_training_data():
     assert len(set(counts.tolist())) > 1
 
 
-def test_seesaw_counts_in_training_alone_and_keeps_its_counts_with_the_weights():
+def test_seesaw_counts_in_steps_of_the_training_alone_and_keeps_its_counts_with_the_weights():
     loss, logits, classes = SeesawClassLoss(3), torch.randn(5, 5), torch.tensor([0, 0, 2, 3, -1])
     loss(logits, classes)
+    with keep_running_statistics(loss):
+        loss(logits, classes)
     loss.eval()(logits, classes)
     assert loss.class_counts.tolist() == [2, 0, 1, 1]
     assert "class_loss.class_counts" in small_model(class_loss=SeesawClassLoss).roi_heads.box_head.state_dict()

@@ -18,6 +18,7 @@ from detkit.registry import ConfigError, DataError
 
 PRESET, PLAIN = "configs/matterport/mask_rcnn_R_50_FPN.yaml", "configs/coco/mask_rcnn_R_50_FPN_1x.yaml"
 RPN, HEADS = "model.proposal_generator.matcher.crowd_thresh", "model.roi_heads.matcher.crowd_thresh"
+CENTRES = "model.head.assigner.ignore_crowds"
 
 
 def test_a_model_that_spares_crowds_needs_data_that_keep_them(pytestconfig):
@@ -26,6 +27,8 @@ def test_a_model_that_spares_crowds_needs_data_that_keep_them(pytestconfig):
         load_experiment(root / PRESET, ["data.keep_crowd=false"])
     with pytest.raises(ConfigError, match=rf"^{HEADS}: 0\.2 spares"):
         load_experiment(root / PLAIN, [f"{HEADS}=0.2"])
+    with pytest.raises(ConfigError, match=rf"^{CENTRES}: true spares .*data\.keep_crowd=true, or {CENTRES}=false"):
+        load_experiment("quick_start/fcos_shapes", [f"{CENTRES}=true"])
     for overrides in ([f"{HEADS}=0.2", "data.keep_crowd=true"], ["data.keep_crowd=true"], []):
         assert load_experiment(root / PLAIN, overrides).tree
     assert load_experiment(root / PRESET, ["data.keep_crowd=false", f"{RPN}=null", f"{HEADS}=null"]).tree
@@ -33,12 +36,12 @@ def test_a_model_that_spares_crowds_needs_data_that_keep_them(pytestconfig):
 
 def test_parts_are_found_wherever_they_stand(pytestconfig):
     exp = load_experiment(pytestconfig.rootpath / PLAIN)
-    found = dict(parts_of(exp.model, Matcher, "model"))
+    found = {path: options for path, _, options in parts_of(exp.model, Matcher, "model")}
     assert set(found) == {"model.proposal_generator.matcher", "model.roi_heads.matcher"}
     assert found["model.proposal_generator.matcher"]["foreground_thresh"] == 0.7
     heads = Recipe(StandardRoIHeads, {"matcher": Matcher(0.1, 0.2), "others": (Matcher(), {"inner": Matcher()})})
-    assert list(dict(parts_of(heads, Matcher, "x"))) == ["x.matcher", "x.others[0]", "x.others[1].inner"]
-    assert [path for path, _ in parts_of([heads], StandardRoIHeads, "x")] == ["x[0]"]
+    assert [path for path, *_ in parts_of(heads, Matcher, "x")] == ["x.matcher", "x.others[0]", "x.others[1].inner"]
+    assert [(path, cls) for path, cls, _ in parts_of([heads], StandardRoIHeads, "x")] == [("x[0]", StandardRoIHeads)]
 
 
 CONFIGS = ["quick_start/mask_rcnn_shapes", "torchvision/faster_rcnn_mobilenet_v3_large_320_FPN"]

@@ -79,7 +79,7 @@ def changed(recipe: Recipe[Any], kind: type, option: str, change: Callable[[Any]
     return Recipe(recipe.cls, kwargs)
 
 
-def parts_of(value: Any, kind: type, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def parts_of(value: Any, kind: type, path: str) -> Iterator[tuple[str, type, Mapping[str, Any]]]:
     """Every part of a class, or of one derived from it, however deep, for rules that span several parts of a config.
 
     Args:
@@ -88,15 +88,15 @@ def parts_of(value: Any, kind: type, path: str) -> Iterator[tuple[str, Mapping[s
         path: the dotted path of ``value`` in the config.
 
     Yields:
-        The path of each part, and its options: those that are written and the defaults.
+        The path of each part, its class, and its options: those that are written and the defaults.
     """
     value = value.recipe if isinstance(value, Eager) else value
     if isinstance(value, Recipe):
         if issubclass(value.cls, kind):
-            yield path, value.kwargs
+            yield path, value.cls, value.kwargs
         children = {f".{name}": child for name, child in value.kwargs.items()}
     elif isinstance(value, kind) and dataclasses.is_dataclass(value):
-        yield path, vars(value)
+        yield path, type(value), vars(value)
         return
     elif isinstance(value, Mapping):
         children = {f".{name}": child for name, child in value.items()}

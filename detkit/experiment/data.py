@@ -77,7 +77,7 @@ class DataConfig:
     @property
     def reading(self) -> ImageReading:
         """How the test images are read, and so those that are predicted; of several datasets, as the first's."""
-        return ImageReading(**next(parts_of(self.test_dataset, ImageReading, ""), ("", {}))[1])
+        return ImageReading(**next(parts_of(self.test_dataset, ImageReading, ""), ("", ImageReading, {}))[2])
 
     def check_classes(self, class_names: Sequence[str]) -> None:
         """Raises DataError unless these are the test dataset's classes: metrics would mean nothing."""

@@ -20,6 +20,7 @@ from detkit.config import (
     parse,
     parts_of,
     written,
+    yaml_json,
 )
 from detkit.data import images_per_class
 from detkit.engine.interfaces import Hook, Parallelism, TrainingData
@@ -29,7 +30,6 @@ from detkit.experiment.solver import SolverConfig
 from detkit.experiment.train import TrainConfig
 from detkit.modeling.class_losses import FederatedClassLoss
 from detkit.modeling.interfaces import Backbone, KeypointHead, MetaArch
-from detkit.modeling.matcher import Matcher
 from detkit.modeling.weights import local_file
 from detkit.solver.interfaces import LRSchedule, Optimizer
 from detkit.structures import KeypointSpec
@@ -66,11 +66,14 @@ class Experiment:
 
     def __post_init__(self) -> None:
         self._check_neck()
-        for path, options in () if self.data.keep_crowd else parts_of(self.model, Matcher, "model"):
-            if options.get("crowd_thresh") is not None:
+        for path, cls, options in () if self.data.keep_crowd else parts_of(self.model, object, "model"):
+            option = getattr(cls, "crowd_option", None)
+            value = None if option is None else options.get(option)
+            if value is not None and value is not False:
+                without = assignment(f"{path}.{option}", False if value is True else None)
                 raise ConfigError(
-                    f"{path}.crowd_thresh: {options['crowd_thresh']} spares what lies on crowds, but the training data "
-                    f"leave crowds out; set data.keep_crowd=true, or {path}.crowd_thresh=null"
+                    f"{path}.{option}: {yaml_json(value)} spares what lies on crowds, but the training data leave"
+                    f" crowds out; set data.keep_crowd=true, or {without}"
                 )
 
     def build_model(

@@ -1,6 +1,7 @@
 """The roles that work on boxes alone, whatever the detector. Import them from ``interfaces.py``: read it first."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -91,7 +92,14 @@ class ClassLoss(nn.Module):
 
 
 class Assigner:
-    """Says what each anchor of a one-stage detector learns: an object, background, or nothing."""
+    """Says what each anchor of a one-stage detector learns: an object, background, or nothing.
+
+    Attributes:
+        crowd_option: its option that spares what lies on crowds, if any: it needs data that keep them, which is checked
+            when a config is loaded, as for every part that has this attribute.
+    """
+
+    crowd_option: ClassVar[str | None] = None
 
     def __call__(self, anchors: Sequence[Boxes], target: Instances) -> tuple[Tensor, Tensor]:
         """``anchors``, one ``Boxes`` a level, finest first -> of all A of them, level by level: ``(A,)`` rows of the

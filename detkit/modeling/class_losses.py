@@ -146,7 +146,7 @@ class SeesawClassLoss(ClassLoss):
 
     def forward(self, logits: Tensor, classes: Tensor) -> dict[str, Tensor]:
         """See ``ClassLoss.forward``. Parts ``_objectness``, over all boxes, and ``_classes``, over the foreground."""
-        if self.training and self.track_running_stats:  # as a batch norm counts: not where a validation loss is computed
+        if self.training and self.track_running_stats:  # as a batch norm counts: not for a validation loss
             valid = (classes >= 0).to(self.class_counts)
             self.class_counts += torch.zeros_like(self.class_counts).scatter_add(0, classes.clamp(min=0), valid)
         foreground = is_foreground(classes, self.num_classes)

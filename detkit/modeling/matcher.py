@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ class Matcher:
     allow_low_quality: bool = False
     crowd_thresh: Share | None = None
     low_quality_ties: bool = True
+    crowd_option: ClassVar[str] = "crowd_thresh"  # see Assigner
 
     def __post_init__(self) -> None:
         if not 0 <= self.background_thresh <= self.foreground_thresh:

@@ -1,6 +1,7 @@
 """Assigners: which anchors of a one-stage detector learn which object. A anchors of all levels, G objects."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -44,6 +45,8 @@ class CentreAssigner(Assigner):
         ignore_crowds: a background anchor with its centre in a crowd's box learns nothing; false: crowds mean nothing.
             Needs data that keep their crowds (``data.keep_crowd``).
     """
+
+    crowd_option: ClassVar[str] = "ignore_crowds"
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ import torch
 
 from detkit.config import Recipe
 from detkit.data import Mapper, Shapes, TiledDataset
+from detkit.data.interfaces import EVERY_CLASS, NEGATIVE, NOT_EXHAUSTIVE
 from detkit.registry import DataError
 
 SHAPES = Recipe(Shapes, {"num_images": 4, "image_size": (150, 200), "max_objects": 3})
@@ -89,6 +90,28 @@ def test_the_tables_say_what_the_records_hold():
         assert [entry["segmentation"] for entry in entries] == record.masks.rle()
         assert (table.boxes[rows] <= [80, 64, 80, 64]).all()
         assert (table.boxes[rows] >= 0).all()
+
+
+class PartlyLabelled(Shapes):
+    """Images that say which classes were looked for, with one region each that may hold any class."""
+
+    def coco(self):
+        content = super().coco()
+        for number, image in enumerate(content["images"]):
+            image |= {NEGATIVE: [number + 1], NOT_EXHAUSTIVE: [number + 2]}
+            next(e for e in content["annotations"] if e["image_id"] == image["id"])[EVERY_CLASS] = 1
+        return content
+
+
+def test_tiles_say_what_their_image_says_of_its_classes():
+    dataset = tiled(dataset=Recipe(PartlyLabelled, SHAPES.kwargs), min_visible=0.0)
+    whole, coco = dataset.dataset.coco(), dataset.coco()
+    for index, image in enumerate(coco["images"]):
+        own = next(i for i in whole["images"] if i["id"] == place(dataset, index)[0].image_id)
+        assert [image[key] for key in (NEGATIVE, NOT_EXHAUSTIVE)] == [own[key] for key in (NEGATIVE, NOT_EXHAUSTIVE)]
+    regions = {entry["id"] // dataset._most for entry in coco["annotations"] if entry.get(EVERY_CLASS)}
+    assert regions == {entry["id"] for entry in whole["annotations"] if entry.get(EVERY_CLASS)}
+    assert not all(entry.get(EVERY_CLASS) for entry in coco["annotations"])
 
 
 def test_a_sample_is_made_of_a_tile():

@@ -7,7 +7,7 @@ import numpy as np
 
 from detkit.config import Count, Fraction, Interval, Recipe
 from detkit.data.flat import offsets
-from detkit.data.interfaces import DATASETS, Dataset, ObjectTable, Record
+from detkit.data.interfaces import DATASETS, EVERY_CLASS, NEGATIVE, NOT_EXHAUSTIVE, Dataset, ObjectTable, Record
 from detkit.registry import DataError
 from detkit.structures import Tiling
 
@@ -122,13 +122,20 @@ class TiledDataset(Dataset):
 
     def coco(self) -> dict[str, Any]:
         """See ``Dataset.coco``. Every image is read."""
-        categories = self.dataset.coco()["categories"]
+        content = self.dataset.coco()
+        whole = {image["id"]: image for image in content["images"]}
+        of_every_class = {entry["id"] for entry in content["annotations"] if entry.get(EVERY_CLASS)}
         images, annotations = [], list[dict[str, Any]]()
         for index in range(len(self)):
             (height, width), id_ = self.image_size(index), self.image_id(index)
-            images.append({"id": id_, "file_name": id_, "height": height, "width": width})
+            own = whole[self.dataset.image_id(int(self._images[index]))]
+            lists = {key: own[key] for key in (NEGATIVE, NOT_EXHAUSTIVE) if key in own}
+            images.append({"id": id_, "file_name": id_, "height": height, "width": width, **lists})
             annotations += _entries(self[index], self.category_ids)
-        return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+        for entry in annotations:
+            if entry["id"] // self._most in of_every_class:
+                entry[EVERY_CLASS] = 1
+        return {"info": {}, "images": images, "annotations": annotations, "categories": content["categories"]}
 
     def summary(self) -> str:
         (height, width), left_out = self.tiling.sides, self._left_out

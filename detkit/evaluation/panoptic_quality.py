@@ -10,6 +10,7 @@ from detkit.data.interfaces import Dataset
 from detkit.evaluation.interfaces import EVALUATORS
 from detkit.evaluation.panoptic_results import PanopticWriter, categories_of, encoded
 from detkit.evaluation.per_image import PerImageEvaluator, metric_tables
+from detkit.registry import ConfigError
 from detkit.structures import Panoptic, Prediction, Segment
 
 
@@ -86,10 +87,18 @@ class PanopticEvaluator(PerImageEvaluator):
     Results are means over the classes that have a segment, in 0..1, -1 where there is nothing to measure:
     ``{"panoptic": {"PQ", "SQ", "RQ", "PQ_things", ..., "RQ_stuff", "per_class": {name: PQ}, "class_metrics": {name:
     {"PQ", "SQ", "RQ"}}}}``.
+
+    Raises:
+        ConfigError: the dataset has no panoptic maps.
     """
 
     def __init__(self, dataset: Dataset):
         super().__init__(dataset)
+        if len(dataset) and dataset.panoptic_map(0) is None:
+            raise ConfigError(
+                f"evaluators: PanopticEvaluator needs a test dataset with panoptic maps, such as CocoPanoptic; those of"
+                f" {type(dataset).__name__} are semantic alone: take SemanticEvaluator, or another dataset"
+            )
         self._categories = categories_of(
             dataset.class_names, dataset.category_ids, dataset.semantic_names, dataset.stuff_ids
         )

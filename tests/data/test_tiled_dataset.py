@@ -114,6 +114,18 @@ def test_tiles_say_what_their_image_says_of_its_classes():
     assert not all(entry.get(EVERY_CLASS) for entry in coco["annotations"])
 
 
+def test_panoptic_maps_are_cut_as_the_image_is():
+    dataset = tiled(dataset=Recipe(Shapes, {**SHAPES.kwargs, "panoptic": True}))
+    assert dataset.semantic_names == dataset.dataset.semantic_names
+    for index in range(len(dataset)):
+        (whole, x, y), found = place(dataset, index), dataset.panoptic_map(index)
+        ids = dataset.dataset.panoptic_map(whole.image_id).ids[y : y + 64, x : x + 80]
+        assert torch.equal(found.ids, ids)
+        assert [s.id for s in found.segments] == ids.unique().tolist()
+        assert np.array_equal(found.semantic.numpy(), dataset.maps(index)["semantic"])
+    assert tiled().panoptic_map(0) is None
+
+
 def test_a_sample_is_made_of_a_tile():
     sample = Mapper(tiled())(0, 0)
     assert sample.image.shape == (3, 64, 80)

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from processes import in_processes
 
-from detkit.config import ConfigError
-from detkit.data import Shapes
+from detkit.config import ConfigError, Recipe
+from detkit.data import Shapes, TiledDataset
 from detkit.evaluation import EVALUATORS, PanopticEvaluator, evaluate
 from detkit.structures import Panoptic, Prediction, Sample, Segment
 from detkit.utils import distributed
@@ -175,6 +175,17 @@ def test_what_does_not_belong_together_is_said():
     for name in ("PanopticEvaluator", "SemanticEvaluator"):
         with pytest.raises(ConfigError, match=f"{name} needs.*semantic maps"):
             EVALUATORS.get(name)(Shapes(num_images=1))
+    with pytest.raises(ConfigError, match=r"PanopticEvaluator needs.*panoptic maps.*take SemanticEvaluator"):
+        PanopticEvaluator(Truth([None]))
+
+
+def test_tiles_are_evaluated():
+    data = TiledDataset(dataset=Recipe(Shapes, {"num_images": 2, "panoptic": True}), size=96, keep_empty=1.0)
+    evaluator = PanopticEvaluator(data)
+    for index in range(len(data)):
+        sample = Sample(torch.zeros(3, 1, 1), (1, 1), data.image_id(index))
+        evaluator.update([sample], [Prediction(panoptic=data.panoptic_map(index))])
+    assert evaluator.compute()["panoptic"]["PQ"] == 1
 
 
 def test_results_are_written_as_coco_has_them(tmp_path):

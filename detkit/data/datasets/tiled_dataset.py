@@ -9,7 +9,7 @@ from detkit.config import Count, Fraction, Interval, Recipe
 from detkit.data.flat import offsets
 from detkit.data.interfaces import DATASETS, EVERY_CLASS, NEGATIVE, NOT_EXHAUSTIVE, Dataset, ObjectTable, Record
 from detkit.registry import DataError
-from detkit.structures import Tiling
+from detkit.structures import Panoptic, Tiling
 
 
 @DATASETS.register()
@@ -46,7 +46,7 @@ class TiledDataset(Dataset):
         self.dataset, self.tiling = dataset(), Tiling(size=size, overlap=overlap)
         self.min_visible, self.keep_empty = min_visible, keep_empty
         points = ("keypoint_names", "keypoint_flip_pairs", "keypoint_sigmas", "skeleton")
-        for name in ("class_names", "category_ids", *points, "semantic_names"):
+        for name in ("class_names", "category_ids", *points, "semantic_names", "stuff_ids"):
             setattr(self, name, getattr(self.dataset, name))
         tiles_per_image = [self.tiling.tiles(self.dataset.image_size(image)) for image in range(len(self.dataset))]
         self._most = max(map(len, tiles_per_image), default=1)
@@ -55,6 +55,7 @@ class TiledDataset(Dataset):
         self._numbers = np.concatenate([np.arange(len(tiles)) for tiles in tiles_per_image] or [images])
         self._images = images
         self._read: tuple[int, Any] = (-1, None)
+        self._read_map: tuple[int, Panoptic | None] = (-1, None)
         empty = np.bincount(self._shown(self.dataset.objects())[1], minlength=len(images)) == 0
         order = np.cumsum(empty) * keep_empty
         kept = ~empty | (np.floor(order + 1e-9) > np.floor(order - keep_empty + 1e-9))
@@ -96,6 +97,18 @@ class TiledDataset(Dataset):
             image_id=self.image_id(index),
             original_size=record.size,
         )
+
+    def panoptic_map(self, index: int) -> Panoptic | None:
+        image = int(self._images[index])
+        if self._read_map[0] != image:
+            self._read_map = (image, self.dataset.panoptic_map(image))
+        whole = self._read_map[1]
+        if whole is None:
+            return None
+        x1, y1, x2, y2 = self._regions[index].tolist()
+        ids = whole.ids[y1:y2, x1:x2].clone()
+        shown = {*ids.unique().tolist()}
+        return Panoptic(ids, tuple(segment for segment in whole.segments if segment.id in shown))
 
     def maps(self, index: int) -> dict[str, np.ndarray]:
         return dict(self[index].maps)

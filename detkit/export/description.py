@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -32,12 +32,18 @@ MEANINGS = {
 }
 
 
+MAX_VALUES = 2**28
+"""Of an input (1 GiB) that a file may ask for, by a fixed size or a smallest one."""
+
+_Side = Annotated[int, msgspec.Meta(ge=1)]
+
+
 class TensorInfo(msgspec.Struct, frozen=True):
     """An input or output: dimensions are numbers, or names where a program takes any."""
 
     name: str
     type: str
-    shape: list[int | str]
+    shape: list[_Side | str]
     meaning: str
 
 
@@ -50,7 +56,7 @@ class Preprocessing(msgspec.Struct, frozen=True):
     scale: float
     mean: list[float]
     std: list[float]
-    size_divisibility: int
+    size_divisibility: Annotated[int, msgspec.Meta(ge=1, le=4096)]
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +84,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     precision: str
     inputs: list[TensorInfo]
     outputs: list[TensorInfo]
-    min_size: tuple[int, int]
+    min_size: tuple[_Side, _Side]
     preprocessing: Preprocessing
     thresholds: dict[str, float]
     class_names: list[str]
@@ -87,7 +93,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     keypoints: dict[str, Any] | None
     config: dict[str, Any]
     weights_hash: str = ""
-    seal: str = UNSEALED
+    seal: Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}$")] = UNSEALED
 
     def json(self) -> str:
         """The description as JSON in ASCII, so that its bytes are the same in every file."""
@@ -170,9 +176,19 @@ def sealed(content: bytes) -> bytes:
 
 def check_seal(content: bytes, description: Description, source: str) -> None:
     """Raises DataError where the bytes are not those that were written."""
-    with_zeros = content.replace(description.seal.encode(), UNSEALED.encode())
-    if description.seal != f"sha256:{hashlib.sha256(with_zeros).hexdigest()}":
+    before, *after = content.split(description.seal.encode(), 2)
+    with_zeros = before + UNSEALED.encode() + b"".join(after)
+    if len(after) != 1 or description.seal != f"sha256:{hashlib.sha256(with_zeros).hexdigest()}":
         raise DataError(f"{source}: is damaged or was changed: its hash is not the one written in it; export it again")
+
+
+def _check_input(description: Description) -> None:
+    """Raises ValueError for an input that is no batch of images, or larger than ``MAX_VALUES``."""
+    batch, channels, *sides = description.inputs[0].shape if description.inputs else ("none", "none")
+    least = [side if isinstance(side, int) else free for side, free in zip(sides, description.min_size, strict=True)]
+    values = math.prod(number for number in (batch, channels, *least) if isinstance(number, int))
+    if values > MAX_VALUES or channels != len(description.preprocessing.mean):
+        raise ValueError(f"an input of {batch} x {channels} x {' x '.join(map(str, least))}")
 
 
 def read_description(text: str | None, source: str) -> Description:
@@ -191,6 +207,7 @@ def read_description(text: str | None, source: str) -> Description:
             numbers = [*found.preprocessing.mean, *found.preprocessing.std, *found.thresholds.values()]
             if not all(map(math.isfinite, numbers)):
                 raise ValueError("a value that is no number")
+            _check_input(found)
             return found
     except (ValueError, RecursionError) as error:
         raise DataError(f"{source}: its description is damaged ({error}); {again}") from None

@@ -1,3 +1,6 @@
+import hashlib
+from types import SimpleNamespace
+
 import msgspec
 import pytest
 import torch
@@ -69,12 +72,45 @@ def test_a_seal_is_of_every_byte():
     content = f'<a> {{"seal":"{UNSEALED}"}} </a>'.encode()
     whole = sealed(content)
 
-    class Said:
-        seal = whole.decode().split('"')[3]
-
-    check_seal(whole, Said, "x")
+    said = SimpleNamespace(seal=whole.decode().split('"')[3])
+    check_seal(whole, said, "x")
     with pytest.raises(DataError, match="x: is damaged or was changed"):
-        check_seal(whole.replace(b"<a>", b"<b>"), Said, "x")
+        check_seal(whole.replace(b"<a>", b"<b>"), said, "x")
+
+
+def test_a_seal_stands_once():
+    """One that stands in many places, as no characters do, would let the file grow."""
+    twice = UNSEALED.encode() * 2
+    seal = f"sha256:{hashlib.sha256(twice).hexdigest()}"
+    with pytest.raises(DataError, match="x: is damaged or was changed"):
+        check_seal(twice.replace(UNSEALED.encode(), seal.encode()), SimpleNamespace(seal=seal), "x")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seal": ""},
+        {"seal": "sha256:0"},
+        {"min_size": [2**17, 2**17]},
+        {"min_size": [0, 8]},
+        {"size_divisibility": 0},
+        {"size_divisibility": 2**40},
+        {"shape": [2**20, 3, 96, 96]},
+        {"shape": [1, 3, -8, 96]},
+        {"shape": [1, 3, 96]},
+        {"shape": ["batch", 1, "height", "width"]},
+        {"inputs": []},
+    ],
+    ids=str,
+)
+def test_values_that_no_program_has_are_refused(said, change):
+    """Batches are padded by them: they would take the memory."""
+    content = msgspec.json.decode(said.json())
+    places = {"size_divisibility": content["preprocessing"], "shape": content["inputs"][0]}
+    for key, value in change.items():
+        places.get(key, content)[key] = value
+    with pytest.raises(DataError, match="x: its description is damaged"):
+        read_description(msgspec.json.encode(content).decode(), "x")
 
 
 @pytest.mark.parametrize(

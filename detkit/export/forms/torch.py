@@ -25,15 +25,17 @@ NAME = "detkit.json"
 
 _NAMES = "Symbol|Integer|Add|Mul|Pow|FloorDiv|CeilDiv|CleanDiv|Mod|PythonMod|Max|Min|And|Or|Not|Equality|Unequality"
 _NAMES += "|LessThan|GreaterThan|StrictLessThan|StrictGreaterThan|True|False|integer|positive|nonnegative"
-_FORMULA = re.compile(rf"(?:[\s\d+\-*/(),=]|\b(?:{_NAMES})\b|'[su]\d+'|\b[su]\d+\b)*")
-"""Sizes as formulas. torch reads them by sympy, which evaluates any Python: no other names may stand there."""
+_POWER = r"(?!.*\bPow\b(?!\(Symbol\('[su]\d+'[\w\s,=]*\), Integer\(\d\)\)))"
+_FORMULA = re.compile(rf"{_POWER}(?:[\s\d\-(),=]|\b(?:{_NAMES})\b|'[su]\d+')*", re.DOTALL)
+"""Sizes as formulas. torch reads them by sympy, which evaluates any Python: no other names may stand there, nor what
+makes numbers of any length, such as operators and powers of numbers."""
 _OPERATOR = re.compile(
     r"torch\.ops\.(?:aten|prims|torchvision)\.(?!from_file|save\b|load\b)\w+\.\w+|math\.\w+|torch\._?sym_\w+"
     r"|_operator\.(?:add|sub|mul|truediv|floordiv|mod|pow|neg|pos|eq|ne|ge|gt|le|lt|and_|or_|lshift|rshift|getitem)"
 )
 """What a graph may call: nothing that opens files, or finds and calls a Python function by its name."""
 _PART = re.compile(
-    r"models/model\.json|data/(?:weights|constants)/(?:model_\w+_config\.json|weight_\d+|tensor_\d+|model\.pt)"
+    r"models/model\.json|data/(?:weights|constants)/(?:model_\w+_config\.json|weight_\d+|tensor_\d+)"
     r"|data/sample_inputs/model\.pt|extra/[\w.]+|archive_format|archive_version|byteorder|version|\.format_version"
     r"|\.data/\w+"
 )
@@ -82,13 +84,20 @@ def _parts(path: Path) -> dict[str, bytes]:
     """The archive's parts by name without its folder. Raises DataError where it is damaged or could run code."""
     try:
         with zipfile.ZipFile(path) as archive:
-            if any(info.file_size > info.compress_size for info in archive.infolist()):
-                raise DataError(f"{path}: has compressed parts, which detkit does not write; take another")
+            infos = archive.infolist()
+            if any(info.compress_type != zipfile.ZIP_STORED for info in infos) or (
+                sum(info.file_size for info in infos) > path.stat().st_size
+            ):
+                raise DataError(
+                    f"{path}: has compressed parts, or parts that overlap, which detkit does not write; take another"
+                )
             parts = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
             if len({name.lower() for name in parts}) < len(archive.namelist()):
                 raise DataError(f"{path}: has parts of the same name, of which torch may read another; take another")
         for name, content in parts.items():
             _check(path, name, content)
+        for kind in ("weights", "constants"):
+            _check_sizes(path, kind, parts)
     except DataError:
         raise
     except _BROKEN as error:
@@ -106,7 +115,7 @@ _BROKEN = (
 
 def _check(path: Path, name: str, content: bytes) -> None:
     """Raises DataError for a part of the archive that could run code when it is read."""
-    if not _PART.fullmatch(name):
+    if not _PART.fullmatch(name) or (name.endswith(".pt") and content):  # example inputs: detkit writes none
         raise DataError(
             f"{path}: has a part that may run code, {name!r:.60}, which detkit does not write; take another"
         )
@@ -114,8 +123,15 @@ def _check(path: Path, name: str, content: bytes) -> None:
         return
     if name.endswith(".json"):
         _check_json(path, json.loads(content.decode()))
-    elif name.endswith(".pt") and content:
-        torch.load(io.BytesIO(content), weights_only=True)  # raises for what is no tensor; torch would try without
+
+
+def _check_sizes(path: Path, kind: str, parts: dict[str, bytes]) -> None:
+    """Raises DataError for a tensor without content that has a size, of which torch would make one of zeros."""
+    config = json.loads(parts.get(f"data/{kind}/model_{kind}_config.json", b"{}"))
+    for name, tensor in config.get("config", {}).items():
+        sizes = [side["as_int"] for side in tensor["tensor_meta"]["sizes"]]
+        if not parts[f"data/{kind}/{tensor['path_name']}"] and 0 not in sizes:
+            raise DataError(f"{path}: has no content for {name!r:.60} of size {sizes!r:.60}; export it again")
 
 
 def _check_json(path: Path, content: Any) -> None:

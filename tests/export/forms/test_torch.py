@@ -1,8 +1,11 @@
 """Parts of a .pt2 that would run code as torch reads them are refused before it does."""
 
 import contextlib
+import io
 import json
 import pickle
+import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -47,9 +50,9 @@ def with_graph(parts, change) -> dict[str, bytes]:
 CODE = "__import__('pathlib').Path('marker').touch()"
 
 
-def formula(graph):
+def formula(graph, text=CODE):
     sizes = next(iter(graph["graph_module"]["graph"]["tensor_values"].values()))["sizes"]
-    sizes[0] = {"as_expr": {"expr_str": CODE, "hint": None}}
+    sizes[0] = {"as_expr": {"expr_str": text, "hint": None}}
 
 
 def guard(graph):
@@ -93,6 +96,9 @@ TREE = '[1, {"type": "%s", "context": %s, "children_spec": []}]'
 MODULE = {"default_factory_module": "planted", "default_factory_name": "x", "dict_context": []}
 GRAPHS = {
     "a formula that is evaluated": formula,
+    "a number of many digits": lambda graph: formula(graph, "9**9**9"),
+    "a tuple of any length": lambda graph: formula(graph, "(0,)*Integer(999999999)"),
+    "a power of numbers": lambda graph: formula(graph, "Mul(Integer(2), Pow (Integer(9), Integer(999999999)))"),
     "checks as Python": guard,
     "torch.hub": target("torch.hub.load"),
     "a file read by an operator": target("torch.ops.aten.from_file.default"),
@@ -153,11 +159,77 @@ def test_pickled_weights_are_refused(programs, tmp_path, marker):
     assert not marker.exists()
 
 
-def test_parts_that_grow_as_they_are_read_are_refused(programs, tmp_path):
-    with zipfile.ZipFile(tmp_path / "bomb.pt2", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data/weights/weight_0", bytes(2**24))
-    with pytest.raises(DataError, match="compressed parts"):
-        Program(tmp_path / "bomb.pt2")
+def deflated(lie: bool) -> bytes:
+    """Zeros; with a lie, of which the archive's directory says that they take as much in the file."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/extra/zeros", bytes(2**25))
+    raw = bytearray(content.getvalue())
+    if lie:
+        struct.pack_into("<L", raw, raw.rfind(b"PK\x01\x02") + 20, 2**25)
+    return bytes(raw)
+
+
+def overlapping() -> bytes:
+    """Many entries that are all the same bytes."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("archive/extra/a", bytes(2**18))
+        first = archive.infolist()[0]
+        for number in range(200):
+            copy = zipfile.ZipInfo(f"archive/extra/b{number}")
+            copy.file_size = copy.compress_size = first.file_size
+            copy.CRC, copy.header_offset = first.CRC, first.header_offset
+            archive.filelist.append(copy)
+    return content.getvalue()
+
+
+def pickled(parts) -> bytes:
+    """Example inputs that are a call of bytearray."""
+    code = b"\x80\x02c__builtin__\nbytearray\nJ" + struct.pack("<i", 2**25) + b"\x85R."
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, value in (("data.pkl", code), ("version", b"3"), ("byteorder", b"little")):
+            archive.writestr(f"m/{name}", value)
+    return as_bytes(parts | {"data/sample_inputs/model.pt": content.getvalue()})
+
+
+def zeros(parts) -> bytes:
+    """A weight of a size without content."""
+    name = "data/weights/model_weights_config.json"
+    config = json.loads(parts[name])
+    weight = next(iter(config["config"].values()))
+    weight["tensor_meta"] |= {"sizes": [{"as_int": 2**25}], "strides": [{"as_int": 1}]}
+    return as_bytes(parts | {name: json.dumps(config).encode(), f"data/weights/{weight['path_name']}": b""})
+
+
+def as_bytes(parts) -> bytes:
+    content = io.BytesIO()
+    written(content, parts)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda _: deflated(lie=False), "has compressed parts"),
+        (lambda _: deflated(lie=True), "has compressed parts"),
+        (lambda _: overlapping(), "parts that overlap"),
+        (pickled, "has a part that may run code, 'data/sample_inputs/model.pt'"),
+        (zeros, r"has no content for '.*' of size \[33554432\]"),
+    ],
+    ids=("compressed", "compressed with a lie", "overlapping", "pickled", "zeros"),
+)
+def test_a_small_file_that_grows_as_it_is_read_is_refused(programs, tmp_path, content, message):
+    path = tmp_path / "bomb.pt2"
+    path.write_bytes(content(parts_of(programs / "model.pt2")))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=message):
+            Program(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
 
 
 def test_two_parts_of_one_name_are_refused(programs, tmp_path, marker):

@@ -27,7 +27,7 @@ class MaskImagesDataset(FormatDataset):
 
     In an image of ids (also a palette) 0 is the background and each other value one object, of however many pieces.
     ``classes/*.png`` beside it and ``classes.json`` (``{"1": name}``) give the classes; without them all objects are of
-    ``class_name``. Options are those of ``FormatDataset``.
+    one. Options are those of ``FormatDataset``.
     """
 
     key = "mask_images"
@@ -74,17 +74,17 @@ def _of_single_objects(folder: Folder) -> dict[str, list[str]]:
     return out
 
 
-def _id_masks(folder: Folder) -> dict[str, str]:
-    """Mask -> its folder of images: that which stands beside the first of ``IDS`` that is there."""
+def _id_masks(folder: Folder) -> dict[str, tuple[str, str]]:
+    """Mask -> its folders of images and of classes, which stand beside the first of ``IDS`` that is there."""
     for kind in IDS:
-        out: dict[str, str] = {}
+        out: dict[str, tuple[str, str]] = {}
         for name in folder.images:
             parts = PurePosixPath(name).parts[:-1]
             if kind in parts:
                 at = len(parts) - 1 - parts[::-1].index(kind)
-                images = "/".join((*parts[:at], "images", *parts[at + 1 :]))
+                images, classes = ("/".join((*parts[:at], word, *parts[at + 1 :])) for word in ("images", "classes"))
                 if folder.below(images):
-                    out[name] = images
+                    out[name] = images, classes
         if out:
             return out
     return {}
@@ -104,31 +104,51 @@ def _singles(folder: Folder, images: Mapping[str, list[str]], label: str) -> Ite
 
 def _names(folder: Folder) -> dict[int, str]:
     """Class number -> name of ``classes.json``; empty without it."""
-    if "classes.json" not in folder.files:
+    file = min(folder.glob("classes.json"), key=lambda name: name.count("/"), default=None)
+    if file is None:
         return {}
-    content = folder.json("classes.json")
+    content = folder.json(file)
     try:
         found = dict(enumerate(content)) if isinstance(content, list) else {int(k): v for k, v in content.items()}
     except (AttributeError, TypeError, ValueError):
-        raise DataError(f"{folder.path / 'classes.json'}: expected a mapping of class numbers to names") from None
+        raise DataError(f"{folder.path / file}: expected a mapping of class numbers to names") from None
     return {number: str(name) for number, name in sorted(found.items()) if number}
 
 
-def _of_ids(folder: Folder, masks: Mapping[str, str], names: Mapping[int, str]) -> Iterator[LabelledImage]:
-    for name, images in masks.items():
-        stem, ids = PurePosixPath(name).stem, folder.mask(name)
+def _of_ids(
+    folder: Folder, masks: Mapping[str, tuple[str, str]], names: Mapping[int, str]
+) -> Iterator[LabelledImage]:
+    images: dict[str, dict[str, str]] = {}  # folder -> stem -> image; a class mask has the name of an image too
+    for near, _ in masks.values():
+        if near not in images:
+            below = sorted(folder.below(near), key=lambda path: -path.count("/"))  # the nearest counts
+            images[near] = {PurePosixPath(p).stem: p for p in below if p in folder.images and p not in masks}
+    for name, (near, beside) in masks.items():
+        stem = PurePosixPath(name).stem
         stems = (stem, SUFFIX.sub("", stem))
-        found = (folder.image_of_stem(stem, "images", f"{images}/x") for stem in stems)
-        image = next((image for image in found if image and image not in masks), None)
+        image = next((images[near][stem] for stem in stems if stem in images[near]), None)
         if image is None:
-            raise DataError(f"{folder.path / name}: there is no image of this name in '{images}'")
-        if ids.ndim == 3 and (ids[..., :3] == ids[..., :1]).all():  # greys that a tool saved as colours
-            ids = ids[..., 0]
-        if ids.ndim == 3:
-            raise DataError(f"{folder.path / name}: has colours; expected one channel of ids, or a palette")
-        class_file = f"{images}/{stem}.png".replace("images", "classes", 1)
-        classes = folder.mask(class_file) if class_file in folder.files and names else None
+            raise DataError(f"{folder.path / name}: there is no image of this name in '{near}'")
+        ids, classes = _one_channel(folder, name), None
+        if names:
+            files = [f"{beside}/{stem}.png" for stem in stems]
+            file = next((file for file in files if file in folder.files), None)
+            if file is None and len(names) > 1:
+                what = f"there is no '{files[0]}', which would say which of the classes of classes.json its objects are"
+                raise DataError(f"{folder.path / name}: {what}")
+            classes = None if file is None else _one_channel(folder, file)
+            if classes is not None and classes.shape != ids.shape:
+                raise DataError(f"{folder.path / str(file)}: is of another size than '{name}'")
         yield LabelledImage(image, list(_objects(ids, classes, names, str(folder.path / name))))
+
+
+def _one_channel(folder: Folder, name: str) -> np.ndarray:
+    values = folder.mask(name)
+    if values.ndim == 3 and (values[..., :3] == values[..., :1]).all():  # greys that a tool saved as colours
+        values = values[..., 0]
+    if values.ndim == 3:
+        raise DataError(f"{folder.path / name}: has colours; expected one channel of ids, or a palette")
+    return values
 
 
 def _objects(
@@ -140,7 +160,7 @@ def _objects(
         mask, origin = ids == value, f"{place}, id {value}"
         label = next(iter(names.values()), "object")
         if classes is not None:
-            number = int(np.bincount(classes[mask].reshape(-1)).argmax())
+            number = int(np.bincount(classes[mask]).argmax())
             if number not in names:
                 raise DataError(f"{origin}: is of class {number}; expected one of {', '.join(map(str, names))}")
             label = names[number]

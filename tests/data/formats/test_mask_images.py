@@ -1,0 +1,43 @@
+"""Images of ids belong to the photographs and class masks of their own folders."""
+
+import numpy as np
+import pytest
+from variant_folders import IMAGE, write
+
+from detkit.data import open_dataset
+from detkit.registry import DataError
+
+IDS = np.zeros((30, 40), np.uint8)
+IDS[1:9, 1:9], IDS[12:20, 12:30] = 1, 2
+NAMES = {"1": "cat", "2": "dog"}
+
+
+@pytest.mark.parametrize("root", ["", "my_images/", "images/"])
+@pytest.mark.parametrize("classes", ["a_mask.png", "a.png"])
+@pytest.mark.parametrize("listed", ["", "my_images/"])
+def test_the_photograph_is_that_of_images_and_the_classes_those_beside_it(root, classes, listed, tmp_path):
+    masks = {f"{root}masks/a_mask.png": IDS, f"{root}classes/{classes}": IDS}
+    write(tmp_path, {f"{root}images/a.png": IMAGE, f"{listed}classes.json": NAMES, **masks})
+    dataset = open_dataset(tmp_path)
+    assert dataset.image_path(0) == str(tmp_path / f"{root}images/a.png")
+    assert [dataset.class_names[k] for k in dataset[0].classes] == ["cat", "dog"]
+
+
+def test_a_mask_is_of_no_image_of_another_part(tmp_path):
+    files = {"train/images/a.png": IMAGE, "train/masks/a.png": IDS, "val/images/b.png": IMAGE, "val/masks/a.png": IDS}
+    write(tmp_path, files)
+    with pytest.raises(DataError, match=r"val/masks/a\.png: there is no image of this name in 'val/images'"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        ({}, r"masks/a\.png: there is no 'classes/a\.png', which would say which of the classes"),
+        ({"classes/a.png": IDS[:9]}, r"classes/a\.png: is of another size than 'masks/a\.png'"),
+    ],
+)
+def test_several_classes_need_a_class_mask_for_each_image(tmp_path, classes, words):
+    write(tmp_path, {"images/a.png": IMAGE, "masks/a.png": IDS, "classes.json": NAMES, **classes})
+    with pytest.raises(DataError, match=words):
+        open_dataset(tmp_path)

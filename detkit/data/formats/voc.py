@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -39,6 +39,8 @@ CLASSES = (
 )
 """Of VOC 2007 to 2012, in their order; taken where all labels are among them and no file lists the classes."""
 VOID = 255
+COLUMNS = re.compile(r"(\S.*?)(\s+-?\d+)?\s+-?\d+")
+"""A name and one or two whole numbers. Names may have spaces and end in a number themselves."""
 FIX = "expected xmin, ymin, xmax and ymax as numbers"
 
 
@@ -66,9 +68,10 @@ class VocDataset(FormatDataset):
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
         lists: dict[str, list[str]] = {}
+        stems = {PurePosixPath(name).stem for name in folder.files if name.endswith(".xml") or name in folder.images}
         for name in folder.glob("ImageSets/*/*.txt"):
             part, lines = PurePosixPath(name).stem, [line for _, line in lines_of(folder.text(name))]
-            if not any(_is_presence(line) for line in lines):  # a list of one class, with 1 and -1
+            if not _has_columns(lines, stems):
                 lists.setdefault(part, []).extend(lines)
         if {"train", "val"} <= set(lists):
             lists.pop("trainval", None)
@@ -86,8 +89,12 @@ class VocDataset(FormatDataset):
         return Content.of_images(folder, images, listed)
 
 
-def _is_presence(line: str) -> bool:
-    return line.split()[-1] in ("1", "-1", "0") and len(line.split()) > 1
+def _has_columns(lines: Sequence[str], stems: Container[str]) -> bool:
+    """Whether a list says more than names: 1, 0 or -1 of one class, or also a person's number (Layout, Action)."""
+    rows = [COLUMNS.fullmatch(line) for line in lines]
+    if not all(rows) or any(PurePosixPath(line).name in stems for line in lines):
+        return False
+    return any(PurePosixPath(name).name in stems for row in rows if row for name in (row[1], row[1] + (row[2] or "")))
 
 
 def _stems(folder: Folder) -> list[str]:

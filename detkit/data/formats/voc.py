@@ -129,7 +129,9 @@ def _listed_classes(folder: Folder, colours: Mapping[Any, str] | None) -> list[s
     if colours is not None:
         return [name for colour, name in colours.items() if any(colour)]
     for name in folder.candidates("class_names.txt", "classes.txt", "labels.txt"):
-        return [line for _, line in lines_of(folder.text(name)) if line.strip("_").lower() != "background"]
+        lines = [line for _, line in lines_of(folder.text(name)) if line != "__ignore__"]
+        background = next((i for i, line in enumerate(lines) if line.strip("_").lower() == "background"), len(lines))
+        return lines[:background] + lines[background + 1 :]  # a second one is a class
     return None
 
 
@@ -189,13 +191,16 @@ def _with_masks(
         values = sorted((v for v in values_of(flat, place) if v), key=_place_in_palette)
     else:
         flat = ids.astype(np.int64)
-        values = [v for v in values_of(flat, place) if v not in (0, VOID)]
+        background = (0, VOID) if ids.dtype == np.uint8 else (0,)  # more objects than a byte counts have no void
+        values = [v for v in values_of(flat, place) if v not in background]
     if boxes and ids.ndim == 2 and max(values, default=0) <= len(boxes):
         for value in values:
             boxes[value - 1] = dataclasses.replace(boxes[value - 1], mask=flat == value)
         return boxes
     if classes is None:
         raise DataError(f"{place}: there is no {class_file}, which would say the classes of its objects")
+    if classes.shape[:2] != flat.shape:
+        raise DataError(f"{place}: is of another size than {class_file}")
     out = []
     for number, value in enumerate(values, 1):
         mask = flat == value

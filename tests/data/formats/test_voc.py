@@ -6,6 +6,7 @@ from variant_folders import IMAGE, VOC, VOC_BOX, write
 
 from detkit.data import TableDataset, open_dataset
 from detkit.data.formats.writing import write_dataset
+from detkit.registry import DataError
 
 
 def folder(root, lists, *stems):
@@ -29,3 +30,36 @@ def test_a_list_that_says_more_than_names_is_no_part(stems, columns, tmp_path):
     name, end = columns.split(",")
     dataset = open_dataset(folder(tmp_path, {"Main/train": stems, name: [stem + end for stem in stems]}, *stems))
     assert (dataset.splits, len(dataset)) == (("train",), 2)
+
+
+def test_every_object_of_a_crowded_image_keeps_its_mask(tmp_path):
+    write(tmp_path, {"a.png": IMAGE})
+    corners = [(2 * (i % 20), 2 * (i // 20)) for i in range(300)]
+    masks = [[[x, y, x + 1, y, x + 1, y + 2, x, y + 2]] for x, y in corners]  # half of the box
+    rows = [
+        {"id": i, "image_id": 1, "category_id": 1, "bbox": [*corner, 2, 2], "segmentation": mask}
+        for i, (corner, mask) in enumerate(zip(corners, masks))
+    ]
+    images = [{"id": 1, "file_name": "a.png", "height": 30, "width": 40}]
+    dataset = TableDataset(images, rows, {1: "cat"}, image_root=str(tmp_path))
+    write_dataset({"train": dataset}, tmp_path / "voc", "voc")
+    assert {row["area"] for row in open_dataset(tmp_path / "voc").coco()["annotations"]} == {2}
+
+
+def test_a_class_named_background_survives(tmp_path):
+    write(tmp_path, {"a.png": IMAGE})
+    rows = [{"id": k, "image_id": 1, "category_id": k, "bbox": [1, 1, 5, 5]} for k in (1, 2)]
+    images = [{"id": 1, "file_name": "a.png", "height": 30, "width": 40}]
+    dataset = TableDataset(images, rows, {1: "background", 2: "cat"}, image_root=str(tmp_path))
+    write_dataset({"train": dataset}, tmp_path / "voc", "voc")
+    back = open_dataset(tmp_path / "voc")
+    assert back.class_names == ("background", "cat")
+    assert back[0].classes.tolist() == [0, 1]
+
+
+def test_an_instance_mask_of_another_size_than_its_class_mask_is_refused(tmp_path):
+    ids = np.ones((30, 40), np.uint8)
+    files = {"JPEGImages/a.png": IMAGE, "SegmentationObject/a.png": ids, "SegmentationClass/a.png": ids[:9]}
+    write(tmp_path, files)
+    with pytest.raises(DataError, match=r"SegmentationObject/a\.png: is of another size than SegmentationClass/a\.png"):
+        open_dataset(tmp_path)

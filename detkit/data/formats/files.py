@@ -22,6 +22,7 @@ import yaml
 from PIL import Image
 
 from detkit.data.file_names import plain
+from detkit.data.formats.core_yaml import read_core_yaml
 from detkit.data.image_files import IMAGE_SUFFIXES, log_once, open_image
 from detkit.data.issues import Issue
 from detkit.registry import DataError
@@ -123,7 +124,7 @@ class Folder:
         Raises:
             DataError: there is none, or several are of that name in different folders.
         """
-        written = name.replace("\\", "/").split("?d=")[-1]
+        written = self.inner(name.replace("\\", "/").split("?d=")[-1])
         spellings = dict.fromkeys((written, unquote(written)))
         for start, spelt in itertools.product((*([near] if isinstance(near, str) else near), ""), spellings):
             path = os.path.normpath(os.path.join(start, spelt)).replace(os.sep, "/")
@@ -133,13 +134,20 @@ class Folder:
         found = self.images_named(last) or self.images_named(_UPLOAD.sub("", last))
         if not found and PurePosixPath(written).suffix.lower() not in IMAGE_SUFFIXES:  # CVAT's frames of videos
             found = self._by_stem.get(last, [])
-        end = plain("/".join(PurePosixPath(written).parts[-2:]))
-        same_end = [path for path in found if plain(path).endswith(end)]
-        found = same_end if len(same_end) == 1 else found
+        ends = [len(os.path.commonprefix([_folders_up(path), _folders_up(written)])) for path in found]
+        found = [path for path, end in zip(found, ends) if end == max(ends)]
         if len(found) != 1:
             why = "there is no such image below it" if not found else f"{len(found)} images have this name"
             raise DataError(f"{self.path}: {origin or 'a record'} names the image '{name[:200]}', but {why}")
         return found[0]
+
+    def inner(self, path: str) -> str:
+        """The path below this folder of an absolute one that lies in it; any other as it is."""
+        return next((path.removeprefix(root) for root in self._roots if path.startswith(root)), path)
+
+    @functools.cached_property
+    def _roots(self) -> tuple[str, ...]:
+        return tuple(f"{path.as_posix().rstrip('/')}/" for path in (self.path.absolute(), self.path.resolve()))
 
     def images_named(self, name: str) -> list[str]:
         """The images of a name, whatever their folder; if none is written so, those written otherwise (case, %20)."""
@@ -203,7 +211,7 @@ class Folder:
         try:
             if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
                 raise DataError(f"{self.path / name}: has YAML aliases (*name); write the values out")
-            found = yaml.safe_load(text)
+            found = read_core_yaml(text)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise DataError(f"{self.path / name}: is not YAML ({' '.join(str(error).split())[:200]})") from None
         if not isinstance(found, dict):
@@ -255,6 +263,10 @@ _PART = re.compile(r"(?:^|[^a-z])(train(?:ing)?|valid(?:ation)?|val|test(?:ing)?
 def decoded(head: bytes) -> str:
     """The beginning of a text file, enough to see what it is, in the encoding that it seems to have."""
     return head.decode(json.detect_encoding(head), "replace")
+
+
+def _folders_up(path: str) -> list[str]:
+    return [plain(part) for part in PurePosixPath(path).parts[-2::-1]]
 
 
 @functools.cache

@@ -14,12 +14,13 @@ import numpy as np
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, image_size, lines_of
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder, by_part
+from detkit.data.formats.yolo_parts import PARTS, inside, listed, yolo_parts
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 from detkit.structures import KeypointSpec
 
 logger = logging.getLogger(__name__)
-PARTS = ("train", "val", "valid", "validation", "test")
+NAMES = r"(?m)^names\s*:"
 BEYOND = 0.01
 """How far a coordinate may lie outside of 0..1 (rounding) before it is a mistake."""
 
@@ -54,15 +55,19 @@ class YoloDataset(FormatDataset):
 
     @classmethod
     def locate(cls, folder: Folder) -> Folder:
-        """The folder above what the user's YAML means, where that is there and not below the YAML's own folder."""
-        name = folder.given if folder.given and folder.given.endswith((".yaml", ".yml")) else None
+        """The folder above what the user's YAML means, where that is there and not below the YAML's own folder.
+
+        In a folder that holds one YAML and no labels, that is the user's.
+        """
+        name = folder.given or _lone(folder)
+        name = name if name and name.endswith((".yaml", ".yml")) else None
         entries = folder.yaml(name) if name else {}
-        listed = [entry for part in PARTS for entry in _listed(entries.get(part))]
-        if "path" not in entries and any(_inside(folder, (), entry) for entry in listed):
+        written = [entry for part in PARTS for entry in listed(entries.get(part))]
+        if "path" not in entries and any(inside(folder, (), entry) for entry in written):
             return folder  # Roboflow's ../train is below the YAML's own folder
         for start in (folder.path, Path.cwd()):
             base = start / Path(str(entries.get("path") or ".")).expanduser()
-            paths = [(base / entry).resolve() for entry in listed]
+            paths = [(base / entry).resolve() for entry in written]
             outside = [path for path in paths if path.exists() and not path.is_relative_to(folder.path.resolve())]
             if outside:
                 tops = [re.split(r"/(?:images|JPEGImages)(?=/|$)", path.as_posix())[0] for path in outside]
@@ -81,15 +86,7 @@ class YoloDataset(FormatDataset):
             entries = folder.yaml(name)
         elif name and name.endswith(".data"):
             entries = dict(_pair(line) for _, line in lines_of(folder.text(name)) if "=" in line)
-        found: dict[str, list[str]] = {}
-        for part in PARTS:
-            try:
-                found |= {part: _images(folder, entries, part, name)} if entries.get(part) else {}
-            except DataError as error:  # Roboflow names a test part that may not be there
-                if part == "train":
-                    raise
-                logger.warning("%s; the part is left out", error)
-        return found or by_part(folder.images, own_name=False)
+        return yolo_parts(folder, entries, name) or by_part(folder.images, own_name=False)
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
@@ -106,13 +103,20 @@ def _description(folder: Folder) -> str | None:
     """The file that names the classes; None where there is none."""
     for name in sorted(folder.candidates("*.yaml", "*.yml"), key=lambda name: name.count("/")):
         near = name == folder.given or name.count("/") < 3
-        if near and re.search(r"(?m)^names\s*:", folder.head(name)) and "names" in folder.yaml(name):
+        if near and re.search(NAMES, folder.head(name)) and "names" in folder.yaml(name):
             return name
     for pattern in ("*.data", "classes.txt", "*.names"):
         for name in folder.candidates(pattern):
             if name.count("/") < 3 and any(_label_files(folder)):
                 return name
     return None
+
+
+def _lone(folder: Folder) -> str | None:
+    """The one YAML with names of a folder without labels."""
+    found = [name for name in folder.files if "/" not in name and name.endswith((".yaml", ".yml"))]
+    named = len(found) == 1 and re.search(NAMES, folder.head(found[0]))
+    return found[0] if named and not any(_label_files(folder)) else None
 
 
 def _label_files(folder: Folder) -> Iterator[str]:
@@ -131,7 +135,16 @@ def _label_of(folder: Folder, image: str) -> str | None:
 
 
 def class_names(folder: Folder, described: str | None) -> list[str]:
-    """The names of the classes in their order. Raises DataError for names that are none."""
+    """The names of the classes in their order. Raises DataError for names that are none, or stand there twice."""
+    names = _class_names(folder, described)
+    if twice := [name for name, count in collections.Counter(names).items() if count > 1]:
+        places = [i for i, name in enumerate(names) if name == twice[0]]
+        what = f"names: classes {' and '.join(map(str, places))} are both named '{twice[0]}'"
+        raise DataError(f"{folder.path / (described or '')}: {what}; give each a name of its own")
+    return names
+
+
+def _class_names(folder: Folder, described: str | None) -> list[str]:
     if described is None:
         raise DataError(f"{folder.path}: no file names the classes; write a data.yaml with names: [first, second]")
     if described.endswith((".yaml", ".yml")):
@@ -154,43 +167,6 @@ def class_names(folder: Folder, described: str | None) -> list[str]:
             raise DataError(f"{folder.path / described}: names = {entries.get('names')}, but there is no {wanted}")
         described = found[0]
     return [line for _, line in lines_of(folder.text(described))]
-
-
-def _listed(entry: Any) -> list[str]:
-    """What stands for a part: one path, or several."""
-    return [str(path) for path in (entry if isinstance(entry, list) else [entry]) if path]
-
-
-def _images(folder: Folder, entries: Mapping[str, Any], part: str, name: str | None) -> list[str]:
-    """The images of a part, of which an entry names folders, lists of images, or images."""
-    base = str(entries.get("path") or "")
-    out: list[str] = []
-    for entry in _listed(entries[part]):
-        where = _inside(folder, (base, str(PurePosixPath(name or "").parent)), entry)
-        if where is None:
-            raise DataError(f"{folder.path / (name or '')}: {part}: there is no '{entry}' in this folder")
-        if where in folder.files and where.endswith(".txt"):
-            near = str(PurePosixPath(where).parent)
-            for number, line in lines_of(folder.text(where)):
-                out.append(folder.image(line, "" if near == "." else near, f"{where}, line {number}"))
-        else:
-            out += [image for image in folder.below(where) if image in folder.images]
-    return out
-
-
-def _inside(folder: Folder, bases: tuple[str, ...], entry: str) -> str | None:
-    """The file or folder that an entry means. Leading folders that are not there are forgiven, as are ``../``."""
-    for start in (*bases, ""):
-        parts = [
-            p for p in PurePosixPath(start.replace("\\", "/"), entry.replace("\\", "/")).parts if p not in ("..", "/")
-        ]
-        for first in range(len(parts)):
-            name = "/".join(parts[first:])
-            if name in folder.files or any(True for _ in folder.below(name)):
-                return name
-        if not parts:
-            return "."
-    return None
 
 
 @dataclasses.dataclass

@@ -1,0 +1,84 @@
+"""A data.yaml is read to the names and the parts that it means, and to no others."""
+
+import pytest
+from variant_folders import IMAGE, NAMES, YOLO, write
+
+from detkit.data import open_dataset
+from detkit.registry import DataError
+
+
+def opened(root, text, *images, **options):
+    files = {f"{folder}/{name}.png": IMAGE for folder, name in images}
+    labels = {f"{'labels'.join(folder.rsplit('images', 1))}/{name}.txt": YOLO for folder, name in images}
+    write(root, {**files, **labels, "data.yaml": text})
+    return open_dataset(root, **options)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "train: images\nval: valid/images\n",
+        "path: ../some/where\ntrain: images\nval: valid/images\n",
+        "train: /some/where/images\nval: /some/where/valid/images\n",
+        "path: /some/where\ntrain: images\nval: [valid/images]\n",
+        "train: images/train\nval: valid/images\n",
+        "train: ../images\nval: ../valid/images\n",
+    ],
+)
+def test_a_part_that_is_not_there_is_not_that_of_another(head, tmp_path, caplog):
+    dataset = opened(tmp_path, head + NAMES, ("images/train", "a"), ("images/train", "b"))
+    assert (dataset.splits, len(dataset)) == (("train",), 2)
+    assert "val: there is no '" in caplog.text
+
+
+@pytest.mark.parametrize("start", ["", "../", "data/", "/some/where/", "C:\\some\\where\\"])
+def test_leading_folders_that_are_not_there_are_forgiven(start, tmp_path):
+    head = f"train: {start}images\nval: {start}images/val\ntest: {start}valid/images\n{NAMES}"
+    dataset = opened(tmp_path, head, ("images", "a"), ("images/val", "b"), ("valid/images", "c"))
+    assert [len(open_dataset(tmp_path, split=part)) for part in dataset.splits] == [2, 1, 1]
+
+
+def test_parts_of_any_name_are_parts(tmp_path):
+    parts = {"training": 1, "validation": 2, "minival": 3}
+    images = [(f"images/{part}", f"{part}{i}") for part, count in parts.items() for i in range(count)]
+    head = "".join(f"{part}: images/{part}\n" for part in parts) + f"root: .\nlabels: labels\nnc: 2\n{NAMES}"
+    assert {*opened(tmp_path, head, *images).splits} == {*parts}
+    assert {part: len(open_dataset(tmp_path, split=part)) for part in parts} == parts
+
+
+def test_a_key_that_names_all_images_is_no_part(tmp_path):
+    dataset = opened(tmp_path, f"path: .\nroot: images\n{NAMES}", ("images/train", "a"), ("images/val", "b"))
+    assert {*dataset.splits} == {"train", "val"}
+
+
+@pytest.mark.parametrize("names", ["[yes, no, on, off, 012, 1:30]", "{0: yes, 1: no, 2: on, 3: off, 4: 010, 5: 10}"])
+def test_names_are_words_where_yaml_1_2_has_words(names, tmp_path):
+    if "010" in names:
+        with pytest.raises(DataError, match=r"data\.yaml: names: classes 4 and 5 are both named '10'; give each"):
+            opened(tmp_path, f"names: {names}\n", ("images", "a"))
+    else:
+        assert opened(tmp_path, f"names: {names}\n", ("images", "a")).class_names[:4] == ("yes", "no", "on", "off")
+
+
+def test_a_key_without_a_value_is_none(tmp_path):
+    assert opened(tmp_path, f"train: images\ntest:\n{NAMES}", ("images", "a")).splits == ("train",)
+
+
+@pytest.mark.parametrize("lists", ["{root}/images/{part}/cam/1.png", "/some/where/images/{part}/cam/1.png"])
+def test_lists_may_name_images_by_paths_from_the_root(lists, tmp_path):
+    parts = ("train", "val")
+    text = {f"{part}.txt": lists.format(root=tmp_path, part=part) for part in parts}
+    write(tmp_path, text)
+    head = f"train: train.txt\nval: val.txt\n{NAMES}"
+    opened(tmp_path, head, *((f"images/{part}/cam", "1") for part in parts))
+    for part in parts:
+        assert open_dataset(tmp_path, split=part).image_path(0) == str(tmp_path / f"images/{part}/cam/1.png")
+
+
+@pytest.mark.parametrize("path", ["../elsewhere", "{root}/elsewhere"])
+def test_a_folder_of_one_yaml_is_as_that_yaml(path, tmp_path):
+    opened(tmp_path / "elsewhere", NAMES, ("images", "a"))
+    write(tmp_path / "conf", {"data.yaml": f"path: {path.format(root=tmp_path)}\ntrain: images\n{NAMES}"})
+    for given in ("conf", "conf/data.yaml"):
+        dataset = open_dataset(tmp_path / given)
+        assert (dataset.format, dataset.splits, len(dataset)) == ("YOLO", ("train",), 1)

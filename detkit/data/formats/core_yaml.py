@@ -1,4 +1,4 @@
-"""read_core_yaml: YAML as the core schema of YAML 1.2 has it, in which ``no`` and ``012`` are not what 1.1 made of them."""
+"""read_core_yaml: YAML by the core schema of YAML 1.2, in which ``no`` is a word and ``012`` is twelve."""
 
 import re
 from typing import Any
@@ -18,4 +18,4 @@ _Loader.add_constructor("unquoted", lambda loader, node: read_scalar(str(node.va
 
 def read_core_yaml(text: str) -> Any:
     """What a YAML document holds. Raises yaml.YAMLError, ValueError or RecursionError for what is none."""
-    return yaml.load(text, _Loader)  # noqa: S506  # a safe loader
+    return yaml.load(text, _Loader)  # a safe loader

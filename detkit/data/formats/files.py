@@ -134,7 +134,7 @@ class Folder:
         found = self.images_named(last) or self.images_named(_UPLOAD.sub("", last))
         if not found and PurePosixPath(written).suffix.lower() not in IMAGE_SUFFIXES:  # CVAT's frames of videos
             found = self._by_stem.get(last, [])
-        ends = [len(os.path.commonprefix([_folders_up(path), _folders_up(written)])) for path in found]
+        ends = [_shared_folders(path, written) for path in found]
         found = [path for path, end in zip(found, ends) if end == max(ends)]
         if len(found) != 1:
             why = "there is no such image below it" if not found else f"{len(found)} images have this name"
@@ -265,8 +265,10 @@ def decoded(head: bytes) -> str:
     return head.decode(json.detect_encoding(head), "replace")
 
 
-def _folders_up(path: str) -> list[str]:
-    return [plain(part) for part in PurePosixPath(path).parts[-2::-1]]
+def _shared_folders(*paths: str) -> int:
+    """How many folders two paths have in common, from the last up."""
+    pairs = zip(*([plain(part) for part in PurePosixPath(path).parts[-2::-1]] for path in paths))
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 @functools.cache

@@ -115,9 +115,7 @@ def _names(folder: Folder) -> dict[int, str]:
     return {number: str(name) for number, name in sorted(found.items()) if number}
 
 
-def _of_ids(
-    folder: Folder, masks: Mapping[str, tuple[str, str]], names: Mapping[int, str]
-) -> Iterator[LabelledImage]:
+def _of_ids(folder: Folder, masks: Mapping[str, tuple[str, str]], names: Mapping[int, str]) -> Iterator[LabelledImage]:
     images: dict[str, dict[str, str]] = {}  # folder -> stem -> image; a class mask has the name of an image too
     for near, _ in masks.values():
         if near not in images:

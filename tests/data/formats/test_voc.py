@@ -25,7 +25,9 @@ def test_names_that_end_in_a_number_are_names(end, tmp_path):
 
 
 @pytest.mark.parametrize("stems", [("a", "b"), ("frame 0", "frame 1")])
-@pytest.mark.parametrize("columns", ["Main/cat_train, -1", "Main/cat_train,  0", "Layout/train,  2", "Action/train, 3 -1"])
+@pytest.mark.parametrize(
+    "columns", ["Main/cat_train, -1", "Main/cat_train,  0", "Layout/train,  2", "Action/train, 3 -1"]
+)
 def test_a_list_that_says_more_than_names_is_no_part(stems, columns, tmp_path):
     name, end = columns.split(",")
     dataset = open_dataset(folder(tmp_path, {"Main/train": stems, name: [stem + end for stem in stems]}, *stems))

@@ -6,6 +6,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detkit.config import Recipe
 from detkit.layers import ShapeSpec
 from detkit.registry import Registry
 from detkit.structures import Boxes, Instances
@@ -100,6 +101,11 @@ class Assigner:
     """
 
     crowd_option: ClassVar[str | None] = None
+
+    @classmethod
+    def check_anchors(cls, generator: Recipe[AnchorGenerator]) -> None:
+        """Called when a config is loaded. Raises ValueError for anchors that it cannot judge; it judges all unless it
+        says so here."""
 
     def __call__(self, anchors: Sequence[Boxes], target: Instances) -> tuple[Tensor, Tensor]:
         """``anchors``, one ``Boxes`` a level, finest first -> of all A of them, level by level: ``(A,)`` rows of the

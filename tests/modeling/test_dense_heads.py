@@ -8,6 +8,7 @@ import torch
 from small import sample
 
 from detkit.checkpoint import load_weights
+from detkit.experiment import load_experiment
 from detkit.layers import ShapeSpec
 from detkit.layers.norm import keep_running_statistics
 from detkit.modeling.anchors import CellAnchorGenerator, GridAnchorGenerator
@@ -28,6 +29,7 @@ from detkit.modeling.dense_heads.fcos import centreness
 from detkit.modeling.matcher import Matcher
 from detkit.modeling.meta_archs import DenseDetector
 from detkit.modeling.necks import FPN, LastLevelP6P7
+from detkit.registry import ConfigError
 from detkit.structures import Boxes, ImageInfo, Instances, Losses
 
 SHAPES = {f"p{i}": ShapeSpec(16, 2**i) for i in (3, 4, 5)}
@@ -127,6 +129,17 @@ def test_the_smallest_object_around_a_point_is_learned_at_its_level():
     outside = CentreAssigner(radius=100.0)(anchors, objects(small))[1][: len(points)] == 1
     inside = ((points > 24) & (points < 40)).all(1)
     assert torch.equal(outside, inside)
+
+
+@pytest.mark.parametrize(("config", "option"), [("retinanet", "assigner"), ("fcos", "anchor_generator")])
+def test_anchors_that_centres_say_nothing_of_are_refused(config, option):
+    name = {"assigner": "CentreAssigner", "anchor_generator": "GridAnchorGenerator"}[option]
+    with pytest.raises(ConfigError, match=r"^model\.head\.anchor_generator: .*CellAnchorGenerator"):
+        load_experiment(f"quick_start/{config}_shapes", [f"model.head.{option}={{name: {name}}}"])
+    sizes = [[8 * 2**level] for level in range(5)]
+    squares = f"{{name: GridAnchorGenerator, octave_scales: 1, aspect_ratios: [1.0], sizes: {sizes}}}"
+    options = ["model.head.assigner={name: CentreAssigner}", f"model.head.anchor_generator={squares}"]
+    assert load_experiment(f"quick_start/{config}_shapes", options)
 
 
 def test_many_objects_are_compared_in_parts(monkeypatch):

@@ -6,10 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detkit.config import Positive
+from detkit.config import Positive, Recipe
 from detkit.layers import box_ops
 from detkit.modeling.box_coder import distances_to_sides
-from detkit.modeling.interfaces import ASSIGNERS, Assigner
+from detkit.modeling.interfaces import ASSIGNERS, AnchorGenerator, Assigner
 from detkit.modeling.matcher import Matcher
 from detkit.structures import Boxes, Instances
 
@@ -35,9 +35,9 @@ class CentreAssigner(Assigner):
     """An anchor learns the smallest object that it is in the middle of, at the level of the object's size (FCOS, Tian
     et al. 2019, with centre sampling).
 
-    The anchors are squares, and sizes are in units of their side. An object is for the level on which the longest of
-    the four distances from the anchor's centre to its sides lies between ``reach``; the finest level takes all smaller
-    ones too, and the coarsest all larger ones.
+    The anchors are squares, one a cell, and sizes are in units of their side. An object is for the level on which the
+    longest of the four distances from the anchor's centre to its sides lies between ``reach``; the finest level takes
+    all smaller ones too, and the coarsest all larger ones.
 
     Args:
         radius: the anchor's centre is in the object, and no farther from its centre than this in x and in y.
@@ -56,6 +56,17 @@ class CentreAssigner(Assigner):
         ignore_crowds: bool = False,
     ):
         self.radius, self.reach, self.ignore_crowds = radius, reach, ignore_crowds
+
+    @classmethod
+    def check_anchors(cls, generator: Recipe[AnchorGenerator]) -> None:
+        """See ``Assigner.check_anchors``: it needs one square a cell."""
+        given = generator.kwargs
+        several = given.get("octave_scales", 1) > 1 or any(len(sizes) > 1 for sizes in given.get("sizes", ()))
+        if several or tuple(given.get("aspect_ratios", (1.0,))) != (1.0,):
+            raise ValueError(
+                f"anchor_generator: {cls.__name__} needs one square a cell, and this {generator.cls.__name__} gives"
+                " others; write {name: CellAnchorGenerator} here, or assigner: {name: IoUAssigner}"
+            )
 
     def __call__(self, anchors: Sequence[Boxes], target: Instances) -> tuple[Tensor, Tensor]:
         """See ``Assigner.__call__``."""

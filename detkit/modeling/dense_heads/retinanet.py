@@ -1,8 +1,8 @@
 """Dense heads that classify and refine anchors. N images, A anchors over all levels, K classes."""
 
 import math
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,11 @@ class RetinaNetHead(DenseHead):
 
     terms: tuple[str, ...] = ("loss_cls", "loss_box_reg")
     """Names of the losses."""
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Called when a config is loaded. Raises ValueError for anchors that the assigner cannot judge."""
+        options["assigner"].cls.check_anchors(options["anchor_generator"])
 
     def __init__(
         self,

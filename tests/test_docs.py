@@ -1,11 +1,14 @@
 """What the pages of docs/ say is so: their files, code and commands run, in order, in one folder a page."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 from processes import run_file
+
+from detkit.experiment import load_experiment
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -58,6 +61,15 @@ def test_a_page_runs_as_it_stands(page, tmp_path):
         run_block(kind, text, tmp_path)
     if page == "extending":
         assert (tmp_path / "output/my_experiment/model_final.pth").is_file()
+
+
+def test_a_larger_vit_begins_with_weights_of_its_size():
+    row = re.search(r"^\| ViT-L, ViT-H \| `([^`]+)`(.*)$", (ROOT / "docs/detectors.md").read_text(), re.MULTILINE)
+    experiment = load_experiment("coco/mask_rcnn_vitdet_b_100ep", row[1].split())
+    known = {entry["name"] for entry in json.loads((ROOT / "detkit/zoo/weights.json").read_text())["weights"]}
+    large = experiment.train.init_weights
+    assert large.endswith("vit_large")
+    assert {large, large.replace("vit_large", re.search(r"mae_pretrain_(vit_huge\w+)", row[2])[1])} <= known
 
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.name)

@@ -6,7 +6,7 @@ Classes are 0..K-1, background is K, ignore is -1. Boxes are xyxy in absolute pi
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -219,6 +219,9 @@ class BoxHead(RegionPart):
 
 class InstanceHead(RegionPart):
     """Gives instances a field: learns from the foreground, works on the box head's detections. Owns its pooler."""
+
+    reads_maps: ClassVar[bool] = False
+    """Whether it looks at maps of the image beside what its pooler gives."""
 
     def loss(self, features: Features, proposals: list[Instances]) -> Losses:
         """``proposals`` are foreground: ``boxes``, ``classes``, and ``gt_boxes``, ``gt_masks``, ... of the target."""

@@ -6,11 +6,13 @@ import pytest
 import torch
 from small import sample, small_model
 
+from detkit.experiment import load_experiment
 from detkit.layers import ShapeSpec
 from detkit.modeling.points import PointSampling, grid_points
 from detkit.modeling.poolers import PointPooler
 from detkit.modeling.roi_heads import PointRendMaskHead, RefinedBoxRoIHeads, Res5RoIHeads, Subdivision
 from detkit.modeling.roi_heads.pointrend import CoarseMaskHead, PointHead
+from detkit.registry import ConfigError
 from detkit.structures import BitMasks, Boxes, Instances
 
 SHAPES = {"p2": ShapeSpec(6, 4), "p3": ShapeSpec(6, 8)}
@@ -149,6 +151,18 @@ def test_heads_that_pool_for_their_heads_refuse_points():
             pooler=partial(PointPooler, output_size=14),
             mask_head=partial(PointRendMaskHead, pooler=partial(PointPooler, output_size=14)),
         )
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        ("{name: PointRendMaskHead}", "mask_head: PointRendMaskHead looks at maps"),
+        ("{pooler: {name: RoIAlignPooler, output_size: 14}}", "mask_head: RoIAlignPooler looks at .*RegionFeatures"),
+    ],
+)
+def test_pooled_regions_are_no_maps_which_is_said_as_the_config_is_loaded(head, words):
+    with pytest.raises(ConfigError, match=rf"^model\.roi_heads\.{words}"):
+        load_experiment("coco/mask_rcnn_R_50_C4_1x", [f"model.roi_heads.mask_head={head}"])
 
 
 def test_points_sampled_in_training_follow_torchs_seed():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -137,6 +138,8 @@ class PointRendMaskHead(MaskHead):
         class_agnostic: one mask for all classes instead of one a class.
         targets: how true masks are brought to the coarse mask's size.
     """
+
+    reads_maps: ClassVar[bool] = True
 
     def __init__(
         self,

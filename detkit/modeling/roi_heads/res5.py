@@ -1,5 +1,8 @@
 """RoI heads that share the backbone's last stage."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from detkit.config import Recipe
@@ -7,6 +10,7 @@ from detkit.layers import ShapeSpec, choose_features
 from detkit.modeling.backbones.residual import BottleneckStage
 from detkit.modeling.interfaces import ROI_HEADS, BoxHead, Features, MaskHead, RoIPooler
 from detkit.modeling.matcher import Matcher
+from detkit.modeling.poolers import RegionFeatures
 from detkit.modeling.roi_heads.standard import StandardRoIHeads
 from detkit.modeling.sampling import Sampling
 from detkit.structures import Boxes, Instances, Losses
@@ -59,6 +63,23 @@ class Res5RoIHeads(StandardRoIHeads):
             append_ground_truth=append_ground_truth,
         )
         self.pooler, self.res5 = region_pooler, stage
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Called when a config is loaded. Raises ValueError for heads that look at maps, which they do not get."""
+        for name in ("box_head", "mask_head"):
+            head = options[name]
+            pooler = None if head is None else head.kwargs.get("pooler")
+            if getattr(getattr(head, "cls", None), "reads_maps", False):
+                looks, fix = head.cls, "take another head, or other RoI heads"
+            elif pooler is not None and not issubclass(pooler.cls, RegionFeatures):
+                looks, fix = pooler.cls, "give it pooler: {name: RegionFeatures}"
+            else:
+                continue
+            raise ValueError(
+                f"{name}: {looks.__name__} looks at maps of the image, and {cls.__name__} has regions for its heads"
+                f" that are pooled already; {fix}"
+            )
 
     def regions(self, features: Features, boxes: list[Boxes]) -> Features:
         """What the heads look at: the boxes of each image, pooled and sent through res5."""

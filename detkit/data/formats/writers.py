@@ -15,6 +15,7 @@ import numpy as np
 import pycocotools.mask as coco_mask
 
 from detkit.config import yaml_json
+from detkit.data.formats.dataset import SPLITS
 from detkit.data.formats.label_writer import ImageLabels, LabelWriter, write_text
 from detkit.data.formats.outlines import one_polygon, outlines
 from detkit.utils.paths import atomic_write
@@ -80,10 +81,11 @@ class YoloWriter(LabelWriter):
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
-        self._parts: dict[str, str] = {}
+        self._parts: dict[str, dict[str, None]] = {}
 
     def write(self, part: str, name: str, image: ImageLabels) -> None:
-        self._parts.setdefault(part or "train", f"images/{part}".rstrip("/"))
+        key = next((names[0] for names in SPLITS if part.lower() in names), part or "train")  # the tools know no others
+        self._parts.setdefault(key, {})[f"images/{part}".rstrip("/")] = None
         lines = (self._line(row, image.size) for row in self.objects(image))
         write_text((self.root / "labels" / part / name).with_suffix(".txt"), "".join(lines))
 
@@ -97,7 +99,11 @@ class YoloWriter(LabelWriter):
         return " ".join([str(self.number[row["category_id"]]), *(f"{value:.8g}" for value in values)]) + "\n"
 
     def close(self) -> None:
-        lines = [f"{part}: {yaml_json(folder)}\n" for part, folder in self._parts.items()]
+        usual = {names[0] for names in SPLITS}
+        lines = [
+            f"{part if part in usual else yaml_json(part)}: {yaml_json(folders if folders[1:] else folders[0])}\n"
+            for part, folders in ((part, list(found)) for part, found in self._parts.items())
+        ]
         names = [f"  {i}: {yaml_json(name)}\n" for i, name in enumerate(self.class_names)]
         write_text(self.root / "data.yaml", "".join([*lines, "names:\n", *names]))
 

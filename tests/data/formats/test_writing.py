@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pycocotools.mask as coco_mask
 import pytest
+import yaml
 from PIL import Image
 
 from detkit.data import TableDataset, open_dataset
@@ -67,6 +68,15 @@ def test_boxes_masks_and_classes_survive(to, dataset, tmp_path):
     np.testing.assert_array_equal(back[0].image, dataset[0].image)
     if to == "coco":
         assert found == expected, "ids, areas and crowds too"
+
+
+def test_parts_of_yolo_have_the_names_that_its_tools_know(dataset, tmp_path):
+    write_dataset(dict.fromkeys(("Training", "valid", "dev", "test"), dataset), tmp_path / "yolo", "yolo")
+    lines = yaml.safe_load((tmp_path / "yolo/data.yaml").read_text())
+    folders = {"train": "images/Training", "val": ["images/valid", "images/dev"], "test": "images/test"}
+    assert {key: value for key, value in lines.items() if key != "names"} == folders
+    back = open_dataset(tmp_path / "yolo")
+    assert (back.splits, len(back)) == (("train", "val", "test"), 8)
 
 
 @pytest.mark.parametrize("number", range(40))

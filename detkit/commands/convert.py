@@ -11,16 +11,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     args = parse_arguments(argv)
     whole = open_dataset(args.source, args.format, val_fraction=args.val_fraction)
-    divided = args.val_fraction is not None and len(whole.splits) < 2
-    parts = ("train", "val") if divided else whole.splits
-    names = whole.class_names
+    divided = args.val_fraction is not None and whole.divisible
+    parts = {name: name for name in (("train", "val") if divided else whole.splits)}
+    parts |= {"no_part": ""} if whole.has_rest and not divided else {}
+    names, share = whole.class_names, args.val_fraction if divided else None
     datasets = {
-        part: open_dataset(args.source, args.format, part, val_fraction=args.val_fraction, class_names=names)
-        for part in parts
+        part: open_dataset(args.source, args.format, split, val_fraction=share, class_names=names)
+        for part, split in parts.items()
     } or {"train": whole}
     lost = write_dataset(datasets, args.target, args.to)
     found = ", ".join(f"{part} {len(dataset)}" for part, dataset in datasets.items())
     print(f"{whole.format} -> {args.to}: {args.target} (images: {found})")
+    if args.val_fraction is not None and not divided:
+        print(f"--val-fraction is not used: the parts {', '.join(whole.splits)} stay as they are")
     for words in lost:
         print(f"not in {args.to}: {words}")
     return 0

@@ -13,7 +13,7 @@ from detkit.checkpoint import read_checkpoint
 from detkit.config import Config, load_config
 from detkit.config.named import CONFIGS
 from detkit.data import open_dataset
-from detkit.data.formats.dataset import SPLITS
+from detkit.data.formats.dataset import purpose
 from detkit.data.interfaces import Dataset
 from detkit.experiment.experiment import Experiment, load_experiment
 from detkit.experiment.own_settings import Facts, Setting, derived
@@ -114,7 +114,7 @@ def evaluation_data(
     if trained_on is not None and os.path.realpath(trained_on) == os.path.realpath(folder):
         return OwnData(source, list(overrides), f"{folder}: the run was trained on a part, the other is evaluated on")
     everything = open_dataset(folder, format, check_images=0)
-    parts = {_part(name): name for name in everything.splits}
+    parts = {purpose(name): name for name in everything.splits}
     split = parts.get("val", parts.get("test"))
     names = None if weights is None else read_checkpoint(weights).class_names
     node: dict[str, Any] = {"name": "AutoDataset", "path": os.fspath(folder), "format": format, "split": split}
@@ -138,18 +138,16 @@ def _datasets(
     """The nodes of the two datasets, these, and what was recognised."""
     chosen = None if class_names is None else tuple(class_names)
     everything = open_dataset(folder, format, class_names=chosen, check_images=0)
-    parts = {_part(name): name for name in everything.splits}
+    parts = {purpose(name): name for name in everything.splits}
     node: dict[str, Any] = {"name": "AutoDataset", "path": os.fspath(folder), "format": format, "val_fraction": None}
-    if len(parts) > 1 and "train" not in parts:
-        raise DataError(f"{folder}: has no part to train on; there are {', '.join(everything.splits)}")
-    if len(parts) > 1:
-        train, test = parts["train"], parts.get("val", parts.get("test"))
-        why = f"{train} to train on, {test} to evaluate on"
-    else:
+    train, test = parts.get("train"), parts.get("val", parts.get("test"))
+    why = f"{train} to train on, {test} to evaluate on"
+    if everything.divisible:
         train, test, node["val_fraction"] = "train", "val", share
         why = f"no part to evaluate on: {share:.0%} of the images are, by a hash of their names"
-    if test is None:
-        raise DataError(f"{folder}: has no part to evaluate on; there are {', '.join(everything.splits)}")
+    if train is None or test is None:
+        what = f"has no part to {'train' if train is None else 'evaluate'} on; there are {', '.join(everything.splits)}"
+        raise DataError(f"{folder}: {what}. Name one train and one val, as the others are named")
     groups = everything.groups if chosen is None else ()
     why += f"; {', '.join(groups)} only groups other classes and is left out" if groups else ""
     names = [name for name in everything.class_names if name not in groups]
@@ -164,11 +162,6 @@ def _datasets(
         pair,
         f"{folder}: {everything.format}, {amount(len(everything), 'image')}, {amount(len(names), 'class')}; {why}",
     )
-
-
-def _part(name: str) -> str:
-    """What a part is for: train, val, test or anything else."""
-    return next((names[0] for names in SPLITS if name.lower() in names), name.lower())
 
 
 def _fitting(given: Config, facts: Facts, tested: Facts) -> list[Setting]:

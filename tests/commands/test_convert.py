@@ -2,6 +2,7 @@
 
 import shutil
 
+import pytest
 from small_folders import make_folder
 
 from detkit.commands import convert as convert_command
@@ -30,3 +31,35 @@ def test_parts_are_kept_or_made(tmp_path, capsys):
         file.rename(source / "train" / file.name)
     assert convert_command.main([str(source), str(tmp_path / "yolo"), "--to", "yolo", "--val-fraction", "0.5"]) == 0
     assert open_dataset(tmp_path / "yolo").splits == ("train", "val"), "a part of which all are is divided, too"
+
+
+def test_a_val_fraction_that_is_not_needed_is_said(tmp_path, capsys):
+    for part in ("train", "test"):
+        make_folder("LabelMeDataset", tmp_path / "labelme" / part)
+    assert (
+        convert_command.main([str(tmp_path / "labelme"), str(tmp_path / "a"), *"--to voc --val-fraction .5".split()])
+        == 0
+    )
+    assert "--val-fraction is not used: the parts test, train stay as they are" in capsys.readouterr().out
+    assert open_dataset(tmp_path / "a").splits == ("test", "train")
+
+
+def test_groups_of_which_none_is_to_train_or_evaluate_on_are_divided_together(tmp_path):
+    source = make_folder("SuperviselyDataset", tmp_path / "groups")
+    (source / "train").rename(source / "ds1")
+    shutil.copytree(source / "ds1", source / "ds2")
+    assert convert_command.main([str(source), str(tmp_path / "a"), *"--to voc --val-fraction .5".split()]) == 0
+    voc = open_dataset(tmp_path / "a")
+    assert (voc.splits, len(voc)) == (("train", "val"), 4)
+    assert [len(open_dataset(source, split=name, val_fraction=0.5)) for name in ("ds1", "ds2")] == [2, 2]
+    assert convert_command.main([str(source), str(tmp_path / "b"), "--to", "voc"]) == 0
+    assert open_dataset(tmp_path / "b").splits == ("ds1", "ds2")
+
+
+@pytest.mark.parametrize("to", ["coco", "voc"])
+def test_images_beside_the_parts_are_kept(to, tmp_path, capsys):
+    for part in ("train", "val", "others"):
+        make_folder("LabelMeDataset", tmp_path / "labelme" / part)
+    assert convert_command.main([str(tmp_path / "labelme"), str(tmp_path / to), "--to", to]) == 0
+    assert "(images: train 2, val 2, no_part 2)" in capsys.readouterr().out
+    assert len(open_dataset(tmp_path / to)) == 6

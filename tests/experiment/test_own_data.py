@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from small_folders import make_folder
 
 from detkit.config import to_yaml
 from detkit.experiment import load_experiment
@@ -83,6 +84,17 @@ def test_one_part_alone_is_split_by_the_names_of_its_images(tmp_path, name):
         assert len(test) == pytest.approx(60 * share, abs=8)
     small, large = ({s.image_path(i) for i in range(len(s))} for s in (exp.data.test_set, third.data.test_set))
     assert small < large
+
+
+def test_groups_of_which_none_is_to_train_or_evaluate_on_are_divided_together(tmp_path):
+    source = make_folder("SuperviselyDataset", tmp_path)
+    (source / "train").rename(source / "ds1")
+    shutil.copytree(source / "ds1", source / "ds2")
+    data = loaded(source, val_fraction=0.5).data
+    assert sorted((len(data.train_set), len(data.test_set))) in ([1, 3], [2, 2])
+    (source / "ds2").rename(source / "test")
+    with pytest.raises(DataError, match="has no part to train on; there are ds1, test. Name one train"):
+        own_data(source)
 
 
 @pytest.mark.parametrize("images", [2, 3, 4, 5])

@@ -120,8 +120,11 @@ def _content(folder: Folder, name: str, is_lvis: bool) -> Content:
     image_rows, rows, entries = read_json(place, row_type(()))
     categories, keypoints = read_categories(entries, place, raise_errors)
     path = PurePosixPath(name)
-    ends = (path.stem.rpartition("_")[2], part_of(name), "")
-    below = (where / base / end for where in path.parents[:2] for base in ("images", "") for end in ends)
+    own = name.partition("instances_")[2].removesuffix(".json")  # with / where a part is a folder below another
+    ends = (own, path.stem.rpartition("_")[2], part_of(name), "")
+    below = (
+        where / base / end for where in path.parents[: 2 + own.count("/")] for base in ("images", "") for end in ends
+    )
     near = [where for where in dict.fromkeys(map(str, (path.parent, *below))) if folder.below(where)]
     image_rows = [as_row(row, ImageRow) for row in image_rows]
     words = ("supercategory", "frequency") if is_lvis else ("supercategory",)

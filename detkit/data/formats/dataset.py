@@ -35,8 +35,9 @@ class FormatDataset(TableDataset):
     Args:
         path: the folder, or the file in it that describes the dataset.
         split: a part of it, such as ``train``; null for all, each image once.
-        val_fraction: the share of images that are ``val`` where the folder has no parts, or one alone, the others being
-            ``train``; told by a hash of the images' names, so that an image stays where it is when others come.
+        val_fraction: the share of images that are ``val`` where the folder has no parts, one alone, or several of which
+            none is to train or evaluate on; the others are ``train``. Told by a hash of the images' names, so that an
+            image stays where it is when others come.
         class_names, keep_empty, keep_crowd, invalid_boxes, check_images, reading: as for ``CocoInstances``.
         invalid_masks: likewise; the default, box, gives an object that has only a box that box as its mask, where
             others have masks.
@@ -47,6 +48,8 @@ class FormatDataset(TableDataset):
         format: the format's name for people.
         groups: the classes that have no object and stand above others, such as Roboflow's first.
         splits: the names of the parts that are there; empty where the format has none.
+        has_rest: whether images beside these parts are in none of them; ``split=""`` takes these.
+        divisible: whether ``val_fraction`` makes ``train`` and ``val`` of all its parts together.
 
     Raises:
         DataError: nothing of this format lies there, there is no such part, or a label is wrong; it names the file and
@@ -78,7 +81,14 @@ class FormatDataset(TableDataset):
         folder = reader.locate(folder)
         parts = reader.parts(folder)
         self.splits = tuple(name for name in parts if name)
-        if val_fraction is not None and split is not None and len(parts) == 1:
+        self.has_rest = bool(self.splits) and "" in parts
+        self.divisible = len(parts) == 1 or not any(purpose(name) for name in parts)
+        if (
+            val_fraction is not None
+            and split is not None
+            and self.divisible
+            and (len(parts) == 1 or split not in parts)
+        ):
             content = reader.read(folder, parts)
             keep_share(content, split, val_fraction, folder)
         else:
@@ -191,13 +201,18 @@ def open_folder(path: str, option: str) -> Folder:
     return Folder(data_path(path, option, folder=True))
 
 
+def purpose(part: str) -> str:
+    """What a part is for by its name: train, val or test; "" for none of these."""
+    return next((names[0] for names in SPLITS if part.lower() in names), "")
+
+
 def choose_parts(parts: Mapping[str, Any], split: str | None, folder: Folder) -> dict[str, Any]:
     """The parts that ``split`` names, all for None. Raises DataError for one that is not there."""
     if split is None:
         return dict(parts)
-    same = next((names for names in SPLITS if split.lower() in names), (split.lower(),))
+    wanted = purpose(split) or split.lower()
     found = {name: where for name, where in parts.items() if name == split} or {
-        name: where for name, where in parts.items() if name.lower() in same
+        name: where for name, where in parts.items() if (purpose(name) or name.lower()) == wanted
     }
     if not found:
         there = ", ".join(filter(None, parts)) or "no parts; val_fraction: 0.2 makes train and val of it"
@@ -211,7 +226,7 @@ def keep_share(content: Content, split: str, val_fraction: float, folder: Folder
     Names that the hash has divided before, such as those of a part of a folder, may all lie on one side: ``val`` has
     half of the share at least and twice the share at most.
     """
-    name = next((names[0] for names in SPLITS if split.lower() in names), split)
+    name = purpose(split)
     if name not in ("train", "val"):
         raise DataError(f"{folder.path}: has no split '{split}'; val_fraction makes train and val")
     if len(content.images) < 2:

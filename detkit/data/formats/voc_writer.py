@@ -39,7 +39,7 @@ class VocWriter(LabelWriter):
 
     def write(self, part: str, name: str, image: ImageLabels) -> None:
         stem, objects, (height, width) = PurePosixPath(name).stem, self.objects(image), image.size
-        self._stems.setdefault(part or "default", []).append(stem)
+        self._stems.setdefault(part.replace("/", "__") or "default", []).append(stem)
         if any(row.get("segmentation") for row in objects):
             self._masks(stem, objects, image.size)
         text = "".join(self._object(row) for row in objects)

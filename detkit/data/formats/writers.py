@@ -15,7 +15,7 @@ import numpy as np
 import pycocotools.mask as coco_mask
 
 from detkit.config import yaml_json
-from detkit.data.formats.dataset import SPLITS
+from detkit.data.formats.dataset import SPLITS, purpose
 from detkit.data.formats.label_writer import ImageLabels, LabelWriter, write_text
 from detkit.data.formats.outlines import one_polygon, outlines
 from detkit.utils.paths import atomic_write
@@ -84,7 +84,7 @@ class YoloWriter(LabelWriter):
         self._parts: dict[str, dict[str, None]] = {}
 
     def write(self, part: str, name: str, image: ImageLabels) -> None:
-        key = next((names[0] for names in SPLITS if part.lower() in names), part or "train")  # the tools know no others
+        key = purpose(part) or part or "train"  # the tools know no training or valid
         self._parts.setdefault(key, {})[f"images/{part}".rstrip("/")] = None
         lines = (self._line(row, image.size) for row in self.objects(image))
         write_text((self.root / "labels" / part / name).with_suffix(".txt"), "".join(lines))

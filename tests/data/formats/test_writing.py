@@ -79,6 +79,22 @@ def test_parts_of_yolo_have_the_names_that_its_tools_know(dataset, tmp_path):
     assert (back.splits, len(back)) == (("train", "val", "test"), 8)
 
 
+@pytest.mark.parametrize("to", WRITERS)
+def test_images_of_one_name_stay_with_their_parts_whatever_these_are_called(to, tmp_path):
+    parts = {}
+    for number, part in enumerate(("day_1", "night_1", "far/away")):
+        Image.new("RGB", (80, 60), (90 * number,) * 3).save(tmp_path / f"{number}.png")
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / f"{number}.png").rename(tmp_path / str(number) / "x.png")
+        row = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 10 + number, 20]}
+        images = [{"id": 1, "file_name": "x.png", "height": 60, "width": 80}]
+        parts[part] = TableDataset(images, [row], {1: "cat"}, image_root=str(tmp_path / str(number)))
+    write_dataset(parts, tmp_path / to, to)
+    back = open_dataset(tmp_path / to)
+    pairs = [(back[i].image[0, 0, 0].item(), back[i].boxes.tensor[0].tolist()) for i in range(len(back))]
+    assert sorted((color // 90, round(x2 - x1) - 10) for color, (x1, _, x2, _) in pairs) == [(0, 0), (1, 1), (2, 2)]
+
+
 @pytest.mark.parametrize("number", range(40))
 def test_an_outline_covers_the_pixels_of_its_mask(number):
     rng = np.random.default_rng(number)

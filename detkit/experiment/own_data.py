@@ -17,7 +17,7 @@ from detkit.data.formats.dataset import purpose
 from detkit.data.interfaces import Dataset
 from detkit.experiment.experiment import Experiment, load_experiment
 from detkit.experiment.own_settings import Facts, Setting, derived
-from detkit.registry import DataError
+from detkit.registry import DataError, did_you_mean
 from detkit.utils.file_names import file_stem
 from detkit.utils.words import amount
 
@@ -102,7 +102,8 @@ def evaluation_data(
     """The config and the overrides with which ``folder`` is evaluated on: its validation part, else its test part.
 
     A folder without either is evaluated on as a whole, but of one that the config trains on, only what it leaves for
-    evaluation. The classes are the weights', or those that the config's training data name. What is found on other data
+    evaluation. The classes are the weights', or those that the config's training data name; data that do not list their
+    classes may lack objects of some. What is found on other data
     goes to a folder of its own, ``on_<folder>`` in the run's, unless ``overrides`` name one: the run keeps its results.
 
     Args and errors: as for ``own_data``; ``weights`` is the checkpoint that will be evaluated.
@@ -120,7 +121,7 @@ def evaluation_data(
     node: dict[str, Any] = {"name": "AutoDataset", "path": os.fspath(folder), "format": format, "split": split}
     names = names or data["train_dataset"].get("class_names")
     unknown = [name for name in names or () if name not in everything.class_names]
-    if unknown:
+    if unknown and (everything.lists_classes or len(unknown) == len(names or ())):
         raise DataError(
             f"{folder}: has no class {', '.join(map(repr, unknown[:5]))}{', ...' if len(unknown) > 5 else ''}, which "
             f"the model knows; it has {', '.join(everything.class_names[:20])}. Give data with the same classes"
@@ -138,6 +139,10 @@ def _datasets(
     """The nodes of the two datasets, these, and what was recognised."""
     chosen = None if class_names is None else tuple(class_names)
     everything = open_dataset(folder, format, class_names=chosen, check_images=0)
+    present = {everything.class_names[number] for number in set(everything.objects().classes.tolist())}
+    if not everything.lists_classes and (unseen := [name for name in chosen or () if name not in present]):
+        near = did_you_mean(unseen[0], open_dataset(folder, format, check_images=0).class_names)
+        raise DataError(f"{folder}: class_names: no object is of the class '{unseen[0]}'.{near}")
     parts = {purpose(name): name for name in everything.splits}
     node: dict[str, Any] = {"name": "AutoDataset", "path": os.fspath(folder), "format": format, "val_fraction": None}
     train, test = parts.get("train"), parts.get("val", parts.get("test"))

@@ -8,6 +8,8 @@ from small_folders import make_folder
 from detkit.commands import convert as convert_command
 from detkit.data import open_dataset
 
+DIVIDED = ("--to", "voc", "--val-fraction", "0.5")
+
 
 def test_parts_are_kept_or_made(tmp_path, capsys):
     source = make_folder("CocoFolder", tmp_path / "coco")
@@ -36,10 +38,7 @@ def test_parts_are_kept_or_made(tmp_path, capsys):
 def test_a_val_fraction_that_is_not_needed_is_said(tmp_path, capsys):
     for part in ("train", "test"):
         make_folder("LabelMeDataset", tmp_path / "labelme" / part)
-    assert (
-        convert_command.main([str(tmp_path / "labelme"), str(tmp_path / "a"), *"--to voc --val-fraction .5".split()])
-        == 0
-    )
+    assert convert_command.main([str(tmp_path / "labelme"), str(tmp_path / "a"), *DIVIDED]) == 0
     assert "--val-fraction is not used: the parts test, train stay as they are" in capsys.readouterr().out
     assert open_dataset(tmp_path / "a").splits == ("test", "train")
 
@@ -48,7 +47,7 @@ def test_groups_of_which_none_is_to_train_or_evaluate_on_are_divided_together(tm
     source = make_folder("SuperviselyDataset", tmp_path / "groups")
     (source / "train").rename(source / "ds1")
     shutil.copytree(source / "ds1", source / "ds2")
-    assert convert_command.main([str(source), str(tmp_path / "a"), *"--to voc --val-fraction .5".split()]) == 0
+    assert convert_command.main([str(source), str(tmp_path / "a"), *DIVIDED]) == 0
     voc = open_dataset(tmp_path / "a")
     assert (voc.splits, len(voc)) == (("train", "val"), 4)
     assert [len(open_dataset(source, split=name, val_fraction=0.5)) for name in ("ds1", "ds2")] == [2, 2]

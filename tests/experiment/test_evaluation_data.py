@@ -1,11 +1,15 @@
 """Data named beside a run: what of it is evaluated, by which classes and weights."""
 
+import json
+
 import pytest
+from small_folders import make_folder
 from test_own_data import coco
 from tiny_detector import CONFIG, TINY
 
 from detkit.checkpoint import Checkpointer
 from detkit.config import to_yaml
+from detkit.data import open_dataset
 from detkit.experiment import evaluation_data, load_experiment
 from detkit.registry import DataError
 from detkit.training import evaluated
@@ -62,6 +66,21 @@ def test_what_a_run_was_trained_on_is_not_evaluated(run, tmp_path):
 def test_data_of_other_classes_are_refused(run, tmp_path):
     with pytest.raises(DataError, match="other: has no class 'dog', which the model knows; it has horse, cat"):
         evaluation_data(coco(tmp_path / "other", classes=("horse", "cat")), run)
+
+
+@pytest.mark.parametrize(
+    ("format", "label"), [("LabelMeDataset", "cat"), ("KittiDataset", "Car"), ("ViaDataset", None)]
+)
+def test_labels_that_lack_a_class_of_the_model_are_evaluated(run, tmp_path, format, label):
+    folder = make_folder(format, tmp_path / "other")
+    label = label or open_dataset(folder).class_names[0]
+    names = ["data.train_dataset.class_names=" + json.dumps(["zebra", label, "dog"])]
+    found = evaluation_data(folder, run, names).experiment().data.test_set
+    assert found.class_names == ("zebra", label, "dog")
+    assert {*found.objects().classes.tolist()} == {1}
+    names = ['data.train_dataset.class_names=["zebra","dog"]']
+    with pytest.raises(DataError, match=f"other: has no class 'zebra', 'dog', which the model knows; it has {label}"):
+        evaluation_data(folder, run, names)
 
 
 def test_the_weights_of_a_run_are_those_in_its_folder(run):

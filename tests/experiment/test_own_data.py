@@ -1,6 +1,7 @@
 """A folder of data as an experiment: its parts, and the settings that follow from it."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -93,8 +94,15 @@ def test_groups_of_which_none_is_to_train_or_evaluate_on_are_divided_together(tm
     data = loaded(source, val_fraction=0.5).data
     assert sorted((len(data.train_set), len(data.test_set))) in ([1, 3], [2, 2])
     (source / "ds2").rename(source / "test")
-    with pytest.raises(DataError, match="has no part to train on; there are ds1, test. Name one train"):
+    with pytest.raises(DataError, match="has no part to train on; there are ds1, test"):
         own_data(source)
+
+
+def test_a_class_that_no_label_has_is_not_trained_on(tmp_path):
+    make_folder("LabelMeDataset", tmp_path)
+    for names, words in ((["cat", "cta"], "no object is of the class 'cta'. Did you mean 'cat'"), (["cta"], "'cta'")):
+        with pytest.raises(DataError, match=re.escape(words)):
+            own_data(tmp_path, class_names=names)
 
 
 @pytest.mark.parametrize("images", [2, 3, 4, 5])

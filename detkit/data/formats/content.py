@@ -75,6 +75,7 @@ class Content:
         embedded: the path of an image that is no file -> the JSON file that holds it as ``imageData``.
         segments: the path of an image -> its file of segments, where all images have one.
         stuff: the categories of stuff among these segments, id -> name.
+        lists_classes: whether the data say which classes there are, beside the labels of their objects.
         place: the file that says all of it, for messages; "" where several do.
     """
 
@@ -87,6 +88,7 @@ class Content:
     embedded: Mapping[str, str] = dataclasses.field(default_factory=dict)
     segments: Mapping[str, SegmentFile] = dataclasses.field(default_factory=dict)
     stuff: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    lists_classes: bool = True
     place: str = ""
 
     @staticmethod
@@ -130,7 +132,8 @@ class Content:
                     raise DataError(f"{thing.origin}: '{thing.label}' is none of the classes ({known})")
                 rows.append(_row(thing, len(rows) + 1, id_, category, (height, width)))
         classes = {i: name for name, i in number.items()}
-        return Content(image_rows, rows, classes, notes=notes, extras={"annotations": regions})
+        own: Any = {"notes": notes, "extras": {"annotations": regions}, "lists_classes": class_names is not None}
+        return Content(image_rows, rows, classes, **own)
 
 
 def listed_first(listed: Iterable[str], images: Iterable[LabelledImage]) -> list[str] | None:

@@ -48,6 +48,7 @@ class FormatDataset(TableDataset):
         format: the format's name for people.
         groups: the classes that have no object and stand above others, such as Roboflow's first.
         splits: the names of the parts that are there; empty where the format has none.
+        lists_classes: whether the data say which classes there are, beside the labels of their objects.
         has_rest: whether images beside these parts are in none of them; ``split=""`` takes these.
         divisible: whether ``val_fraction`` makes ``train`` and ``val`` of all its parts together.
 
@@ -83,20 +84,22 @@ class FormatDataset(TableDataset):
         self.splits = tuple(name for name in parts if name)
         self.has_rest = bool(self.splits) and "" in parts
         self.divisible = len(parts) == 1 or not any(purpose(name) for name in parts)
-        if (
-            val_fraction is not None
-            and split is not None
-            and self.divisible
-            and (len(parts) == 1 or split not in parts)
-        ):
+        together = len(parts) == 1 or (self.divisible and split not in parts)
+        if val_fraction is not None and split is not None and together:
             content = reader.read(folder, parts)
             keep_share(content, split, val_fraction, folder)
         else:
             content = reader.read(folder, choose_parts(parts, split, folder))
-            missing = set(class_names or ()).difference(content.categories.values())
-            if missing and split is not None:  # a class that this part has no object of
-                elsewhere = missing.intersection(reader.read(folder, parts).categories.values())
-                content.categories = {**content.categories, **new_ids(elsewhere, content.categories)}
+        self.lists_classes = content.lists_classes
+        missing = set(class_names or ()).difference(content.categories.values())
+        elsewhere: set[str] = set()  # of which this part has no object
+        if missing and split is not None:
+            elsewhere = missing.intersection(reader.read(folder, parts).categories.values())
+        if not content.lists_classes and missing - elsewhere and missing != set(class_names or ()):
+            unseen = ", ".join(map(repr, sorted(missing - elsewhere)[:10]))
+            logger.warning("%s: class_names: no object is of the class %s", folder.path, unseen)
+            elsewhere = missing
+        content.categories = {**content.categories, **new_ids(elsewhere, content.categories)}
         self.embedded = content.embedded
         extras = {kind: list(found.items()) for kind, found in content.extras.items()}
         self._extras = msgspec.json.encode(extras)  # in one piece, which loader workers share

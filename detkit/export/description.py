@@ -187,7 +187,8 @@ def _check_input(description: Description) -> None:
     batch, channels, *sides = description.inputs[0].shape if description.inputs else ("none", "none")
     least = [side if isinstance(side, int) else free for side, free in zip(sides, description.min_size, strict=True)]
     values = math.prod(number for number in (batch, channels, *least) if isinstance(number, int))
-    if values > MAX_VALUES or channels != len(description.preprocessing.mean):
+    half_fixed = len({type(side) for side in sides}) > 1
+    if values > MAX_VALUES or half_fixed or channels != len(description.preprocessing.mean):
         raise ValueError(f"an input of {batch} x {channels} x {' x '.join(map(str, least))}")
 
 

@@ -1,7 +1,7 @@
 """Writing a model's program, and a program in the place of a model."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,15 +86,51 @@ def export(
     form.check(precision)
     graph = traced(model, shape, form.precisions[precision])
     description = describe(model, graph, precision, config or {}, steps)
-    batches = None if precision != "int8" else (inputs_of(model.preprocess([s])) for s in calibration)
+    batches = _calibration(model, calibration, description, path) if precision == "int8" else None
     form.write(graph, description, precision, batches, path)
     return path
+
+
+def _calibration(
+    model: FeatureModel, samples: Sequence[Sample], description: Description, path: Path
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What the program is given for the samples: one by one where it takes any number, as they differ in size."""
+    batch = description.inputs[0].shape[0]
+    number = batch if isinstance(batch, int) else 1
+    for start in range(0, len(samples), number):
+        images = model.preprocess(samples[start : start + number])
+        yield from fitted(*inputs_of(images), description, path)
 
 
 def inputs_of(images: ImageList) -> tuple[Tensor, Tensor]:
     """What a program is given for a batch, on the CPU."""
     regions = [images.valid_region(i) for i in range(len(images))]
     return images.tensor.cpu().contiguous(), torch.tensor(regions, dtype=torch.float32)
+
+
+def fitted(images: Tensor, regions: Tensor, description: Description, path: Path) -> Iterator[tuple[Tensor, Tensor]]:
+    """A batch as a program takes it: padded to its size, and split for its number, to which the last part is filled.
+
+    Raises:
+        DataError: images that are larger than the program's fixed size, or have other channels.
+    """
+    batch, channels, *sides = description.inputs[0].shape
+    if images.shape[1] != channels:
+        raise DataError(f"{path}: takes images of {channels} channels, got {images.shape[1]}")
+    height, width = images.shape[-2:]
+    fixed = [side for side in sides if isinstance(side, int)]
+    if fixed and (height > fixed[0] or width > fixed[1]):
+        raise DataError(
+            f"{path}: takes images of {fixed[0]} x {fixed[1]}, and one has {height} x {width} after the "
+            "steps of the test images; export it for that size, or for any"
+        )
+    divisor = description.preprocessing.size_divisibility
+    least = fixed or [-(-side // divisor) * divisor for side in description.min_size]
+    images = F.pad(images, (0, max(0, least[1] - width), 0, max(0, least[0] - height)))
+    number = batch if isinstance(batch, int) else max(1, len(images))
+    for part, where in zip(images.split(number), regions.split(number)):
+        lacking = (number - len(part)) if isinstance(batch, int) else 0
+        yield F.pad(part, (0, 0) * 3 + (0, lacking)), F.pad(where, (0, 0, 0, lacking))
 
 
 class Program:
@@ -122,37 +158,9 @@ class Program:
         self._run: Engine = form.engines[name](self.path, self.description, threads)
 
     def __call__(self, images: Tensor, regions: Tensor) -> dict[str, Tensor]:
-        """What the heads say of a batch; see ``StaticDetector.forward``. A fixed batch or size is padded to.
-
-        Raises:
-            DataError: images that are larger than the program's fixed size, or have other channels.
-        """
-        batch, channels, *sides = self.description.inputs[0].shape
-        if images.shape[1] != channels:
-            raise DataError(f"{self.path}: takes images of {channels} channels, got {images.shape[1]}")
-        images = self._padded(images, sides)
-        if not isinstance(batch, int):
-            return self._named(self._run(images, regions))
-        parts = []
-        for own, where in zip(images.split(batch), regions.split(batch)):
-            lacking = batch - len(own)
-            found = self._run(F.pad(own, (0, 0) * 3 + (0, lacking)), F.pad(where, (0, 0, 0, lacking)))
-            parts.append([value[: len(own)] for value in found])
-        return self._named([torch.cat(values) for values in zip(*parts)])
-
-    def _padded(self, images: Tensor, sides: Sequence[int | str]) -> Tensor:
-        height, width = images.shape[-2:]
-        fixed = [side for side in sides if isinstance(side, int)]
-        if len(fixed) == 2:
-            if height > fixed[0] or width > fixed[1]:
-                raise DataError(
-                    f"{self.path}: takes images of {fixed[0]} x {fixed[1]}, and one has {height} x {width} after the "
-                    "steps of the test images; export it for that size, or for any"
-                )
-            return F.pad(images, (0, fixed[1] - width, 0, fixed[0] - height))
-        divisor = self.description.preprocessing.size_divisibility
-        least = [-(-side // divisor) * divisor for side in self.description.min_size]
-        return F.pad(images, (0, max(0, least[1] - width), 0, max(0, least[0] - height)))
+        """What the heads say of a batch; see ``StaticDetector.forward`` and, for what is raised, ``fitted``."""
+        parts = [self._run(*given) for given in fitted(images, regions, self.description, self.path)]
+        return self._named([torch.cat(values)[: len(images)] for values in zip(*parts)])
 
     def _named(self, values: Sequence[Tensor]) -> dict[str, Tensor]:
         return {tensor.name: value for tensor, value in zip(self.description.outputs, values, strict=True)}

@@ -98,6 +98,7 @@ def test_a_seal_stands_once():
         {"shape": [2**20, 3, 96, 96]},
         {"shape": [1, 3, -8, 96]},
         {"shape": [1, 3, 96]},
+        {"shape": [1, 3, 96, "width"]},
         {"shape": ["batch", 1, "height", "width"]},
         {"inputs": []},
     ],

@@ -126,6 +126,9 @@ class SeesawClassLoss(ClassLoss):
     The factor on class j where class i is right is ``(n_j / n_i) ** p`` where j has been seen less often than i so far,
     times ``(prob_j / prob_i) ** q`` where j is more probable than i.
 
+    In a box head the part ``_classes`` is a mean over the foreground. mmdetection's training divides it by all samples,
+    of which a quarter or less is foreground, so there it weighs that much less beside the other losses.
+
     Args:
         p: how much rarer classes are spared; 0: not.
         q: how much a class that is wrongly more probable is held down all the same; 0: not.

@@ -1,8 +1,10 @@
 """The roles that work on boxes alone, whatever the detector. Import them from ``interfaces.py``: read it first."""
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -74,6 +76,11 @@ class ClassLoss(nn.Module):
         Of ``classes`` (N,), K is background, and -1 counts nothing. ``logits`` (N, ``num_logits``) float32.
         """
         raise NotImplementedError
+
+    def initial_bias(self, prior: float) -> Tensor:
+        """``(num_logits,)`` that the logits of a one-stage detector begin at, nearly all of whose anchors are
+        background: each class has the probability ``prior``, or any class where they share it."""
+        return torch.full((self.num_logits,), math.log(prior / (1 - prior)))
 
     def normaliser(self, part: str, num_foreground: Tensor, num_samples: Tensor) -> Tensor:
         """What the sum of a part is divided by where that is not 0, see ``BoxLoss.normaliser``."""

@@ -1,5 +1,7 @@
 """Class losses. N boxes, K classes; class K is background, -1 is ignored."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,6 +23,12 @@ class SoftmaxClassLoss(ClassLoss):
     def forward(self, logits: Tensor, classes: Tensor) -> dict[str, Tensor]:
         """See ``ClassLoss.forward``."""
         return {"": F.cross_entropy(logits, classes, reduction="sum", ignore_index=-1)}
+
+    def initial_bias(self, prior: float) -> Tensor:
+        """See ``ClassLoss.initial_bias``."""
+        bias = torch.zeros(self.num_logits)
+        bias[-1] = math.log(self.num_classes * (1 - prior) / prior)
+        return bias
 
     def scores(self, logits: Tensor) -> Tensor:
         """See ``ClassLoss.scores``."""
@@ -173,6 +181,12 @@ class SeesawClassLoss(ClassLoss):
     def normaliser(self, part: str, num_foreground: Tensor, num_samples: Tensor) -> Tensor:
         """See ``ClassLoss.normaliser``."""
         return num_foreground if part == "_classes" else num_samples
+
+    def initial_bias(self, prior: float) -> Tensor:
+        """See ``ClassLoss.initial_bias``."""
+        bias = torch.zeros(self.num_logits)
+        bias[-1] = math.log((1 - prior) / prior)
+        return bias
 
     def scores(self, logits: Tensor) -> Tensor:
         """See ``ClassLoss.scores``."""

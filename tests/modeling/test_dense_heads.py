@@ -14,7 +14,7 @@ from detkit.layers.norm import keep_running_statistics
 from detkit.modeling.anchors import CellAnchorGenerator, GridAnchorGenerator
 from detkit.modeling.backbones import ResNet
 from detkit.modeling.box_coder import SideBoxCoder
-from detkit.modeling.class_losses import FocalClassLoss
+from detkit.modeling.class_losses import FocalClassLoss, SeesawClassLoss, SigmoidClassLoss, SoftmaxClassLoss
 from detkit.modeling.compiling import static_parts
 from detkit.modeling.dense_heads import (
     BatchNormaliser,
@@ -85,9 +85,15 @@ def test_batching_changes_nothing(head):
         torch.testing.assert_close(alone.instances.scores, together.instances.scores)
 
 
-def test_a_head_begins_with_its_prior():
-    scores = small_detector(prior=0.05, score_thresh=0.0).eval()([sample()])[0].instances.scores
-    assert scores.max() < 0.06
+@pytest.mark.parametrize("loss", [FocalClassLoss, SigmoidClassLoss, SoftmaxClassLoss, SeesawClassLoss])
+def test_a_head_begins_with_its_prior(loss):
+    detector = small_detector(prior=0.05, score_thresh=0.0, class_loss=loss)
+    bias = detector.head.cls_score.bias.unflatten(0, (detector.head.num_anchors, -1))
+    scores = detector.head.scores({"logits": bias})
+    assert scores.shape == (3, 3)
+    alone = loss in (FocalClassLoss, SigmoidClassLoss)
+    torch.testing.assert_close(scores if alone else scores.sum(dim=1), torch.full((3, 3) if alone else (3,), 0.05))
+    assert detector.eval()([sample()])[0].instances.scores.max() < 0.06
 
 
 def test_levels_that_do_not_fit_together_are_named():

@@ -1,6 +1,5 @@
 """Dense heads that classify and refine anchors. N images, A anchors over all levels, K classes."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -47,7 +46,8 @@ class RetinaNetHead(DenseHead):
         num_conv: 3x3 convolutions before the class logits, and as many others before the deltas.
         norm: normalisation after each of them; null for none.
         conv_bias: whether they have a bias beside their norm; without a norm they always have.
-        prior: the probability of each class that the head begins with; small, as most anchors are background.
+        prior: the probability that the head begins with, of each class, or of any where they share it (softmax);
+            small, as most anchors are background.
         assigner: which anchor learns which object.
         box_coder: how deltas are expressed.
         class_loss: the loss on the class logits, a sum over all anchors.
@@ -115,7 +115,8 @@ class RetinaNetHead(DenseHead):
         self.bbox_pred = nn.Conv2d(channels, self.num_anchors * 4, 3, padding=1)
         for layer in (*self.cls_convs, *self.box_convs, self.cls_score, self.bbox_pred):
             init_normal(layer, 0.01)
-        nn.init.constant_(self.cls_score.bias, math.log(prior / (1 - prior)))  # type: ignore[arg-type]
+        first = self.class_loss.initial_bias(prior).repeat(self.num_anchors)
+        self.cls_score.bias = nn.Parameter(first)  # type: ignore[assignment]
         rows = ClassRows(background=logits - num_classes, repeats=self.num_anchors)
         self.class_rows = {f"cls_score.{kind}": rows for kind in ("weight", "bias")}
 

@@ -1,7 +1,7 @@
 """The roles that work on boxes alone, whatever the detector. Import them from ``interfaces.py``: read it first."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -76,6 +76,11 @@ class ClassLoss(nn.Module):
         Of ``classes`` (N,), K is background, and -1 counts nothing. ``logits`` (N, ``num_logits``) float32.
         """
         raise NotImplementedError
+
+    def over(self, classes: Tensor) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
+        """``forward`` for parts of a batch, all of whose boxes have ``classes`` (N,): what is drawn or counted once a
+        batch happens here, and not in each part."""
+        return self
 
     def initial_bias(self, prior: float) -> Tensor:
         """``(num_logits,)`` that the logits of a one-stage detector begin at, nearly all of whose anchors are

@@ -1,6 +1,8 @@
 """Class losses. N boxes, K classes; class K is background, -1 is ignored."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -45,10 +47,14 @@ class SigmoidClassLoss(ClassLoss):
 
     def forward(self, logits: Tensor, classes: Tensor) -> dict[str, Tensor]:
         """See ``ClassLoss.forward``."""
+        return self.weighted(logits, classes, self.weights(classes))
+
+    def weighted(self, logits: Tensor, classes: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        """``forward`` with what each class counts, see ``weights``."""
         # one column more, for background and ignored rows
         target = torch.zeros_like(logits).scatter(1, (classes % logits.shape[1])[:, None], 1.0)[:, :-1]
         losses = F.binary_cross_entropy_with_logits(logits[:, :-1], target, reduction="none")
-        return {"": (losses * self.weights(classes) * (classes >= 0)[:, None]).sum()}
+        return {"": (losses * weights * (classes >= 0)[:, None]).sum()}
 
     def weights(self, classes: Tensor) -> Tensor:
         """``(K,)``, or a number for all: what each class counts in a batch with boxes of ``classes``."""
@@ -115,6 +121,10 @@ class FederatedClassLoss(SigmoidClassLoss):
         """See ``SigmoidClassLoss.weights``: 1 for the classes that learn in this step, 0 for others."""
         return self.chosen(classes)[:-1].float()
 
+    def over(self, classes: Tensor) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
+        """See ``ClassLoss.over``."""
+        return partial(self.weighted, weights=self.weights(classes))
+
     def chosen(self, classes: Tensor) -> Tensor:
         """``(K + 1,)`` bool: those that fill a place."""
         places = self.num_classes + 2  # one each for background and for what is ignored
@@ -157,9 +167,16 @@ class SeesawClassLoss(ClassLoss):
 
     def forward(self, logits: Tensor, classes: Tensor) -> dict[str, Tensor]:
         """See ``ClassLoss.forward``. Parts ``_objectness``, over all boxes, and ``_classes``, over the foreground."""
+        return self.over(classes)(logits, classes)
+
+    def over(self, classes: Tensor) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
+        """See ``ClassLoss.over``."""
         if self.training and self.track_running_stats:  # as a batch norm counts: not for a validation loss
             valid = (classes >= 0).to(self.class_counts)
             self.class_counts += torch.zeros_like(self.class_counts).scatter_add(0, classes.clamp(min=0), valid)
+        return self._sums
+
+    def _sums(self, logits: Tensor, classes: Tensor) -> dict[str, Tensor]:
         foreground = is_foreground(classes, self.num_classes)
         missing = torch.where(classes >= 0, (~foreground).long(), -1)
         right = torch.where(foreground, classes, 0)

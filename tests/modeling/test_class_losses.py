@@ -81,6 +81,20 @@ def test_seesaw_counts_in_steps_of_the_training_alone_and_keeps_its_counts_with_
     assert not any("class_loss" in name for name in small_model(class_loss=FederatedClassLoss).state_dict())
 
 
+@pytest.mark.parametrize("cls", [FederatedClassLoss, SeesawClassLoss])
+def test_parts_of_a_batch_are_counted_and_drawn_for_once(cls):
+    whole, parts = (partial(cls, **({"num_places": 2} if cls is FederatedClassLoss else {}))(6) for _ in range(2))
+    logits, classes = torch.randn(9, whole.num_logits), torch.tensor([0, 1, 1, 6, 6, -1, 4, 6, 6])
+    torch.manual_seed(3)
+    expected = whole(logits, classes)
+    torch.manual_seed(3)
+    loss = parts.over(classes)
+    found = [loss(a, b) for a, b in zip(logits.split(3), classes.split(3))]
+    for name, value in expected.items():
+        torch.testing.assert_close(sum(part[name] for part in found), value)
+    assert all(torch.equal(a, b) for a, b in zip(whole.buffers(), parts.buffers()))
+
+
 def test_seesaw_spares_rare_classes():
     loss = partial(SeesawClassLoss, q=0.0)
     gradients = []

@@ -14,7 +14,13 @@ from detkit.layers.norm import keep_running_statistics
 from detkit.modeling.anchors import CellAnchorGenerator, GridAnchorGenerator
 from detkit.modeling.backbones import ResNet
 from detkit.modeling.box_coder import SideBoxCoder
-from detkit.modeling.class_losses import FocalClassLoss, SeesawClassLoss, SigmoidClassLoss, SoftmaxClassLoss
+from detkit.modeling.class_losses import (
+    FederatedClassLoss,
+    FocalClassLoss,
+    SeesawClassLoss,
+    SigmoidClassLoss,
+    SoftmaxClassLoss,
+)
 from detkit.modeling.compiling import static_parts
 from detkit.modeling.dense_heads import (
     BatchNormaliser,
@@ -94,6 +100,19 @@ def test_a_head_begins_with_its_prior(loss):
     alone = loss in (FocalClassLoss, SigmoidClassLoss)
     torch.testing.assert_close(scores if alone else scores.sum(dim=1), torch.full((3, 3) if alone else (3,), 0.05))
     assert detector.eval()([sample()])[0].instances.scores.max() < 0.06
+
+
+def test_a_class_loss_draws_once_for_the_whole_batch(monkeypatch):
+    seen, chosen = [], FederatedClassLoss.chosen
+
+    def counted(self, classes):
+        seen.append(classes)
+        return chosen(self, classes)
+
+    monkeypatch.setattr(FederatedClassLoss, "chosen", counted)
+    losses = small_detector(class_loss=FederatedClassLoss)([sample(), sample(seed=1)])
+    assert len(seen) == 1
+    assert torch.isfinite(losses.total())
 
 
 def test_levels_that_do_not_fit_together_are_named():

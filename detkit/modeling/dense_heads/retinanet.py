@@ -165,8 +165,9 @@ class RetinaNetHead(DenseHead):
             classes: ``(N, A)``, K is background, -1 learns nothing.
             targets: of each image.
         """
+        loss = self.class_loss.over(classes.flatten())
         parts = [
-            self.class_loss(self.class_loss.only_active(own, target.info.active_classes), truth)
+            loss(self.class_loss.only_active(own, target.info.active_classes), truth)
             for own, truth, target in zip(logits, classes, targets)
         ]
         return {f"{self.terms[0]}{part}": torch.stack([p[part] for p in parts]) for part in parts[0]}

@@ -6,9 +6,9 @@ from pathlib import PurePosixPath
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from detkit.data.formats.content import Content, LabelledImage, LabelledObject
+from detkit.data.formats.content import Content, LabelledImage, LabelledObject, image_size
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder
+from detkit.data.formats.files import Folder, part_of
 from detkit.data.formats.shapes import ellipse, extent, numbers, placed, points, rectangle, rows_of_runs, turned
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
@@ -21,8 +21,9 @@ IGNORED = ("points", "polyline", "skeleton", "tag", "cuboid")
 class CvatDataset(FormatDataset):
     """CVAT's XML: boxes (also turned ones), polygons, ellipses and brush masks; in videos those of each frame.
 
-    Classes are those of ``<labels>`` in their order, parts the subsets of a project. Of a turned box the enclosing box
-    is taken. Options are those of ``FormatDataset``.
+    Classes are those of ``<labels>`` in their order, parts the subsets of a project. The XML of several tasks is one
+    dataset, its parts told by folders too. Of a turned box the enclosing box is taken. Options are those of
+    ``FormatDataset``.
     """
 
     key = "cvat"
@@ -30,51 +31,61 @@ class CvatDataset(FormatDataset):
 
     @classmethod
     def recognise(cls, folder: Folder) -> str | None:
-        name = _file(folder)
-        return name and f"{name}"
+        return ", ".join(_files(folder)) or None
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
-        root = folder.xml(_file(folder) or "")
-        out: dict[str, list[Element]] = {}
-        for image in root.findall("image") or _frames(folder, root):
-            out.setdefault(image.get("subset") or "", []).append(image)
+        files = _files(folder)
+        out: dict[str, list[tuple[str, Element]]] = {}
+        for name in files:
+            root, own = folder.xml(name), part_of(name, own_name=False) if len(files) > 1 else ""
+            for image in root.findall("image") or _frames(folder, name, root):
+                out.setdefault(image.get("subset") or own, []).append((name, image))
         return out or {"": []}
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
-        name = _file(folder) or ""
-        place = str(folder.path / name)
         listed = [
             (label.findtext("name") or "").strip()
+            for name in _files(folder)
             for label in folder.xml(name).iter("label")
             if label.find("parent") is None
         ]
         turned_boxes: list[str] = []
-        images = (_image(folder, e, part, place, turned_boxes) for part, found in parts.items() for e in found)
-        content = Content.of_images(folder, images, listed or None)
-        if turned_boxes:
-            content.notes = [f"{len(turned_boxes)} turned boxes are taken as the boxes around them"]
-        return content
+        entries = [(part, name, entry) for part, found in parts.items() for name, entry in found]
+        images = [_image(folder, entry, part, name, turned_boxes) for part, name, entry in entries]
+        notes = [f"{len(turned_boxes)} turned boxes are taken as the boxes around them"] if turned_boxes else []
+        if twice := len(images) - len({image.path for image in images}):
+            notes.append(f"{twice} images are there more than once; what is said of them first counts")
+        return Content.of_images(folder, images, listed or None, notes)
 
 
-def _file(folder: Folder) -> str | None:
-    for name in folder.candidates("*.xml"):
-        if "<annotations" in folder.head(name) and ("<image" in (text := folder.text(name)) or "<track" in text):
-            return name
-    return None
+def _files(folder: Folder) -> list[str]:
+    """The XML of each task."""
+    return [
+        name
+        for name in folder.candidates("*.xml")
+        if "<annotations" in folder.head(name) and ("<image" in (text := folder.text(name)) or "<track" in text)
+    ]
 
 
-def _frames(folder: Folder, root: Element) -> list[Element]:
+def _frames(folder: Folder, file: str, root: Element) -> list[Element]:
     """The frames of a video as images, each with the shapes of the tracks that are in it.
 
-    A frame's file is named ``frame_000007``, or is the image of that number of all.
+    A frame's file is named ``frame_000007``, or is the image of that number of all; those beside the XML come first.
     """
     sides = {side: root.findtext(f"meta//original_size/{side}") or "" for side in ("width", "height")}
-    out: dict[int, Element] = {}
-    for number, name in enumerate(folder.images):
-        found = re.fullmatch(r"frame_(\d+)", PurePosixPath(name).stem)
-        number = int(found[1]) if found else number
+    above = PurePosixPath(file).parent
+    beside = (
+        [name for name in folder.below(str(place)) if name in folder.images] for place in (above / "images", above)
+    )
+    out, frames = dict[int, Element](), dict[int, str]()
+    for number, name in enumerate(next(filter(None, beside), folder.images)):
+        if found := re.fullmatch(r"frame_(\d+)", PurePosixPath(name).stem):
+            number = int(found[1])
+            if (first := frames.setdefault(number, name)) != name:
+                what = f"'{first}' and '{name}' are both of frame {number}; lay the images of a video beside its XML"
+                raise DataError(f"{folder.path / file}: {what}")
         out[number] = Element("image", {"id": str(number), "name": name, **sides})
     for track in root.findall("track"):
         for shape in track:
@@ -82,22 +93,26 @@ def _frames(folder: Folder, root: Element) -> list[Element]:
                 frame = shape.get("frame") or ""
                 if not frame.isdecimal() or int(frame) not in out:
                     what = f"there is no image of its frame {frame}, 'frame_{frame:0>6}'; export the images too"
-                    raise DataError(f"{folder.path}, track {track.get('id')}: {what}")
+                    raise DataError(f"{folder.path / file}, track {track.get('id')}: {what}")
                 shape.set("label", track.get("label") or "")
                 out[int(frame)].append(shape)
     return list(out.values())
 
 
-def _image(folder: Folder, entry: Element, part: str, place: str, turned_boxes: list[str]) -> LabelledImage:
-    name, label = entry.get("name") or "", f"{place}, image {entry.get('id')}"
+def _image(folder: Folder, entry: Element, part: str, file: str, turned_boxes: list[str]) -> LabelledImage:
+    name, label = entry.get("name") or "", f"{folder.path / file}, image {entry.get('id')}"
+    above = PurePosixPath(file).parent
+    places = dict.fromkeys(
+        str(above / f) for above in (above, PurePosixPath()) for f in (f"images/{part}", part, "images", "")
+    )
+    path = folder.image(name, list(places), label)
+    sides = entry.get("height"), entry.get("width")
     try:
-        size = (int(entry.get("height") or ""), int(entry.get("width") or ""))
+        size = (int(sides[0] or ""), int(sides[1] or "")) if any(sides) else image_size(folder, path)
         id_ = int(entry.get("id") or "")
     except ValueError:
         raise DataError(f"{label}: its id, width or height is no whole number") from None
-    near = next((f for f in (f"images/{part}", part, "images") if f"{f}/{name}" in folder.images), "")
-    objects = list(_objects(entry, label, size, turned_boxes))
-    return LabelledImage(folder.image(name, near, label), objects, size, id_)
+    return LabelledImage(path, list(_objects(entry, label, size, turned_boxes)), size, id_)
 
 
 def _objects(entry: Element, place: str, size: tuple[int, int], turned_boxes: list[str]) -> Iterator[LabelledObject]:

@@ -1,8 +1,10 @@
 """LabelStudioDataset: the JSON of Label Studio."""
 
+import contextlib
 import itertools
 import re
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from detkit.data.formats.content import Content, LabelledImage, LabelledObject, 
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder, by_part
 from detkit.data.formats.shapes import ellipse, extent, mask_size, numbers, points, rectangle, turned
+from detkit.data.image_files import IMAGE_SUFFIXES
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
@@ -25,9 +28,8 @@ class LabelStudioDataset(FormatDataset):
 
     Of a task the first annotation that was not cancelled counts; tasks without an annotation are left out. Predictions
     count in a file that has no annotations at all, such as one to be imported, for images that no other file has.
-    Images are found by the last parts of
-    their address. Classes are those of ``label_config.xml`` and other labels that occur; parts are told by the files'
-    names. Options are those of ``FormatDataset``.
+    Images are found by the last parts of their address. Classes are those of ``label_config.xml`` and other labels that
+    occur; parts are told by the files' names. Options are those of ``FormatDataset``.
     """
 
     key = "label_studio"
@@ -101,6 +103,24 @@ def _configured(folder: Folder) -> list[str]:
     ]
 
 
+def _path(folder: Folder, task: Mapping[str, Any], place: str) -> str:
+    """The image of a task: its upload, or the first text of its data that is named as an image and is there."""
+    data = task.get("data")
+    texts = [value for value in data.values() if isinstance(value, str)] if isinstance(data, dict) else []
+    texts = [_address(text) for text in ([str(task["file_upload"])] if task.get("file_upload") else texts)]
+    named = [text for text in texts if PurePosixPath(text).suffix.lower() in IMAGE_SUFFIXES] or texts or [""]
+    for text in named:
+        with contextlib.suppress(DataError):
+            return folder.image(text, origin=place)
+    address = max(named, key=lambda text: "/" in text)
+    return folder.image(address, origin=place) if folder.images else address.lstrip("/") or place
+
+
+def _address(text: str) -> str:
+    """A text, without the signature behind the address of a cloud's file."""
+    return text.partition("?")[0] if "://" in text and "?d=" not in text else text
+
+
 def _image(folder: Folder, task: Any, key: str, place: str) -> LabelledImage | None:
     if not isinstance(task, dict) or not isinstance(task.get(key), list):
         raise DataError(f"{place}: has no list of {key}; expected a task of Label Studio's JSON export")
@@ -108,15 +128,7 @@ def _image(folder: Folder, task: Any, key: str, place: str) -> LabelledImage | N
     done = [a for a in task[key] if isinstance(a, dict) and not a.get("was_cancelled")]
     if not done:
         return None
-    data = task.get("data")
-    texts = [value for value in data.values() if isinstance(value, str)] if isinstance(data, dict) else []
-    address = str(task.get("file_upload") or next((text for text in texts if "/" in text or "." in text), ""))
-    try:
-        path = folder.image(address, origin=place)
-    except DataError:
-        if folder.images:
-            raise
-        path = address.lstrip("/") or place
+    path = _path(folder, task, place)
     results = done[0].get("result")
     if not isinstance(results, list):
         raise DataError(f"{place}: its annotation has no list 'result'")

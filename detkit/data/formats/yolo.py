@@ -33,7 +33,8 @@ class YoloDataset(FormatDataset):
     Keypoints follow a box where ``data.yaml`` has a ``kpt_shape``. Those that a mirror exchanges are in ``flip_idx``,
     or else known by their names (``kpt_names``). Class names are those of ``data.yaml`` (or another YAML with
     ``names``), ``obj.data`` or ``classes.txt``. An image without a label file, or with an empty one, is a background.
-    Options are those of ``FormatDataset``.
+    Parts are those of this file: ``train``, ``val``, ``test``, and other keys that name images of their own. Options
+    are those of ``FormatDataset``.
     """
 
     key = "yolo"

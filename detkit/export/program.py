@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from detkit.export.description import Description, describe
 from detkit.export.forms import FORMS, Engine, Form
-from detkit.export.forms.interfaces import EngineName, Precision
+from detkit.export.forms.interfaces import EngineName, Precision, conversion
 from detkit.export.tracing import ANY_SHAPE, InputShape, traced
 from detkit.modeling.interfaces import KeypointHead
 from detkit.modeling.meta_archs.features import FeatureModel, Outputs
@@ -73,8 +73,8 @@ def export(
         steps: the nodes of the augmentations that test images get.
 
     Raises:
-        ConfigError: the suffix, a precision that the form has not, a model that has no static form, or a library that
-            is missing or too old.
+        ConfigError: the suffix, a precision that the form has not, a model that has no static form or an operator that
+            the form has not, or a library that is missing or too old.
     """
     path, form = Path(path), form_of(path)
     if not isinstance(model, FeatureModel):
@@ -87,7 +87,8 @@ def export(
     graph = traced(model, shape, form.precisions[precision])
     description = describe(model, graph, precision, config or {}, steps)
     batches = _calibration(model, calibration, description, path) if precision == "int8" else None
-    form.write(graph, description, precision, batches, path)
+    with conversion(path, precision):
+        form.write(graph, description, precision, batches, path)
     return path
 
 

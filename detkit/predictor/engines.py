@@ -15,7 +15,7 @@ from detkit.experiment import Experiment, load_experiment
 from detkit.export import Program, ProgramModel, export, read_config
 from detkit.inference import Precision, optimized
 from detkit.modeling.meta_archs.features import FeatureModel
-from detkit.registry import ConfigError
+from detkit.registry import ConfigError, DataError
 from detkit.structures import KeypointSpec, Sample
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def _faster(model: nn.Module, plain: nn.Module, precision: Precision | None) -> 
     """OpenVINO's program or the model itself, whichever takes less time for an image of 640 x 480."""
     try:
         made = _program(model, "openvino", precision)
-    except ConfigError as error:
+    except (ConfigError, DataError) as error:  # it cannot be written, or OpenVINO does not take it
         logger.info("engine auto: torch, as there is no program of this model (%s)", error)
         return plain
     image = torch.full((made.preprocess.num_channels, 480, 640), 127, dtype=torch.uint8)

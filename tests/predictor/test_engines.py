@@ -132,6 +132,15 @@ def test_auto_is_torch_where_there_is_no_program(predictor, monkeypatch, caplog)
     assert "engine auto: torch, as there is no program of this model" in caplog.text
 
 
+@pytest.mark.parametrize("error", [ConfigError, DataError])
+def test_auto_is_torch_where_the_program_cannot_be_written_or_read(predictor, monkeypatch, error):
+    def fail(*_):
+        raise error("a reason")
+
+    monkeypatch.setattr(engines, "_program", fail)
+    assert engines.in_engine(predictor.model, "auto") is predictor.model
+
+
 def test_what_does_not_go_together_is_refused(predictor):
     with pytest.raises(ValueError, match="engine: expected auto, torch, onnxruntime or openvino, got 'tensorrt'"):
         Predictor(predictor.model, engine="tensorrt")

@@ -1,8 +1,9 @@
 """What a form of programs is: writing a file, reading what it says of itself, and running it."""
 
+import contextlib
 import dataclasses
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from detkit.export.description import Description
 from detkit.export.tracing import Traced
-from detkit.registry import ConfigError
+from detkit.registry import ConfigError, DataError
 
 EngineName = Literal["torch", "onnxruntime", "openvino"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -54,3 +55,22 @@ def needed(module: str, extra: str) -> ModuleType:
     except ImportError as error:
         words = f"{module} is needed here and cannot be imported ({error}): pip install 'detkit[{extra}]'"
         raise ConfigError(words) from None
+
+
+@contextlib.contextmanager
+def conversion(path: Path, precision: Precision) -> Iterator[None]:
+    """Raises ConfigError in the place of what libraries raise for a graph that they cannot write."""
+    try:
+        yield
+    except (ConfigError, DataError, OSError, MemoryError):
+        raise
+    except Exception as error:  # each library has its own types
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        what = next(iter(str(cause).strip().splitlines()), "")
+        other = ".onnx or .xml" if path.suffix.lower() == ".pt2" else ".pt2, which has all of torch's operators"
+        raise ConfigError(
+            f"{path}: the model cannot be written in this form and {precision} ({type(cause).__name__}: {what:.300}); "
+            f"take {other}, another precision, or other operators in a part of your own"
+        ) from error

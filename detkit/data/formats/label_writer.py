@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import numpy as np
+import pycocotools.mask as coco_mask
 from PIL import Image
 
 from detkit.registry import DataError
@@ -16,6 +17,7 @@ from detkit.utils.file_names import FreeNames
 
 TOLERANCE = 1.0
 """Pixels that a corner of a predicted outline may lie beside the mask's rim, so that a person can move the corners."""
+OTHER_BOXES = "boxes that are not around their masks replaced by the boxes around them"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +99,18 @@ class LabelWriter:
         """The name of an object's class."""
         return self.class_names[self.number[row["category_id"]]]
 
-    def objects(self, image: ImageLabels, keeps_scores: bool = False) -> list[Mapping[str, Any]]:
-        """The rows that are no crowds, which only COCO knows; counts what is lost of them."""
+    def objects(
+        self, image: ImageLabels, keeps_scores: bool = False, keeps_boxes: bool = False
+    ) -> list[Mapping[str, Any]]:
+        """The rows that are no crowds, which only COCO knows; counts what is lost of them.
+
+        Boxes are lost where a format has an outline instead; those of predictions are none that a person drew.
+        """
         rows = [row for row in image.rows if not row.get("iscrowd")]
         self.lost["crowds left out"] += len(image.rows) - len(rows)
         self.lost["objects' keypoints left out"] += sum("keypoints" in row for row in rows)
+        if not keeps_boxes and not self.predicted:
+            self.lost[OTHER_BOXES] += sum(_differs(row, image.size) for row in rows)
         self.lost["scores left out"] += 0 if keeps_scores else sum("score" in row for row in rows)
         return rows
 
@@ -117,6 +126,25 @@ class LabelWriter:
         elif image.pixels is not None:
             Image.fromarray(image.pixels()).save(folder / relative)
         return relative.as_posix()
+
+
+def corners(row: Mapping[str, Any], size: tuple[int, int]) -> list[float]:
+    """x1, y1, x2, y2 of an object's box, cut to its image."""
+    x, y, w, h = row["bbox"]
+    return [max(x, 0), max(y, 0), min(x + w, size[1]), min(y + h, size[0])]
+
+
+def _differs(row: Mapping[str, Any], size: tuple[int, int]) -> bool:
+    """Whether an object's box lies over a pixel beside that around its mask."""
+    if not (mask := row.get("segmentation")):
+        return False
+    if isinstance(mask, list):
+        points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in mask])
+        around = [*points.min(0), *(points.max(0) - points.min(0))]
+    else:
+        around = coco_mask.toBbox(mask).tolist()
+    beside = np.subtract(corners(row, size), corners({"bbox": around}, size))
+    return bool(around[2] * around[3] > 0 and (np.abs(beside) > 1).any())
 
 
 def write_text(path: Path, text: str) -> None:

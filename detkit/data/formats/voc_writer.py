@@ -38,7 +38,7 @@ class VocWriter(LabelWriter):
         self.write(part, self._copied("", flat), image)
 
     def write(self, part: str, name: str, image: ImageLabels) -> None:
-        stem, objects, (height, width) = PurePosixPath(name).stem, self.objects(image), image.size
+        stem, objects, (height, width) = PurePosixPath(name).stem, self.objects(image, keeps_boxes=True), image.size
         self._stems.setdefault(part.replace("/", "__") or "default", []).append(stem)
         if any(row.get("segmentation") for row in objects):
             self._masks(stem, objects, image.size)

@@ -16,7 +16,7 @@ import pycocotools.mask as coco_mask
 
 from detkit.config import yaml_json
 from detkit.data.formats.dataset import SPLITS, purpose
-from detkit.data.formats.label_writer import ImageLabels, LabelWriter, write_text
+from detkit.data.formats.label_writer import ImageLabels, LabelWriter, corners, write_text
 from detkit.data.formats.outlines import one_polygon, outlines
 from detkit.utils.paths import atomic_write
 
@@ -199,9 +199,3 @@ class LabelStudioWriter(LabelWriter):
         )
         image = '  <Image name="image" value="$image"/>\n'
         write_text(self.root / "label_config.xml", f"<View>\n{image}{tags}</View>\n")
-
-
-def corners(row: Mapping[str, Any], size: tuple[int, int]) -> list[float]:
-    """x1, y1, x2, y2 of an object's box, cut to its image."""
-    x, y, w, h = row["bbox"]
-    return [max(x, 0), max(y, 0), min(x + w, size[1]), min(y + h, size[0])]

@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 
 from detkit.data import TableDataset, open_dataset
+from detkit.data.datasets.row_reader import Policy
 from detkit.data.formats.label_writer import ImageLabels
 from detkit.data.formats.outlines import loops_of, one_polygon, outlines, simplified
 from detkit.data.formats.writing import WRITERS, write_dataset
@@ -93,6 +94,25 @@ def test_images_of_one_name_stay_with_their_parts_whatever_these_are_called(to, 
     back = open_dataset(tmp_path / to)
     pairs = [(back[i].image[0, 0, 0].item(), back[i].boxes.tensor[0].tolist()) for i in range(len(back))]
     assert sorted((color // 90, round(x2 - x1) - 10) for color, (x1, _, x2, _) in pairs) == [(0, 0), (1, 1), (2, 2)]
+
+
+@pytest.mark.parametrize("to", WRITERS)
+def test_a_box_that_is_not_around_its_mask_survives_or_is_counted(to, dataset, tmp_path):
+    outline = [10, 10, 30, 10, 30, 30, 10, 30]
+    rle = coco_mask.frPyObjects([outline], *SIZE)[0]
+    images = [{"id": 1, "file_name": "a/x.png", "height": 60, "width": 80}]
+    rows = [
+        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 50, 50], "segmentation": [outline]},
+        {"id": 2, "image_id": 1, "category_id": 1, "bbox": [5, 10, 25, 20], "segmentation": rle},
+        {"id": 3, "image_id": 1, "category_id": 1, "bbox": [9.5, 10, 21, 20], "segmentation": [outline]},
+        {"id": 4, "image_id": 1, "category_id": 1, "bbox": [-9, 5, 18, 8]},
+    ]
+    amodal = TableDataset(images, rows, {1: "cat"}, image_root=dataset.image_root, policy=Policy(invalid_masks="box"))
+    lost = write_dataset({"train": amodal}, tmp_path / to, to)
+    words = "2 boxes that are not around their masks replaced by the boxes around them"
+    assert [line for line in lost if "boxes" in line] == ([] if to in ("coco", "voc") else [words])
+    found = [row["bbox"] for row in open_dataset(tmp_path / to).coco()["annotations"]]
+    assert (np.abs(np.subtract(found, [row["bbox"] for row in rows]))[:3] > 1.01).any() == (to not in ("coco", "voc"))
 
 
 @pytest.mark.parametrize("number", range(40))

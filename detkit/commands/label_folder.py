@@ -8,6 +8,7 @@ import numpy as np
 
 from detkit.data.formats.label_writer import ImageLabels
 from detkit.data.formats.writing import WRITERS
+from detkit.data.images import read_image
 from detkit.predictor import Predictor
 from detkit.registry import DataError
 from detkit.structures import Prediction
@@ -44,12 +45,12 @@ class LabelFolder:
             raise DataError("the model predicts no instances, of which labels are made; take out --label-format")
         above = next((folder for folder in self.inputs if folder in path.parents), path.parent)
         name: Path = path.relative_to(above)
-        file: Path | None = path
-        pixels: Callable[[], np.ndarray] | None = None
+        size, reading, file = prediction.instances.image_size, self.predictor.reading, path if frame is None else None
+        pixels: Callable[[], np.ndarray] = functools.partial(read_image, str(path), size, reading)
         if frame is not None:
-            name, file, pixels = name.with_suffix("") / f"{number:06d}.png", None, functools.partial(np.asarray, frame)
+            name, pixels = name.with_suffix("") / f"{number:06d}.png", functools.partial(np.asarray, frame)
         rows = self.predictor.to_coco_results([prediction], [0])
-        self.writer.add("", ImageLabels(name.as_posix(), prediction.instances.image_size, rows, file, pixels))
+        self.writer.add("", ImageLabels(name.as_posix(), size, rows, file, pixels, reading))
 
     def lost(self) -> str:
         """What the format has no place for, in words."""

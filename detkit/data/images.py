@@ -179,6 +179,15 @@ def check_image(
         read_image(path, size, reading, report)
 
 
+def lies_as_read(path: str, size: tuple[int, int], reading: ImageReading = DEFAULT_READING) -> bool:
+    """Whether viewers show an image as ``read_image`` gives it: not where its EXIF tag turns it and that leaves it."""
+    with contextlib.suppress(DataError), _translating(path), open_image(path) as image:
+        if image.format != "PNG" or "exif" in image.info:  # Pillow would decode a PNG to look for the tag
+            tag, (stored, seen) = orientation(image), sizes(image)
+            return tag == 1 or stored != tuple(size) or _is_turned(tag, seen, size, reading)
+    return True
+
+
 def orientation(image: Image.Image) -> int:
     """How the picture lies in its file, by its EXIF tag: 1 as it is meant to be seen, 2 to 8 otherwise."""
     if image.format == "PNG":  # which may have its tags behind the pixels

@@ -12,6 +12,7 @@ import numpy as np
 import pycocotools.mask as coco_mask
 from PIL import Image
 
+from detkit.data.images import DEFAULT_READING, ImageReading, lies_as_read
 from detkit.registry import DataError
 from detkit.utils.file_names import FreeNames
 
@@ -28,8 +29,10 @@ class ImageLabels:
         name: its path; the folders in it are kept.
         size: ``(height, width)``.
         rows: annotations or results in COCO's words.
-        file: its file, which is copied; None, or one that is not there: ``pixels`` are written.
+        file: its file, which is copied; None, one that is not there, or one that its EXIF tag turns though the labels
+            are of the pixels as they are stored: ``pixels`` are written, since tools would show the labels beside.
         pixels: gives ``(H, W, 3)`` uint8.
+        reading: how the file is read.
         id: its id, where the source has one.
     """
 
@@ -38,6 +41,7 @@ class ImageLabels:
     rows: Sequence[Mapping[str, Any]]
     file: str | os.PathLike[str] | None = None
     pixels: Callable[[], np.ndarray] | None = None
+    reading: ImageReading = DEFAULT_READING
     id: int | str | None = None
 
 
@@ -119,6 +123,7 @@ class LabelWriter:
         own, folder = PurePosixPath(image.name.replace("\\", "/")), self.images_of(part)
         folders = [name for name in own.parts[:-1] if name not in ("/", "..")]
         is_file = image.file is not None and os.path.isfile(image.file)
+        is_file = is_file and lies_as_read(str(image.file), image.size, image.reading)
         relative = self._free[part](Path(*folders, own.name if is_file else f"{own.stem}.png"))
         (folder / relative).parent.mkdir(parents=True, exist_ok=True)
         if image.file is not None and is_file:

@@ -58,6 +58,7 @@ def write_dataset(datasets: Mapping[str, TableDataset], folder: str | os.PathLik
                     rows.get(image["id"], ()),
                     file=dataset.image_path(i),
                     pixels=functools.partial(dataset.read_image, i),
+                    reading=dataset.reading,
                     id=image["id"],
                 )
                 writer.add(part, labels)

@@ -6,11 +6,9 @@ import json
 import numpy as np
 import pycocotools.mask as coco_mask
 import pytest
-import yaml
 from PIL import Image
 
 from detkit.data import TableDataset, open_dataset
-from detkit.data.datasets.row_reader import Policy
 from detkit.data.formats.label_writer import ImageLabels
 from detkit.data.formats.outlines import loops_of, one_polygon, outlines, simplified
 from detkit.data.formats.writing import WRITERS, write_dataset
@@ -69,50 +67,6 @@ def test_boxes_masks_and_classes_survive(to, dataset, tmp_path):
     np.testing.assert_array_equal(back[0].image, dataset[0].image)
     if to == "coco":
         assert found == expected, "ids, areas and crowds too"
-
-
-def test_parts_of_yolo_have_the_names_that_its_tools_know(dataset, tmp_path):
-    write_dataset(dict.fromkeys(("Training", "valid", "dev", "test"), dataset), tmp_path / "yolo", "yolo")
-    lines = yaml.safe_load((tmp_path / "yolo/data.yaml").read_text())
-    folders = {"train": "images/Training", "val": ["images/valid", "images/dev"], "test": "images/test"}
-    assert {key: value for key, value in lines.items() if key != "names"} == folders
-    back = open_dataset(tmp_path / "yolo")
-    assert (back.splits, len(back)) == (("train", "val", "test"), 8)
-
-
-@pytest.mark.parametrize("to", WRITERS)
-def test_images_of_one_name_stay_with_their_parts_whatever_these_are_called(to, tmp_path):
-    parts = {}
-    for number, part in enumerate(("day_1", "night_1", "far/away")):
-        Image.new("RGB", (80, 60), (90 * number,) * 3).save(tmp_path / f"{number}.png")
-        (tmp_path / str(number)).mkdir()
-        (tmp_path / f"{number}.png").rename(tmp_path / str(number) / "x.png")
-        row = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 10 + number, 20]}
-        images = [{"id": 1, "file_name": "x.png", "height": 60, "width": 80}]
-        parts[part] = TableDataset(images, [row], {1: "cat"}, image_root=str(tmp_path / str(number)))
-    write_dataset(parts, tmp_path / to, to)
-    back = open_dataset(tmp_path / to)
-    pairs = [(back[i].image[0, 0, 0].item(), back[i].boxes.tensor[0].tolist()) for i in range(len(back))]
-    assert sorted((color // 90, round(x2 - x1) - 10) for color, (x1, _, x2, _) in pairs) == [(0, 0), (1, 1), (2, 2)]
-
-
-@pytest.mark.parametrize("to", WRITERS)
-def test_a_box_that_is_not_around_its_mask_survives_or_is_counted(to, dataset, tmp_path):
-    outline = [10, 10, 30, 10, 30, 30, 10, 30]
-    rle = coco_mask.frPyObjects([outline], *SIZE)[0]
-    images = [{"id": 1, "file_name": "a/x.png", "height": 60, "width": 80}]
-    rows = [
-        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 50, 50], "segmentation": [outline]},
-        {"id": 2, "image_id": 1, "category_id": 1, "bbox": [5, 10, 25, 20], "segmentation": rle},
-        {"id": 3, "image_id": 1, "category_id": 1, "bbox": [9.5, 10, 21, 20], "segmentation": [outline]},
-        {"id": 4, "image_id": 1, "category_id": 1, "bbox": [-9, 5, 18, 8]},
-    ]
-    amodal = TableDataset(images, rows, {1: "cat"}, image_root=dataset.image_root, policy=Policy(invalid_masks="box"))
-    lost = write_dataset({"train": amodal}, tmp_path / to, to)
-    words = "2 boxes that are not around their masks replaced by the boxes around them"
-    assert [line for line in lost if "boxes" in line] == ([] if to in ("coco", "voc") else [words])
-    found = [row["bbox"] for row in open_dataset(tmp_path / to).coco()["annotations"]]
-    assert (np.abs(np.subtract(found, [row["bbox"] for row in rows]))[:3] > 1.01).any() == (to not in ("coco", "voc"))
 
 
 @pytest.mark.parametrize("number", range(40))

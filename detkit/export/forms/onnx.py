@@ -21,8 +21,7 @@ OPSET = 18
 
 def content_of(traced: Traced, description: Description | None) -> bytes:
     """The file's bytes; without a description for another form."""
-    from detkit.export.forms import onnx_operators  # needs what is an extra
-
+    operators: Any = needed("detkit.export.forms.onnx_operators", "onnx")  # imports what is an extra
     with quiet():
         program: Any = torch.onnx.export(
             traced.graph,
@@ -33,8 +32,8 @@ def content_of(traced: Traced, description: Description | None) -> bytes:
             input_names=["images", "regions"],
             output_names=list(traced.outputs),
             custom_translation_table={
-                torch.ops.detkit.nms_mask.default: onnx_operators.nms_mask,
-                torch.ops.detkit.soft_nms.default: onnx_operators.soft_nms,
+                torch.ops.detkit.nms_mask.default: operators.nms_mask,
+                torch.ops.detkit.soft_nms.default: operators.soft_nms,
             },
         )
     if description is not None:

@@ -177,7 +177,7 @@ class _LvisImage(msgspec.Struct, gc=False):
 
     def name(self) -> str:
         """Its path: that of the address, or else its file's without ``COCO_val2014_``."""
-        return "/".join(self.coco_url.split("/")[-2:]) or self.file_name.rpartition("_")[2]
+        return "/".join(self.coco_url.split("/")[-2:]) or re.sub(r"^COCO_[a-z]+\d{4}_", "", self.file_name)
 
 
 class _LvisImages(msgspec.Struct, gc=False):

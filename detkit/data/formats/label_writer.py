@@ -34,6 +34,7 @@ class ImageLabels:
         pixels: gives ``(H, W, 3)`` uint8.
         reading: how the file is read.
         id: its id, where the source has one.
+        extras: what else COCO's form says of it: LVIS's lists of classes.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ImageLabels:
     pixels: Callable[[], np.ndarray] | None = None
     reading: ImageReading = DEFAULT_READING
     id: int | str | None = None
+    extras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class LabelWriter:
@@ -111,6 +113,7 @@ class LabelWriter:
         Boxes are lost where a format has an outline instead; those of predictions are none that a person drew.
         """
         rows = [row for row in image.rows if not row.get("iscrowd")]
+        self.lost["images' lists of classes that were looked for left out"] += bool(image.extras)
         self.lost["crowds left out"] += len(image.rows) - len(rows)
         self.lost["objects' keypoints left out"] += sum("keypoints" in row for row in rows)
         if not keeps_boxes and not self.predicted:

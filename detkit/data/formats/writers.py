@@ -18,11 +18,12 @@ from detkit.config import yaml_json
 from detkit.data.formats.dataset import SPLITS, purpose
 from detkit.data.formats.label_writer import ImageLabels, LabelWriter, corners, write_text
 from detkit.data.formats.outlines import one_polygon, outlines
+from detkit.data.interfaces import EVERY_CLASS
 from detkit.utils.paths import atomic_write
 
 
 class CocoWriter(LabelWriter):
-    """COCO: ``annotations/instances_<part>.json`` and ``images/<part>``; everything survives, scores too."""
+    """COCO: ``annotations/instances_<part>.json`` and ``images/<part>``; objects survive, so do LVIS's lists."""
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
@@ -39,7 +40,9 @@ class CocoWriter(LabelWriter):
             self._lists[part] = _List(file), _List(rows)
         (height, width), self._images = image.size, self._images + 1
         id_ = self._images if image.id is None else image.id
-        self._lists[part][0].add({"id": id_, "file_name": name, "height": height, "width": width})
+        self._lists[part][0].add({"id": id_, "file_name": name, "height": height, "width": width, **image.extras})
+        words = "regions of every class turned to crowds of the first class"
+        self.lost[words] += sum(bool(row.get(EVERY_CLASS)) for row in image.rows)
         for row in image.rows:
             self._rows += 1
             own = self._annotation(row, image.size) if self.predicted else row

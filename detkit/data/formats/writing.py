@@ -9,6 +9,7 @@ from detkit.data.datasets.table_dataset import TableDataset
 from detkit.data.formats.label_writer import ImageLabels, LabelWriter
 from detkit.data.formats.voc_writer import VocWriter
 from detkit.data.formats.writers import CocoWriter, LabelMeWriter, LabelStudioWriter, YoloWriter
+from detkit.data.interfaces import NEGATIVE, NOT_EXHAUSTIVE
 from detkit.registry import DataError
 from detkit.utils.progress import watched
 
@@ -20,6 +21,7 @@ WRITERS: dict[str, type[LabelWriter]] = {
     "label-studio": LabelStudioWriter,
 }
 """The formats that can be written, by the names of their options."""
+LISTS = (NEGATIVE, NOT_EXHAUSTIVE)
 
 
 def write_dataset(datasets: Mapping[str, TableDataset], folder: str | os.PathLike[str], to: str) -> list[str]:
@@ -49,6 +51,8 @@ def write_dataset(datasets: Mapping[str, TableDataset], folder: str | os.PathLik
             rows: dict[Any, list[dict[str, Any]]] = {}
             for row in content["annotations"]:
                 rows.setdefault(row["image_id"], []).append({**row, "category_id": ids[row["category_id"]]})
+            if datasets[part].semantic_names:
+                writer.lost["maps of stuff left out"] += len(datasets[part])
             dataset, names = datasets[part], [image["file_name"] for image in content["images"]]
             above = len(os.path.commonpath([os.path.dirname(name) for name in names] or [""]))  # such as train/
             for i, image in watched(enumerate(content["images"]), f"{part}: images", total=len(dataset)):
@@ -60,6 +64,9 @@ def write_dataset(datasets: Mapping[str, TableDataset], folder: str | os.PathLik
                     pixels=functools.partial(dataset.read_image, i),
                     reading=dataset.reading,
                     id=image["id"],
+                    extras={
+                        k: [ids[c] for c in image[k] if c in ids] for k in (NEGATIVE, NOT_EXHAUSTIVE) if k in image
+                    },
                 )
                 writer.add(part, labels)
     return [f"{count} {words}" for words, count in writer.lost.items() if count]

@@ -1,10 +1,13 @@
 """What each format keeps of parts, boxes and turned images, and that the rest is counted."""
 
+import json
+
 import numpy as np
 import pycocotools.mask as coco_mask
 import pytest
 import yaml
 from PIL import Image
+from small_folders import make_folder
 
 from detkit.data import TableDataset, open_dataset
 from detkit.data.datasets.row_reader import Policy
@@ -81,3 +84,42 @@ def test_labels_stay_on_what_they_are_of_in_images_that_their_tag_turns(to, tag,
     np.testing.assert_array_equal(back.image, dataset[0].image)
     np.testing.assert_allclose(back.boxes.tensor, dataset[0].boxes.tensor, atol=0.01)
     assert {path.suffix for path in (tmp_path / to).rglob("x.[jp][pn]g")} == {".jpg" if size == (80, 60) else ".png"}
+
+
+LISTS = {"neg_category_ids": [9], "not_exhaustive_category_ids": [4]}
+
+
+@pytest.mark.parametrize("to", WRITERS)
+def test_the_classes_that_were_looked_for_in_an_image_survive_in_coco_and_are_counted_elsewhere(to, tmp_path):
+    row = {"id": 1, "image_id": 1, "category_id": 4, "bbox": [3, 5, 20, 10], "segmentation": [[3, 5, 23, 5, 23, 15]]}
+    images = [{"id": 1, "file_name": "my_x.png", "height": SIZE[0], "width": SIZE[1], **LISTS}]
+    categories = [{"id": id_, "name": name, "frequency": "r"} for id_, name in ((4, "cat"), (9, "dog"))]
+    (tmp_path / "lvis").mkdir()
+    Image.new("RGB", SIZE[::-1]).save(tmp_path / "lvis/my_x.png")
+    content = {"images": images, "annotations": [{**row, "area": 200}], "categories": categories}
+    (tmp_path / "lvis/lvis.json").write_text(json.dumps(content))
+    dataset = open_dataset(tmp_path / "lvis")
+    assert dataset.format == "LVIS"
+    lost = write_dataset({"train": dataset}, tmp_path / to, to)
+    assert lost == ([] if to == "coco" else ["1 images' lists of classes that were looked for left out"])
+    if to == "coco":
+        back, own = open_dataset(tmp_path / to).coco(), dataset.coco()
+        assert back["images"] == [{**own["images"][0], "file_name": "images/train/my_x.png"}]
+        assert back["categories"] == own["categories"]
+
+
+@pytest.mark.parametrize("to", WRITERS)
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("CocoPanopticFolder", "2 maps of stuff left out"),
+        ("KittiDataset", "1 regions of every class turned to crowds of the first class"),
+    ],
+)
+def test_maps_and_regions_of_every_class_are_counted(to, kind, words, tmp_path):
+    source = make_folder(kind, tmp_path / "source")
+    if kind == "KittiDataset":
+        label = next(source.rglob("*.txt"))
+        label.write_text(label.read_text() + f"DontCare -1 -1 -10 1 2 9 9{' -1' * 7}\n")
+        words = words if to == "coco" else "1 crowds left out"
+    assert words in write_dataset({"train": open_dataset(source)}, tmp_path / to, to)

@@ -1,12 +1,13 @@
 """ViewsModel: test-time augmentation, the detections of several views of an image as one prediction."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from detkit.data import Augmentation, RandomFlip, ResizeShortestEdge
 from detkit.modeling.meta_archs.features import FeatureModel
@@ -47,7 +48,8 @@ class ViewsModel(nn.Module):
     """Predicts several views of each image, at other sizes and mirrored, and merges what they show.
 
     The boxes of all views go through the model's own suppression and limit. Masks and keypoints are then predicted for
-    the merged boxes in every view; mask probabilities and keypoints are means over the views.
+    the merged boxes in every view; mask probabilities and keypoints are means over the views. So are the logits of a
+    semantic map, and the model's own ``joined`` makes a panoptic map of both.
 
     Args:
         model: a meta-architecture, in evaluation mode. What it knows of its classes is known here.
@@ -55,20 +57,22 @@ class ViewsModel(nn.Module):
         augmentations: those of test images.
 
     Raises:
-        ConfigError: the model predicts more than objects, or cannot look at given boxes.
+        ConfigError: the model can neither look at given boxes nor give a semantic map's logits.
     """
 
     def __init__(self, model: nn.Module, views: Views, *, augmentations: Sequence[Augmentation] = ()):
         super().__init__()
-        known = isinstance(model, FeatureModel) and type(model).detections is not FeatureModel.detections
-        if not known or hasattr(model, "semantic_head"):
+        self.objects = isinstance(model, FeatureModel) and type(model).detections is not FeatureModel.detections
+        self.maps = isinstance(model, FeatureModel) and type(model).semantic_logits is not FeatureModel.semantic_logits
+        if not self.objects and not self.maps:
             raise ConfigError(
-                f"data.test_views: {type(model).__name__} cannot merge several views of an image, which is for models"
-                " of objects alone; write data.test_views=null"
+                f"data.test_views: {type(model).__name__} cannot merge several views of an image, which needs its"
+                " detections or a semantic map's logits; write data.test_views=null"
             )
         assert isinstance(model, FeatureModel)
         self.model, self.steps, self.batch_size = model, views.steps(augmentations), views.batch_size
         self.class_names, self.category_ids = model.class_names, model.category_ids
+        self.merge = getattr(model, "merge", None)
 
     @torch.no_grad()
     def forward(self, samples: list[Sample]) -> list[Prediction]:
@@ -88,6 +92,16 @@ class ViewsModel(nn.Module):
             )
         pixels = sample.image.permute(1, 2, 0).cpu().numpy()
         views = [augmented(pixels, sample.file_name, steps) for _, steps in self.steps]
+        prediction = self._objects(views, size) if self.objects else Prediction()
+        return self.model.joined(prediction, self._semantic(views)) if self.maps else prediction
+
+    def _semantic(self, views: list[Sample]) -> Tensor:
+        """``(H, W)`` classes of the semantic map in the pixels of the image."""
+        maps = (logits for batch in self._batches(views) for logits in self.model.semantic_maps(batch))
+        seen = (values.flip(-1) if mirrored else values for values, (mirrored, _) in zip(maps, self.steps))
+        return functools.reduce(torch.add, seen).argmax(0)  # the sum has the mean's classes
+
+    def _objects(self, views: list[Sample], size: tuple[int, int]) -> Prediction:
         found = [instances for batch in self._batches(views) for instances in self.model.detections(batch)]
         places = [_Place.of(instances, size, mirrored) for instances, (mirrored, _) in zip(found, self.steps)]
         merged = self.model.choose(Instances.cat([place.back(boxes) for place, boxes in zip(places, found)]))

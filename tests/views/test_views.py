@@ -1,5 +1,8 @@
 """Test-time augmentation: what several views of an image are merged to."""
 
+import dataclasses
+from functools import partial
+
 import pytest
 import torch
 from small import small_model
@@ -7,13 +10,16 @@ from small import small_model
 from detkit.commands.parsers.evaluate import parse_arguments as evaluate_arguments
 from detkit.commands.parsers.predict import parse_arguments as predict_arguments
 from detkit.data import ResizeAndPad, ResizeShortestEdge
-from detkit.evaluation import evaluate
+from detkit.evaluation import PanopticEvaluator, evaluate
 from detkit.experiment import load_experiment
 from detkit.modeling.interfaces import InstanceHead
+from detkit.modeling.meta_archs import SemanticSegmentor
+from detkit.modeling.semantic import PanopticMerge
 from detkit.predictor import Predictor
 from detkit.registry import ConfigError
 from detkit.structures import Boxes, ImageInfo, Instances, Keypoints, Sample
 from detkit.views import TiledModel, Views, ViewsModel
+from detkit.views.tiled import augmented
 from detkit.views.views import _Place
 
 PAIRS = ((0, 1),)
@@ -42,6 +48,11 @@ def model():
 def image(height=64, width=96, seed=0) -> Sample:
     pixels = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.manual_seed(seed))
     return Sample(pixels, (height, width))
+
+
+def resized(sample: Sample, side: int) -> Sample:
+    pixels = sample.image.permute(1, 2, 0).numpy()
+    return augmented(pixels, "", [ResizeShortestEdge(short_edge=(side,), max_size=4000)])
 
 
 def mirrored(sample: Sample) -> Sample:
@@ -102,6 +113,51 @@ def test_other_detectors_have_views_too(config):
     (whole,) = (prediction.instances for prediction in model([image()]))
     assert {*alone.scores.tolist()} <= {*whole.scores.tolist()}, "boxes overlap more where the image has cut them"
     assert len(alone) > 0.5 * len(whole) > 0
+
+
+@pytest.fixture(scope="module")
+def panoptic():
+    torch.manual_seed(0)
+    options = ["data.train_dataset.num_images=2", "data.test_dataset.num_images=2", "data.num_workers=0"]
+    experiment = load_experiment("quick_start/panoptic_fpn_shapes", [*options, "data.test_views.flip=true"])
+    model = experiment.build_model().eval()
+    model.roi_heads.box_head.detection = dataclasses.replace(model.roi_heads.box_head.detection, score_thresh=0.0)
+    model.merge = PanopticMerge(0.0, 0.5, 1)
+    return experiment, model
+
+
+def test_one_view_has_the_models_own_maps(panoptic):
+    _, model = panoptic
+    (whole,), (one,) = model([image()]), ViewsModel(model, Views(flip=False))([image()])
+    assert len(one.panoptic.segments) > 2
+    assert torch.equal(one.semantic, whole.semantic)
+    assert torch.equal(one.panoptic.ids, whole.panoptic.ids)
+
+
+@pytest.mark.parametrize("has_objects", [True, False])
+def test_maps_of_the_mirror_image_are_mirrored(panoptic, has_objects):
+    _, full = panoptic
+    parts = {"backbone": full.backbone, "neck": full.neck, "semantic_head": full.semantic_head}
+    recipes = {name: partial(lambda part, *_: part, part) for name, part in parts.items()}
+    preprocess = partial(lambda part: part, full.preprocess)
+    alone = SemanticSegmentor(3, preprocess=preprocess, **recipes, semantic_names=full.semantic_names).eval()
+    model, views = full if has_objects else alone, Views(short_edge=(64, 96))
+    first, second = ViewsModel(model, views)([image(), mirrored(image())])
+    assert first.semantic.unique().numel() > 1
+    assert (first.semantic != second.semantic.flip(-1)).float().mean() < 1e-2
+    assert (first.panoptic is None) == (first.instances is None) == (not has_objects)
+    means = [logits for side in (64, 96) for logits in model.semantic_maps([resized(image(), side)])]
+    (unmirrored,) = ViewsModel(model, Views(short_edge=(64, 96), flip=False, batch_size=1))([image()])
+    assert torch.equal(unmirrored.semantic, torch.stack(means).mean(0).argmax(0))
+
+
+def test_a_panoptic_model_is_evaluated_in_views_and_in_tiles(panoptic):
+    experiment, model = panoptic
+    evaluators = [each for each in experiment.build_evaluators() if isinstance(each, PanopticEvaluator)]
+    found = evaluate(experiment.data.as_tested(model), experiment.data.test(whole=True), evaluators)
+    assert 0 <= found["panoptic"]["PQ"] <= 1
+    (tiled,) = TiledModel(ViewsModel(model, Views()), 64)([image()])
+    assert tiled.panoptic.ids.shape == (64, 96)
 
 
 @pytest.mark.parametrize("mirror", [False, True])

@@ -1,6 +1,7 @@
 """What all detectors have: preprocessing, a backbone and a neck."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from detkit.config import Recipe, built
 from detkit.layers import ShapeSpec
 from detkit.modeling.interfaces import Backbone, Features, MetaArch, Neck
 from detkit.modeling.preprocess import Preprocess
+from detkit.modeling.semantic import original_logits
 from detkit.structures import ImageList, Instances, Prediction, Sample
 
 
@@ -86,6 +88,22 @@ class FeatureModel(MetaArch):
     def described(self, samples: list[Sample], instances: list[Instances]) -> list[Instances]:
         """Instances as ``detections`` gives them, with what other heads than that of the boxes say: masks and so on."""
         return instances
+
+    def semantic_logits(self, features: Features) -> Tensor | None:
+        """``Outputs.semantic``; None for a model without a semantic map."""
+        return None
+
+    @torch.no_grad()
+    def semantic_maps(self, samples: list[Sample]) -> Iterator[Tensor]:
+        """``(K, height, width)`` logits of each image in its original pixels, for what merges several views; none for a
+        model without a semantic map."""
+        images = self.preprocess(samples)
+        logits = self.semantic_logits(self.features(images))
+        return iter(()) if logits is None else original_logits(logits, images, samples)
+
+    def joined(self, prediction: Prediction, semantic: Tensor) -> Prediction:
+        """A prediction of objects with the semantic map ``(H, W)``, and with what the model makes of both."""
+        return dataclasses.replace(prediction, semantic=semantic)
 
     def prediction(self, instances: Instances, original_size: tuple[int, int]) -> Prediction:
         """Instances in the pixels of the network in those of the file."""

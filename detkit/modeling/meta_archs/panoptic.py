@@ -91,16 +91,21 @@ class PanopticFPN(GeneralizedRCNN):
 
     def outputs(self, images: ImageList, features: Features) -> Outputs:
         """See ``FeatureModel.outputs``."""
-        return dataclasses.replace(super().outputs(images, features), semantic=self.semantic_head.predict(features))
+        return dataclasses.replace(super().outputs(images, features), semantic=self.semantic_logits(features))
+
+    def semantic_logits(self, features: Features) -> torch.Tensor:
+        """See ``FeatureModel.semantic_logits``."""
+        return self.semantic_head.predict(features)
 
     def predictions(self, outputs: Outputs, images: ImageList, samples: list[Sample]) -> list[Prediction]:
         """Instances, semantic and panoptic map of each image. Raises ValueError where no head gives masks."""
         assert outputs.semantic is not None
         maps = original_logits(outputs.semantic, images, samples)
         found = super().predictions(outputs, images, samples)
-        return [self._joined(prediction, logits.argmax(0)) for prediction, logits in zip(found, maps)]
+        return [self.joined(prediction, logits.argmax(0)) for prediction, logits in zip(found, maps)]
 
-    def _joined(self, prediction: Prediction, semantic: torch.Tensor) -> Prediction:
+    def joined(self, prediction: Prediction, semantic: torch.Tensor) -> Prediction:
+        """See ``FeatureModel.joined``: the panoptic map too. Raises ValueError for instances without masks."""
         instances = prediction.instances
         if instances is None or "masks" not in instances:
             raise ValueError("PanopticFPN: the RoI heads give no masks; give model.roi_heads.mask_head")

@@ -2,6 +2,8 @@
 
 from typing import Annotated
 
+from torch import Tensor
+
 from detkit.config import Length, Recipe
 from detkit.modeling.interfaces import META_ARCHS, Backbone, Features, Neck, SemanticHead
 from detkit.modeling.meta_archs.features import FeatureModel, Outputs
@@ -54,7 +56,11 @@ class SemanticSegmentor(FeatureModel):
 
     def outputs(self, images: ImageList, features: Features) -> Outputs:
         """See ``FeatureModel.outputs``."""
-        return Outputs(semantic=self.semantic_head.predict(features))
+        return Outputs(semantic=self.semantic_logits(features))
+
+    def semantic_logits(self, features: Features) -> Tensor:
+        """See ``FeatureModel.semantic_logits``."""
+        return self.semantic_head.predict(features)
 
     def predictions(self, outputs: Outputs, images: ImageList, samples: list[Sample]) -> list[Prediction]:
         """See ``FeatureModel.predictions``."""

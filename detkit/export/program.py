@@ -115,11 +115,20 @@ def fitted(images: Tensor, regions: Tensor, description: Description, path: Path
     Raises:
         DataError: images that are larger than the program's fixed size, or have other channels.
     """
-    batch, channels, *sides = description.inputs[0].shape
+    batch, channels = description.inputs[0].shape[:2]
     if images.shape[1] != channels:
         raise DataError(f"{path}: takes images of {channels} channels, got {images.shape[1]}")
-    height, width = images.shape[-2:]
-    fixed = [side for side in sides if isinstance(side, int)]
+    height, width = padded_size(*images.shape[-2:], description, path)
+    images = F.pad(images, (0, width - images.shape[-1], 0, height - images.shape[-2]))
+    number = batch if isinstance(batch, int) else max(1, len(images))
+    for part, where in zip(images.split(number), regions.split(number)):
+        lacking = (number - len(part)) if isinstance(batch, int) else 0
+        yield F.pad(part, (0, 0) * 3 + (0, lacking)), F.pad(where, (0, 0, 0, lacking))
+
+
+def padded_size(height: int, width: int, description: Description, path: Path) -> tuple[int, int]:
+    """What a batch of this size is padded to: the program's fixed size, or at least its smallest. Raises as ``fitted``."""
+    fixed = [side for side in description.inputs[0].shape[2:] if isinstance(side, int)]
     if fixed and (height > fixed[0] or width > fixed[1]):
         raise DataError(
             f"{path}: takes images of {fixed[0]} x {fixed[1]}, and one has {height} x {width} after the "
@@ -127,11 +136,7 @@ def fitted(images: Tensor, regions: Tensor, description: Description, path: Path
         )
     divisor = description.preprocessing.size_divisibility
     least = fixed or [-(-side // divisor) * divisor for side in description.min_size]
-    images = F.pad(images, (0, max(0, least[1] - width), 0, max(0, least[0] - height)))
-    number = batch if isinstance(batch, int) else max(1, len(images))
-    for part, where in zip(images.split(number), regions.split(number)):
-        lacking = (number - len(part)) if isinstance(batch, int) else 0
-        yield F.pad(part, (0, 0) * 3 + (0, lacking)), F.pad(where, (0, 0, 0, lacking))
+    return max(least[0], height), max(least[1], width)
 
 
 class Program:
@@ -199,10 +204,17 @@ class ProgramModel(nn.Module):
     def outputs(self, images: ImageList) -> Outputs:
         """What the heads say, as ``FeatureModel.outputs``."""
         found = self.program(*inputs_of(images))
+        semantic = self._semantic(found["semantic"], images) if "semantic" in found else None
         if "boxes" not in found:
-            return Outputs(semantic=found.get("semantic"))
-        instances = [self._instances(i, images, found) for i in range(len(images))]
-        return Outputs(instances, found.get("semantic"))
+            return Outputs(semantic=semantic)
+        return Outputs([self._instances(i, images, found) for i in range(len(images))], semantic)
+
+    def _semantic(self, logits: Tensor, images: ImageList) -> Tensor:
+        """The logits of the batch, without those of what the program has padded it by."""
+        padded = padded_size(*images.padded_size, self.program.description, self.program.path)
+        strides = [-(-side // cells) for side, cells in zip(padded, logits.shape[-2:])]
+        height, width = (-(-side // stride) for side, stride in zip(images.padded_size, strides))
+        return logits[..., :height, :width]
 
     def _instances(self, image: int, images: ImageList, found: Mapping[str, Tensor]) -> Instances:
         there = found["scores"][image] >= 0

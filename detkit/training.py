@@ -34,11 +34,11 @@ from detkit.experiment.run import (
     validate_datasets,
     warn_random_frozen,
 )
-from detkit.export import Program, ProgramModel, is_program
+from detkit.export import Program, is_program
 from detkit.inference import Precision
 from detkit.modeling import MetaArch
 from detkit.modeling.compiling import compile_parts
-from detkit.predictor.engines import EngineChoice, in_engine, model_around
+from detkit.predictor.engines import EngineChoice, in_engine, program_model
 from detkit.predictor.loading import files_of_run
 from detkit.registry import ConfigError, DataError
 from detkit.report import ReportHook, RunReport
@@ -213,7 +213,8 @@ def evaluate_weights(
         engine: what runs the model; see ``Predictor``.
     """
     out = start_run(exp)
-    model = in_engine(_weighted(exp, weights or out / "model_final.pth", engine), engine, precision, compile)
+    model, views = _weighted(exp, weights or out / "model_final.pth", engine), exp.data.test_views is not None
+    model = in_engine(model, engine, precision, compile, views)
     pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
     results = evaluate(exp.data.as_tested(model), exp.data.test(whole=True), evaluators, on_batch=pictures)
     if distributed.is_main():
@@ -230,7 +231,7 @@ def _weighted(exp: Experiment, weights: str | os.PathLike[str], engine: EngineCh
     if is_program(weights):
         program = Program(weights, None if engine == "auto" else engine)
         exp.data.check_classes(program.description.class_names)
-        model: nn.Module = ProgramModel(model_around(exp, program), program)
+        model: nn.Module = program_model(exp, program)
         exp.data.check_semantic_names(tuple(program.description.semantic_names), trained=False)
         return model
     checkpoint = read_checkpoint(weights)

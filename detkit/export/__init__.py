@@ -2,7 +2,7 @@
 
 from detkit.export.description import Description
 from detkit.export.forms import FORMS
-from detkit.export.program import Program, ProgramModel, export, form_of, is_program, read_config
+from detkit.export.program import NO_VIEWS, Program, ProgramModel, export, form_of, is_program, read_config
 from detkit.export.static import (
     Batch,
     Rows,
@@ -22,6 +22,7 @@ from detkit.export.tracing import InputShape
 
 __all__ = [
     "FORMS",
+    "NO_VIEWS",
     "Batch",
     "Description",
     "InputShape",

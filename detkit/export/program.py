@@ -19,6 +19,11 @@ from detkit.modeling.roi_heads import ConvUpsampleKeypointHead
 from detkit.registry import ConfigError, DataError
 from detkit.structures import Boxes, ImageList, Instances, Prediction, Sample
 
+NO_VIEWS = (
+    "data.test_views: views are merged by what the model says of given boxes, and a program describes those alone that "
+    "it finds; take data.test_views=null (no --tta), or in detkit the model itself: its checkpoint, in torch"
+)
+"""Why there is no test-time augmentation with a program."""
 _NO_FIELDS = ("boxes", "keypoint_maps", "semantic")
 """Outputs that are no field of the detections as they are; all others are."""
 
@@ -81,6 +86,8 @@ def export(
         raise ConfigError(f"export: takes a detector of backbone, neck and heads, got {type(model).__name__}")
     if precision not in form.precisions:
         raise ConfigError(f"{path}: {form.suffix} is written in {', '.join(form.precisions)}, not in {precision}")
+    if config and config.get("data", {}).get("test_views") is not None:
+        raise ConfigError(NO_VIEWS)
     if precision == "int8" and not calibration:
         raise ConfigError("export: int8 takes its ranges from images; give some hundred as calibration")
     form.check(precision)

@@ -4,15 +4,17 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 
+from detkit import __version__
+from detkit.config import assignment
 from detkit.experiment import Experiment, load_experiment
-from detkit.export import Program, ProgramModel, export, read_config
+from detkit.export import NO_VIEWS, Program, ProgramModel, export, read_config
 from detkit.inference import Precision, optimized
 from detkit.modeling.meta_archs.features import FeatureModel
 from detkit.registry import ConfigError, DataError
@@ -26,7 +28,11 @@ _AFTER = ("model.mask_thresh", "model.mask_paster", "model.merge")
 
 
 def in_engine(
-    model: nn.Module, engine: EngineChoice | None, precision: Precision | None = None, compile: bool = False
+    model: nn.Module,
+    engine: EngineChoice | None,
+    precision: Precision | None = None,
+    compile: bool = False,
+    views: bool = False,
 ) -> nn.Module:
     """The model as an engine runs it.
 
@@ -35,6 +41,7 @@ def in_engine(
         engine: see ``Predictor``.
         precision: None: the model's own, float32.
         compile: see ``Predictor``.
+        views: whether several views of an image will be merged, which programs cannot.
 
     Raises:
         ValueError: an unknown engine.
@@ -42,7 +49,14 @@ def in_engine(
     """
     if engine not in (None, "auto", "torch", "onnxruntime", "openvino"):
         raise ValueError(f"engine: expected auto, torch, onnxruntime or openvino, got {engine!r}")
+    if views and (isinstance(model, ProgramModel) or engine not in (None, "auto", "torch")):
+        raise ConfigError(NO_VIEWS)
     if isinstance(model, ProgramModel):
+        if engine not in (None, "auto", model.program.engine_name):
+            raise ConfigError(
+                f"engine: {engine}, but {model.program.path} is in {model.program.engine_name} already; "
+                f"ProgramModel(model, Program(path, {engine!r})) loads it into another"
+            )
         if precision is not None or compile:
             raise ConfigError("precision, compile: a program has its own precision; export it in another one")
         return model
@@ -51,7 +65,7 @@ def in_engine(
         return plain
     on_cpu = all(p.device.type == "cpu" for p in model.parameters())
     if engine == "auto":
-        return _faster(model, plain, precision) if on_cpu and not compile else plain
+        return _faster(model, plain, precision) if on_cpu and not compile and not views else plain
     if not on_cpu or compile:
         raise ConfigError(f"engine: {engine} runs on the CPU, and without torch.compile; give device: cpu, or torch")
     return _program(model, engine, precision)
@@ -71,14 +85,16 @@ def _program(model: nn.Module, engine: EngineChoice, precision: Precision | None
 
 
 def _faster(model: nn.Module, plain: nn.Module, precision: Precision | None) -> nn.Module:
-    """OpenVINO's program or the model itself, whichever takes less time for an image of 640 x 480."""
+    """OpenVINO's program or the model itself, whichever takes less time for an image of 640 x 480, or what of it the
+    model's square takes."""
     try:
         made = _program(model, "openvino", precision)
     except (ConfigError, DataError) as error:  # it cannot be written, or OpenVINO does not take it
         logger.info("engine auto: torch, as there is no program of this model (%s)", error)
         return plain
-    image = torch.full((made.preprocess.num_channels, 480, 640), 127, dtype=torch.uint8)
-    samples, times = [Sample(image, (480, 640))], []
+    height, width = (min(side, made.preprocess.square_size or side) for side in (480, 640))
+    image = torch.full((made.preprocess.num_channels, height, width), 127, dtype=torch.uint8)
+    samples, times = [Sample(image, (height, width))], []
     with torch.no_grad():
         for candidate in (plain, made):
             candidate(samples)
@@ -86,23 +102,58 @@ def _faster(model: nn.Module, plain: nn.Module, precision: Precision | None) -> 
             candidate(samples)
             times.append(time.perf_counter() - start)
     chosen = "torch" if times[0] < times[1] else "openvino"
-    logger.info("engine auto: %s (torch %.2f s, openvino %.2f s an image of 640 x 480)", chosen, *times)
+    size = f"{width} x {height}"
+    logger.info("engine auto: %s (torch %.2f s, openvino %.2f s an image of %s)", chosen, *times, size)
     return plain if chosen == "torch" else made
 
 
 def load_program(
-    path: str | os.PathLike[str], overrides: Sequence[str], engine: EngineChoice | None, trust_imports: bool
+    path: str | os.PathLike[str],
+    overrides: Sequence[str],
+    config: str | Path | None,
+    engine: EngineChoice | None,
+    trust_imports: bool,
 ) -> tuple[ProgramModel, Experiment]:
-    """A program as a model, and the experiment that it is of; see ``Predictor.from_export``."""
+    """A program as a model, and the experiment that it is of; see ``Predictor.from_weights``."""
     program = Program(path, None if engine == "auto" else engine)
-    fixed = [text for text in overrides if text.startswith("model.") and not text.startswith(_AFTER)]
-    if fixed:
-        raise ConfigError(f"{path}: is a program, in which the model is fixed; export it with {fixed[0]}")
-    experiment = load_experiment(read_config(program), overrides, trust_imports=trust_imports)
-    return ProgramModel(model_around(experiment, program), program), experiment
+    source = read_config(program) if config is None else config
+    experiment = load_experiment(source, overrides, trust_imports=trust_imports)
+    return program_model(experiment, program), experiment
 
 
-def model_around(experiment: Experiment, program: Program) -> FeatureModel:
+def program_model(experiment: Experiment, program: Program) -> ProgramModel:
+    """A program in the place of the experiment's model.
+
+    Raises:
+        ConfigError: it was made of another model than the experiment's.
+    """
+    said = program.description
+    same_version = said.version == __version__
+    other = list(_differing("model", said.config.get("model"), experiment.tree["model"], same_version))
+    if said.config and other:
+        wanted, made_of = (" ".join(assignment(row[0], row[i]) for row in other[:5]) for i in (2, 1))
+        raise ConfigError(
+            f"{program.path}: is a program, in which the model is fixed; export it with {wanted:.500}, or run it with "
+            f"what it was made of, {made_of:.500}"
+        )
+    return ProgramModel(_model_around(experiment, program), program)
+
+
+def _differing(path: str, made_of: Any, given: Any, same_version: bool) -> Iterator[tuple[str, Any, Any]]:
+    """Where two configs of a model are not the same, and the value in each. Versions differ in what options there are,
+    and an option that one of them has not is left out then."""
+    if path in _AFTER or (path == "model.semantic_names" and given is None):  # which are then the data's
+        return
+    if not isinstance(made_of, Mapping) or not isinstance(given, Mapping) or made_of.get("name") != given.get("name"):
+        if made_of != given:
+            yield path, made_of, given
+        return
+    for key in {**made_of, **given}:
+        if same_version or (key in made_of and key in given):
+            yield from _differing(f"{path}.{key}", made_of.get(key), given.get(key), same_version)
+
+
+def _model_around(experiment: Experiment, program: Program) -> FeatureModel:
     """The model of the experiment without weights: what a program needs around it."""
     said = program.description
     keypoints = None if said.keypoints is None else KeypointSpec.from_coco(said.keypoints)

@@ -52,7 +52,7 @@ class Predictor(Predicts):
         reading: how image files are read: as those that the model was tested on.
         channel_order: of arrays and tensors, where a call does not say: ``"BGR"`` for OpenCV's.
         tile: the size of overlapping tiles in pixels, or a ``Tiling``; see ``TiledModel``. None: images as a whole.
-        views: merges what several views of an image show (see ``ViewsModel``). None: one view.
+        views: merges what several views of an image show (see ``ViewsModel``), in torch alone. None: one view.
 
     Raises:
         ValueError: a batch size below 1, an unknown precision or order, a tile without pixels.
@@ -80,7 +80,7 @@ class Predictor(Predicts):
         if channel_order not in ("RGB", "BGR"):
             raise ValueError(f"channel_order: expected 'RGB' or 'BGR', got {channel_order!r}")
         names = getattr(model, "class_names", None) if class_names is None else class_names
-        self.model = in_engine(model.to(torch_device(device)).eval(), engine, precision, compile)
+        self.model = in_engine(model.to(torch_device(device)).eval(), engine, precision, compile, views is not None)
         self._channels = getattr(getattr(model, "preprocess", None), "num_channels", 3)
         if tile is not None or views is not None:
             self.model = as_tested(self.model, views, tile, augmentations, batch_size).eval()
@@ -157,7 +157,8 @@ class Predictor(Predicts):
             weights: the file, its address, or a name such as ``torchvision://MaskRCNN_ResNet50_FPN_Weights.COCO_V1``;
                 or a program, see ``from_export``.
             overrides: ``key.path=value`` changes, e.g. ``model.roi_heads.box_head.detection.score_thresh=0.3``.
-            config: a YAML; None takes the config that detkit's checkpoints carry, or that a name belongs to.
+            config: a YAML; None takes the config that detkit's checkpoints carry, or that a name belongs to. The
+                model of a program is fixed, and the config has to have the same.
             device, ..., tile, views: as in the constructor; None: the config's ``data.test_tiles`` and ``test_views``.
             trust_imports: whether the code that the config lists under ``imports`` may run.
 
@@ -167,7 +168,7 @@ class Predictor(Predicts):
         """
         model: nn.Module
         if is_program(weights):
-            model, experiment = load_program(weights, overrides, engine, trust_imports)
+            model, experiment = load_program(weights, overrides, config, engine, trust_imports)
             engine = None
         else:
             model, experiment = load_model(weights, overrides, config, trust_imports)

@@ -88,6 +88,7 @@ def test_describe_shows_what_a_file_says(program, capsys):
         (["{run}", "a.onnx", "--size", "0", "96"], "--size: expected pixels"),
         (["{run}", "a.onnx", "--precision", "bf16"], ".onnx is written in fp32, fp16, not in bf16"),
         (["{run}", "a.pt2", "--size", "100", "96"], "expected multiples of 8"),
+        (["{run}", "a.onnx", "data.test_views={{}}"], "data.test_views: views are merged by"),
         (["quick_start/mask_rcnn_shapes", "a.onnx"], "is a config without weights; give them: --weights FILE"),
         (["{run}", "a.onnx", "model.no=1"], "has no option 'no'"),
         (["x", "--describe", "{run}/config.yaml"], "the suffix says the form of a program"),
@@ -115,6 +116,22 @@ def test_programs_are_evaluated(program, run, tmp_path, capsys):
     assert results["box"]["AP"] == pytest.approx(expected["box"]["AP"], abs=1e-6)
     assert results["mask"]["AP"] == pytest.approx(expected["mask"]["AP"], abs=1e-3)
     assert f"weights of {program.name}" in (tmp_path / "out/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "change", ["model.roi_heads.box_head.detection.score_thresh=0.9", "model.preprocess.pixel_scale=2.0"]
+)
+def test_a_program_is_evaluated_for_the_model_that_it_was_made_of(programs, run, change, tmp_path, capsys):
+    for source in ([CONFIG, *OVERRIDES], [run]):
+        folder = f"train.output_dir={tmp_path}/out"
+        assert main(*source, folder, change, "--weights", programs / "model.pt2", command=evaluate) != 0
+        assert f"is a program, in which the model is fixed; export it with {change}" in capsys.readouterr().err
+
+
+def test_a_program_is_evaluated_without_views(programs, tmp_path, capsys):
+    arguments = [CONFIG, *OVERRIDES, f"train.output_dir={tmp_path}/out", "--weights", programs / "model.pt2"]
+    assert main(*arguments, "--tta", "flip", command=evaluate) != 0
+    assert "data.test_views: views are merged by" in capsys.readouterr().err
 
 
 def test_a_program_of_other_classes_is_refused(programs, tmp_path, capsys):

@@ -39,5 +39,5 @@ def test_maps_are_those_of_the_model(segmentor, tmp_path, shape, sizes):
     for size, (expected, found) in zip(sizes, pairs):
         assert len(expected.semantic.unique()) > 1
         assert found.semantic.shape == expected.semantic.shape == size
-        wrong = (found.semantic != expected.semantic)[: size[0] - 4 or None, : size[1] - 4]  # but for the last half cell
+        wrong = (found.semantic != expected.semantic)[: size[0] - 4 or None, : size[1] - 4]  # not the last half cell
         assert wrong.float().mean() < 1e-3

@@ -7,9 +7,11 @@ import torch
 from PIL import Image
 from tiny_program import assert_same, experiment, model, samples
 
+from detkit.config import to_yaml
 from detkit.export import Program, ProgramModel, export
 from detkit.predictor import Predictor, engines
 from detkit.registry import ConfigError, DataError
+from detkit.views import Views
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,44 @@ def test_what_works_on_a_programs_results_can_be_changed_and_the_model_cannot(pr
             Predictor.from_weights(path, **options)
 
 
+def test_a_config_beside_a_program_says_all_but_the_model(programs, predictor, photos, tmp_path):
+    path, file = programs / "model.pt2", tmp_path / "config.yaml"
+    file.write_text(to_yaml(experiment("data.test_augmentations=[]").tree))
+    assert same(Predictor(predictor.model)(photos), Predictor.from_weights(path, config=file)(photos)) > 0
+    file.write_text(to_yaml(experiment("model.preprocess.pixel_scale=2.0").tree))
+    with pytest.raises(ConfigError, match=r"model\.preprocess\.pixel_scale=2\.0, or run it with .*pixel_scale=1"):
+        Predictor.from_weights(path, config=file)
+
+
+def test_another_part_of_a_model_is_another_model(programs):
+    for change in ("model.neck={name: FPN}", "model.roi_heads.mask_head=null", "model.backbone={name: ResNet}"):
+        with pytest.raises(ConfigError, match=f"the model is fixed; export it with {change.partition('=')[0]}="):
+            Predictor.from_weights(programs / "model.pt2", [change])
+
+
+def test_views_are_torchs_alone(programs, predictor, monkeypatch):
+    path = programs / "model.pt2"
+    program = ProgramModel(predictor.model, Program(path))
+    for call in (
+        lambda: Predictor.from_export(path, views=Views()),
+        lambda: Predictor.from_export(path, engine="auto", views=Views()),
+        lambda: Predictor.from_weights(path, ["data.test_views={}"]),
+        lambda: Predictor(program, views=Views()),
+        lambda: Predictor(predictor.model, engine="openvino", views=Views()),
+    ):
+        with pytest.raises(ConfigError, match=r"data\.test_views: views are merged by .*data\.test_views=null"):
+            call()
+    monkeypatch.setattr(engines, "_program", lambda *_: pytest.fail("made a program for views"))
+    assert Predictor(predictor.model, engine="auto", views=Views()).model.model is predictor.model
+
+
+def test_the_engine_of_a_loaded_program_stays(programs, predictor):
+    program = ProgramModel(predictor.model, Program(programs / "model.pt2"))
+    assert Predictor(program, engine="torch").model is Predictor(program, engine="auto").model is program
+    with pytest.raises(ConfigError, match=r"engine: openvino, but .*model\.pt2 is in torch already"):
+        Predictor(program, engine="openvino")
+
+
 def test_another_engine_for_a_file(programs, predictor, photos):
     pytest.importorskip("openvino")
     assert same(predictor(photos), Predictor.from_export(programs / "model.onnx", engine="openvino")(photos)) > 3
@@ -123,6 +163,15 @@ def test_auto_takes_the_faster_one(programs, predictor, monkeypatch, seconds, ch
     monkeypatch.setattr(engines, "time", SimpleNamespace(perf_counter=ticks.__next__))
     expected = made if chosen == "openvino" else predictor.model
     assert engines.in_engine(predictor.model, "auto") is expected
+
+
+def test_auto_tries_an_image_that_the_models_square_takes(programs, predictor, monkeypatch, caplog):
+    made = ProgramModel(predictor.model, Program(programs / "model.pt2"))
+    monkeypatch.setattr(engines, "_program", lambda *_: made)
+    monkeypatch.setattr(predictor.model.preprocess, "square_size", 96)
+    with caplog.at_level("INFO"):
+        assert engines.in_engine(predictor.model, "auto") in (made, predictor.model)
+    assert "an image of 96 x 96" in caplog.text
 
 
 def test_auto_is_torch_where_there_is_no_program(predictor, monkeypatch, caplog):

@@ -134,7 +134,7 @@ def fitted(images: Tensor, regions: Tensor, description: Description, path: Path
 
 
 def padded_size(height: int, width: int, description: Description, path: Path) -> tuple[int, int]:
-    """What a batch of this size is padded to: the program's fixed size, or at least its smallest. Raises as ``fitted``."""
+    """What a batch of this size is padded to: a fixed size, or at least the smallest. Raises as ``fitted``."""
     fixed = [side for side in description.inputs[0].shape[2:] if isinstance(side, int)]
     if fixed and (height > fixed[0] or width > fixed[1]):
         raise DataError(

@@ -6,6 +6,7 @@ from tiny_program import CONFIG, experiment, samples
 
 from detkit.experiment import load_experiment
 from detkit.export import InputShape, Program, ProgramModel, export
+from detkit.export.program import padded_size
 from detkit.modeling.meta_archs.features import FeatureModel
 
 pytest.importorskip("torch", minversion="2.9")  # of which .pt2 files are
@@ -34,6 +35,8 @@ def segmentor() -> FeatureModel:
 def test_maps_are_those_of_the_model(segmentor, tmp_path, shape, sizes):
     program = Program(export(segmentor, tmp_path / "model.pt2", shape=shape))
     batch = samples(*sizes)
+    own = segmentor.preprocess(batch).padded_size
+    assert (padded_size(*own, program.description, program.path) == own) == (sizes == [(64, 72)])
     with torch.no_grad():
         pairs = list(zip(segmentor(batch), ProgramModel(segmentor, program)(batch), strict=True))
     for size, (expected, found) in zip(sizes, pairs):

@@ -1,7 +1,6 @@
 """Exports a model as programs, and verifies them: the work of ``detkit export``."""
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from detkit.commands.parsers.export import parse_arguments
 from detkit.evaluation import evaluate
 from detkit.experiment import Experiment, load_experiment
 from detkit.export import InputShape, Program, ProgramModel, export, form_of
-from detkit.export.verify import AP_LIMITS, compared, metric_drops
+from detkit.export.verify import AP_LIMITS, Differences, compared, metric_drops
 from detkit.modeling.meta_archs.features import FeatureModel
 from detkit.predictor.loading import files_of_run, load_model
 from detkit.registry import ConfigError
@@ -22,6 +21,7 @@ from detkit.structures import Sample
 from detkit.utils.paths import atomic_write
 from detkit.utils.progress import watched
 
+NOTHING = "nothing to compare: the model finds no object in these images"
 NOT_JUDGED = "not judged: how much a program of lower precision may differ, AP says; leave out --verify-images"
 
 
@@ -77,8 +77,16 @@ def verify(model: FeatureModel, program: Program, experiment: Experiment, num: i
         "metrics": {name: {"model": a, "program": b} for name, (a, b) in metrics.items()},
         "seconds_an_image": differences.seconds,
         "problems": problems,
-        "verdict": "differs" if problems else "is the model" if metrics or precision == "fp32" else NOT_JUDGED,
+        "verdict": _verdict(differences, precision, bool(metrics), bool(problems)),
     }
+
+
+def _verdict(differences: Differences, precision: str, has_metrics: bool, differs: bool) -> str:
+    if differs:
+        return "differs"
+    if not differences.detections and not differences.largest:
+        return NOTHING
+    return "is the model" if has_metrics or precision == "fp32" else NOT_JUDGED
 
 
 def _first(batches: Iterable[list[Sample]], num: int) -> Iterator[list[Sample]]:
@@ -130,8 +138,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{file}: {_size(file)} in {time.perf_counter() - start:.0f} s", flush=True)
         if args.verify:
             result = verify(model, Program(file), experiment, args.verify_images)
-            with atomic_write(file.with_name(f"{file.name}.verify.json"), "w") as out:
-                json.dump(result, out, indent=2)
+            with atomic_write(file.with_name(f"{file.name}.verify.json")) as out:
+                out.write(msgspec.json.format(msgspec.json.encode(result), indent=2))
             print(described(result))
             differs |= bool(result["problems"])
     if differs:

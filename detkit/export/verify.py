@@ -1,6 +1,7 @@
 """Is a program the model that it was made of? Outputs, AP and time of both on the same images."""
 
 import dataclasses
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -16,8 +17,12 @@ from detkit.structures import ImageList, Instances, Keypoints, Sample
 
 SAME_OBJECT = 0.9
 """IoU from which a detection of the program is that of the model, of the same class."""
-LIMITS = {"boxes": 0.01, "scores": 1e-4, "mask_probs": 1e-3}
+LIMITS = {"boxes": 0.01, "scores": 1e-4, "mask_probs": 1e-3, "keypoints": 0.01}
 """By how much an fp32 program may differ: pixels of the input, and probabilities."""
+OTHER_LIMIT = 1e-3
+"""The same of other outputs, such as logits of semantic maps: share of the largest value, or of 1."""
+SHARES = {"keypoints": 0.002}
+"""Of values that may differ by more: a keypoint is the best cell of a map, of which two may be equal to rounding."""
 AP_LIMITS = {"fp32": 0.001, "fp16": 0.002, "bf16": 0.002, "int8": 0.01}
 """By how much a program's AP may be below the model's."""
 UNMATCHED_SHARE = 0.002
@@ -32,7 +37,8 @@ class Differences:
         images: how many.
         detections: of the model.
         unmatched: that only one of both has.
-        largest: of each output, among detections that both have.
+        largest: of each output, among detections that both have; inf where a value of either is no finite number.
+        beyond: of each output: values that differ by more than its limit, and values.
         seconds: an image, of the model and of the program: median.
     """
 
@@ -40,6 +46,7 @@ class Differences:
     detections: int = 0
     unmatched: int = 0
     largest: dict[str, float] = dataclasses.field(default_factory=dict)
+    beyond: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def add(self, expected: Instances, found: Instances) -> None:
@@ -53,20 +60,29 @@ class Differences:
 
     def see(self, name: str, expected: Tensor, found: Tensor) -> None:
         """An output of both."""
-        if expected.numel():
-            error = (expected.float() - found.float()).abs().max().item()
-            self.largest[name] = max(self.largest.get(name, 0.0), error)
+        if not expected.numel():
+            return
+        mine, other = expected.float(), found.float()
+        errors = (mine - other).abs().masked_fill(mine == other, 0.0).nan_to_num(nan=math.inf, posinf=math.inf)
+        if name not in LIMITS:
+            errors /= mine.nan_to_num(0.0, 0.0, 0.0).abs().max().clamp(min=1.0)
+        self.largest[name] = max(self.largest.get(name, 0.0), errors.max().item())
+        beyond, number = self.beyond.get(name, (0, 0))
+        above = int((errors > LIMITS.get(name, OTHER_LIMIT)).sum())
+        self.beyond[name] = beyond + above, number + errors.numel()
 
     def problems(self, precision: str) -> list[str]:
         """Why the program is not the model, in words; [] where it is, as far as its precision lets it."""
+        found = [f"{name} have values that are no numbers" for name, value in self.largest.items() if value == math.inf]
         if precision != "fp32":
-            return []
-        found = [
-            f"{name} differ by {self.largest[name]:.2g}, more than {limit:g}"
-            for name, limit in LIMITS.items()
-            if self.largest.get(name, 0.0) > limit
+            return found
+        found += [
+            f"{name} differ by {self.largest[name]:.2g}, more than {LIMITS.get(name, OTHER_LIMIT):g}"
+            for name, (beyond, number) in self.beyond.items()
+            if beyond > math.ceil(SHARES.get(name, 0.0) * number) and self.largest[name] < math.inf
         ]
-        if self.unmatched > max(2.0, UNMATCHED_SHARE * self.detections):
+        none_matched = self.unmatched > 0 and "boxes" not in self.largest
+        if self.unmatched > max(2.0, UNMATCHED_SHARE * self.detections) or (none_matched and self.detections):
             found.append(f"{self.unmatched} of {self.detections} detections are of one of both alone")
         return found
 
@@ -120,7 +136,7 @@ def metric_drops(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[
         for task, values in expected.items()
         if isinstance(values, Mapping) and task in found
         for name in ("AP", "PQ", "mIoU")
-        if isinstance(values.get(name), int | float)
+        if isinstance(values.get(name), int | float) and math.isfinite(values[name])
     }
 
 

@@ -10,6 +10,7 @@ from detkit.checkpoint import Checkpointer
 from detkit.commands import evaluate, export, predict
 from detkit.config import to_yaml
 from detkit.export import Program
+from detkit.export.verify import Differences
 
 
 def main(*argv, command=export) -> int:
@@ -70,6 +71,23 @@ def test_a_program_of_other_weights_differs(stored, tmp_path, capsys):
     assert "verdict: differs" in said.out
     assert "a program differs from the model by more than its precision explains" in said.err
     assert json.loads((tmp_path / "model.pt2.verify.json").read_text())["verdict"] == "differs"
+
+
+@pytest.mark.parametrize(
+    ("detections", "largest", "precision", "metrics", "problems", "verdict"),
+    [
+        (0, {}, "fp32", False, False, export.NOTHING),
+        (0, {}, "int8", True, False, export.NOTHING),
+        (0, {"semantic": 0.0}, "fp32", False, False, "is the model"),
+        (3, {"boxes": 0.0}, "fp32", False, False, "is the model"),
+        (3, {"boxes": 1.0}, "int8", True, False, "is the model"),
+        (3, {"boxes": 1.0}, "int8", False, False, export.NOT_JUDGED),
+        (0, {}, "fp32", False, True, "differs"),
+    ],
+)
+def test_a_verdict_is_of_what_was_compared(detections, largest, precision, metrics, problems, verdict):
+    differences = Differences(detections=detections, largest=largest)
+    assert export._verdict(differences, precision, metrics, problems) == verdict
 
 
 def test_describe_shows_what_a_file_says(program, capsys):

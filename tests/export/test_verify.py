@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from tiny_program import experiment, model
@@ -54,9 +56,50 @@ def test_differences_are_the_largest_of_matched_rows_and_a_count_of_others():
     assert "3 of 1 detections are of one of both alone" in differences.problems("fp32")
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_what_is_no_number_is_a_problem(value, precision):
+    differences, mine, others = Differences(), *(found([BOX], [0.9], [0]) for _ in range(2))
+    mine.fields["mask_probs"], others.fields["mask_probs"] = torch.full((1, 4, 4), 0.5), torch.full((1, 4, 4), value)
+    differences.add(mine, others)
+    assert differences.problems(precision) == ["mask_probs have values that are no numbers"]
+
+
+def test_infinities_of_both_are_equal():
+    differences = Differences()
+    differences.see("semantic", torch.tensor([-math.inf, 2.0]), torch.tensor([-math.inf, 2.0]))
+    assert differences.largest == {"semantic": 0.0}
+    assert differences.problems("fp32") == []
+
+
+@pytest.mark.parametrize("name", ["semantic", "keypoints", "depth"])
+def test_every_output_has_a_limit(name):
+    """That of a head of one's own, too; of logits by their size."""
+    expected = torch.full((1, 3, 4, 4), 100.0)
+    for difference, num_problems in ((0.001, 0), (1.0, 1)):
+        differences = Differences()
+        differences.see(name, expected, expected + difference)
+        assert len(differences.problems("fp32")) == num_problems
+
+
+def test_a_keypoint_among_hundreds_may_be_the_next_cell():
+    expected = torch.zeros(30, 17, 2)
+    for moved, num_problems in ((1, 0), (9, 1)):
+        differences, found = Differences(), expected.clone()
+        found[:moved, 0, 0] = 1.0
+        differences.see("keypoints", expected, found)
+        assert len(differences.problems("fp32")) == num_problems
+
+
+def test_detections_of_which_none_is_found_are_a_problem():
+    differences = Differences()
+    differences.add(found([BOX], [0.9], [0]), found([[math.nan] * 4], [0.9], [0]))
+    assert "2 of 1 detections are of one of both alone" in differences.problems("fp32")
+
+
 def test_drops_are_of_what_both_have():
-    expected = {"box": {"AP": 0.5, "AP50": 0.7}, "mask": {"AP": None}, "images": 5}
-    assert metric_drops(expected, {"box": {"AP": 0.4}, "mask": {"AP": 0.1}}) == {"box/AP": (0.5, 0.4)}
+    expected = {"box": {"AP": 0.5, "AP50": 0.7}, "mask": {"AP": None}, "images": 5, "keypoints": {"AP": math.nan}}
+    assert metric_drops(expected, {"box": {"AP": 0.4}, "mask": {"AP": 0.1}, "keypoints": {"AP": 0}}) == {"box/AP": (0.5, 0.4)}
 
 
 def test_a_program_is_its_model_and_not_one_of_other_weights(program):

@@ -68,7 +68,7 @@ class Res5RoIHeads(StandardRoIHeads):
     def check_options(cls, options: Mapping[str, Any]) -> None:
         """Called when a config is loaded. Raises ValueError for heads that look at maps, which they do not get."""
         for name in ("box_head", "mask_head"):
-            head = options.get(name)
+            head: Any = options.get(name)
             pooler = None if head is None else head.kwargs.get("pooler")
             if getattr(getattr(head, "cls", None), "reads_maps", False):
                 looks, fix = head.cls, "take another head, or other RoI heads"

@@ -1,6 +1,8 @@
 """CocoFolder and LvisFolder: folders with files in COCO's form, whoever wrote them."""
 
 import contextlib
+import functools
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -20,6 +22,7 @@ from detkit.registry import DataError
 
 PEEK = 1 << 20
 """Bytes at both ends of a JSON file that are looked at to tell what it is."""
+_LISTS = r'"(images|categories{})"\s*:\s*\['
 
 
 @DATASETS.register()
@@ -46,8 +49,8 @@ class CocoFolder(FormatDataset):
     @classmethod
     def matches(cls, head: str) -> bool:
         """Whether both ends of a file look like this format."""
-        has_lists = re.search(r'"images"\s*:\s*\[', head) and re.search(r'"categories"\s*:\s*\[', head)
-        return bool(has_lists) and '"segments_info"' not in head and '"neg_category_ids"' not in head
+        has_lists = len({*re.findall(_LISTS.format(""), head)}) == 2
+        return has_lists and '"segments_info"' not in head and '"neg_category_ids"' not in head
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
@@ -74,14 +77,35 @@ def _files(folder: Folder, kind: type[CocoFolder]) -> dict[str, list[str]]:
     """Part -> its files; where some are of instances, only these."""
     found: list[str] = []
     for name in sorted(folder.candidates("*.json")):
-        path = folder.path / name
-        with open(path, "rb") as file:
-            head = file.read(PEEK)
-            file.seek(max(path.stat().st_size - PEEK, 0))
-            ends = decoded(head + file.read())
-        if kind.matches(ends):
+        if kind.matches(_sketch(folder.path / name)):
             found.append(name)
     return {part: [name for name in names if "instances" in name] or names for part, names in by_part(found).items()}
+
+
+def _sketch(path: Path) -> str:
+    """Both ends of a file, and of one of COCO's lists whose others are not there, the keys between them."""
+    status = path.stat()
+    with open(path, "rb") as file:
+        head = file.read(PEEK)
+        file.seek(max(status.st_size - PEEK, 0))
+        ends = decoded(head + file.read())
+    lists = {*re.findall(_LISTS.format("|annotations"), ends)}
+    if status.st_size <= 2 * PEEK or not lists or {"images", "categories"} <= lists:
+        return ends
+    return ends + _keys(path, json.detect_encoding(head), status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(64)
+def _keys(path: Path, encoding: str, size: int, changed: int) -> str:
+    """The keys in a file by which its kind is known; each format asks for them."""
+    keys = re.compile(f'{_LISTS.format("")}|"segments_info"|"neg_category_ids"')
+    found: set[str] = set()
+    with open(path, encoding=encoding, errors="replace") as file:
+        text = ""
+        while piece := file.read(PEEK):
+            text = text[-100:] + piece
+            found |= {match[0] for match in keys.finditer(text)}
+    return " ".join(sorted(found))
 
 
 def distinct(parts: Mapping[str, list[str]], read: Callable[[str], Content]) -> list[Content]:

@@ -6,8 +6,10 @@ import unicodedata
 
 import pytest
 from PIL import Image
+from small_folders import make_folder
 
-from detkit.data import open_dataset
+from detkit.data import DATASETS, open_dataset
+from detkit.data.formats import coco_folder
 from detkit.registry import DataError
 
 BOX = {"id": 5, "image_id": 7, "category_id": 3, "bbox": [2, 3, 20, 10], "area": 200, "iscrowd": 0}
@@ -31,6 +33,24 @@ def folder(tmp_path):
 def test_files_of_other_encodings_are_known(folder, encoding):
     dataset = open_dataset(folder(encoding=encoding, categories=[{"id": 3, "name": "Käfer"}]))
     assert (dataset.format, dataset.class_names) == ("COCO", ("Käfer",))
+
+
+@pytest.mark.parametrize(
+    ("kind", "encoding"),
+    [("CocoFolder", "utf-8"), ("CocoFolder", "utf-16"), ("LvisFolder", "utf-8"), ("CocoPanopticFolder", "utf-8")],
+)
+def test_a_large_file_is_known_wherever_its_lists_stand(kind, encoding, tmp_path, monkeypatch):
+    folder = make_folder(kind, tmp_path)
+    for file in folder.rglob("*.json"):
+        content = json.loads(file.read_text())
+        content |= {"info": {"words": "x" * 999}, "licenses": ["y" * 999]}
+        for entry in content["annotations"]:
+            entry["attributes"] = "z" * 999
+        file.write_text(json.dumps(content, sort_keys=True), encoding=encoding)
+    expected = open_dataset(folder).coco()
+    monkeypatch.setattr(coco_folder, "PEEK", 250)
+    found = open_dataset(folder)
+    assert (found.format, found.coco()) == (DATASETS.get(kind).format, expected)
 
 
 def test_a_test_set_without_annotations_is_known(folder):

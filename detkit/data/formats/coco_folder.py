@@ -19,6 +19,7 @@ from detkit.data.formats.files import Folder, by_part, decoded, part_of
 from detkit.data.interfaces import DATASETS, NEGATIVE, NOT_EXHAUSTIVE
 from detkit.data.issues import Issue, raise_errors
 from detkit.registry import DataError
+from detkit.structures import KeypointSpec
 
 PEEK = 1 << 20
 """Bytes at both ends of a JSON file that are looked at to tell what it is."""
@@ -220,7 +221,8 @@ def joined(parts: list[Content]) -> Content:
     """Several contents as one: categories by name, ids kept where they are unique, else numbered again.
 
     Raises:
-        DataError: an object is of no image or category of its own file, whose ids another file may have.
+        DataError: an object is of no image or category of its own file, whose ids another file may have; a category
+            has other keypoints in another file.
     """
     if len(parts) == 1:
         return parts[0]
@@ -235,6 +237,7 @@ def joined(parts: list[Content]) -> Content:
     rows: list[Any] = []
     lists: dict[Any, dict[str, list[int]]] = {}
     words: dict[int, Mapping[str, Any]] = {}
+    keypoints: dict[int, KeypointSpec] = {}
     for part in parts:
         number = {id_: id_ if same else by_name[name] for id_, name in part.categories.items()}
         kept = {}
@@ -245,6 +248,10 @@ def joined(parts: list[Content]) -> Content:
                 if own := part.extras.get("images", {}).get(image.id):
                     lists[id_] = {key: [number[c] for c in ids if c in number] for key, ids in own.items()}
         rows += _numbered(part, kept, number)
+        for id_, spec in part.keypoints.items():
+            if keypoints.setdefault(number[id_], spec).names != spec.names:
+                what = f"category '{part.categories[id_]}' has other keypoints than in another file of the folder"
+                raise DataError(f"{part.place}: {what}; give the files one list, or read one with split or path")
         words |= {number[id_]: own for id_, own in part.extras.get("categories", {}).items() if id_ in number}
     annotation_ids = [row.id for row in rows if isinstance(row.id, int)]  # others are reported later
     if len(set(annotation_ids)) < len(annotation_ids):
@@ -255,7 +262,7 @@ def joined(parts: list[Content]) -> Content:
     segments = {path: file for part in parts for path, file in part.segments.items()}
     stuff = {name: id_ for part in parts for id_, name in part.stuff.items()}
     maps: Any = {"segments": segments, "stuff": {id_: name for name, id_ in stuff.items()}}
-    return Content(list(images.values()), rows, categories, first.keypoints, notes, extras, **maps)
+    return Content(list(images.values()), rows, categories, keypoints, notes, extras, **maps)
 
 
 def _numbered(part: Content, images: Mapping[Any, Any], categories: Mapping[int, int]) -> Iterator[Row]:

@@ -3,7 +3,7 @@
 import logging
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -83,24 +83,16 @@ class FormatDataset(TableDataset):
         parts = reader.parts(folder)
         self.splits = tuple(name for name in parts if name)
         self.has_rest = bool(self.splits) and "" in parts
-        self.divisible = len(parts) == 1 or not any(purpose(name) for name in parts)
-        together = len(parts) == 1 or (self.divisible and split not in parts)
+        self.divisible = len(parts) == 1 or not any(map(purpose, parts))
+        together = self.divisible and (len(parts) == 1 or split not in parts)
         if val_fraction is not None and split is not None and together:
             content = reader.read(folder, parts)
             keep_share(content, split, val_fraction, folder)
         else:
             content = reader.read(folder, choose_parts(parts, split, folder))
-        self.lists_classes = content.lists_classes
-        missing = set(class_names or ()).difference(content.categories.values())
-        elsewhere: set[str] = set()  # of which this part has no object
-        if missing and split is not None:
-            elsewhere = missing.intersection(reader.read(folder, parts).categories.values())
-        if not content.lists_classes and missing - elsewhere and missing != set(class_names or ()):
-            unseen = ", ".join(map(repr, sorted(missing - elsewhere)[:10]))
-            logger.warning("%s: class_names: no object is of the class %s", folder.path, unseen)
-            elsewhere = missing
-        content.categories = {**content.categories, **new_ids(elsewhere, content.categories)}
-        self.embedded = content.embedded
+        if set(class_names or ()).difference(content.categories.values()):
+            _add_classes(content, content if split is None else reader.read(folder, parts), class_names or (), folder)
+        self.embedded, self.lists_classes = content.embedded, content.lists_classes
         extras = {kind: list(found.items()) for kind, found in content.extras.items()}
         self._extras = msgspec.json.encode(extras)  # in one piece, which loader workers share
         if not content.embedded and not any(row.file_name in folder.images for row in content.images[:1000]):
@@ -127,9 +119,8 @@ class FormatDataset(TableDataset):
             self._segments = SegmentFiles.of(str(folder.path), found, self.class_names, content.stuff.values())
             self.semantic_names, self.stuff_ids = self._segments.semantic_names, tuple(content.stuff)
         above = {entry.get("supercategory") for entry in content.extras.get("categories", {}).values()}
-        present = {*self.table.classes.tolist()}
-        names = enumerate(self.class_names)
-        self.groups = tuple(name for number, name in names if name in above and number not in present)
+        present = {self.class_names[number] for number in {*self.table.classes.tolist()}}
+        self.groups = tuple(name for name in self.class_names if name in above - present)
 
     def check_image(self, index: int, report: Report) -> None:
         if self.table.images.file_name(index) not in self.embedded:
@@ -207,6 +198,20 @@ def open_folder(path: str, option: str) -> Folder:
 def purpose(part: str) -> str:
     """What a part is for by its name: train, val or test; "" for none of these."""
     return next((names[0] for names in SPLITS if part.lower() in names), "")
+
+
+def _add_classes(content: Content, whole: Content, class_names: Collection[str], folder: Folder) -> None:
+    """Adds the classes that only other parts of the whole have objects of.
+
+    Where data do not list their classes, those that no object has are added as well, if any of ``class_names`` is seen.
+    """
+    unseen = set(class_names).difference(content.categories.values())
+    nowhere = unseen.difference(whole.categories.values())
+    if nowhere and not content.lists_classes and len(unseen) < len(class_names):
+        names = ", ".join(map(repr, sorted(nowhere)[:10]))
+        logger.warning("%s: class_names: no object is of the class %s", folder.path, names)
+        nowhere = set()
+    content.categories = {**content.categories, **new_ids(unseen - nowhere, content.categories)}
 
 
 def choose_parts(parts: Mapping[str, Any], split: str | None, folder: Folder) -> dict[str, Any]:

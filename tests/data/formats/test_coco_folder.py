@@ -202,3 +202,20 @@ def test_an_image_that_two_files_have_is_there_once_and_hides_no_other(write_par
     later = {row["image_id"] for row in content["annotations"] if row["area"] == 5}
     assert later == {*numbers}, "the last file counts"
     assert re.search(words, caplog.text)
+
+
+def test_keypoints_keep_their_names_whatever_ids_their_category_has_in_each_file(write_parts):
+    points = {"keypoints": [2, 2, 2, 3, 3, 2], "num_keypoints": 2}
+    spec = {"name": "person", "keypoints": ["nose", "tail"], "skeleton": [[1, 2]]}
+    write_parts("test.json", range(2))
+    write_parts("train.json", range(2, 4), {"id": 7, **spec}, **points)
+    root = write_parts("val.json", range(4, 6), {"id": 1, **spec}, **points)
+    dataset = open_dataset(root)
+    assert (dataset.class_names, dataset.keypoint_names, dataset.skeleton) == (
+        ("cat", "person"),
+        ("nose", "tail"),
+        ((0, 1),),
+    )
+    write_parts("val.json", range(4, 6), {"id": 1, **spec, "keypoints": ["tail", "nose"]}, **points)
+    with pytest.raises(DataError, match=r"val\.json: category 'person' has other keypoints than in another file"):
+        open_dataset(root)

@@ -34,7 +34,7 @@ from detkit.experiment.run import (
     validate_datasets,
     warn_random_frozen,
 )
-from detkit.export import Program, is_program
+from detkit.export import Program, description_of, is_program
 from detkit.inference import Precision
 from detkit.modeling import MetaArch
 from detkit.modeling.compiling import compile_parts
@@ -184,7 +184,8 @@ def evaluation_of(
     if data is None:
         return OwnData(config, list(overrides)), weights
     weights = weights or Path(load_experiment(config, overrides).train.output_dir, "model_final.pth")
-    return evaluation_data(data, config, overrides, format=format, weights=weights), weights
+    names = description_of(weights).class_names if is_program(weights) else read_checkpoint(weights).class_names
+    return evaluation_data(data, config, overrides, format=format, class_names=names), weights
 
 
 def evaluated(config: Any, weights: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:

@@ -12,7 +12,7 @@ import msgspec
 from detkit.commands.parsers.export import parse_arguments
 from detkit.evaluation import evaluate
 from detkit.experiment import Experiment, load_experiment
-from detkit.export import InputShape, Program, ProgramModel, export, form_of
+from detkit.export import InputShape, Program, ProgramModel, description_of, export, form_to_write
 from detkit.export.verify import AP_LIMITS, Differences, compared, metric_drops
 from detkit.modeling.meta_archs.features import FeatureModel
 from detkit.predictor.loading import files_of_run, load_model
@@ -122,10 +122,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 0 when it went well, 1 when a program differs from the model."""
     args = parse_arguments(argv)
     if args.describe is not None:
-        print(msgspec.json.format(form_of(args.describe).describe(args.describe).json(), indent=2))
+        print(msgspec.json.format(description_of(args.describe).json(), indent=2))
         return 0
     for file in args.files:
-        form_of(file)
+        form_to_write(file, args.precision)
     model, experiment = load(args)
     shape = InputShape(args.batch, None if args.size is None else tuple(args.size))
     steps = experiment.tree["data"]["test_augmentations"]

@@ -9,7 +9,6 @@ from typing import Any
 
 from tabulate import tabulate
 
-from detkit.checkpoint import read_checkpoint
 from detkit.config import Config, load_config
 from detkit.config.named import CONFIGS
 from detkit.data import open_dataset
@@ -97,16 +96,16 @@ def evaluation_data(
     overrides: Sequence[str] = (),
     *,
     format: str | None = None,
-    weights: str | os.PathLike[str] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> OwnData:
     """The config and the overrides with which ``folder`` is evaluated on: its validation part, else its test part.
 
     A folder without either is evaluated on as a whole, but of one that the config trains on, only what it leaves for
-    evaluation. The classes are the weights', or those that the config's training data name; data that do not list their
-    classes may lack objects of some. What is found on other data
+    evaluation. The classes are ``class_names``, or those that the config's training data name; data that do not list
+    their classes may lack objects of some. What is found on other data
     goes to a folder of its own, ``on_<folder>`` in the run's, unless ``overrides`` name one: the run keeps its results.
 
-    Args and errors: as for ``own_data``; ``weights`` is the checkpoint that will be evaluated.
+    Args and errors: as for ``own_data``; ``class_names`` are those of the model, None where it does not know them.
     """
     source = config if isinstance(config, Mapping) else Path(config)
     tree = load_experiment(source, overrides).tree
@@ -117,9 +116,8 @@ def evaluation_data(
     everything = open_dataset(folder, format, check_images=0)
     parts = {purpose(name): name for name in everything.splits}
     split = parts.get("val", parts.get("test"))
-    names = None if weights is None else read_checkpoint(weights).class_names
     node: dict[str, Any] = {"name": "AutoDataset", "path": os.fspath(folder), "format": format, "split": split}
-    names = names or data["train_dataset"].get("class_names")
+    names = class_names or data["train_dataset"].get("class_names")
     unknown = [name for name in names or () if name not in everything.class_names]
     if unknown and (everything.lists_classes or len(unknown) == len(names or ())):
         raise DataError(

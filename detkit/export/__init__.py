@@ -2,7 +2,17 @@
 
 from detkit.export.description import Description
 from detkit.export.forms import FORMS
-from detkit.export.program import NO_VIEWS, Program, ProgramModel, export, form_of, is_program, read_config
+from detkit.export.program import (
+    NO_VIEWS,
+    Program,
+    ProgramModel,
+    description_of,
+    export,
+    form_of,
+    form_to_write,
+    is_program,
+    read_config,
+)
 from detkit.export.static import (
     Batch,
     Rows,
@@ -30,8 +40,10 @@ __all__ = [
     "ProgramModel",
     "Rows",
     "StaticDetector",
+    "description_of",
     "export",
     "form_of",
+    "form_to_write",
     "is_program",
     "read_config",
     "static_anchors",

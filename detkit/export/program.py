@@ -39,6 +39,23 @@ def form_of(path: str | os.PathLike[str]) -> Form:
     return FORMS[suffix]
 
 
+def form_to_write(path: str | os.PathLike[str], precision: Precision) -> Form:
+    """The form in which a file will be written. Raises ConfigError for a precision or library that it has not."""
+    form = form_of(path)
+    if precision not in form.precisions:
+        raise ConfigError(f"{path}: {form.suffix} is written in {', '.join(form.precisions)}, not in {precision}")
+    form.check(precision)
+    return form
+
+
+def description_of(path: str | os.PathLike[str]) -> Description:
+    """The description in a program's file. Raises as ``Program``."""
+    path, form = Path(path), form_of(path)
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file")
+    return form.describe(path)
+
+
 def is_program(path: object) -> bool:
     """Whether a file's suffix is that of a program."""
     return isinstance(path, str | os.PathLike) and Path(path).suffix.lower() in FORMS
@@ -81,16 +98,13 @@ def export(
         ConfigError: the suffix, a precision that the form has not, a model that has no static form or an operator that
             the form has not, or a library that is missing or too old.
     """
-    path, form = Path(path), form_of(path)
+    path, form = Path(path), form_to_write(path, precision)
     if not isinstance(model, FeatureModel):
         raise ConfigError(f"export: takes a detector of backbone, neck and heads, got {type(model).__name__}")
-    if precision not in form.precisions:
-        raise ConfigError(f"{path}: {form.suffix} is written in {', '.join(form.precisions)}, not in {precision}")
     if config and config.get("data", {}).get("test_views") is not None:
         raise ConfigError(NO_VIEWS)
     if precision == "int8" and not calibration:
         raise ConfigError("export: int8 takes its ranges from images; give some hundred as calibration")
-    form.check(precision)
     graph = traced(model, shape, form.precisions[precision])
     description = describe(model, graph, precision, config or {}, steps)
     batches = _calibration(model, calibration, description, path) if precision == "int8" else None
@@ -125,7 +139,7 @@ def fitted(images: Tensor, regions: Tensor, description: Description, path: Path
     batch, channels = description.inputs[0].shape[:2]
     if images.shape[1] != channels:
         raise DataError(f"{path}: takes images of {channels} channels, got {images.shape[1]}")
-    height, width = padded_size(*images.shape[-2:], description, path)
+    height, width = padded_size(images.shape[-2], images.shape[-1], description, path)
     images = F.pad(images, (0, width - images.shape[-1], 0, height - images.shape[-2]))
     number = batch if isinstance(batch, int) else max(1, len(images))
     for part, where in zip(images.split(number), regions.split(number)):
@@ -152,22 +166,22 @@ class Program:
     Args:
         path: of the file.
         engine: what runs it; None: what its form is for.
-        threads: of the engine; 0: as many as torch uses.
+        threads: of an engine besides torch; 0: as many as torch uses.
 
     Raises:
         DataError: there is no such file, it is damaged, of another version, or no program of detkit's.
-        ConfigError: the engine is missing, or does not read this form.
+        ConfigError: the engine is missing, does not read this form, or has no threads of its own.
     """
 
     def __init__(self, path: str | os.PathLike[str], engine: EngineName | None = None, threads: int = 0):
         self.path, form = Path(path), form_of(path)
-        if not self.path.is_file():
-            raise DataError(f"{self.path}: there is no such file")
         name = engine or form.engine
         if name not in form.engines:
             raise ConfigError(f"{self.path}: {name} does not read {form.suffix}; it is for {', '.join(form.engines)}")
+        if threads and name == "torch":
+            raise ConfigError(f"{self.path}: torch has threads for the process alone: torch.set_num_threads({threads})")
         self.engine_name: EngineName = name
-        self.description: Description = form.describe(self.path)
+        self.description = description_of(self.path)
         self._run: Engine = form.engines[name](self.path, self.description, threads)
 
     def __call__(self, images: Tensor, regions: Tensor) -> dict[str, Tensor]:

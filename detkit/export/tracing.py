@@ -64,10 +64,16 @@ def traced(model: FeatureModel, shape: InputShape = ANY_SHAPE, precision: str = 
             are float32 in any case.
 
     Raises:
-        ConfigError: a part has no static form, or something in it cannot be traced.
+        ConfigError: a size that the model does not take, a part that has no static form, or something in it cannot be
+            traced.
     """
     square, divisor = model.preprocess.square_size, model.preprocess.size_divisibility
     if square:
+        if shape.size not in (None, (square, square)):
+            raise ConfigError(
+                f"size: {shape.size[0]} x {shape.size[1]}; the model takes images padded to {square} x {square} alone: "
+                "leave out the size"
+            )
         shape = InputShape(shape.batch, (square, square))
     if shape.size is not None and any(side % divisor for side in shape.size):
         raise ConfigError(f"size: {shape.size[0]} x {shape.size[1]}; expected multiples of {divisor}, which images get")

@@ -12,7 +12,7 @@ from detkit.config import to_yaml
 from detkit.data import open_dataset
 from detkit.experiment import evaluation_data, load_experiment
 from detkit.registry import DataError
-from detkit.training import evaluated
+from detkit.training import evaluated, evaluation_of
 
 MODEL = [text for text in TINY if text.startswith("model.")]
 
@@ -36,15 +36,23 @@ def test_the_part_for_evaluation_is_evaluated(run, tmp_path, parts, number):
     for part, images in (("train", 6), ("valid", 4), ("test", 5)):
         if part in parts:
             coco(tmp_path / "other", part, images=images)
-    exp = evaluation_data(tmp_path / "other", run, weights=run / "model_final.pth").experiment()
+    exp = evaluation_data(tmp_path / "other", run).experiment()
     assert len(exp.data.test_set) == number
     assert exp.data.test_set.class_names == ("dog", "cat")  # the model's order
     assert exp.train.output_dir == str(run / "on_other")  # the run keeps its own results
 
 
 def test_the_classes_are_the_weights_where_the_config_names_none(run, tmp_path):
-    exp = evaluation_data(coco(tmp_path / "other"), CONFIG, weights=run / "model_final.pth").experiment()
+    data, weights = coco(tmp_path / "other"), run / "model_final.pth"
+    exp = evaluation_of(CONFIG, data=data, weights=weights)[0].experiment()
     assert exp.data.test_set.class_names == ("dog", "cat")
+
+
+def test_the_classes_are_a_programs(programs, tmp_path):
+    data = coco(tmp_path / "other", classes=("ring", "star", "triangle", "square", "circle"))
+    prepared, weights = evaluation_of(CONFIG, data=data, weights=programs / "model.pt2")
+    assert weights == programs / "model.pt2"
+    assert prepared.experiment().data.test_set.class_names == ("circle", "square", "triangle", "star", "ring")
 
 
 def test_the_folder_of_the_results_is_the_callers_where_he_names_one(run, tmp_path):

@@ -4,6 +4,7 @@ import torch
 from tiny_program import FIXED, assert_same, experiment, model, samples
 
 from detkit.export import InputShape, Program, ProgramModel, export, form_of, is_program
+from detkit.export.tracing import traced
 from detkit.modeling.meta_archs.features import FeatureModel
 from detkit.registry import ConfigError, DataError
 from detkit.structures import Sample
@@ -92,6 +93,18 @@ def test_what_cannot_be_exported_is_refused_before_it_is_traced(tmp_path, tiny):
     with pytest.raises(ConfigError, match="size: 100 x 96; expected multiples of 8"):
         export(tiny, tmp_path / "model.pt2", shape=InputShape(size=(100, 96)))
     assert not list(tmp_path.iterdir())
+
+
+def test_another_size_than_the_models_square_is_refused(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(tiny.preprocess, "square_size", 160)
+    with pytest.raises(ConfigError, match="size: 96 x 160; the model takes images padded to 160 x 160 alone"):
+        export(tiny, tmp_path / "model.pt2", shape=InputShape(size=(96, 160)))
+    assert traced(tiny, InputShape(size=(160, 160))).shape == traced(tiny).shape
+
+
+def test_threads_are_those_of_an_engine_that_has_its_own(programs):
+    with pytest.raises(ConfigError, match=r"model\.pt2: torch has threads for the process alone: .*num_threads\(2\)"):
+        Program(programs / "model.pt2", threads=2)
 
 
 def test_a_missing_file_and_an_engine_that_does_not_read_it(program, tmp_path):

@@ -52,9 +52,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the padded images (default: any)"
     )
-    parser.add_argument(
-        "--calibration", type=int, default=100, metavar="N", help="training images for int8's ranges (default: 100)"
-    )
+    parser.add_argument("--calibration", type=int, metavar="N", help="training images for int8's ranges (default: 100)")
     parser.add_argument(
         "--verify", action="store_true", help="compare with the model on the test images: outputs, AP and time"
     )
@@ -77,5 +75,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(args, name)}")
     if args.size is not None and min(args.size) < 1:
         parser.error(f"--size: expected pixels, got {args.size[0]} {args.size[1]}")
+    if args.calibration is not None and args.precision != "int8":
+        parser.error("--calibration: gives int8 its ranges; add --precision int8, or leave it out")
+    args.calibration = args.calibration or 100
     args.verify = args.verify or args.verify_images is not None
     return args

@@ -21,8 +21,8 @@ UNSEALED = "sha256:" + "0" * 64
 """Stands for the file's hash in the bytes that it is taken of."""
 
 MEANINGS = {
-    "images": "normalised images, each at the left and top, zeros to its right and below",
-    "regions": "x1, y1, x2, y2 of the part of each image that is no padding: 0, 0, width, height",
+    "images": "normalised images as the steps leave them, each at the left and top, zeros to its right and below",
+    "regions": "x1, y1, x2, y2 of what is image: 0, 0, width, height, but for a step that pads, as ResizeAndPad does",
     "boxes": "x1, y1, x2, y2 in pixels of the input, best first",
     "scores": "0 to 1; -1 for a row without a detection",
     "classes": "index into class_names",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from tiny_program import experiment, model, samples
 
 from detkit.export import export
@@ -35,7 +35,9 @@ def check(program: Path, photos: list[Path], folder: Path) -> int:
     assert done.returncode == 0, done.stderr
     predictor, number = Predictor.from_export(program), 0
     for i, photo in enumerate(photos):
-        expected, found = predictor(photo).instances, np.load(folder / f"{i}.npz")
+        gray = np.asarray(ImageOps.exif_transpose(Image.open(photo)).convert("L"))[:, :, None]
+        given = gray if predictor.model.preprocess.num_channels == 1 else photo
+        expected, found = predictor(given).instances, np.load(folder / f"{i}.npz")
         masks = np.asarray(expected.masks.tensor)
         np.testing.assert_allclose(found["boxes"], expected.boxes.tensor, atol=0.01)
         np.testing.assert_allclose(found["scores"], expected.scores, atol=1e-4)
@@ -69,4 +71,13 @@ def test_with_a_resize_in_the_model_bgr_and_a_scale(photos, tmp_path):
     own = ["data.test_augmentations=[]", resize, "model.preprocess.channel_order=BGR", "model.preprocess.pixel_scale=2"]
     exp = experiment(*own)
     export(model(exp), tmp_path / "model.onnx", config=exp.tree, steps=[])
+    assert check(tmp_path / "model.onnx", photos, tmp_path) > 3
+
+
+def test_with_the_image_in_the_middle_of_a_square_and_one_channel(photos, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pad = "data.test_augmentations=[{name: ResizeAndPad, mode: square, min_size: 96, max_size: 192}]"
+    gray = ["model.preprocess.pixel_mean=[120]", "model.preprocess.pixel_std=[30]"]
+    exp = experiment(pad, *gray, "model.roi_heads.box_head.detection.score_thresh=0.1")
+    export(model(exp), tmp_path / "model.onnx", config=exp.tree, steps=exp.tree["data"]["test_augmentations"])
     assert check(tmp_path / "model.onnx", photos, tmp_path) > 3

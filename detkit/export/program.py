@@ -1,5 +1,6 @@
 """Writing a model's program, and a program in the place of a model."""
 
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -230,10 +231,15 @@ class ProgramModel(nn.Module):
             return Outputs(semantic=semantic)
         return Outputs([self._instances(i, images, found) for i in range(len(images))], semantic)
 
+    def padded(self, images: ImageList) -> ImageList:
+        """The batch as large as the program pads it."""
+        height, width = padded_size(*images.padded_size, self.program.description, self.program.path)
+        more = (0, width - images.padded_size[1], 0, height - images.padded_size[0])
+        return dataclasses.replace(images, tensor=F.pad(images.tensor, more))
+
     def _semantic(self, logits: Tensor, images: ImageList) -> Tensor:
         """The logits of the batch, without those of what the program has padded it by."""
-        padded = padded_size(*images.padded_size, self.program.description, self.program.path)
-        strides = [-(-side // cells) for side, cells in zip(padded, logits.shape[-2:])]
+        strides = [-(-side // cells) for side, cells in zip(self.padded(images).padded_size, logits.shape[-2:])]
         height, width = (-(-side // stride) for side, stride in zip(images.padded_size, strides))
         return logits[..., :height, :width]
 

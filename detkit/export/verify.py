@@ -105,7 +105,10 @@ def matched(expected: Instances, found: Instances) -> tuple[Tensor, Tensor]:
 
 
 def compared(model: FeatureModel, program: ProgramModel, batches: Iterable[list[Sample]]) -> Differences:
-    """What both say of the images, and how long each takes for it."""
+    """What both say of the images, and how long each takes for it.
+
+    Both get the batch as the program pads it, because padding alone changes what a network says near a border.
+    """
     differences, seconds = Differences(), {"model": list[float](), "program": list[float]()}
 
     def timed(name: str, function: Callable[[ImageList], Outputs], images: ImageList) -> Outputs:
@@ -116,15 +119,14 @@ def compared(model: FeatureModel, program: ProgramModel, batches: Iterable[list[
 
     with torch.no_grad():
         for batch in batches:
-            images = model.preprocess(batch)
+            images = program.padded(model.preprocess(batch))
             expected = timed("model", lambda given: model.outputs(given, model.features(given)), images)
             found = timed("program", program.outputs, images)
             differences.images += len(images)
             for pair in zip(expected.instances or [], found.instances or [], strict=True):
                 differences.add(*pair)
             if expected.semantic is not None and found.semantic is not None:
-                height, width = expected.semantic.shape[-2:]
-                differences.see("semantic", expected.semantic, found.semantic[..., :height, :width])
+                differences.see("semantic", expected.semantic, found.semantic)
     differences.seconds = {name: statistics.median(values) for name, values in seconds.items() if values}
     return differences
 

@@ -1,5 +1,7 @@
 """Semantic maps of programs that pad images, to their fixed size or to the smallest, are those of the model."""
 
+import copy
+
 import pytest
 import torch
 from tiny_program import CONFIG, experiment, samples
@@ -7,6 +9,7 @@ from tiny_program import CONFIG, experiment, samples
 from detkit.experiment import load_experiment
 from detkit.export import InputShape, Program, ProgramModel, export
 from detkit.export.program import padded_size
+from detkit.export.verify import compared
 from detkit.modeling.meta_archs.features import FeatureModel
 
 pytest.importorskip("torch", minversion="2.9")  # of which .pt2 files are
@@ -25,6 +28,16 @@ def segmentor() -> FeatureModel:
     conv.weight.data.zero_()[..., 1:2, 1:2] = centre
     made.semantic_head.predictor.weight.data.normal_()
     return made
+
+
+def test_a_program_that_pads_is_compared_with_the_model_of_the_same_padding(segmentor, tmp_path):
+    """A norm over the whole map sees the padding."""
+    model = copy.deepcopy(segmentor)
+    model.semantic_head.predictor = torch.nn.Sequential(torch.nn.GroupNorm(2, 8), model.semantic_head.predictor)
+    program = ProgramModel(model, Program(export(model, tmp_path / "model.pt2", shape=InputShape(2, (96, 160)))))
+    differences = compared(model, program, [samples((64, 96), (40, 120))])
+    assert differences.largest["semantic"] < 1e-4
+    assert not differences.problems("fp32")
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_groups_of_which_none_is_to_train_or_evaluate_on_are_divided_together(tm
     assert open_dataset(tmp_path / "b").splits == ("ds1", "ds2")
 
 
-@pytest.mark.parametrize("to", ["coco", "voc"])
+@pytest.mark.parametrize("to", ["coco", "voc", "yolo"])
 def test_images_beside_the_parts_are_kept(to, tmp_path, capsys):
     for part in ("train", "val", "others"):
         make_folder("LabelMeDataset", tmp_path / "labelme" / part)

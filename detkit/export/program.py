@@ -21,8 +21,8 @@ from detkit.registry import ConfigError, DataError
 from detkit.structures import Boxes, ImageList, Instances, Prediction, Sample
 
 NO_VIEWS = (
-    "data.test_views: views are merged by what the model says of given boxes, and a program describes those alone that "
-    "it finds; take data.test_views=null (no --tta), or in detkit the model itself: its checkpoint, in torch"
+    "data.test_views: views are merged by parts of the model, one after the other, and a program runs as a whole; "
+    "take data.test_views=null (no --tta), or in detkit the model itself: its checkpoint, in torch"
 )
 """Why there is no test-time augmentation with a program."""
 _NO_FIELDS = ("boxes", "keypoint_maps", "semantic")

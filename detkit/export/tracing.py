@@ -18,6 +18,10 @@ from detkit.registry import ConfigError
 MAX_BATCH = 1024
 """Images at a time that a program of any number takes."""
 
+EXAMPLE = (352, 416)
+"""Height and width of what a graph for any size is traced with: no map of the network has a single cell, and the prime
+factors 11 and 13 are those of no usual window: of one that divides a map torch takes it that it always does."""
+
 
 @dataclasses.dataclass(frozen=True)
 class InputShape:
@@ -80,7 +84,7 @@ def traced(model: FeatureModel, shape: InputShape = ANY_SHAPE, precision: str = 
     static = StaticDetector(model).to("cpu")
     if precision != "fp32":
         lower(static, {**DTYPES, "fp16": torch.float16}[precision])
-    height, width = shape.size or (_example_side(divisor, 3), _example_side(divisor, 4))
+    height, width = shape.size or tuple(-(-side // divisor) * divisor for side in EXAMPLE)
     number = shape.batch or 2
     example = torch.zeros(number, model.preprocess.num_channels, height, width), torch.zeros(number, 4)
     batch = None if shape.batch else Dim("batch", min=1, max=MAX_BATCH)
@@ -106,11 +110,6 @@ def traced(model: FeatureModel, shape: InputShape = ANY_SHAPE, precision: str = 
             "help, and a part of your own must not depend on the values of tensors"
         ) from error
     return Traced(graph, outputs, example, shape, shape.size or _smallest(graph, example, divisor))
-
-
-def _example_side(divisor: int, factor: int) -> int:
-    """A multiple of the divisor, some hundred pixels: so large that no map of the network has a single cell."""
-    return -(-64 * factor // divisor) * divisor * (1 if divisor >= 64 else 2)
 
 
 def _smallest(graph: ExportedProgram, example: tuple[Tensor, Tensor], divisor: int) -> tuple[int, int]:

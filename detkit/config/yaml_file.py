@@ -52,6 +52,14 @@ def read_scalar(text: str) -> Any:
     return next(make(text) for pattern, make in _SCALARS.values() if pattern.fullmatch(text))
 
 
+_Loader.add_constructor(_PLAIN, lambda loader, node: read_scalar(str(node.value)))
+
+
+def read_core_yaml(text: str) -> Any:
+    """What a YAML document holds that is no config. Raises yaml.YAMLError, ValueError or RecursionError for none."""
+    return yaml.load(text, _Loader)  # a safe loader
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """A value and where it was written.

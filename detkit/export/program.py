@@ -239,7 +239,8 @@ class ProgramModel(nn.Module):
 
     def _semantic(self, logits: Tensor, images: ImageList) -> Tensor:
         """The logits of the batch, without those of what the program has padded it by."""
-        strides = [-(-side // cells) for side, cells in zip(self.padded(images).padded_size, logits.shape[-2:])]
+        size = padded_size(*images.padded_size, self.program.description, self.program.path)
+        strides = [-(-side // cells) for side, cells in zip(size, logits.shape[-2:])]
         height, width = (-(-side // stride) for side, stride in zip(images.padded_size, strides))
         return logits[..., :height, :width]
 

@@ -19,8 +19,8 @@ MAX_BATCH = 1024
 """Images at a time that a program of any number takes."""
 
 EXAMPLE = (352, 416)
-"""Height and width of what a graph for any size is traced with: no map of the network has a single cell, and the prime
-factors 11 and 13 are those of no usual window: of one that divides a map torch takes it that it always does."""
+"""Height and width of what a graph for any size is traced with. No map of the network has a single cell, and no usual
+window divides a map, for 11 and 13 are prime: where one does, torch takes it that it always does."""
 
 
 @dataclasses.dataclass(frozen=True)

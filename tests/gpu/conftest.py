@@ -1,13 +1,9 @@
-"""The small models of tests/modeling, and the device."""
+"""The device."""
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "modeling"))
 
 
 @pytest.fixture

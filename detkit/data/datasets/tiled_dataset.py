@@ -99,6 +99,7 @@ class TiledDataset(Dataset):
         )
 
     def panoptic_map(self, index: int) -> Panoptic | None:
+        """See ``Dataset.panoptic_map``; with the segments that the tile shows."""
         image = int(self._images[index])
         if self._read_map[0] != image:
             self._read_map = (image, self.dataset.panoptic_map(image))

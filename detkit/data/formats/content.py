@@ -132,8 +132,9 @@ class Content:
                     raise DataError(f"{thing.origin}: '{thing.label}' is none of the classes ({known})")
                 rows.append(_row(thing, len(rows) + 1, id_, category, (height, width)))
         classes = {i: name for name, i in number.items()}
-        own: Any = {"notes": notes, "extras": {"annotations": regions}, "lists_classes": class_names is not None}
-        return Content(image_rows, rows, classes, **own)
+        extras = {"annotations": regions}
+        lists_classes = class_names is not None
+        return Content(image_rows, rows, classes, notes=notes, extras=extras, lists_classes=lists_classes)
 
 
 def listed_first(listed: Iterable[str], images: Iterable[LabelledImage]) -> list[str] | None:

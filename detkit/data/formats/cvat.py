@@ -101,10 +101,8 @@ def _frames(folder: Folder, file: str, root: Element) -> list[Element]:
 
 def _image(folder: Folder, entry: Element, part: str, file: str, turned_boxes: list[str]) -> LabelledImage:
     name, label = entry.get("name") or "", f"{folder.path / file}, image {entry.get('id')}"
-    above = PurePosixPath(file).parent
-    places = dict.fromkeys(
-        str(above / f) for above in (above, PurePosixPath()) for f in (f"images/{part}", part, "images", "")
-    )
+    tops, below = (PurePosixPath(file).parent, PurePosixPath()), (f"images/{part}", part, "images", "")
+    places = dict.fromkeys(str(top / where) for top in tops for where in below)
     path = folder.image(name, list(places), label)
     sides = entry.get("height"), entry.get("width")
     try:

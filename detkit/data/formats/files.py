@@ -21,8 +21,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from detkit.config.yaml_file import read_core_yaml
 from detkit.data.file_names import plain
-from detkit.data.formats.core_yaml import read_core_yaml
 from detkit.data.image_files import IMAGE_SUFFIXES, log_once, open_image
 from detkit.data.issues import Issue
 from detkit.registry import DataError

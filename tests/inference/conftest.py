@@ -1,6 +1,0 @@
-"""The small models of tests/modeling."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "modeling"))

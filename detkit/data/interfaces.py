@@ -201,6 +201,11 @@ class Dataset:
         """The image's panoptic map as it is labelled, in the pixels of its file; None where the data has none."""
         return None
 
+    @property
+    def has_panoptic_maps(self) -> bool:
+        """Whether all images have a panoptic map, said without reading any."""
+        return bool(self.semantic_names) and type(self).panoptic_map is not Dataset.panoptic_map
+
     def maps(self, index: int) -> dict[str, np.ndarray]:
         """What is labelled of each pixel, ``(H, W)`` by name: ``semantic`` (classes, 255 or -1 for unknown), ..."""
         panoptic = self.panoptic_map(index)

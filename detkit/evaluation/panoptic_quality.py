@@ -89,15 +89,16 @@ class PanopticEvaluator(PerImageEvaluator):
     {"PQ", "SQ", "RQ"}}}}``.
 
     Raises:
-        ConfigError: the dataset has no panoptic maps.
+        ConfigError: not all images of the dataset have a panoptic map.
     """
 
     def __init__(self, dataset: Dataset):
         super().__init__(dataset)
-        if len(dataset) and dataset.panoptic_map(0) is None:
+        if not dataset.has_panoptic_maps:
             raise ConfigError(
-                f"evaluators: PanopticEvaluator needs a test dataset with panoptic maps, such as CocoPanoptic; those of"
-                f" {type(dataset).__name__} are semantic alone: take SemanticEvaluator, or another dataset"
+                "evaluators: PanopticEvaluator needs a test dataset with a panoptic map of every image, such as"
+                f" CocoPanoptic; the maps of {type(dataset).__name__} are semantic alone, or those of one of its parts"
+                " are: take SemanticEvaluator, or another dataset"
             )
         self._categories = categories_of(
             dataset.class_names, dataset.category_ids, dataset.semantic_names, dataset.stuff_ids

@@ -19,7 +19,7 @@ from detkit.evaluation import CocoEvaluator, LvisEvaluator
 def lvis(monkeypatch):
     """The lvis package, which asks for OpenCV, though only to draw, and for a name that numpy has dropped."""
     if importlib.util.find_spec("lvis") is None:
-        pytest.skip("lvis is not installed: pip install --no-deps lvis")
+        pytest.skip("lvis, of the extra dev, is not installed: pip install lvis")
     monkeypatch.setitem(sys.modules, "cv2", types.ModuleType("cv2"))
     monkeypatch.setattr(np, "float", float, raising=False)
     monkeypatch.setattr(logging.Logger, "warn", logging.Logger.warning, raising=False)

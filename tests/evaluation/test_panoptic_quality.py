@@ -12,19 +12,20 @@ from PIL import Image
 from processes import in_processes
 
 from detkit.config import ConfigError, Recipe
-from detkit.data import Shapes, TiledDataset
+from detkit.data import ConcatDataset, Dataset, Shapes, TiledDataset
 from detkit.evaluation import EVALUATORS, PanopticEvaluator, evaluate
 from detkit.structures import Panoptic, Prediction, Sample, Segment
 from detkit.utils import distributed
 
 
-class Truth:
+class Truth(Dataset):
     """A dataset of panoptic maps alone."""
 
     class_names, category_ids = ("cat", "dog"), (3, 5)
     semantic_names, stuff_ids = ("things", "sky", "sea"), (7, 9)
 
     def __init__(self, maps):
+        super().__init__()
         self.maps_of = maps
 
     def __len__(self):
@@ -175,8 +176,22 @@ def test_what_does_not_belong_together_is_said():
     for name in ("PanopticEvaluator", "SemanticEvaluator"):
         with pytest.raises(ConfigError, match=f"{name} needs.*semantic maps"):
             EVALUATORS.get(name)(Shapes(num_images=1))
-    with pytest.raises(ConfigError, match=r"PanopticEvaluator needs.*panoptic maps.*take SemanticEvaluator"):
-        PanopticEvaluator(Truth([None]))
+
+
+class SemanticShapes(Shapes):
+    """Shapes whose maps are semantic alone."""
+
+    panoptic_map = Dataset.panoptic_map
+
+
+def test_every_image_of_the_data_must_have_a_panoptic_map():
+    whole, semantic = (Recipe(cls, {"num_images": 1, "panoptic": True}) for cls in (Shapes, SemanticShapes))
+    assert PanopticEvaluator(ConcatDataset(datasets=(whole, whole))).compute()["panoptic"]["PQ"] == -1
+    mixed = Recipe(ConcatDataset, {"datasets": (whole, semantic)})
+    for data in (semantic(), mixed(), TiledDataset(dataset=mixed, size=64, keep_empty=1.0)):
+        assert data.semantic_names
+        with pytest.raises(ConfigError, match=r"PanopticEvaluator needs.*every image.*take SemanticEvaluator"):
+            PanopticEvaluator(data)
 
 
 def test_tiles_are_evaluated():

@@ -114,6 +114,10 @@ class ConcatDataset(Dataset):
         )
         return dataclasses.replace(found, segments=tuple(segments))
 
+    @property
+    def has_panoptic_maps(self) -> bool:
+        return bool(self.semantic_names) and all(dataset.has_panoptic_maps for dataset in self.datasets)
+
     def maps(self, index: int) -> dict[str, np.ndarray]:
         number, inner = self._place(index)
         return self.datasets[number].maps(inner)

@@ -111,6 +111,10 @@ class TiledDataset(Dataset):
         shown = {*ids.unique().tolist()}
         return Panoptic(ids, tuple(segment for segment in whole.segments if segment.id in shown))
 
+    @property
+    def has_panoptic_maps(self) -> bool:
+        return self.dataset.has_panoptic_maps
+
     def maps(self, index: int) -> dict[str, np.ndarray]:
         return dict(self[index].maps)
 

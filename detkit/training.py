@@ -24,7 +24,15 @@ from detkit.engine import (
     Trainer,
 )
 from detkit.engine.training_state import named_hooks
-from detkit.evaluation import CocoEvaluator, Evaluator, FirstPredictions, evaluate, write_evaluation
+from detkit.evaluation import (
+    CocoEvaluator,
+    Evaluator,
+    FirstPredictions,
+    PanopticEvaluator,
+    evaluate,
+    maps_file,
+    write_evaluation,
+)
 from detkit.experiment import Experiment, OwnData, evaluation_data, load_experiment, torch_device
 from detkit.experiment.run import (
     finished_message,
@@ -245,20 +253,30 @@ def _weighted(exp: Experiment, weights: str | os.PathLike[str], engine: EngineCh
 
 
 def evaluate_results(exp: Experiment, path: str | os.PathLike[str], report_file: Path | None = None) -> None:
-    """Evaluates detections that were made before, or elsewhere, without a model; ``evaluate_weights`` says the rest.
+    """Evaluates what was predicted before, or elsewhere, without a model; ``evaluate_weights`` says the rest.
+
+    That are detections, panoptic maps, or both in a folder of ``detkit predict --results``.
 
     Raises:
-        ConfigError: the experiment has no ``CocoEvaluator``.
-        DataError: the detections cannot be read, or are not of the test dataset.
+        ConfigError: the experiment has no ``CocoEvaluator`` for detections, or no ``PanopticEvaluator`` for maps.
+        DataError: the results cannot be read, or are not of the test dataset.
     """
     out = start_run(exp)
-    evaluators = [evaluator for evaluator in exp.build_evaluators() if isinstance(evaluator, CocoEvaluator)]
+    maps, is_folder = maps_file(path) is not None, Path(path).is_dir()
+    kinds: list[type[CocoEvaluator | PanopticEvaluator]] = [CocoEvaluator] if is_folder or not maps else []
+    kinds += [PanopticEvaluator] if maps else []
+    built = exp.build_evaluators()
+    first = [next((e for e in built if isinstance(e, kind)), None) for kind in kinds]
+    evaluators = [evaluator for evaluator in first if evaluator is not None]
     if not evaluators:
-        raise ConfigError("evaluators: detections are evaluated by a CocoEvaluator, and there is none; add one")
-    evaluators[0].read_results(Path(path))
-    results = evaluators[0].compute()
+        names = " and ".join(kind.__name__ for kind in kinds)
+        raise ConfigError(f"evaluators: such results are evaluated by {names}, and there is none; add one")
+    results = dict[str, Any]()
+    for evaluator in evaluators:
+        evaluator.read_results(Path(path))
+        results |= evaluator.compute()
     begin_evaluation(out)
-    _show(write_evaluation(results, evaluators[:1], out / "evaluation.json"))
+    _show(write_evaluation(results, evaluators, out / "evaluation.json"))
     RunReport(exp, evaluators).write(results, f"detections of {Path(path).name}", trained=False, path=report_file)
 
 

@@ -13,9 +13,17 @@ from urllib.parse import urlsplit
 from detkit.commands.label_folder import LabelFolder
 from detkit.commands.parsers import restart
 from detkit.commands.parsers.predict import parse_arguments
-from detkit.commands.predict_inputs import find_inputs, ids_of, load, say_cut_off, split_inputs
+from detkit.commands.predict_inputs import (
+    check_results,
+    find_inputs,
+    ids_of,
+    load,
+    panoptic_writer,
+    say_cut_off,
+    split_inputs,
+)
 from detkit.commands.predict_many import predict_many
-from detkit.evaluation import PanopticWriter, RowFile, categories_of
+from detkit.evaluation import PanopticWriter, RowFile
 from detkit.launch import launch
 from detkit.predictor import Predictor
 from detkit.registry import DataError
@@ -67,6 +75,7 @@ class Output:
         self.instances += 0 if kept.instances is None else len(kept.instances)
         self.cut, self.images_cut = self.cut + kept.num_cut, self.images_cut + (kept.num_cut > 0)
         if self.rows is not None:
+            check_results(kept, "--json")
             rows = self.predictor.to_coco_results([kept], [self.ids.get(path, self.images)])
             self.rows.add({**row, "file_name": self.args.names.get(path, str(path)), **source} for row in rows)
             if kept.panoptic is not None:
@@ -75,8 +84,8 @@ class Output:
 
     def _add_map(self, image_id: int | str, panoptic: Panoptic) -> None:
         if self.maps is None:
-            of, folder = self.predictor, self.args.json.with_name(f"{self.args.json.stem}_panoptic")
-            self.maps = PanopticWriter(folder, categories_of(of.class_names, of.category_ids, of.semantic_names))
+            folder = self.args.json.with_name(f"{self.args.json.stem}_panoptic")
+            self.maps = panoptic_writer(self.predictor, folder)
         self.maps.add(image_id, panoptic)
 
     def image(self, path: Path, prediction: Prediction) -> None:

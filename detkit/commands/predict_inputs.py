@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from detkit.data import CocoIds
+from detkit.evaluation import PanopticWriter, categories_of
 from detkit.evaluation.coco import MODEL_LIMIT
 from detkit.export import is_program
 from detkit.paths import user_path
 from detkit.predictor import Predictor
 from detkit.predictor.sources import is_pattern, local_file, matching_files
 from detkit.registry import DataError
+from detkit.structures import Prediction
 from detkit.utils.file_names import file_stem
 from detkit.visualization import image_files, is_live, is_video, shown_name
 
@@ -79,7 +81,8 @@ def split_inputs(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
 def ids_of(
     images: Sequence[Path], videos: Sequence[Path], predictor: Predictor, annotations: Path
 ) -> dict[Path, int | str]:
-    """The images that a COCO file lists, with their ids; the predictor gets the ids of its classes' categories.
+    """The images that a COCO file lists, with their ids; the predictor gets the ids of its classes' categories, and of
+    those of stuff where the file has them, as COCO panoptic's.
 
     Raises:
         DataError: a class is none of the file's categories, no image is listed, or which one is meant is not certain.
@@ -87,7 +90,8 @@ def ids_of(
     if videos:
         raise DataError(f"{videos[0]}: has frames, and {annotations} ids of images; predict it without --annotations")
     source = CocoIds(str(annotations))
-    predictor.category_ids = source.categories(predictor.class_names)
+    predictor.category_ids, stuff = source.categories(predictor.class_names), predictor.semantic_names[1:]
+    predictor.stuff_ids = source.categories(stuff) if source.has(stuff) else ()  # a file of instances has none of it
     found = list(zip(images, source.images(images)))
     others = [str(path) for path, id_ in found if id_ is None]
     if others:
@@ -97,6 +101,21 @@ def ids_of(
             raise DataError(f"{what} ({names}): their file names are none of its 'file_name'")
         logger.warning("left out: %s (%s)", what, names)
     return {path: id_ for path, id_ in found if id_ is not None}
+
+
+def panoptic_writer(predictor: Predictor, folder: Path) -> PanopticWriter:
+    """Writes the predictor's panoptic maps."""
+    ids = predictor.category_ids, predictor.semantic_names, predictor.stuff_ids
+    return PanopticWriter(folder, categories_of(predictor.class_names, *ids))
+
+
+def check_results(prediction: Prediction, option: str) -> None:
+    """Raises DataError for a prediction of which there are no COCO results."""
+    if prediction.instances is None and prediction.panoptic is None:
+        raise DataError(
+            f"{option}: the model predicts semantic maps alone, which COCO results have no place for; --output DIR"
+            " draws them, and Predictor gives them (docs/detectors.md)"
+        )
 
 
 def say_cut_off(detections: int, images: int) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from detkit.commands.predict_inputs import ids_of, load, say_cut_off
+from detkit.commands.predict_inputs import check_results, ids_of, load, panoptic_writer, say_cut_off
 from detkit.data import read_ahead
 from detkit.evaluation import coco_results
 from detkit.evaluation import result_folder as results
@@ -31,6 +31,7 @@ from detkit.registry import ConfigError, DataError
 from detkit.structures import Prediction, Sample
 from detkit.utils import distributed
 from detkit.utils.environment import cores
+from detkit.utils.paths import remove_leftovers
 from detkit.utils.progress import watched
 from detkit.utils.run_folder import holding
 from detkit.visualization import is_video, walk_images
@@ -40,6 +41,8 @@ logger = logging.getLogger("detkit.predict")
 _A_WEEK = 7 * 24 * 60
 """Minutes that a process waits at the end for those that have more to do."""
 _LOCK = ".lock-"
+PANOPTIC = "panoptic"
+"""In a folder of results: the folder of panoptic maps, and what an image's line says of its map."""
 
 
 def predict_many(args: argparse.Namespace) -> int:
@@ -56,7 +59,8 @@ def predict_many(args: argparse.Namespace) -> int:
     with distributed.process_group(torch_device(args.device), _A_WEEK), contextlib.ExitStack() as held:
         predictor = load(args)
         wrong = _begin(args, predictor, held) if distributed.is_main() else ""
-        wrong, predictor.category_ids = distributed.all_gather_object((wrong, predictor.category_ids))[0]
+        ids = predictor.category_ids, predictor.stuff_ids
+        wrong, (predictor.category_ids, predictor.stuff_ids) = distributed.all_gather_object((wrong, ids))[0]
         if wrong:
             raise DataError(wrong)
         done = results.done(args.results)
@@ -111,6 +115,7 @@ def _begin(args: argparse.Namespace, predictor: Predictor, held: contextlib.Exit
         elif predictor.category_ids is None:
             logger.warning("the weights carry no ids of categories: classes are numbered from 1")
         results.begin(args.results, _settings(args, predictor), images)
+        remove_leftovers(args.results / PANOPTIC)
     except (DataError, OSError) as error:
         return str(error)
     return ""
@@ -190,6 +195,7 @@ def _predict(args: argparse.Namespace, predictor: Predictor, numbers: np.ndarray
     read = read_ahead(_Read(reader, listing, _root(args.inputs)), batches, max(workers, 0))
     name = "images" if distributed.world_size() == 1 else f"images (share 1 of {distributed.world_size()})"
     steps = watched(_predictions(predictor, read), name, total=len(numbers), show=distributed.is_main(), unit="image")
+    maps = panoptic_writer(predictor, args.results / PANOPTIC)
     with results.ShardWriter(args.results, distributed.rank()) as writer:
         for number, sample, prediction in steps:
             if isinstance(sample, str):
@@ -197,8 +203,17 @@ def _predict(args: argparse.Namespace, predictor: Predictor, numbers: np.ndarray
                 writer.unreadable(listing[number], sample)
                 continue
             kept, image = prediction.above(args.score_thresh), listing[number]
+            check_results(kept, "--results")
             rows = [] if kept.instances is None else coco_results(image.id, kept.instances, predictor.category_ids)
-            writer.add(number, image, sample.original_size, rows, kept.num_cut)
+            more = (
+                {} if kept.panoptic is None else {PANOPTIC: maps.write(image.id, kept.panoptic, _stem(number, image))}
+            )
+            writer.add(number, image, sample.original_size, rows, kept.num_cut, **more)
+
+
+def _stem(number: int, image: results.Listed) -> str:
+    """The name of an image's map, the same in every process: after its id, or its place in the listing."""
+    return f"{image.id:012d}" if isinstance(image.id, int) else f"image_{number + 1}"
 
 
 def _predictions(
@@ -221,6 +236,10 @@ def _finish(args: argparse.Namespace, predictor: Predictor) -> int:
         cut, images_cut = cut + row["cut_off"], images_cut + (row["cut_off"] > 0)
     keypoints = getattr(predictor.model, "keypoints", None)
     files = [results.write_images(args.results, _categories(predictor), keypoints)]
+    if (args.results / PANOPTIC).is_dir():
+        maps = panoptic_writer(predictor, args.results / PANOPTIC)
+        maps.close(row[PANOPTIC] for row in results.read_lines(args.results, results.IMAGES))
+        files.append(maps.json_file)
     if args.format != "jsonl":
         files.append((results.write_json if args.format == "json" else results.write_parquet)(args.results))
     print(f"{detections} instances with score >= {args.score_thresh:g} in {images} images")

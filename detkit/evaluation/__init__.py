@@ -7,7 +7,7 @@ from detkit.evaluation.inference import FirstPredictions, Pair, evaluate, write_
 from detkit.evaluation.interfaces import EVALUATORS, Evaluator
 from detkit.evaluation.lvis import LvisEvaluator
 from detkit.evaluation.panoptic_quality import PanopticEvaluator
-from detkit.evaluation.panoptic_results import PanopticWriter, categories_of
+from detkit.evaluation.panoptic_results import PanopticWriter, categories_of, maps_file
 from detkit.evaluation.semantic_iou import SemanticEvaluator
 
 __all__ = [
@@ -25,5 +25,6 @@ __all__ = [
     "categories_of",
     "coco_results",
     "evaluate",
+    "maps_file",
     "write_evaluation",
 ]

@@ -8,9 +8,9 @@ import numpy as np
 
 from detkit.data.interfaces import Dataset
 from detkit.evaluation.interfaces import EVALUATORS
-from detkit.evaluation.panoptic_results import PanopticWriter, categories_of, encoded
+from detkit.evaluation.panoptic_results import PanopticWriter, categories_of, encoded, maps_file, read_maps
 from detkit.evaluation.per_image import PerImageEvaluator, metric_tables
-from detkit.registry import ConfigError
+from detkit.registry import ConfigError, DataError
 from detkit.structures import Panoptic, Prediction, Segment
 
 
@@ -142,6 +142,17 @@ class PanopticEvaluator(PerImageEvaluator):
         found, kinds = results["panoptic"], {"all": "", "things": "_things", "stuff": "_stuff"}
         overall = {kind: {m: found[f"{m}{end}"] for m in ("PQ", "SQ", "RQ")} for kind, end in kinds.items()}
         return metric_tables("panoptic", overall, found["class_metrics"])
+
+    def read_results(self, path: str | Path) -> None:
+        """Takes the maps of COCO's panoptic results in the place of ``update``; see ``maps_file`` and ``read_maps``."""
+        self.reset()
+        file = maps_file(path)
+        if file is None:
+            raise DataError(f"{path}: holds no panoptic maps, a JSON whose entries have 'segments_info'")
+        maps = read_maps(file, self.dataset, self._categories)
+        for index in range(len(self.dataset)):
+            found = maps.panoptic_map(index, self.dataset.image_size(index))
+            self._counts[self.dataset.image_id(index)] = self.count(index, Prediction(panoptic=found))
 
     def write_results(self, path: str | Path) -> Path:
         """Writes ``panoptic_results.json`` beside ``path``, COCO's panoptic results, and a folder of PNGs; its path."""

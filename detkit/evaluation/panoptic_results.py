@@ -2,13 +2,19 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from PIL import Image
 
+from detkit.data.formats.segment_files import LabelledSegment, SegmentFile, SegmentFiles
+from detkit.data.interfaces import Dataset
+from detkit.evaluation.result_folder import write_list
+from detkit.registry import DataError
 from detkit.structures import Panoptic
 from detkit.utils.file_names import FreeNames, file_stem
 from detkit.utils.paths import atomic_write, naming_file
@@ -74,19 +80,76 @@ class PanopticWriter:
         self.json_file = folder.with_name(f"{folder.name}.json")
         self._entries: list[dict[str, Any]] = []
         self._free = FreeNames()
-        folder.mkdir(parents=True, exist_ok=True)
 
-    def add(self, image_id: int | str, image: EncodedPanoptic | Panoptic, **more: Any) -> None:
-        """The map of an image; ``more`` are further keys of its entry."""
+    def write(self, image_id: int | str, image: EncodedPanoptic | Panoptic, stem: str | None = None) -> dict[str, Any]:
+        """The map of an image as a PNG, called ``stem`` or after the id; the image's entry in the JSON."""
         if isinstance(image, Panoptic):
             image = encoded(image, self.categories)
-        stem = f"{image_id:012d}" if isinstance(image_id, int) else file_stem(image_id)
+        stem = stem or (f"{image_id:012d}" if isinstance(image_id, int) else file_stem(image_id))
         path = self._free(self.folder / f"{stem}.png")
         with naming_file(path), atomic_write(path) as file:
             file.write(image.png)
-        self._entries.append({"image_id": image_id, "file_name": path.name, "segments_info": image.segments, **more})
+        return {"image_id": image_id, "file_name": path.name, "segments_info": image.segments}
 
-    def close(self) -> None:
-        """Writes the JSON: ``annotations`` and ``categories``."""
+    def add(self, image_id: int | str, image: EncodedPanoptic | Panoptic) -> None:
+        """The map of an image, with an entry in the JSON."""
+        self._entries.append(self.write(image_id, image))
+
+    def close(self, entries: Iterable[dict[str, Any]] | None = None) -> None:
+        """Writes the JSON: ``annotations``, of what was added or these ``entries``, and ``categories``."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.json_file, "w") as file:
-            json.dump({"annotations": self._entries, "categories": list(self.categories.values())}, file)
+            file.write('{"annotations": [')
+            write_list(file, self._entries if entries is None else entries)
+            file.write(f'], "categories": {json.dumps(list(self.categories.values()))}}}')
+
+
+class _Segment(msgspec.Struct):
+    id: int
+    category_id: int
+
+
+class _Map(msgspec.Struct):
+    image_id: int | str
+    file_name: str
+    segments_info: list[_Segment]
+
+
+class _Maps(msgspec.Struct):
+    annotations: list[_Map]
+
+
+def maps_file(path: str | os.PathLike[str]) -> Path | None:
+    """The JSON of panoptic maps that a path is, or that is in a folder of ``detkit predict --results``; None: none."""
+    path = Path(path)
+    file = path / "panoptic.json" if path.is_dir() else path
+    if not file.is_file() or (file == path and b'"segments_info"' not in path.read_bytes()):
+        return None
+    return file
+
+
+def read_maps(file: Path, dataset: Dataset, categories: Categories) -> SegmentFiles:
+    """The maps of all images of a dataset, from COCO's panoptic results: a JSON, and the PNGs in a folder of its name.
+
+    Raises:
+        DataError: the file cannot be read, lacks an image, or has a category that is not among ``categories``.
+    """
+    try:
+        entries = {entry.image_id: entry for entry in msgspec.json.decode(file.read_bytes(), type=_Maps).annotations}
+    except msgspec.DecodeError as error:
+        raise DataError(f"{file}: is not COCO's panoptic results ({error})") from None
+    kinds = {category["id"]: (category["name"], is_thing) for (is_thing, _), category in categories.items()}
+    files = list[SegmentFile]()
+    for image_id in map(dataset.image_id, range(len(dataset))):
+        if image_id not in entries:
+            raise DataError(f"{file}: has no map of image {image_id!r}; panoptic quality needs one of every image")
+        segments = entries[image_id].segments_info
+        other = next((s for s in segments if s.category_id not in kinds), None)
+        if other is not None:
+            raise DataError(
+                f"{file}: segment {other.id} of image {image_id!r} has category {other.category_id}, which the test set"
+                " has not; detkit predict --annotations FILE gives the ids of COCO panoptic's file"
+            )
+        labelled = [LabelledSegment(s.id, *kinds[s.category_id]) for s in segments]
+        files.append(SegmentFile(entries[image_id].file_name, labelled))
+    return SegmentFiles.of(str(file.with_suffix("")), files, dataset.class_names, dataset.semantic_names[1:])

@@ -107,7 +107,13 @@ class ShardWriter:
         self._files = [open(path, "ab", buffering=0) for path in self.paths]  # noqa: SIM115  # closed by the context manager
 
     def add(
-        self, number: int, image: Listed, size: tuple[int, int], rows: Sequence[Mapping[str, Any]], num_cut: int = 0
+        self,
+        number: int,
+        image: Listed,
+        size: tuple[int, int],
+        rows: Sequence[Mapping[str, Any]],
+        num_cut: int = 0,
+        **more: Any,
     ) -> None:
         """The results of an image.
 
@@ -117,11 +123,12 @@ class ShardWriter:
             size: ``(height, width)`` of its file.
             rows: of ``coco_results``.
             num_cut: how many detections more a limit on their number has cut off.
+            **more: what else its line says, as JSON has it.
         """
         start = self._files[0].tell()
         self._write(0, b"".join(_line({**row, "file_name": image.file_name}) for row in rows))
         words = {**image._asdict(), "height": size[0], "width": size[1], "detections": len(rows), "cut_off": num_cut}
-        self._write(1, _line({**words, "number": number, "start": start, "end": self._files[0].tell()}))
+        self._write(1, _line({**words, **more, "number": number, "start": start, "end": self._files[0].tell()}))
 
     def unreadable(self, image: Listed, reason: str) -> None:
         """An image that cannot be read."""
@@ -155,7 +162,7 @@ def write_images(folder: Path, categories: Mapping[int, str], keypoints: Keypoin
     rows = ({key: row[key] for key in keys} for row in read_lines(folder, IMAGES))
     with atomic_write(folder / "images.json", "w") as file:
         file.write('{"images": [')
-        _write_list(file, rows)
+        write_list(file, rows)
         named = [{"id": id_, "name": name, **points} for id_, name in categories.items()]
         file.write(f'], "annotations": [], "categories": {json.dumps(named)}}}')
     return folder / "images.json"
@@ -165,7 +172,7 @@ def write_json(folder: Path) -> Path:
     """Writes all detections as one COCO results file, ``predictions.json``, and returns its path."""
     with atomic_write(folder / "predictions.json", "w") as file:
         file.write("[")
-        _write_list(file, read_lines(folder, DETECTIONS))
+        write_list(file, read_lines(folder, DETECTIONS))
         file.write("]")
     return folder / "predictions.json"
 
@@ -200,7 +207,8 @@ def import_pyarrow() -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-def _write_list(file: Any, rows: Iterable[Any]) -> None:
+def write_list(file: Any, rows: Iterable[Any]) -> None:
+    """What stands between the brackets of a JSON list, a row a line."""
     for number, row in enumerate(rows):
         file.write(f"{',' if number else ''}\n{json.dumps(row)}")
 

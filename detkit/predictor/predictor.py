@@ -89,6 +89,7 @@ class Predictor(Predicts):
         self.semantic_names: tuple[str, ...] = getattr(model, "semantic_names", ())
         self.config: Mapping[str, Any] | None = None
         self.category_ids: tuple[int, ...] | None = getattr(model, "category_ids", None)
+        self.stuff_ids: tuple[int, ...] = ()
         self.augmentations, self.batch_size, self.reading = tuple(augmentations), batch_size, reading
         self.channel_order: ChannelOrder = channel_order
 

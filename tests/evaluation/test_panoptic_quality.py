@@ -14,6 +14,7 @@ from processes import in_processes
 from detkit.config import ConfigError, Recipe
 from detkit.data import ConcatDataset, Dataset, Shapes, TiledDataset
 from detkit.evaluation import EVALUATORS, PanopticEvaluator, evaluate
+from detkit.registry import DataError
 from detkit.structures import Panoptic, Prediction, Sample, Segment
 from detkit.utils import distributed
 
@@ -225,6 +226,35 @@ def test_results_are_written_as_coco_has_them(tmp_path):
             names = data.class_names if segment.is_thing else data.semantic_names
             assert (row["id"], row["area"]) == (segment.id, (ids == segment.id).sum())
             assert numbers[row["category_id"]]["name"] == names[segment.class_index]
+
+
+def test_written_results_are_read_again(tmp_path):
+    data = Shapes(num_images=3, panoptic=True)
+    evaluator = PanopticEvaluator(data)
+    rng = np.random.default_rng(1)
+    for index in range(3):
+        truth = data.panoptic_map(index)
+        kept = rng.random(truth.ids.shape) < 0.7
+        found = Panoptic(truth.ids * torch.from_numpy(kept), truth.segments)
+        evaluator.update([Sample(torch.zeros(3, 1, 1), (1, 1), index)], [Prediction(panoptic=found)])
+    expected = evaluator.compute()
+    assert 0 < expected["panoptic"]["PQ"] < 1
+    file = evaluator.write_results(tmp_path / "coco_results.json")
+    again = PanopticEvaluator(data)
+    again.read_results(file)
+    assert again.compute() == expected
+
+    content = json.loads(file.read_text())
+    content["annotations"][1]["segments_info"][0]["category_id"] = 77
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"image 1 has category 77.*--annotations FILE"):
+        again.read_results(file)
+    file.write_text(json.dumps({"annotations": content["annotations"][:1]}))
+    with pytest.raises(DataError, match="no map of image 1"):
+        again.read_results(file)
+    file.write_text("[]")
+    with pytest.raises(DataError, match="holds no panoptic maps"):
+        again.read_results(file)
 
 
 class Echo(torch.nn.Module):

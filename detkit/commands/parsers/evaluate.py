@@ -59,7 +59,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add_engine(parser)
     parser.add_argument(
-        "--results", type=local_path, metavar="FILE", help="evaluate these detections (COCO's form) instead of weights"
+        "--results",
+        type=local_path,
+        metavar="FILE",
+        help="evaluate these detections or panoptic maps (COCO's form), not weights",
     )
     parser.add_argument(
         "--report", type=local_path, metavar="FILE", help="where the report goes (default: the run's report.html)"

@@ -75,11 +75,14 @@ class JsonRows(Iterable[Any]):
                 yield from _loads(text, self.path)
 
 
-def read_json(path: str, kind: type[Row]) -> tuple[Iterable[Any], Iterable[Any], list[Any]]:
+def read_json(
+    path: str, kind: type[Row], *, needs_objects: bool = True
+) -> tuple[Iterable[Any], Iterable[Any], list[Any]]:
     """The images, annotations (as rows of that kind) and categories of a file.
 
     UTF-8, UTF-16 and UTF-32 are read, with or without a byte order mark. A file that has nothing but images and
-    categories is a test set without objects.
+    categories is a test set without objects. COCO's panoptic form, whose annotations are no objects, is taken where
+    these are not needed.
 
     Raises:
         DataError: the file is not JSON, or has not the three lists. It says what the file seems to be.
@@ -87,7 +90,7 @@ def read_json(path: str, kind: type[Row]) -> tuple[Iterable[Any], Iterable[Any],
     text = _utf8(path)
     try:
         parts = msgspec.json.decode(text, type=_Parts)
-        if parts.annotations and b'"segments_info"' in bytes(parts.annotations[0]):
+        if needs_objects and parts.annotations and b'"segments_info"' in bytes(parts.annotations[0]):
             raise DataError(f"{path}: is COCO's panoptic form, which has no objects; {AUTO}")
         return parts.images, JsonRows(parts.annotations, kind, path), parts.categories
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # Python's json takes more, such as NaN

@@ -60,7 +60,7 @@ class CocoResults(TableDataset):
         images_file = data_path(images_file, f"{name}.images_file", folder=False)
         image_root = data_path(image_root, f"{name}.image_root", folder=True)
         kind = row_type(self.field_types)
-        images, _, entries = read_json(images_file, kind)
+        images, _, entries = read_json(images_file, kind, needs_objects=False)
         categories, keypoints = read_categories(entries, images_file, self.report)
         super().__init__(
             images,
@@ -112,7 +112,7 @@ class CocoIds:
 
     def __init__(self, json_file: str):
         self.json_file = data_path(json_file, "annotations", folder=False)
-        images, _, entries = read_json(self.json_file, Row)
+        images, _, entries = read_json(self.json_file, Row, needs_objects=False)
         self._images = ImageTable.from_rows(images, self.json_file, raise_errors)
         self._categories = read_categories(entries, self.json_file, raise_errors)[0]
         self._by_name = collections.defaultdict[str, list[int]](list)
@@ -139,6 +139,10 @@ class CocoIds:
                 found[index] = path
             ids.append(None if index is None else self._images.id(index))
         return ids
+
+    def has(self, class_names: Iterable[str]) -> bool:
+        """Whether each of the classes has a category of its name."""
+        return {*class_names} <= {*self._categories.values()}
 
     def categories(self, class_names: Sequence[str]) -> tuple[int, ...]:
         """The id of each class's category. Raises DataError where one is not there."""

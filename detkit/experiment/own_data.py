@@ -12,7 +12,7 @@ from tabulate import tabulate
 from detkit.config import Config, load_config
 from detkit.config.named import CONFIGS
 from detkit.data import open_dataset
-from detkit.data.formats.dataset import purpose
+from detkit.data.formats.parts import by_purpose
 from detkit.data.interfaces import Dataset
 from detkit.experiment.experiment import Experiment, load_experiment
 from detkit.experiment.own_settings import Facts, Setting, derived
@@ -114,7 +114,7 @@ def evaluation_data(
     if trained_on is not None and os.path.realpath(trained_on) == os.path.realpath(folder):
         return OwnData(source, list(overrides), f"{folder}: the run was trained on a part, the other is evaluated on")
     everything = open_dataset(folder, format, check_images=0)
-    parts = {purpose(name): name for name in everything.splits}
+    parts = by_purpose(everything.splits)
     split = parts.get("val", parts.get("test"))
     node: dict[str, Any] = {"name": "AutoDataset", "path": os.fspath(folder), "format": format, "split": split}
     names = class_names or data["train_dataset"].get("class_names")
@@ -141,7 +141,7 @@ def _datasets(
     if not everything.lists_classes and (unseen := [name for name in chosen or () if name not in present]):
         near = did_you_mean(unseen[0], open_dataset(folder, format, check_images=0).class_names)
         raise DataError(f"{folder}: class_names: no object is of the class '{unseen[0]}'.{near}")
-    parts = {purpose(name): name for name in everything.splits}
+    parts = by_purpose(everything.splits)
     node: dict[str, Any] = {"name": "AutoDataset", "path": os.fspath(folder), "format": format, "val_fraction": None}
     train, test = parts.get("train"), parts.get("val", parts.get("test"))
     why = f"{train} to train on, {test} to evaluate on"

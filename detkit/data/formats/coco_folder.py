@@ -15,7 +15,8 @@ from detkit.data.datasets.image_table import ImageTable
 from detkit.data.datasets.rows import ImageRow, Row, as_row, is_text, row_type
 from detkit.data.formats.content import Content
 from detkit.data.formats.dataset import FormatDataset, image_of
-from detkit.data.formats.files import Folder, by_part, decoded, part_of
+from detkit.data.formats.files import Folder, decoded
+from detkit.data.formats.parts import part_of
 from detkit.data.interfaces import DATASETS, NEGATIVE, NOT_EXHAUSTIVE
 from detkit.data.issues import Issue, raise_errors
 from detkit.registry import DataError
@@ -23,6 +24,7 @@ from detkit.structures import KeypointSpec
 
 PEEK = 1 << 20
 """Bytes at both ends of a JSON file that are looked at to tell what it is."""
+_OWN_PART = re.compile(r"(?:instances|keypoints|panoptic|image_info)_(.+?)_?(?:(?:19|20)\d\d)?\.json$")
 _LISTS = r'"(images|categories{})"\s*:\s*\['
 
 
@@ -76,11 +78,17 @@ class LvisFolder(CocoFolder):
 
 def _files(folder: Folder, kind: type[CocoFolder]) -> dict[str, list[str]]:
     """Part -> its files; where some are of instances, only these."""
-    found: list[str] = []
+    found: dict[str, list[str]] = {}
     for name in sorted(folder.candidates("*.json")):
         if kind.matches(_sketch(folder.path / name)):
-            found.append(name)
-    return {part: [name for name in names if "instances" in name] or names for part, names in by_part(found).items()}
+            found.setdefault(part_of(name) or _own_part(name), []).append(name)
+    return {part: [name for name in names if "instances" in name] or names for part, names in found.items()}
+
+
+def _own_part(name: str) -> str:
+    """What ``instances_night2014.json`` is called after; CVAT's ``default`` is no part."""
+    own = _OWN_PART.search(name)
+    return own[1] if own and own[1] != "default" else ""
 
 
 def _sketch(path: Path) -> str:
@@ -231,8 +239,8 @@ def joined(parts: list[Content]) -> Content:
     names = list(dict.fromkeys(name for part in parts for name in part.categories.values()))
     categories = dict(first.categories) if same else dict(enumerate(names, 1))
     by_name = {name: id_ for id_, name in categories.items()}
-    image_ids = [row.id for part in parts for row in part.images]
-    unique = len(set(image_ids)) == len(image_ids)
+    files: dict[Any, str] = {}  # an image may be in several parts, such as COCO's val and minival
+    unique = all(files.setdefault(row.id, row.file_name) == row.file_name for part in parts for row in part.images)
     images: dict[str, ImageRow] = {}
     rows: list[Any] = []
     lists: dict[Any, dict[str, list[int]]] = {}

@@ -8,7 +8,8 @@ from xml.etree.ElementTree import Element
 
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, image_size
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder, part_of
+from detkit.data.formats.files import Folder
+from detkit.data.formats.parts import part_of
 from detkit.data.formats.shapes import ellipse, extent, numbers, placed, points, rectangle, rows_of_runs, turned
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
@@ -55,8 +56,6 @@ class CvatDataset(FormatDataset):
         entries = [(part, name, entry) for part, found in parts.items() for name, entry in found]
         images = [_image(folder, entry, part, name, turned_boxes) for part, name, entry in entries]
         notes = [f"{len(turned_boxes)} turned boxes are taken as the boxes around them"] if turned_boxes else []
-        if twice := len(images) - len({image.path for image in images}):
-            notes.append(f"{twice} images are there more than once; what is said of them first counts")
         return Content.of_images(folder, images, listed or None, notes)
 
 
@@ -110,7 +109,8 @@ def _image(folder: Folder, entry: Element, part: str, file: str, turned_boxes: l
         id_ = int(entry.get("id") or "")
     except ValueError:
         raise DataError(f"{label}: its id, width or height is no whole number") from None
-    return LabelledImage(path, list(_objects(entry, label, size, turned_boxes)), size, id_)
+    ignored = sum(shape.tag in IGNORED for shape in entry)
+    return LabelledImage(path, list(_objects(entry, label, size, turned_boxes)), size, id_, ignored)
 
 
 def _objects(entry: Element, place: str, size: tuple[int, int], turned_boxes: list[str]) -> Iterator[LabelledObject]:

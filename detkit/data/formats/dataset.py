@@ -16,6 +16,7 @@ from detkit.data.datasets.row_reader import InvalidBoxes, Policy
 from detkit.data.datasets.table_dataset import TableDataset
 from detkit.data.formats.content import Content
 from detkit.data.formats.files import Folder, embedded_image
+from detkit.data.formats.parts import by_purpose, purpose
 from detkit.data.formats.segment_files import SegmentFile, SegmentFiles
 from detkit.data.images import DEFAULT_READING, ImageReading
 from detkit.data.issues import Report
@@ -24,8 +25,6 @@ from detkit.registry import DataError
 from detkit.structures import Panoptic
 
 logger = logging.getLogger(__name__)
-SPLITS = (("train", "training"), ("val", "valid", "validation", "dev"), ("test", "testing"))
-"""Names that mean the same part of a dataset."""
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 
 
@@ -195,11 +194,6 @@ def open_folder(path: str, option: str) -> Folder:
     return Folder(data_path(path, option, folder=True))
 
 
-def purpose(part: str) -> str:
-    """What a part is for by its name: train, val or test; "" for none of these."""
-    return next((names[0] for names in SPLITS if part.lower() in names), "")
-
-
 def _add_classes(content: Content, whole: Content, class_names: Collection[str], folder: Folder) -> None:
     """Adds the classes that only other parts of the whole have objects of.
 
@@ -218,9 +212,9 @@ def choose_parts(parts: Mapping[str, Any], split: str | None, folder: Folder) ->
     """The parts that ``split`` names, all for None. Raises DataError for one that is not there."""
     if split is None:
         return dict(parts)
-    wanted = purpose(split) or split.lower()
+    meant = by_purpose(parts).get(purpose(split))
     found = {name: where for name, where in parts.items() if name == split} or {
-        name: where for name, where in parts.items() if (purpose(name) or name.lower()) == wanted
+        name: where for name, where in parts.items() if name == meant or name.lower() == split.lower()
     }
     if not found:
         there = ", ".join(filter(None, parts)) or "no parts; val_fraction: 0.2 makes train and val of it"

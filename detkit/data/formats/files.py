@@ -11,7 +11,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 import zlib
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
@@ -23,6 +23,7 @@ from PIL import Image
 
 from detkit.config.yaml_file import read_core_yaml
 from detkit.data.file_names import plain
+from detkit.data.formats.parts import purpose_of_folder
 from detkit.data.image_files import IMAGE_SUFFIXES, log_once, open_image
 from detkit.data.issues import Issue
 from detkit.registry import DataError
@@ -122,11 +123,12 @@ class Folder:
             origin: where it is written, for the message.
 
         Raises:
-            DataError: there is none, or several are of that name in different folders.
+            DataError: there is none, one of that name lies in another part alone, or several lie in different folders.
         """
+        near = [near] if isinstance(near, str) else near
         written = self.inner(name.replace("\\", "/").split("?d=")[-1])
         spellings = dict.fromkeys((written, unquote(written)))
-        for start, spelt in itertools.product((*([near] if isinstance(near, str) else near), ""), spellings):
+        for start, spelt in itertools.product((*near, ""), spellings):
             path = os.path.normpath(os.path.join(start, spelt)).replace(os.sep, "/")
             if path in self.images:
                 return path
@@ -134,10 +136,13 @@ class Folder:
         found = self.images_named(last) or self.images_named(_UPLOAD.sub("", last))
         if not found and PurePosixPath(written).suffix.lower() not in IMAGE_SUFFIXES:  # CVAT's frames of videos
             found = self._by_stem.get(last, [])
+        above = os.path.dirname(written)
+        others, found = found, self._of_own_part(found, os.path.basename(above), *near, above)
         ends = [_shared_folders(path, written) for path in found]
         found = [path for path, end in zip(found, ends) if end == max(ends)]
         if len(found) != 1:
-            why = "there is no such image below it" if not found else f"{len(found)} images have this name"
+            why = f"{len(found)} images have this name" if found else "there is no such image below it"
+            why = f"'{others[0]}' is of another part" if others and not found else why
             raise DataError(f"{self.path}: {origin or 'a record'} names the image '{name[:200]}', but {why}")
         return found[0]
 
@@ -154,12 +159,25 @@ class Folder:
         found = self._by_name.get(plain(name), [])
         return [path for path in found if PurePosixPath(path).name == name] or found
 
+    def _of_own_part(self, found: Sequence[str], *folders: str) -> list[str]:
+        """The images that lie in no other part than the first of the folders that is of one.
+
+        All of them where that part has no images of its own, as where labels were divided, but not their images.
+        """
+        own = next(filter(None, map(purpose_of_folder, folders)), None)
+        kept = {own, ""} if own in self._image_purposes else self._image_purposes
+        return [path for path in found if purpose_of_folder(os.path.dirname(path)) in kept]
+
+    @functools.cached_property
+    def _image_purposes(self) -> set[str | None]:
+        return {purpose_of_folder(folder) for folder in {os.path.dirname(name) for name in self.images}}
+
     def image_of_stem(self, stem: str, near: str = "", beside: str = "") -> str | None:
-        """The image whose name without suffix is ``stem``.
+        """The image whose name without suffix is ``stem``, but none of another part than ``beside``.
 
         Of several it is one in a folder ``near``, and of these the one that shares most folders with ``beside``.
         """
-        found = self._by_stem.get(stem, [])
+        found = self._of_own_part(self._by_stem.get(stem, []), os.path.dirname(beside))
         inside = [name for name in found if near in name.split("/")[:-1]] if near else found
         theirs = beside.split("/")[:-1]
         return max(inside or found, key=lambda name: len({*name.split("/")[:-1]}.intersection(theirs)), default=None)
@@ -237,27 +255,8 @@ class Folder:
             raise DataError(f"{self.path / name}: cannot be read as an image ({error})") from None
 
 
-def part_of(name: str, own_name: bool = True) -> str:
-    """The part of a dataset that a file's folders, or also its own name, speak of; "" for none."""
-    path = PurePosixPath(name.lower())
-    folders = [*reversed(path.parts[:-1])]
-    for words in (*folders[:1], *([path.stem] if own_name else []), *folders[1:]):
-        if found := _PART.search(words):
-            return found[1]
-    return ""
-
-
-def by_part(names: Iterable[str], own_name: bool = True) -> dict[str, list[str]]:
-    """The files of each part."""
-    out: dict[str, list[str]] = {}
-    for name in names:
-        out.setdefault(part_of(name, own_name), []).append(name)
-    return out
-
-
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")
 """What Label Studio puts before the names of images that are uploaded."""
-_PART = re.compile(r"(?:^|[^a-z])(train(?:ing)?|valid(?:ation)?|val|test(?:ing)?)(?:[^a-z]|$)")
 
 
 def decoded(head: bytes) -> str:

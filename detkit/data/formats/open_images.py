@@ -11,7 +11,8 @@ from PIL import Image
 
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, image_size
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder, part_of
+from detkit.data.formats.files import Folder
+from detkit.data.formats.parts import part_of
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, lines_of
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder, by_part, part_of
+from detkit.data.formats.files import Folder
+from detkit.data.formats.parts import by_part, part_of
 from detkit.data.formats.shapes import extent, numbers
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError

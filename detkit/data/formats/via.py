@@ -10,7 +10,8 @@ from typing import Any
 
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder, by_part
+from detkit.data.formats.files import Folder
+from detkit.data.formats.parts import by_part
 from detkit.data.formats.shapes import ellipse, numbers, points
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
@@ -112,8 +113,9 @@ def _images(folder: Folder, name: str) -> list[LabelledImage]:
         regions, at = entry.get("regions") or [], f"{place}, {entry['filename']}"
         regions = list(regions.values()) if isinstance(regions, dict) else regions
         image = folder.image(entry["filename"], "" if near == "." else near, name)
-        objects = [o for number, region in enumerate(regions, 1) if (o := _object(region, f"{at}, region {number}"))]
-        out.append(LabelledImage(image, objects))
+        found = [_object(region, f"{at}, region {number}") for number, region in enumerate(regions, 1)]
+        objects = [thing for thing in found if thing]
+        out.append(LabelledImage(image, objects, ignored=len(found) - len(objects)))
     return out
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, image_size, lines_of, values_of
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder, by_part
+from detkit.data.formats.files import Folder
+from detkit.data.formats.parts import by_part
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
@@ -146,7 +147,7 @@ def _image(folder: Folder, stem: str, colours: Mapping[Any, str] | None, listed:
     xml = _file(folder, stem, "Annotations", ".xml")
     root = None if xml is None else folder.xml(xml)
     if image is None and root is not None:
-        image = folder.image(root.findtext("filename") or stem, origin=str(xml))
+        image = folder.image(root.findtext("filename") or stem, str(PurePosixPath(stem).parent), str(xml))
     if image is None:
         raise DataError(f"{folder.path}: there is no image named '{stem}', which a list of ImageSets names")
     given = [] if root is None else [root.findtext(f"size/{side}") or "" for side in ("height", "width")]

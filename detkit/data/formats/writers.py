@@ -15,9 +15,9 @@ import numpy as np
 import pycocotools.mask as coco_mask
 
 from detkit.config import yaml_json
-from detkit.data.formats.dataset import SPLITS, purpose
 from detkit.data.formats.label_writer import ImageLabels, LabelWriter, corners, write_text
 from detkit.data.formats.outlines import one_polygon, outlines
+from detkit.data.formats.parts import SPLITS, purpose
 from detkit.data.interfaces import EVERY_CLASS
 from detkit.utils.paths import atomic_write
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, image_size, lines_of
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder, by_part
+from detkit.data.formats.files import Folder
+from detkit.data.formats.parts import by_part
 from detkit.data.formats.yolo_parts import PARTS, inside, listed, yolo_parts
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError

@@ -7,8 +7,8 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from detkit.data.formats.content import lines_of
-from detkit.data.formats.dataset import SPLITS
 from detkit.data.formats.files import Folder
+from detkit.data.formats.parts import SPLITS
 from detkit.registry import DataError
 
 logger = logging.getLogger(__name__)

@@ -16,6 +16,7 @@ from detkit.data.images import sizes
 from detkit.data.interfaces import EVERY_CLASS
 from detkit.registry import DataError
 from detkit.structures import KeypointSpec
+from detkit.utils.words import amount
 
 MOST_VALUES = 5000
 """Of a mask; each is looked for in all pixels."""
@@ -56,12 +57,14 @@ class LabelledImage:
         objects: what is labelled in it.
         size: ``(height, width)``; None: what the file's header says.
         id: its id where the format has one; else its path stands for it.
+        ignored: how many of its labels are no objects, such as points and lines; it is said.
     """
 
     path: str
     objects: Sequence[LabelledObject]
     size: tuple[int, int] | None = None
     id: int | str | None = None
+    ignored: int = 0
 
 
 @dataclasses.dataclass
@@ -99,7 +102,7 @@ class Content:
 
         Args:
             folder: the data's folder.
-            images: the images; one that comes twice counts once.
+            images: the images; of one that comes twice the first counts, which is said if others say something else.
             class_names: the classes in order; None for the labels that occur, sorted.
             notes: see ``Content``.
 
@@ -107,8 +110,10 @@ class Content:
             DataError: a label is no class, an image has no size, a mask is no mask.
         """
         kept: dict[str, LabelledImage] = {}
+        twice = 0
         for image in images:
-            kept.setdefault(image.path, image)
+            first = kept.setdefault(image.path, image)
+            twice += [thing.origin for thing in first.objects] != [thing.origin for thing in image.objects]
         seen = {thing.label for image in kept.values() for thing in image.objects if thing.label is not None}
         names = sorted(seen) if class_names is None else list(dict.fromkeys(class_names))
         if not names:
@@ -131,6 +136,12 @@ class Content:
                     known = ", ".join(names[:20]) or "none"
                     raise DataError(f"{thing.origin}: '{thing.label}' is none of the classes ({known})")
                 rows.append(_row(thing, len(rows) + 1, id_, category, (height, width)))
+        ignored = sum(image.ignored for image in kept.values())
+        notes = list(notes)
+        if twice:
+            notes.append(f"{amount(twice, 'image')} labelled more than once; what is said first counts")
+        if ignored:
+            notes.append(f"{amount(ignored, 'label')} without area left out, such as points, lines and tags")
         classes = {i: name for name, i in number.items()}
         extras = {"annotations": regions}
         lists_classes = class_names is not None

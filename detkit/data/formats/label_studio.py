@@ -11,25 +11,33 @@ import numpy as np
 
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, listed_first
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder, by_part
-from detkit.data.formats.shapes import ellipse, extent, mask_size, numbers, points, rectangle, turned
+from detkit.data.formats.files import Folder, embedded_image
+from detkit.data.formats.parts import by_part
+from detkit.data.formats.shapes import drawn, ellipse, extent, mask_size, numbers, points, rectangle, turned
 from detkit.data.image_files import IMAGE_SUFFIXES
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
-SHAPES = ("rectanglelabels", "polygonlabels", "ellipselabels", "brushlabels", "labels")
-FIELDS = {"points": "polygonlabels", "rle": "brushlabels", "radiusX": "ellipselabels", "width": "rectanglelabels"}
+FIELDS = {
+    "points": "polygonlabels",
+    "rle": "brushlabels",
+    "imageDataURL": "bitmasklabels",
+    "radiusX": "ellipselabels",
+    "width": "rectanglelabels",
+}
 """Of the values of shapes, and which they are of."""
+SHAPES = (*FIELDS.values(), "labels")
 
 
 @DATASETS.register()
 class LabelStudioDataset(FormatDataset):
-    """Label Studio's JSON and JSON_MIN exports: rectangles (also turned ones), polygons, ellipses and brushes.
+    """Label Studio's JSON and JSON_MIN exports: rectangles (also turned ones), polygons, ellipses, brushes and bitmaps.
 
-    Of a task the first annotation that was not cancelled counts; tasks without an annotation are left out. Predictions
-    count in a file that has no annotations at all, such as one to be imported, for images that no other file has.
-    Images are found by the last parts of their address. Classes are those of ``label_config.xml`` and other labels that
-    occur; parts are told by the files' names. Options are those of ``FormatDataset``.
+    Of a task's annotations that were not cancelled the ground truth counts, or else the first; tasks without an
+    annotation are left out. Predictions count in a file that has no annotations at all, such as one to be imported, for
+    images that no other file has. Images are found by the last parts of their address. Classes are those of
+    ``label_config.xml`` and other labels that occur; parts are told by the files' names. Options are those of
+    ``FormatDataset``.
     """
 
     key = "label_studio"
@@ -58,7 +66,9 @@ class LabelStudioDataset(FormatDataset):
             found = [_image(folder, task, key, f"{place}, task {number}") for number, task in enumerate(content)]
             (predicted if key == "predictions" else images).extend(image for image in found if image)
             left_out = sum(image is None for image in found)
+            several = sum(len(_done(task, key)) > 1 for task in content)
             notes += [f"{name}: {left_out} tasks without an annotation left out"] if left_out else []
+            notes += [f"{name}: {several} tasks have several {key}; of each one counts"] if several else []
             if key == "predictions":
                 notes.append(f"{name}: has predictions alone; they are labels of images without annotations elsewhere")
         images += predicted
@@ -121,23 +131,28 @@ def _address(text: str) -> str:
     return text.partition("?")[0] if "://" in text and "?d=" not in text else text
 
 
+def _done(task: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    """A task's annotations that were not cancelled."""
+    return [a for a in task[key] if isinstance(a, dict) and not a.get("was_cancelled")]
+
+
 def _image(folder: Folder, task: Any, key: str, place: str) -> LabelledImage | None:
     if not isinstance(task, dict) or not isinstance(task.get(key), list):
         raise DataError(f"{place}: has no list of {key}; expected a task of Label Studio's JSON export")
     place = f"{place} (id {task.get('id')})"
-    done = [a for a in task[key] if isinstance(a, dict) and not a.get("was_cancelled")]
+    done = _done(task, key)
     if not done:
         return None
     path = _path(folder, task, place)
-    results = done[0].get("result")
+    results = next((annotation for annotation in done if annotation.get("ground_truth")), done[0]).get("result")
     if not isinstance(results, list):
         raise DataError(f"{place}: its annotation has no list 'result'")
     sizes = [(r.get("original_height"), r.get("original_width")) for r in results if isinstance(r, dict)]
     size = next(((h, w) for h, w in sizes if isinstance(h, int) and isinstance(w, int) and h > 0 and w > 0), None)
-    objects = [
-        thing for number, result in enumerate(results, 1) if (thing := _object(result, f"{place}, result {number}"))
-    ]
-    return LabelledImage(path, objects, size, task.get("id"))
+    found = [_object(result, f"{place}, result {number}") for number, result in enumerate(results, 1)]
+    kinds = [str(result.get("type")) for result in results if isinstance(result, dict)]
+    ignored = sum(kind.endswith("labels") and kind not in SHAPES for kind in kinds)
+    return LabelledImage(path, [thing for thing in found if thing], size, task.get("id"), ignored)
 
 
 def _object(result: Any, origin: str) -> LabelledObject | None:
@@ -166,7 +181,10 @@ def _object(result: Any, origin: str) -> LabelledObject | None:
         centre, radii = (x * scale[0], y * scale[1]), (rx * scale[0], ry * scale[1])
         around, curve = ellipse(centre, radii, degrees)
         return LabelledObject(str(labels[0]), around, [curve], origin)
-    mask = _brush(value.get("rle"), *mask_size(height, width, origin), origin)
+    if kind == "bitmasklabels":
+        mask = drawn(embedded_image(str(value.get("imageDataURL")).rpartition(",")[2], origin))
+    else:
+        mask = _brush(value.get("rle"), *mask_size(height, width, origin), origin)
     return LabelledObject(str(labels[0]), None, mask, origin)
 
 

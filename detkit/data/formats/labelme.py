@@ -7,18 +7,21 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+import pycocotools.mask as coco_mask
 
-from detkit.data.formats.content import Content, LabelledImage, LabelledObject, lines_of, listed_first
+from detkit.data.formats.content import Content, LabelledImage, LabelledObject, image_size, lines_of, listed_first
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder, by_part, embedded_image
-from detkit.data.formats.shapes import CORNERS, ellipse, extent, numbers, placed, points
+from detkit.data.formats.files import Folder, embedded_image
+from detkit.data.formats.parts import by_part
+from detkit.data.formats.shapes import CORNERS, drawn, ellipse, extent, numbers, placed, points
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
+POLYGONS = ("polygon", "quadrilateral")
 RECTANGLES = ("rectangle", "rotation", "oriented_rectangle")
 """Also turned ones, of which the enclosing box is taken."""
-IGNORED = ("point", "points", "line", "linestrip")
-"""Shapes without area, which are no objects."""
+IGNORED = ("point", "points", "line", "linestrip", "cuboid")
+"""Shapes without area in the image, which are no objects."""
 
 
 @DATASETS.register()
@@ -62,16 +65,17 @@ def _image(folder: Folder, name: str, embedded: dict[str, str]) -> LabelledImage
     near, written = str(PurePosixPath(name).parent), str(content.get("imagePath"))
     size_of_file, image = None, ""
     with contextlib.suppress(DataError):
-        image = folder.image(written, "" if near == "." else near, name)
+        image = folder.image(written, near, name)
     if not image and content.get("imageData"):
         image = str(PurePosixPath(near, PurePosixPath(written.replace("\\", "/")).name))
         embedded[image] = name
         size_of_file = embedded_image(content["imageData"], place).shape[:2]
     # an image that was converted since has another suffix
     stem = PurePosixPath(written.replace("\\", "/")).stem
-    image = image or folder.image_of_stem(stem, beside=name) or folder.image(written, origin=name)
+    image = image or folder.image_of_stem(stem, beside=name) or folder.image(written, near, name)
     given = (content.get("imageHeight"), content.get("imageWidth"))
     size = given if all(isinstance(side, int) and side > 0 for side in given) else size_of_file
+    size = size or image_size(folder, image)
     groups: dict[Any, list[tuple[dict[str, Any], str]]] = {}
     for number, shape in enumerate(content["shapes"], 1):
         origin = f"{place}, shape {number}"
@@ -82,15 +86,15 @@ def _image(folder: Folder, name: str, embedded: dict[str, str]) -> LabelledImage
             key = number if group is None else (str(group), shape["label"])
             groups.setdefault(key, []).append((shape, origin))
     objects = [_object(shapes, size) for shapes in groups.values()]
-    return LabelledImage(image, objects, size)
+    return LabelledImage(image, objects, size, ignored=len(content["shapes"]) - sum(map(len, groups.values())))
 
 
-def _object(shapes: list[tuple[dict[str, Any], str]], size: tuple[int, int] | None) -> LabelledObject:
+def _object(shapes: list[tuple[dict[str, Any], str]], size: tuple[int, int]) -> LabelledObject:
     label, origin = shapes[0][0]["label"], shapes[0][1]
     polygons, boxes, circles, masks = [], [], [], []
     for shape, place in shapes:
         kind, given = shape.get("shape_type") or "polygon", shape.get("points")
-        if kind == "polygon":
+        if kind in POLYGONS:
             polygons.append(points(given, place))
         elif kind in RECTANGLES:  # two corners opposite each other, or all four
             boxes.append(extent(np.reshape(points(given, place, 2), (-1, 2))))
@@ -99,20 +103,20 @@ def _object(shapes: list[tuple[dict[str, Any], str]], size: tuple[int, int] | No
             box, outline = ellipse(centre.tolist(), [float(np.hypot(*(rim - centre)))] * 2)
             polygons.append(outline)
             circles.append(box)
-        elif kind == "mask" and size is not None:
+        elif kind == "mask":
             corner = numbers(given, place, "points", 4).reshape(2, 2).min(0).round().astype(int)
-            patch = embedded_image(str(shape.get("mask")), place) > 0
+            patch = drawn(embedded_image(str(shape.get("mask")), place))
             masks.append(placed(patch, int(corner[0]), int(corner[1]), size, place))
         else:
             raise DataError(f"{place}: the shape_type is {kind!r}; expected polygon, rectangle, circle or mask")
-    if masks and len(masks) == len(shapes):
-        return LabelledObject(label, None, np.logical_or.reduce(masks), origin)
+    rectangles = [[x1, y1, x2, y1, x2, y2, x1, y2] for x1, y1, x2, y2 in boxes]
     if masks:
-        raise DataError(f"{origin}: its group holds masks and other shapes; give it one kind")
+        outlined = coco_mask.frPyObjects([*polygons, *rectangles], *size) if polygons or rectangles else []
+        masks += [coco_mask.decode(rle) > 0 for rle in outlined]
+        return LabelledObject(label, None, np.logical_or.reduce(masks), origin)
     outlines = polygons if not circles else [p for p in polygons if len(p) != 2 * CORNERS]
     corners = [np.reshape(p, (-1, 2)) for p in outlines] + [np.reshape(box, (2, 2)) for box in (*boxes, *circles)]
     whole = extent(np.concatenate(corners))
     if not polygons and len(boxes) == 1:
         return LabelledObject(label, whole, None, origin)
-    rectangles = [[x1, y1, x2, y1, x2, y2, x1, y2] for x1, y1, x2, y2 in boxes]
     return LabelledObject(label, whole, [*polygons, *rectangles], origin)

@@ -62,6 +62,12 @@ def extent(corners: np.ndarray) -> list[float]:
     return [*corners.min(0).tolist(), *corners.max(0).tolist()]
 
 
+def drawn(pixels: np.ndarray) -> np.ndarray:
+    """``(H, W)`` bool: where the image of a mask is not transparent or, where nothing can be, not black."""
+    channels = pixels[..., 3:] if pixels.ndim == 3 and pixels.shape[2] == 4 else pixels.reshape(*pixels.shape[:2], -1)
+    return channels.max(2) > 0
+
+
 def mask_size(height: float, width: float, origin: str) -> tuple[int, int]:
     """The size of a mask that a file claims. Raises DataError where it is none that can be taken."""
     if not (height >= 1 and width >= 1 and height * width <= max_pixels()):

@@ -10,11 +10,11 @@ import pycocotools.mask as coco_mask
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder, embedded_image
-from detkit.data.formats.shapes import numbers, placed, points
+from detkit.data.formats.shapes import drawn, numbers, placed, points
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
-IGNORED = ("point", "line", "polyline", "graph", "cuboid")
+IGNORED = ("point", "line", "polyline", "graph", "cuboid", "cuboid_2d")
 
 
 @DATASETS.register()
@@ -48,40 +48,42 @@ class SuperviselyDataset(FormatDataset):
         file = folder.glob("meta.json")[0]
         meta = folder.json(file)
         try:
-            names = [str(entry["title"]) for entry in meta["classes"]]
-        except (KeyError, TypeError):
+            shapes = {str(entry["title"]): entry.get("shape") for entry in meta["classes"]}
+        except (AttributeError, KeyError, TypeError):
             raise DataError(f"{folder.path / file}: has no list 'classes' of entries with a title") from None
-        return Content.of_images(folder, (_image(folder, name) for found in parts.values() for name in found), names)
+        images = (_image(folder, name, shapes) for found in parts.values() for name in found)
+        return Content.of_images(folder, images, list(shapes))
 
 
-def _image(folder: Folder, name: str) -> LabelledImage:
+def _image(folder: Folder, name: str, shapes: Mapping[str, Any]) -> LabelledImage:
     content, place = folder.json(name), str(folder.path / name)
     try:
         size = (int(content["size"]["height"]), int(content["size"]["width"]))
         things = list(content["objects"])
     except (KeyError, TypeError, ValueError):
         raise DataError(f"{place}: has no size (height, width) or no list 'objects'") from None
-    image = folder.image(PurePosixPath(name).stem, f"{PurePosixPath(name).parent.parent}/img", name)
-    objects = [thing for n, entry in enumerate(things, 1) if (thing := _object(entry, size, f"{place}, object {n}"))]
-    return LabelledImage(image, objects, size)
+    near = str(PurePosixPath(name).parent.parent / "img")
+    image = folder.image(PurePosixPath(name).stem, near, name)
+    if not image.startswith(f"{near}/") and folder.below(near):
+        raise DataError(f"{place}: there is no image of this name in '{near}'; '{image}' is of another dataset")
+    found = [_object(entry, size, shapes, f"{place}, object {n}") for n, entry in enumerate(things, 1)]
+    objects = [thing for thing in found if thing]
+    return LabelledImage(image, objects, size, ignored=len(found) - len(objects))
 
 
-def _object(entry: Any, size: tuple[int, int], origin: str) -> LabelledObject | None:
-    kind = entry.get("geometryType") if isinstance(entry, dict) else None
+def _object(entry: Any, size: tuple[int, int], shapes: Mapping[str, Any], origin: str) -> LabelledObject | None:
+    """An object; its shape is that of its class in files of 2018, which say none. None for what has no area."""
+    label, kind = (entry.get("classTitle"), entry.get("geometryType")) if isinstance(entry, dict) else (None, None)
+    if kind is None and isinstance(label, str):
+        kind = shapes.get(label)
     if kind in IGNORED:
         return None
-    label = entry.get("classTitle") if isinstance(entry, dict) else None
     if not isinstance(label, str):
         raise DataError(f"{origin}: has no classTitle")
     if kind in ("bitmap", "alpha_mask"):
         bitmap = entry.get("bitmap") or {}
         x, y = numbers(bitmap.get("origin"), origin, "the origin of its bitmap", 2).astype(int).tolist()
-        pixels = embedded_image(str(bitmap.get("data")), origin, compressed=True)
-        patch = (
-            pixels[..., 3] > 0
-            if pixels.ndim == 3 and pixels.shape[2] == 4
-            else pixels.reshape(*pixels.shape[:2], -1)[..., 0] > 0
-        )
+        patch = drawn(embedded_image(str(bitmap.get("data")), origin, compressed=True))
         return LabelledObject(label, None, placed(patch, x, y, size, origin), origin)
     given = entry.get("points") or {}
     if kind == "rectangle":

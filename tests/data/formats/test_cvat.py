@@ -47,7 +47,7 @@ def test_an_image_in_two_files_is_said(tmp_path, caplog):
     texts = {f"{x}.xml": TASK.format(label="cat", name="a.png", x=x) for x in (1, 2)}
     write(tmp_path, {**texts, "images/a.png": IMAGE})
     assert found(tmp_path) == {"images/a.png": [("cat", 1, 3, 20, 12)]}
-    assert "1 images are there more than once" in caplog.text
+    assert "1 image labelled more than once; what is said first counts" in caplog.text
 
 
 @pytest.mark.parametrize("size", ["<original_size><width>40</width><height>30</height></original_size>", ""])

@@ -1,7 +1,7 @@
-"""The image of a task is found among the other texts of its data."""
+"""The image of a task is found among the other texts of its data, and one of its annotations counts."""
 
 import pytest
-from variant_folders import IMAGE, STUDIO_BOX, write
+from variant_folders import BOX, IDS, IMAGE, STUDIO, STUDIO_BOX, png, write
 
 from detkit.data import open_dataset
 from detkit.registry import DataError
@@ -31,3 +31,27 @@ def test_an_image_that_is_not_there_is_named(tmp_path):
     write(tmp_path, {**task(caption="a", image="/data/upload/1/c.png"), "a.png": IMAGE})
     with pytest.raises(DataError, match=r"task 0 \(id 1\) names the image '/data/upload/1/c\.png', but there is no"):
         open_dataset(tmp_path)
+
+
+def annotated(root, *annotations):
+    write(root, {"p.json": [{"id": 1, "data": {"image": "a.png"}, "annotations": annotations}], "a.png": IMAGE})
+    return open_dataset(root)
+
+
+@pytest.mark.parametrize(("truth", "label"), [({}, "cat"), ({"ground_truth": True}, "dog")])
+def test_of_several_annotations_the_ground_truth_counts_or_else_the_first(truth, label, tmp_path, caplog):
+    caplog.set_level("INFO")
+    dog = {**STUDIO_BOX, "value": {**STUDIO, "rectanglelabels": ["dog"]}}
+    cancelled = {"result": [], "was_cancelled": True}
+    assert annotated(tmp_path, cancelled, {"result": [STUDIO_BOX]}, {"result": [dog], **truth}).class_names == (label,)
+    assert "p.json: 1 tasks have several annotations; of each one counts" in caplog.text
+
+
+def test_a_bitmap_is_a_mask_and_what_has_no_area_is_said(tmp_path, caplog):
+    caplog.set_level("INFO")
+    value = {"imageDataURL": f"data:image/png;base64,{png(IDS)}", "bitmasklabels": ["cat"]}
+    point = {**STUDIO_BOX, "type": "keypointlabels", "value": {"x": 1, "y": 1, "keypointlabels": ["eye"]}}
+    dataset = annotated(tmp_path, {"result": [{**STUDIO_BOX, "type": "bitmasklabels", "value": value}, point]})
+    assert dataset.coco()["annotations"][0]["area"] == 144
+    assert dataset[0].boxes.tensor.tolist() == [BOX]
+    assert "1 label without area left out, such as points, lines and tags" in caplog.text

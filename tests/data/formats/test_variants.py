@@ -103,6 +103,27 @@ def test_a_shape_of_supervisely_and_one_of_labelme_as_pixels(tmp_path):
     assert opened(tmp_path / "b", files).coco()["annotations"][0]["area"] == 112
 
 
+def test_shapes_of_supervisely_that_say_nothing_are_those_of_their_class(tmp_path):
+    points = {"exterior": [[4, 3], [20, 3], [20, 12]], "interior": []}
+    thing = {"classTitle": "cat", "type": "object", "bitmap": None, "points": points}
+    files = {"meta.json": {"classes": [{"title": "cat", "shape": "polygon"}]}, "ds/img/a.png": IMAGE}
+    content = {"size": {"height": 30, "width": 40}, "objects": [thing, {**thing, "geometryType": "point"}]}
+    dataset = opened(tmp_path, {**files, "ds/ann/a.json": content})
+    assert [row["area"] for row in dataset.coco()["annotations"]] == [72]
+
+
+def test_a_group_of_labelme_may_mix_masks_and_outlines_and_needs_no_size(tmp_path, caplog):
+    caplog.set_level("INFO")
+    mask = {**SHAPE, "shape_type": "mask", "points": [[4, 3], [19, 11]], "mask": png(np.ones((9, 16), bool))}
+    outline = {**SHAPE, "shape_type": "quadrilateral", "points": [[20, 12], [30, 12], [30, 22], [20, 22]]}
+    rectangle, line = {**SHAPE, "points": [[30, 3], [34, 5]]}, {**SHAPE, "shape_type": "line"}
+    shapes = [{**shape, "group_id": 1} for shape in (mask, outline, rectangle)]
+    content = {key: value for key, value in labelme(*shapes, line).items() if not key.startswith("imageH")}
+    row = opened(tmp_path, {"a.json": content, "a.png": IMAGE}).coco()["annotations"][0]
+    assert (row["area"], row["bbox"]) == (144 + 100 + 8, [4, 3, 30, 19])
+    assert "1 label without area left out" in caplog.text
+
+
 def test_a_file_of_the_same_images_is_left_out_and_said(tmp_path, caplog):
     caplog.set_level("INFO")
     files = {"v1.json": coco("a.png", bbox=[1, 1, 5, 5]), "v2.json": coco("a.png"), "a.png": IMAGE}

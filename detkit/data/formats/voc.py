@@ -13,6 +13,8 @@ from detkit.data.formats.content import Content, LabelledImage, LabelledObject, 
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder
 from detkit.data.formats.parts import by_part
+from detkit.data.formats.shapes import points
+from detkit.data.image_files import IMAGE_SUFFIXES
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
@@ -50,8 +52,8 @@ class VocDataset(FormatDataset):
     """Pascal VOC (Everingham et al. 2010): ``Annotations/*.xml``, and ``SegmentationObject`` with ``-Class`` for masks.
 
     Pixels count from 1 and corners are inclusive, so ``xmin 1, xmax 500`` covers an image of 500. Masks may be
-    palettes, or RGB with a ``labelmap.txt`` (CVAT). Parts are the lists of ``ImageSets``, or told by folders
-    (Roboflow). Options are those of ``FormatDataset``.
+    palettes, or RGB with a ``labelmap.txt`` (CVAT), or outlines in the XML (Roboflow). Parts are the lists of
+    ``ImageSets``, or told by folders (Roboflow). Options are those of ``FormatDataset``.
     """
 
     key = "voc"
@@ -71,7 +73,7 @@ class VocDataset(FormatDataset):
         lists: dict[str, list[str]] = {}
         stems = {PurePosixPath(name).stem for name in folder.files if name.endswith(".xml") or name in folder.images}
         for name in folder.glob("ImageSets/*/*.txt"):
-            part, lines = PurePosixPath(name).stem, [line for _, line in lines_of(folder.text(name))]
+            part, lines = PurePosixPath(name).stem, [_stem(line, stems) for _, line in lines_of(folder.text(name))]
             if not _has_columns(lines, stems):
                 lists.setdefault(part, []).extend(lines)
         if {"train", "val"} <= set(lists):
@@ -81,8 +83,9 @@ class VocDataset(FormatDataset):
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
-        colours = _colours(folder)
-        listed = _listed_classes(folder, colours)
+        labels = _label_map(folder)
+        colours = {colour: label for label, colour in labels.items() if colour} or None
+        listed = _listed_classes(folder, labels)
         images = [_image(folder, stem, colours, listed) for stems in parts.values() for stem in dict.fromkeys(stems)]
         if listed is None:
             seen = list(dict.fromkeys(thing.label for image in images for thing in image.objects))
@@ -98,6 +101,13 @@ def _has_columns(lines: Sequence[str], stems: Container[str]) -> bool:
     return any(PurePosixPath(name).name in stems for row in rows if row for name in (row[1], row[1] + (row[2] or "")))
 
 
+def _stem(line: str, stems: Container[str]) -> str:
+    """The name of a list, without the suffix of an image that some tools write."""
+    path = PurePosixPath(line)
+    named = path.suffix.lower() in IMAGE_SUFFIXES and path.name not in stems
+    return str(path.with_suffix("")) if named else line
+
+
 def _stems(folder: Folder) -> list[str]:
     found = [*folder.glob("Annotations/*.xml"), *folder.glob("SegmentationObject/*.png")] or folder.glob("*.xml")
     return list(dict.fromkeys(re.sub(r"(Annotations|SegmentationObject)/|\.[^./]*$", "", name) for name in found))
@@ -111,24 +121,25 @@ def _file(folder: Folder, stem: str, base: str, suffix: str) -> str | None:
     return exact or next(iter(folder.named(f"{path.parent.name or base}/{path.name}{suffix}")), None)
 
 
-def _colours(folder: Folder) -> dict[tuple[int, ...], str] | None:
-    """Colour -> class of a ``labelmap.txt``; None without one."""
-    out: dict[tuple[int, ...], str] = {}
+def _label_map(folder: Folder) -> dict[str, tuple[int, ...]]:
+    """Label -> colour of a ``labelmap.txt``, which may be empty where only boxes were exported."""
+    out: dict[str, tuple[int, ...]] = {}
     for name in folder.glob("labelmap.txt"):
         for number, line in lines_of(folder.text(name)):
             if line[0] == "#":
                 continue
             label, _, rest = line.partition(":")
+            colour = rest.split(":")[0]
             try:
-                out[tuple(int(v) for v in rest.split(":")[0].split(","))] = label
+                out[label] = tuple(int(v) for v in colour.split(",")) if colour else ()
             except ValueError:
                 raise DataError(f"{folder.path / name}, line {number}: {line[:60]!r}; expected name:r,g,b::") from None
-    return out or None
+    return out
 
 
-def _listed_classes(folder: Folder, colours: Mapping[Any, str] | None) -> list[str] | None:
-    if colours is not None:
-        return [name for colour, name in colours.items() if any(colour)]
+def _listed_classes(folder: Folder, labels: Mapping[str, tuple[int, ...]]) -> list[str] | None:
+    if labels:
+        return [name for name, colour in labels.items() if (any(colour) if colour else name != "background")]
     for name in folder.candidates("class_names.txt", "classes.txt", "labels.txt"):
         lines = [line for _, line in lines_of(folder.text(name)) if line != "__ignore__"]
         background = next((i for i, line in enumerate(lines) if line.strip("_").lower() == "background"), len(lines))
@@ -173,7 +184,14 @@ def _boxes(root: Element, place: str) -> Iterator[LabelledObject]:
             raise DataError(
                 f"{origin}: its bndbox {x1:g}, {y1:g}, {x2:g}, {y2:g} has no area; {FIX}, the smaller first"
             )
-        yield LabelledObject(label, (x1 - 1, y1 - 1, x2, y2), origin=origin)
+        yield LabelledObject(label, (x1 - 1, y1 - 1, x2, y2), _outline(thing, origin), origin)
+
+
+def _outline(thing: Element, origin: str) -> list[list[float]] | None:
+    """The outline that Roboflow writes beside the box: ``<x1>``, ``<y1>``, ``<x2>`` and so on, which count from 0."""
+    values = {child.tag: child.text for child in thing.findall("polygon/*")}
+    numbered = range(1, len(values) // 2 + 1)
+    return [points([[values.get(f"{axis}{n}") for axis in "xy"] for n in numbered], origin)] if "x1" in values else None
 
 
 def _with_masks(

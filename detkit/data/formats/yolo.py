@@ -21,7 +21,9 @@ from detkit.registry import DataError
 from detkit.structures import KeypointSpec
 
 logger = logging.getLogger(__name__)
-NAMES = r"(?m)^names\s*:"
+NAMES = r"(?m)^(names|nc)\s*:"
+MOST_CLASSES = 100_000
+"""That a number alone may stand for."""
 BEYOND = 0.01
 """How far a coordinate may lie outside of 0..1 (rounding) before it is a mistake."""
 
@@ -33,9 +35,9 @@ class YoloDataset(FormatDataset):
     A row is ``class cx cy width height`` or ``class x y x y ...``, in parts of the image; both may stand in one file.
     Keypoints follow a box where ``data.yaml`` has a ``kpt_shape``. Those that a mirror exchanges are in ``flip_idx``,
     or else known by their names (``kpt_names``). Class names are those of ``data.yaml`` (or another YAML with
-    ``names``), ``obj.data`` or ``classes.txt``. An image without a label file, or with an empty one, is a background.
-    Parts are those of this file: ``train``, ``val``, ``test``, and other keys that name images of their own. Options
-    are those of ``FormatDataset``.
+    ``names``; with ``nc`` alone they are ``class_0`` and so on), ``obj.data``, ``classes.txt`` or ``_darknet.labels``.
+    An image without a label file, or with an empty one, is a background. Parts are those of this file: ``train``,
+    ``val``, ``test``, and other keys that name images of their own. Options are those of ``FormatDataset``.
     """
 
     key = "yolo"
@@ -67,7 +69,8 @@ class YoloDataset(FormatDataset):
         written = [entry for part in PARTS for entry in listed(entries.get(part))]
         if "path" not in entries and any(inside(folder, (), entry) for entry in written):
             return folder  # Roboflow's ../train is below the YAML's own folder
-        for start in (folder.path, Path.cwd()):
+        starts = (folder.path, Path.cwd())
+        for start in (*starts, *(start / "datasets" for start in (*starts, folder.path.parent))):
             base = start / Path(str(entries.get("path") or ".")).expanduser()
             paths = [(base / entry).resolve() for entry in written]
             outside = [path for path in paths if path.exists() and not path.is_relative_to(folder.path.resolve())]
@@ -105,9 +108,11 @@ def _description(folder: Folder) -> str | None:
     """The file that names the classes; None where there is none."""
     for name in sorted(folder.candidates("*.yaml", "*.yml"), key=lambda name: name.count("/")):
         near = name == folder.given or name.count("/") < 3
-        if near and re.search(NAMES, folder.head(name)) and "names" in folder.yaml(name):
-            return name
-    for pattern in ("*.data", "classes.txt", "*.names"):
+        if near and re.search(NAMES, folder.head(name)):
+            keys = folder.yaml(name).keys()
+            if "names" in keys or {"nc", "train"} <= keys:  # a model's YAML has the number of classes, too
+                return name
+    for pattern in ("*.data", "classes.txt", "*.names", "*.labels"):
         for name in folder.candidates(pattern):
             if name.count("/") < 3 and any(_label_files(folder)):
                 return name
@@ -150,16 +155,18 @@ def _class_names(folder: Folder, described: str | None) -> list[str]:
     if described is None:
         raise DataError(f"{folder.path}: no file names the classes; write a data.yaml with names: [first, second]")
     if described.endswith((".yaml", ".yml")):
-        names = folder.yaml(described)["names"]
+        entries = folder.yaml(described)
+        nc = entries.get("nc")
+        unnamed = [f"class_{i}" for i in range(nc)] if type(nc) is int and nc < MOST_CLASSES else None
+        names = entries.get("names", unnamed)
         if isinstance(names, Mapping):
             try:
                 names = [{int(key): value for key, value in names.items()}[number] for number in range(len(names))]
             except (KeyError, TypeError, ValueError):
                 names = None
         if not isinstance(names, list) or not names or not all(isinstance(n, str | int | float) for n in names):
-            raise DataError(
-                f"{folder.path / described}: names: expected a list of class names, or 0: name lines from 0 on"
-            )
+            what = "expected a list of class names, or 0: name lines from 0 on"
+            raise DataError(f"{folder.path / described}: names: {what}")
         return list(map(str, names))
     if described.endswith(".data"):
         entries = dict(_pair(line) for _, line in lines_of(folder.text(described)) if "=" in line)

@@ -80,7 +80,9 @@ def inside(folder: Folder, bases: tuple[str, ...], entry: str) -> Place | None:
 
 def _images(folder: Folder, entries: Mapping[str, Any], part: str, name: str | None) -> list[str]:
     """The images of a part, of which an entry names folders, lists of images, or images."""
-    bases = (str(entries.get("path") or ""), str(PurePosixPath(name or "").parent))
+    path = str(entries.get("path") or "")
+    path = f"datasets/{path}" if path and folder.below(f"datasets/{path}") else path  # where Ultralytics looks
+    bases = (path, str(PurePosixPath(name or "").parent))
     others = [inside(folder, bases, entry) for key in PARTS if key != part for entry in listed(entries.get(key))]
     out: list[str] = []
     for entry in listed(entries[part]):

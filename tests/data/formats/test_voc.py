@@ -65,3 +65,27 @@ def test_an_instance_mask_of_another_size_than_its_class_mask_is_refused(tmp_pat
     write(tmp_path, files)
     with pytest.raises(DataError, match=r"SegmentationObject/a\.png: is of another size than SegmentationClass/a\.png"):
         open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("colours", [("0,0,0", "9,0,0", "9,0,0"), ("0,0,0", "", ""), ("", "", "")])
+def test_a_label_map_names_the_classes_whatever_their_colours(colours, tmp_path):
+    lines = [f"{name}:{colour}::\n" for name, colour in zip(("background", "dog", "cat"), colours)]
+    root = folder(tmp_path, {"Main/default": ["a"]}, "a")
+    write(root, {"labelmap.txt": "".join(["# label:color_rgb:parts:actions\n", *lines])})
+    dataset = open_dataset(root)
+    assert (dataset.class_names, dataset[0].classes.tolist()) == (("dog", "cat"), [1])
+
+
+def test_lists_may_name_images_with_their_suffix(tmp_path):
+    root = folder(tmp_path, {"Main/train": ["a.png", "b.jpg"], "Main/val": ["c"]}, "a", "b.jpg", "c")
+    assert [len(open_dataset(root, split=part)) for part in ("train", "val")] == [2, 1]
+
+
+def test_outlines_beside_the_boxes_are_masks(tmp_path):
+    outline = "<polygon><x1>4.5</x1><y1>3</y1><x2>20</x2><y2>3</y2><x3>20</x3><y3>12</y3></polygon>"
+    write(tmp_path, {"train/a.xml": VOC.format("a.png", VOC_BOX + outline), "train/a.png": IMAGE})
+    row = open_dataset(tmp_path).coco()["annotations"][0]
+    assert (row["bbox"], row["segmentation"]) == ([4, 3, 16, 9], [[4.5, 3, 20, 3, 20, 12]])
+    write(tmp_path, {"train/a.xml": VOC.format("a.png", VOC_BOX + outline.replace("y3>", "z3>"))})
+    with pytest.raises(DataError, match=r"train/a\.xml, object 1: the outline is .*None"):
+        open_dataset(tmp_path)

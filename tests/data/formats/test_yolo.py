@@ -82,3 +82,32 @@ def test_a_folder_of_one_yaml_is_as_that_yaml(path, tmp_path):
     for given in ("conf", "conf/data.yaml"):
         dataset = open_dataset(tmp_path / given)
         assert (dataset.format, dataset.splits, len(dataset)) == ("YOLO", ("train",), 1)
+
+
+@pytest.mark.parametrize("place", ["coco8.yaml", "ultralytics/coco8.yaml"])
+def test_a_relative_path_may_be_below_a_folder_of_datasets(place, tmp_path):
+    opened(tmp_path / "datasets/coco8", NAMES, ("images/train", "a"), ("images/val", "b"))
+    (tmp_path / "datasets/coco8/data.yaml").unlink()
+    write(tmp_path, {place: f"path: coco8\ntrain: images/train\nval: images/val\n{NAMES}", "train/c.png": IMAGE})
+    for part, name in (("train", "a"), ("val", "b")):
+        dataset = open_dataset(tmp_path / place, split=part)
+        assert [dataset.image_path(i).rpartition("/")[2] for i in range(len(dataset))] == [f"{name}.png"]
+
+
+def test_classes_that_are_only_counted_are_called_as_ultralytics_does(tmp_path):
+    assert opened(tmp_path, "train: images\nnc: 2\n", ("images", "a")).class_names == ("class_0", "class_1")
+    write(tmp_path, {"a.yaml": "nc: 80\nbackbone: [1, 2]\n"})
+    assert open_dataset(tmp_path).class_names == ("class_0", "class_1"), "a.yaml is of a model"
+    for nc in ("two", "0", str(10**12)):
+        (tmp_path / "data.yaml").write_text(f"train: images\nnc: {nc}\n")
+        with pytest.raises(DataError, match=r"data\.yaml: names: expected a list of class names"):
+            open_dataset(tmp_path)
+
+
+def test_roboflows_darknet_has_its_names_beside_the_images(tmp_path):
+    files = {
+        f"{part}/{name}": text for part in ("train", "valid") for name, text in (("a.png", IMAGE), ("a.txt", YOLO))
+    }
+    write(tmp_path, {**files, "train/_darknet.labels": "cat\ndog\n", "valid/_darknet.labels": "cat\ndog\n"})
+    dataset = open_dataset(tmp_path)
+    assert (dataset.class_names, dataset.splits, len(dataset)) == (("cat", "dog"), ("train", "valid"), 2)

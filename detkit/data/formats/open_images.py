@@ -1,8 +1,9 @@
 """OpenImagesDataset: the CSV files of Open Images."""
 
 import csv
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -12,19 +13,23 @@ from PIL import Image
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, image_size
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder
-from detkit.data.formats.parts import part_of
+from detkit.data.formats.parts import part_of, purpose, purpose_of_folder
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
+from detkit.utils.words import amount
 
 EDGES = ("XMin", "XMax", "YMin", "YMax")
+CODES = re.compile(r"(LabelName,.*\s+)?/[a-z]/\w+,(?!/)")
+"""How a file of codes and names begins."""
 
 
 @DATASETS.register()
 class OpenImagesDataset(FormatDataset):
     """Open Images (Kuznetsova et al. 2020, V4 to V7): CSV files of boxes, masks and class descriptions.
 
-    Masks belong to the box of the same edges and are brought to the image's size. ``IsGroupOf`` is a crowd. Options are
-    those of ``FormatDataset``.
+    Masks belong to the box of the same edges and are brought to the image's size. ``IsGroupOf`` is a crowd. The files
+    may speak of more images than are there, of which somebody took a few: that is said. Options are those of
+    ``FormatDataset``.
     """
 
     key = "open_images"
@@ -32,28 +37,39 @@ class OpenImagesDataset(FormatDataset):
 
     @classmethod
     def recognise(cls, folder: Folder) -> str | None:
-        return ", ".join(_files(folder)) or None
+        return ", ".join(_files(folder, "XMin")) or None
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
-        return {part_of(PurePosixPath(name).name): name for name in _files(folder)}
+        out: dict[str, list[str]] = {}
+        for name in _files(folder, "XMin"):
+            out.setdefault(_part(name), []).append(name)
+        return out
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
-        names = dict(_descriptions(folder))
-        images = (image for part, name in parts.items() for image in _images(folder, part, name, names))
-        return Content.of_images(folder, images, list(names.values()) or None)
+        names, notes = dict(_descriptions(folder)), list[str]()
+        images = [image for part, files in parts.items() for image in _images(folder, part, files, names, notes)]
+        if notes and not any(image.objects for image in images):
+            raise DataError(notes[0])
+        return Content.of_images(folder, images, list(names.values()) or None, notes)
 
 
-def _files(folder: Folder) -> list[str]:
-    """The CSV files of boxes, whatever their names."""
-    first = ((name, folder.head(name).partition("\n")[0]) for name in folder.candidates("*.csv"))
-    return [name for name, line in first if all(re.search(rf"\b{word}\b", line) for word in ("ImageID", "XMin"))]
+def _files(folder: Folder, column: str) -> list[str]:
+    """The CSV files of images with such a column, whatever their names."""
+    files = folder.candidates("*.csv") if column == "XMin" else folder.glob("*.csv")
+    first = ((name, folder.head(name).partition("\n")[0]) for name in files)
+    return [name for name, line in first if all(re.search(rf"\b{word}\b", line) for word in ("ImageID", column))]
+
+
+def _part(name: str) -> str:
+    return part_of(PurePosixPath(name).name) or part_of(name, own_name=False)
 
 
 def _descriptions(folder: Folder) -> Iterator[tuple[str, str]]:
     """``(code, name)`` of the classes; older files have no line of titles."""
-    for file in folder.glob("*class-descriptions*.csv")[:1]:
+    files = (name for name in folder.glob("*.csv") if "class" in PurePosixPath(name).name)
+    for file in [name for name in files if CODES.match(folder.head(name))][:1]:
         try:
             for row in csv.reader(folder.text(file).splitlines()):
                 if len(row) >= 2 and row[0] != "LabelName":
@@ -62,37 +78,53 @@ def _descriptions(folder: Folder) -> Iterator[tuple[str, str]]:
             raise DataError(f"{folder.path / file}: is not CSV ({error})") from None
 
 
-def _rows(folder: Folder, name: str, needed: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
+def _rows(folder: Folder, name: str, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str] | None]]:
+    """The rows of a file and their places; None for one of an image that is not there. Of millions few may be."""
+    place, stems = folder.path / name, {PurePosixPath(image).stem for image in folder.images}
     try:
-        reader = csv.DictReader(folder.text(name).splitlines(), strict=True)
-        missing = [key for key in needed if key not in (reader.fieldnames or ())]
-        if missing:
-            raise DataError(f"{folder.path / name}, line 1: has no column {missing[0]}")
-        for row in reader:
-            yield f"{folder.path / name}, line {reader.line_num}", row
-    except csv.Error as error:
-        raise DataError(f"{folder.path / name}: is not CSV ({error})") from None
+        with open(place, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            titles = next(reader, [])
+            if missing := [key for key in needed if key not in titles]:
+                raise DataError(f"{place}, line 1: has no column {missing[0]}")
+            image = titles.index("ImageID")
+            for row in reader:
+                origin = f"{place}, line {reader.line_num}"
+                if row and len(row) != len(titles):
+                    raise DataError(f"{origin}: has {len(row)} values; expected {len(titles)}, as line 1 has")
+                yield origin, dict(zip(titles, row)) if row and row[image] in stems else None
+    except (csv.Error, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{place}: is not CSV ({error})") from None
 
 
-def _images(folder: Folder, part: str, name: str, names: Mapping[str, str]) -> Iterator[LabelledImage]:
+def _images(
+    folder: Folder, part: str, files: Sequence[str], names: Mapping[str, str], notes: list[str]
+) -> Iterator[LabelledImage]:
+    """The images of a part: those that its files speak of, and others in its folders, which are without objects."""
     boxes: dict[str, list[tuple[str, dict[str, str]]]] = {}
-    for origin, row in _rows(folder, name, ("ImageID", "LabelName", *EDGES)):
-        boxes.setdefault(row["ImageID"], []).append((origin, row))
+    absent, first = 0, ""
+    for origin, row in (row for file in files for row in _rows(folder, file, ("ImageID", "LabelName", *EDGES))):
+        if row is None:
+            absent, first = absent + 1, first or origin
+        else:
+            boxes.setdefault(row["ImageID"], []).append((origin, row))
+    if absent:
+        notes.append(f"{first}: there is no image of this ImageID; {amount(absent, 'such row')} left out")
     masks: dict[tuple[str, ...], str] = {}
-    for file in folder.glob(f"*{part}-annotations-object-segmentation.csv"):
+    for file in (name for name in _files(folder, "MaskPath") if _part(name) == part):
         for _, row in _rows(folder, file, ("MaskPath", "ImageID", "LabelName", *(f"Box{edge}" for edge in EDGES))):
-            key = (row["ImageID"], row["LabelName"], *(row[f"Box{edge}"] for edge in EDGES))
-            masks[_key(*key)] = row["MaskPath"]
+            if row is not None:
+                key = (row["ImageID"], row["LabelName"], *(row[f"Box{edge}"] for edge in EDGES))
+                masks[_key(*key)] = row["MaskPath"]
+    are_masks = {PurePosixPath(path).name for path in masks.values()}
     inside = [
         image
-        for image in folder.images
-        if part and part in PurePosixPath(image).parts and "masks" not in PurePosixPath(image).parts
+        for image in (folder.images if purpose(part) else ())
+        if purpose_of_folder(os.path.dirname(image)) == purpose(part)
+        and "masks" not in image.split("/")
+        and PurePosixPath(image).name not in are_masks
     ]
-    for stem in boxes:
-        if folder.image_of_stem(stem) is None:
-            raise DataError(f"{boxes[stem][0][0]}: there is no image '{stem}'")
-    paths = inside or [path for stem in boxes if (path := folder.image_of_stem(stem))]
-    for path in paths:
+    for path in dict.fromkeys([*inside, *filter(None, map(folder.image_of_stem, boxes))]):
         size = image_size(folder, path)
         rows = boxes.get(PurePosixPath(path).stem, [])
         yield LabelledImage(path, [_object(folder, origin, row, names, masks, size) for origin, row in rows], size)

@@ -129,7 +129,7 @@ FAULTS = {
     "open class": (filled(OPEN, "a,/m/2,.1,.2,.1,.2,0"), r"bbox\.csv, line 2: the class /m/2 is not in the class desc"),
     "open group": (filled(OPEN, "a,/m/1,.1,.2,.1,.2,yes"), r"bbox\.csv, line 2: IsGroupOf is 'yes'; expected 0, 1"),
     "open order": (filled(OPEN, "a,/m/1,.5,.2,.1,.2,0"), r"bbox\.csv, line 2: XMin 0\.5, XMax 0\.2"),
-    "open image": (filled(OPEN, "b,/m/1,.1,.2,.1,.2,0"), r"bbox\.csv, line 2: there is no image 'b'"),
+    "open image": (filled(OPEN, "b,/m/1,.1,.2,.1,.2,0"), r"bbox\.csv, line 2: there is no image of this ImageID"),
     "supervisely type": (
         filled(SUPERVISELY, shape(classTitle="cat", geometryType="blob")),
         r"ann/a\.png\.json, object 1: the geometryType is 'blob'",

@@ -1,13 +1,12 @@
 """CityscapesDataset: the instance ids of Cityscapes."""
 
+import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-import numpy as np
-
-from detkit.data.formats.content import Content, LabelledImage, LabelledObject, values_of
+from detkit.data.formats.content import Content, LabelledImage, LabelledObject, lines_of, values_of
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder
 from detkit.data.formats.segment_files import LabelledSegment, SegmentFile
@@ -30,6 +29,7 @@ STUFF = {
     23: "sky",
 }
 """Label id -> name of the other classes that are evaluated; what is of neither is unknown."""
+TOP = re.compile(r"gt(Fine|Coarse)")
 IDS = re.compile(r"(.+)_gt(?:Fine|Coarse)_instanceIds\.png")
 
 
@@ -39,7 +39,8 @@ class CityscapesDataset(FormatDataset):
 
     A value of 1000 and more is label id x 1000 + number; a lower one of a class with instances is a group: a crowd.
     Records have a semantic map of all things together and of the eleven classes without instances that are evaluated.
-    Options are those of ``FormatDataset``.
+    Other classes than those of Cityscapes are in a ``label_colors.txt`` (CVAT): a colour and a name a line, numbered in
+    their order, black ones no classes. Options are those of ``FormatDataset``.
     """
 
     key = "cityscapes"
@@ -54,41 +55,58 @@ class CityscapesDataset(FormatDataset):
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
         out: dict[str, list[str]] = {}
         for name in folder.glob("*_instanceIds.png"):
-            out.setdefault(PurePosixPath(name).parent.parent.name, []).append(name)
+            above = PurePosixPath(name).parent
+            below = [part for top, part in itertools.pairwise(above.parts) if TOP.fullmatch(top)]
+            out.setdefault(below[0] if below else above.parent.name, []).append(name)
         return out
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
         segments = dict[str, SegmentFile]()
-        images = (_image(folder, name, segments) for names in parts.values() for name in names)
-        content = Content.of_images(folder, images, list(CLASSES.values()))
-        content.segments, content.stuff = segments, dict(enumerate(STUFF.values(), len(CLASSES) + 1))
+        things, stuff = _classes(folder)
+        images = (_image(folder, name, things, stuff, segments) for names in parts.values() for name in names)
+        content = Content.of_images(folder, images, list(things.values()))
+        if stuff:
+            content.segments, content.stuff = segments, dict(enumerate(stuff.values(), len(things) + 1))
         return content
 
 
-def _image(folder: Folder, name: str, segments: dict[str, SegmentFile]) -> LabelledImage:
+def _classes(folder: Folder) -> tuple[Mapping[int, str], Mapping[int, str]]:
+    """Label id -> name of the classes with instances, and of those without."""
+    for file in folder.glob("label_colors.txt")[:1]:
+        lines = [line.split(maxsplit=3) for _, line in lines_of(folder.text(file)) if line[0] != "#"]
+        black = ["0", "0", "0"]
+        if not any(line[:3] == black for line in lines):
+            lines.insert(0, [*black, "background"])  # it has number 0, though its line may be left out
+        own = {number: line[-1] for number, line in enumerate(lines) if line[:3] != black}
+        if own.get(24) != CLASSES[24]:
+            return own, {}
+    return CLASSES, STUFF
+
+
+def _image(
+    folder: Folder,
+    name: str,
+    things: Mapping[int, str],
+    stuff: Mapping[int, str],
+    segments: dict[str, SegmentFile],
+) -> LabelledImage:
     ids, place = folder.mask(name), str(folder.path / name)
     if ids.ndim != 2:
         raise DataError(f"{place}: has {ids.shape[2]} channels; expected one, of 16 bits")
     path = PurePosixPath(name)
     stem = found[1] if (found := IDS.fullmatch(path.name)) else path.stem
-    near = f"leftImg8bit/{path.parent.parent.name}/{path.parent.name}"
-    image = folder.image(f"{stem}_leftImg8bit.png", near, name)
-    segments[image] = SegmentFile(name, list(_segments(ids, place)))
-    return LabelledImage(image, list(_objects(ids, place)), ids.shape)
-
-
-def _segments(ids: np.ndarray, place: str) -> Iterator[LabelledSegment]:
-    for value in values_of(ids, place):
-        label = value // 1000 if value >= 1000 else value
-        if label in CLASSES:
-            yield LabelledSegment(value, CLASSES[label], True, crowd=value < 1000)
-        elif label in STUFF:
-            yield LabelledSegment(value, STUFF[label], False)
-
-
-def _objects(ids: np.ndarray, place: str) -> Iterator[LabelledObject]:
-    for value in values_of(ids, place):
-        label = value // 1000 if value >= 1000 else value
-        if label in CLASSES:
-            yield LabelledObject(CLASSES[label], None, ids == value, f"{place}, id {value}", crowd=value < 1000)
+    image = folder.image_of_stem(f"{stem}_leftImg8bit", beside=name)
+    if image is None:
+        raise DataError(f"{place}: there is no image '{stem}_leftImg8bit'")
+    labels = {value: value // 1000 if value >= 1000 else value for value in values_of(ids, place)}
+    found = [
+        LabelledSegment(value, things.get(label, "") or stuff[label], label in things, label in things and value < 1000)
+        for value, label in labels.items()
+        if label in things or label in stuff
+    ]
+    segments[image] = SegmentFile(name, found)
+    objects = [
+        LabelledObject(s.label, None, ids == s.id, f"{place}, id {s.id}", crowd=s.crowd) for s in found if s.is_thing
+    ]
+    return LabelledImage(image, objects, ids.shape)

@@ -23,7 +23,7 @@ def test_classes_of_ones_own_are_numbered_in_the_order_of_their_colours(backgrou
     assert (dataset.class_names, dataset.splits, dataset.semantic_names) == (
         ("cat", "big dog"),
         ("default",),
-        ("things",),
+        (),
     )
     record = dataset[0]
     assert (record.boxes.tensor.tolist(), record.classes.tolist(), record.crowd.tolist()) == ([BOX], [0], [False])

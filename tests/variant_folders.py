@@ -63,6 +63,15 @@ VIA3 = {
         "1_d": {"vid": "1", "flg": 0, "z": [1.0, 2.0], "xy": [], "av": {"1": "0"}},
     },
 }
+VIA3_CSV = """# Exported using VGG Image Annotator (http://www.robots.ox.ac.uk/~vgg/software/via)
+# Notes:
+# - metadata of {""1"":""3""} indicates attribute with id "1" set to an attribute option with id "3"
+# SHAPE_ID = {"POINT":1,"RECTANGLE":2}
+# ATTRIBUTE = {"1":{"aname":"class","anchor_id":"FILE1_Z0_XY1","type":4,"options":{"0":"dog","1":"cat"}}}
+# CSV_HEADER = metadata_id,file_list,flags,temporal_coordinates,spatial_coordinates,metadata
+"1_a","[""a.png""]",0,"[]","[2,4,3,16,9]","{""1"":""1""}"
+"1_b","[""a.png""]",0,"[]","[8,1,5,5,1,9,5,5,9]","{""1"":""0""}"
+"""
 VIA_CSV = (
     "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes\n"
     'a.png,100,"{}",1,0,"{""name"":""rect"",""x"":4,""y"":3,""width"":16,""height"":9}","{""class"":""cat""}"\n'
@@ -317,6 +326,7 @@ CASES = {
     ),
     # VIA
     "VIA 3": ({"via.json": VIA3, "a.png": IMAGE}, {"a": [BOX, [1, 1, 9, 9]]}, ()),
+    "VIA 3's CSV": ({"via.csv": VIA3_CSV, "a.png": IMAGE}, {"a": [BOX, [1, 1, 9, 9]]}, ()),
     "VIA's CSV": ({"via.csv": VIA_CSV, "a.png": IMAGE, "b.png": IMAGE}, TWO, ()),
     "a checkbox": (
         {
@@ -469,7 +479,7 @@ CASES = {
     "DOTA 1.5": (
         {
             "train/images/a.png": IMAGE,
-            "train/labelTxt-v1.5/DOTA-v1.5_train/a.txt": "imagesource:x\ngsd:null\n12 3 20 8 12 12 4 8 cat 1\n",
+            "train/labelTxt-v1.5/DOTA-v1.5_train/a.txt": "acquisition dates:x\ngsd:null\n12 3 20 8 12 12 4 8 cat 1\n",
         },
         ONE,
         ("train",),

@@ -14,17 +14,19 @@ from detkit.data.formats.parts import part_of
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
-IDS = ("masks", "instances", "instance_masks", "labels")
-"""Folders of images of ids."""
+IDS = ("masks", "instances", "instance_masks", "labels", "annotations")
+"""Folders of images of ids; so is one that is named as a folder of images with one of ``SUFFIX`` behind."""
+IMAGES = ("images", "JPEGImages", "imgs", "image", "img")
+"""Folders of images that may stand beside them."""
 SUFFIX = re.compile(r"[_-](masks?|inst(ances?)?(_?ids?)?|labels?|ids?|seg|gt)$", re.IGNORECASE)
 """What tools put behind the name of an image in the name of its mask."""
 
 
 @DATASETS.register()
 class MaskImagesDataset(FormatDataset):
-    """Masks as images: ``images`` beside ``masks`` (or ``instances``) of ids, or ``<id>/{images,masks}`` of objects.
+    """Masks as images: ``images`` beside ``masks`` (or ``instances``, DAVIS's ``Annotations``) of ids, or of objects.
 
-    Parts are told by the folders above or below these.
+    Those of objects lie in ``<id>/{images,masks}`` or ``masks/<image>``. Parts are told by the folders above or below.
 
     In an image of ids (also a palette) 0 is the background and each other value one object, of however many pieces.
     ``classes/*.png`` beside it and ``classes.json`` (``{"1": name}``) give the classes; without them all objects are of
@@ -48,7 +50,8 @@ class MaskImagesDataset(FormatDataset):
         single = _of_single_objects(folder)
         out: dict[str, dict[str, Any]] = {}
         for name, masks in (single or _id_masks(folder)).items():
-            above = str(PurePosixPath(name).parents[2] / "x") if single else name  # names of images may be words
+            path = PurePosixPath(name)
+            above = str(path.parents[2] / "x") if _has_own_folder(path) else name  # names of images may be words
             out.setdefault(part_of(above, own_name=False), {})[name] = masks
         return out
 
@@ -58,37 +61,55 @@ class MaskImagesDataset(FormatDataset):
         if not found:
             raise DataError(f"{folder.path}: no folder of masks beside its images; expected one of {', '.join(IDS)}")
         if _of_single_objects(folder):
-            name = "nucleus" if all(image.count("/") == 2 for image in found) else "object"
+            nuclei = all(image.count("/") == 2 and _has_own_folder(PurePosixPath(image)) for image in found)
+            name = "nucleus" if nuclei else "object"
             return Content.of_images(folder, _singles(folder, found, name), [name])
         names = _names(folder)
         return Content.of_images(folder, _of_ids(folder, found, names), list(names.values()) or ["object"])
 
 
+def _has_own_folder(image: PurePosixPath) -> bool:
+    """Whether it lies in ``<id>/images`` and has this id as its name."""
+    return image.parts[-3:-1] == (image.stem, "images")
+
+
 def _of_single_objects(folder: Folder) -> dict[str, list[str]]:
-    """Image -> its mask files, where a folder ``<id>/images`` holds one image."""
+    """Image -> its mask files, where each is of one object."""
     out: dict[str, list[str]] = {}
     for name in folder.images:
-        parts = PurePosixPath(name).parts
-        if len(parts) >= 3 and parts[-2] == "images" and parts[-3] == PurePosixPath(name).stem:
-            base = "/".join(parts[:-2])
-            out[name] = [mask for mask in folder.below(f"{base}/masks") if mask in folder.images]
-    return out
+        path = PurePosixPath(name)
+        if "images" in path.parts[:-1]:
+            at = len(path.parts) - 1 - path.parts[::-1].index("images")
+            masks = path.parents[1] / "masks" if _has_own_folder(path) else _beside(path.with_suffix(""), at, "masks")
+            out[name] = [mask for mask in folder.below(str(masks)) if mask in folder.images]
+    return out if any(out.values()) or any(_has_own_folder(PurePosixPath(name)) for name in out) else {}
+
+
+def _beside(path: PurePosixPath, at: int, word: str) -> PurePosixPath:
+    """The path with another folder at a place."""
+    return PurePosixPath(*path.parts[:at], word, *path.parts[at + 1 :])
 
 
 def _id_masks(folder: Folder) -> dict[str, tuple[str, str]]:
     """Mask -> its folders of images and of classes, which stand beside the first of ``IDS`` that is there."""
-    for kind in IDS:
+    for kind in (*IDS, ""):
         out: dict[str, tuple[str, str]] = {}
         for name in folder.images:
-            parts = PurePosixPath(name).parts[:-1]
-            if kind in parts:
-                at = len(parts) - 1 - parts[::-1].index(kind)
-                images, classes = ("/".join((*parts[:at], word, *parts[at + 1 :])) for word in ("images", "classes"))
-                if folder.below(images):
-                    out[name] = images, classes
+            above = PurePosixPath(name).parent
+            at = max((i for i, part in enumerate(above.parts) if _kind(part) == kind), default=None)
+            if at is not None:
+                words = IMAGES if kind else (SUFFIX.sub("", above.parts[at]),)
+                places = (str(_beside(above, at, word)) for word in words)
+                if images := next((place for place in places if folder.below(place)), None):
+                    out[name] = images, str(_beside(above, at, "classes"))
         if out:
             return out
     return {}
+
+
+def _kind(part: str) -> str | None:
+    """Which of ``IDS`` a folder is; "" for one that is named as its images with a word behind, None for any other."""
+    return part.lower() if part.lower() in IDS else "" if SUFFIX.search(part) else None
 
 
 def _singles(folder: Folder, images: Mapping[str, list[str]], label: str) -> Iterator[LabelledImage]:

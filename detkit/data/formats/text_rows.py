@@ -105,7 +105,7 @@ class DotaDataset(TextRows):
 
     @classmethod
     def read_line(cls, line: str, origin: str) -> LabelledObject | None:
-        if line.startswith(("imagesource:", "gsd:")):
+        if line.startswith(("imagesource:", "gsd:", "acquisition dates:")):
             return None
         words = line.split()
         if len(words) not in (9, 10) or not all(map(_is_number, words[:8])):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -21,7 +22,7 @@ from detkit.registry import DataError
 class ViaDataset(FormatDataset):
     """VIA's JSON (Dutta and Zisserman 2019, versions 1 to 3; matterport's balloons) and CSV: polygons, boxes, circles.
 
-    The class of a region is its attribute of the names below, or its only one; regions without attributes are of one
+    The class of a region is its attribute of the names below, or its first one; regions without attributes are of one
     class, ``object``. Classes are the labels, sorted. Options are those of ``FormatDataset``.
     """
 
@@ -45,14 +46,17 @@ class ViaDataset(FormatDataset):
 
 CLASS_ATTRIBUTES = ("class", "label", "name", "type", "category")
 """Attributes of a region that mostly hold its class."""
-SHAPES = {1: "point", 2: "rect", 3: "circle", 4: "ellipse", 5: "polyline", 6: "polyline", 7: "polygon"}
-"""The numbers of shapes in VIA 3."""
+SHAPES = {1: "point", 2: "rect", 3: "circle", 4: "ellipse", 5: "polyline", 6: "polyline", 7: "polygon", 8: "extent"}
+"""The numbers of shapes in VIA 3; 8 is a rectangle given by the outermost points of what is in it."""
+COMMENT = re.compile(r"(?m)^# (ATTRIBUTE|CSV_HEADER) = (.*)$")
+"""What VIA 3 says of its CSV in it."""
 KEYS = {"rect": ("x", "y", "width", "height"), "circle": ("cx", "cy", "r"), "ellipse": ("cx", "cy", "rx", "ry")}
 
 
 def _files(folder: Folder) -> list[str]:
-    """Those that have the words of one of VIA's three forms in the beginning."""
+    """Those that have the words of one of VIA's four forms in the beginning."""
     words = (('"regions"', '"filename"'), ('"attribute"', '"anchor_id"'), ("region_shape_attributes", "filename"))
+    words += (("CSV_HEADER", "spatial_coordinates"),)
     heads = {name: folder.head(name) for name in folder.candidates("*.json", "*.csv")}
     return [name for name, head in heads.items() if any(all(word in head for word in form) for form in words)]
 
@@ -60,6 +64,8 @@ def _files(folder: Folder) -> list[str]:
 def _entries(folder: Folder, name: str) -> list[Any]:
     """The images of a file in the form of VIA 2: each with a filename and regions."""
     place = folder.path / name
+    if name.endswith(".csv") and "CSV_HEADER" in folder.head(name):
+        return _of_version_3(_csv_of_version_3(folder.text(name), str(place)), str(place))
     if name.endswith(".csv"):
         found: dict[str, list[Any]] = {}
         reader = csv.DictReader(io.StringIO(folder.text(name).lstrip("#")))
@@ -80,15 +86,35 @@ def _entries(folder: Folder, name: str) -> list[Any]:
     return list(content.values())
 
 
+def _csv_of_version_3(text: str, place: str) -> dict[str, Any]:
+    """The CSV as that version's JSON says the same."""
+    said = {key: value.strip() for key, value in COMMENT.findall(text)}
+    rows = "".join(line for line in text.splitlines(keepends=True) if line[:1] != "#")
+    out: dict[str, Any] = {"file": {}, "view": {}, "metadata": {}}
+    reader = csv.DictReader(io.StringIO(rows), said.get("CSV_HEADER", "").split(","))
+    try:
+        out["attribute"] = json.loads(said.get("ATTRIBUTE", "{}"))
+        for row in reader:
+            id_, (name, *_) = row["metadata_id"], json.loads(row["file_list"])
+            out["file"][name], out["view"][id_] = {"fname": name}, {"fid_list": [name]}
+            values = {"xy": json.loads(row["spatial_coordinates"]), "av": json.loads(row["metadata"])}
+            out["metadata"][id_] = {"vid": id_, **values}
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{place}, row {reader.line_num}: is not of VIA's CSV ({error!r})") from None
+    return out
+
+
 def _of_version_3(content: dict[str, Any], place: str) -> list[Any]:
     at = "file"
     try:
         files = {fid: {"filename": entry["fname"], "regions": []} for fid, entry in content["file"].items()}
         for at, entry in content["metadata"].items():  # noqa: B007  # the message says which
-            kind = SHAPES.get(int(entry["xy"][0])) if entry["xy"] else None
-            if kind is None:
+            if not entry["xy"]:
                 continue  # a span of time, or an attribute of the file
-            values = entry["xy"][1:]
+            kind, values = SHAPES.get(int(entry["xy"][0]), str(entry["xy"][0])), entry["xy"][1:]
+            if kind == "extent":
+                (x1, x2), (y1, y2) = ((min(ends), max(ends)) for ends in (values[::2], values[1::2]))
+                kind, values = "rect", [x1, y1, x2 - x1, y2 - y1]
             shape = {"name": kind, **dict(zip(KEYS.get(kind, ()), values))}
             if kind == "polygon":
                 shape |= {"all_points_x": values[::2], "all_points_y": values[1::2]}

@@ -41,3 +41,30 @@ def test_several_classes_need_a_class_mask_for_each_image(tmp_path, classes, wor
     write(tmp_path, {"images/a.png": IMAGE, "masks/a.png": IDS, "classes.json": NAMES, **classes})
     with pytest.raises(DataError, match=words):
         open_dataset(tmp_path)
+
+
+OBJECTS = {"masks/a/0.png": IDS == 1, "masks/a/1.png": IDS == 2}
+LAYOUTS = {
+    "DAVIS": {"JPEGImages/480p/bear/00000.jpg": IMAGE, "Annotations/480p/bear/00000.png": IDS},
+    "U-Net": {"imgs/a.jpg": IMAGE, "masks/a_mask.png": IDS},
+    "Carvana": {"train/a.jpg": IMAGE, "train_masks/a_mask.png": IDS},
+    "a folder an image": {"images/a.jpg": IMAGE, **OBJECTS},
+    "a folder an image in parts": {"train/images/a.jpg": IMAGE, **{f"train/{name}": m for name, m in OBJECTS.items()}},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_masks_lie_in_folders_of_many_names(layout, tmp_path):
+    write(tmp_path, LAYOUTS[layout])
+    dataset = open_dataset(tmp_path)
+    assert (len(dataset), dataset.class_names, dataset.splits) == (
+        1,
+        ("object",),
+        ("train",) * ("train" in str(LAYOUTS[layout])),
+    )
+    assert dataset[0].boxes.tensor.tolist() == [[1, 1, 9, 9], [12, 12, 30, 20]]
+
+
+def test_an_image_without_files_of_objects_is_a_background(tmp_path):
+    write(tmp_path, {"images/a.png": IMAGE, "images/b.png": IMAGE, **OBJECTS})
+    assert [len(record.boxes) for record in open_dataset(tmp_path)] == [2, 0]

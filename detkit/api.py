@@ -35,7 +35,7 @@ from detkit.utils.seed import random_state_restored
 __all__ = ["Predictor", "Run", "evaluate", "load_experiment", "open_dataset", "train"]
 
 _ONE = threading.Lock()
-Overrides = str | Sequence[str] | Mapping[str, Any]
+Overrides = str | Sequence[str] | Mapping[str, Any] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,9 @@ def train(
     config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     *,
     data: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    format: str | None = None,
     val_fraction: float | None = None,
+    classes: str | Sequence[str] | None = None,
     weights: str | os.PathLike[str] | EllipsisType | None = ...,
     overrides: Overrides = (),
     output_dir: str | os.PathLike[str] | None = None,
@@ -97,7 +99,9 @@ def train(
             is a small Mask R-CNN or Faster R-CNN for ``data``.
         data: a folder of data in any format that is read here, see ``detkit.experiment.own_data``; None is what the
             config says. (A mapping holds overrides, as ``solver={...}`` does.)
+        format: the folder's, where it is not recognised: ``"yolo"``, ``"voc"``, ...
         val_fraction: the share of a folder without parts that is evaluated on; None is 0.2.
+        classes: the folder's classes to take; None for all.
         weights: what the training starts from; None (or ``"none"``) for none. Left out it is what the config says.
         overrides: changes to the config: texts ``key.path=value``, or a mapping, also of mappings.
         output_dir: the run's folder. None is a new one, so nothing is written over: what the config says, with a number
@@ -118,11 +122,16 @@ def train(
     if data is None or isinstance(data, Mapping):
         if config is None:
             raise ConfigError("train: give a config, or a folder of your own as data")
+        of_folder = {"format": format, "val_fraction": val_fraction, "classes": classes}
+        if given := [name for name, value in of_folder.items() if value is not None]:
+            raise ConfigError(f"train: {given[0]} goes with a folder as data")
         prepared = OwnData(_source(config), changes)
     elif resume:
         raise ConfigError("train: data begin a training; a run knows its own: give the run, and resume=True")
     else:
-        prepared = own_data(data, None if config is None else _source(config), changes, val_fraction=val_fraction)
+        names = classes.split(",") if isinstance(classes, str) else classes
+        options: Any = {"format": format, "val_fraction": val_fraction, "class_names": names}
+        prepared = own_data(data, None if config is None else _source(config), changes, **options)
     again = "the training has stopped; detkit.train({!r}, resume=True) goes on from here"
     with _running(prepared, again, new_folder=not resume) as (exp, interruption):
         train_experiment(exp, resume, interruption)
@@ -133,6 +142,7 @@ def evaluate(
     config: str | os.PathLike[str] | Mapping[str, Any],
     *,
     data: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    format: str | None = None,
     weights: str | os.PathLike[str] | None = None,
     overrides: Overrides = (),
     output_dir: str | os.PathLike[str] | None = None,
@@ -147,6 +157,7 @@ def evaluate(
         config: a run or its folder, which gets the files; or a config, see ``train``.
         data: see ``train``; its validation part is evaluated on, or all of a folder that has none. The files go to
             ``on_<its name>`` in the run's folder, so that the run keeps its own results.
+        format: see ``train``.
         weights: what is evaluated, a checkpoint or a program; None is the run's ``model_final.pth``.
         overrides: see ``train``.
         output_dir: see ``train``.
@@ -162,7 +173,9 @@ def evaluate(
     source = _source(config)
     new = weights is not None and (isinstance(source, Mapping) or not source.is_dir())
     folder = None if isinstance(data, Mapping) else data
-    prepared, weights = evaluation_of(source, changes, data=folder, weights=weights)
+    if format is not None and folder is None:
+        raise ConfigError("evaluate: format goes with a folder as data")
+    prepared, weights = evaluation_of(source, changes, data=folder, format=format, weights=weights)
     stopped = "the evaluation has stopped"
     with _running(prepared, stopped, new_folder=new) as (exp, interruption), interruption.at_once():
         evaluate_weights(exp, weights, precision, compile, engine=engine)
@@ -230,7 +243,7 @@ def _changes(
     """Overrides in all their forms as texts."""
     if isinstance(data, Mapping):
         more, data = {**more, "data": data}, None
-    texts = [overrides] if isinstance(overrides, str) else overrides
+    texts = [overrides] if isinstance(overrides, str) else () if overrides is None else overrides
     texts = _flat(texts, "") if isinstance(texts, Mapping) else texts
     if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
         raise ConfigError(f"overrides: expected texts 'key.path=value', or a mapping, got {overrides!r:.100}")

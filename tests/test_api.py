@@ -156,6 +156,7 @@ def test_overrides_of_another_kind_are_named(given):
         detkit.train(CONFIG, overrides=given)
     with pytest.raises(ConfigError, match="config: expected"):
         detkit.train(5)
+    assert api._changes(None, {}, None, None) == []
 
 
 def test_a_run_is_found_from_another_folder(trained, tmp_path, monkeypatch):

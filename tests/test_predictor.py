@@ -152,6 +152,9 @@ def test_options_are_checked():
         Predictor(Brightest(), batch_size=0)
     with pytest.raises(ConfigError, match="nowhere"):
         Predictor(Brightest(), device="nowhere")
+    for given in ("output/run", None):
+        with pytest.raises(ValueError, match=r"expected a model; Predictor\.from_run\(FOLDER\) takes a run"):
+            Predictor(given)
 
 
 @pytest.fixture
@@ -307,6 +310,9 @@ def test_a_run_without_final_weights_gives_its_newest_checkpoint(run, tmp_path, 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"config\.yaml"):
         Predictor.from_run(tmp_path)
+    (tmp_path / "model_final.pth").touch()
+    with pytest.raises(DataError, match=r"is a file, and a run is a folder; Predictor\.from_weights"):
+        Predictor.from_run(tmp_path / "model_final.pth")
 
 
 def test_weights_without_names_or_config(run, tmp_path, caplog):

@@ -62,6 +62,8 @@ def to_rgb(image: Any, path: str, max_value: float | None, report: Report) -> np
 
 def to_eight_bits(image: Any) -> np.ndarray:
     """The pixels of an image of Pillow's of at most 8 bits as ``(H, W, 3)`` RGB."""
+    if image.mode == "La":  # which Pillow converts to nothing else
+        image = image.convert("LA")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))

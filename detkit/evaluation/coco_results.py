@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import operator
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def coco_results(
     """The detections of one image as JSON-ready COCO results.
 
     Args:
-        image_id: what stands in ``image_id`` of every row.
+        image_id: what stands in ``image_id`` of every row: a text, or a whole number of any kind.
         instances: ``boxes``, ``scores``, ``classes`` and, where there are any, ``masks`` and ``keypoints``, in the
             pixels of the file.
         category_ids: the K ids of the classes (``Dataset.category_ids``); None: class index + 1.
@@ -81,7 +82,15 @@ def coco_results(
         One dict a detection, in the order of the instances: ``image_id``, ``category_id``, ``bbox`` (x, y, width,
         height), ``score`` and, where there are any, ``segmentation`` (compressed RLE) and ``keypoints`` (x, y and score
         of each point in turn).
+
+    Raises:
+        ValueError: the id is neither.
     """
+    if not isinstance(image_id, str):
+        try:
+            image_id = operator.index(image_id)  # numpy's numbers are none of JSON's
+        except TypeError:
+            raise ValueError(f"image_id: expected a whole number or a text, got {image_id!r:.100}") from None
     return Detections.of(instances).rows(image_id, category_ids)
 
 

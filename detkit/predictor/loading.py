@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 def files_of_run(run_dir: str | Path, weights: str | Path) -> tuple[str | Path, Path]:
     """Weights and config of a training run; see ``Predictor.from_run``."""
     run = Path(run_dir).expanduser()
+    if run.is_file():
+        raise DataError(
+            f"{run}: is a file, and a run is a folder; Predictor.from_weights (--weights) takes a checkpoint"
+        )
     config = run_file(run, "config.yaml")
     if not config.is_file():
         raise DataError(f"{run}: is not the folder of a run, which has a config.yaml; or give config and weights")

@@ -15,6 +15,7 @@ from detkit.experiment import torch_device
 from detkit.export import is_program
 from detkit.inference import Precision
 from detkit.predictor.engines import EngineChoice, in_engine, load_program
+from detkit.predictor.instances import PredictedInstances
 from detkit.predictor.loading import files_of_run, load_model
 from detkit.predictor.predicting import Predicts
 from detkit.predictor.sources import resolve_one
@@ -55,7 +56,7 @@ class Predictor(Predicts):
         views: merges what several views of an image show (see ``ViewsModel``), in torch alone. None: one view.
 
     Raises:
-        ValueError: a batch size below 1, an unknown precision or order, a tile without pixels.
+        ValueError: no model, a batch size below 1, an unknown precision or order, a tile without pixels.
         ConfigError: a device that is not there.
     """
 
@@ -75,6 +76,11 @@ class Predictor(Predicts):
         tile: AnyTiling | None = None,
         views: Views | None = None,
     ):
+        if not isinstance(model, nn.Module):
+            raise ValueError(
+                f"Predictor({model!r:.100}): expected a model; Predictor.from_run(FOLDER) takes a run,"
+                " from_weights(FILE) a checkpoint or a name of weights"
+            )
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         if channel_order not in ("RGB", "BGR"):
@@ -213,10 +219,15 @@ class Predictor(Predicts):
         show_best: int = 3,
         max_side: int | None = MAX_SIDE,
     ) -> np.ndarray:
-        """The image with its prediction as ``(H', W', 3)`` uint8; the options are those of ``draw_prediction``."""
+        """The image with its prediction as ``(H', W', 3)`` uint8; the options are those of ``draw_prediction``.
+
+        The image is read as it was for the prediction: in its order of channels, with its value of white.
+        """
         options: Any = {"score_thresh": score_thresh, "show_best": show_best, "max_side": max_side}
-        order = self.channel_order if prediction.frame is None else "RGB"  # frames are read here
-        pixels = resolve_one(image, self.reading, order).pixels()
+        found = prediction.instances
+        known = found if isinstance(found, PredictedInstances) else self
+        order = known.channel_order if prediction.frame is None else "RGB"  # frames are read here
+        pixels = resolve_one(image, known.reading, order).pixels()
         return draw_prediction(pixels, prediction, self.class_names, semantic_names=self.semantic_names, **options)
 
     def write_pictures(

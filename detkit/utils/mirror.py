@@ -70,16 +70,33 @@ def from_mirror(address: str, part: Path, weights: Weights) -> tuple[dict[str, s
 
 
 def read_manifest(root: str) -> dict[str, dict[str, Any]]:
-    """What the files of a mirror are: path -> ``name, address, size, sha256``; empty where it has no manifest."""
+    """What the files of a mirror are: path -> ``name, address, size, sha256``; empty where it has no manifest.
+
+    Raises DownloadError where its manifest is none.
+    """
     if "://" not in root:
         path = Path(root).expanduser() / MANIFEST
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        return _rows(path, str(path)) if path.is_file() else {}
     with TemporaryDirectory() as folder:
+        path = Path(folder) / f"_{MANIFEST}"
         try:
-            complete(f"{root}/{MANIFEST}", Path(folder) / f"_{MANIFEST}")
+            complete(f"{root}/{MANIFEST}", path)
         except MissingError:
             return {}
-        return dict(json.loads((Path(folder) / f"_{MANIFEST}").read_text(encoding="utf-8")))
+        return _rows(path, f"{shown(root)}/{MANIFEST}")
+
+
+def _rows(path: Path, what: str) -> dict[str, dict[str, Any]]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            where: {**row, **{key: str(row[key]) for key in ("name", "address", "sha256")}}
+            for where, row in rows.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DownloadError(
+            f"{what}: is none that detkit weights pack writes; move it away, and pack the files again"
+        ) from None
 
 
 def pack(files: Mapping[Path, Mapping[str, Any]], folder: Path) -> Iterator[Path]:

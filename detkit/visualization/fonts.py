@@ -4,6 +4,7 @@ import functools
 import importlib
 import logging
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -92,7 +93,7 @@ def font_runs(text: str) -> tuple[tuple[str | None, str], ...]:
 
     White space and marks without a form of their own go with what stands before them."""
     parts: list[tuple[bool, str]] = []
-    for character in text:
+    for character in re.sub(r"\s", " ", text):  # layouts of one line refuse a line break
         plain = _has(_dejavu(), frozenset(character))
         if parts and (plain == parts[-1][0] or _is_formless(character) or unicodedata.combining(character)):
             parts[-1] = (parts[-1][0], parts[-1][1] + character)

@@ -181,7 +181,8 @@ def _at_address(address: str) -> Weights:
 def hash_in_name(address: str) -> str:
     """``sha256:`` and the digits with which a file's name ends, as torch's hub has it: ``resnet50-0676ba61.pth``."""
     digits = re.search(r"-([0-9a-f]{8,64})\.[\w.]+$", urllib.parse.urlsplit(address).path)
-    return f"sha256:{digits[1]}" if digits and not re.fullmatch(r"(19|20)\d{6}", digits[1]) else ""  # or it is a date
+    number = digits and re.fullmatch(r"(19|20)\d{6}|0\d+", digits[1])  # a date, or steps
+    return f"sha256:{digits[1]}" if digits and not number else ""
 
 
 def _unknown(scheme: str, rest: str, names: Iterable[str], plain: str = "") -> str:

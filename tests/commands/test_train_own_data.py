@@ -79,6 +79,18 @@ def test_from_python(folder, tmp_path):
     assert again.predictor().class_names == ("left", "right")
 
 
+def test_from_python_the_folders_options_are_those_of_the_command(folder, tmp_path, capsys):
+    options = {"format": "yolo", "classes": "left", "val_fraction": 0.4}
+    run = detkit.train(data=folder, weights="none", overrides=QUICK, output_dir=tmp_path / "run", **options)
+    assert run.predictor().class_names == ("left",)
+    assert detkit.evaluate(run, data=folder, format="yolo", output_dir=tmp_path / "on")["box"]
+    for give, data in ((detkit.train, folder), (detkit.evaluate, shutil.copytree(folder, tmp_path / "other"))):
+        with pytest.raises(DataError, match="no format 'yolov'"):
+            give(run, data=data, format="yolov")
+        with pytest.raises(ConfigError, match="format goes with a folder as data"):
+            give(run, format="yolo")
+
+
 def test_what_cannot_be_is_said(folder, run, tmp_path, capsys, monkeypatch):
     for given, words in (
         ([], "or a folder of your own: --data FOLDER"),

@@ -98,3 +98,15 @@ def test_where_nothing_is_the_message_says_so(server, cache, tmp_path):
         weights_verify.main([server.address("/other.pth")])
     with pytest.raises(DataError, match="has no manifest"):
         weights_verify.main(["--mirror", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"a": 1}', '{"short_name": "of a web page"}', '{"a/b": {"name": "b"}}']
+)
+def test_a_manifest_that_is_none_is_said_and_not_written_over(server, tmp_path, content):
+    weights_fetch.main([server.address()])
+    (tmp_path / "manifest.json").write_text(content)
+    for run in (weights_pack.main, lambda given: weights_verify.main(["--mirror", *given])):
+        with pytest.raises(DownloadError, match="is none that detkit weights pack writes"):
+            run([str(tmp_path)])
+    assert (tmp_path / "manifest.json").read_text() == content

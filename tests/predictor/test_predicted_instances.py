@@ -105,6 +105,13 @@ def test_ids_of_categories_may_be_given_and_must_be_enough(found):
         found.to_coco(7, [10])
 
 
+@pytest.mark.parametrize("given", [np.int64(7), np.uint8(7), torch.tensor(7)])
+def test_ids_of_images_are_numbers_of_any_kind(found, given):
+    assert json.loads(json.dumps(found.to_coco(given))) == found.to_coco(7)
+    with pytest.raises(ValueError, match="image_id: expected a whole number or a text, got None"):
+        found.to_coco(None)
+
+
 def test_supervision_has_all_of_it(found):
     supervision = pytest.importorskip("supervision")
     for instances in (found, found.without("masks", "keypoints"), found[0:0]):
@@ -148,6 +155,14 @@ def test_colours_of_the_drawing_are_right_whatever_order_was_predicted():
     for found in (Predictor(Echo(), channel_order="BGR")(bgr), Predictor(Echo())(bgr, channel_order="BGR")):
         assert (np.asarray(found.instances.draw(bgr, score_thresh=1)) == (200, 100, 0)).all()
     assert (np.asarray(found.instances.draw(IMAGE, score_thresh=1, channel_order="RGB")) == (200, 100, 0)).all()
+
+
+def test_a_predictor_draws_an_image_as_it_was_predicted():
+    predictor, options = Predictor(Echo()), {"score_thresh": 2, "show_best": 0}
+    bgr, deep = IMAGE[..., ::-1], IMAGE / 255
+    for image, reading in ((bgr, {"channel_order": "BGR"}), (deep, {"max_value": 1.0})):
+        picture = predictor.draw(image, predictor(image, **reading), **options)
+        assert (picture == predictor.draw(IMAGE, predictor(IMAGE), **options)).all()
 
 
 def test_masks_of_large_images_are_not_laid_out(monkeypatch):

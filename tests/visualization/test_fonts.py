@@ -95,6 +95,10 @@ def test_latin_cyrillic_greek_and_arabic_need_no_other_font(install, caplog):
     assert not caplog.text
 
 
+def test_a_name_of_two_lines_is_written_in_one(install):
+    assert (label("two\nlines", "x") == label("two lines", "x")).all()
+
+
 def test_titles_are_escaped_where_no_font_writes_them(install, caplog):
     picture = np.zeros((400, 600, 3), np.uint8)
     one, other = (side_by_side([picture], [f"{name}: 3 objects"]) for name in ("猫", "犬"))

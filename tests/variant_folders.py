@@ -403,6 +403,12 @@ CASES = {
         {"a": [BOX, [1, 1, 9, 9]]},
         (),
     ),
+    "KITTI in folders": (
+        {f"image_2/{name}.png": IMAGE for name in ("x/a", "y/b")}
+        | {f"label_2/{name}.txt": f"cat 0 0 0 4 3 20 12{' 1' * 7}\n" for name in ("x/a", "y/b")},
+        BOTH,
+        (),
+    ),
     "Open Images under another name": (
         {
             "all_bounding_boxes.csv": "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded\n"

@@ -17,6 +17,7 @@ from detkit.data.formats.shapes import drawn, ellipse, extent, mask_size, number
 from detkit.data.image_files import IMAGE_SUFFIXES
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
+from detkit.utils.words import amount
 
 FIELDS = {
     "points": "polygonlabels",
@@ -67,8 +68,8 @@ class LabelStudioDataset(FormatDataset):
             (predicted if key == "predictions" else images).extend(image for image in found if image)
             left_out = sum(image is None for image in found)
             several = sum(len(_done(task, key)) > 1 for task in content)
-            notes += [f"{name}: {left_out} tasks without an annotation left out"] if left_out else []
-            notes += [f"{name}: {several} tasks have several {key}; of each one counts"] if several else []
+            notes += [f"{name}: {amount(left_out, 'task')} without an annotation left out"] if left_out else []
+            notes += [f"{name}: {amount(several, 'task')} with several {key}, of which one counts"] if several else []
             if key == "predictions":
                 notes.append(f"{name}: has predictions alone; they are labels of images without annotations elsewhere")
         images += predicted

@@ -174,7 +174,10 @@ def _one_channel(folder: Folder, name: str) -> np.ndarray:
 def _objects(
     ids: np.ndarray, classes: np.ndarray | None, names: Mapping[int, str], place: str
 ) -> Iterator[LabelledObject]:
-    for value in values_of(ids, place):
+    values = values_of(ids, place)
+    if len(values) > 2 and place.lower().endswith((".jpg", ".jpeg")):
+        raise DataError(f"{place}: is a JPEG, whose pixels are not exactly the ids; give the mask as a PNG")
+    for value in values:
         if not value:
             continue
         mask, origin = ids == value, f"{place}, id {value}"

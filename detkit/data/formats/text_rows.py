@@ -74,7 +74,9 @@ class KittiDataset(TextRows):
 
     @classmethod
     def label_files(cls, folder: Folder) -> list[str]:
-        return folder.glob("label_2/*.txt") or folder.glob("labels/*.txt")
+        files = folder.glob("*.txt")
+        places = ([name for name in files if place in name.split("/")[:-1]] for place in ("label_2", "labels"))
+        return next(filter(None, places), [])
 
     @classmethod
     def read_line(cls, line: str, origin: str) -> LabelledObject | None:

@@ -44,7 +44,7 @@ def test_of_several_annotations_the_ground_truth_counts_or_else_the_first(truth,
     dog = {**STUDIO_BOX, "value": {**STUDIO, "rectanglelabels": ["dog"]}}
     cancelled = {"result": [], "was_cancelled": True}
     assert annotated(tmp_path, cancelled, {"result": [STUDIO_BOX]}, {"result": [dog], **truth}).class_names == (label,)
-    assert "p.json: 1 tasks have several annotations; of each one counts" in caplog.text
+    assert "p.json: 1 task with several annotations, of which one counts" in caplog.text
 
 
 def test_a_bitmap_is_a_mask_and_what_has_no_area_is_said(tmp_path, caplog):

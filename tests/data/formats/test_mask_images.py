@@ -68,3 +68,13 @@ def test_masks_lie_in_folders_of_many_names(layout, tmp_path):
 def test_an_image_without_files_of_objects_is_a_background(tmp_path):
     write(tmp_path, {"images/a.png": IMAGE, "images/b.png": IMAGE, **OBJECTS})
     assert [len(record.boxes) for record in open_dataset(tmp_path)] == [2, 0]
+
+
+def test_ids_in_a_jpeg_are_refused(tmp_path):
+    write(tmp_path, {"images/a.png": IMAGE, "masks/a.jpg": IDS * 100})
+    with pytest.raises(
+        DataError, match=r"masks/a\.jpg: is a JPEG, whose pixels are not exactly the ids; give the mask"
+    ):
+        open_dataset(tmp_path)
+    write(tmp_path, {"masks/a.jpg": IDS * 0})
+    assert len(open_dataset(tmp_path)[0].boxes) == 0

@@ -46,7 +46,10 @@ def with_torchvision(args: argparse.Namespace) -> Report:
     """The parity report against one of torchvision's models."""
     name = args.reference.removeprefix(PREFIX)
     if name not in TORCHVISION_MODELS:
-        raise ConfigError(f"--reference: there is no {PREFIX}{name}; there are {', '.join(TORCHVISION_MODELS)}")
+        raise ConfigError(
+            f"--reference: there is no {PREFIX}{name} here; torchvision's detectors of two stages with boxes and masks"
+            f" are compared: {', '.join(TORCHVISION_MODELS)}"
+        )
     settings = Settings(**{option: getattr(args, option) for option in SETTINGS})
     notes = []
     published = published_norm_eps(name, args.weights)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detkit.comparisons.measure import SCORE
 from detkit.comparisons.weights import weights_by_name
 from detkit.registry import DataError
 
@@ -44,14 +45,27 @@ class Fixture:
 
     @property
     def num_classes(self) -> int:
-        """K, from the shapes of the weights."""
+        """K, from the shapes of the weights. Raises DataError where these are of no detector."""
+        if self.is_dense:  # of each anchor as many class scores, and four numbers of a box
+            scores, boxes = (self.meta["state_dict"][f"head.{name}.bias"][0] for name in ("cls_score", "bbox_pred"))
+            return 4 * int(scores) // int(boxes)
         last = ".cls_score.bias" if self.kind == "Detectron2" else "classifier.linear_class.bias"
-        return next(int(shape[0]) for name, shape in self.meta["state_dict"].items() if name.endswith(last)) - 1
+        found = [int(shape[0]) for name, shape in self.meta["state_dict"].items() if name.endswith(last)]
+        if not found:
+            raise DataError(f"{self.path}: its weights have no class scores, so it is not of a detector")
+        return found[0] - 1
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it is of a one-stage detector."""
+        return "head.cls_score.bias" in self.meta["state_dict"]
 
     @property
     def config_file(self) -> str:
-        """The config that is the same model, below ``configs/``."""
+        """The config that is the same model, below ``configs/``. Raises DataError where the fixture names none."""
         if self.kind == "Detectron2":
+            if "config" not in self.meta["reference"]:
+                raise DataError(f"{self.path}: does not name a config of the zoo; give detkit's by --config-file FILE")
             name = Path(self.meta["reference"]["config"]).stem
             return f"coco/{name.replace('_32x8d', '')}.yaml"
         blocks = {name.split(".")[2] for name in self.meta["state_dict"] if name.startswith("fpn.C4.")}
@@ -60,11 +74,15 @@ class Fixture:
     def overrides(self) -> list[str]:
         """What the reference had set otherwise than the config."""
         if self.kind == "Detectron2":
-            return [*DETECTRON2_SETTINGS, f"{_BOX}.detection.max_detections={max(len(self.tensor('scores')), 1)}"]
+            scores = self.tensor("scores")
+            if self.is_dense:  # what scores less than the last detection has no part in choosing the others
+                least = max(float(scores.min()) - SCORE, 0.0) if len(scores) else 1.0
+                return ["data.test_augmentations=[]", f"model.head.score_thresh={least}", f"{_HEAD_LIMIT}=100000"]
+            return [*DETECTRON2_SETTINGS, f"{_BOX}.detection.max_detections={max(len(scores), 1)}"]
         return _matterport_overrides(self.meta["config"])
 
 
-_BOX = "model.roi_heads.box_head"
+_BOX, _HEAD_LIMIT = "model.roi_heads.box_head", "model.head.max_detections"
 
 DETECTRON2_SETTINGS = (
     "data.test_augmentations=[]",

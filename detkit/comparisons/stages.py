@@ -1,16 +1,16 @@
-"""The stages of detkit's two-stage detectors, each to be run on its own."""
+"""The stages of detkit's detectors, each to be run on its own."""
 
 import dataclasses
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import cast
+from typing import ClassVar, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from detkit.comparisons.hooks import replaced
 from detkit.modeling.interfaces import Features
-from detkit.modeling.meta_archs import GeneralizedRCNN
+from detkit.modeling.meta_archs import DenseDetector, FeatureModel, GeneralizedRCNN
 from detkit.modeling.postprocess import to_original_size
 from detkit.modeling.proposals import RPN
 from detkit.modeling.roi_heads.box_head import BoxPredictions, FastRCNNHead
@@ -38,25 +38,26 @@ class Regions:
     detections: list[Instances]
 
 
-class Stages:
-    """A two-stage detector, stage by stage, in evaluation mode; nothing here has gradients.
+M = TypeVar("M", bound=FeatureModel)
+
+
+class FirstStages(Generic[M]):
+    """What all detectors have, in evaluation mode; nothing here has gradients.
 
     Args:
         model: with its weights.
 
     Raises:
-        ConfigError: another meta-architecture than ``GeneralizedRCNN``.
+        ConfigError: another meta-architecture than those of ``kind``.
     """
 
-    def __init__(self, model: nn.Module):
-        if not isinstance(model, GeneralizedRCNN):
-            raise ConfigError(f"model: {type(model).__name__} cannot be compared stage by stage; take GeneralizedRCNN")
-        self.model = model.eval()
+    kind: ClassVar[type[FeatureModel]] = FeatureModel
 
-    @property
-    def has_masks(self) -> bool:
-        """Whether there is a mask head."""
-        return getattr(self.model.roi_heads, "mask_head", None) is not None
+    def __init__(self, model: nn.Module):
+        if not isinstance(model, self.kind):
+            name, kind = type(model).__name__, self.kind.__name__
+            raise ConfigError(f"model: {name} cannot be compared stage by stage with this reference; take {kind}")
+        self.model = cast(M, model.eval())
 
     @torch.no_grad()
     def images(self, samples: list[Sample]) -> ImageList:
@@ -68,6 +69,37 @@ class Stages:
         """The maps that proposals and regions are taken from."""
         tensor = images.tensor.contiguous(memory_format=self.model.preprocess.memory_format)
         return self.model.features(dataclasses.replace(images, tensor=tensor))
+
+    @torch.no_grad()
+    def losses(self, samples: list[Sample]) -> dict[str, float]:
+        """The losses of samples with targets, norms in evaluation mode."""
+        return _numbers(self.model.loss(samples).terms)
+
+
+class DenseStages(FirstStages[DenseDetector]):
+    """A one-stage detector, stage by stage; see ``FirstStages``."""
+
+    kind = DenseDetector
+
+    @torch.no_grad()
+    def detections(self, images: ImageList, features: Features) -> list[Instances]:
+        """``boxes``, ``scores`` and ``classes`` of each image, in the pixels of the network's input."""
+        return self.model.head.predict(images, features)
+
+    def outputs(self, detections: Instances, original_size: tuple[int, int]) -> Instances:
+        """The detections in the pixels of the original image."""
+        return cast(Instances, self.model.prediction(detections, original_size).instances)
+
+
+class Stages(FirstStages[GeneralizedRCNN]):
+    """A two-stage detector, stage by stage; see ``FirstStages``."""
+
+    kind = GeneralizedRCNN
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether there is a mask head."""
+        return getattr(self.model.roi_heads, "mask_head", None) is not None
 
     @torch.no_grad()
     def proposals(self, images: ImageList, features: Features) -> list[Instances]:
@@ -120,11 +152,6 @@ class Stages:
         if "mask_probs" not in detections:
             return moved
         return moved.with_fields(mask_probs=detections.mask_probs[moved.row])
-
-    @torch.no_grad()
-    def losses(self, samples: list[Sample]) -> dict[str, float]:
-        """The losses of samples with targets, norms in evaluation mode."""
-        return _numbers(self.model.loss(samples).terms)
 
     @torch.no_grad()
     def losses_of(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import pycocotools.mask as coco_mask
@@ -22,7 +23,7 @@ from detkit.comparisons.measure import (
     set_difference,
 )
 from detkit.comparisons.report import Report
-from detkit.comparisons.stages import Stages
+from detkit.comparisons.stages import DenseStages, FirstStages, Stages
 from detkit.data import Augmentation, Record
 from detkit.registry import ConfigError, DataError
 from detkit.structures import BitMasks, Boxes, Instances, Resize
@@ -48,11 +49,12 @@ def compare_with_fixture(
         augmentations: what the model's config does to images before the model.
 
     Raises:
-        ConfigError: a model without the stages of a two-stage detector, or without a map of the fixture.
+        ConfigError: a model without the stages of the fixture's detector, or without a map of the fixture.
         DataError: an image of another size than the fixture's, or an array that is missing.
     """
-    kind = _WithDetectron2 if fixture.kind == "Detectron2" else _WithMatterport
-    comparison = kind(Stages(model), fixture, record, augmentations)
+    kinds = _WithDense if fixture.is_dense else _WithDetectron2
+    kind = kinds if fixture.kind == "Detectron2" else _WithMatterport
+    comparison = kind(kind.stages_of(model), fixture, record, augmentations)
     comparison.compare_features()
     comparison.compare_rest()
     return comparison.report
@@ -61,7 +63,9 @@ def compare_with_fixture(
 class _Comparison:
     """The image's way through detkit's model, and the report on it."""
 
-    def __init__(self, stages: Stages, fixture: Fixture, record: Record, augmentations: Sequence[Augmentation]):
+    stages_of: ClassVar[type[FirstStages[Any]]] = Stages
+
+    def __init__(self, stages: Any, fixture: Fixture, record: Record, augmentations: Sequence[Augmentation]):
         self.stages, self.fixture, self.record, self.augmentations = stages, fixture, record, augmentations
         self.report = Report(f"{fixture.kind} ({fixture.path.name})")
         self.sample = as_sample(record, augmentations, bitmaps=False)
@@ -100,35 +104,82 @@ class _Comparison:
         self.report.add("mask areas", "relative", AREA, *((None, difference) if isolated else (difference, None)))
 
 
-class _WithDetectron2(_Comparison):
-    def compare_rest(self) -> None:
-        """See the base class."""
+class _Detectron2(_Comparison):
+    """What the fixtures of all of Detectron2's detectors have."""
+
+    def expected(self) -> Instances:
+        """The reference's detections in pixels of the image. Raises DataError for an image of another size."""
         size, reference = self.sample.original_size, self.fixture.meta["reference"]
         if (reference.get("height", size[0]), reference.get("width", size[1])) != size:
             other = reference["image"]
             raise DataError(f"{self.sample.file_name}: is of size {size}, the fixture's image is another ({other})")
+        boxes, scores, classes = map(self.fixture.tensor, ("pred_boxes", "scores", "pred_classes"))
+        return Instances(size, boxes=Boxes(boxes), scores=scores, classes=classes)
+
+    def compare_detections(self, expected: Instances, *ours: Instances) -> None:
+        """Of the whole run, and where there is such from the reference's own input."""
+        for field, stage, measure, tolerance in (
+            ("scores", "class scores", "probability", SCORE),
+            ("boxes", "boxes", "pixels", PIXELS),
+        ):
+            self.report.add(stage, measure, tolerance, *(set_difference(field, o, expected) for o in ours))
+
+    def compare_losses(self) -> None:
+        """Of the annotations that the reference's losses were computed for, in its order."""
+        record, reference = self.record, self.fixture.meta["reference"]
+        if not len(record.objects):
+            self.report.notes.append("no losses: they need the image's annotations")
+            return
+        wanted = reference.get("annotation_ids")
+        if wanted is not None:
+            rows = {number: row for row, number in enumerate(record.objects.annotation_ids.tolist())}
+            missing = [number for number in wanted if number not in rows]
+            if missing:
+                raise DataError(f"{record.file_name}: has no annotation {missing[0]}, which the fixture's losses need")
+            record = record.select(sorted(rows[number] for number in wanted))
+        try:
+            ours = self.stages.losses([as_sample(record, self.augmentations, bitmaps=False)])
+        except ValueError as error:  # a truth that is no part of the annotations, such as a semantic map
+            self.report.notes.append(f"no losses: {error}")
+            return
+        for name, expected in reference.get("losses", {}).items():
+            values = torch.tensor([[ours.get(name, math.inf)], [expected]], dtype=torch.double)
+            self.report.add(name, "relative", RELATIVE, relative(*values))
+
+
+class _WithDense(_Detectron2):
+    stages_of = DenseStages
+
+    def compare_rest(self) -> None:
+        """See the base class."""
+        expected = self.expected()
+        (found,) = self.stages.detections(self.images, self.features)
+        ours = self.stages.outputs(found, expected.image_size)[: len(expected)]  # a limit may have cut those off
+        self.compare_detections(expected, ours)
+        self.compare_losses()
+
+
+class _WithDetectron2(_Detectron2):
+    def compare_rest(self) -> None:
+        """See the base class."""
+        expected, reference = self.expected(), self.fixture.meta["reference"]
+        size = expected.image_size
         (proposals,) = self.stages.proposals(self.images, self.features)
         theirs = self.input_boxes(self.fixture.tensor("proposal_boxes"))
         self.report.add("proposals", "pixels", PIXELS, set_difference("boxes", proposals, theirs))
         logits = self.fixture.tensor("objectness_logits").sort(descending=True).values
         ours = proposals.objectness.sort(descending=True).values
         self.report.add("objectness", "relative", RELATIVE, relative(ours, logits))
-        boxes, scores, classes = map(self.fixture.tensor, ("pred_boxes", "scores", "pred_classes"))
-        expected = Instances(size, boxes=Boxes(boxes), scores=scores, classes=classes)
         outputs = [
             self.stages.outputs(self.stages.regions(self.features, [p]).detections[0], size)
             for p in (proposals, theirs)
         ]
-        self.report.add("class scores", "probability", SCORE, *(set_difference("scores", o, expected) for o in outputs))
-        self.report.add("boxes", "pixels", PIXELS, *(set_difference("boxes", o, expected) for o in outputs))
+        self.compare_detections(expected, *outputs)
         if "mask_rle" in reference:
             masks = [coco_mask.decode({"size": list(size), "counts": text}) for text in reference["mask_rle"]]
             bitmaps = BitMasks(np.stack(masks) if masks else np.zeros((0, *size)))
             self._compare_masks(outputs[0], expected.with_fields(masks=bitmaps))
-        if self.sample.target is not None and len(self.sample.target):
-            self._compare_losses()
-        else:
-            self.report.notes.append("no losses: they need the image's annotations")
+        self.compare_losses()
 
     def _compare_masks(self, ours: Instances, theirs: Instances) -> None:
         if not self.stages.has_masks:
@@ -147,21 +198,6 @@ class _WithDetectron2(_Comparison):
         parts = [slice(i, i + 32) for i in range(0, len(theirs), 32)]  # masks of full size are large
         area = sum(self.area(isolated[part], theirs.boxes[part], theirs.image_size) for part in parts)
         self.compare_areas(area, float(theirs.masks.tensor.sum()), isolated=True)
-
-    def _compare_losses(self) -> None:
-        """Of the annotations that the reference's losses were computed for, in its order."""
-        record, reference = self.record, self.fixture.meta["reference"]
-        wanted = reference.get("annotation_ids")
-        if wanted is not None:
-            rows = {number: row for row, number in enumerate(record.objects.annotation_ids.tolist())}
-            missing = [number for number in wanted if number not in rows]
-            if missing:
-                raise DataError(f"{record.file_name}: has no annotation {missing[0]}, which the fixture's losses need")
-            record = record.select(sorted(rows[number] for number in wanted))
-        ours = self.stages.losses([as_sample(record, self.augmentations, bitmaps=False)])
-        for name, expected in reference.get("losses", {}).items():
-            values = torch.tensor([[ours.get(name, math.inf)], [expected]], dtype=torch.double)
-            self.report.add(name, "relative", RELATIVE, relative(*values))
 
 
 class _WithMatterport(_Comparison):

@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from detkit import command_line
-from detkit.checkpoint import Checkpointer, load_weights
+from detkit.checkpoint import Checkpointer, export_state, load_weights
 from detkit.commands import compare as compare_command
 from detkit.comparisons.fixtures import read_fixture
+from detkit.comparisons.images import as_sample, read_images
 from detkit.comparisons.measure import mask_difference, set_difference
 from detkit.comparisons.report import Difference, Report, Row
 from detkit.comparisons.tie_breaking import TieBreaking
@@ -147,7 +148,8 @@ def test_mistakes_have_a_message(compare, weights, images, tmp_path):
     np.savez(tmp_path / "no.npz", a=np.zeros(1))
     image = images[0]
     for argv, words in (
-        (("torchvision:maskrcnn", weights, image), "there is no torchvision:maskrcnn"),
+        (("torchvision:maskrcnn", weights, image), "there is no torchvision:maskrcnn here"),
+        (("torchvision:retinanet_resnet50_fpn", weights, image), "two stages with boxes and masks"),
         ((f"torchvision:{SMALL}", tmp_path / "gone.pth", image), "there is no such file"),
         ((f"torchvision:{SMALL}", tmp_path / "foreign.pth", image), "has no class scores"),
         (("torchvision:fasterrcnn_resnet50_fpn", weights, image), "does not take these weights"),
@@ -155,6 +157,7 @@ def test_mistakes_have_a_message(compare, weights, images, tmp_path):
         ((f"torchvision:{SMALL}", weights, image, "--set", "model.nack=1"), "nack"),
         ((tmp_path / "gone.json", "fixture", image), "cannot be read as a fixture"),
         ((tmp_path / "no.json", "fixture", image), "is no fixture"),
+        ((unnamed_fixture(tmp_path), "fixture", image), "give detkit's by --config-file FILE"),
     ):
         said, _ = compare(str(argv[0]), *argv[1:], code=2)
         assert words in said
@@ -223,6 +226,72 @@ def test_weights_by_name_follow_from_the_name_alone():
     assert torch.equal(state["a.weight"], 2 * again["a.weight"])
     assert (state["n.running_var"] >= 1).all()
     assert state["n.num_batches_tracked"].dtype == torch.long
+
+
+def unnamed_fixture(folder):
+    (folder / "unnamed.json").write_text(json.dumps({"state_dict": {}, "reference": {"which": "fcos"}}))
+    np.savez(folder / "unnamed.npz", scores=np.zeros(0))
+    return folder / "unnamed.json"
+
+
+DENSE = (
+    "model.backbone={depth: 18, width: 8, norm: BN}",
+    "model.neck={out_channels: 16}",
+    "model.head.num_conv=1",
+    "data.test_augmentations=[]",
+)
+
+
+@pytest.mark.parametrize("config", ["retinanet_R_50_FPN_1x", "fcos_R_50_FPN_1x"])
+def test_a_fixture_of_a_one_stage_detector(compare, tmp_path, config):
+    noise = np.random.default_rng(0).integers(0, 256, (128, 160, 3)).astype(np.uint8)  # padding would have equal scores
+    image = tmp_path / "image.png"
+    Image.fromarray(noise).save(image)
+    limits = ("model.head.score_thresh=0.2", "model.head.max_detections=10000")
+    model = load_experiment(f"coco/{config}", [*DENSE, *limits]).build_model(3).eval()
+    shapes = {name: tuple(tensor.shape) for name, tensor in export_state(model.state_dict(), "detectron2").items()}
+    gains = [
+        ["stem.conv1.weight", 0.05],
+        ["(neck|fpn_.*|top_block.*|subnet.*|cls_score).weight", 3.0],
+        ["cls_score.bias", 50.0],
+    ]
+    load_weights(model, weights_by_name(shapes, gains))
+    record = read_images([image])[0]
+    sample = as_sample(record, (), bitmaps=False)
+    with torch.no_grad():
+        found = model([sample])[0].instances
+        maps = model.features(model.preprocess([sample]))
+    assert len(found) > 5
+    arrays = {"pred_boxes": found.boxes.tensor, "scores": found.scores, "pred_classes": found.classes}
+    arrays |= {f"feature_{level}": values[0, :8, ::7, ::7] for level, values in maps.items()}
+    np.savez(tmp_path / "dense.npz", **{name: np.asarray(value) for name, value in arrays.items()})
+    reference = {"config": f"COCO-Detection/{config}.yaml", "height": 128, "width": 160, "image": image.name}
+    (tmp_path / "dense.json").write_text(json.dumps({"state_dict": shapes, "gains": gains, "reference": reference}))
+    settings = [word for override in DENSE for word in ("--set", override)]
+    said, rows = compare(str(tmp_path / "dense.json"), "fixture", image, *settings)
+    assert "the same as Detectron2" in said
+    assert "no losses: they need" in said
+    assert {"features p3", "class scores", "boxes"} <= rows.keys()
+    _, rows = compare(
+        str(tmp_path / "dense.json"), "fixture", image, *settings, "--set", "model.head.nms_thresh=0.2", code=1
+    )
+    assert wrong(rows) == ["class scores", "boxes"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["d2_retinanet_R_50_FPN_1x", "d2_fcos"])
+def test_fixtures_of_one_stage_detectors(compare, shared_data, name):
+    path = shared_data.parent / "reference" / "parity" / f"{name}.json"
+    if not path.is_file():
+        pytest.skip(f"no fixture at {path}")
+    coco = shared_data / "coco_mini"
+    argv = ["fixture", coco / "val2017" / "000000229997.jpg"]
+    argv += ["--annotations", coco / "annotations" / "instances_val2017.json"]
+    argv += ["--config-file", "coco/fcos_R_50_FPN_1x"] if "fcos" in name else []
+    _, rows = compare(str(path), *argv, code=None)
+    assert not wrong(rows)
+    assert {"features p3", "class scores", "boxes"} <= rows.keys()
+    assert sum(stage.startswith("loss_") for stage in rows) == (3 if "fcos" in name else 2)
 
 
 @pytest.mark.slow

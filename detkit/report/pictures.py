@@ -6,7 +6,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pycocotools.mask as coco_mask
@@ -105,22 +105,33 @@ def _worst(
     labels = [class_label(class_numbers[row["category_id"]], names) for row in rows]
     labels = [label if len(names) > 1 and not alone else "" for label, alone in zip(labels, crowd)]
     boxes = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
-    truth = _picture(image, size, boxes, [row.get("segmentation") for row in rows], states, labels)
+    num_points = len(dataset.keypoint_names)
+    points = np.array([row.get("keypoints") or [0] * 3 * num_points for row in rows], np.float64)
+    points = _Points(points.reshape(len(rows), num_points, 3), dataset.skeleton)
+    truth = _picture(image, size, boxes, [row.get("segmentation") for row in rows], points, states, labels)
     shown = np.argsort(-found.scores, kind="stable")
     shown = shown[found.scores[shown] >= threshold]
     num_detections, shown = len(shown), shown[:MOST_DRAWN]
     texts = [class_label(k, names) if len(names) > 1 else "" for k in found.classes[shown].tolist()]
     texts = [f"{text} {score:.2f}".strip() for text, score in zip(texts, found.scores[shown])]
     masks = [{"size": found.image_size, "counts": found.masks[i]} if found.masks else None for i in shown.tolist()]
+    points = _Points(np.zeros((0, 0, 3)) if found.keypoints is None else found.keypoints[shown], dataset.skeleton)
     return WorstImage(
         name,
         truth,
-        _picture(image, size, found.boxes[shown], masks, results[shown], texts),
+        _picture(image, size, found.boxes[shown], masks, points, results[shown], texts),
         int((~crowd).sum()),
         num_detections,
         Counter(names[k] for k in matches.object_classes[~hit].tolist()),
         Counter((names[k], list(KINDS)[n]) for k, n in zip(matches.classes[~right], matches.kind[~right].tolist())),
     )
+
+
+class _Points(NamedTuple):
+    """Keypoints ``(N, P, 3)`` as COCO's files have them, or of no object; and the pairs that a line joins."""
+
+    values: np.ndarray
+    skeleton: Sequence[tuple[int, int]]
 
 
 class _Bitmaps(Sequence[np.ndarray]):
@@ -141,6 +152,7 @@ def _picture(
     size: tuple[int, int],
     boxes: np.ndarray,
     masks: Sequence[Any],
+    points: _Points,
     states: np.ndarray,
     labels: Sequence[str],
 ) -> str:
@@ -150,6 +162,7 @@ def _picture(
     drawing.masks(_Bitmaps([masks[i] for i in known], size), colors[known])
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
     drawing.boxes(corners, colors, 1 if known else 2, dashed=states == MISSED)
+    drawing.keypoints(points.values + [0.5, 0.5, 0], colors[: len(points.values)], points.skeleton)
     drawing.labels(corners, labels, colors)
     file, picture = io.BytesIO(), Image.fromarray(drawing.array())
     picture.thumbnail((2 * SIDE, 2 * SIDE))  # of a long and narrow image

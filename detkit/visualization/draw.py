@@ -10,9 +10,6 @@ from detkit.visualization.drawing import MAX_SIDE, MIN_SIDE, Drawing
 from detkit.visualization.fonts import class_label
 from detkit.visualization.inputs import ImageLike
 
-_SEEN = 0.05
-"""Keypoints of less visibility or score are not drawn."""
-
 
 def draw_prediction(
     image: ImageLike,
@@ -119,21 +116,10 @@ def draw_rows(
             thin = max(1, drawing.line - 1) if masks else None
             drawing.boxes(field.tensor.numpy(), colors, thin, dashed=dashed)
         elif isinstance(field, Keypoints):
-            _draw_keypoints(drawing, field.numpy(), colors, skeleton or field.skeleton)
+            drawing.keypoints(field.numpy(), colors, skeleton or field.skeleton)
     drawing.labels(np.zeros((1, 4)), [note], (0, 0, 0))
     if "boxes" in fields:
         drawing.labels(fields["boxes"].tensor.numpy(), _texts(instances, classes, class_names), colors)
-
-
-def _draw_keypoints(
-    drawing: Drawing, keypoints: np.ndarray, colors: np.ndarray, skeleton: Sequence[tuple[int, int]]
-) -> None:
-    """``(N, P, 3)`` x, y and visibility or score."""
-    for points, color in zip(keypoints, colors):
-        seen = points[:, 2] > _SEEN
-        edges = [(a, b) for a, b in skeleton if seen[a] and seen[b]]
-        drawing.lines(np.array([[*points[a, :2], *points[b, :2]] for a, b in edges]).reshape(-1, 4), tuple(color))
-        drawing.points(points[seen, :2], tuple(color))
 
 
 def _draw_semantic(drawing: Drawing, classes: np.ndarray, class_names: Sequence[str]) -> None:

@@ -20,6 +20,8 @@ MAX_SIDE = 1600
 _MIN_SHORT_SIDE = 240
 """Of an image that is shrunk: a long strip stays up to four times as long as others."""
 _OPACITY = 0.42
+_SEEN = 0.05
+"""Keypoints of less visibility or score are not drawn."""
 
 Colors = np.ndarray | tuple[int, int, int]
 """``(N, 3)`` uint8 RGB, or one colour for all."""
@@ -122,6 +124,14 @@ class Drawing:
         for (x, y), color in zip(places.tolist(), _table(colors, len(places)).tolist()):
             for r, fill in ((radius + self.line, (255, 255, 255)), (radius, tuple(color))):
                 pen.ellipse((x - r, y - r, x + r, y + r), fill=fill)
+
+    def keypoints(self, keypoints: np.ndarray, colors: Colors, skeleton: Sequence[tuple[int, int]]) -> None:
+        """Draws ``(N, P, 3)`` keypoints, x, y and visibility or score, with the skeleton's lines between seen ones."""
+        for points, color in zip(keypoints, _table(colors, len(keypoints))):
+            seen = points[:, 2] > _SEEN
+            edges = [(a, b) for a, b in skeleton if seen[a] and seen[b]]
+            self.lines(np.array([[*points[a, :2], *points[b, :2]] for a, b in edges]).reshape(-1, 4), tuple(color))
+            self.points(points[seen, :2], tuple(color))
 
     def labels(self, boxes: np.ndarray, texts: Sequence[str], colors: Colors) -> None:
         """Writes texts at ``(N, 4)`` boxes, the first at the best places; an empty one is none.

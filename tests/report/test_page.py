@@ -1,18 +1,27 @@
 """The page: it loads nothing, strangers' names stay text, its numbers are those of the evaluation."""
 
+import base64
 import dataclasses
+import io
 import json
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from report_cases import FAR, NEAR, OBJECT, dataset, evaluated, instances, random_case, sample
 
+from detkit.data import Shapes
 from detkit.doctor import Finding
+from detkit.evaluation import CocoEvaluator
 from detkit.evaluation.errors import DetectionErrors
 from detkit.report import About, ReportData, write_report
+from detkit.report.analysis import Analysis
 from detkit.report.page import metric
-from detkit.structures import Prediction
+from detkit.report.pictures import worst_images
+from detkit.structures import Instances, Keypoints, Prediction, Sample
+from detkit.visualization.comparison import COLORS, FALSE, MISSED
 
 SECTIONS = ["ap", "thresholds", "mistakes", "confusion", "sizes", "worst", "curves", "data", "doctor", "time", "config"]
 VOID = {"meta", "img", "br", "link", "input"}
@@ -239,6 +248,25 @@ def test_pictures_show_the_worst_images_and_say_what_is_wrong(tmp_path):
     )
     assert (first.num_objects, first.num_detections) == (2, 2)
     assert [image.num_objects for image in content.worst] == [2]  # the other is right from the best threshold on
+
+
+def test_pictures_show_keypoints():
+    data = Shapes(num_images=1, image_size=(96, 96), min_objects=1, max_objects=1, keypoints="centres")
+    record = data[0]
+    place, away = record.objects.keypoints.tensor, torch.tensor([[[5.0, 90.0, 0.9]]])
+    found = Instances((96, 96), boxes=record.objects.boxes, classes=record.objects.classes, scores=torch.tensor([0.9]))
+    evaluator = CocoEvaluator(data)
+    wrong = found.with_fields(classes=(found.classes + 1) % 5, keypoints=Keypoints(away))
+    evaluator.update([Sample(torch.zeros(3, 96, 96), (96, 96), data.image_id(0))], [Prediction(wrong)])
+    evaluator.compute()
+    analysis = Analysis.of(evaluator.truth, evaluator.detections, "box")
+    (image,) = worst_images(analysis, data, evaluator.truth, evaluator.detections, 0.5, 1)
+    for picture, here, elsewhere in ((image.truth, place, away), (image.found, away, place)):
+        pixels = Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2])))
+        for points, drawn in ((here, True), (elsewhere, False)):
+            x, y = (points[0, 0, :2] * pixels.width / 96).int().tolist()
+            color = np.array(pixels, int)[y, x]
+            assert (abs(color - COLORS[MISSED if picture == image.truth else FALSE]).max() < 40) == drawn
 
 
 def test_a_picture_shows_no_more_than_can_be_seen(tmp_path):

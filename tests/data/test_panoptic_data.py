@@ -12,6 +12,7 @@ import pytest
 import torch
 from panoptic_folder import write_panoptic
 from PIL import Image
+from variant_folders import IMAGE, write
 
 from detkit.data import CocoPanoptic, ConcatDataset, Mapper, RandomFlip, ResizeShortestEdge, Shapes, open_dataset
 from detkit.data.augmentations import FixedSizeCrop
@@ -177,3 +178,26 @@ def test_cityscapes_has_stuff_too(tmp_path):
     things = [s for s in data.panoptic_map(0).segments if s.is_thing]
     assert [(data.class_names[s.class_index], s.crowd) for s in things] == [("car", True), ("car", False)]
     assert not set(data.stuff_ids) & set(data.category_ids)
+
+
+def test_parts_may_have_images_and_maps_of_equal_names(tmp_path):
+    things = [{"id": 3, "category_id": 1}]
+    files = {}
+    for part, rows in (("train", slice(0, 4)), ("val", slice(10, 20))):
+        ids = np.zeros((30, 40, 3), np.uint8)
+        ids[rows, :, 0] = 3
+        content = {
+            "images": [{"id": 1, "file_name": "a.png", "height": 30, "width": 40}],
+            "annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": things}],
+            "categories": [{"id": 1, "name": "cat", "isthing": 1}],
+        }
+        files |= {f"annotations/panoptic_{part}.json": content, f"annotations/panoptic_{part}/a.png": ids}
+        files[f"{part}/a.png"] = IMAGE
+    write(tmp_path, files)
+    for part, box in (("train", [0, 0, 40, 4]), ("val", [0, 10, 40, 20])):
+        dataset = open_dataset(tmp_path, split=part)
+        assert dataset.image_path(0) == str(tmp_path / part / "a.png")
+        assert dataset[0].boxes.tensor.tolist() == [box]
+    (tmp_path / "train/a.png").unlink()
+    with pytest.raises(DataError, match=r"panoptic_train\.json names the image 'a\.png'"):
+        open_dataset(tmp_path, split="train")

@@ -100,13 +100,13 @@ def _image(
     if image is None:
         raise DataError(f"{place}: there is no image '{stem}_leftImg8bit'")
     labels = {value: value // 1000 if value >= 1000 else value for value in values_of(ids, place)}
-    found = [
+    kept = [
         LabelledSegment(value, things.get(label, "") or stuff[label], label in things, label in things and value < 1000)
         for value, label in labels.items()
         if label in things or label in stuff
     ]
-    segments[image] = SegmentFile(name, found)
+    segments[image] = SegmentFile(name, kept)
     objects = [
-        LabelledObject(s.label, None, ids == s.id, f"{place}, id {s.id}", crowd=s.crowd) for s in found if s.is_thing
+        LabelledObject(s.label, None, ids == s.id, f"{place}, id {s.id}", crowd=s.crowd) for s in kept if s.is_thing
     ]
     return LabelledImage(image, objects, ids.shape)

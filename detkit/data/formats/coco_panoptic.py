@@ -1,5 +1,6 @@
 """CocoPanoptic and CocoPanopticFolder: COCO panoptic's JSON with its PNGs of segment ids."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -13,9 +14,11 @@ from detkit.data.datasets.coco import CocoInstances
 from detkit.data.datasets.row_masks import InvalidMasks
 from detkit.data.datasets.row_reader import InvalidBoxes
 from detkit.data.datasets.rows import ImageRow
-from detkit.data.formats.coco_folder import CocoFolder, distinct, joined
+from detkit.data.formats.coco_folder import CocoFolder
+from detkit.data.formats.coco_parts import distinct, joined, near_file
 from detkit.data.formats.content import Content
 from detkit.data.formats.files import Folder
+from detkit.data.formats.parts import part_of
 from detkit.data.formats.segment_files import LabelledSegment, SegmentFile, SegmentFiles, segment_ids
 from detkit.data.images import DEFAULT_READING, ImageReading
 from detkit.data.interfaces import DATASETS
@@ -95,6 +98,19 @@ def _segments(entry: _SegmentedImage, categories: Mapping[int, _PanopticCategory
     return found
 
 
+def _photograph(folder: Folder, file_name: str, name: str) -> str:
+    """The image of a name that is none of the PNGs of segments, which lie in a folder that is named as their JSON."""
+    near = near_file(folder, name)
+    if exact := next(
+        (path for where in near if (path := os.path.normpath(f"{where}/{file_name}")) in folder.images), None
+    ):
+        return exact
+    named = folder.images_named(PurePosixPath(file_name).name)
+    named = [path for path in named if PurePosixPath(path).parent.name != PurePosixPath(name).stem]
+    named = folder.of_own_part(named, part_of(name))
+    return named[0] if len(named) == 1 else folder.image(file_name, near, name)
+
+
 def _panoptic(folder: Folder, name: str) -> Content:
     place = str(folder.path / name)
     file = _read(place)
@@ -103,15 +119,14 @@ def _panoptic(folder: Folder, name: str) -> Content:
     found = {entry.image_id: entry for entry in file.annotations}
     rows: list[dict[str, Any]] = []
     out, files = [], dict[str, SegmentFile]()
-    masks = {path for path in folder.images if PurePosixPath(path).parent.name == PurePosixPath(name).stem}
     for image in file.images:
-        named = [path for path in folder.images_named(PurePosixPath(image.file_name).name) if path not in masks]
-        path = named[0] if len(named) == 1 else folder.image(image.file_name, origin=name)
+        path = _photograph(folder, image.file_name, name)
         out.append(ImageRow(image.id, path, image.height, image.width))
         if (entry := found.get(image.id)) is None:
             continue
         stem = PurePosixPath(entry.file_name).name
-        pngs = [other for other in folder.images_named(stem) if other != path]
+        pngs = folder.of_own_part([other for other in folder.images_named(stem) if other != path], part_of(name))
+        pngs.sort(key=lambda other: PurePosixPath(other).parent.name != PurePosixPath(name).stem)
         if not pngs:
             raise DataError(f"{place}: image {image.id}: there is no '{stem}', which holds its segments")
         colours = folder.mask(pngs[0]).astype(np.int64)

@@ -137,7 +137,7 @@ class Folder:
         if not found and PurePosixPath(written).suffix.lower() not in IMAGE_SUFFIXES:  # CVAT's frames of videos
             found = self._by_stem.get(last, [])
         above = os.path.dirname(written)
-        others, found = found, self._of_own_part(found, os.path.basename(above), *near, above)
+        others, found = found, self.of_own_part(found, os.path.basename(above), *near, above)
         ends = [_shared_folders(path, written) for path in found]
         found = [path for path, end in zip(found, ends) if end == max(ends)]
         if len(found) != 1:
@@ -159,7 +159,7 @@ class Folder:
         found = self._by_name.get(plain(name), [])
         return [path for path in found if PurePosixPath(path).name == name] or found
 
-    def _of_own_part(self, found: Sequence[str], *folders: str) -> list[str]:
+    def of_own_part(self, found: Sequence[str], *folders: str) -> list[str]:
         """The images that lie in no other part than the first of the folders that is of one.
 
         All of them where that part has no images of its own, as where labels were divided, but not their images.
@@ -177,7 +177,7 @@ class Folder:
 
         Of several it is one in a folder ``near``, and of these the one that shares most folders with ``beside``.
         """
-        found = self._of_own_part(self._by_stem.get(stem, []), os.path.dirname(beside))
+        found = self.of_own_part(self._by_stem.get(stem, []), os.path.dirname(beside))
         inside = [name for name in found if near in name.split("/")[:-1]] if near else found
         theirs = beside.split("/")[:-1]
         return max(inside or found, key=lambda name: len({*name.split("/")[:-1]}.intersection(theirs)), default=None)

@@ -55,8 +55,12 @@ KEYS = {"rect": ("x", "y", "width", "height"), "circle": ("cx", "cy", "r"), "ell
 
 def _files(folder: Folder) -> list[str]:
     """Those that have the words of one of VIA's four forms in the beginning."""
-    words = (('"regions"', '"filename"'), ('"attribute"', '"anchor_id"'), ("region_shape_attributes", "filename"))
-    words += (("CSV_HEADER", "spatial_coordinates"),)
+    words = (
+        ('"regions"', '"filename"'),
+        ('"attribute"', '"anchor_id"'),
+        ("region_shape_attributes", "filename"),
+        ("CSV_HEADER", "spatial_coordinates"),
+    )
     heads = {name: folder.head(name) for name in folder.candidates("*.json", "*.csv")}
     return [name for name, head in heads.items() if any(all(word in head for word in form) for form in words)]
 

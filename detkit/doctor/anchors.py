@@ -11,6 +11,7 @@ from detkit.doctor.grid import Level, anchored_part, best_iou, grid_of
 from detkit.doctor.histogram import histogram_image, histogram_text
 from detkit.doctor.input_boxes import InputBoxes, input_boxes
 from detkit.doctor.interfaces import CHECKS, Check, CheckContext, Finding
+from detkit.modeling.anchors import by_level
 
 SAMPLE, QUICK_SAMPLE = 1000, 50
 """Images whose objects are compared with the anchors."""
@@ -92,7 +93,8 @@ def _suggestion(
     if len(per_level) == 1:
         per_level *= len(levels)
     scaled = [[size * 2 ** (i / octave) for size in own for i in range(octave)] for own in per_level]
-    wanted = [Level(_cells(own, ratios), level.step) for own, level in zip(scaled, levels)]
+    ratios_per_level = by_level(ratios, [level.step for level in levels], "aspect_ratios")
+    wanted = [Level(_cells(own, r), level.step) for own, r, level in zip(scaled, ratios_per_level, levels)]
     better = float((best_iou(objects.boxes, objects.sizes, wanted) < thresh).mean())
     if better > 0.9 * share:
         return None

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from detkit.modeling.interfaces import ANCHOR_GENERATORS, AnchorGenerator
 from detkit.structures import Boxes
 
 _Some = Annotated[tuple[Positive, ...], Length(1)]
+_Lists = Annotated[tuple[_Some, ...], Length(1)]
 Offset = Annotated[float, Interval(0, 1, below=True)]
 Stride = Literal["nominal", "measured"]
 
@@ -28,7 +29,7 @@ class GridAnchorGenerator(AnchorGenerator):
         sizes: square roots of the anchors' areas in pixels, one list a level; one list alone serves all levels.
         octave_scales: each size stands for so many, times ``2 ** (i / octave_scales)``: 3 in RetinaNet, with levels an
             octave apart (Lin et al. 2017).
-        aspect_ratios: height / width, the same at every level, in this order.
+        aspect_ratios: height / width, in this order; or one list a level.
         offset: where in its cell an anchor is centred, as a share of the stride: 0 is the corner, 0.5 the middle.
         order: how the anchors of a location run: size goes through the sizes, and within each through the ratios
             (Detectron2); ratio the other way round (torchvision, matterport).
@@ -37,14 +38,14 @@ class GridAnchorGenerator(AnchorGenerator):
             rounded down (torchvision), which is smaller at levels whose size was rounded up.
 
     Raises:
-        ValueError: as many lists of sizes as levels are needed, or one.
+        ValueError: as many lists of sizes, or of ratios, as levels are needed, or one.
     """
 
     def __init__(
         self,
         input_shape: list[ShapeSpec],
         *,
-        sizes: Annotated[tuple[_Some, ...], Length(1)] = (
+        sizes: _Lists = (
             (32.0,),
             (64.0,),
             (128.0,),
@@ -52,7 +53,7 @@ class GridAnchorGenerator(AnchorGenerator):
             (512.0,),
         ),
         octave_scales: Count = 1,
-        aspect_ratios: _Some = (0.5, 1.0, 2.0),
+        aspect_ratios: _Some | _Lists = (0.5, 1.0, 2.0),
         offset: Offset = 0.0,
         order: Literal["size", "ratio"] = "size",
         rounded: bool = False,
@@ -60,22 +61,20 @@ class GridAnchorGenerator(AnchorGenerator):
     ):
         super().__init__(input_shape)
         self.strides = [spec.stride for spec in input_shape]
-        if len(sizes) not in (1, len(self.strides)):
-            raise ValueError(
-                f"anchor_generator.sizes: {len(sizes)} lists for {len(self.strides)} feature levels (strides "
-                f"{self.strides}); give one list a level, or one for all"
-            )
-        if not aspect_ratios or not all(sizes):
+        if not all(sizes) or not aspect_ratios or not all(aspect_ratios):
             raise ValueError("anchor_generator: expected at least one aspect ratio, and a size at each level")
         if not 0 <= offset < 1:
             raise ValueError(f"anchor_generator.offset: expected 0 <= offset < 1, got {offset}")
         self.offset, self.measured = offset, stride == "measured"
-        per_level = sizes * len(self.strides) if len(sizes) == 1 else sizes
+        per_level, ratios = (
+            by_level(values, self.strides, name)
+            for name, values in (("sizes", sizes), ("aspect_ratios", aspect_ratios))
+        )
         octave = [2 ** (i / octave_scales) for i in range(octave_scales)]
-        per_level = tuple(tuple(size * scale for size in level for scale in octave) for level in per_level)
-        self.num_anchors = [len(s) * len(aspect_ratios) for s in per_level]
-        for level, level_sizes in enumerate(per_level):
-            cell = _cell_anchors(level_sizes, aspect_ratios, order == "ratio")
+        per_level = [tuple(size * scale for size in level for scale in octave) for level in per_level]
+        self.num_anchors = [len(s) * len(r) for s, r in zip(per_level, ratios)]
+        for level, level_values in enumerate(zip(per_level, ratios)):
+            cell = _cell_anchors(*level_values, order == "ratio")
             cell = cell.round() if rounded else cell
             self.register_buffer(f"cell_anchors_{level}", cell, persistent=False)
 
@@ -113,6 +112,17 @@ class CellAnchorGenerator(GridAnchorGenerator):
     def __init__(self, input_shape: list[ShapeSpec], *, offset: Offset = 0.5, stride: Stride = "nominal"):
         sizes = tuple((float(spec.stride),) for spec in input_shape)
         super().__init__(input_shape, sizes=sizes, aspect_ratios=(1.0,), offset=offset, stride=stride)
+
+
+def by_level(values: Sequence[Any], strides: Sequence[int], option: str) -> list[tuple[float, ...]]:
+    """The list of each level: ``values`` are numbers for all levels, or lists, one a level or one for all."""
+    lists = [tuple(own) for own in (values if isinstance(values[0], Sequence) else [values])]
+    if len(lists) not in (1, len(strides)):
+        raise ValueError(
+            f"anchor_generator.{option}: {len(lists)} lists for {len(strides)} feature levels (strides "
+            f"{list(strides)}); give one list a level, or one for all"
+        )
+    return lists * len(strides) if len(lists) == 1 else lists
 
 
 def _cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float], ratio_first: bool) -> Tensor:

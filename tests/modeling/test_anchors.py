@@ -5,6 +5,7 @@ import torch
 from torchvision.models.detection.anchor_utils import AnchorGenerator as TorchvisionAnchors
 from torchvision.models.detection.image_list import ImageList as TorchvisionImages
 
+from detkit.experiment import load_experiment
 from detkit.layers import ShapeSpec
 from detkit.modeling.anchors import GridAnchorGenerator
 
@@ -20,6 +21,24 @@ def test_equal_torchvision(size):
     theirs = TorchvisionAnchors(sizes, (ratios,) * 3)
     images = TorchvisionImages(torch.zeros(1, 3, height, width), [(height, width)])
     torch.testing.assert_close(torch.cat([a.tensor for a in ours(features, size)]), theirs(images, features)[0])
+
+
+def test_each_level_may_have_ratios_of_its_own():
+    sizes, ratios, steps = ((32.0,), (64.0, 70.0)), ((0.5, 1.0), (1.0, 3.0)), (16, 32)
+    specs, features = [ShapeSpec(4, s) for s in steps], [torch.zeros(1, 4, 128 // s, 64 // s) for s in steps]
+    ours = GridAnchorGenerator(specs, sizes=sizes, aspect_ratios=ratios, order="ratio", rounded=True)
+    assert ours.num_anchors == [2, 4]
+    theirs = TorchvisionAnchors(sizes, ratios)(TorchvisionImages(torch.zeros(1, 3, 128, 64), [(128, 64)]), features)[0]
+    torch.testing.assert_close(torch.cat([a.tensor for a in ours(features, (128, 64))]), theirs)
+    with pytest.raises(ValueError, match=r"aspect_ratios: 3 lists for 2 feature levels"):
+        GridAnchorGenerator(specs, sizes=sizes, aspect_ratios=((1.0,),) * 3)
+    for given in ([0.5, 2], [[0.5, 2], [1, 1], [1, 2], [1, 3], [1, 4]]):
+        path = "model.proposal_generator.anchor_generator.aspect_ratios"
+        exp = load_experiment("coco/mask_rcnn_R_50_FPN_1x", [f"{path}={given}"])
+        assert exp.model.kwargs["proposal_generator"].kwargs["anchor_generator"].kwargs["aspect_ratios"][0] in (
+            0.5,
+            (0.5, 2.0),
+        )
 
 
 def test_measured_and_nominal_strides_agree_where_nothing_was_rounded():

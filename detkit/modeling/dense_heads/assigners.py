@@ -62,7 +62,7 @@ class CentreAssigner(Assigner):
         """See ``Assigner.check_anchors``: it needs one square a cell."""
         given = generator.kwargs
         several = given.get("octave_scales", 1) > 1 or any(len(sizes) > 1 for sizes in given.get("sizes", ()))
-        if several or tuple(given.get("aspect_ratios", (1.0,))) != (1.0,):
+        if several or given.get("aspect_ratios", (1.0,)) not in ((1.0,), ((1.0,),)):
             raise ValueError(
                 f"anchor_generator: {cls.__name__} needs one square a cell, and this {generator.cls.__name__} gives"
                 " others; write {name: CellAnchorGenerator} here, or assigner: {name: IoUAssigner}"

@@ -19,6 +19,7 @@ SHAPE = {"label": "cat", "points": [[4, 3], [20, 12]], "shape_type": "rectangle"
 STUDIO = {"x": 10, "y": 10, "width": 40, "height": 30, "rotation": 0, "original_width": 40, "original_height": 30}
 STUDIO_BOX = {"type": "rectanglelabels", **STUDIO, "value": {**STUDIO, "rectanglelabels": ["cat"]}}
 REGION = {"name": "rect", "x": 4, "y": 3, "width": 16, "height": 9}
+PERSON = {"tag": "person", "fbox": [4, 3, 16, 9]}
 CATEGORIES = [{"id": 1, "name": "cat"}]
 IDS = np.zeros((30, 40), np.uint8)
 IDS[3:12, 4:20] = 3
@@ -402,6 +403,12 @@ CASES = {
         },
         {"a": [BOX, [1, 1, 9, 9]]},
         (),
+    ),
+    "CrowdHuman in pieces": (
+        {f"annotation_train0{i}.odgt": {"ID": x, "gtboxes": [PERSON]} for i, x in enumerate("ab")}
+        | {f"Images/{x}.jpg": IMAGE for x in "ab"},
+        BOTH,
+        ("train",),
     ),
     "KITTI in folders": (
         {f"image_2/{name}.png": IMAGE for name in ("x/a", "y/b")}

@@ -132,11 +132,14 @@ class CrowdHumanDataset(FormatDataset):
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
-        return {part_of(name) or PurePosixPath(name).stem: name for name in folder.candidates("*.odgt")}
+        out: dict[str, list[str]] = {}
+        for name in folder.candidates("*.odgt"):
+            out.setdefault(part_of(name) or PurePosixPath(name).stem, []).append(name)
+        return out
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
-        images = (image for name in parts.values() for image in _people(folder, name))
+        images = (image for names in parts.values() for name in names for image in _people(folder, name))
         return Content.of_images(folder, images, ["person"])
 
 

@@ -42,6 +42,9 @@ CLASSES = (
 )
 """Of VOC 2007 to 2012, in their order; taken where all labels are among them and no file lists the classes."""
 VOID = 255
+VOID_COLOUR = (224, 224, 192)
+"""Of the same in VOC's palette, where a mask was saved as colours."""
+CHANNELS = (1 << 16, 1 << 8, 1)
 COLUMNS = re.compile(r"(\S.*?)(\s+-?\d+)?\s+-?\d+")
 """A name and one or two whole numbers. Names may have spaces and end in a number themselves."""
 FIX = "expected xmin, ymin, xmax and ymax as numbers"
@@ -139,7 +142,8 @@ def _label_map(folder: Folder) -> dict[str, tuple[int, ...]]:
 
 def _listed_classes(folder: Folder, labels: Mapping[str, tuple[int, ...]]) -> list[str] | None:
     if labels:
-        return [name for name, colour in labels.items() if (any(colour) if colour else name != "background")]
+        classes = {name: any(colour) if colour else name != "background" for name, colour in labels.items()}
+        return [name for name, is_class in classes.items() if is_class and labels[name] != VOID_COLOUR]
     for name in folder.candidates("class_names.txt", "classes.txt", "labels.txt"):
         lines = [line for _, line in lines_of(folder.text(name)) if line != "__ignore__"]
         background = next((i for i, line in enumerate(lines) if line.strip("_").lower() == "background"), len(lines))
@@ -206,15 +210,17 @@ def _with_masks(
     class_file = name.replace("SegmentationObject", "SegmentationClass")
     classes = folder.mask(class_file) if class_file in folder.files else None
     if ids.ndim == 3:
-        flat = ids[..., :3].astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
-        values = sorted((v for v in values_of(flat, place) if v), key=_place_in_palette)
+        flat = ids[..., :3].astype(np.int64) @ np.array(CHANNELS)
+        background = (0, int(np.dot(VOID_COLOUR, CHANNELS)))
+        values = sorted((v for v in values_of(flat, place) if v not in background), key=_place_in_palette)
     else:
         flat = ids.astype(np.int64)
         background = (0, VOID) if ids.dtype == np.uint8 else (0,)  # more objects than a byte counts have no void
         values = [v for v in values_of(flat, place) if v not in background]
-    if boxes and ids.ndim == 2 and max(values, default=0) <= len(boxes):
-        for value in values:
-            boxes[value - 1] = dataclasses.replace(boxes[value - 1], mask=flat == value)
+    numbers = [value if ids.ndim == 2 else _place_in_palette(value)[0] for value in values]
+    if boxes and max(numbers, default=0) <= len(boxes):
+        for value, number in zip(values, numbers):
+            boxes[number - 1] = dataclasses.replace(boxes[number - 1], mask=flat == value)
         return boxes
     if classes is None:
         raise DataError(f"{place}: there is no {class_file}, which would say the classes of its objects")
@@ -228,8 +234,9 @@ def _with_masks(
         if colours is not None and len(kind) >= 3:
             label = colours.get(kind[:3])
         else:
+            index = kind[0] if len(kind) == 1 else _place_in_palette(int(np.dot(kind[:3], CHANNELS)))[0]
             names = listed or list(CLASSES)
-            label = names[kind[0] - 1] if 1 <= kind[0] <= len(names) else None
+            label = names[index - 1] if 1 <= index <= len(names) else None
         if label is None:
             raise DataError(f"{place}, object {number}: {class_file} says {kind}, which is no class")
         out.append(LabelledObject(label, None, mask, f"{place}, object {number}"))

@@ -89,3 +89,19 @@ def test_outlines_beside_the_boxes_are_masks(tmp_path):
     write(tmp_path, {"train/a.xml": VOC.format("a.png", VOC_BOX + outline.replace("y3>", "z3>"))})
     with pytest.raises(DataError, match=r"train/a\.xml, object 1: the outline is .*None"):
         open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("labels", ["", "background:0,0,0::\nperson:192,128,128::\nignored:224,224,192::\n"])
+def test_the_rim_around_objects_is_no_object_in_masks_of_colours_either(labels, tmp_path):
+    ids, classes = np.zeros((2, 30, 40, 3), np.uint8)
+    ids[2:9, 3:9] = classes[2:9, 3:9] = (224, 224, 192)
+    ids[3:8, 4:8], classes[3:8, 4:8] = (128, 0, 0), (192, 128, 128)
+    files = {"JPEGImages/a.png": IMAGE, "SegmentationObject/a.png": ids, "SegmentationClass/a.png": classes}
+    write(tmp_path, {**files, **({"labelmap.txt": labels} if labels else {})})
+    dataset = open_dataset(tmp_path)
+    assert [dataset.class_names[k] for k in dataset[0].classes] == ["person"]
+    assert dataset[0].boxes.tensor.tolist() == [[4, 3, 8, 8]]
+    assert "ignored" not in dataset.class_names
+    write(tmp_path, {"Annotations/a.xml": VOC.format("a.png", VOC_BOX).replace("cat", "person")})
+    row = open_dataset(tmp_path).coco()["annotations"][0]
+    assert (row["bbox"], row["area"]) == ([4, 3, 16, 9], 20), "colour 1 of the palette is object 1 of the XML"

@@ -1,11 +1,13 @@
 """One-stage detectors: which anchor learns what, what losses are divided by, and which boxes come out."""
 
 import dataclasses
+import types
 from functools import partial
 
 import pytest
 import torch
 from small import sample
+from torchvision.models.detection import FCOS
 
 from detkit.checkpoint import load_weights
 from detkit.experiment import load_experiment
@@ -154,6 +156,19 @@ def test_the_smallest_object_around_a_point_is_learned_at_its_level():
     outside = CentreAssigner(radius=100.0)(anchors, objects(small))[1][: len(points)] == 1
     inside = ((points > 24) & (points < 40)).all(1)
     assert torch.equal(outside, inside)
+
+
+def test_objects_of_nearly_the_same_area_are_chosen_as_torchvision_does():
+    anchors, generator = cells(128), torch.Generator().manual_seed(0)
+    corners = torch.rand(60, 2, generator=generator) * 90
+    boxes = torch.cat([corners, corners + 20 + torch.rand(60, 2, generator=generator) * 0.5], 1)  # 400 to 420 pixels
+    rows, labels = CentreAssigner()(anchors, objects(*boxes.tolist(), size=128))
+    head = types.SimpleNamespace(compute_loss=lambda targets, outputs, anchors, matched: matched)
+    reference = types.SimpleNamespace(center_sampling_radius=1.5, head=head)
+    found = Boxes.cat(anchors).tensor.as_subclass(torch.Tensor)
+    (wanted,) = FCOS.compute_loss(reference, [{"boxes": boxes}], {}, [found], [*map(len, anchors)])
+    assert (wanted >= 0).sum() > 50
+    assert torch.equal(torch.where(labels == 1, rows, -1), wanted)
 
 
 @pytest.mark.parametrize(("config", "option"), [("retinanet", "assigner"), ("fcos", "anchor_generator")])

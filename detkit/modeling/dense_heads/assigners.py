@@ -33,7 +33,7 @@ class IoUAssigner(Assigner):
 @ASSIGNERS.register()
 class CentreAssigner(Assigner):
     """An anchor learns the smallest object that it is in the middle of, at the level of the object's size (FCOS, Tian
-    et al. 2019, with centre sampling).
+    et al. 2019, with centre sampling). Of objects whose areas differ by less than 8 pixels it may be the first.
 
     The anchors are squares, one a cell, and sizes are in units of their side. An object is for the level on which the
     longest of the four distances from the anchor's centre to its sides lies between ``reach``; the finest level takes
@@ -99,4 +99,6 @@ class CentreAssigner(Assigner):
         farthest = distances.amax(dim=2)
         fits &= (distances.amin(dim=2) > 0) & (farthest > shortest) & (farthest < longest)
         areas = (truth[:, 2] - truth[:, 0]) * (truth[:, 3] - truth[:, 1])
+        # Detectron2 and torchvision look for the largest 1e8 - area, in float32: a difference below 8 is none there.
+        areas = 1e8 - (1e8 - areas)
         return areas[:, None].expand_as(fits).masked_fill(~fits, torch.inf)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from detkit.checkpoint import Checkpoint, Checkpointer, load_all_weights, load_weights, read_checkpoint, resume
+from detkit.checkpoint import Checkpoint, Checkpointer, load_weights, read_checkpoint, resume
 from detkit.doctor import check_at_start
 from detkit.engine import (
     CheckpointHook,
@@ -246,9 +246,8 @@ def _weighted(exp: Experiment, weights: str | os.PathLike[str], engine: EngineCh
     checkpoint = read_checkpoint(weights)
     names = checkpoint.class_names or exp.data.train_set.class_names
     exp.data.check_classes(names)
-    model = exp.build_model(class_names=names, keypoints=checkpoint.keypoints, pretrained=False)
+    model = exp.filled_model(checkpoint, names)
     exp.data.check_semantic_names(model.semantic_names, trained=False)
-    load_all_weights(model, checkpoint)
     return model.to(torch_device(exp.train.device)).eval()
 
 

@@ -383,3 +383,12 @@ def test_precision_takes_a_faster_copy_and_leaves_the_model():
     assert Predictor(model, device="cpu").model is model
     with pytest.raises(ValueError, match="expected one of fp32, bf16"):
         Predictor(model, device="cpu", precision="half")
+
+
+def test_a_config_that_came_with_weights_cannot_take_more_memory_than_they_fill(run, tmp_path):
+    folder, *_ = run
+    content = torch.load(folder / "model_final.pth", weights_only=True)
+    content["config"]["model"]["roi_heads"]["box_head"]["fc_dims"] = [10**13]
+    torch.save(content, tmp_path / "strangers.pth")
+    with pytest.raises(DataError, match=r"in the file, \(10000000000000, \d+\) in the model"):
+        Predictor.from_weights(tmp_path / "strangers.pth")

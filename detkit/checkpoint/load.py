@@ -108,14 +108,19 @@ def load_all_weights(model: nn.Module, checkpoint: Checkpoint) -> LoadReport:
         DataError: a tensor of the model is missing in the checkpoint or has another shape there; it would stay random.
     """
     report = load_weights(model, checkpoint, partial=True)
+    check_filled(report)
+    logger.log(logging.INFO if report.exact else logging.WARNING, "%s", report)
+    return report
+
+
+def check_filled(report: LoadReport) -> None:
+    """Raises DataError, as ``load_all_weights`` does, unless every tensor of the model was loaded."""
     if report.missing or report.skipped:
         raise DataError(
-            f"{checkpoint.source}: are the weights of another model than the config's: {len(report.missing)} of the "
+            f"{report.source}: are the weights of another model than the config's: {len(report.missing)} of the "
             f"model's tensors are missing, {len(report.skipped)} have another shape. Give the config that they were "
             f"trained with. {report}"
         )
-    logger.log(logging.INFO if report.exact else logging.WARNING, "%s", report)
-    return report
 
 
 def _read(source: str | os.PathLike[str] | Mapping[str, Any] | Checkpoint) -> Checkpoint:
@@ -240,7 +245,7 @@ def _under_a_prefix(checkpoint: Checkpoint, own: Mapping[str, Tensor]) -> str:
 
 def check_values(state: Mapping[str, Tensor], source: str) -> None:
     """Raises DataError for weights with which a model finds nothing: NaN, infinite, zero, or negative variances."""
-    floats = {name: value.float() for name, value in state.items() if value.is_floating_point()}
+    floats = {name: v.float() for name, v in state.items() if v.is_floating_point() and not v.is_meta}
     bad = [name for name, value in floats.items() if not value.isfinite().all()]
     what = "values that are not finite (NaN or infinity)"
     if not bad:

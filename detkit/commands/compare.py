@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from detkit.checkpoint import Checkpoint, as_checkpoint, import_foreign, load_all_weights, read_checkpoint
+from detkit.checkpoint import Checkpoint, as_checkpoint, import_foreign, read_checkpoint
 from detkit.commands.parsers.compare import PREFIX, SETTINGS, parse_arguments
 from detkit.comparisons.fixtures import read_fixture
 from detkit.comparisons.images import read_images
@@ -36,8 +36,7 @@ def build(exp: Experiment, checkpoint: Checkpoint, num_classes: int) -> MetaArch
     """The config's model with these weights. Raises DataError where they are not all there."""
     names = checkpoint.class_names or import_foreign(checkpoint.model, {}).class_names
     unknown = tuple(f"class {index}" for index in range(num_classes))
-    model = exp.build_model(class_names=names or unknown, keypoints=checkpoint.keypoints, pretrained=False)
-    load_all_weights(model, checkpoint)
+    model = exp.filled_model(checkpoint, names or unknown)
     model.class_names = names
     return model
 

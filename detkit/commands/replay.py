@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from detkit.checkpoint import load_all_weights, read_checkpoint
+from detkit.checkpoint import read_checkpoint
 from detkit.commands.parsers.replay import parse_arguments
 from detkit.engine.failures.files import CONFIG, STATE, read_batches, read_state
 from detkit.engine.failures.replay import BatchReplay, prepare, replay, same_values
@@ -40,8 +40,7 @@ def run(args: argparse.Namespace) -> int:
     device = torch_device(exp.train.device)
     names, checkpoint = state["class_names"], read_checkpoint(args.weights or args.folder / STATE)
     names = names or exp.data.train_set.class_names
-    model = exp.build_model(class_names=names, keypoints=checkpoint.keypoints, pretrained=False).to(device)
-    load_all_weights(model, checkpoint)
+    model = exp.filled_model(checkpoint, names).to(device)
     prepare(model, failure)
     precision = exp.train.precision
     results = replay(lambda batch, model: batch_losses(model, batch, device, precision), model, step.batches)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from detkit.checkpoint import load_all_weights, load_weights, read_checkpoint
+from detkit.checkpoint import load_weights, read_checkpoint
 from detkit.commands.loading import load_given
 from detkit.commands.parsers.visualize_model import parse_arguments
 from detkit.experiment import Experiment
@@ -35,8 +35,7 @@ def load(exp: Experiment, weights: str | os.PathLike[str] | None) -> Predictor:
     if weights is not None:
         checkpoint = read_checkpoint(weights)
         names = checkpoint.class_names or exp.data.train_set.class_names
-        model = exp.build_model(class_names=names, keypoints=checkpoint.keypoints, pretrained=False)
-        load_all_weights(model, checkpoint)
+        model = exp.filled_model(checkpoint, names)
     else:
         model = exp.build_model()
         if exp.train.init_weights is not None:

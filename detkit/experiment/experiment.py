@@ -1,6 +1,7 @@
 """The experiment: the root of every config, and how its parts are built."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from detkit import data, evaluation, modeling, solver
+from detkit.checkpoint import Checkpoint, check_filled, examine_weights, load_all_weights
 from detkit.config import (
     ConfigError,
     Recipe,
@@ -120,6 +122,27 @@ class Experiment:
             model.category_ids = category_ids
             for part in (part for part in model.modules() if isinstance(part, FederatedClassLoss)):
                 part.set_image_counts(torch.from_numpy(images_per_class(self.data.train_set)))
+        return model
+
+    def filled_model(
+        self, checkpoint: Checkpoint, class_names: Sequence[str], keypoints: KeypointSpec | None = None
+    ) -> MetaArch:
+        """A new model with all weights of a checkpoint, on the CPU; see ``build_model``.
+
+        Raises:
+            DataError: the checkpoint does not fill the model. One of far more values takes no memory before: the config
+                may have come with the file, from anybody.
+        """
+        build = functools.partial(
+            self.build_model, class_names=class_names, keypoints=keypoints or checkpoint.keypoints, pretrained=False
+        )
+        with torch.device("meta"):
+            shapes = build()
+        sizes = [sum(v.numel() for v in state.values()) for state in (shapes.state_dict(), checkpoint.model)]
+        if sizes[0] > sizes[1]:
+            check_filled(examine_weights(shapes, checkpoint))
+        model = build()
+        load_all_weights(model, checkpoint)
         return model
 
     def fetch_weights(self) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from detkit.checkpoint import Checkpoint, Checkpointer, load_all_weights, read_checkpoint
+from detkit.checkpoint import Checkpoint, Checkpointer, read_checkpoint
 from detkit.checkpoint.formats.detectron2 import coco_category_ids, coco_class_names
 from detkit.checkpoint.formats.torchvision import NUM_COCO_ROWS, dense_rows
 from detkit.experiment import Experiment, load_experiment
@@ -55,8 +55,7 @@ def load_model(
     source = checkpoint.config or {} if config is None else config
     experiment = load_experiment(source, overrides, trust_imports=trust_imports)
     names, ids, keypoints = _classes(checkpoint, experiment, named=row is not None)
-    model = experiment.build_model(class_names=names, keypoints=keypoints, pretrained=False)
-    load_all_weights(model, checkpoint)
+    model = experiment.filled_model(checkpoint, names, keypoints)
     model.category_ids = ids
     return model, experiment
 

@@ -21,6 +21,7 @@ from detkit.utils.distributed import is_main
 from detkit.utils.logging import optional_output
 from detkit.utils.paths import atomic_write
 from detkit.utils.run_folder import run_file
+from detkit.zoo import shown
 
 _NOTHING = {"severity": "note", "where": "", "what": "", "count": 1, "examples": [], "fix": ""}
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class RunReport:
                 about = About(
                     title=folder.resolve().name,
                     weights=f"{name} {weights}".strip(),
-                    config=to_yaml(self.experiment.tree),
+                    config=to_yaml(_without_secrets(self.experiment.tree)),
                     metrics_file=folder / "metrics.jsonl",
                     datasets=datasets,
                     findings=self._findings(folder),
@@ -105,6 +106,15 @@ class RunReport:
             with optional_output("the doctor's findings in the report"):
                 return [{**_NOTHING, **row} for row in json.loads(path.read_text(encoding="utf-8"))]
         return None
+
+
+def _without_secrets(value: Any) -> Any:
+    """Plain data whose addresses have no user, password or query: a report is passed on."""
+    if isinstance(value, Mapping):
+        return {key: _without_secrets(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_secrets(item) for item in value]
+    return shown(value) if isinstance(value, str) else value
 
 
 class ReportHook(Hook):

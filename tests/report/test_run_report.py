@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from test_page import checked
@@ -13,6 +14,7 @@ from detkit.config import ConfigError
 from detkit.doctor import Finding
 from detkit.evaluation import CocoEvaluator
 from detkit.report import RunReport
+from detkit.report import run as run_report
 from detkit.report.page import metric
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs/quick_start/mask_rcnn_shapes.yaml"
@@ -82,6 +84,16 @@ def test_each_set_of_weights_has_its_own_detections(finished_run, monkeypatch):
             evaluator._predictions = {name: step}
             report.keep(1)
     assert report._found == [{"raw": 2}, {"ema": 2}]
+
+
+def test_the_config_on_the_page_has_no_passwords(tmp_path, monkeypatch):
+    address = "https://me:hidden@host/w.pth?key=hidden"
+    tree = {"train": {"init_weights": address, "hooks": [{"x": "a?b", "y": 2}]}}
+    train, data = SimpleNamespace(output_dir=str(tmp_path)), SimpleNamespace(test_set=None)
+    shown = []
+    monkeypatch.setattr(run_report, "write_report", lambda file, results, evaluator, about, found: shown.append(about))
+    RunReport(SimpleNamespace(tree=tree, train=train, data=data), []).write({}, "weights", trained=False)
+    assert " ".join(shown[0].config.split()) == "train: init_weights: https://host/w.pth hooks: - x: a?b y: 2"
 
 
 def test_an_evaluation_writes_it_again(finished_run):

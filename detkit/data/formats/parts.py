@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
 SPLITS = (
-    ("train", "training"),
+    ("train", "training", "trainval"),
     ("val", "valid", "validation", "dev", "minival"),
     ("test", "testing", "test-dev", "test_dev"),
 )
 """Names of parts that are for the same; where a dataset has several of them, the first counts."""
 _NAMES = tuple(itertools.chain.from_iterable(SPLITS))
 _PART = re.compile(
-    r"(?:^|[^a-z])(train(?:ing)?|valid(?:ation)?|(?:valminus)?minival|val|test(?:ing)?(?:[_-](?:dev|challenge))?)"
+    r"(?:^|[^a-z])(train(?:ing|val)?|valid(?:ation)?|(?:valminus)?minival|val|test(?:ing)?(?:[_-](?:dev|challenge))?)"
     r"(?:[^a-z]|$)"
 )
 

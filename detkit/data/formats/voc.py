@@ -79,8 +79,9 @@ class VocDataset(FormatDataset):
             part, lines = PurePosixPath(name).stem, [_stem(line, stems) for _, line in lines_of(folder.text(name))]
             if not _has_columns(lines, stems):
                 lists.setdefault(part, []).extend(lines)
-        if {"train", "val"} <= set(lists):
-            lists.pop("trainval", None)
+        if "val" in lists and (both := lists.pop("trainval", None)):
+            val = {*lists["val"]}
+            lists.setdefault("train", [line for line in both if line not in val])
         out = {part: list(dict.fromkeys(lines)) for part, lines in lists.items()}
         return out or by_part(_stems(folder), own_name=False)
 

@@ -21,7 +21,8 @@ SUPERVISELY = {"size": {"height": 30, "width": 40}, "objects": [RECTANGLE]}
         ("annotations/image_info_test2017.json", "test"),
         ("lvis_v1_minival_inserted_image_name.json", "minival"),
         ("VisDrone2019-DET-test-dev/images/a.jpg", "test-dev"),
-        ("trainval.json", ""),
+        ("trainval.json", "trainval"),
+        ("retrain/validated.json", ""),
     ],
 )
 def test_a_name_says_its_part(name, part):
@@ -34,7 +35,7 @@ def test_of_parts_that_are_for_the_same_the_usual_one_counts():
         "val": "Valid",
         "test": "test-dev",
     }
-    assert by_purpose(["train", "minival"])["val"] == "minival"
+    assert by_purpose(["trainval", "minival"]) == {"train": "trainval", "val": "minival"}
 
 
 def numbered(first, *names):

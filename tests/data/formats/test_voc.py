@@ -105,3 +105,18 @@ def test_the_rim_around_objects_is_no_object_in_masks_of_colours_either(labels, 
     write(tmp_path, {"Annotations/a.xml": VOC.format("a.png", VOC_BOX).replace("cat", "person")})
     row = open_dataset(tmp_path).coco()["annotations"][0]
     assert (row["bbox"], row["area"]) == ([4, 3, 16, 9], 20), "colour 1 of the palette is object 1 of the XML"
+
+
+@pytest.mark.parametrize(
+    ("lists", "parts"),
+    [
+        ({"trainval": "ab", "test": "c"}, {"trainval": 2, "test": 1}),
+        ({"trainval": "abc", "val": "c"}, {"train": 2, "val": 1}),
+        ({"trainval": "abc", "train": "ab", "val": "c"}, {"train": 2, "val": 1}),
+    ],
+)
+def test_trainval_is_to_train_on_but_for_what_is_in_val(lists, parts, tmp_path):
+    root = folder(tmp_path, {f"Main/{part}": stems for part, stems in lists.items()}, *"abc")
+    dataset = open_dataset(root)
+    assert {part: len(open_dataset(root, split=part)) for part in dataset.splits} == parts
+    assert len(open_dataset(root, split="train")) == 2

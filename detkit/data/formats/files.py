@@ -119,7 +119,7 @@ class Folder:
 
         Args:
             name: its path as it is written, or its last part; any slash, and an address too.
-            near: the folders where it is looked for first.
+            near: the folders where it is looked for first; of several images those below them count.
             origin: where it is written, for the message.
 
         Raises:
@@ -140,6 +140,8 @@ class Folder:
         others, found = found, self.of_own_part(found, os.path.basename(above), *near, above)
         ends = [_shared_folders(path, written) for path in found]
         found = [path for path, end in zip(found, ends) if end == max(ends)]
+        below = tuple(f"{start}/" for start in near if start not in ("", "."))
+        found = found if len(found) < 2 else [path for path in found if path.startswith(below)] or found
         if len(found) != 1:
             why = f"{len(found)} images have this name" if found else "there is no such image below it"
             why = f"'{others[0]}' is of another part" if others and not found else why

@@ -64,7 +64,8 @@ class LabelStudioDataset(FormatDataset):
             content = [_from_short(task) if isinstance(task, dict) else task for task in content]
             keys = {key for task in content if isinstance(task, dict) for key in task}
             key = next((key for key in ("annotations", "completions", "predictions") if key in keys), "annotations")
-            found = [_image(folder, task, key, f"{place}, task {number}") for number, task in enumerate(content)]
+            near = str(PurePosixPath(name).parent)
+            found = [_image(folder, task, key, near, f"{place}, task {number}") for number, task in enumerate(content)]
             (predicted if key == "predictions" else images).extend(image for image in found if image)
             left_out = sum(image is None for image in found)
             several = sum(len(_done(task, key)) > 1 for task in content)
@@ -114,7 +115,7 @@ def _configured(folder: Folder) -> list[str]:
     ]
 
 
-def _path(folder: Folder, task: Mapping[str, Any], place: str) -> str:
+def _path(folder: Folder, task: Mapping[str, Any], near: str, place: str) -> str:
     """The image of a task: its upload, or the first text of its data that is named as an image and is there."""
     data = task.get("data")
     texts = [value for value in data.values() if isinstance(value, str)] if isinstance(data, dict) else []
@@ -122,9 +123,9 @@ def _path(folder: Folder, task: Mapping[str, Any], place: str) -> str:
     named = [text for text in texts if PurePosixPath(text).suffix.lower() in IMAGE_SUFFIXES] or texts or [""]
     for text in named:
         with contextlib.suppress(DataError):
-            return folder.image(text, origin=place)
+            return folder.image(text, near, place)
     address = max(named, key=lambda text: "/" in text)
-    return folder.image(address, origin=place) if folder.images else address.lstrip("/") or place
+    return folder.image(address, near, place) if folder.images else address.lstrip("/") or place
 
 
 def _address(text: str) -> str:
@@ -137,14 +138,14 @@ def _done(task: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     return [a for a in task[key] if isinstance(a, dict) and not a.get("was_cancelled")]
 
 
-def _image(folder: Folder, task: Any, key: str, place: str) -> LabelledImage | None:
+def _image(folder: Folder, task: Any, key: str, near: str, place: str) -> LabelledImage | None:
     if not isinstance(task, dict) or not isinstance(task.get(key), list):
         raise DataError(f"{place}: has no list of {key}; expected a task of Label Studio's JSON export")
     place = f"{place} (id {task.get('id')})"
     done = _done(task, key)
     if not done:
         return None
-    path = _path(folder, task, place)
+    path = _path(folder, task, near, place)
     results = next((annotation for annotation in done if annotation.get("ground_truth")), done[0]).get("result")
     if not isinstance(results, list):
         raise DataError(f"{place}: its annotation has no list 'result'")

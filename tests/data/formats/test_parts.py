@@ -1,7 +1,7 @@
 """Parts keep their names, and labels of one part get no image of another."""
 
 import pytest
-from variant_folders import IMAGE, REGION, SHAPE, VOC, VOC_BOX, coco, labelme, write
+from variant_folders import IMAGE, REGION, SHAPE, STUDIO_BOX, VOC, VOC_BOX, coco, labelme, write
 
 from detkit.data import open_dataset
 from detkit.data.formats.parts import by_purpose, part_of
@@ -102,6 +102,17 @@ def test_labels_whose_image_is_missing_get_no_image_of_another_part(case, tmp_pa
         open_dataset(tmp_path)
     write(tmp_path, {images[0]: IMAGE})
     assert len(open_dataset(tmp_path)) == 4
+
+
+def test_of_images_of_one_name_each_file_gets_those_below_its_folder(tmp_path):
+    tasks = [{"id": 1, "data": {"image": "/data/upload/1/a.png"}, "annotations": [{"result": [STUDIO_BOX]}]}]
+    via = {"a": {"filename": "a.png", "regions": REGIONS}}
+    for kind, content in (("studio", tasks), ("via", via)):
+        for place in ("cam1", "cam2"):
+            write(tmp_path / kind, {f"{place}/p.json": content, f"{place}/images/a.png": IMAGE})
+        dataset = open_dataset(tmp_path / kind)
+        paths = [dataset.image_path(i).removeprefix(f"{tmp_path / kind}/") for i in range(2)]
+        assert paths == ["cam1/images/a.png", "cam2/images/a.png"]
 
 
 def test_labels_that_were_divided_find_images_that_were_not(tmp_path):

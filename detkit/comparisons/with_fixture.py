@@ -118,11 +118,8 @@ class _Detectron2(_Comparison):
 
     def compare_detections(self, expected: Instances, *ours: Instances) -> None:
         """Of the whole run, and where there is such from the reference's own input."""
-        for field, stage, measure, tolerance in (
-            ("scores", "class scores", "probability", SCORE),
-            ("boxes", "boxes", "pixels", PIXELS),
-        ):
-            self.report.add(stage, measure, tolerance, *(set_difference(field, o, expected) for o in ours))
+        self.report.add("class scores", "probability", SCORE, *(set_difference("scores", o, expected) for o in ours))
+        self.report.add("boxes", "pixels", PIXELS, *(set_difference("boxes", o, expected) for o in ours))
 
     def compare_losses(self) -> None:
         """Of the annotations that the reference's losses were computed for, in its order."""

@@ -114,7 +114,7 @@ class CellAnchorGenerator(GridAnchorGenerator):
         super().__init__(input_shape, sizes=sizes, aspect_ratios=(1.0,), offset=offset, stride=stride)
 
 
-def by_level(values: Sequence[Any], strides: Sequence[int], option: str) -> list[tuple[float, ...]]:
+def by_level(values: Sequence[Any], strides: Sequence[Any], option: str) -> list[tuple[float, ...]]:
     """The list of each level: ``values`` are numbers for all levels, or lists, one a level or one for all."""
     lists = [tuple(own) for own in (values if isinstance(values[0], Sequence) else [values])]
     if len(lists) not in (1, len(strides)):

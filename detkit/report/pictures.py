@@ -106,8 +106,8 @@ def _worst(
     labels = [label if len(names) > 1 and not alone else "" for label, alone in zip(labels, crowd)]
     boxes = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
     num_points = len(dataset.keypoint_names)
-    points = np.array([row.get("keypoints") or [0] * 3 * num_points for row in rows], np.float64)
-    points = _Points(points.reshape(len(rows), num_points, 3), dataset.skeleton)
+    values = np.array([row.get("keypoints") or [0] * 3 * num_points for row in rows], np.float64)
+    points = _Points(values.reshape(len(rows), num_points, 3), dataset.skeleton)
     truth = _picture(image, size, boxes, [row.get("segmentation") for row in rows], points, states, labels)
     shown = np.argsort(-found.scores, kind="stable")
     shown = shown[found.scores[shown] >= threshold]

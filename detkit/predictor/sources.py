@@ -18,8 +18,7 @@ from detkit.data.images import ImageReading
 from detkit.paths import user_path
 from detkit.predictor.live import newest_frames
 from detkit.registry import DataError
-from detkit.utils import path_manager
-from detkit.utils.download import DownloadError
+from detkit.utils.download import DownloadError, cache_folder, fetch
 from detkit.visualization import (
     VIDEO_SUFFIXES,
     ChannelOrder,
@@ -30,6 +29,7 @@ from detkit.visualization import (
     to_array,
     video_frames,
 )
+from detkit.zoo import find
 
 ACCEPTED = (
     "expected an image: a file, an http(s) address, an array (H, W, 3) or (H, W) or a tensor (3, H, W) of uint8 or"
@@ -180,6 +180,8 @@ def local_file(text: str) -> Path:
     if scheme not in ("http", "https", "ftp"):
         raise ValueError(f"{shown_name(text)}: addresses of this kind are not read; {ACCEPTED}")
     try:
-        return Path(path_manager.get_local_path(f"{scheme}://{rest}"))
-    except DownloadError as error:
+        known: Any = find(f"{scheme}://{rest}")
+        known = dataclasses.replace(known, hash="")  # digits in the name of an image are no hash of it
+        return fetch(known.addresses[0], cache_folder(), weights=known)
+    except (DownloadError, ValueError) as error:
         raise DataError(str(error)) from None

@@ -294,8 +294,12 @@ def test_addresses_are_images_and_videos_too(predictor, address, folder):
     assert red([found]) == [10]
     assert found.file_name == f"{address}/a.png?size=large"
     assert red(predictor([f"{address}/b.png", folder / "a.png"])) == [20, 10]
+    write(folder / "hero-0123abcd.png", 30)  # no hash of its content
+    assert red([predictor(f"{address}/hero-0123abcd.png")]) == [30]
     with pytest.raises(DataError, match=r"missing\.png.*404"):
         predictor(f"{address}/missing.png")
+    with pytest.raises(DataError, match=r"'https://:9/a\.png' is no address"):
+        predictor("https://:9/a.png")
     with VideoWriter(folder / "clip.mp4", 10) as writer:
         for _ in range(3):
             writer.write(np.zeros((64, 64, 3), np.uint8))

@@ -104,6 +104,14 @@ def test_the_configs_of_weights_can_be_built(config):
         load_experiment(name, changes).build_model(num_classes=80)
 
 
+def test_panoptic_weights_bring_the_classes_of_their_maps():
+    name, *changes = find("detectron2://COCO-PanopticSegmentation/panoptic_fpn_R_101_3x").config.split()
+    with torch.device("meta"):
+        model = load_experiment(name, changes).build_model(num_classes=80)
+    assert (model.semantic_names[0], model.semantic_names[-1]) == ("things", "rug-merged")
+    assert len(model.semantic_head.predictor.weight) == 54  # as in the file
+
+
 def test_no_two_addresses_share_a_file_of_a_mirror():
     addresses = [
         f"https://host{rest}" for rest in ("/a", "/a?b", "/a?c", "/a b", "/a_b", "/../a", "/./a", ":80/a", "/é")

@@ -1,5 +1,6 @@
 """Lists the weights that have names: the work of ``detkit weights list``."""
 
+import textwrap
 from collections.abc import Sequence
 
 from tabulate import tabulate
@@ -18,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             weights.name,
             "fetched" if any(cache_path(each, cache).is_file() for each in weights.addresses) else "",
             "" if weights.size is None else f"{weights.size / 1e6:,.0f} MB",
-            weights.config or "",
+            textwrap.shorten(weights.config or "", 170, placeholder=" ..."),
             weights.licence,
         )
         for weights in known(args.pattern)

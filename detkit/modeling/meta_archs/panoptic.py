@@ -38,7 +38,8 @@ class PanopticFPN(GeneralizedRCNN):
         semantic_head: feature maps to the class of each pixel.
         semantic_names: the classes of the semantic map, the first for all things; null: those of the training data.
         merge: how instances and semantic map become a panoptic map.
-        instance_loss_weight: factor of the losses of proposals and RoI heads.
+        instance_loss_weight: factor of the losses of the RoI heads (the paper's equation 1; Detectron2's option of that
+            name leaves out the class loss today).
 
     Raises:
         ConfigError: no semantic class besides the things, or RoI heads without masks.
@@ -86,8 +87,9 @@ class PanopticFPN(GeneralizedRCNN):
         images, targets = self.preprocess.with_targets(samples)
         maps = batched_maps(samples, images, len(self.semantic_names))
         features = self.features(images)
-        found = self.losses(images, features, targets).rescaled(self.instance_loss_weight)
-        return found | self.semantic_head.loss(features, maps)
+        proposals, losses = self.proposal_generator.loss(images, features, targets)
+        regions = self.roi_heads.loss(features, proposals, targets).rescaled(self.instance_loss_weight)
+        return losses | regions | self.semantic_head.loss(features, maps)
 
     def outputs(self, images: ImageList, features: Features) -> Outputs:
         """See ``FeatureModel.outputs``."""

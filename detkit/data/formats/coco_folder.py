@@ -4,7 +4,7 @@ import contextlib
 import functools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -133,18 +133,20 @@ def _content(folder: Folder, name: str, is_lvis: bool) -> Content:
             raise Issue("malformed entry", place, f"images[{i}]", what)
     images = list(_images(folder, image_rows, near, name))
     objects, brushes = [], 0
+    of_cvat = {entry["id"] for entry in entries if entry.get("supercategory") == ""}
     for row in rows:
-        if isinstance(row, Row) and row.iscrowd == 1 and _is_brush(row.segmentation, entries, row):
+        if isinstance(row, Row) and row.iscrowd == 1 and _is_brush(row, of_cvat):
             row.iscrowd, brushes = 0, brushes + 1
         objects.append(row)
     notes = [f"{name}: {brushes} masks of CVAT's brush, written as crowds, are taken as objects"] if brushes else []
     return Content(images, objects, categories, keypoints, notes, extras, place=place)  # type: ignore[arg-type]
 
 
-def _is_brush(mask: Any, entries: list[Any], row: Row) -> bool:
-    """Whether a crowd is a mask of CVAT, which leaves the categories' supercategory empty and never compresses."""
-    cvat = all(isinstance(entry, dict) and entry.get("supercategory") == "" for entry in entries)
-    return cvat and isinstance(mask, dict) and isinstance(mask.get("counts"), list)
+def _is_brush(row: Row, of_cvat: Set[int]) -> bool:
+    """Whether a crowd is a mask of CVAT, which leaves the class' supercategory empty and never compresses."""
+    mask = row.segmentation
+    known = isinstance(row.category_id, int) and row.category_id in of_cvat
+    return known and isinstance(mask, dict) and isinstance(mask.get("counts"), list)
 
 
 def _images(folder: Folder, rows: Iterable[Any], near: list[str], name: str) -> Iterator[Any]:

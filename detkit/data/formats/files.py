@@ -295,4 +295,6 @@ def embedded_image(text: str, origin: str, compressed: bool = False) -> np.ndarr
 
 def _pixels(image: Image.Image) -> np.ndarray:
     image.load()
+    if image.mode == "F" and not (np.array(image, np.float64) % 1).any():  # ids that were saved as such numbers
+        return np.array(image, np.int64)
     return np.array(image if image.mode in ("P", "L", "1", "RGBA") or image.mode[0] == "I" else image.convert("RGB"))

@@ -219,3 +219,18 @@ def test_keypoints_keep_their_names_whatever_ids_their_category_has_in_each_file
     write_parts("val.json", range(4, 6), {"id": 1, **spec, "keypoints": ["tail", "nose"]}, **points)
     with pytest.raises(DataError, match=r"val\.json: category 'person' has other keypoints than in another file"):
         open_dataset(root)
+
+
+def test_masks_of_cvats_brush_are_objects_also_beside_points_of_skeletons(write_parts, caplog):
+    caplog.set_level("INFO", "detkit")
+    mask = {"size": [30, 40], "counts": [93, 9, 1098]}
+    root = write_parts(
+        "instances_default.json", range(2), {"id": 1, "name": "cat", "supercategory": ""}, iscrowd=1, segmentation=mask
+    )
+    file = root / "instances_default.json"
+    content = json.loads(file.read_text())
+    content["categories"].append({"id": 2, "name": "nose", "supercategory": "cat"})
+    content["annotations"][1]["category_id"] = 2
+    file.write_text(json.dumps(content))
+    assert [row["iscrowd"] for row in open_dataset(root).coco()["annotations"]] == [0, 1]
+    assert "1 masks of CVAT's brush, written as crowds, are taken as objects" in caplog.text

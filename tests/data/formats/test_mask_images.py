@@ -78,3 +78,9 @@ def test_ids_in_a_jpeg_are_refused(tmp_path):
         open_dataset(tmp_path)
     write(tmp_path, {"masks/a.jpg": IDS * 0})
     assert len(open_dataset(tmp_path)[0].boxes) == 0
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_ids_above_255_are_kept_in_tiffs_of_any_numbers(kind, tmp_path):
+    write(tmp_path, {"images/a.png": IMAGE, "masks/a.tif": (IDS.astype(kind) * 300)})
+    assert open_dataset(tmp_path)[0].boxes.tensor.tolist() == [[1, 1, 9, 9], [12, 12, 30, 20]]

@@ -193,8 +193,8 @@ def flatten(results: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
             value = value.item()
         if isinstance(value, Mapping):
             flat.update(flatten(value, f"{prefix}{name}/"))
-        elif value is None or (value == -1 and name in reasons):
+        elif value is None:
             flat[f"{prefix}{name}"] = math.nan
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            flat[f"{prefix}{name}"] = value
+            flat[f"{prefix}{name}"] = math.nan if value == -1 and name in reasons else value
     return flat

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 
 from detkit.engine.loss_mean import summed
@@ -38,3 +39,9 @@ def test_minus_one_is_a_number_unless_a_reason_says_otherwise():
     assert (flat["box/AP50"], flat["correlation"]) == (-1, -1)
     assert math.isnan(flat["box/AP"])
     assert math.isnan(flat["none"])
+
+
+def test_what_is_no_number_is_left_out_of_a_line():
+    matrix, none = np.zeros((2, 2)), torch.zeros(0)
+    results = {"mine": {"matrix": matrix, "none": none, "list": [1], "words": "x", "score": np.float32(0.5)}}
+    assert flatten(results) == {"mine/score": 0.5}

@@ -162,10 +162,13 @@ def _image(folder: Folder, stem: str, colours: Mapping[Any, str] | None, listed:
     image = folder.image_of_stem(PurePosixPath(stem).name, "JPEGImages", beside=stem)
     xml = _file(folder, stem, "Annotations", ".xml")
     root = None if xml is None else folder.xml(xml)
+    written = "" if root is None else root.findtext("filename") or stem
     if image is None and root is not None:
-        image = folder.image(root.findtext("filename") or stem, str(PurePosixPath(stem).parent), str(xml))
+        image = folder.image(written, str(PurePosixPath(stem).parent), str(xml))
     if image is None:
         raise DataError(f"{folder.path}: there is no image named '{stem}', which a list of ImageSets names")
+    same = str(PurePosixPath(image).with_suffix(PurePosixPath(written).suffix))  # one of another suffix may lie beside
+    image = same if same in folder.images else image
     given = [] if root is None else [root.findtext(f"size/{side}") or "" for side in ("height", "width")]
     size = (int(given[0]), int(given[1])) if all(side.isdecimal() and int(side) for side in given) and given else None
     size = size or image_size(folder, image)

@@ -120,3 +120,8 @@ def test_trainval_is_to_train_on_but_for_what_is_in_val(lists, parts, tmp_path):
     dataset = open_dataset(root)
     assert {part: len(open_dataset(root, split=part)) for part in dataset.splits} == parts
     assert len(open_dataset(root, split="train")) == 2
+
+
+def test_of_images_that_differ_in_suffix_the_one_that_the_xml_names_counts(tmp_path):
+    write(tmp_path, {"a.xml": VOC.format("a.png", VOC_BOX), "a.jpg": IMAGE, "a.png": IMAGE})
+    assert open_dataset(tmp_path).image_path(0) == str(tmp_path / "a.png")

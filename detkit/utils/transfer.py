@@ -121,7 +121,10 @@ def _transfer(address: str, part: Path, token: str) -> str:
     redirects = _Redirects()
     with urllib.request.build_opener(redirects).open(_request(address, headers, token), timeout=_TIMEOUT) as answer:
         if answer.headers.get_content_type() == "text/html":
-            raise DownloadError("a web page came instead of a file; look at the address in a browser")
+            fix = "look at the address in a browser"
+            if "/blob/" in address:  # the page about a file of a repository
+                fix = "the file itself has /resolve/ (on github.com /raw/) where the address has /blob/"
+            raise DownloadError(f"a web page came instead of a file; {fix}")
         version = _version(answer.headers)
         total = int(answer.headers.get("Content-Length") or -1)  # -1: the server does not say
         if done and answer.getcode() == 206:

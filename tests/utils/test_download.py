@@ -161,6 +161,12 @@ def test_what_is_no_file_is_refused_with_what_to_do(serve, tmp_path, options, wo
     assert not list(tmp_path.rglob("*.pth"))
 
 
+def test_the_page_of_a_file_on_a_hub_says_what_the_files_address_is(serve, tmp_path):
+    server = serve(headers={"Content-Type": "text/html"})
+    with pytest.raises(DownloadError, match=r"a web page came .*/resolve/ \(on github\.com /raw/\) where"):
+        fetch(server.address("/org/repo/blob/main/w.pth"), tmp_path)
+
+
 def test_a_file_that_does_not_fit_on_the_disk_is_not_begun(serve, tmp_path, monkeypatch):
     server = serve()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6 - 90_000, 90_000))

@@ -41,12 +41,17 @@ class LabelFolder:
     def __exit__(self, *exception: object) -> None:
         self.writer.close()
 
-    def add(self, path: Path, prediction: Prediction, frame: np.ndarray | None = None, number: int = 0) -> None:
-        """Writes the labels of an image file, or of a frame of a video, which becomes an image of its own."""
+    def add(
+        self, path: Path, prediction: Prediction, frame: np.ndarray | None = None, number: int = 0, *, stem: str = ""
+    ) -> None:
+        """Writes the labels of an image file, or of a frame of a video, which becomes an image of its own.
+
+        ``stem`` is what the file is called before its suffix, where it is a copy of another name.
+        """
         if prediction.instances is None:
             raise DataError("the model predicts no instances, of which labels are made; take out --label-format")
         above = next((folder for folder in self.inputs if folder in path.parents), path.parent)
-        name: Path = path.relative_to(above)
+        name: Path = path.relative_to(above).with_stem(stem or path.stem)
         size, reading, file = prediction.instances.image_size, self.predictor.reading, path if frame is None else None
         pixels: Callable[[], np.ndarray] = functools.partial(read_image, str(path), size, reading)
         if frame is not None:

@@ -92,7 +92,7 @@ class Output:
         """One image file."""
         kept = self.collect(path, prediction)
         if self.labels is not None:
-            self.labels.add(path, kept)
+            self.labels.add(path, kept, stem=self._stem(path))
         elif self.args.output is not None:
             picture = self.predictor.draw(path, prediction, score_thresh=self.args.score_thresh)
             self.written.append(write_picture(picture, self._target(f"{self._stem(path)}.png")))
@@ -123,7 +123,7 @@ class Output:
             for number, frame, prediction in frames:
                 kept = self.collect(path, prediction, frame=number)
                 if self.labels is not None:
-                    self.labels.add(path, kept, frame, number)
+                    self.labels.add(path, kept, frame, number, stem=self._stem(path))
                 if target is None:
                     continue
                 picture = self.predictor.draw(frame, kept, score_thresh=0.0, max_side=None)

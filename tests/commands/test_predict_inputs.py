@@ -58,16 +58,18 @@ def test_patterns_are_the_files_that_they_name(main, folder, tmp_path, capsys):
     assert "nothing matches" in capsys.readouterr().err
 
 
-def test_an_address_gives_its_name_to_picture_and_results(main, folder, tmp_path, monkeypatch):
+def test_an_address_gives_its_name_to_picture_results_and_labels(main, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
     handler = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=folder)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/sub/c.png?size=2"
         assert main(address, "--json", tmp_path / "r.json", "--output", tmp_path / "out") == 0
+        assert main(address, "--output", tmp_path / "labels", "--label-format", "yolo") == 0
         server.shutdown()
     assert [row["file_name"] for row in rows(tmp_path / "r.json")] == [address]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["c.png"]
+    assert sorted(path.name for path in (tmp_path / "labels").rglob("c.*")) == ["c.png", "c.txt"]
 
 
 def test_a_stream_becomes_a_video(main, stream, tmp_path):

@@ -38,7 +38,8 @@ class LabelMeDataset(FormatDataset):
     @classmethod
     def recognise(cls, folder: Folder) -> str | None:
         names = folder.candidates("*.json")
-        for name in names[:3]:
+        likely = sorted(names, key=lambda name: folder.image_of_stem(PurePosixPath(name).stem) is None)
+        for name in likely[:3]:
             if '"shapes"' in (text := folder.text(name)) and '"imagePath"' in text:  # which may stand behind the image
                 return f"{len(names)} JSON files"
         return None

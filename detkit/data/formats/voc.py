@@ -215,7 +215,7 @@ def _with_masks(
     classes = folder.mask(class_file) if class_file in folder.files else None
     if ids.ndim == 3:
         flat = ids[..., :3].astype(np.int64) @ np.array(CHANNELS)
-        background = (0, int(np.dot(VOID_COLOUR, CHANNELS)))
+        background: tuple[int, ...] = (0, int(np.dot(VOID_COLOUR, CHANNELS)))
         values = sorted((v for v in values_of(flat, place) if v not in background), key=_place_in_palette)
     else:
         flat = ids.astype(np.int64)

@@ -124,6 +124,13 @@ def test_a_group_of_labelme_may_mix_masks_and_outlines_and_needs_no_size(tmp_pat
     assert "1 label without area left out" in caplog.text
 
 
+def test_labelme_is_known_beside_other_files(tmp_path):
+    files = {f"{name}.json": {"notes": []} for name in ("about", "classes", "config")}
+    assert (
+        opened(tmp_path, {**files, "img.json": labelme(SHAPE, image="img.png"), "img.png": IMAGE}).format == "LabelMe"
+    )
+
+
 def test_a_file_of_the_same_images_is_left_out_and_said(tmp_path, caplog):
     caplog.set_level("INFO")
     files = {"v1.json": coco("a.png", bbox=[1, 1, 5, 5]), "v2.json": coco("a.png"), "a.png": IMAGE}

@@ -157,6 +157,18 @@ def test_options_are_checked():
             Predictor(given)
 
 
+@pytest.mark.parametrize("words", ["[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes", "another"])
+def test_too_little_memory_is_said_with_what_to_lower(words):
+    class Large(Brightest):
+        def one(self, sample):
+            raise RuntimeError(words)
+
+    expected = r"out of memory .* with 2 images of up to 30 x 20 pixels at a time\. Take fewer \(--batch-size"
+    error, match = (RuntimeError, words) if words == "another" else (MemoryError, expected)
+    with pytest.raises(error, match=match):
+        Predictor(Large())([picture(), picture(h=10)])
+
+
 @pytest.fixture
 def folder(tmp_path):
     for name, red in (("b.jpg", 0), ("a.PNG", 255), ("sub/c.png", 102)):

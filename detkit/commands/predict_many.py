@@ -26,6 +26,7 @@ from detkit.experiment import torch_device
 from detkit.experiment.run import check_launch
 from detkit.export import ProgramModel
 from detkit.predictor import Predictor
+from detkit.predictor.running import naming_batch
 from detkit.predictor.sources import Item
 from detkit.registry import ConfigError, DataError
 from detkit.structures import Prediction, Sample
@@ -223,7 +224,8 @@ def _predictions(
     for batch in batches:
         samples = [sample for _, sample in batch if isinstance(sample, Sample)]
         with torch.inference_mode():
-            predictions = iter(predictor.model(samples) if samples else ())
+            with naming_batch(samples):
+                predictions = iter(predictor.model(samples) if samples else ())
             for number, sample in batch:
                 yield number, sample, next(predictions).to("cpu") if isinstance(sample, Sample) else Prediction()
 

@@ -1,5 +1,6 @@
 """Images in batches, and what is said of each prediction."""
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,6 +10,9 @@ from detkit.predictor.instances import PredictedInstances
 from detkit.predictor.sources import Item
 from detkit.registry import DataError
 from detkit.structures import Prediction, Sample
+from detkit.utils.logging import first_line
+from detkit.utils.memory import is_out_of_memory
+from detkit.utils.words import amount
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -35,6 +39,22 @@ def readable(
             logger.warning("left out: %s", error)
             continue
         yield item, made
+
+
+@contextlib.contextmanager
+def naming_batch(samples: Sequence[Sample]) -> Iterator[None]:
+    """Within, an error of too little memory becomes a MemoryError that says what the batch was and what to lower."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        height, width = (max(sample.image.shape[side] for sample in samples) for side in (-2, -1))
+        raise MemoryError(
+            f"out of memory ({first_line(error)}) with {amount(len(samples), 'image')} of up to {width} x {height}"
+            " pixels at a time. Take fewer (--batch-size, in Python batch_size), tiles of large images (--tile, tile),"
+            " or smaller images (data.test_augmentations)"
+        ) from error
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -1,6 +1,7 @@
-"""How much memory a process has taken, and when Python does not look for memory to free."""
+"""How much memory a process has taken, whether there was too little, and when Python does not look for some to free."""
 
 import gc
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,15 @@ def peak_memory(device: torch.device) -> dict[str, int]:
     if device.type == "cuda":
         taken["max_memory_mb"] = round(torch.cuda.max_memory_allocated(device) / 2**20)
     return taken
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is of too little memory: torch's on a GPU, its RuntimeError on the CPU, or Python's."""
+    on_cpu = isinstance(error, RuntimeError) and _CPU_WORDS.search(str(error)) is not None
+    return on_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
+_CPU_WORDS = re.compile(r"DefaultCPUAllocator|can't allocate memory|not enough memory", re.IGNORECASE)
 
 
 @contextmanager

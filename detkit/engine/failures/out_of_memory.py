@@ -1,6 +1,5 @@
 """Out of memory in a training step: which batch it was, and what to lower, with its present values."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,8 @@ from detkit.engine.failures.suspects import image_name
 from detkit.structures import Sample
 from detkit.utils import distributed
 from detkit.utils.logging import first_line
-from detkit.utils.memory import peak_memory
+from detkit.utils.memory import is_out_of_memory, peak_memory
 from detkit.utils.run_folder import run_file
-
-_CPU_WORDS = re.compile(r"DefaultCPUAllocator|can't allocate memory|not enough memory", re.IGNORECASE)
 
 
 class OutOfMemory(MemoryError):
@@ -36,8 +33,7 @@ def out_of_memory(
         model: the training's; the options that cost memory are read off it.
         output_dir: the run's folder; the present values are those of its config, where that is there.
     """
-    on_cpu = isinstance(error, RuntimeError) and _CPU_WORDS.search(str(error)) is not None
-    if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not on_cpu:
+    if not is_out_of_memory(error):
         return None
     config = _config(output_dir)
     peak = ", ".join(f"{name} {mb}" for name, mb in peak_memory(_device(model)).items())

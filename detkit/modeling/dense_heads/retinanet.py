@@ -44,7 +44,8 @@ class RetinaNetHead(DenseHead):
         anchor_generator: the boxes that the deltas move.
         in_features: the maps to look at; null for all.
         num_conv: 3x3 convolutions before the class logits, and as many others before the deltas.
-        norm: normalisation after each of them; null for none.
+        norm: normalisation after each of them; null for none. GN suits maps of different levels. A batch norm has one
+            running mean for all levels, as in torchvision; Detectron2 has one a level.
         conv_bias: whether they have a bias beside their norm; without a norm they always have.
         prior: the probability that the head begins with, of each class, or of any where they share it (softmax);
             small, as most anchors are background.

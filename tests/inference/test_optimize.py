@@ -55,8 +55,10 @@ def test_fp32_finds_the_same(model):
 
 def test_bf16_finds_nearly_the_same(model):
     batch = samples(0, 1)
-    metrics = agreement(instances_of(model, batch), instances_of(optimized(model, "bf16"), batch))
-    assert metrics["matched"] == 1
+    certain = [found[found.scores >= 0.3 + 0.05] for found in instances_of(model, batch)]
+    assert min(map(len, certain)) >= 3
+    metrics = agreement(certain, instances_of(optimized(model, "bf16"), batch))
+    assert metrics["matched"] == 1  # of those whose score, which may differ by 0.05, is not at the threshold of 0.3
     assert metrics["box IoU"] >= 0.98
     assert metrics["mask IoU"] >= 0.98
     assert metrics["largest score difference"] < 0.05

@@ -4,7 +4,7 @@ from detkit.checkpoint.checkpointer import Checkpointer
 from detkit.checkpoint.formats import IMPORTERS, import_foreign
 from detkit.checkpoint.formats.exporting import export_state
 from detkit.checkpoint.formats.importing import Imported, Importer
-from detkit.checkpoint.load import check_filled, examine_weights, load_all_weights, load_weights, random_parts
+from detkit.checkpoint.load import examine_weights, load_all_weights, load_weights, random_parts
 from detkit.checkpoint.reading import Checkpoint, as_checkpoint, read_checkpoint
 from detkit.checkpoint.report import LoadReport
 from detkit.checkpoint.resume import resume
@@ -17,7 +17,6 @@ __all__ = [
     "Importer",
     "LoadReport",
     "as_checkpoint",
-    "check_filled",
     "examine_weights",
     "export_state",
     "import_foreign",

@@ -108,19 +108,9 @@ def load_all_weights(model: nn.Module, checkpoint: Checkpoint) -> LoadReport:
         DataError: a tensor of the model is missing in the checkpoint or has another shape there; it would stay random.
     """
     report = load_weights(model, checkpoint, partial=True)
-    check_filled(report)
+    report.check_filled()
     logger.log(logging.INFO if report.exact else logging.WARNING, "%s", report)
     return report
-
-
-def check_filled(report: LoadReport) -> None:
-    """Raises DataError, as ``load_all_weights`` does, unless every tensor of the model was loaded."""
-    if report.missing or report.skipped:
-        raise DataError(
-            f"{report.source}: are the weights of another model than the config's: {len(report.missing)} of the "
-            f"model's tensors are missing, {len(report.skipped)} have another shape. Give the config that they were "
-            f"trained with. {report}"
-        )
 
 
 def _read(source: str | os.PathLike[str] | Mapping[str, Any] | Checkpoint) -> Checkpoint:

@@ -3,6 +3,8 @@
 import dataclasses
 from collections import Counter
 
+from detkit.registry import DataError
+
 NETWORK = ("backbone.", "roi_heads.res5.")
 """How the names of a model's tensors begin that a classification network has, too."""
 
@@ -53,6 +55,15 @@ class LoadReport:
     def of_backbone_alone(self) -> bool:
         """Whether another framework's network, such as a classifier, gave the backbone and nothing else."""
         return bool(self.format) and all(name.startswith(NETWORK) for name in self.loaded)
+
+    def check_filled(self) -> None:
+        """Raises DataError unless every tensor of the model was loaded."""
+        if self.missing or self.skipped:
+            raise DataError(
+                f"{self.source}: are the weights of another model than the config's: {len(self.missing)} of the "
+                f"model's tensors are missing, {len(self.skipped)} have another shape. Give the config that they were "
+                f"trained with. {self}"
+            )
 
     def __str__(self) -> str:
         total = len(self.loaded) + len(self.skipped) + len(self.missing)

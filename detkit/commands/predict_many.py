@@ -42,8 +42,6 @@ logger = logging.getLogger("detkit.predict")
 _A_WEEK = 7 * 24 * 60
 """Minutes that a process waits at the end for those that have more to do."""
 _LOCK = ".lock-"
-PANOPTIC = "panoptic"
-"""In a folder of results: the folder of panoptic maps, and what an image's line says of its map."""
 
 
 def predict_many(args: argparse.Namespace) -> int:
@@ -116,7 +114,7 @@ def _begin(args: argparse.Namespace, predictor: Predictor, held: contextlib.Exit
         elif predictor.category_ids is None:
             logger.warning("the weights carry no ids of categories: classes are numbered from 1")
         results.begin(args.results, _settings(args, predictor), images)
-        remove_leftovers(args.results / PANOPTIC)
+        remove_leftovers(args.results / results.PANOPTIC)
     except (DataError, OSError) as error:
         return str(error)
     return ""
@@ -196,7 +194,7 @@ def _predict(args: argparse.Namespace, predictor: Predictor, numbers: np.ndarray
     read = read_ahead(_Read(reader, listing, _root(args.inputs)), batches, max(workers, 0))
     name = "images" if distributed.world_size() == 1 else f"images (share 1 of {distributed.world_size()})"
     steps = watched(_predictions(predictor, read), name, total=len(numbers), show=distributed.is_main(), unit="image")
-    maps = panoptic_writer(predictor, args.results / PANOPTIC)
+    maps = panoptic_writer(predictor, args.results / results.PANOPTIC)
     with results.ShardWriter(args.results, distributed.rank()) as writer:
         for number, sample, prediction in steps:
             if isinstance(sample, str):
@@ -206,9 +204,9 @@ def _predict(args: argparse.Namespace, predictor: Predictor, numbers: np.ndarray
             kept, image = prediction.above(args.score_thresh), listing[number]
             check_results(kept, "--results")
             rows = [] if kept.instances is None else coco_results(image.id, kept.instances, predictor.category_ids)
-            more = (
-                {} if kept.panoptic is None else {PANOPTIC: maps.write(image.id, kept.panoptic, _stem(number, image))}
-            )
+            more = {}
+            if kept.panoptic is not None:
+                more[results.PANOPTIC] = maps.write(image.id, kept.panoptic, _stem(number, image))
             writer.add(number, image, sample.original_size, rows, kept.num_cut, **more)
 
 
@@ -238,9 +236,9 @@ def _finish(args: argparse.Namespace, predictor: Predictor) -> int:
         cut, images_cut = cut + row["cut_off"], images_cut + (row["cut_off"] > 0)
     keypoints = getattr(predictor.model, "keypoints", None)
     files = [results.write_images(args.results, _categories(predictor), keypoints)]
-    if (args.results / PANOPTIC).is_dir():
-        maps = panoptic_writer(predictor, args.results / PANOPTIC)
-        maps.close(row[PANOPTIC] for row in results.read_lines(args.results, results.IMAGES))
+    if (args.results / results.PANOPTIC).is_dir():
+        maps = panoptic_writer(predictor, args.results / results.PANOPTIC)
+        maps.close(row[results.PANOPTIC] for row in results.read_lines(args.results, results.IMAGES))
         files.append(maps.json_file)
     if args.format != "jsonl":
         files.append((results.write_json if args.format == "json" else results.write_parquet)(args.results))

@@ -52,8 +52,9 @@ def compare_with_fixture(
         ConfigError: a model without the stages of the fixture's detector, or without a map of the fixture.
         DataError: an image of another size than the fixture's, or an array that is missing.
     """
-    kinds = _WithDense if fixture.is_dense else _WithDetectron2
-    kind = kinds if fixture.kind == "Detectron2" else _WithMatterport
+    kind: type[_Comparison] = _WithMatterport
+    if fixture.kind == "Detectron2":
+        kind = _WithDense if fixture.is_dense else _WithDetectron2
     comparison = kind(kind.stages_of(model), fixture, record, augmentations)
     comparison.compare_features()
     comparison.compare_rest()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from detkit.data.formats.segment_files import LabelledSegment, SegmentFile, SegmentFiles
 from detkit.data.interfaces import Dataset
-from detkit.evaluation.result_folder import write_list
+from detkit.evaluation.result_folder import PANOPTIC, write_list
 from detkit.registry import DataError
 from detkit.structures import Panoptic
 from detkit.utils.file_names import FreeNames, file_stem
@@ -122,7 +122,7 @@ class _Maps(msgspec.Struct):
 def maps_file(path: str | os.PathLike[str]) -> Path | None:
     """The JSON of panoptic maps that a path is, or that is in a folder of ``detkit predict --results``; None: none."""
     path = Path(path)
-    file = path / "panoptic.json" if path.is_dir() else path
+    file = path / f"{PANOPTIC}.json" if path.is_dir() else path
     if not file.is_file() or (file == path and b'"segments_info"' not in path.read_bytes()):
         return None
     return file

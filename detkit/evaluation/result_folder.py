@@ -25,6 +25,8 @@ from detkit.utils.paths import atomic_write, naming_file, remove_leftovers
 
 LISTING, SETTINGS = "listing.jsonl", "settings.json"
 DETECTIONS, IMAGES, UNREADABLE = RESULT_LINES, "images-*.jsonl", "unreadable-*.jsonl"
+PANOPTIC = "panoptic"
+"""The folder of panoptic maps, the JSON beside it, and what an image's line says of its map."""
 _AT_ONCE = 10_000
 
 

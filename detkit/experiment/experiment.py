@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from detkit import data, evaluation, modeling, solver
-from detkit.checkpoint import Checkpoint, check_filled, examine_weights, load_all_weights
+from detkit.checkpoint import Checkpoint, examine_weights, load_all_weights
 from detkit.config import (
     ConfigError,
     Recipe,
@@ -140,7 +140,7 @@ class Experiment:
             shapes = build()
         sizes = [sum(v.numel() for v in state.values()) for state in (shapes.state_dict(), checkpoint.model)]
         if sizes[0] > sizes[1]:
-            check_filled(examine_weights(shapes, checkpoint))
+            examine_weights(shapes, checkpoint).check_filled()
         model = build()
         load_all_weights(model, checkpoint)
         return model

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import unicodedata
 
 import numpy as np
@@ -324,6 +325,39 @@ CASES = {
         },
         ONE,
         ("ds",),
+    ),
+    "a turned box": (
+        {
+            "meta.json": {"classes": [{"title": "cat", "shape": "oriented_bbox"}]},
+            "ds/img/a.png": IMAGE,
+            "ds/ann/a.png.json": {
+                "size": {"height": 30, "width": 40},
+                "objects": [
+                    {
+                        "classTitle": "cat",
+                        "geometryType": "oriented_bbox",
+                        "points": [[7.5, -0.5], [15.5, 14.5]],
+                        "angle": math.pi / 2,
+                    }
+                ],
+            },
+        },
+        ONE,
+        ("ds",),
+    ),
+    # KITTI
+    "lists of images": (
+        {
+            **{f"training/label_2/{name}.txt": f"cat 0 0 0 4 3 20 12 {'0 ' * 7}\n" for name in ("a", "b")},
+            **{f"training/image_2/{name}.png": IMAGE for name in ("a", "b")},
+            "testing/image_2/c.png": IMAGE,
+            "ImageSets/train.txt": "b\n",
+            "ImageSets/val.txt": "a\n",
+            "ImageSets/trainval.txt": "a\nb\n",
+            "ImageSets/test.txt": "c\n",
+        },
+        {"a": [BOX], "b": [BOX]},
+        ("train", "val"),
     ),
     # VIA
     "VIA 3": ({"via.json": VIA3, "a.png": IMAGE}, {"a": [BOX, [1, 1, 9, 9]]}, ()),

@@ -141,6 +141,26 @@ def read_masks(chunk: Chunk, sizes: np.ndarray, invalid: InvalidMasks, tally: co
     chunk.columns["rles"] = Ragged.of_bytes(rles)
 
 
+def box_around(shape: Any, size: Sequence[int]) -> list[float] | None:
+    """x, y, width, height of what a segmentation covers; None where it is none.
+
+    Args:
+        shape: polygons or an RLE, as in a row.
+        size: height and width of its image.
+    """
+    if type(shape) is dict:
+        try:
+            return coco_mask.toBbox(checked_rle(shape, (size[0], size[1]))).tolist()
+        except (ValueError, TypeError):
+            return None
+    points = Ragged.of_lists(_polygons_in(shape))
+    wrong = (points.lengths % 2).any() or not (np.abs(points.data) < FAR).all()
+    if wrong or not (points.lengths >= 6).any():
+        return None
+    pairs = points.select(points.lengths >= 6).data.reshape(-1, 2)
+    return [*pairs.min(0).tolist(), *np.ptp(pairs, 0).tolist()]
+
+
 def read_areas(chunk: Chunk, sizes: np.ndarray) -> None:
     """Adds the column ``area``: what the rows say, or the area of the mask, or that of the box.
 

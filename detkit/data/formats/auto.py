@@ -1,6 +1,9 @@
 """AutoDataset and open_dataset: whatever lies in a folder."""
 
+import contextlib
+import logging
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from detkit.config import CountOrZero, FilePath, Fraction
@@ -13,6 +16,8 @@ from detkit.data.formats.files import Folder
 from detkit.data.images import DEFAULT_READING, ImageReading
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError, did_you_mean
+
+logger = logging.getLogger(__name__)
 
 
 @DATASETS.register()
@@ -65,8 +70,10 @@ class AutoDataset(FormatDataset):
                 near = did_you_mean(self._format, formats)
                 raise DataError(f"format: there is no format '{self._format}'.{near} There are {', '.join(formats)}")
             return formats[self._format].chosen(folder)
-        for kind in sorted(formats.values(), key=lambda kind: kind.is_general):
+        kinds = sorted(formats.values(), key=lambda kind: kind.is_general)
+        for number, kind in enumerate(kinds, 1):
             if (seen := kind.recognise(folder)) is not None:
+                _name_others(kinds[number:], kind, folder)
                 return kind, seen
         if len(lone := folder.candidates("*.json")) == 1 and len(folder.candidates("*.xml", "*.yaml", "*.txt")) == 0:
             try:
@@ -81,6 +88,15 @@ class AutoDataset(FormatDataset):
             f"{folder.path}: no labels of a known format; there are {contents(folder)}. {''.join(hints)}Readable are "
             f"{names}; format=NAME says which it is"
         )
+
+
+def _name_others(others: Iterable[type[FormatDataset]], chosen: type[FormatDataset], folder: Folder) -> None:
+    """Says which formats lie in the folder beside the one that is read, such as labels that were converted there."""
+    for kind in () if folder.given else others:
+        with contextlib.suppress(DataError):
+            if kind.is_general == chosen.is_general and (seen := kind.recognise(folder)) is not None:
+                words = "%s: is read as %s, and there are labels of %s (%s); format '%s' takes these"
+                logger.warning(words, folder.path, chosen.format, kind.format, seen, kind.key)
 
 
 def open_dataset(

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from detkit.data.datasets.coco import read_categories, read_json
-from detkit.data.datasets.rows import ImageRow, Row, as_row, is_text, row_type
+from detkit.data.datasets.rows import MISSING, ImageRow, Row, as_row, is_text, row_type
 from detkit.data.formats.coco_parts import distinct, joined, near_file, own_part
 from detkit.data.formats.content import Content
 from detkit.data.formats.dataset import FormatDataset
@@ -139,6 +139,12 @@ def _content(folder: Folder, name: str, is_lvis: bool) -> Content:
             row.iscrowd, brushes = 0, brushes + 1
         objects.append(row)
     notes = [f"{name}: {brushes} masks of CVAT's brush, written as crowds, are taken as objects"] if brushes else []
+    own = [row for row in objects if isinstance(row, Row)]
+    if own and all(row.id is MISSING or type(row.id) is str for row in own):
+        what = "no ids" if own[0].id is MISSING else "ids of text"
+        notes.append(f"{name}: its annotations have {what}: numbered anew")
+        for number, row in enumerate(own, 1):
+            row.id = number
     return Content(images, objects, categories, keypoints, notes, extras, place=place)  # type: ignore[arg-type]
 
 

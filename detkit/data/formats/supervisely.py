@@ -1,5 +1,6 @@
 """SuperviselyDataset: a project of Supervisely."""
 
+import math
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -10,7 +11,7 @@ import pycocotools.mask as coco_mask
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder, embedded_image
-from detkit.data.formats.shapes import drawn, numbers, placed, points
+from detkit.data.formats.shapes import drawn, extent, numbers, placed, points, rectangle, turned
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
@@ -21,8 +22,9 @@ IGNORED = ("point", "line", "polyline", "graph", "cuboid", "cuboid_2d")
 class SuperviselyDataset(FormatDataset):
     """Supervisely's projects: ``meta.json`` and, a folder a dataset, ``img`` and ``ann``.
 
-    Rectangles are of whole pixels, the last one included; polygons may have holes; bitmaps are masks. Classes are those
-    of ``meta.json`` in their order, parts the datasets. Options are those of ``FormatDataset``.
+    Rectangles are of whole pixels, the last one included, and of turned ones the enclosing box is taken; polygons may
+    have holes; bitmaps are masks. Classes are those of ``meta.json`` in their order, parts the datasets. Options are
+    those of ``FormatDataset``.
     """
 
     key = "supervisely"
@@ -51,11 +53,13 @@ class SuperviselyDataset(FormatDataset):
             shapes = {str(entry["title"]): entry.get("shape") for entry in meta["classes"]}
         except (AttributeError, KeyError, TypeError):
             raise DataError(f"{folder.path / file}: has no list 'classes' of entries with a title") from None
-        images = (_image(folder, name, shapes) for found in parts.values() for name in found)
-        return Content.of_images(folder, images, list(shapes))
+        turned_boxes: list[str] = []
+        images = [_image(folder, name, shapes, turned_boxes) for found in parts.values() for name in found]
+        notes = [f"{len(turned_boxes)} turned boxes are taken as the boxes around them"] if turned_boxes else []
+        return Content.of_images(folder, images, list(shapes), notes)
 
 
-def _image(folder: Folder, name: str, shapes: Mapping[str, Any]) -> LabelledImage:
+def _image(folder: Folder, name: str, shapes: Mapping[str, Any], turned_boxes: list[str]) -> LabelledImage:
     content, place = folder.json(name), str(folder.path / name)
     try:
         size = (int(content["size"]["height"]), int(content["size"]["width"]))
@@ -66,12 +70,14 @@ def _image(folder: Folder, name: str, shapes: Mapping[str, Any]) -> LabelledImag
     image = folder.image(PurePosixPath(name).stem, near, name)
     if not image.startswith(f"{near}/") and folder.below(near):
         raise DataError(f"{place}: there is no image of this name in '{near}'; '{image}' is of another dataset")
-    found = [_object(entry, size, shapes, f"{place}, object {n}") for n, entry in enumerate(things, 1)]
+    found = [_object(entry, size, shapes, turned_boxes, f"{place}, object {n}") for n, entry in enumerate(things, 1)]
     objects = [thing for thing in found if thing]
     return LabelledImage(image, objects, size, ignored=len(found) - len(objects))
 
 
-def _object(entry: Any, size: tuple[int, int], shapes: Mapping[str, Any], origin: str) -> LabelledObject | None:
+def _object(
+    entry: Any, size: tuple[int, int], shapes: Mapping[str, Any], turned_boxes: list[str], origin: str
+) -> LabelledObject | None:
     """An object; its shape is that of its class in files of 2018, which say none. None for what has no area."""
     label, kind = (entry.get("classTitle"), entry.get("geometryType")) if isinstance(entry, dict) else (None, None)
     if kind is None and isinstance(label, str):
@@ -85,18 +91,23 @@ def _object(entry: Any, size: tuple[int, int], shapes: Mapping[str, Any], origin
         x, y = numbers(bitmap.get("origin"), origin, "the origin of its bitmap", 2).astype(int).tolist()
         patch = drawn(embedded_image(str(bitmap.get("data")), origin, compressed=True))
         return LabelledObject(label, None, placed(patch, x, y, size, origin), origin)
-    given = entry.get("points") or {}
-    if kind == "rectangle":
-        corners = numbers(given.get("exterior"), origin, "exterior", 4).reshape(2, 2)
-        first, last = corners.min(0), corners.max(0) + 1
-        return LabelledObject(label, [*first.tolist(), *last.tolist()], None, origin)
+    given = entry.get("points")
+    outer, inner = (given.get("exterior"), given.get("interior")) if isinstance(given, dict) else (given, None)
+    if kind in ("rectangle", "oriented_bbox"):
+        corners = numbers(outer, origin, "its pair of corners", 4).reshape(2, 2)
+        box = [*corners.min(0).tolist(), *(corners.max(0) + 1).tolist()]
+        if kind == "oriented_bbox":
+            turned_boxes.append(origin)
+            radians = numbers([entry.get("angle") or 0], origin, "the angle", 1)[0]  # clockwise
+            box = extent(turned(rectangle(box), math.degrees(radians), rectangle(box).mean(0)))
+        return LabelledObject(label, box, None, origin)
     if kind == "polygon":
-        outline = points(given.get("exterior"), origin)
-        holes = [points(hole, origin) for hole in given.get("interior") or ()]
+        outline = points(outer, origin)
+        holes = [points(hole, origin) for hole in inner or ()]
         if not holes:
             return LabelledObject(label, None, [outline], origin)
         whole, *cut = (coco_mask.decode(coco_mask.frPyObjects([p], *size))[..., 0] > 0 for p in (outline, *holes))
         corners = np.reshape(outline, (-1, 2))
         box = [*corners.min(0).tolist(), *corners.max(0).tolist()]
         return LabelledObject(label, box, whole & ~np.logical_or.reduce(cut), origin)
-    raise DataError(f"{origin}: the geometryType is {kind!r}; expected bitmap, polygon or rectangle")
+    raise DataError(f"{origin}: the geometryType is {kind!r}; expected bitmap, polygon, rectangle or oriented_bbox")

@@ -65,8 +65,9 @@ class TextRows(FormatDataset):
 class KittiDataset(TextRows):
     """KITTI's 2D boxes (Geiger et al. 2012): ``label_2/*.txt`` and ``image_2``, or ``labels`` and ``images``.
 
-    ``DontCare`` is a region to ignore: a crowd of the first class, which evaluators take as one of every class. Classes
-    are the labels, sorted. Options are those of ``FormatDataset``.
+    ``DontCare`` is a region to ignore: a crowd of the first class, which evaluators take as one of every class. Parts
+    are those of ``ImageSets/*.txt``, or told by folders. Classes are the labels, sorted. Options are those of
+    ``FormatDataset``.
     """
 
     key = "kitti"
@@ -77,6 +78,18 @@ class KittiDataset(TextRows):
         files = folder.glob("*.txt")
         places = ([name for name in files if place in name.split("/")[:-1]] for place in ("label_2", "labels"))
         return next(filter(None, places), [])
+
+    @classmethod
+    def parts(cls, folder: Folder) -> Mapping[str, Any]:
+        files = {PurePosixPath(name).stem: name for name in cls.label_files(folder)}
+        out: dict[str, list[str]] = {}
+        for name in folder.glob("ImageSets/*.txt"):
+            listed = dict.fromkeys(line for _, line in lines_of(folder.text(name)))
+            if found := [files[stem] for stem in listed if stem in files]:
+                out[PurePosixPath(name).stem] = found
+        if {"train", "val"} <= out.keys():
+            out.pop("trainval", None)
+        return out or super().parts(folder)
 
     @classmethod
     def read_line(cls, line: str, origin: str) -> LabelledObject | None:

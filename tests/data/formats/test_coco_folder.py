@@ -53,6 +53,37 @@ def test_a_large_file_is_known_wherever_its_lists_stand(kind, encoding, tmp_path
     assert (found.format, found.coco()) == (DATASETS.get(kind).format, expected)
 
 
+POLYGON = [[2, 3, 22, 3, 22, 13, 2, 13]]
+RLE = {"size": [30, 40], "counts": [2 * 30 + 3] + [10, 20] * 19 + [10, 30 * 40 - 63 - 19 * 30 - 10]}
+
+
+@pytest.mark.parametrize("box", [{}, {"bbox": None}, {"bbox": []}])
+@pytest.mark.parametrize("mask", [POLYGON, RLE])
+def test_an_object_without_a_box_has_that_of_its_mask(folder, mask, box):
+    row = {key: value for key, value in BOX.items() if key != "bbox"} | box | {"segmentation": mask}
+    dataset = open_dataset(folder(annotations=[row]))
+    assert dataset[0].boxes.tensor.tolist() == [[2, 3, 22, 13]]
+    assert "1 objects without a box given the extent of their mask" in dataset.summary()
+
+
+@pytest.mark.parametrize("mask", [None, [], [[1, 2]], [[1, 2, "3", 4]], {"size": [3, 4], "counts": "x"}, "x"])
+def test_an_object_without_a_box_or_a_mask_is_named(folder, mask):
+    row = {key: value for key, value in BOX.items() if key != "bbox"} | {"segmentation": mask}
+    with pytest.raises(DataError, match="annotation 5 has no 'bbox'"):
+        open_dataset(folder(annotations=[row]))
+
+
+@pytest.mark.parametrize(("ids", "words"), [(({}, {}), "no ids"), (({"id": "x"}, {"id": "y"}), "ids of text")])
+def test_annotations_without_numbers_are_numbered(folder, ids, words, caplog):
+    caplog.set_level("INFO")
+    bare = {key: value for key, value in BOX.items() if key != "id"}
+    dataset = open_dataset(folder(annotations=[bare | id_ for id_ in ids]))
+    assert [row["id"] for row in dataset.coco()["annotations"]] == [1, 2]
+    assert f"its annotations have {words}: numbered anew" in caplog.text
+    with pytest.raises(DataError, match=r"annotations\[1\] has no 'id'"):
+        open_dataset(folder(annotations=[BOX, bare]))
+
+
 def test_a_test_set_without_annotations_is_known(folder):
     dataset = open_dataset(folder(annotations=None))
     assert [len(dataset[i].boxes) for i in range(len(dataset))] == [0]

@@ -103,6 +103,17 @@ def test_a_shape_of_supervisely_and_one_of_labelme_as_pixels(tmp_path):
     assert opened(tmp_path / "b", files).coco()["annotations"][0]["area"] == 112
 
 
+def test_other_labels_in_the_folder_are_said(tmp_path, caplog):
+    files = {"coco.json": coco("a.png"), "a.png": IMAGE, "a.txt": YOLO, "data.yaml": NAMES}
+    assert opened(tmp_path, files).format == "COCO"
+    assert "read as COCO, and there are labels of YOLO" in caplog.text
+    assert "format 'yolo' takes these" in caplog.text
+    caplog.clear()
+    assert open_dataset(tmp_path, format="yolo").format.startswith("YOLO")
+    assert open_dataset(tmp_path / "coco.json").format == "COCO"
+    assert "takes these" not in caplog.text
+
+
 def test_shapes_of_supervisely_that_say_nothing_are_those_of_their_class(tmp_path):
     points = {"exterior": [[4, 3], [20, 3], [20, 12]], "interior": []}
     thing = {"classTitle": "cat", "type": "object", "bitmap": None, "points": points}

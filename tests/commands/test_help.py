@@ -54,6 +54,11 @@ def test_help_and_the_refusal_of_an_unknown_option_import_nothing_heavy(start):
     assert done.stdout.strip() == "loaded [], exit code 2"
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("--weigths", "--weights"), ("--val_fraction", "--val-fraction")])
+def test_a_mistyped_option_is_told_from_the_nearest(typed, meant):
+    assert f"unrecognized arguments: {typed}; did you mean {meant}?" in answer("detkit", "train", typed).stderr
+
+
 def test_each_tool_is_a_command():
     assert {tool.stem for tool in TOOLS} - {"benchmark"} == {c.tool for c in COMMANDS.values()} - {""}
 

@@ -1,10 +1,12 @@
 """The command lines of all commands, without torch, so that ``--help`` and a mistake are answered at once."""
 
 import argparse
+import difflib
 import os
+import re
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from detkit.paths import local_path
 
@@ -59,6 +61,15 @@ def restart(words: str) -> list[str]:
     return [*([sys.argv[0]] if script else ["-m", "detkit"]), *words.split()]
 
 
+class _Parser(argparse.ArgumentParser):
+    """Names the option that a mistyped one is nearest to."""
+
+    def error(self, message: str) -> NoReturn:
+        mistyped = re.findall(r"(?<!\S)--[\w-]+", message) if message.startswith("unrecognized") else ()
+        near = [match for word in mistyped for match in difflib.get_close_matches(word, self._option_string_actions, 1)]
+        super().error(message + (f"; did you mean {', '.join(near)}?" if near else ""))
+
+
 def command_parser(words: str, description: str | None) -> argparse.ArgumentParser:
     """A parser whose usage and examples are those of ``detkit``, or of the tool that was started.
 
@@ -69,7 +80,7 @@ def command_parser(words: str, description: str | None) -> argparse.ArgumentPars
     started = f"detkit {words}"
     if started_by_tool(words):
         started = f"python {sys.argv[0]}"
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=started,
         description=(description or "").replace(f"detkit {words} ", f"{started} "),
         formatter_class=argparse.RawDescriptionHelpFormatter,

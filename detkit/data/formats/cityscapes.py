@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
+from PIL import Image, ImageDraw
+
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, lines_of, values_of
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder
 from detkit.data.formats.segment_files import LabelledSegment, SegmentFile
+from detkit.data.formats.shapes import mask_size, points
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
@@ -30,7 +34,8 @@ STUFF = {
 }
 """Label id -> name of the other classes that are evaluated; what is of neither is unknown."""
 TOP = re.compile(r"gt(Fine|Coarse)")
-IDS = re.compile(r"(.+)_gt(?:Fine|Coarse)_instanceIds\.png")
+FILES = ("*_instanceIds.png", "*_polygons.json")
+STEM = re.compile(r"(.+)_gt(?:Fine|Coarse)_(?:instanceIds\.png|polygons\.json)")
 
 
 @DATASETS.register()
@@ -39,6 +44,8 @@ class CityscapesDataset(FormatDataset):
 
     A value of 1000 and more is label id x 1000 + number; a lower one of a class with instances is a group: a crowd.
     Records have a semantic map of all things together and of the eleven classes without instances that are evaluated.
+    Where there are no such files, the outlines of ``*_polygons.json`` are drawn one over the other, and there are no
+    maps.
     Other classes than those of Cityscapes are in a ``label_colors.txt`` (CVAT): a colour and a name a line, numbered in
     their order, black ones no classes. Options are those of ``FormatDataset``.
     """
@@ -48,13 +55,13 @@ class CityscapesDataset(FormatDataset):
 
     @classmethod
     def recognise(cls, folder: Folder) -> str | None:
-        found = folder.glob("*_instanceIds.png")
-        return f"{len(found)} files *_instanceIds.png" if found else None
+        found = _files(folder)
+        return f"{len(found)} files *_{found[0].rpartition('_')[2]}" if found else None
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
         out: dict[str, list[str]] = {}
-        for name in folder.glob("*_instanceIds.png"):
+        for name in _files(folder):
             above = PurePosixPath(name).parent
             below = [part for top, part in itertools.pairwise(above.parts) if TOP.fullmatch(top)]
             out.setdefault(below[0] if below else above.parent.name, []).append(name)
@@ -66,9 +73,13 @@ class CityscapesDataset(FormatDataset):
         things, stuff = _classes(folder)
         images = (_image(folder, name, things, stuff, segments) for names in parts.values() for name in names)
         content = Content.of_images(folder, images, list(things.values()))
-        if stuff:
+        if stuff and segments:
             content.segments, content.stuff = segments, dict(enumerate(stuff.values(), len(things) + 1))
         return content
+
+
+def _files(folder: Folder) -> list[str]:
+    return next(filter(None, map(folder.glob, FILES)), [])
 
 
 def _classes(folder: Folder) -> tuple[Mapping[int, str], Mapping[int, str]]:
@@ -91,11 +102,12 @@ def _image(
     stuff: Mapping[int, str],
     segments: dict[str, SegmentFile],
 ) -> LabelledImage:
-    ids, place = folder.mask(name), str(folder.path / name)
+    place, is_map = str(folder.path / name), name.endswith(".png")
+    ids = folder.mask(name) if is_map else _drawn(folder, name, {label: id_ for id_, label in things.items()})
     if ids.ndim != 2:
         raise DataError(f"{place}: has {ids.shape[2]} channels; expected one, of 16 bits")
     path = PurePosixPath(name)
-    stem = found[1] if (found := IDS.fullmatch(path.name)) else path.stem
+    stem = found[1] if (found := STEM.fullmatch(path.name)) else path.stem
     image = folder.image_of_stem(f"{stem}_leftImg8bit", beside=name)
     if image is None:
         raise DataError(f"{place}: there is no image '{stem}_leftImg8bit'")
@@ -105,8 +117,28 @@ def _image(
         for value, label in labels.items()
         if label in things or label in stuff
     ]
-    segments[image] = SegmentFile(name, kept)
+    if is_map:
+        segments[image] = SegmentFile(name, kept)
     objects = [
         LabelledObject(s.label, None, ids == s.id, f"{place}, id {s.id}", crowd=s.crowd) for s in kept if s.is_thing
     ]
     return LabelledImage(image, objects, ids.shape)
+
+
+def _drawn(folder: Folder, name: str, numbers: Mapping[str, int]) -> np.ndarray:
+    """``(H, W)`` ids of the outlines in a file, as ``*_instanceIds.png`` has them; what is no thing covers with 0."""
+    content, place = folder.json(name), str(folder.path / name)
+    try:
+        height, width = mask_size(content["imgHeight"], content["imgWidth"], place)
+        entries = [(str(entry["label"]), entry["polygon"]) for entry in content["objects"] if not entry.get("deleted")]
+    except (KeyError, TypeError, AttributeError):
+        raise DataError(f"{place}: expected imgHeight, imgWidth and objects, each with label and polygon") from None
+    canvas, counts = Image.new("I", (width, height)), dict.fromkeys(numbers, 0)
+    draw = ImageDraw.Draw(canvas)
+    for number, (label, outline) in enumerate(entries, 1):
+        group = label.removesuffix("group") if label not in numbers else ""
+        id_ = numbers.get(group, 0)
+        if label in numbers:
+            id_, counts[label] = numbers[label] * 1000 + counts[label], counts[label] + 1
+        draw.polygon(points(outline, f"{place}, object {number}"), fill=id_)
+    return np.array(canvas)

@@ -43,3 +43,47 @@ def test_an_image_of_cityscapes_that_is_not_there_is_named(tmp_path):
     write(tmp_path, {"gtFine/val/x/a_gtFine_instanceIds.png": GROUP, "leftImg8bit/val/x/b_leftImg8bit.png": IMAGE})
     with pytest.raises(DataError, match=r"a_gtFine_instanceIds\.png: there is no image 'a_leftImg8bit'"):
         open_dataset(tmp_path)
+
+
+def thing(label, x1, y1, x2, y2, **more):
+    return {"label": label, "polygon": [[x1, y1], [x2, y1], [x2, y2], [x1, y2]], **more}
+
+
+def test_outlines_alone_are_drawn_one_over_the_other(tmp_path):
+    things = [
+        thing("sky", 0, 0, 39, 5),
+        thing("car", 4, 3, 29, 11),
+        thing("cargroup", 30, 20, 39, 29),
+        thing("pole", 20, 0, 39, 12),
+        thing("person", 0, 0, 5, 5, deleted=1),
+        thing("car", 0, 20, 3, 21),
+    ]
+    content = {"imgHeight": 30, "imgWidth": 40, "objects": things}
+    files = {"gtFine/val/x/a_gtFine_polygons.json": content, "leftImg8bit/val/x/a_leftImg8bit.png": IMAGE}
+    write(tmp_path, files)
+    dataset = open_dataset(tmp_path)
+    record = dataset[0]
+    assert (dataset.format, dataset.splits, dataset.semantic_names) == ("Cityscapes", ("val",), ())
+    assert record.boxes.tensor.tolist() == [[30, 20, 40, 30], BOX, [0, 20, 4, 22]]
+    assert [dataset.class_names[k] for k in record.classes] == ["car"] * 3
+    assert record.crowd.tolist() == [True, False, False]
+    assert [row["area"] for row in dataset.coco()["annotations"]] == [100, 144, 8]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"imgHeight": 30, "objects": []}, "expected imgHeight, imgWidth and objects"),
+        ({"imgHeight": "x", "imgWidth": 40, "objects": []}, "expected imgHeight, imgWidth and objects"),
+        ({"imgHeight": 1e9, "imgWidth": 40, "objects": []}, "its mask is of 40 x 1e"),
+        (
+            {"imgHeight": 30, "imgWidth": 40, "objects": [{"label": "car", "polygon": [[1, 2]]}]},
+            "object 1: the outline",
+        ),
+    ],
+)
+def test_outlines_that_are_none_are_named(content, words, tmp_path):
+    files = {"gtFine/val/x/a_gtFine_polygons.json": content, "leftImg8bit/val/x/a_leftImg8bit.png": IMAGE}
+    write(tmp_path, files)
+    with pytest.raises(DataError, match=rf"a_gtFine_polygons\.json(, |: ){words}"):
+        open_dataset(tmp_path)

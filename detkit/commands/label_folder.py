@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from detkit.commands.predict_inputs import path_below
 from detkit.data.formats.label_writer import ImageLabels
 from detkit.data.formats.writing import WRITERS
 from detkit.data.images import read_image
@@ -50,8 +51,7 @@ class LabelFolder:
         """
         if prediction.instances is None:
             raise DataError("the model predicts no instances, of which labels are made; take out --label-format")
-        above = next((folder for folder in self.inputs if folder in path.parents), path.parent)
-        name: Path = path.relative_to(above).with_stem(stem or path.stem)
+        name = path_below(path, self.inputs).with_stem(stem or path.stem)
         size, reading, file = prediction.instances.image_size, self.predictor.reading, path if frame is None else None
         pixels: Callable[[], np.ndarray] = functools.partial(read_image, str(path), size, reading)
         if frame is not None:

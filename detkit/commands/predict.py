@@ -19,6 +19,7 @@ from detkit.commands.predict_inputs import (
     ids_of,
     load,
     panoptic_writer,
+    path_below,
     say_cut_off,
     split_inputs,
 )
@@ -94,8 +95,9 @@ class Output:
         if self.labels is not None:
             self.labels.add(path, kept, stem=self._stem(path))
         elif self.args.output is not None:
+            below = path_below(path, filter(Path.is_dir, self.args.inputs)).parent
             picture = self.predictor.draw(path, prediction, score_thresh=self.args.score_thresh)
-            self.written.append(write_picture(picture, self._target(f"{self._stem(path)}.png")))
+            self.written.append(write_picture(picture, self._target(below / f"{self._stem(path)}.png")))
 
     def video(self, path: Path, live: str | None = None) -> bool:
         """One video file, frame by frame, or a camera or stream, until Ctrl-C; False, with a warning, if unreadable."""
@@ -137,8 +139,8 @@ class Output:
         name = self.args.names.get(path)
         return path.stem if name is None else file_stem(Path(urlsplit(name).path).stem or name)
 
-    def _target(self, name: str) -> Path:
-        """Where something of this name goes. Raises DataError where an input lies there."""
+    def _target(self, name: str | Path) -> Path:
+        """Where something of this name goes, below the folder for pictures. Raises DataError where an input lies there."""
         target = self.free(self.args.output / name)
         if target.resolve() in self.inputs:
             raise DataError(f"--output {self.args.output}: would overwrite the input {target}; take another folder")

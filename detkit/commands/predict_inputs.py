@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,12 @@ def split_inputs(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
         else:
             (videos if is_video(path) else images).append(path)
     return images, videos
+
+
+def path_below(path: Path, folders: Iterable[Path]) -> Path:
+    """The path of a file below the first of the folders that holds it; its name where none does."""
+    above = next((folder for folder in folders if folder in path.parents), path.parent)
+    return path.relative_to(above)
 
 
 def ids_of(

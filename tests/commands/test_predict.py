@@ -67,6 +67,15 @@ def test_folder_to_pictures_and_json(run, photos, tmp_path, capsys):
     assert str(results) in printed
 
 
+def test_pictures_of_folders_in_a_folder_lie_in_folders_of_the_same_names(run, photos, tmp_path):
+    for name in ("more", "more/deep"):
+        (photos / name).mkdir()
+        shutil.copy(photos / "a.png", photos / name / "a.png")
+    assert main(["--run", run, str(photos), "--recursive", "--output", str(tmp_path / "out")]) == 0
+    written = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.png")}
+    assert written == {"a.png", "b.png", "more/a.png", "more/deep/a.png"}
+
+
 def test_tiles_on_the_command_line_are_those_of_the_predictor(run, photos, tmp_path):
     options = ["--run", run, str(photos), "--score-thresh", "0", "--tile", "48x64", "--tile-overlap", "0.4"]
     assert main([*options, "--json", str(tmp_path / "r.json")]) == 0

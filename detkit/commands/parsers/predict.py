@@ -121,7 +121,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         "--score-thresh", type=float, default=0.5, metavar="S", help="leave out what scores less (default: 0.5)"
     )
     parser.add_argument("--frames", action="store_true", help="of a video, write a picture a frame instead of a video")
-    parser.add_argument("--recursive", action="store_true", help="also the folders in a folder")
+    parser.add_argument("--recursive", action="store_true", help="also the folders in a folder; --output has them too")
     parser.add_argument(
         "--skip-unreadable", action="store_true", help="files that cannot be read, which are named, are no failure"
     )

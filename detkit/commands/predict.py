@@ -140,7 +140,7 @@ class Output:
         return path.stem if name is None else file_stem(Path(urlsplit(name).path).stem or name)
 
     def _target(self, name: str | Path) -> Path:
-        """Where something of this name goes, below the folder for pictures. Raises DataError where an input lies there."""
+        """Where something of this name goes in the folder. Raises DataError where an input lies there."""
         target = self.free(self.args.output / name)
         if target.resolve() in self.inputs:
             raise DataError(f"--output {self.args.output}: would overwrite the input {target}; take another folder")

@@ -12,6 +12,7 @@ import torch
 from panoptic_folder import write_panoptic
 from small_folders import make_folder
 
+import detkit.checkpoint
 import detkit.doctor
 import detkit.engine
 import detkit.experiment
@@ -678,6 +679,16 @@ def test_hook(cls, tmp_path):
 def test_parallelism(cls):
     model = torch.nn.Linear(2, 1)
     assert cls().wrap(model) is model, "nothing to share in one process; tests/engine/test_parallel.py has two"
+
+
+@pytest.mark.parametrize("cls", registered("importer"), ids=names)
+def test_importer(cls):
+    importer, state = cls(), {"strange.weight": torch.ones(2)}
+    assert not importer.recognises(state)
+    found = importer.convert(state, {})
+    assert state == {"strange.weight": state["strange.weight"]}, "a file's tensors are not changed"
+    assert "strange.weight" in {*found.origin.values(), *found.model, *found.unused}
+    assert importer.name not in {kind.name for _, kind in detkit.checkpoint.IMPORTERS if kind is not cls}
 
 
 def test_every_role_of_detkit_has_a_case():

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.class_names is not None:
         checkpoint = with_class_names(checkpoint, args.class_names)
     wanted, config = (None, checkpoint.config) if args.config_file is None else model_of(args, checkpoint)
-    importer = None if args.mode is None else MatterportImporter(args.mode)
+    importer = None if args.mode is None else MatterportImporter(mode=args.mode)
     conversion = convert(checkpoint, args.to, wanted=wanted, importer=importer)
     write_conversion(conversion, args.output, config=config)
     print("\n".join(map(str, conversion.lines)) if args.list else conversion)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from detkit.checkpoint import IMPORTERS, import_foreign
+from detkit.checkpoint import IMPORTERS, Importer, import_foreign
 from detkit.checkpoint.formats.importing import (
     UNKNOWN,
     Imported,
@@ -103,5 +103,24 @@ def test_files_whose_names_the_model_has_are_left_alone():
     ],
 )
 def test_one_name_tells_the_format(name, format_name):
-    recognised = [importer.name for importer in IMPORTERS if importer.recognises([name])]
+    recognised = [kind.name for _, kind in IMPORTERS if kind().recognises([name])]
     assert recognised == ([] if format_name is None else [format_name])
+
+
+def test_an_importer_of_ones_own_is_asked_before_the_others():
+    @IMPORTERS.register()
+    class OwnImporter(Importer):
+        name = "own"
+
+        def recognises(self, names):
+            return "mine" in names
+
+        def convert(self, state, wanted):
+            return Imported({"backbone.mine": state["mine"]})
+
+    try:
+        found = import_foreign({"mine": torch.ones(1), "fpn.C1.0.weight": torch.ones(1)}, {})
+        assert (found.format, list(found.model)) == ("own", ["backbone.mine"])
+    finally:
+        IMPORTERS.forget(__name__)
+    assert import_foreign({"mine": torch.ones(1), "fpn.C1.0.weight": torch.ones(1)}, {}).format.startswith("matterport")

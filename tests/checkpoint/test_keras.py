@@ -191,11 +191,11 @@ def test_compressed_weights_are_read(state, tmp_path):
 def test_a_tensor_that_others_need_is_named_where_it_is_missing(state, tmp_path, gone):
     path = write(tmp_path / "a.h5", keras_tensors({n: v for n, v in state.items() if n != gone}))
     with pytest.raises(DataError, match=r"a\.h5: has the names of matterport.*norm.* is missing|.*weight.* is missing"):
-        convert(read_checkpoint(path), "detkit", importer=MatterportImporter("folded"))
+        convert(read_checkpoint(path), "detkit", importer=MatterportImporter(mode="folded"))
 
 
 def test_tensors_that_do_not_fit_each_other_are_an_error(state, tmp_path):
     state["fpn.C2.0.bn2.running_mean"] = torch.zeros(0)
     path = write(tmp_path / "a.h5", keras_tensors(state))
     with pytest.raises(DataError, match=r"a\.h5: has the names of matterport"):
-        convert(read_checkpoint(path), "detkit", importer=MatterportImporter("folded"))
+        convert(read_checkpoint(path), "detkit", importer=MatterportImporter(mode="folded"))

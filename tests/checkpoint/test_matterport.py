@@ -29,7 +29,7 @@ def native(state):
 
 @pytest.fixture
 def folded(state):
-    return MatterportImporter("folded").convert(state, {}).model
+    return MatterportImporter(mode="folded").convert(state, {}).model
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_the_port_is_recognised(state):
 
 def test_every_tensor_is_accounted_for(state):
     for mode in ("native", "folded"):
-        found = MatterportImporter(mode).convert(state, {})
+        found = MatterportImporter(mode=mode).convert(state, {})
         used = {name for ours in found.model for name in found.origin.get(ours, ours).split(" + ")}
         assert used | set(found.unused) == set(state), mode
         assert set(found.origin) <= set(found.model)
@@ -178,4 +178,4 @@ def test_an_ordinary_model_takes_the_port_folded(wanted):
 def test_a_damaged_file_without_some_tensors_is_still_read(state):
     for name in ("fpn.C2.0.conv1.bias", "classifier.bn1.running_var", "rpn.conv_class.bias"):
         del state[name]
-    assert MatterportImporter("folded").convert(state, {}).model
+    assert MatterportImporter(mode="folded").convert(state, {}).model

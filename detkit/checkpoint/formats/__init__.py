@@ -7,27 +7,36 @@ from torch import Tensor
 
 from detkit.checkpoint.formats.caffe2 import Caffe2Importer
 from detkit.checkpoint.formats.detectron2 import Detectron2Importer
-from detkit.checkpoint.formats.importing import Imported, Importer
+from detkit.checkpoint.formats.importing import IMPORTERS, Imported, Importer
 from detkit.checkpoint.formats.matterport import MatterportImporter
 from detkit.checkpoint.formats.torchvision import TorchvisionClassifierImporter, TorchvisionImporter
 from detkit.checkpoint.formats.transformers import TransformerImporter
 from detkit.registry import DataError
 from detkit.utils.logging import first_line
 
-IMPORTERS: tuple[Importer, ...] = (
-    TorchvisionImporter(),
-    MatterportImporter(),
-    Detectron2Importer(),
-    Caffe2Importer(),
-    TransformerImporter(),
-    TorchvisionClassifierImporter(),
-)
-"""Asked in this order."""
+__all__ = [
+    "IMPORTERS",
+    "Caffe2Importer",
+    "Detectron2Importer",
+    "Imported",
+    "Importer",
+    "MatterportImporter",
+    "TorchvisionClassifierImporter",
+    "TorchvisionImporter",
+    "TransformerImporter",
+    "choose",
+    "convert_by",
+    "import_foreign",
+]
 
 
 def choose(names: Collection[str]) -> Importer | None:
-    """The first importer that recognises the names of a file's tensors; None: they are detkit's own, or unknown."""
-    return next((importer for importer in IMPORTERS if importer.recognises(names)), None)
+    """The importer that recognises the names of a file's tensors, one of the user's own before detkit's.
+
+    None: they are detkit's own, or unknown.
+    """
+    importers = (kind() for _, kind in reversed([*IMPORTERS]))
+    return next((importer for importer in importers if importer.recognises(names)), None)
 
 
 def convert_by(

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from detkit.checkpoint.formats.importing import (
+    IMPORTERS,
     Imported,
+    Importer,
     Rules,
     background_last,
     import_by_rules,
@@ -65,7 +67,8 @@ _MARKS = re.compile(
 )
 
 
-class Caffe2Importer:
+@IMPORTERS.register()
+class Caffe2Importer(Importer):
     """Blobs of Caffe2, by the names that both generations of Detectron read.
 
     The first Detectron has the background as class 0: its row of the scores goes to the end, those of boxes and masks
@@ -76,11 +79,9 @@ class Caffe2Importer:
     name = "Caffe2"
 
     def recognises(self, names: Collection[str]) -> bool:
-        """See ``Importer.recognises``."""
         return any(_MARKS.fullmatch(name) for name in names)
 
     def convert(self, state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> Imported:
-        """See ``Importer.convert``."""
         shared = "cls_score_w" in state and "fc6_w" not in state  # heads without layers of their own: on a common res5
         rename = functools.partial(_rename, res5="roi_heads.res5" if shared else "backbone.res5")
         imported = import_by_rules(state, ((_BLOB, rename),), _unused(state))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detkit.checkpoint.formats.importing import Imported, Rules, import_by_rules, place_backbone
+from detkit.checkpoint.formats.importing import IMPORTERS, Imported, Importer, Rules, import_by_rules, place_backbone
 from detkit.checkpoint.formats.torchvision import coco_names
 from detkit.checkpoint.formats.transformers import DERIVED, TRANSFORMER, fit_positions
 from detkit.checkpoint.formats.two_way import Pairs, to_ours
@@ -132,7 +132,8 @@ _MARKS = re.compile(
 )
 
 
-class Detectron2Importer:
+@IMPORTERS.register()
+class Detectron2Importer(Importer):
     """Detectron2's models and backbones (ResNets with any norm and with deformable convolutions, ViT, Swin).
 
     A backbone alone goes to where the model has those layers: into its backbone, with a res5 that the heads share
@@ -142,11 +143,9 @@ class Detectron2Importer:
     name = "Detectron2"
 
     def recognises(self, names: Collection[str]) -> bool:
-        """See ``Importer.recognises``."""
         return any(_MARKS.fullmatch(name) for name in names)
 
     def convert(self, state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> Imported:
-        """See ``Importer.convert``."""
         dense = to_ours(dense_head_pairs("head.cls_subnet.1.weight" in state))
         imported = import_by_rules(state, [*_RULES, *dense], _UNUSED)
         place_backbone(imported, wanted)

@@ -3,10 +3,12 @@
 import dataclasses
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+from detkit.registry import Registry
 
 Replacement = str | Callable[[re.Match[str]], str | None]
 Rules = Sequence[tuple[str, Replacement]]
@@ -88,15 +90,18 @@ class Imported:
 COUNTER = "num_batches_tracked"
 
 
-class Importer(Protocol):
-    """Reads the weights of one foreign format."""
+class Importer:
+    """Reads the weights of one foreign format.
 
-    name: str
-    """The format, as the report shows it, e.g. ``"Detectron2"``."""
+    Attributes:
+        name: the format, as the report shows it, e.g. ``"Detectron2"``.
+    """
+
+    name: ClassVar[str]
 
     def recognises(self, names: Collection[str]) -> bool:
         """Whether a file with tensors of these names is of this format, and surely not one of detkit's own."""
-        ...
+        raise NotImplementedError
 
     def convert(self, state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> Imported:
         """The file's weights under detkit's names.
@@ -106,7 +111,11 @@ class Importer(Protocol):
             wanted: names and shapes of the model's tensors, to choose by where the file allows more than one reading;
                 empty where there is no model, which gives the usual one.
         """
-        ...
+        raise NotImplementedError
+
+
+IMPORTERS: Registry[Importer] = Registry("importer", Importer)
+"""Who registered last is asked first, so that an importer of one's own comes before detkit's."""
 
 
 def renamed(name: str, rules: Rules) -> str | None:

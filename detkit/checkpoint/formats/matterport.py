@@ -9,7 +9,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from detkit.checkpoint.formats.importing import COUNTER, Imported, background_last, import_by_rules, without_background
+from detkit.checkpoint.formats.importing import (
+    COUNTER,
+    IMPORTERS,
+    Imported,
+    Importer,
+    background_last,
+    import_by_rules,
+    without_background,
+)
 from detkit.checkpoint.formats.two_way import Pairs, to_ours
 
 EPS = 1e-3
@@ -47,8 +55,9 @@ NAMES: Pairs = (
 """The port's names and those of detkit's counterparts of its own layers."""
 
 
-@dataclasses.dataclass(frozen=True)
-class MatterportImporter:
+@IMPORTERS.register()
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MatterportImporter(Importer):
     """The port's Mask R-CNN, of any depth, and matterport's through ``read_keras``.
 
     Each part comes as the model has it. *Native* are the port's own layers: convolutions with a bias before batch norms
@@ -72,11 +81,9 @@ class MatterportImporter:
     name = "matterport (pytorch-mask-rcnn)"
 
     def recognises(self, names: Collection[str]) -> bool:
-        """See ``Importer.recognises``."""
         return any(name.startswith("fpn.C1.0.") for name in names)
 
     def convert(self, state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> Imported:
-        """See ``Importer.convert``."""
         imported = import_by_rules(state, to_ours(NAMES))
         _reorder(imported)
         if self._folds_rpn(wanted):

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from detkit.checkpoint.formats.importing import (
+    IMPORTERS,
     Imported,
+    Importer,
     Rules,
     background_last,
     import_by_rules,
@@ -35,7 +37,8 @@ _DENSE_BIASES = ("head.classification_head.cls_logits.bias", "head.regression_he
 _UNUSED_OF_DETECTOR: Rules = ((r"rpn\.anchor_generator\..*", "anchors: the config describes them"),)
 
 
-class TorchvisionImporter:
+@IMPORTERS.register()
+class TorchvisionImporter(Importer):
     """torchvision's R-CNNs with a feature pyramid, RetinaNet and FCOS, of every version.
 
     The maps of the pyramid and the names of the backbone's layers are chosen by the model: those of detkit's residual
@@ -51,12 +54,10 @@ class TorchvisionImporter:
     name = "torchvision"
 
     def recognises(self, names: Collection[str]) -> bool:
-        """See ``Importer.recognises``."""
         two_stages = "rpn.head.cls_logits.weight", "roi_heads.box_predictor."
         return all(any(n.startswith(part) for n in names) for part in two_stages) or _DENSE_SCORES in names
 
     def convert(self, state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> Imported:
-        """See ``Importer.convert``."""
         present = {name: renamed(name, _OLD_NAMES) or name for name in state}
         rules = to_ours(layout_of_theirs(list(present.values()), wanted).pairs)
         old = [(pattern, lambda match: renamed(present[match[0]], rules)) for pattern, _ in _OLD_NAMES]
@@ -99,7 +100,8 @@ def _drop_background(imported: Imported, num_rows: int) -> None:
         imported.change("|".join(fit) or "(?!)", drop, f"the background's {rows} dropped")
 
 
-class TorchvisionClassifierImporter:
+@IMPORTERS.register()
+class TorchvisionClassifierImporter(Importer):
     """torchvision's classification networks, without their classifier, as a model's backbone.
 
     ResNet, wide ResNet and ResNeXt become detkit's ``ResNet`` and ``ResNeXt`` unless the model has a
@@ -111,14 +113,12 @@ class TorchvisionClassifierImporter:
     name = "torchvision classifier"
 
     def recognises(self, names: Collection[str]) -> bool:
-        """See ``Importer.recognises``."""
         tops = {name.split(".")[0] for name in names}
         return bool(tops & _BODY_PARTS) and all(
             top in _BODY_PARTS | _OTHER_PARTS or re.fullmatch(_NUMBERED_PARTS, top) for top in tops
         )
 
     def convert(self, state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> Imported:
-        """See ``Importer.convert``."""
         as_body = any(name.startswith("backbone.body.") for name in wanted)
         as_swin = "features.1.0.attn.relative_position_bias_table" in state and any("stages.0." in n for n in wanted)
         rules = _AS_BODY if as_body or "layer1.0.conv1.weight" not in state else to_ours(resnet_pairs(""))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from detkit.checkpoint.formats.importing import Imported, Rules, import_by_rules, place_backbone
+from detkit.checkpoint.formats.importing import IMPORTERS, Imported, Importer, Rules, import_by_rules, place_backbone
 from detkit.checkpoint.formats.two_way import Pairs, to_ours
 
 MAX_STAGES = 4
@@ -59,7 +59,8 @@ _OTHER = re.compile(
 )
 
 
-class TransformerImporter:
+@IMPORTERS.register()
+class TransformerImporter(Importer):
     """Pre-trained ViTs and Swins as a model's backbone.
 
     A network whose blocks have other layers too (LayerScale, rotary positions, Swin's version 2) computes something
@@ -69,13 +70,11 @@ class TransformerImporter:
     name = "vision transformer"
 
     def recognises(self, names: Collection[str]) -> bool:
-        """See ``Importer.recognises``."""
         inner = [name for name in names if name.startswith(("blocks.", "layers."))]
         known = all(_BLOCK.fullmatch(name) or _OTHER.fullmatch(name) for name in names)
         return "patch_embed.proj.weight" in names and bool(inner) and known
 
     def convert(self, state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> Imported:
-        """See ``Importer.convert``."""
         late = not any(name.startswith("layers.0.downsample.") for name in state)
         imported = import_by_rules(state, to_ours([*(_LATE_MERGING if late else ()), *TRANSFORMER]), _UNUSED)
         place_backbone(imported, wanted)

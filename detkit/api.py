@@ -129,8 +129,7 @@ def train(
     elif resume:
         raise ConfigError("train: data begin a training; a run knows its own: give the run, and resume=True")
     else:
-        names = classes.split(",") if isinstance(classes, str) else classes
-        options: Any = {"format": format, "val_fraction": val_fraction, "class_names": names}
+        options: Any = {"format": format, "val_fraction": val_fraction, "class_names": classes}
         prepared = own_data(data, None if config is None else _source(config), changes, **options)
     again = "the training has stopped; detkit.train({!r}, resume=True) goes on from here"
     with _running(prepared, again, new_folder=not resume) as (exp, interruption):
@@ -149,6 +148,7 @@ def evaluate(
     precision: Precision | None = None,
     compile: bool = False,
     engine: EngineChoice | None = None,
+    trust_imports: bool = False,
     **more: Any,
 ) -> dict[str, Any]:
     """Evaluates a run, or weights, as ``detkit evaluate`` does. Returns the metrics: ``results["box"]["AP"]``.
@@ -164,6 +164,8 @@ def evaluate(
         precision: of a faster copy that is evaluated instead; see ``detkit.inference``.
         compile: whether the copy's static parts go through ``torch.compile``.
         engine: what runs the model; see ``Predictor``.
+        trust_imports: whether the code that the config lists under ``imports`` may run, as it may in a ``Run`` that
+            this process has trained.
         **more: see ``train``.
 
     Raises:
@@ -175,7 +177,9 @@ def evaluate(
     folder = None if isinstance(data, Mapping) else data
     if format is not None and folder is None:
         raise ConfigError("evaluate: format goes with a folder as data")
-    prepared, weights = evaluation_of(source, changes, data=folder, format=format, weights=weights)
+    options: Any = {"data": folder, "format": format, "weights": weights}
+    trusted = trust_imports or (isinstance(config, Run) and config.trusted)
+    prepared, weights = evaluation_of(source, changes, **options, trust_imports=trusted)
     stopped = "the evaluation has stopped"
     with _running(prepared, stopped, new_folder=new) as (exp, interruption), interruption.at_once():
         evaluate_weights(exp, weights, precision, compile, engine=engine)

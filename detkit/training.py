@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from detkit.checkpoint import Checkpoint, Checkpointer, load_weights, read_checkpoint, resume
+from detkit.checkpoint import Checkpoint, Checkpointer, find_weights, load_weights, read_checkpoint, resume
 from detkit.doctor import check_at_start
 from detkit.engine import (
     CheckpointHook,
@@ -186,14 +186,20 @@ def evaluation_of(
     data: str | os.PathLike[str] | None = None,
     format: str | None = None,
     weights: str | os.PathLike[str] | None = None,
-) -> tuple[OwnData, str | os.PathLike[str] | None]:
-    """What an evaluation is of: the experiment to load, and the weights; see ``evaluated`` and ``evaluation_data``."""
+    trust_imports: bool | None = None,
+) -> tuple[OwnData, str | os.PathLike[str]]:
+    """What an evaluation is of: the experiment to load, and the weights; see ``evaluated`` and ``evaluation_data``.
+
+    Raises DataError where there are no such weights, before anything is written.
+    """
+    trust: Any = {"trust_imports": trust_imports}
     weights = evaluated(config, weights)
+    weights = weights or Path(load_experiment(config, overrides, **trust).train.output_dir, "model_final.pth")
     if data is None:
-        return OwnData(config, list(overrides)), weights
-    weights = weights or Path(load_experiment(config, overrides).train.output_dir, "model_final.pth")
+        (description_of if is_program(weights) else find_weights)(weights)
+        return OwnData(config, list(overrides), **trust), weights
     names = description_of(weights).class_names if is_program(weights) else read_checkpoint(weights).class_names
-    return evaluation_data(data, config, overrides, format=format, class_names=names), weights
+    return evaluation_data(data, config, overrides, format=format, class_names=names, **trust), weights
 
 
 def evaluated(config: Any, weights: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:

@@ -92,6 +92,25 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         DataError: there is no such file, it cannot be read, holds other objects than arrays, tensors and plain data
             (the message names one), or is not a checkpoint. The message names the file and the fix.
     """
+    local, source, place = find_weights(path)
+    if os.path.isdir(local):
+        return as_checkpoint(read_sharded(Path(local)), source)
+    try:
+        content = _content(local, source)
+    except DataError as error:
+        if "://" not in source:
+            raise
+        raise DataError(f"{error}. What was fetched is {local}; remove it to fetch it again") from error
+    return as_checkpoint(content, source, place)
+
+
+def find_weights(path: str | os.PathLike[str]) -> tuple[str, str, str]:
+    """The local file or folder that ``read_checkpoint`` reads, fetched where it has an address; what messages call it;
+    and the key in it that ``path`` names, or "".
+
+    Raises:
+        DataError: there is none, or it cannot be fetched.
+    """
     source = os.path.expanduser(os.fspath(path))
     address, _, place = (source, "", "") if os.path.exists(source) else source.partition("#")
     source = shown(source)
@@ -103,18 +122,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         raise DataError(
             f"{source}: could not be fetched ({error}); check the address, or download it by hand"
         ) from error
-    if os.path.isdir(local):
-        return as_checkpoint(read_sharded(Path(local)), source)
-    if not os.path.isfile(local):
+    if not os.path.isfile(local) and not os.path.isdir(local):
         hint = f"; of addresses, {', '.join(SCHEMES)} are read: download it by hand" if "://" in source else ""
         raise DataError(f"{source}: there is no such file; expected weights written by a run or by torch.save{hint}")
-    try:
-        content = _content(local, source)
-    except DataError as error:
-        if "://" not in source:
-            raise
-        raise DataError(f"{error}. What was fetched is {local}; remove it to fetch it again") from error
-    return as_checkpoint(content, source, place)
+    return local, source, place
 
 
 _ZIP, _HDF5 = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"

@@ -56,8 +56,8 @@ def verify(model: FeatureModel, program: Program, experiment: Experiment, num: i
     problems, metrics = differences.problems(precision), dict[str, tuple[float, float]]()
     if num is None:
         results = [
-            evaluate(data.as_tested(one), data.test(whole=True), experiment.build_evaluators())
-            for one in (model, replaced)
+            evaluate(data.as_tested(candidate), data.test(whole=True), experiment.build_evaluators())
+            for candidate in (model, replaced)
         ]
         metrics = metric_drops(*results)
         limit = AP_LIMITS[precision]
@@ -150,4 +150,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _size(file: Path) -> str:
     beside = file.with_suffix(".bin")
     files = [file, *([beside] if file.suffix == ".xml" else [])]
-    return f"{sum(one.stat().st_size for one in files) / 2**20:.1f} MiB"
+    return f"{sum(part.stat().st_size for part in files) / 2**20:.1f} MiB"

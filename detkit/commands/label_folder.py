@@ -12,7 +12,7 @@ from detkit.data.formats.writing import WRITERS
 from detkit.data.images import read_image
 from detkit.predictor import Predictor
 from detkit.registry import DataError
-from detkit.structures import KeypointSpec, Prediction
+from detkit.structures import Prediction
 
 
 class LabelFolder:
@@ -30,8 +30,7 @@ class LabelFolder:
 
     def __init__(self, predictor: Predictor, folder: Path, format: str, inputs: Sequence[Path]):
         ids = predictor.category_ids or tuple(range(1, len(predictor.class_names) + 1))
-        keypoints: KeypointSpec | None = getattr(predictor.model, "keypoints", None)
-        own = {} if keypoints is None else keypoints.coco()
+        own = {} if predictor.keypoints is None else predictor.keypoints.coco()
         categories = [{"id": id_, "name": name, **own} for id_, name in zip(ids, predictor.class_names)]
         self.predictor, self.inputs = predictor, [path for path in inputs if path.is_dir()]
         self.writer = WRITERS[format](folder, categories, predicted=True)

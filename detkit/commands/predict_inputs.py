@@ -9,7 +9,7 @@ from typing import Any
 from detkit.data import CocoIds
 from detkit.evaluation import PanopticWriter, categories_of
 from detkit.evaluation.coco import MODEL_LIMIT
-from detkit.export import is_program
+from detkit.export import ProgramModel, is_program
 from detkit.paths import user_path
 from detkit.predictor import Predictor
 from detkit.predictor.sources import is_pattern, local_file, matching_files
@@ -38,8 +38,8 @@ def load(args: argparse.Namespace) -> Predictor:
     else:
         predictor = Predictor.from_weights(args.weights, args.set, config=args.config_file, **options)
     if args.engine == "auto":
-        program = getattr(predictor.model, "program", None)
-        print(f"engine: {'torch' if program is None else program.engine_name}")
+        model = predictor.inner_model
+        print(f"engine: {model.program.engine_name if isinstance(model, ProgramModel) else 'torch'}")
     return predictor
 
 

@@ -122,13 +122,13 @@ def _begin(args: argparse.Namespace, predictor: Predictor, held: contextlib.Exit
 
 def _settings(args: argparse.Namespace, predictor: Predictor) -> dict[str, Any]:
     """What results depend on."""
-    weights, config = hashlib.blake2b(digest_size=16), predictor.config or {}
-    for name, value in predictor.model.state_dict().items():
+    weights, config, model = hashlib.blake2b(digest_size=16), predictor.config or {}, predictor.inner_model
+    for name, value in model.state_dict().items():
         if isinstance(value, torch.Tensor):
             weights.update(name.encode())
             weights.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    if isinstance(predictor.model, ProgramModel):
-        weights.update(predictor.model.program.description.seal.encode())
+    if isinstance(model, ProgramModel):
+        weights.update(model.program.checksum().encode())
     return {
         "--score-thresh": args.score_thresh,
         "--precision": args.precision,
@@ -186,7 +186,7 @@ class _Read:
 def _predict(args: argparse.Namespace, predictor: Predictor, numbers: np.ndarray) -> None:
     """Predicts the images of these numbers in the listing and writes as it goes."""
     listing, reader = results.Listing(args.results), copy.copy(predictor)
-    reader.model = nn.Identity()  # which the workers do without
+    reader.model = reader.inner_model = nn.Identity()  # which the workers do without
     size = predictor.batch_size
     batches = (numbers[i : i + size].tolist() for i in range(0, len(numbers), size))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -234,8 +234,7 @@ def _finish(args: argparse.Namespace, predictor: Predictor) -> int:
     for row in results.read_lines(args.results, results.IMAGES):
         images, detections = images + 1, detections + row["detections"]
         cut, images_cut = cut + row["cut_off"], images_cut + (row["cut_off"] > 0)
-    keypoints = getattr(predictor.model, "keypoints", None)
-    files = [results.write_images(args.results, _categories(predictor), keypoints)]
+    files = [results.write_images(args.results, _categories(predictor), predictor.keypoints)]
     if (args.results / results.PANOPTIC).is_dir():
         maps = panoptic_writer(predictor, args.results / results.PANOPTIC)
         maps.close(row[results.PANOPTIC] for row in results.read_lines(args.results, results.IMAGES))

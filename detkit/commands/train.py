@@ -54,16 +54,17 @@ def start(words: str, args: argparse.Namespace, argv: Sequence[str] | None) -> i
 def experiment(args: argparse.Namespace) -> Experiment:
     """What the command line asks for."""
     given = (args.data, args.config_file, args.overrides)
+    trust = {"trust_imports": args.trust_imports}
     if args.eval_only and args.results is None:
         options = {"data": args.data, "format": args.format, "weights": args.weights}
-        prepared, args.weights = evaluation_of(*given[1:], **options)
+        prepared, args.weights = evaluation_of(*given[1:], **options, **trust)
         return prepared.experiment()
     if args.data is None:
-        return load_experiment(args.config_file, args.overrides)
+        return load_experiment(args.config_file, args.overrides, **trust)
     if args.eval_only:  # of results: without a model
-        return evaluation_data(*given, format=args.format).experiment()
+        return evaluation_data(*given, format=args.format, **trust).experiment()
     options = {"format": args.format, "val_fraction": args.val_fraction, "class_names": args.classes}
-    return own_data(*given, **options).experiment()
+    return own_data(*given, **options, **trust).experiment()
 
 
 def run(args: argparse.Namespace, interruption: Interruption) -> None:

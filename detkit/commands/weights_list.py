@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = [
         (
             weights.name,
-            "fetched" if any(cache_path(each, cache).is_file() for each in weights.addresses) else "",
+            "fetched" if any(cache_path(address, cache).is_file() for address in weights.addresses) else "",
             "" if weights.size is None else f"{weights.size / 1e6:,.0f} MB",
             textwrap.shorten(weights.config or "", 170, placeholder=" ..."),
             weights.licence,

@@ -9,10 +9,11 @@ from typing import Any
 
 from tabulate import tabulate
 
-from detkit.config import Config, load_config
+from detkit.config import Config, complete, load_config, parse, parts_of
 from detkit.config.named import CONFIGS
 from detkit.data import open_dataset
-from detkit.data.formats.parts import by_purpose
+from detkit.data.formats.dataset import FormatDataset, open_folder
+from detkit.data.formats.parts import by_purpose, purpose
 from detkit.data.interfaces import Dataset
 from detkit.experiment.experiment import Experiment, load_experiment
 from detkit.experiment.own_settings import Facts, Setting, derived
@@ -32,15 +33,17 @@ class OwnData:
         config: the config's name or file.
         overrides: for ``load_experiment``: what the folder decides, and then what the caller gave.
         notes: what was recognised and what follows from it, for people.
+        trust_imports: see ``load_experiment``.
     """
 
     config: str | Path | Mapping[str, Any]
     overrides: list[str]
     notes: str = ""
+    trust_imports: bool | None = None
 
     def experiment(self, *more: str) -> Experiment:
         """The experiment, with ``more`` overrides."""
-        experiment = load_experiment(self.config, [*self.overrides, *more])
+        experiment = load_experiment(self.config, [*self.overrides, *more], trust_imports=self.trust_imports)
         experiment.notes = self.notes
         return experiment
 
@@ -52,7 +55,8 @@ def own_data(
     *,
     format: str | None = None,
     val_fraction: float | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: str | Sequence[str] | None = None,
+    trust_imports: bool | None = None,
 ) -> OwnData:
     """The config and the overrides with which an experiment is about the data in ``folder``.
 
@@ -65,29 +69,33 @@ def own_data(
         overrides: the caller's changes.
         format: the data's format; None recognises it.
         val_fraction: the share of the images that is evaluated on where the folder has no such part; None is 0.2.
-        class_names: the classes to take; None for all. Images with none of them are backgrounds.
+        class_names: the classes to take, a text with commas between them or a sequence; None for all. Images with none
+            of them are backgrounds.
+        trust_imports: see ``load_experiment``.
 
     Raises:
         DataError: nothing readable lies there, or nothing to train or evaluate on.
-        ConfigError: the config or an override is wrong.
+        ConfigError: the config or an override is wrong, or it lists code that may not run.
     """
     share = VAL_FRACTION if val_fraction is None else val_fraction
     if not isinstance(share, int | float) or not 0 < share < 1:
         raise DataError(f"val_fraction: expected a number between 0 and 1, got {share!r}")
-    nodes, (dataset, tested), notes = _datasets(folder, format, share, class_names)
+    names = [name.strip() for name in class_names.split(",")] if isinstance(class_names, str) else class_names
+    chosen = None if names is None else tuple(names)
+    nodes, (dataset, tested), notes = _datasets(folder, format, share, chosen)
     if val_fraction is not None and nodes[0].value["val_fraction"] is None:
         notes += "; it has a part to evaluate on, so val_fraction is not needed"
     facts, facts_tested = Facts.of(dataset, "train on"), Facts.of(tested, "evaluate on")
     if config is None:
         config = f"own_data/{'mask' if facts.has_masks else 'faster'}_rcnn_small"
     source = config if isinstance(config, Mapping) else Path(config)
-    given = load_config(source, overrides, Experiment, "skip")
-    load_experiment(source, [*map(str, nodes), *overrides])  # what is wrong in it, before anything follows from it
-    fitting = _fitting(given, facts, facts_tested)
+    changes = [*map(str, nodes), *overrides]
+    load_experiment(source, changes, trust_imports=trust_imports)  # what is wrong in it is said before anything follows
+    fitting = _fitting(load_config(source, changes, Experiment, "skip"), facts, facts_tested)
     table = [(s.path, json.dumps(s.value), s.reason) for s in fitting]
     notes += f"; {source} trains on it"
     notes += f"\n{tabulate(table, ('setting', 'value', 'why'), disable_numparse=True)}" if table else ""
-    return OwnData(source, [*map(str, [*nodes, *fitting]), *overrides], notes)
+    return OwnData(source, [*map(str, [*nodes, *fitting]), *overrides], notes, trust_imports)
 
 
 def evaluation_data(
@@ -97,6 +105,7 @@ def evaluation_data(
     *,
     format: str | None = None,
     class_names: Sequence[str] | None = None,
+    trust_imports: bool | None = None,
 ) -> OwnData:
     """The config and the overrides with which ``folder`` is evaluated on: its validation part, else its test part.
 
@@ -108,16 +117,18 @@ def evaluation_data(
     Args and errors: as for ``own_data``; ``class_names`` are those of the model, None where it does not know them.
     """
     source = config if isinstance(config, Mapping) else Path(config)
-    tree = load_experiment(source, overrides).tree
-    data = tree["data"]
-    trained_on = data["train_dataset"].get("path")
-    if trained_on is not None and os.path.realpath(trained_on) == os.path.realpath(folder):
-        return OwnData(source, list(overrides), f"{folder}: the run was trained on a part, the other is evaluated on")
+    experiment = load_experiment(source, overrides, trust_imports=trust_imports)
     everything = open_dataset(folder, format, check_images=0)
     parts = by_purpose(everything.splits)
+    if any(
+        _is_same(folder, trained) and (not parts or purpose(trained.get("split") or "") in ("", *parts))
+        for _, _, trained in parts_of(experiment.data.train_dataset, FormatDataset, "")
+    ):
+        notes = f"{folder}: the run was trained on a part, the other is evaluated on"
+        return OwnData(source, list(overrides), notes, trust_imports)
     split = parts.get("val", parts.get("test"))
     node: dict[str, Any] = {"name": "AutoDataset", "path": os.fspath(folder), "format": format, "split": split}
-    names = class_names or data["train_dataset"].get("class_names")
+    names = class_names or experiment.data.train_dataset.kwargs.get("class_names")
     unknown = [name for name in names or () if name not in everything.class_names]
     if unknown and (everything.lists_classes or len(unknown) == len(names or ())):
         raise DataError(
@@ -127,15 +138,25 @@ def evaluation_data(
     node |= {"val_fraction": None, "class_names": names}
     notes = f"{folder}: {everything.format}; {split or 'all of it'} to evaluate on"
     name = file_stem(Path(os.path.abspath(folder)).stem)
-    own_folder = Setting("train.output_dir", os.path.join(tree["train"]["output_dir"], f"on_{name}"), "")
-    return OwnData(source, [*map(str, (Setting("data.test_dataset", node, ""), own_folder)), *overrides], notes)
+    own_folder = Setting("train.output_dir", os.path.join(experiment.train.output_dir, f"on_{name}"), "")
+    changes = [*map(str, (Setting("data.test_dataset", node, ""), own_folder)), *overrides]
+    return OwnData(source, changes, notes, trust_imports)
+
+
+def _is_same(path: str | os.PathLike[str], trained: Mapping[str, Any]) -> bool:
+    """Whether a path means the folder, or the file in it, that a dataset with these options was read from."""
+    try:
+        folders = [open_folder(os.fspath(text), "path") for text in (path, trained["path"])]
+    except DataError:  # what was trained on is no longer there
+        return False
+    same = len({os.path.realpath(folder.path) for folder in folders}) == 1
+    return same and len({folder.given for folder in folders} - {None}) < 2
 
 
 def _datasets(
-    folder: str | os.PathLike[str], format: str | None, share: float, class_names: Sequence[str] | None
+    folder: str | os.PathLike[str], format: str | None, share: float, chosen: tuple[str, ...] | None
 ) -> tuple[list[Setting], tuple[Dataset, Dataset], str]:
     """The nodes of the two datasets, these, and what was recognised."""
-    chosen = None if class_names is None else tuple(class_names)
     everything = open_dataset(folder, format, class_names=chosen, check_images=0)
     present = {everything.class_names[number] for number in set(everything.objects().classes.tolist())}
     if not everything.lists_classes and (unseen := [name for name in chosen or () if name not in present]):
@@ -171,7 +192,8 @@ def _fitting(given: Config, facts: Facts, tested: Facts) -> list[Setting]:
     """What the data decide of a config with a template below it, and the user does not say."""
     if not any(os.path.abspath(where).startswith(_FOLDERS[0]) for where in given.sources.values()):
         return []
-    settings = derived(given.tree, facts, tested, given_steps=not _is_template(given, "solver.max_iter"))
+    tree = complete(parse(given.tree, Experiment, sources=given.sources))
+    settings = derived(tree, facts, tested, lambda path: not _is_template(given, path))
     return [setting for setting in settings if _is_template(given, setting.path)]
 
 

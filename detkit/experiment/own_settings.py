@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from detkit.config import assignment
+from detkit.config.merge import split
 from detkit.data.interfaces import Dataset
 from detkit.registry import DataError
 from detkit.utils.words import amount
@@ -79,43 +80,60 @@ class Facts:
         )
 
 
-def derived(tree: Mapping[str, Any], facts: Facts, tested: Facts, given_steps: bool) -> Iterator[Setting]:
+def derived(tree: Mapping[str, Any], facts: Facts, tested: Facts, is_given: Callable[[str], bool]) -> Iterator[Setting]:
     """The settings of a template of ``configs/own_data`` that fit the data.
 
     Args:
-        tree: the config, with what the user has changed.
+        tree: the complete config, with what the user has changed: in the place of any part of the template there may
+            be another, or none, and no setting follows from it then.
         facts: of the training images.
         tested: of the images to evaluate on.
-        given_steps: whether the user says how long the training is.
+        is_given: whether the user says what stands at a path, whose setting is then not used.
     """
     boxes_only = not facts.has_masks
     if boxes_only:
         yield Setting("model.roi_heads.mask_head", None, "the objects have boxes only")
-    if boxes_only or tree["model"]["roi_heads"].get("mask_head") is None:
+    if boxes_only or not _node(tree, "model.roi_heads.mask_head"):
         yield Setting("train.hooks[1].metric", "ema/box/AP", "without masks")
     elif not tested.has_masks:
         yield Setting("train.hooks[1].metric", "ema/box/AP", "the images to evaluate on have no masks")
-    yield from _sizes(tree, facts)
+    yield from _sizes(tree, facts, is_given)
     yield from _limits(tree, facts)
-    yield from _duration(tree, facts, tested.images, given_steps)
+    yield from _duration(tree, facts, tested.images, is_given)
 
 
-def _sizes(tree: Mapping[str, Any], facts: Facts) -> Iterator[Setting]:
-    test = tree["data"]["test_augmentations"][0]
+def _node(tree: Mapping[str, Any], path: str, name: str | None = None) -> Mapping[str, Any]:
+    """The node at a path, of the class ``name`` if that is given; empty where there is none."""
+    found: Any = tree
+    for key in split(path):
+        try:
+            found = found[key]
+        except (KeyError, IndexError, TypeError):
+            return {}
+    return found if isinstance(found, Mapping) and name in (None, found.get("name")) else {}
+
+
+def _sizes(tree: Mapping[str, Any], facts: Facts, is_given: Callable[[str], bool]) -> Iterator[Setting]:
+    test = _node(tree, "data.test_augmentations[0]", "ResizeShortestEdge")
+    if not test:
+        return
     usual, longest = test["short_edge"][0], test["max_size"]
     small = float(np.quantile(facts.sizes, 0.2))
     wanted = usual * min(2.0, max(1.0, SMALL / (small * usual)))
     edge = 8 * round(max(min(wanted, facts.short_side), usual / 2) / 8)
+    if is_given("data.test_augmentations[0].short_edge"):
+        edge = usual
     why = f"images are {facts.short_side:.0f} x {facts.long_side:.0f}, a fifth of the objects is below"
     why += f" {small * edge:.0f} pixels then"
     limit = round(longest * edge / usual)
-    edges = [8 * round(edge * scale / 8) for scale in (0.8, 0.9, 1.0, 1.1, 1.2)]
+    edges = [max(8, 8 * round(edge * scale / 8)) for scale in (0.8, 0.9, 1.0, 1.1, 1.2)]
     yield Setting("data.test_augmentations[0].short_edge", [edge], why)
     yield Setting("data.test_augmentations[0].max_size", limit, "in proportion")
     yield Setting("data.train_augmentations[0].short_edge", edges, "a fifth smaller to a fifth larger")
     yield Setting("data.train_augmentations[0].max_size", round(1.2 * limit), "in proportion")
-    generator = tree["model"]["proposal_generator"]["anchor_generator"]
-    if "RCNN" not in str(tree["train"].get("init_weights")):  # a detector's weights know the sizes that they have seen
+    generator = _node(tree, "model.proposal_generator.anchor_generator", "GridAnchorGenerator")
+    knows_sizes = "RCNN" in str(tree["train"]["init_weights"])  # a detector's weights: those that they have seen
+    if generator and not knows_sizes:
         least = float(np.quantile(facts.sizes, 0.05)) * edge
         first = 2 ** min(5, max(3, math.floor(math.log2(least * 1.2))))
         levels = len(generator["sizes"])
@@ -132,31 +150,33 @@ def _limits(tree: Mapping[str, Any], facts: Facts) -> Iterator[Setting]:
     why = f"up to {facts.most} objects in an image"
     yield Setting("model.roi_heads.box_head.detection.max_detections", most, why)
     yield Setting("evaluators[0].max_detections", most, "as many")
-    selection = tree["model"]["proposal_generator"]["selection"]
+    selection = _node(tree, "model.proposal_generator.selection")
     for option, least in (("pre_nms_topk", 2.5 * most), ("post_nms_topk", 1.5 * most)):
         for mode in ("train", "test"):
-            if selection[f"{option}_{mode}"] < least:
+            if selection.get(f"{option}_{mode}", least) < least:
                 path = f"model.proposal_generator.selection.{option}_{mode}"
                 yield Setting(path, round(least), "enough proposals for that")
-    samples = tree["model"]["roi_heads"]["sampling"]["batch_size_per_image"]
-    if facts.most > samples / 2:
+    samples = _node(tree, "model.roi_heads.sampling").get("batch_size_per_image")
+    if samples is not None and facts.most > samples / 2:
         yield Setting("model.roi_heads.sampling.batch_size_per_image", min(512, 2 * samples), why)
 
 
-def _duration(tree: Mapping[str, Any], facts: Facts, test_images: int, given_steps: bool) -> Iterator[Setting]:
-    solver, train, backbone = tree["solver"], tree["train"], tree["model"]["backbone"]
-    batch = tree["data"]["batch_size"] * solver.get("accumulate", 1)
-    from_scratch = train.get("init_weights") is None and backbone.get("weights") is None
-    epochs = solver.get("epochs")
+def _duration(
+    tree: Mapping[str, Any], facts: Facts, test_images: int, is_given: Callable[[str], bool]
+) -> Iterator[Setting]:
+    solver, epochs = tree["solver"], tree["solver"]["epochs"]
+    batch = tree["data"]["batch_size"] * solver["accumulate"]
+    from_scratch = tree["train"]["init_weights"] is None and not _node(tree, "model.backbone").get("weights")
     steps = solver["max_iter"] if epochs is None else math.ceil(epochs * facts.images / batch)
-    if not given_steps:
+    if not is_given("solver.max_iter"):
         steps = max(steps, math.ceil(PASSES * facts.images / batch)) * (3 if from_scratch else 1)
         why = f"{steps * batch / facts.images:.0f} passes over {facts.images} images"
         yield Setting("solver.max_iter", steps, why + (", three times as many without weights" if from_scratch else ""))
     if from_scratch:
         yield Setting("model.backbone.norm", "BN", "without weights, norms must learn")
         yield Setting("model.backbone.freeze_at", 0, "without weights, everything must learn")
-        yield Setting("solver.optimizer.lr", 2 * solver["optimizer"]["lr"], "twice as much without weights")
+        if (rate := solver["optimizer"].get("lr")) is not None:
+            yield Setting("solver.optimizer.lr", 2 * rate, "twice as much without weights")
     yield Setting("solver.schedule.warmup_iters", min(1000, steps // 10), "a tenth of the steps")
     evaluations = min(10, max(1, int(0.15 * steps * batch / max(test_images, 1))))
     period = math.ceil(steps / evaluations)

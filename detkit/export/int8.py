@@ -19,7 +19,7 @@ def quantised(model: Any, calibration: Calibration) -> Any:
     nncf: Any = needed("nncf", "openvino")
     logging.getLogger("nncf").setLevel(logging.ERROR)
     inputs = [[images.numpy(), regions.numpy()] for images, regions in calibration]
-    # Biases are not corrected: that takes means over all rows, and most rows of a mask head stand for nothing.
+    # Biases are not corrected: that takes means over all rows, and most rows of a mask head are padding.
     options = nncf.AdvancedQuantizationParameters(disable_bias_correction=True)
     scope = nncf.IgnoredScope(types=list(FLOAT), validate=False)  # not every model has all of them
     return nncf.quantize(

@@ -1,6 +1,7 @@
 """Writing a model's program, and a program in the place of a model."""
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.export.description import Description, describe
+from detkit.export.description import UNSEALED, Description, describe
 from detkit.export.forms import FORMS, Engine, Form
 from detkit.export.forms.interfaces import EngineName, Precision, conversion
 from detkit.export.tracing import ANY_SHAPE, InputShape, traced
@@ -185,6 +186,11 @@ class Program:
         self.description = description_of(self.path)
         self._run: Engine = form.engines[name](self.path, self.description, threads)
 
+    def checksum(self) -> str:
+        """Of its content: the seal, which has been compared with the files; of a form without one, of the file."""
+        seal = self.description.seal
+        return hashlib.sha256(self.path.read_bytes()).hexdigest() if seal == UNSEALED else seal
+
     def __call__(self, images: Tensor, regions: Tensor) -> dict[str, Tensor]:
         """What the heads say of a batch; see ``StaticDetector.forward`` and, for what is raised, ``fitted``."""
         parts = [self._run(*given) for given in fitted(images, regions, self.description, self.path)]
@@ -209,6 +215,7 @@ class ProgramModel(nn.Module):
         self.preprocess = model.preprocess
         self.class_names, self.category_ids = model.class_names, model.category_ids
         self.semantic_names, self.keypoints = model.semantic_names, model.keypoints
+        self.merge = getattr(model, "merge", None)  # as ``ViewsModel`` has it
         self.program = program
         self._model = (model,)  # no submodule, so that nothing moves weights that are not used
 

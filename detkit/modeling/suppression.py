@@ -81,7 +81,7 @@ def soft_nms(
 
     Args:
         boxes: ``(B, N, 4)`` xyxy.
-        scores: ``(B, N)``; -inf for a row that stands for no box.
+        scores: ``(B, N)``; -inf for a padding row.
         classes: ``(B, N)``; boxes of different ones do not meet.
         linear_from: IoU with a better box from which a score is multiplied by 1 - IoU.
         power: below it, a score is multiplied by e to IoU^2 times this: 0 leaves it as it is.

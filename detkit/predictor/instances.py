@@ -85,13 +85,13 @@ class PredictedInstances(Instances):
             raise ValueError(f"to_dict: masks: expected 'rle', 'polygon' or None, got {masks!r}")
         found: dict[str, Any] = {"height": self.image_size[0], "width": self.image_size[1]}
         for name, field in self.to("cpu").fields.items():
-            if hasattr(field, "rle"):
-                if masks is not None:
-                    rles, areas = field.rle(), field.areas().tolist()
-                    polygons = [[one_polygon(rle, self.image_size)] if area else [] for rle, area in zip(rles, areas)]
-                    found[name] = rles if masks == "rle" else polygons
-            else:
+            if not hasattr(field, "rle"):
                 found[name] = field.tolist() if hasattr(field, "tolist") else list(field)
+            elif masks == "rle":
+                found[name] = field.rle()
+            elif masks == "polygon":
+                pairs = zip(field.rle(), field.areas().tolist())
+                found[name] = [[one_polygon(rle, self.image_size)] if area else [] for rle, area in pairs]
             if name == "classes":
                 found["labels"] = self.labels
         return found

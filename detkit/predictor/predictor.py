@@ -19,7 +19,7 @@ from detkit.predictor.instances import PredictedInstances
 from detkit.predictor.loading import files_of_run, load_model
 from detkit.predictor.predicting import Predicts
 from detkit.predictor.sources import resolve_one
-from detkit.structures import Prediction
+from detkit.structures import KeypointSpec, Prediction
 from detkit.utils.file_names import FreeNames
 from detkit.views import AnyTiling, Views, as_tested
 from detkit.visualization import (
@@ -37,7 +37,8 @@ class Predictor(Predicts):
     ``predictor(image)`` gives a ``Prediction``, whose ``instances`` have ``boxes``, ``scores``, ``classes`` and, from a
     model with masks, ``masks``, best first, and know the names of their classes (``PredictedInstances``);
     ``predictor([image, ...])`` gives a list of them. ``stream`` gives them one by one, and says what is taken.
-    ``class_names[c]`` is the name of class c; ``config`` is what the model was built from, where that is known.
+    ``class_names[c]`` is the name of class c, and ``keypoints`` says what the keypoints are; ``config`` is what the
+    model was built from, where that is known; ``inner_model`` is the model without tiles and views.
 
     Args:
         model: a meta-architecture with its weights; it is moved to ``device`` and set to evaluation mode.
@@ -86,13 +87,17 @@ class Predictor(Predicts):
         if channel_order not in ("RGB", "BGR"):
             raise ValueError(f"channel_order: expected 'RGB' or 'BGR', got {channel_order!r}")
         names = getattr(model, "class_names", None) if class_names is None else class_names
-        self.model = in_engine(model.to(torch_device(device)).eval(), engine, precision, compile, views is not None)
+        self.inner_model = in_engine(
+            model.to(torch_device(device)).eval(), engine, precision, compile, views is not None
+        )
+        self.model = self.inner_model
         self._channels = getattr(getattr(model, "preprocess", None), "num_channels", 3)
         if tile is not None or views is not None:
-            self.model = as_tested(self.model, views, tile, augmentations, batch_size).eval()
+            self.model = as_tested(self.inner_model, views, tile, augmentations, batch_size).eval()
             augmentations, batch_size = (), 1  # of images, each of which has many tiles or views
         self.class_names: tuple[str, ...] = tuple(names or ())
         self.semantic_names: tuple[str, ...] = getattr(model, "semantic_names", ())
+        self.keypoints: KeypointSpec | None = getattr(model, "keypoints", None)
         self.config: Mapping[str, Any] | None = None
         self.category_ids: tuple[int, ...] | None = getattr(model, "category_ids", None)
         self.stuff_ids: tuple[int, ...] = ()
@@ -131,15 +136,20 @@ class Predictor(Predicts):
             DataError: there is no such run, or it has no weights.
         """
         path, config = files_of_run(run_dir, weights)
-        options: Any = {"device": device, "batch_size": batch_size, "precision": precision, "compile": compile}
-        options |= {
-            "engine": engine,
-            "channel_order": channel_order,
-            "tile": tile,
-            "views": views,
-            "trust_imports": trust_imports,
-        }
-        return cls.from_weights(path, overrides, config=config, **options)
+        return cls.from_weights(
+            path,
+            overrides,
+            config=config,
+            device=device,
+            batch_size=batch_size,
+            engine=engine,
+            precision=precision,
+            compile=compile,
+            channel_order=channel_order,
+            tile=tile,
+            views=views,
+            trust_imports=trust_imports,
+        )
 
     @classmethod
     def from_weights(
@@ -179,16 +189,20 @@ class Predictor(Predicts):
             engine = None
         else:
             model, experiment = load_model(weights, overrides, config, trust_imports)
-        data, options = experiment.data, {"device": device, "batch_size": batch_size, "precision": precision}
-        more: Any = {
-            "compile": compile,
-            "engine": engine,
-            "channel_order": channel_order,
-            "reading": data.reading,
-            **options,
-        }
-        more |= {"tile": tile or data.test_tiles, "views": views or data.test_views}
-        predictor = cls(model, augmentations=[recipe() for recipe in data.test_augmentations], **more)
+        data = experiment.data
+        predictor = cls(
+            model,
+            augmentations=[recipe() for recipe in data.test_augmentations],
+            device=device,
+            batch_size=batch_size,
+            engine=engine,
+            precision=precision,
+            compile=compile,
+            reading=data.reading,
+            channel_order=channel_order,
+            tile=tile or data.test_tiles,
+            views=views or data.test_views,
+        )
         predictor.config = experiment.tree
         return predictor
 

@@ -54,9 +54,9 @@ def size_chart(sizes: Mapping[str, np.ndarray]) -> str:
     known = {name: values for name, values in known.items() if len(values)}
     if not known:
         return ""
-    figure, every = new_figure(WIDTH, HEIGHT), np.concatenate(list(known.values()))
+    figure, all_sizes = new_figure(WIDTH, HEIGHT), np.concatenate(list(known.values()))
     axes = _axes(figure, "size of an object: root of its box's area, pixels", "share of the objects, %")
-    edges = np.geomspace(every.min() / 1.05, every.max() * 1.05, 25)
+    edges = np.geomspace(all_sizes.min() / 1.05, all_sizes.max() * 1.05, 25)
     for (name, values), color, style in zip(known.items(), LINE_COLORS, ("-", "--")):
         shares = 100 * np.histogram(values, edges)[0] / len(values)
         axes.stairs(shares, edges, label=name, color=color, linewidth=2, linestyle=style)

@@ -45,6 +45,6 @@ class ClassRows:
         """The rows of the classes ``places`` of ``num_classes``; those from there on are the background's."""
         if not self.per_class:
             return []
-        turn, each = self.num_rows(num_classes) // self.repeats, range(self.per_class)
+        turn = self.num_rows(num_classes) // self.repeats
         starts = [start + place * self.per_class for start in range(0, turn * self.repeats, turn) for place in places]
-        return [start + i for start in starts for i in each]
+        return [start + i for start in starts for i in range(self.per_class)]

@@ -38,7 +38,7 @@ class Keypoints:
         if self.tensor.ndim != 3 or self.tensor.shape[2] != 3:
             raise ValueError(f"keypoints: expected shape (N, P, 3), got {tuple(self.tensor.shape)}")
         self.flip_pairs = tuple((int(left), int(right)) for left, right in flip_pairs)
-        self.skeleton = tuple((int(one), int(other)) for one, other in skeleton)
+        self.skeleton = tuple((int(start), int(end)) for start, end in skeleton)
         points = [point for pair in self.flip_pairs for point in pair]
         if points and not 0 <= min(points) <= max(points) < self.tensor.shape[1]:
             raise ValueError(f"keypoints: flip_pairs {self.flip_pairs} name points beyond the {self.tensor.shape[1]}")

@@ -112,7 +112,7 @@ class ViewsModel(nn.Module):
             for instances in self.model.described(batch, boxes)
         ]
         names = [name for name in seen[0].fields if name not in merged]
-        fields = {name: _mean([place.field(one.fields[name]) for place, one in zip(places, seen)]) for name in names}
+        fields = {name: _mean([place.field(view.fields[name]) for place, view in zip(places, seen)]) for name in names}
         return self.model.prediction(merged.with_fields(**fields), size)
 
     def _batches(self, items: list[Any]) -> Iterator[list[Any]]:
@@ -168,7 +168,7 @@ class _Place:
 def _mean(values: Sequence[Any]) -> Any:
     first = values[0]
     if isinstance(first, Keypoints):
-        return first.with_points(_mean([one.tensor for one in values]))
+        return first.with_points(_mean([keypoints.tensor for keypoints in values]))
     return torch.stack(list(values)).mean(dim=0)
 
 

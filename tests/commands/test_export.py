@@ -91,7 +91,7 @@ def test_a_verdict_is_of_what_was_compared(detections, largest, precision, metri
 
 
 def test_describe_shows_what_a_file_says(program, capsys):
-    assert main("x", "--describe", program) == 0
+    assert main("--describe", program) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["class_names"] == ["circle", "square", "triangle", "star", "ring"]
     assert [tensor["name"] for tensor in said["inputs"]] == ["images", "regions"]
@@ -111,9 +111,10 @@ def test_describe_shows_what_a_file_says(program, capsys):
         (["{run}", "a.onnx", "data.test_views={{}}"], "data.test_views: views are merged by"),
         (["quick_start/mask_rcnn_shapes", "a.onnx"], "is a config without weights; give them: --weights FILE"),
         (["{run}", "a.onnx", "model.no=1"], "has no option 'no'"),
-        (["x", "--describe", "missing.onnx"], "missing.onnx: there is no such file"),
-        (["x", "--describe", "missing.pt2"], "missing.pt2: there is no such file"),
-        (["x", "--describe", "{run}/config.yaml"], "the suffix says the form of a program"),
+        (["--describe", "missing.onnx"], "missing.onnx: there is no such file"),
+        (["--describe", "missing.pt2"], "missing.pt2: there is no such file"),
+        (["--describe", "{run}/config.yaml"], "the suffix says the form of a program"),
+        (["{run}", "a.onnx", "--describe", "missing.onnx"], "writes none: leave out CONFIG and FILE"),
     ],
 )
 def test_a_mistake_is_said_in_a_line(run, arguments, message, capsys, monkeypatch, tmp_path):

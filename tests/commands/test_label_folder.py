@@ -15,7 +15,7 @@ def test_labels_name_the_keypoints_of_the_model(tmp_path):
     spec = KeypointSpec(("nose", "left_eye", "right_eye"), skeleton=((0, 1), (0, 2)))
     row = {"image_id": 0, "category_id": 1, "bbox": [1, 1, 9, 9], "score": 0.9, "keypoints": [2, 2, 0.5] * 3}
     predictor = SimpleNamespace(
-        model=SimpleNamespace(keypoints=spec),
+        keypoints=spec,
         class_names=("person",),
         category_ids=None,
         reading=DEFAULT_READING,

@@ -313,6 +313,8 @@ def test_mistakes_end_with_their_message_alone(run, photos, capsys, arguments, w
         ["a.jpg", "--output", "o", "--run", "r", "--batch-size", "0"],
         ["--run", "r", "--output", "o"],
         ["a.mp4", "--run", "r", "--json", "j", "--frames"],
+        ["a.mp4", "--run", "r", "--output", "o", "--frames", "--label-format", "coco"],
+        ["a.jpg", "--run", "r", "--output", "o", "--tta", "flip", "--batch-size", "4"],
         ["a.jpg", "--run", "r", "--json", "j", "--tile-overlap", "0.5"],
         ["a.jpg", "--run", "r", "--json", "j", "--tile", "0"],
         ["a.jpg", "--run", "r", "--json", "j", "--tile", "1x2x3"],

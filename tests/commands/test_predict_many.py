@@ -11,9 +11,11 @@ from collections import Counter
 import numpy as np
 import processes as _preloaded  # noqa: F401  # whose server of forks has imported torch
 import pytest
+import tiny_program
 import torch
 from PIL import Image
 from tiny_detector import tiny_experiment
+from tiny_program import experiment
 
 from detkit import command_line
 from detkit.checkpoint import Checkpointer
@@ -21,6 +23,7 @@ from detkit.commands import predict
 from detkit.config import to_yaml
 from detkit.data import CocoResults
 from detkit.evaluation.result_folder import DETECTIONS, IMAGES, UNREADABLE, read_lines
+from detkit.export import export
 from detkit.utils.run_folder import holding
 
 PER_IMAGE = 3
@@ -237,6 +240,21 @@ def _hold(folder, ready):
     with holding(folder, ".lock-1"):
         ready.set()
         time.sleep(600)
+
+
+@pytest.mark.parametrize("form", [".pt2", ".onnx"])
+@pytest.mark.parametrize("tile", [[], ["--tile", "64"]])
+def test_another_program_is_another_model(programs, photos, tmp_path, capsys, form, tile):
+    if not (programs / f"model{form}").is_file():
+        pytest.skip("its library is not installed")
+    folder, other = tmp_path / "found", tmp_path / f"other{form}"
+    options = ["--results", folder, "--device", "cpu", "--num-workers", "0", *tile]
+    given = ["--weights", programs / f"model{form}", photos / "3", *options]
+    assert main(given) == 0
+    assert main(given) == 0
+    export(tiny_program.model(experiment(), seed=2), other, config=experiment().tree)
+    assert main(["--weights", other, photos / "3", *options]) == 2
+    assert "weights (checksum) was" in capsys.readouterr().err
 
 
 def test_ids_are_those_of_a_coco_file_where_one_is_given(run, photos, tmp_path):

@@ -152,6 +152,12 @@ def test_a_question_without_a_config_is_refused(capsys):
     assert "give a CONFIG" in capsys.readouterr().err
 
 
+def test_two_questions_at_once_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        show_command.main([str(CONFIG), "--why", "model", "--options", "model"])
+    assert "not allowed with argument --why" in capsys.readouterr().err
+
+
 def test_the_shell_gets_2_and_the_message_alone(capsys):
     argv = ["--config-file", str(CONFIG), "model.neck.out_chanels=3"]
     assert command_line.run(lambda: show_command.main(argv)) == 2

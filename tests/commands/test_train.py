@@ -303,10 +303,26 @@ def test_a_start_that_fails_leaves_the_folder_as_it_was(finished_run):
 
 
 def test_options_that_would_be_ignored_are_refused(tmp_path, capsys):
-    for arguments in (["--precision", "bf16"], ["--resume", "--eval-only"]):
+    for arguments, words in (
+        (["--precision", "bf16"], "train.precision"),
+        (["--resume", "--eval-only"], "give one of them"),
+        (["--eval-only", "--data", "d", "--classes", "cat"], "takes the model's classes"),
+        (["--eval-only", "--data", "d", "--val-fraction", "0.3"], "--classes and --val-fraction are of a training"),
+    ):
         with pytest.raises(SystemExit):
             run(tmp_path, *arguments)
-    assert "train.precision" in capsys.readouterr().err
+        assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", [[], ["--weights", "nowhere.pth"], ["--weights", "nowhere.onnx"]])
+@pytest.mark.parametrize("make", [train_command.main, evaluate_command.main])
+def test_an_evaluation_without_weights_leaves_nothing_behind(tmp_path, given, make):
+    more = ["--eval-only"] * (make is train_command.main)
+    with pytest.raises(DataError, match=r"(model_final|nowhere)\.\w+: there is no such file"):
+        make([str(CONFIG), *given, *more, f"train.output_dir={tmp_path / 'out'}"])
+    with pytest.raises(SystemExit):
+        evaluate_command.main([str(CONFIG), "--results", "nowhere.json", f"train.output_dir={tmp_path / 'out'}"])
+    assert [*tmp_path.iterdir()] == []
 
 
 AVERAGE = "{name: ExponentialMovingAverage, decay: 0.9}"

@@ -5,7 +5,9 @@ import sys
 
 import pytest
 import torch
+from small_folders import make_folder
 
+import detkit
 from detkit.checkpoint import Checkpointer, read_checkpoint
 from detkit.config import ConfigError, to_yaml
 from detkit.experiment import load_experiment
@@ -28,6 +30,8 @@ def folder(tmp_path_factory, pytestconfig):
         (folder / f"{name}.py").write_text(CODE.format(name=name))
         (folder / f"{name}_helper.py").write_text("")
     torch.save({"failure": {}}, folder / "state.pth")
+    labels = make_folder("YoloDataset", folder / "data") / "labels"
+    (labels / "b.txt").write_text((labels / "a.txt").read_text())
     return folder
 
 
@@ -45,8 +49,15 @@ def ran(monkeypatch):
         "predict --weights {0}/model_final.pth {0}/config.yaml --output {0}/out",
         "predict --config-file {0}/config.yaml --weights {0}/model_final.pth {0}/config.yaml --output {0}/out",
         "doctor --config-file {0}/config.yaml",
+        "doctor {0} --data {0}/data",
         "visualize_data --config-file {0}/config.yaml",
+        "visualize_data {0} --data {0}/data",
         "visualize_model --config-file {0}/config.yaml",
+        "visualize_model {0} --data {0}/data",
+        "evaluate {0}",
+        "evaluate {0} --data {0}/data",
+        "evaluate {0} --results {0}/state.pth",
+        "evaluate {0} --results {0}/state.pth --data {0}/data",
         "weights_convert {0}/model_final.pth {0}/other.pth --config-file {0}/config.yaml",
     ],
 )
@@ -82,6 +93,16 @@ def test_a_predictor_runs_only_what_it_is_told_to_trust(folder, ran):
     assert ran() is None
     Predictor.from_weights(folder / "model_final.pth", device="cpu", trust_imports=True)
     assert ran() == "in_pth"
+
+
+@pytest.mark.parametrize("options", [{}, {"data": "data"}, {"weights": "model_final.pth"}])
+def test_an_evaluation_runs_only_what_it_is_told_to_trust(folder, ran, options, monkeypatch):
+    monkeypatch.chdir(folder)
+    with pytest.raises(ConfigError, match="trust_imports=True"):
+        detkit.evaluate(folder, **options)
+    assert ran() is None
+    with pytest.raises(ConfigError, match="has no option 'no'"):
+        detkit.evaluate(folder, **options, trust_imports=True, overrides="model.no=1")
 
 
 def test_a_run_keeps_its_code_and_no_secret_and_works_elsewhere(tmp_path, monkeypatch, pytestconfig, ran):

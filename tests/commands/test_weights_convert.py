@@ -122,6 +122,8 @@ def test_class_names_from_a_file(convert, tmp_path):
     text = convert(tmp_path / "reference.pth", tmp_path / "two.pth", "--class-names", tmp_path / "names.txt", code=2)
     assert "has 1 names, and the weights have 2 classes" in text
     assert not (tmp_path / "two.pth").exists()
+    with pytest.raises(SystemExit):
+        convert("ours.pth", "theirs.pth", "--class-names", "names.txt", "--to", "torchvision")
 
 
 def test_what_does_not_fit_is_said(convert, theirs, tmp_path):

@@ -71,6 +71,31 @@ def test_what_a_run_was_trained_on_is_not_evaluated(run, tmp_path):
     assert "trained on" in own.notes
 
 
+@pytest.mark.parametrize("path", ["~/learnt", "~/learnt/labels.json"])
+def test_what_a_run_was_trained_on_is_known_by_each_of_its_paths(run, tmp_path, monkeypatch, path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "learnt/train/_annotations.coco.json").rename(tmp_path / "learnt/labels.json")
+    own = evaluation_data(path, run)
+    assert own.experiment().tree == load_experiment(run).tree
+    assert "trained on" in own.notes
+    nested = "data.train_dataset={name: TiledDataset, size: 64, dataset: {name: AutoDataset, path: ~/learnt}}"
+    assert "trained on" in evaluation_data(path, run, [nested], class_names=("dog", "cat")).notes
+
+
+def test_a_file_beside_what_a_run_was_trained_on_is_evaluated(run, tmp_path):
+    coco(tmp_path / "learnt", "test", images=5)
+    file = (tmp_path / "learnt/test/_annotations.coco.json").rename(tmp_path / "learnt/instances_test.json")
+    assert len(evaluation_data(file, run).experiment().data.test_set) == 5
+    changes = [f"data.train_dataset.path={tmp_path}/learnt/other.json"]
+    assert len(evaluation_data(file, run, changes).experiment().data.test_set) == 5
+
+
+def test_what_a_run_was_trained_on_may_be_gone(run, tmp_path):
+    coco(tmp_path / "other", images=7)
+    (tmp_path / "learnt").rename(tmp_path / "moved")
+    assert len(evaluation_data(tmp_path / "other", run).experiment().data.test_set) == 7
+
+
 def test_data_of_other_classes_are_refused(run, tmp_path):
     with pytest.raises(DataError, match="other: has no class 'dog', which the model knows; it has horse, cat"):
         evaluation_data(coco(tmp_path / "other", classes=("horse", "cat")), run)

@@ -8,6 +8,7 @@ from detkit.experiment import load_experiment
 from detkit.predictor import Predictor
 from detkit.registry import DataError
 from detkit.structures import COCO_PERSON, KeypointSpec
+from detkit.views import Views
 
 SMALL = (
     "data.train_dataset.num_images=2",
@@ -38,6 +39,8 @@ def test_keypoints_go_from_the_data_to_the_weights_and_to_the_predictions(tmp_pa
     assert [len(row["keypoints"]) for row in found.to_coco(1)] == [12] * len(found)
     assert len(found) > 0
     assert found.to_dict()["keypoints"] == found.keypoints.tolist()
+    for option in ({}, {"tile": 64}, {"views": Views()}, {"tile": 64, "views": Views()}):
+        assert Predictor(model, device="cpu", **option).keypoints == model.keypoints
 
 
 def test_the_config_has_its_way_and_nothing_known_is_cocos_person():

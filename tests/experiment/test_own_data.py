@@ -98,6 +98,10 @@ def test_groups_of_which_none_is_to_train_or_evaluate_on_are_divided_together(tm
         own_data(source)
 
 
+def test_classes_may_be_one_text(tmp_path):
+    assert loaded(coco(tmp_path), class_names="dog, cat").data.train_set.class_names == ("dog", "cat")
+
+
 def test_a_class_that_no_label_has_is_not_trained_on(tmp_path):
     make_folder("LabelMeDataset", tmp_path)
     for names, words in ((["cat", "cta"], "no object is of the class 'cta'. Did you mean 'cat'"), (["cta"], "'cta'")):
@@ -172,6 +176,62 @@ def test_what_the_user_says_stays(tmp_path):
     assert at(exp, "train.eval_period") <= 7
     assert at(exp, "solver.schedule.warmup_iters") < 7
     assert exp.tree == load_experiment(exp.tree).tree  # plain numbers, from which nothing is derived again
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["data.test_augmentations=[{name: Resize, size: [640, 640]}]"],
+        ["data.test_augmentations=[{name: ResizeShortestEdge, short_edge: [640]}]"],
+        ["data.test_augmentations=[{name: ResizeShortestEdge, max_size: 700}]"],
+        ["data.test_augmentations=[{name: ResizeAndPad}]", "data.train_augmentations=[{name: ResizeAndPad}]"],
+        ["data.test_augmentations[0].short_edge=[2]"],
+        ["data.test_augmentations=[]"],
+        ["data.train_augmentations=[]"],
+        ["train.hooks=[]"],
+        ["train.hooks=[{name: EarlyStopping, metric: box/AP, patience: 3}]"],
+        ["evaluators=[]"],
+        ["evaluators=[{name: DetectionErrors}]"],
+        ["solver.optimizer={name: SGD, lr: 0.1}", "train.init_weights=null"],
+        ["solver.schedule={name: WarmupMultiStepLR}"],
+        ["solver.max_iter=null", "solver.epochs=0.5"],
+        ["train.init_weights=null", "model.backbone={name: ResNet, depth: 18}"],
+        ["train.init_weights=null", "model.backbone={name: Swin}"],
+        ["model.roi_heads.name=CascadeRoIHeads"],
+        ["model.roi_heads.name=RefinedBoxRoIHeads"],
+        ["model.roi_heads.mask_head=null"],
+        ["model.proposal_generator.name=MatterportRPN"],
+        ["model.proposal_generator.anchor_generator={name: CellAnchorGenerator}"],
+        ["model.proposal_generator.anchor_generator={name: GridAnchorGenerator}"],
+        ["model.proposal_generator.selection={pre_nms_topk_train: 5}"],
+    ],
+)
+def test_what_follows_spares_each_part_that_the_user_has_put_there(tmp_path, overrides):
+    exp = loaded(coco(tmp_path, images=4), None, overrides)
+    assert exp.tree == load_experiment(exp.tree, overrides).tree
+    assert at(exp, "train.checkpoint_period") < 300  # the rest follows from the data all the same
+
+
+@pytest.mark.parametrize("model", ["retinanet_R_50_FPN", "fcos_R_50_FPN", "semantic_fpn_R_50", "panoptic_fpn_R_50"])
+def test_a_model_of_another_kind_over_a_template_gets_what_fits_it(tmp_path, model):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(f"_base_: [own_data/mask_rcnn_small, _base_/models/{model}]\n")
+    exp, plain = loaded(coco(tmp_path / "data", images=4), mine), load_experiment(mine)
+    assert exp.tree["model"]["name"] == plain.tree["model"]["name"] != "GeneralizedRCNN"
+    assert at(exp, "train.eval_period") == 30
+    if "roi_heads" not in exp.tree["model"]:
+        assert at(exp, "train.hooks[1].metric") == "ema/box/AP"
+
+
+def test_training_images_are_as_large_as_the_test_images_of_which_the_user_says_it(tmp_path):
+    exp = loaded(coco(tmp_path, images=4), None, ["data.test_augmentations[0].short_edge=[640]"])
+    assert at(exp, "data.train_augmentations[0].short_edge") == [512, 576, 640, 704, 768]
+
+
+def test_a_value_of_the_environment_is_followed(tmp_path, monkeypatch):
+    monkeypatch.setenv("OWN_BATCH", "2")
+    folder = coco(tmp_path, images=400, size=(60, 80), side=20)
+    assert at(loaded(folder, None, ["data.batch_size=${oc.decode:${oc.env:OWN_BATCH}}"]), "solver.max_iter") > 900
 
 
 def test_settings_follow_the_data(tmp_path):

@@ -3,6 +3,7 @@ import pytest
 import torch
 from tiny_program import FIXED, assert_same, experiment, model, samples
 
+from detkit.experiment import load_experiment
 from detkit.export import InputShape, Program, ProgramModel, export, form_of, is_program
 from detkit.export.tracing import traced
 from detkit.modeling.meta_archs.features import FeatureModel
@@ -100,6 +101,11 @@ def test_another_size_than_the_models_square_is_refused(tmp_path, tiny, monkeypa
     with pytest.raises(ConfigError, match="size: 96 x 160; the model takes images padded to 160 x 160 alone"):
         export(tiny, tmp_path / "model.pt2", shape=InputShape(size=(96, 160)))
     assert traced(tiny, InputShape(size=(160, 160))).shape == traced(tiny).shape
+
+
+def test_tiles_are_joined_to_a_panoptic_map_as_the_model_does():
+    panoptic = load_experiment("quick_start/panoptic_fpn_shapes").build_model(5)
+    assert ProgramModel(panoptic, None).merge is panoptic.merge
 
 
 def test_threads_are_those_of_an_engine_that_has_its_own(programs):

@@ -47,7 +47,7 @@ def test_foreground_has_every_field_of_its_object():
 
 
 def test_a_head_that_mixes_rows_sees_samples_alone():
-    """Nothing but samples reaches a head: no row stands for nothing."""
+    """Nothing but samples reaches a head: there are no padding rows."""
     model = small_model()
     seen, losses = [], model.roi_heads.box_head.losses
     model.roi_heads.box_head.losses = lambda predictions, proposals: (

@@ -74,6 +74,13 @@ def test_polygons_cover_the_pixels_of_the_masks_with_their_holes(found):
         found.to_dict(masks="polygons")
 
 
+def test_no_outline_is_followed_that_is_not_asked_for(found, monkeypatch):
+    monkeypatch.setattr("detkit.predictor.instances.one_polygon", None)
+    assert len(found.to_dict()["masks"]) == len(found)
+    with pytest.raises(TypeError):
+        found.to_dict(masks="polygon")
+
+
 def test_nothing_found_and_no_masks(found):
     for nothing in (found[0:0], found[0:0].without("masks", "keypoints")):
         assert nothing.to_dict()["boxes"] == nothing.to_dict()["labels"] == []

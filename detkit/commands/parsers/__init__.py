@@ -211,10 +211,8 @@ def parse_with_config(
         parser.error("--format goes with --data")
     if share is not None and (data is None or not 0 < share < 1):
         parser.error("--val-fraction: expected a number between 0 and 1, with --data")
-    if getattr(args, "classes", None) is not None:
-        if data is None:
-            parser.error("--classes goes with --data; a dataset of a config has class_names")
-        args.classes = [name.strip() for name in args.classes.split(",")]
+    if getattr(args, "classes", None) is not None and data is None:
+        parser.error("--classes goes with --data; a dataset of a config has class_names")
     if args.config_file is None and data is None and needed:
         parser.error(
             "give a CONFIG: one of detkit's (detkit show --configs lists them), a YAML of yours, or a run"

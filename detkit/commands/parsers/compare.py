@@ -1,4 +1,4 @@
-"""Certify that detkit computes what the framework computes that a checkpoint comes from.
+"""Write a parity report: whether detkit computes what the framework computes that a checkpoint comes from.
 
 Runs both on the same images and prints the largest difference at each stage: input, feature maps, proposals, class
 scores, box deltas, boxes, masks, losses. "End to end", both start from the image; "on the reference's input", detkit's
@@ -34,7 +34,7 @@ from detkit.paths import local_path, path_or_address
 
 PREFIX = "torchvision:"
 SETTINGS = ("short_edge", "max_size", "score_thresh", "norm_eps")
-"""The fields of ``comparison.Settings``."""
+"""The fields of ``detkit.comparisons.torchvision_reference.Settings``."""
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -68,6 +68,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--report", type=local_path, metavar="FILE", help="where the report goes (default: the run's report.html)"
     )
     add_views(parser)
+    parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     add_processes(parser)
     args = parse_with_config(parser, argv)
     if args.config_file is None:
@@ -78,5 +79,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.results and any(getattr(args, name) for name in given):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         parser.error(f"--results needs no model: leave out {names}")
+    if args.results is not None and not args.results.exists():
+        parser.error(f"--results {args.results}: there is no such file or folder")
     args.eval_only, args.resume = True, False
     return args

@@ -68,6 +68,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if wrong:
         parser.error(f"{wrong[0]}: the suffix says the form: {', '.join(SUFFIXES)}")
     args.files = [local_path(name) for name in names]
+    if args.describe is not None and args.config is not None:
+        parser.error("--describe shows a file, and writes none: leave out CONFIG and FILE")
     if args.describe is None and (args.config is None or not args.files):
         parser.error("give at least one FILE to write, model.onnx, model.xml or model.pt2, after the run or CONFIG")
     for name in ("batch", "calibration", "verify_images"):

@@ -65,7 +65,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     model.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     model.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
-    model.add_argument("--batch-size", type=int, default=4, metavar="N", help="images at a time (default: 4)")
+    model.add_argument("--batch-size", type=int, metavar="N", help="images at a time (default: 4)")
     add_engine(model)
     add_views(model)
     _add_outputs(parser)
@@ -78,12 +78,17 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     _check_many(parser, args)
     if (args.frames or args.label_format) and args.output is None:
         parser.error(f"{'--frames' if args.frames else '--label-format'} goes with --output DIR")
+    if args.frames and args.label_format:
+        parser.error("--frames: labels have a picture for each frame anyway; leave it out")
     if (args.run and args.config_file) or not (args.run or args.config_file or args.weights):
         parser.error("give either --run DIR, or --config-file FILE with --weights FILE, or --weights FILE alone")
     if args.config_file is not None and args.weights is None:
         parser.error("--config-file needs --weights FILE")
     if not 0 <= args.score_thresh <= 1:
         parser.error(f"--score-thresh: expected a score between 0 and 1, got {args.score_thresh:g}")
+    if args.batch_size is not None and args.tta is not None:
+        parser.error("--batch-size: with --tta the views of one image go together; --set data.test_views.batch_size=N")
+    args.batch_size = 4 if args.batch_size is None else args.batch_size
     if args.batch_size < 1:
         parser.error(f"--batch-size: expected at least 1, got {args.batch_size}")
     return args

@@ -31,12 +31,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser("show", __doc__)
     add_config(parser)
-    parser.add_argument("--configs", action="store_true", help="the configs that come with detkit")
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--configs", action="store_true", help="the configs that come with detkit")
+    what.add_argument(
         "--list", nargs="?", const="", metavar="PART", help="all roles and what is registered; of a part, what uses it"
     )
-    parser.add_argument("--options", metavar="CLASS_OR_PATH", help="the options of a class or of a node of the config")
-    parser.add_argument("--why", metavar="KEY.PATH", help="where the value at a path, or each one below it, was set")
+    what.add_argument("--options", metavar="CLASS_OR_PATH", help="the options of a class or of a node of the config")
+    what.add_argument("--why", metavar="KEY.PATH", help="where the value at a path, or each one below it, was set")
     parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     args = parse_with_config(parser, argv, needed=False)
     if args.list and (not args.list[:1].isupper() or "." in args.list):

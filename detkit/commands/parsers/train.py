@@ -57,6 +57,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parse_with_config(parser, argv)
     if args.config_file is None and args.eval_only:
         parser.error("--eval-only: give the run, or a CONFIG, that is evaluated")
+    if args.eval_only and (args.classes is not None or args.val_fraction is not None):
+        parser.error(
+            "--classes and --val-fraction are of a training: --eval-only takes the model's classes, and of --data its"
+            " validation part, or all of it"
+        )
     if args.data is not None and args.resume:
         parser.error(
             "--data begins a training, and a run knows its data: detkit train output/own_data --resume goes on with the"
@@ -70,5 +75,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--resume trains on and --eval-only does not train: give one of them")
     check_processes(parser, args)
     args.results = args.report = None  # those of an evaluation
+    args.trust_imports = None  # a training runs its user's own code
     args.run = None  # its folder, once it is known
     return args

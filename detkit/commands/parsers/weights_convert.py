@@ -49,6 +49,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--num-classes and overrides go with --config-file")
     if args.config_file is not None and args.mode is not None:
         parser.error("--mode goes without --config-file: the config's layers decide")
+    if args.class_names is not None and args.to != "detkit":
+        parser.error(f"--class-names goes with --to detkit: a file for {args.to} has no names of classes")
     if args.num_classes is not None and args.num_classes < 1:
         parser.error("--num-classes: expected at least 1")
     return args

@@ -131,5 +131,5 @@ def _joined(loops: Sequence[np.ndarray]) -> list[float]:
 
 
 def _same(polygons: list[Any], joined: list[float], size: tuple[int, int]) -> bool:
-    whole, one = coco_mask.merge(coco_mask.frPyObjects(polygons, *size)), coco_mask.frPyObjects([joined], *size)[0]
-    return bool(coco_mask.iou([whole], [one], [0])[0, 0] > 0.999)
+    separate, joint = coco_mask.frPyObjects(polygons, *size), coco_mask.frPyObjects([joined], *size)
+    return bool(coco_mask.iou([coco_mask.merge(separate)], joint, [0])[0, 0] > 0.999)

@@ -147,7 +147,7 @@ def _check_json(path: Path, content: Any) -> None:
                 bad = f"a call of {value['target']!r:.60}"
             waiting += value.items()
         elif isinstance(value, list):
-            waiting += ((key, one) for one in value)
+            waiting += ((key, item) for item in value)
         elif key in ("in_spec", "out_spec"):
             bad = None if _is_structure(value) else "other inputs or outputs than tuples, lists and dictionaries"
         elif isinstance(value, str) and key != "as_string":

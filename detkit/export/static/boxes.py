@@ -1,4 +1,4 @@
-"""Boxes with fixed counts. N images, P proposals or D detections in each; a row of score -inf stands for no box."""
+"""Boxes with fixed counts. N images, P proposals or D detections in each; a row of score -inf is padding."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ class Rows:
     """Boxes of each image.
 
     Args:
-        boxes: ``(N, P, 4)``; of a row that stands for no box, zeros.
+        boxes: ``(N, P, 4)``; of padding rows zeros.
         scores: ``(N, P)``.
         classes: ``(N, P)`` int64; None for proposals.
     """

@@ -11,7 +11,7 @@ from detkit.modeling.interfaces import Suppression
 from detkit.modeling.suppression import HardNMS, MatrixNMS, SoftNMS, soft_nms
 
 NOTHING = -math.inf
-"""The score of a row that stands for no box."""
+"""The score of a padding row."""
 
 
 @torch.library.custom_op("detkit::nms_mask", mutates_args=())
@@ -38,7 +38,7 @@ def _(boxes: Tensor, scores: Tensor, iou_thresh: float) -> Tensor:
 def nms_mask_of_torchvision(boxes: Tensor, scores: Tensor, iou_thresh: float) -> Tensor:
     """``nms_mask`` by one call of torchvision's operator, for a program without operators of ours.
 
-    The sets are laid out side by side, so that none touches another; what stands for no box has no area.
+    The sets are laid out side by side, so that none touches another; padding rows have no area.
     """
     number, alive = scores.shape[0], scores > NOTHING
     sets = torch.arange(number, device=boxes.device)
@@ -96,7 +96,7 @@ def static_suppression(
     Args:
         suppression: the part of the model.
         boxes: ``(B, M, 4)``.
-        scores: ``(B, M)``, -inf for a row that stands for no box.
+        scores: ``(B, M)``, -inf for a padding row.
         classes: ``(B, M)``.
         num_classes: K.
         iou_thresh: as ``Suppression.__call__`` takes it.

@@ -48,9 +48,9 @@ class StaticPyramidPooler(StaticPooler):
         assert isinstance(pooler, PyramidPooler)
         images, total = maps[0].shape[0], None
         index = _image_of(corners, images).to(corners.dtype)
-        levels, some = pooler.assign_levels(corners), self._sampled(corners)
+        levels, sampled = pooler.assign_levels(corners), self._sampled(corners)
         for level, (feature, stride) in enumerate(zip(maps, pooler.strides)):
-            own = (some if len(maps) == 1 else some & (levels == level))[:, None]
+            own = (sampled if len(maps) == 1 else sampled & (levels == level))[:, None]
             rois = torch.where(own, corners, corners.new_tensor(OUTSIDE))
             pooled = self._pool(feature, torch.cat([index, rois], dim=1), stride)
             total = pooled if total is None else total + pooled

@@ -76,8 +76,8 @@ class TimmBackbone(Backbone):
         self.body = make() if not weights or on_meta else _with_weights(make, model, weights)
         learning = frozenset[str]().union(*(m.parameters for m in maps))
         if freeze_at:
-            every = net if out_indices is None else network(model, as_arguments(model_args or {}), img_size, None)
-            learning = learning.difference(*(m.parameters for m in every.maps if m.stride <= 2**freeze_at))
+            full = net if out_indices is None else network(model, as_arguments(model_args or {}), img_size, None)
+            learning = learning.difference(*(m.parameters for m in full.maps if m.stride <= 2**freeze_at))
         for name, parameter in self.body.named_parameters():
             parameter.requires_grad_(name in learning)
         if norm == "SyncBN":

@@ -12,7 +12,7 @@ from detkit.commands.parsers import restart
 from detkit.commands.parsers.train import parse_arguments
 from detkit.config import assignment
 from detkit.engine import EXIT_CODE, Interrupted, Interruption
-from detkit.experiment import Experiment, evaluation_data, load_experiment, own_data, torch_device
+from detkit.experiment import Experiment, OwnData, evaluation_data, own_data, torch_device
 from detkit.experiment.run import check_launch, owned
 from detkit.launch import launch
 from detkit.registry import ConfigError
@@ -53,18 +53,20 @@ def start(words: str, args: argparse.Namespace, argv: Sequence[str] | None) -> i
 
 def experiment(args: argparse.Namespace) -> Experiment:
     """What the command line asks for."""
-    given = (args.data, args.config_file, args.overrides)
-    trust = {"trust_imports": args.trust_imports}
+    config, overrides, trust = args.config_file, args.overrides, args.trust_imports
     if args.eval_only and args.results is None:
-        options = {"data": args.data, "format": args.format, "weights": args.weights}
-        prepared, args.weights = evaluation_of(*given[1:], **options, **trust)
-        return prepared.experiment()
-    if args.data is None:
-        return load_experiment(args.config_file, args.overrides, **trust)
-    if args.eval_only:  # of results: without a model
-        return evaluation_data(*given, format=args.format, **trust).experiment()
-    options = {"format": args.format, "val_fraction": args.val_fraction, "class_names": args.classes}
-    return own_data(*given, **options, **trust).experiment()
+        prepared, args.weights = evaluation_of(
+            config, overrides, data=args.data, format=args.format, weights=args.weights, trust_imports=trust
+        )
+    elif args.data is None:
+        prepared = OwnData(config, overrides, trust_imports=trust)
+    elif args.eval_only:  # of results: without a model
+        prepared = evaluation_data(args.data, config, overrides, format=args.format, trust_imports=trust)
+    else:
+        prepared = own_data(
+            args.data, config, overrides, format=args.format, val_fraction=args.val_fraction, class_names=args.classes
+        )
+    return prepared.experiment()
 
 
 def run(args: argparse.Namespace, interruption: Interruption) -> None:

@@ -29,10 +29,12 @@ class SyncBN(Norm, nn.BatchNorm2d):
 
     @classmethod
     def of(cls, norm: _BatchNorm) -> "SyncBN":
-        """With the options, weights and statistics of a batch norm."""
-        sync = cls(norm.num_features, eps=norm.eps)
+        """With the options, weights and statistics of a batch norm, on its device; what is frozen there is frozen."""
+        sync = cls(norm.num_features, eps=norm.eps).to(norm.weight)
         sync.momentum = norm.momentum
         sync.load_state_dict(norm.state_dict())
+        for new, old in zip(sync.parameters(), norm.parameters()):
+            new.requires_grad_(old.requires_grad)
         return sync.train(norm.training)
 
     def forward(self, x: Tensor) -> Tensor:

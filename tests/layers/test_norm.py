@@ -107,6 +107,14 @@ def test_sync_batch_norm_is_batch_norm_in_one_process():
     torch.testing.assert_close(sync.eval()(x), bn.eval()(x))
 
 
+def test_synchronised_norm_of_a_norm_has_its_device_and_what_is_frozen():
+    bn = nn.BatchNorm2d(4, device="meta")
+    bn.weight.requires_grad_(False)
+    sync = SyncBN.of(bn)
+    assert sync.weight.is_meta
+    assert [p.requires_grad for p in sync.parameters()] == [False, True]
+
+
 def synchronised(rank: int) -> None:
     for sizes in ((2, 2), (3, 1), (2, 0)):
         for offset, dtype, memory_format in (

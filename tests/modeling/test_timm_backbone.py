@@ -168,6 +168,11 @@ def test_chosen_maps_are_named_by_stride_in_any_order():
     assert torch.equal(several.eval()(images)["res4_2"], backbone("test_vit").eval()(images)["res4"])
 
 
+def test_arguments_may_be_nested():
+    net = backbone("test_resnet", model_args={"block_args": {"attn_layer": "eca"}})
+    assert any("eca" in type(module).__name__.lower() for module in net.modules())
+
+
 def test_other_channels_than_three():
     net = TimmBackbone(ShapeSpec(channels=5), model="test_resnet")
     assert net(torch.randn(1, 5, 64, 64))["res5"].shape[2:] == (2, 2)
@@ -210,8 +215,10 @@ def test_frozen_and_synchronised_norms_compute_what_batch_norms_do(model):
     torch.testing.assert_close(frozen["res5"], want["res5"])
 
 
-def test_what_leads_to_the_maps_of_a_stride_is_frozen():
-    net = backbone("test_resnet", freeze_at=3)
+@pytest.mark.parametrize("norm", ["BN", "FrozenBN", "SyncBN"])
+def test_what_leads_to_the_maps_of_a_stride_is_frozen_with_every_norm(norm):
+    net, free = backbone("test_resnet", freeze_at=3, norm=norm), backbone("test_resnet", norm=norm)
+    before = copy.deepcopy(net.state_dict())
     maps = net.train()(torch.randn(2, 3, 64, 64))
     assert not maps["res2"].requires_grad
     assert not maps["res3"].requires_grad
@@ -220,7 +227,17 @@ def test_what_leads_to_the_maps_of_a_stride_is_frozen():
     assert learning
     assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
     assert sum(isinstance(m, FrozenBN) for m in net.modules()) > 3
-    assert not any(p.requires_grad for p in backbone("test_resnet", freeze_at=5).parameters())
+    frozen = {n for n, p in free.named_parameters() if p.requires_grad} - set(learning)
+    drifted = {name.rpartition(".")[0] for name, value in net.state_dict().items() if not value.equal(before[name])}
+    assert drifted.isdisjoint(name.rpartition(".")[0] for name in frozen)
+    assert not any(p.requires_grad for p in backbone("test_resnet", freeze_at=5, norm=norm).parameters())
+
+
+@pytest.mark.parametrize("norm", ["BN", "SyncBN"])
+def test_norms_that_lead_to_no_map_do_not_learn(norm):
+    net = backbone("test_resnet", out_indices=(1,), norm=norm)
+    net.train()(torch.randn(2, 3, 64, 64))["res2"].sum().backward()
+    assert all((p.grad is not None) == p.requires_grad for p in net.parameters())
 
 
 def test_layers_cover_the_network_in_order():

@@ -78,10 +78,10 @@ class TimmBackbone(Backbone):
         if freeze_at:
             full = net if out_indices is None else network(model, as_arguments(model_args or {}), img_size, None)
             learning = learning.difference(*(m.parameters for m in full.maps if m.stride <= 2**freeze_at))
-        for name, parameter in self.body.named_parameters():
-            parameter.requires_grad_(name in learning)
         if norm == "SyncBN":
             self.body = replace_modules(self.body, _BatchNorm, SyncBN.of)
+        for name, parameter in self.body.named_parameters():
+            parameter.requires_grad_(name in learning)
         self.body = replace_modules(
             self.body, _BatchNorm, lambda bn: frozen_copy(bn) if norm == "FrozenBN" or _is_frozen(bn) else bn
         )

@@ -80,9 +80,22 @@ def create(model: str, arguments: Mapping[str, Any], out_indices: Sequence[int] 
         raise ValueError(f"model: timm cannot make a backbone of '{model}'{given}: {error}") from error
 
 
+class _Options(dict[str, Any]):
+    """Nested arguments, in a form that can be kept in a cache."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+
 def as_arguments(values: Mapping[str, Any]) -> Arguments:
     """``values``, sorted and without lists."""
-    return tuple(sorted((key, tuple(v) if isinstance(v, list) else v) for key, v in values.items()))
+    return tuple(sorted(_hashable(values).items()))
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _Options({key: _hashable(inner) for key, inner in value.items()})
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
 
 
 @functools.cache

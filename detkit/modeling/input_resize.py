@@ -47,5 +47,7 @@ class _NearestBefore(Resize):
     """A resize whose maps get, for each new pixel, the pixel at or before its upper left corner, as torch does it."""
 
     def label_map(self, labels: Any, fill: float = 0) -> Any:
-        """See ``Transform.label_map``; of tensors ``(N, H, W)``."""
-        return F.interpolate(labels[:, None].float(), size=self.output_size)[:, 0].to(labels.dtype)
+        """See ``Transform.label_map``; of tensors."""
+        numbers = (torch.arange(side, dtype=torch.float32, device=labels.device) for side in self.input_size)
+        rows, columns = (F.interpolate(n[None, None], new)[0, 0].long() for n, new in zip(numbers, self.output_size))
+        return labels.index_select(-2, rows).index_select(-1, columns)

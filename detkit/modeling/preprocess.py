@@ -111,14 +111,14 @@ class Preprocess(nn.Module):
             self.size_divisibility = math.lcm(1, *(part.size_divisibility for part in present))
         self.square_size = max([0, *(part.square_size or 0 for part in present)])
 
-    def forward(self, samples: Sequence[Sample]) -> ImageList:
-        """The batch, as for prediction.
+    def forward(self, samples: Sequence[Sample], *, training: bool = False) -> ImageList:
+        """The batch alone: as for prediction, or as for training.
 
         Raises:
             ValueError: an image of another number of channels than ``pixel_mean`` has values, or one that is larger
                 than the square that the model takes.
         """
-        return self._batch([self._sized(sample, None) for sample in samples])
+        return self._batch([self._sized(sample, None, training) for sample in samples])
 
     def with_targets(self, samples: Sequence[Sample]) -> tuple[ImageList, list[Instances]]:
         """The batch as for training, and the targets in its pixels.
@@ -128,7 +128,7 @@ class Preprocess(nn.Module):
         Raises:
             ValueError: a sample without a target; otherwise as the call.
         """
-        sized = [self._sized(sample, self._target(sample)) for sample in samples]
+        sized = [self._sized(sample, self._target(sample), training=True) for sample in samples]
         return self._batch(sized), [target for _, target in sized]
 
     def pixels(self, image: Tensor) -> Tensor:
@@ -144,9 +144,9 @@ class Preprocess(nn.Module):
         target = Instances(apart.target.image_size, info=apart.info, **apart.target.fields)
         return target.to(self.pixel_mean.device, non_blocking=True)
 
-    def _sized(self, sample: Sample, target: Instances | None) -> tuple[Tensor, Instances]:
-        """The image normalised and resized, and its target; at prediction one without fields."""
-        image, training = self._normalised(sample), target is not None
+    def _sized(self, sample: Sample, target: Instances | None, training: bool) -> tuple[Tensor, Instances]:
+        """The image normalised and resized, and its target; where none is wanted one without fields."""
+        image = self._normalised(sample)
         if target is None:
             target = Instances((image.shape[-2], image.shape[-1]), info=sample.info)
         return (image, target) if self.resize is None else self.resize(image, target, training=training)

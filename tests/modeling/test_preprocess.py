@@ -1,17 +1,19 @@
 """Preprocessing: what a model makes of samples before its backbone, and what sizes its parts ask for."""
 
+import dataclasses
 import math
 from functools import partial
 
 import pytest
 import torch
 from small import sample, small_model
+from torch.nn import functional as F
 
 from detkit.experiment import load_experiment
 from detkit.modeling import Preprocess
 from detkit.modeling.input_resize import BilinearInputResize
 from detkit.modeling.necks import FPN
-from detkit.structures import Sample
+from detkit.structures import CroppedMasks, Instances, PolygonMasks, Sample
 
 C4 = "configs/coco/mask_rcnn_R_50_C4_1x.yaml"
 
@@ -97,6 +99,46 @@ def test_targets_are_in_the_pixels_of_the_batch():
     assert images.image_sizes == [(128, 192)] == [target.image_size]
     torch.testing.assert_close(target.boxes.tensor, one.target.boxes.tensor * 2)
     assert torch.equal(preprocess([one]).tensor, images.tensor)
+
+
+KINDS = {
+    "bitmaps": (PolygonMasks.bitmaps, 1.0),
+    "cropped": (CroppedMasks.around, 1.0),
+    "mini": (CroppedMasks.mini, 0.85),
+    "polygons": (lambda masks: masks, 0.85),
+}
+"""What makes them, and how much they agree at least with whole bitmaps that are resized as torch does it."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [(64, 96), (110, 100)])
+def test_masks_of_every_kind_follow_an_image_that_the_model_resizes(kind, size):
+    outlines = [[[6.0, 9, 45, 15, 24, 54]], [[0.0, 0, 27, 0, 27, 27, 0, 27], [36.0, 6, 60, 6, 60, 24, 36, 24]]]
+    polygons, (make, agreement) = PolygonMasks(outlines, size), KINDS[kind]
+    target = Instances(size, boxes=polygons.boxes(), classes=torch.tensor([0, 1]), masks=make(polygons))
+    given = dataclasses.replace(empty(*size), target=target)
+    preprocess = Preprocess(resize=partial(BilinearInputResize, short_edge=(80,)))
+    images, (moved,) = preprocess.with_targets([given])
+    assert moved.masks.image_size == images.image_sizes[0]
+    wanted = F.interpolate(polygons.bitmaps().tensor[None].float(), images.image_sizes[0])[0].bool()
+    masks = moved.masks.bitmaps().tensor
+    assert (masks & wanted).sum() >= agreement * (masks | wanted).sum()
+
+
+class Maps(list):
+    """A field of a user's own, of a map for each object."""
+
+    def transform(self, transform):
+        return Maps(transform.label_map(values) for values in self)
+
+
+@pytest.mark.parametrize("size", [(7, 23), (40, 40), (333, 97), (57, 33)])
+def test_maps_get_the_pixels_that_torch_takes(size):
+    numbers, first = torch.arange(57 * 33).reshape(57, 33), 2**24  # float32 has no odd numbers from there on
+    resize = BilinearInputResize(short_edge=(min(size),), max_size=max(size))
+    image, target = resize(torch.zeros(3, 57, 33), Instances((57, 33), ids=Maps([first + numbers])), training=False)
+    wanted = first + F.interpolate(numbers[None, None].float(), image.shape[-2:])[0, 0].long()
+    assert torch.equal(target.ids[0], wanted)
 
 
 def test_wrong_samples_and_options_are_named():

@@ -50,7 +50,7 @@ class SemanticSegmentor(FeatureModel):
 
     def loss(self, samples: list[Sample]) -> Losses:
         """See ``MetaArch.loss``. Raises ValueError for a sample without a semantic map."""
-        images = self.preprocess(samples)
+        images = self.preprocess(samples, training=True)
         maps = batched_maps(samples, images, len(self.semantic_names))
         return self.semantic_head.loss(self.features(images), maps)
 

@@ -17,7 +17,7 @@ from detkit.data.mapper import Mapper
 from detkit.data.read_ahead import ReadAhead
 from detkit.data.samplers import inference_batches
 from detkit.registry import DataError
-from detkit.structures import Sample
+from detkit.structures import FailedBatch, Sample
 
 logger = logging.getLogger(__name__)
 
@@ -64,14 +64,6 @@ class _Mapped(TorchDataset):  # type: ignore[type-arg]
             return _Failure(str(error))
         except SampleError as error:
             return _Failure(str(error), "".join(traceback.format_exception(error.__cause__ or error)))
-
-
-class FailedBatch(list[Sample]):
-    """A batch in which other images stand for one that cannot be read, which is the ``error``."""
-
-    def __init__(self, samples: Iterable[Sample], error: Exception):
-        super().__init__(samples)
-        self.error = error
 
 
 _MOST_IN_A_ROW = 20

@@ -175,7 +175,7 @@ class Hook:
         """After it. ``trainer.losses`` holds the step's Losses."""
 
     def after_train(self, trainer: Training) -> None:
-        """After the last step, also when training ends by an exception."""
+        """After the last step, also when training ends by an exception, one of another hook's ``after_train`` too."""
 
     def on_metrics(self, trainer: Training, line: Line) -> None:
         """A line of metrics: of the steps since the last such line, or of an evaluation. On all ranks."""

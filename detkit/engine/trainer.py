@@ -21,7 +21,7 @@ from detkit.engine.metrics import Metrics
 from detkit.engine.step import Precision, TrainingStep
 from detkit.engine.summary import describe_batch
 from detkit.engine.training_state import named_hooks, restore, training_state
-from detkit.structures import Losses, Sample
+from detkit.structures import FailedBatch, Losses, Sample
 from detkit.utils import distributed, rng_state, set_rng_state
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,8 @@ class Trainer(Training):
         """Trains until ``max_iter``, or until a hook's ``stop_reason``. A finished run says so and does nothing.
 
         After a resume, hooks that the checkpoint came before are first called for the step that it came after.
-        Hooks' ``after_train`` also run when training ends by an exception, which is then raised again.
+        Every hook's ``after_train`` is called at the end. The exception that training ends by, or else the first one
+        of an ``after_train``, is raised after that.
 
         Raises:
             FloatingPointError: the loss or its gradients are NaN or infinite; see ``FailureRecorder``.
@@ -124,6 +125,7 @@ class Trainer(Training):
             logger.info("training is finished: %d of %d steps are done", self.finished, self.max_iter)
             return
         self.model.train()
+        failure: BaseException | None = None
         try:
             with self.interruption or contextlib.nullcontext():
                 self._call_all("before_train")
@@ -131,15 +133,21 @@ class Trainer(Training):
                 stream = iter(()) if self.is_last_step else self._wait(self._stream)
                 while not self.is_last_step:
                     self._one_step(stream)
-        except BaseException:
-            for hook in self.hooks:  # all get to clean up, and none hides the exception that ended training
-                try:
-                    self._call(hook, "after_train")
-                except Exception:
+        except BaseException as error:
+            failure = error
+        for hook in self.hooks:
+            try:
+                self._call(hook, "after_train")
+            except Exception as error:
+                if failure is not None:
                     name = type(hook).__name__
                     logger.exception("%s.after_train failed while training was ending by an exception", name)
-            raise
-        self._call_all("after_train")
+                failure = failure or error
+        try:
+            if failure is not None:
+                raise failure
+        finally:
+            del failure  # its traceback has this frame: a cycle, which would keep the memory of a failed step
 
     def _one_step(self, stream: Iterator[list[Sample]]) -> None:
         self.step = self.finished
@@ -150,7 +158,7 @@ class Trainer(Training):
             group["lr"] = group["initial_lr"] * factor
         words = f"{self.step} steps; max_iter is {self.max_iter}"
         batches = self._wait(functools.partial(self.training_step.fetch, stream, words))
-        errors = [batch.error for batch in batches if hasattr(batch, "error")]
+        errors = [batch.error for batch in batches if isinstance(batch, FailedBatch)]
         if errors and self.interruption is not None:
             logger.warning("%s. Another image stands for it until all processes have saved and stop", errors[0])
             self.interruption.fail(errors[0])

@@ -14,7 +14,7 @@ from detkit.structures.masks import Masks
 from detkit.structures.plain import from_plain, plain_form, to_plain
 from detkit.structures.polygon_masks import PolygonMasks
 from detkit.structures.prediction import Panoptic, Prediction, Segment
-from detkit.structures.sample import Sample
+from detkit.structures.sample import FailedBatch, Sample
 from detkit.structures.tiles import Tile, Tiling
 from detkit.structures.transforms import Compose, ProjectiveTransform, Region, Transform
 from detkit.structures.upright import CropAndPad, Flip, Resize
@@ -29,6 +29,7 @@ __all__ = [
     "CropAndPad",
     "CropMethod",
     "CroppedMasks",
+    "FailedBatch",
     "Flip",
     "ImageInfo",
     "ImageList",

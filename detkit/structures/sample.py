@@ -1,7 +1,7 @@
-"""Sample: what the loader hands to the model."""
+"""Sample: what the loader hands to the model. FailedBatch: samples with an error of the loader."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -80,3 +80,11 @@ class Sample:
             active_classes=info.active_classes,
             crowds=info.crowds,
         )
+
+
+class FailedBatch(list[Sample]):
+    """A batch in which other images stand for one that cannot be read, which is the ``error``."""
+
+    def __init__(self, samples: Iterable[Sample], error: Exception):
+        super().__init__(samples)
+        self.error = error

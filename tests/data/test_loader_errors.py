@@ -13,8 +13,8 @@ from PIL import Image
 from detkit import data
 from detkit.data import Augmentation, CocoInstances, Mapper, Shapes, ShuffleSampler, train_loader
 from detkit.data.errors import SampleError, WorkerError, worker_error
-from detkit.data.loader import FailedBatch
 from detkit.registry import DataError
+from detkit.structures import FailedBatch
 
 
 class Faulty(Augmentation):

@@ -8,9 +8,9 @@ from processes import in_processes
 from toy_training import Regression, toy_batches
 
 from detkit.checkpoint import Checkpointer, resume
-from detkit.data.loader import FailedBatch
 from detkit.engine import CheckpointHook, EvalHook, Interrupted, Interruption, Trainer
 from detkit.registry import DataError
+from detkit.structures import FailedBatch
 
 
 def broken_at(number, error):

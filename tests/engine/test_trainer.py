@@ -9,7 +9,7 @@ from lines import lines_of
 
 from detkit.checkpoint import Checkpointer, read_checkpoint, resume
 from detkit.engine import CheckpointHook, EvalHook, Hook
-from detkit.registry import DataError
+from detkit.registry import ConfigError, DataError
 
 
 class Recorder(Hook):
@@ -181,6 +181,23 @@ def test_a_hook_that_fails_while_cleaning_up_hides_nothing(make_trainer, caplog)
     assert "Broken.after_train failed" in caplog.text
     with pytest.raises(OSError, match="disk"):
         make_trainer(2, [Broken()]).train()
+
+
+def test_all_hooks_clean_up_and_the_first_error_of_that_is_raised(make_trainer, caplog):
+    class Broken(Hook):
+        def __init__(self, error):
+            super().__init__()
+            self.error = error
+
+        def after_train(self, trainer):
+            raise self.error
+
+    last = Recorder()
+    with pytest.raises(ConfigError, match="no such metric"):
+        make_trainer(2, [Broken(ConfigError("no such metric")), Broken(OSError("disk")), last]).train()
+    assert last.calls == ["before_train", 0, 1, "after_train"]
+    assert "disk" in caplog.text
+    assert "no such metric" not in caplog.text
 
 
 def test_batches_that_end_are_an_error(make_trainer, toy_batches):

@@ -15,8 +15,8 @@ from detkit.checkpoint.formats import convert_by, import_foreign
 from detkit.checkpoint.formats.exporting import export_state, is_only_detkits
 from detkit.checkpoint.formats.importing import Imported, Importer
 from detkit.checkpoint.load import check_values
-from detkit.checkpoint.reading import Checkpoint
-from detkit.checkpoint.report import group_names
+from detkit.checkpoint.reading import Checkpoint, under_names_of
+from detkit.checkpoint.report import NETWORK, group_names
 from detkit.registry import DataError
 from detkit.structures import KeypointSpec
 from detkit.utils import atomic_write
@@ -102,15 +102,24 @@ def convert(
         importer: reads the file in this way; None chooses by its names.
 
     Raises:
-        DataError: the file is of no known framework, has nothing that the model has or values that are not finite, or
-            ``target`` cannot express it.
+        DataError: the file is of no known framework, has nothing of one of the model's parts (backbone, neck, head; a
+            backbone alone may be another framework's network) or values that are not finite, or ``target`` cannot
+            express it.
     """
+    checkpoint = dataclasses.replace(checkpoint, model=under_names_of(wanted or {}, checkpoint.model))
     imported = _imported(checkpoint, wanted or {}, importer)
     model, left = _fitting(imported, wanted)
     if not model:
         raise DataError(
             f"{checkpoint.source}: not one of its tensors fits the model, so it is of another architecture. In the"
             f" file: {group_names(list(checkpoint.model))}. In the model: {group_names(list(wanted or {}))}"
+        )
+    parts = {name.partition(".")[0] for name in imported.model.keys() & (wanted or {}).keys()}
+    lost = [name for name in wanted or {} if name.partition(".")[0] not in parts]
+    if lost and not (imported.format and all(name.startswith(NETWORK) for name in model)):
+        raise DataError(
+            f"{checkpoint.source}: has nothing of a part of the model: {group_names(lost)}. Give the config that the"
+            " weights are of"
         )
     check_values(model, checkpoint.source)
     written = model

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detkit.checkpoint.formats import import_foreign
 from detkit.checkpoint.formats.importing import UNKNOWN
-from detkit.checkpoint.reading import Checkpoint, as_checkpoint, plain_name, read_checkpoint
+from detkit.checkpoint.reading import Checkpoint, as_checkpoint, read_checkpoint, under_names_of
 from detkit.checkpoint.report import LoadReport, group_names
 from detkit.modeling.interfaces import MetaArch
 from detkit.registry import DataError
@@ -121,8 +121,7 @@ def _read(source: str | os.PathLike[str] | Mapping[str, Any] | Checkpoint) -> Ch
 
 def _translated(checkpoint: Checkpoint, own: Mapping[str, Tensor]) -> tuple[Checkpoint, LoadReport]:
     """The checkpoint under detkit's names, and a report of what was renamed and changed for that."""
-    wrapped = {plain_name(name): name for name in own}  # a part of the model may be compiled, or called "module"
-    state = {wrapped.get(name, name): value for name, value in checkpoint.model.items()}
+    state = under_names_of(own, checkpoint.model)
     imported = import_foreign(state, {name: value.shape for name, value in own.items()}, checkpoint.source)
     report = LoadReport(
         checkpoint.source,

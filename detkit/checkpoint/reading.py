@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +279,13 @@ def plain_name(name: str) -> str:
     while (shorter := _WRAPPERS.sub("", name)) != name:
         name = shorter
     return name
+
+
+def under_names_of(names: Iterable[str], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict that was read, with a model's own ``names`` where they differ from their ``plain_name``: a part of
+    the model may be compiled, or called "model"."""
+    own = {plain_name(name): name for name in names}
+    return {own.get(name, name): tensor for name, tensor in state.items()}
 
 
 def _unwrapped(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from detkit.checkpoint.formats.detectron2 import Detectron2Importer
 from detkit.checkpoint.formats.exporting import export_state
 from detkit.checkpoint.formats.torchvision import TorchvisionImporter
 from detkit.experiment import load_experiment
+from detkit.modeling.dense_heads.normalisers import MovingNormaliser
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 TORCHVISION = {
@@ -113,6 +114,14 @@ def test_names_of_detectron2(state_of):
     assert "roi_heads.mask_head.mask_fcn1.norm.weight" in gn
     deform = export_state(state_of("coco/mask_rcnn_R_50_FPN_1x_dconv_c3-c5.yaml"), "detectron2")
     assert "backbone.bottom_up.res3.0.conv2_offset.bias" in deform
+
+
+def test_of_a_normaliser_what_it_declares_as_detkits_alone_is_left_out(state_of, monkeypatch):
+    state = state_of("quick_start/fcos_shapes.yaml")
+    assert len(export_state(state, "detectron2")) == len(state) - 1
+    monkeypatch.setattr(MovingNormaliser, "only_detkits", {})
+    with pytest.raises(ValueError, match=r"head\.normaliser\.average"):
+        export_state(state, "detectron2")
 
 
 @pytest.mark.parametrize("layout", ["detectron2", "torchvision"])

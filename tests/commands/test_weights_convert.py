@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchvision.models import detection
+from torchvision.models import detection, resnet50
 
 import detkit
 from detkit import command_line
-from detkit.checkpoint import load_weights, read_checkpoint
+from detkit.checkpoint import Checkpointer, load_weights, read_checkpoint
 from detkit.checkpoint.formats import choose
 from detkit.checkpoint.formats.torchvision import TorchvisionImporter
 from detkit.commands import weights_convert
@@ -136,6 +136,30 @@ def test_what_does_not_fit_is_said(convert, theirs, tmp_path):
     assert "proposal_generator.head.convs.1.bias" in text
     text = convert(theirs, tmp_path / "ours.pth", "--config-file", CONFIG, "model.roi_heads.mask_head=null")
     assert "the model has no such part" in text
+
+
+def test_names_of_the_model_that_look_like_a_wrappers_are_kept(convert, tmp_path):
+    pytest.importorskip("timm", reason="pip install 'detkit[timm]'")
+    vit = "model.backbone={name: TimmBackbone, model: test_vit, img_size: 160}"
+    neck = "model.neck={name: SimpleFeaturePyramid, out_channels: 256}"
+    model = load_experiment(CONFIG, [vit, neck]).build_model(num_classes=2)
+    assert any(".model." in name for name in model.state_dict())
+    path = Checkpointer(tmp_path).save("model_final", model)
+    text = convert(path, tmp_path / "out.pth", "--config-file", CONFIG, vit, neck, "--num-classes", 2, "--list")
+    assert all(line.startswith("kept") for line in text.splitlines()[:-1])
+    assert equal(torch.load(tmp_path / "out.pth", weights_only=True)["model"], model.state_dict())
+
+
+def test_a_part_that_the_file_has_nothing_of_is_refused_unless_it_is_a_network_alone(convert, theirs, tmp_path):
+    convert(theirs, tmp_path / "ours.pth", "--config-file", CONFIG)
+    state = read_checkpoint(tmp_path / "ours.pth").model
+    torch.save({n: t for n, t in state.items() if not n.startswith("proposal_generator.")}, tmp_path / "no_rpn.pth")
+    text = convert(tmp_path / "no_rpn.pth", tmp_path / "out.pth", "--config-file", CONFIG, code=2)
+    assert "has nothing of a part of the model: proposal_generator." in text
+    assert not (tmp_path / "out.pth").exists()
+    torch.save(resnet50(weights=None).state_dict(), tmp_path / "network.pth")
+    text = convert(tmp_path / "network.pth", tmp_path / "out.pth", "--config-file", CONFIG)
+    assert "missing (" in text
 
 
 def test_mistakes_have_a_message_and_write_nothing(convert, theirs, tmp_path):

@@ -20,6 +20,7 @@ from detkit.checkpoint.formats.importing import Rules, renamed
 from detkit.checkpoint.formats.torchvision_names import layout_of_ours
 from detkit.checkpoint.formats.two_way import to_theirs
 from detkit.checkpoint.report import group_names
+from detkit.modeling.interfaces import NORMALISERS
 
 Layout = Literal["detectron2", "torchvision"]
 
@@ -54,8 +55,9 @@ def export_state(state: Mapping[str, Tensor], layout: Layout) -> dict[str, Tenso
 
 
 def is_only_detkits(name: str) -> bool:
-    """Whether a tensor is state of the training that other frameworks do not save: the average of a normaliser."""
-    return name.startswith("head.normaliser.")
+    """Whether a tensor is state of the training that other frameworks do not save, as its normaliser declares it."""
+    part, _, tensor = name.rpartition(".")
+    return part == "head.normaliser" and any(tensor in getattr(cls, "only_detkits", {}) for _, cls in NORMALISERS)
 
 
 def _renamed(state: Mapping[str, Tensor], rules: Rules, layout: Layout) -> dict[str, Tensor]:

@@ -30,8 +30,7 @@ from detkit.evaluation.interfaces import Evaluator
 from detkit.experiment.data import DataConfig
 from detkit.experiment.solver import SolverConfig
 from detkit.experiment.train import TrainConfig
-from detkit.modeling.class_losses import FederatedClassLoss
-from detkit.modeling.interfaces import Backbone, KeypointHead, MetaArch
+from detkit.modeling.interfaces import Backbone, ClassLoss, KeypointHead, MetaArch
 from detkit.modeling.weights import local_file
 from detkit.solver.interfaces import LRSchedule, Optimizer
 from detkit.structures import KeypointSpec
@@ -120,8 +119,10 @@ class Experiment:
             model.class_names = tuple(class_names)
         if category_ids is not None:
             model.category_ids = category_ids
-            for part in (part for part in model.modules() if isinstance(part, FederatedClassLoss)):
-                part.set_image_counts(torch.from_numpy(images_per_class(self.data.train_set)))
+            class_losses = [part for part in model.modules() if isinstance(part, ClassLoss)]
+            counts = torch.from_numpy(images_per_class(self.data.train_set)) if class_losses else torch.empty(0)
+            for part in class_losses:
+                part.set_image_counts(counts)
         return model
 
     def filled_model(

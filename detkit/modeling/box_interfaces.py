@@ -103,6 +103,15 @@ class ClassLoss(nn.Module):
         """``(N, K)`` in 0..1, or ``(N, K + 1)`` where the background has a score too: the last."""
         raise NotImplementedError
 
+    def predicted(self, logits: Tensor) -> Tensor:
+        """``(N,)``: the class of the highest score, K for background: where that has no score, below one half."""
+        scores = self.scores(logits)
+        return F.pad(scores, (0, self.num_classes + 1 - scores.shape[1]), value=0.5).argmax(dim=1)
+
+    def set_image_counts(self, counts: Tensor) -> None:
+        """Called when a model is built for training data, for a loss that goes by how frequent its classes are:
+        ``counts`` (K,) of the training images that have each class."""
+
 
 class Assigner:
     """Says what each anchor of a one-stage detector learns: an object, background, or nothing.
@@ -116,8 +125,7 @@ class Assigner:
 
     @classmethod
     def check_anchors(cls, generator: Recipe[AnchorGenerator]) -> None:
-        """Called when a config is loaded. Raises ValueError for anchors that it cannot judge; it judges all unless it
-        says so here."""
+        """Called when a config is loaded. Raises ValueError for anchors that it cannot label; by default for none."""
 
     def __call__(self, anchors: Sequence[Boxes], target: Instances) -> tuple[Tensor, Tensor]:
         """``anchors``, one ``Boxes`` a level, finest first -> of all A of them, level by level: ``(A,)`` rows of the

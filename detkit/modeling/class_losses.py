@@ -12,6 +12,7 @@ from torchvision.ops import sigmoid_focal_loss
 from detkit.config import Count, Fraction, NonNegative, Positive
 from detkit.modeling.interfaces import CLASS_LOSSES, ClassLoss
 from detkit.modeling.sampling import is_foreground
+from detkit.structures import ClassRows
 
 
 @CLASS_LOSSES.register()
@@ -114,7 +115,7 @@ class FederatedClassLoss(SigmoidClassLoss):
         self.register_buffer("image_counts", torch.ones(num_classes), persistent=False)
 
     def set_image_counts(self, counts: Tensor) -> None:
-        """Takes ``image_counts`` of the training data."""
+        """See ``ClassLoss.set_image_counts``."""
         self.image_counts.copy_(counts)
 
     def weights(self, classes: Tensor) -> Tensor:
@@ -164,6 +165,7 @@ class SeesawClassLoss(ClassLoss):
         self.num_logits = num_classes + 2
         self.p, self.q, self.eps, self.track_running_stats = p, q, eps, True
         self.register_buffer("class_counts", torch.zeros(num_classes + 1))
+        self.class_rows = {"class_counts": ClassRows(background=True)}
 
     def forward(self, logits: Tensor, classes: Tensor) -> dict[str, Tensor]:
         """See ``ClassLoss.forward``. Parts ``_objectness``, over all boxes, and ``_classes``, over the foreground."""

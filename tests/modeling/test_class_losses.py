@@ -6,10 +6,18 @@ import pytest
 import torch
 from small import sample, small_model
 
+from detkit.checkpoint import Checkpoint, load_weights
 from detkit.config import Recipe
+from detkit.data import images_per_class
 from detkit.experiment import load_experiment
 from detkit.layers.norm import keep_running_statistics
-from detkit.modeling.class_losses import FederatedClassLoss, SeesawClassLoss, SigmoidClassLoss, SoftmaxClassLoss
+from detkit.modeling.class_losses import (
+    FederatedClassLoss,
+    FocalClassLoss,
+    SeesawClassLoss,
+    SigmoidClassLoss,
+    SoftmaxClassLoss,
+)
 from detkit.structures import ImageInfo
 
 LOSSES = [SoftmaxClassLoss, SigmoidClassLoss, FederatedClassLoss, SeesawClassLoss]
@@ -51,6 +59,39 @@ def test_classes_that_nobody_labels_get_no_gradient(cls):
     assert torch.isfinite(rows).all()
     assert rows[1] == 0
     assert rows[0] > 0
+
+
+@pytest.mark.parametrize("cls", [*LOSSES, FocalClassLoss])
+def test_the_predicted_class_is_the_likeliest_or_background(cls):
+    loss = cls(3)
+    logits = torch.full((4, loss.num_logits), -6.0)
+    logits[torch.arange(3), torch.arange(3)] = 6.0
+    if cls is SeesawClassLoss:
+        logits[:3, 3] = 6.0  # there is an object
+    if cls in (SoftmaxClassLoss, SeesawClassLoss):
+        logits[3, -1] = 6.0
+    assert loss.predicted(logits).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("cls", LOSSES)
+def test_accuracy_of_a_box_head_that_knows_the_background_alone_is_the_share_of_background(cls):
+    model = small_model(class_loss=cls)
+    head = model.roi_heads.box_head
+    torch.nn.init.zeros_(head.cls_score.weight)
+    with torch.no_grad():
+        head.cls_score.bias.fill_(-6.0)[-1] = 6.0
+    metrics = model([sample(num=0), sample(num=0, seed=1)]).metrics
+    assert metrics["box_head/accuracy"] == 1
+
+
+def test_every_class_loss_is_told_how_many_images_have_each_class(monkeypatch):
+    seen = []
+    monkeypatch.setattr(SoftmaxClassLoss, "set_image_counts", lambda _, counts: seen.append(counts.tolist()))
+    experiment = load_experiment("quick_start/mask_rcnn_shapes", ["data.train_dataset.num_images=20"])
+    experiment.build_model()
+    assert seen == [images_per_class(experiment.data.train_set).tolist()]
+    experiment.build_model(num_classes=3)
+    assert len(seen) == 1, "nothing is known of other classes"
 
 
 def test_federated_classes_are_drawn_in_proportion_to_a_power_of_their_images():
@@ -109,3 +150,11 @@ def test_seesaw_spares_rare_classes():
 def test_rows_of_both_objectness_logits_follow_to_other_classes():
     head = small_model(class_loss=Recipe(SeesawClassLoss)).roi_heads.box_head
     assert head.class_rows["cls_score.weight"].num_rows(3) == len(head.cls_score.weight) == 5
+
+
+def test_seesaw_counts_follow_the_names_of_the_classes():
+    trained, tuned = (small_model(class_loss=SeesawClassLoss) for _ in range(2))
+    trained.class_names, tuned.class_names = ("a", "b", "c"), ("c", "new", "a")
+    trained.roi_heads.box_head.class_loss.class_counts.copy_(torch.tensor([1, 2, 3, 9]))
+    load_weights(tuned, Checkpoint(trained.state_dict(), class_names=trained.class_names))
+    assert tuned.roi_heads.box_head.class_loss.class_counts.tolist() == [3, 0, 1, 9]

@@ -178,7 +178,7 @@ class FastRCNNHead(BoxHead):
     @torch.no_grad()
     def _accuracy(self, logits: Tensor, classes: Tensor) -> dict[str, Tensor]:
         # Where there is nothing to classify, 0 / 0 says so: NaN.
-        right = (self.class_loss.scores(logits.float()).argmax(dim=1) == classes).float()
+        right = (self.class_loss.predicted(logits.float()) == classes).float()
         foreground = is_foreground(classes, self.num_classes).float()
         return {
             "box_head/accuracy": right.sum() / (classes >= 0).sum(),

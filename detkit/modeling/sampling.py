@@ -17,15 +17,15 @@ class Sampling:
         positive_fraction: the largest share of foreground among them; background takes the rest.
 
     Raises:
-        ValueError: a share that is not above 0 and at most 1, or a negative number.
+        ValueError: a share that is not above 0 and at most 1, or a number below 1.
     """
 
     batch_size_per_image: Count
     positive_fraction: Share
 
     def __post_init__(self) -> None:
-        if self.batch_size_per_image < 0:
-            raise ValueError(f"batch_size_per_image: expected at least 0, got {self.batch_size_per_image}")
+        if self.batch_size_per_image < 1:
+            raise ValueError(f"batch_size_per_image: expected at least 1, got {self.batch_size_per_image}")
         if not 0 < self.positive_fraction <= 1:
             raise ValueError(f"positive_fraction: expected above 0 and at most 1, got {self.positive_fraction}")
 

@@ -21,7 +21,7 @@ def choose_detections(
     Args:
         candidates: ``boxes``, ``scores``, ``classes``, and any other field.
         suppression: which of them are objects.
-        nms_thresh: IoU from which two boxes of a class are of one object.
+        nms_thresh: IoU above which two boxes of a class are of one object.
         max_detections: how many detections there may be; ``num_cut`` of their info says how many more there were.
     """
     boxes, scores, classes = (candidates.fields[name] for name in ("boxes", "scores", "classes"))
@@ -109,7 +109,8 @@ def soft_nms(
 class MatrixNMS(Suppression):
     """The score of a box falls with its overlap with better ones of its class, all at once (Wang et al. 2020, SOLOv2).
 
-    A better box counts less, the more it is itself overlapped by one that is better still.
+    A better box counts less, the more it is itself overlapped by one that is better still. ``nms_thresh`` means nothing
+    here: scores fall smoothly with the overlap, and ``min_score`` decides what is dropped.
 
     Args:
         decay: linear, (1 - IoU); or gaussian, exp(-sigma IoU^2).
@@ -132,22 +133,10 @@ class MatrixNMS(Suppression):
         self, boxes: Tensor, scores: Tensor, classes: Tensor, iou_thresh: float, max_detections: int
     ) -> tuple[Tensor, Tensor]:
         """See ``Suppression.__call__``."""
-        order = self._best(scores)
-        return self._decayed(order, pairwise_iou(boxes[order].float(), boxes[order].float()), scores, classes)
-
-    def of_masks(self, masks: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """The same by the IoU of bitmaps ``(N, H, W)`` instead of that of boxes."""
-        order = self._best(scores)
-        flat = masks[order].flatten(1).float()
-        inter, areas = flat @ flat.t(), flat.sum(dim=1)
-        return self._decayed(order, inter / (areas[:, None] + areas - inter), scores, classes)
-
-    def _best(self, scores: Tensor) -> Tensor:
-        return scores.argsort(descending=True, stable=True)[: self.pre_nms_topk]
-
-    def _decayed(self, order: Tensor, iou: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        order = scores.argsort(descending=True, stable=True)[: self.pre_nms_topk]
         if not len(order):
             return order, scores[order]
+        iou = pairwise_iou(boxes[order].float(), boxes[order].float())
         now = scores[order] * self.factors(iou, classes[order]).to(scores)
         again = now.argsort(descending=True, stable=True)
         again = again[now[again] >= self.min_score]

@@ -38,7 +38,7 @@ class Losses:
 
     def rescaled(self, factors: Mapping[str, Tensor] | float, default: str = "") -> "Losses":
         """The same with each term times its factor; a term that has none takes that of the name ``default``."""
-        if isinstance(factors, float):
+        if not isinstance(factors, Mapping):
             return dataclasses.replace(self, terms={name: value * factors for name, value in self.terms.items()})
         named = {name: factors[name if name in factors else default] for name in self.terms}
         terms = {name: value * named[name].to(value.dtype) for name, value in self.terms.items()}

@@ -7,12 +7,12 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.rendezvous import rendezvous
 
 
@@ -166,19 +166,6 @@ def gather_object(obj: Any) -> list[Any]:
     gathered: list[Any] | None = [None] * world_size() if is_main() else None
     dist.gather_object(obj, gathered)
     return gathered or []
-
-
-def reduce_mean(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The mean over processes of each 0-d tensor, in one all-reduce; detached.
-
-    All processes must call it with the same names. The result is float32 where there is more than one process.
-    """
-    if world_size() == 1 or not values:
-        return {name: value.detach() for name, value in values.items()}
-    names = sorted(values)
-    stacked = torch.stack([values[name].detach().float() for name in names])
-    dist.all_reduce(stacked)
-    return dict(zip(names, (stacked / world_size()).unbind()))
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -11,7 +11,9 @@ from tiny_detector import TINY
 
 from detkit.config import ConfigError
 from detkit.experiment import load_experiment
+from detkit.modeling.input_resize import BilinearInputResize
 from detkit.modeling.meta_archs import PanopticFPN, SemanticSegmentor
+from detkit.modeling.preprocess import Preprocess
 from detkit.modeling.semantic import PanopticMerge, SemanticFPNHead
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -42,8 +44,9 @@ def panoptic_model(**options):
     return found, plain
 
 
-def test_losses_are_those_of_the_detector_and_of_the_semantic_head():
-    model, plain = panoptic_model(instance_loss_weight=0.5)
+@pytest.mark.parametrize("weight", [0.5, 2])
+def test_losses_are_those_of_the_detector_and_of_the_semantic_head(weight):
+    model, plain = panoptic_model(instance_loss_weight=weight)
     batch = [with_map(sample(64, 96)), with_map(sample(80, 64, seed=1), 1)]
     torch.manual_seed(1)
     ours = model(batch)
@@ -51,7 +54,7 @@ def test_losses_are_those_of_the_detector_and_of_the_semantic_head():
     theirs = plain(batch)
     assert set(ours.terms) == {*theirs.terms, "loss_sem_seg"}
     for name, value in theirs.terms.items():
-        factor = 1.0 if name.startswith("loss_rpn") else 0.5
+        factor = 1.0 if name.startswith("loss_rpn") else weight
         torch.testing.assert_close(ours.terms[name], factor * value, rtol=1e-4, atol=1e-6)
     ours.total().backward()
     assert all(p.grad is not None for p in model.semantic_head.parameters())
@@ -83,13 +86,28 @@ def test_predictions_are_in_original_pixels_and_a_batch_changes_nothing():
     assert len(alone.panoptic.segments) == len(second.panoptic.segments)
 
 
+def semantic_model(**options):
+    plain = small_model()
+    parts = {"backbone": lambda *_: plain.backbone, "neck": lambda *_: plain.neck}
+    head = partial(SemanticFPNHead, conv_dim=8)
+    return SemanticSegmentor(3, semantic_head=head, semantic_names=NAMES, **parts, **options)
+
+
+def test_semantic_model_alone_trains_at_every_size_and_predicts_at_the_last():
+    resize = partial(BilinearInputResize, short_edge=(32, 48, 64), max_size=96)
+    model, sizes = semantic_model(preprocess=partial(Preprocess, resize=resize)), []
+    model.backbone.register_forward_pre_hook(lambda _, images: sizes.append(images[0].shape[-2]))
+    for _ in range(20):
+        model([with_map(sample(64, 96))])
+    assert set(sizes) == {32, 64}  # 48 is padded
+    sizes.clear()
+    model.eval()([sample(64, 96)])
+    assert sizes == [64]
+
+
 def test_semantic_model_alone_learns_a_map():
     torch.manual_seed(0)
-    plain = small_model()
-    head = partial(SemanticFPNHead, conv_dim=8)
-    model = SemanticSegmentor(
-        3, backbone=lambda *_: plain.backbone, neck=lambda *_: plain.neck, semantic_head=head, semantic_names=NAMES
-    )
+    model = semantic_model()
     values = torch.zeros(64, 96, dtype=torch.uint8)
     values[:, 48:] = 1
     one = dataclasses.replace(sample(64, 96), maps={"semantic": values})

@@ -85,7 +85,7 @@ def test_what_is_not_sampled_is_left_out_of_the_labels():
     assert ((kept == labels) | (kept == -1)).all()
 
 
-@pytest.mark.parametrize("options", [(8, 0.0), (8, 1.5), (-1, 0.5)])
+@pytest.mark.parametrize("options", [(8, 0.0), (8, 1.5), (0, 0.5)])
 def test_impossible_samples_are_refused(options):
     with pytest.raises(ValueError, match="expected"):
         Sampling(*options)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from detkit.modeling import suppression
 from detkit.modeling.box_losses import CIoUBoxLoss, DIoUBoxLoss, GIoUBoxLoss
 from detkit.modeling.class_losses import FederatedClassLoss, SeesawClassLoss, SigmoidClassLoss
 from detkit.modeling.points import PointSampling, sample_maps, uncertain_cells
@@ -47,14 +48,20 @@ def test_soft_nms(stored, name):
 
 
 @pytest.mark.parametrize("name", ["gaussian", "linear", "gaussian_cut", "linear_cut"])
-def test_matrix_nms(stored, name):
+def test_matrix_nms(stored, name, monkeypatch):
+    """The reference goes by the IoU of masks: they stand here for the boxes of their numbers."""
     facts = stored["facts"][f"matrix_{name}"]
-    bits = np.unpackbits(stored["matrix_masks_packed"].numpy())[: 40 * 48 * 48].reshape(40, 48, 48)
+    bits = np.unpackbits(stored["matrix_masks_packed"].numpy())[: 40 * 48 * 48].reshape(40, 48 * 48)
+    flat = torch.from_numpy(bits).float()
+    inter, areas = flat @ flat.t(), flat.sum(dim=1)
+    iou = inter / (areas[:, None] + areas - inter)
+    numbers = torch.arange(40)[:, None].expand(-1, 4)
+    monkeypatch.setattr(suppression, "pairwise_iou", lambda a, b: iou[a[:, 0].long()][:, b[:, 0].long()])
     nms = partial(MatrixNMS, decay=facts["kernel"], sigma=facts.get("sigma", 2.0))(
         pre_nms_topk=facts.get("nms_pre", 500), min_score=facts.get("filter_thr", 0.0)
     )
-    rows, decayed = nms.of_masks(torch.from_numpy(bits).bool(), stored["matrix_scores"], stored["matrix_labels"])
     most = facts.get("max_num", 40)
+    rows, decayed = nms(numbers, stored["matrix_scores"], stored["matrix_labels"], 0.5, most)
     rows, decayed, theirs = rows[:most], decayed[:most], stored[f"matrix_{name}_scores"]
     finite = torch.isfinite(theirs)  # linear: three equal masks are 0 / 0 there
     torch.testing.assert_close(decayed[finite], theirs[finite], rtol=1e-5, atol=1e-6)

@@ -23,7 +23,7 @@ from detkit.modeling.meta_archs.rcnn import GeneralizedRCNN
 from detkit.modeling.meta_archs.semantic import SemanticNames, checked_names
 from detkit.modeling.preprocess import Preprocess
 from detkit.modeling.semantic import PanopticMerge, batched_maps, original_logits
-from detkit.structures import ImageList, Losses, Prediction, Sample
+from detkit.structures import ImageList, Instances, Losses, Prediction, Sample
 
 
 @META_ARCHS.register()
@@ -87,9 +87,11 @@ class PanopticFPN(GeneralizedRCNN):
         images, targets = self.preprocess.with_targets(samples)
         maps = batched_maps(samples, images, len(self.semantic_names))
         features = self.features(images)
-        proposals, losses = self.proposal_generator.loss(images, features, targets)
-        regions = self.roi_heads.loss(features, proposals, targets).rescaled(self.instance_loss_weight)
-        return losses | regions | self.semantic_head.loss(features, maps)
+        return self.losses(images, features, targets) | self.semantic_head.loss(features, maps)
+
+    def region_losses(self, features: Features, proposals: list[Instances], targets: list[Instances]) -> Losses:
+        """See ``GeneralizedRCNN.region_losses``; times ``instance_loss_weight``."""
+        return super().region_losses(features, proposals, targets).rescaled(self.instance_loss_weight)
 
     def outputs(self, images: ImageList, features: Features) -> Outputs:
         """See ``FeatureModel.outputs``."""

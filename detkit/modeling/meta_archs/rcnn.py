@@ -66,7 +66,11 @@ class GeneralizedRCNN(FeatureModel):
     def losses(self, images: ImageList, features: Features, targets: list[Instances]) -> Losses:
         """The losses of proposals and RoI heads."""
         proposals, losses = self.proposal_generator.loss(images, features, targets)
-        return losses | self.roi_heads.loss(features, proposals, targets)
+        return losses | self.region_losses(features, proposals, targets)
+
+    def region_losses(self, features: Features, proposals: list[Instances], targets: list[Instances]) -> Losses:
+        """The losses of the RoI heads."""
+        return self.roi_heads.loss(features, proposals, targets)
 
     def outputs(self, images: ImageList, features: Features) -> Outputs:
         """See ``FeatureModel.outputs``."""

@@ -124,11 +124,11 @@ class PolygonMasks:
     def crop_and_resize(self, boxes: Boxes, size: int, method: CropMethod = "roi_align", binary: bool = True) -> Tensor:
         """``(N, size, size)`` on the boxes' device: object i inside box i, resampled, see ``BitMasks.crop_and_resize``.
 
-        ``roi_align`` scales the polygons into the box and rasterises them there by COCO's rule, as Detectron2 does, so
-        nothing is between 0 and 1; the other methods take the objects' bitmaps.
+        Where ``binary``, ``roi_align`` scales the polygons into the box and rasterises them there by COCO's rule, as
+        Detectron2 does. All else is resampled from the objects' bitmaps.
         """
         check_pairs(len(self), len(boxes))
-        if method != "roi_align":
+        if method != "roi_align" or not binary:
             known, rows = boxes.to("cpu"), range(len(self))
             # One at a time: the bitmaps of all regions of an image may take gigabytes.
             cut = [self[i : i + 1].bitmaps().crop_and_resize(known[i : i + 1], size, method, binary) for i in rows]
@@ -140,8 +140,7 @@ class PolygonMasks:
             if polygons:
                 factor = size / np.maximum(region[2:] - region[:2], 0.1)
                 out[i] = coco_mask.decode(_encode([(p - region[:2]) * factor for p in polygons], size, size))
-        inside = torch.from_numpy(out.view(bool)).to(boxes.device)
-        return inside if binary else inside.float()
+        return torch.from_numpy(out.view(bool)).to(boxes.device)
 
     @staticmethod
     def cat(parts: "Sequence[PolygonMasks]") -> "PolygonMasks":

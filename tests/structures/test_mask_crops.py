@@ -39,6 +39,15 @@ def test_unaligned_equals_torchvisions_mask_targets(size):
     assert torch.equal(polygons().crop_and_resize(BOXES, size, "roi_align_unaligned", False), of_polygons)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_shares_of_cells_are_those_of_the_bitmaps_whatever_the_kind(method):
+    masks = polygons()
+    shares = masks.bitmaps().crop_and_resize(BOXES, 14, method, binary=False)
+    assert ((shares > 0) & (shares < 1)).any()
+    for other in (masks, CroppedMasks.around(masks)):
+        assert torch.equal(other.crop_and_resize(BOXES, 14, method, binary=False), shares)
+
+
 def test_crop_and_resize_samples_the_boxs_corners():
     """The reference divides a box by (W, H), the operator multiplies by (W - 1, H - 1): of a ramp it reads x / W."""
     x = torch.linspace(0, 1, W).expand(1, H, W)
@@ -78,7 +87,9 @@ def test_every_kind_takes_every_method(make, method):
     assert soft.min() >= 0
     assert soft.max() <= 1 + 1e-6
     sure = (soft - 0.5).abs() > 1e-6
-    assert torch.equal(rough[sure], (soft > 0.5)[sure])
+    agreement = (rough == (soft > 0.5))[sure].float().mean()
+    rasterised = isinstance(masks, PolygonMasks) and method == "roi_align"  # inside the box, by COCO's rule
+    assert agreement >= (0.9 if rasterised else 1)
     for rows in (slice(0, 0), slice(1, 3)):
         assert torch.equal(masks[rows].crop_and_resize(BOXES[rows], 7, method, False), soft[rows])
     with pytest.raises(ValueError, match="4 masks but 1 boxes"):

@@ -24,7 +24,7 @@ class ConvNorm(nn.Conv2d):
         out_channels: channels out.
         kernel_size: side of the kernel.
         stride: step of the kernel.
-        padding: zeros at each side; None for as many as keep the size at stride 1.
+        padding: zeros at each side; None for as many as keep the size at stride 1 with an odd kernel.
         dilation: distance of the kernel's taps.
         groups: groups of channels that do not see each other.
         bias: whether to add a bias; None for only where there is no norm.

@@ -12,8 +12,8 @@ from detkit.layers import ShapeSpec
 from detkit.modeling.interfaces import ANCHOR_GENERATORS, AnchorGenerator
 from detkit.structures import Boxes
 
-_Some = Annotated[tuple[Positive, ...], Length(1)]
-_Lists = Annotated[tuple[_Some, ...], Length(1)]
+_Values = Annotated[tuple[Positive, ...], Length(1)]
+_ValuesByLevel = Annotated[tuple[_Values, ...], Length(1)]
 Offset = Annotated[float, Interval(0, 1, below=True)]
 Stride = Literal["nominal", "measured"]
 
@@ -45,7 +45,7 @@ class GridAnchorGenerator(AnchorGenerator):
         self,
         input_shape: list[ShapeSpec],
         *,
-        sizes: _Lists = (
+        sizes: _ValuesByLevel = (
             (32.0,),
             (64.0,),
             (128.0,),
@@ -53,7 +53,7 @@ class GridAnchorGenerator(AnchorGenerator):
             (512.0,),
         ),
         octave_scales: Count = 1,
-        aspect_ratios: _Some | _Lists = (0.5, 1.0, 2.0),
+        aspect_ratios: _Values | _ValuesByLevel = (0.5, 1.0, 2.0),
         offset: Offset = 0.0,
         order: Literal["size", "ratio"] = "size",
         rounded: bool = False,

@@ -43,6 +43,7 @@ from detkit.structures import COCO_PERSON, Boxes, ImageList, Instances, Keypoint
 
 class MetaArch(nn.Module):
     """A whole detector. ``self.training`` is read here and nowhere else: ``forward`` calls ``loss`` or ``predict``.
+    Only running statistics heed it, too: as those of a batch norm, they stay as they are in evaluation mode.
 
     Attributes:
         num_classes: K.

@@ -34,10 +34,10 @@ class PointSampling:
 
     def __call__(self, logits: Tensor) -> Tensor:
         """``(R, P, 2)`` points for coarse ``logits`` (R, M, M) of the boxes' classes."""
-        drawn = torch.rand((len(logits), int(self.num_points * self.oversampling), 2), device=logits.device)
-        certainty = sample_maps(logits[:, None], drawn)[:, 0].abs()
+        candidates = torch.rand((len(logits), int(self.num_points * self.oversampling), 2), device=logits.device)
+        certainty = sample_maps(logits[:, None], candidates)[:, 0].abs()
         rows = certainty.topk(int(self.num_points * self.uncertain), dim=1, largest=False).indices
-        least_certain = drawn.gather(1, rows[..., None].expand(-1, -1, 2))
+        least_certain = candidates.gather(1, rows[..., None].expand(-1, -1, 2))
         others = (len(logits), self.num_points - rows.shape[1], 2)
         return torch.cat([least_certain, torch.rand(others, device=logits.device)], dim=1)
 

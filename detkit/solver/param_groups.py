@@ -16,7 +16,7 @@ _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)  # _NormBase: all b
 
 @dataclasses.dataclass(frozen=True)
 class GroupRules:
-    """How parameters are told apart.
+    """Which learning rate and weight decay each parameter has.
 
     Args:
         lr: the base rate, already scaled.

@@ -1,4 +1,4 @@
-"""KeypointSpec: which points an object has, by name; how they are mirrored, drawn and judged."""
+"""KeypointSpec: which points an object has, by name; how they are mirrored, drawn and evaluated."""
 
 import dataclasses
 import re
@@ -20,7 +20,7 @@ class KeypointSpec:
         names: P names.
         skeleton: pairs of keypoints (0 is the first) that a drawing joins by a line.
         sigmas: how far people who mark a keypoint are apart, P standard deviations in parts of the square root of the
-            object's area, by which OKS judges; none: COCO's for the names of COCO's persons, else 0.067 each.
+            object's area, for OKS; none: COCO's for the names of COCO's persons, else 0.067 each.
         mirrored: pairs of keypoints that change places in a mirror; null: those whose names differ in left and right.
 
     Raises:

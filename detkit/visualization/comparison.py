@@ -1,4 +1,4 @@
-"""Predictions beside the ground truth, with what is right, false or missed told apart by colour."""
+"""Predictions beside the ground truth, with colours for what is right, false or missed."""
 
 from collections.abc import Sequence
 from typing import TypeGuard

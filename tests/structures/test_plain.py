@@ -77,7 +77,7 @@ def test_keypoints_and_declared_fields_come_back_and_others_are_refused_by_their
 def test_a_sample_comes_back_bit_for_bit(masks):
     num = len(masks)
     boxes = torch.tensor([[1.0, 2, 3, 4], [float("nan"), -0.0, float("inf"), 1 / 3], [0, 0, 1, 1]])[:num]
-    info = ImageInfo((0, 0, 9, 11), torch.tensor([True, False]), Boxes([[1.0, 1, 2, 2]]))
+    info = ImageInfo((0, 0, 9, 11), torch.tensor([True, False]), Boxes([[1.0, 1, 2, 2]]), num_cut=3)
     fields = {"boxes": Boxes(boxes), "classes": torch.arange(num), "annotation_ids": torch.arange(num) + 2**40}
     whole = torch.arange(2 * 360, dtype=torch.int32).to(torch.uint8).reshape(2, 3, 12, 10)
     target = Instances((12, 10), info=info, masks=masks, **fields)
@@ -101,6 +101,7 @@ def test_a_sample_comes_back_bit_for_bit(masks):
     assert back.target.info.valid_region == info.valid_region
     assert torch.equal(back.target.info.active_classes, info.active_classes)
     assert type(back.target.info.crowds) is Boxes
+    assert back.target.info.num_cut == 3
     assert type(back.target.masks) is type(masks)
     assert back.target.masks.image_size == masks.image_size
     if isinstance(masks, PolygonMasks):

@@ -31,7 +31,7 @@ SUFFIXES = (".onnx", ".xml", ".pt2")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line, with ``files`` and ``overrides`` told apart."""
+    """The command line; what stands without an option is split into ``files`` and ``overrides``."""
     parser = command_parser("export", __doc__)
     parser.add_argument(
         "config", nargs="?", metavar="CONFIG", help="a run, one of detkit's configs, or a YAML of yours"

@@ -86,9 +86,9 @@ class FCOSHead(RetinaNetHead):
         self.centreness = nn.Conv2d(self.bbox_pred.in_channels, self.num_anchors, 3, padding=1)
         init_normal(self.centreness, 0.01)
 
-    def outputs(self, of_classes: Tensor, of_boxes: Tensor) -> dict[str, Tensor]:
+    def outputs(self, cls_maps: Tensor, box_maps: Tensor) -> dict[str, Tensor]:
         """See ``RetinaNetHead.outputs``; ``centreness`` too."""
-        return {**super().outputs(of_classes, of_boxes), "centreness": self.centreness(of_boxes)}
+        return {**super().outputs(cls_maps, box_maps), "centreness": self.centreness(box_maps)}
 
     def box_sums(
         self, predictions: dict[str, Tensor], reference: Tensor, gt_boxes: Tensor, foreground: Tensor

@@ -70,7 +70,7 @@ class RetinaNetHead(DenseHead):
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any]) -> None:
-        """Called when a config is loaded. Raises ValueError for anchors that the assigner cannot judge."""
+        """Called when a config is loaded. Raises ValueError for anchors that the assigner cannot label."""
         if {"assigner", "anchor_generator"} <= options.keys():  # a head derived from it may have its own
             options["assigner"].cls.check_anchors(options["anchor_generator"])
 
@@ -122,9 +122,9 @@ class RetinaNetHead(DenseHead):
         rows = ClassRows(background=logits - num_classes, repeats=self.num_anchors)
         self.class_rows = {f"cls_score.{kind}": rows for kind in ("weight", "bias")}
 
-    def outputs(self, of_classes: Tensor, of_boxes: Tensor) -> dict[str, Tensor]:
+    def outputs(self, cls_maps: Tensor, box_maps: Tensor) -> dict[str, Tensor]:
         """What the last layers make of one level's maps of the two rows of convolutions, each ``(N, C, H, W)``."""
-        return {"logits": self.cls_score(of_classes), "deltas": self.bbox_pred(of_boxes)}
+        return {"logits": self.cls_score(cls_maps), "deltas": self.bbox_pred(box_maps)}
 
     def forward(self, maps: Sequence[Tensor]) -> Levels:
         """What the head says of each anchor: ``logits`` and ``deltas``."""

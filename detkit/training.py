@@ -271,8 +271,7 @@ def evaluate_results(exp: Experiment, path: str | os.PathLike[str], report_file:
     kinds: list[type[CocoEvaluator | PanopticEvaluator]] = [CocoEvaluator] if is_folder or not maps else []
     kinds += [PanopticEvaluator] if maps else []
     built = exp.build_evaluators()
-    first = [next((e for e in built if isinstance(e, kind)), None) for kind in kinds]
-    evaluators = [evaluator for evaluator in first if evaluator is not None]
+    evaluators = [evaluator for kind in kinds for evaluator in built if isinstance(evaluator, kind)]
     if not evaluators:
         names = " and ".join(kind.__name__ for kind in kinds)
         raise ConfigError(f"evaluators: such results are evaluated by {names}, and there is none; add one")

@@ -33,7 +33,8 @@ class CocoEvaluator(Evaluator):
     Results are in 0..1: ``{"box": {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm",
     "ARl", "per_class": {name: AP}, "class_metrics", "reasons": {key: words}}, "mask": {...}}``. A metric is -1
     where there is nothing to measure, for the reason in ``reasons``. An image that is given twice counts once. Where a
-    limit cuts detections off, ``limits`` says how many, of how many images: ``cut_by_model``, ``cut_by_evaluator``.
+    limit cuts detections off, each task's ``limits`` say how many, of how many images: ``cut_by_model`` and
+    ``cut_by_evaluator``.
 
     Keypoints are compared by OKS in the place of IoU, and of an image no more than 20 detections count: ``{"keypoints":
     {"AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl", ...}}``.
@@ -51,6 +52,9 @@ class CocoEvaluator(Evaluator):
             the last AR is named after it.
         per_class: also give the AP of every class, and as ``class_metrics`` its AP50, AP75, APs, APm and APl.
         keypoint_sigmas: how exactly each keypoint can be marked, see ``KeypointSpec``; null: the data's.
+
+    Raises:
+        DataError: ``tasks`` ask for masks and an annotation has none, or for keypoints and the data have none.
     """
 
     limit_of: ClassVar[str] = "an image and class"
@@ -76,7 +80,10 @@ class CocoEvaluator(Evaluator):
             raise ValueError(f"keypoint_sigmas: expected {points} numbers, one a keypoint, got {len(keypoint_sigmas)}")
         self.keypoint_sigmas = keypoint_sigmas
         self.tasks, self.max_detections, self.per_class = tasks, max_detections, per_class
+        self.result_names = tasks or ("box", "mask", "keypoints")
         self._truth: GroundTruth | None = None
+        for task in (task for task in tasks or () if task in FIELDS):
+            self.truth.check(task)
         self.reset()
 
     def reset(self) -> None:
@@ -110,11 +117,7 @@ class CocoEvaluator(Evaluator):
             self._cut[image_id] = prediction.num_cut
 
     def compute(self) -> dict[str, Any]:
-        """The metrics over the predictions of all processes (all of them must call); {} off rank 0.
-
-        Raises:
-            DataError: mask AP is asked for, but an annotation has no mask; keypoint AP, but the data have none.
-        """
+        """The metrics over the predictions of all processes (all of them must call); {} off rank 0."""
         gathered = gather_object((self._predictions, self._predicted, self._cut))
         if not is_main():
             return {}
@@ -130,21 +133,22 @@ class CocoEvaluator(Evaluator):
                 *(len(merged), len(truth.number)),
             )
         results = self.results()
-        metrics: dict[str, Any] = {
-            task: coco_metrics(truth, results, task, self.max_detections, self.per_class)
+        limits = {"limits": found} if (found := self._limits()) else {}
+        return {
+            task: coco_metrics(truth, results, task, self.max_detections, self.per_class) | limits
             for task in self._tasks(truth, results)
         }
-        limits = self._limits()
-        return {**metrics, "limits": limits} if limits else metrics
 
     def report(self, results: dict[str, Any]) -> str:
         """``compute()``'s results as tables: overall, class by class with the number of objects, and reasons."""
-        lines = [coco_report(results, self.truth.instances)]
+        own = {name: results[name] for name in self.result_names if name in results}
+        lines = [coco_report(own, self.truth.instances)]
+        limits = next((found["limits"] for found in own.values() if "limits" in found), {})
         for name, fix in (
             ("model", MODEL_LIMIT),
             ("evaluator", f"this evaluator's max_detections ({self.max_detections} {self.limit_of})"),
         ):
-            if cut := results.get("limits", {}).get(f"cut_by_{name}"):
+            if cut := limits.get(f"cut_by_{name}"):
                 what = f"{cut['detections']} detections of {cut['images']} images were cut off by the {name}'s limit"
                 lines.append(f"{what}; raise {fix} to have them")
         return "\n\n".join(lines)
@@ -169,12 +173,20 @@ class CocoEvaluator(Evaluator):
         return self._predictions
 
     def read_results(self, path: str | Path) -> None:
-        """Takes the detections of a COCO results file in the place of ``update``; see ``read_detections``."""
+        """Takes the detections of a COCO results file in the place of ``update``; see ``read_detections``.
+
+        Raises:
+            DataError: the file cannot be read, or lacks what ``tasks`` ask for.
+        """
         self.reset()
         self._predictions = read_detections(path, self.truth)
         for found in self._predictions.values():
             fields = {task: getattr(found, field) for task, field in FIELDS.items()}
             self._predicted |= {task for task, given in fields.items() if given is not None and len(given)}
+            for task in self.tasks or ():
+                if task in fields and fields[task] is None:
+                    what = f"tasks ask for {task} AP, but not every detection there has {FIELDS[task]}"
+                    raise DataError(f"{path}: {what}; set tasks: [box]")
 
     def results(self) -> list[dict[str, Any]]:
         """COCO results, image by image: this process's own; after ``compute``, on rank 0, those of all processes."""

@@ -69,6 +69,16 @@ class GroundTruth:
         """The ids of the annotations that have no segmentation."""
         return [a["id"] for a in self.annotations if not a.get("segmentation")]
 
+    def check(self, task: Task) -> None:
+        """Raises DataError where the data lack what a task compares."""
+        if task == "keypoints" and self.keypoints is None:
+            raise DataError("keypoint AP needs data with keypoints, and these have none; evaluate boxes (tasks: [box])")
+        if FIELDS.get(task) == "masks" and (bare := self.without_mask()):
+            raise DataError(
+                f"{task} AP needs a mask for every annotation, but {len(bare)} have none (the first: annotation"
+                f" {bare[0]!r}); evaluate boxes only (tasks: [box])"
+            )
+
     def looked_for(self, image_id: int | str) -> set[int] | None:
         """The ids of the categories that were looked for in an image; None: all."""
         return self._verified.get(image_id)
@@ -197,16 +207,10 @@ def _accumulate(
     from faster_coco_eval import COCO, COCOeval_faster  # heavy, and only evaluation needs it
 
     protocol = _PROTOCOLS[task]
-    if task == "keypoints" and truth.keypoints is None:
-        raise DataError("keypoint AP needs data with keypoints, and these have none; evaluate boxes (tasks: [box])")
+    truth.check(task)
     if not (truth.class_names and truth.images):
         k, a, m = len(truth.class_names), 1 + len(protocol.sizes), len(limits)
         return np.full((10, 101, k, a, m), -1.0), np.full((10, k, a, m), -1.0)
-    if protocol.key == "segmentation" and (bare := truth.without_mask()):
-        raise DataError(
-            f"{task} AP needs a mask for every annotation, but {len(bare)} have none (the first: annotation"
-            f" {bare[0]!r}); evaluate boxes only (tasks: [box])"
-        )
     categories = [{"id": k, "name": name} for k, name in enumerate(truth.class_names, 1)]
     sides = []
     for rows in (truth.rows(task), _rows(truth, results, task)):

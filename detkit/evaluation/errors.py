@@ -13,6 +13,7 @@ from detkit.data.interfaces import Dataset
 from detkit.evaluation.coco_results import Detections
 from detkit.evaluation.interfaces import EVALUATORS, Evaluator
 from detkit.evaluation.labelled import verified, with_regions
+from detkit.registry import DataError
 from detkit.structures import Prediction, Sample
 from detkit.utils.distributed import gather_object, is_main
 
@@ -83,23 +84,40 @@ class DetectionErrors(Evaluator):
     kind is AP50 with it put right, less AP50: classes and places are corrected, the others are taken out.
 
     Results: ``{"errors": {"AP50", "counts": {kind: number}, "cost": {kind: AP50}, "num_detections", "score_thresh",
-    "task"}}``.
+    "task"}}``, those of masks under ``mask_errors``.
     Counts are of detections of at least ``score_thresh``, and of objects that these miss; costs of all.
 
     Args:
         task: whether IoUs are of boxes or of masks.
         score_thresh: the least score of detections that are counted.
+
+    Raises:
+        DataError: ``task`` is mask, and an annotation has none.
     """
 
     def __init__(self, dataset: Dataset, *, task: Literal["box", "mask"] = "box", score_thresh: Fraction = 0.3):
         super().__init__(dataset)
         self.task, self.score_thresh = task, score_thresh
+        self.result_names = ("errors" if task == "box" else "mask_errors",)
         self._truth: dict[int | str, list[dict[str, Any]]] | None = None
+        if task == "mask":
+            self._read_truth()
         self.reset()
 
     def reset(self) -> None:
         """Forgets what ``update`` collected."""
         self._matches: dict[int | str, Matches] = {}
+
+    def _read_truth(self) -> None:
+        content = self.dataset.coco()
+        bare = [row["id"] for row in content["annotations"] if not row.get("segmentation")]
+        if self.task == "mask" and bare:
+            what = f"{len(bare)} of {len(content['annotations'])} have none (the first: annotation {bare[0]!r})"
+            raise DataError(f"DetectionErrors: task: mask needs a mask for every annotation, but {what}; set task: box")
+        self._truth = {image["id"]: [] for image in content["images"]}
+        self._verified = verified(content)
+        for row in with_regions(content):
+            self._truth[row["image_id"]].append(row)
 
     def update(self, samples: list[Sample], predictions: list[Prediction]) -> None:
         """Takes the instances of one batch.
@@ -108,11 +126,8 @@ class DetectionErrors(Evaluator):
             ValueError: a prediction without instances, or without masks where ``task`` is mask.
         """
         if self._truth is None:
-            content = self.dataset.coco()
-            self._truth = {image["id"]: [] for image in content["images"]}
-            self._verified = verified(content)
-            for row in with_regions(content):
-                self._truth[row["image_id"]].append(row)
+            self._read_truth()
+        assert self._truth is not None
         for sample, prediction in zip(samples, predictions, strict=True):
             if prediction.instances is None or (self.task == "mask" and "masks" not in prediction.instances):
                 missing = "masks" if prediction.instances is not None else "instances"
@@ -133,13 +148,14 @@ class DetectionErrors(Evaluator):
         merged = {image: matches for part in gathered for image, matches in part.items()}
         for image in (self._truth or {}).keys() - merged.keys():
             merged[image] = match(NOTHING, (self._truth or {})[image], self.dataset.category_ids, "box")
-        if not merged:
-            return {"errors": {"AP50": -1.0, "counts": {}, "cost": {}}}
-        return {"errors": {**error_metrics(Matches.cat(list(merged.values())), self.score_thresh), "task": self.task}}
+        found: dict[str, Any] = {"AP50": -1.0, "counts": {}, "cost": {}}
+        if merged:
+            found = error_metrics(Matches.cat(list(merged.values())), self.score_thresh) | {"task": self.task}
+        return {self.result_names[0]: found}
 
     def report(self, results: dict[str, Any]) -> str:
         """The kinds as a table, the costliest first."""
-        errors = results["errors"]
+        errors = results[self.result_names[0]]
         rows = [[name, errors["counts"][name], f"{cost:.3f}", KINDS[name]] for name, cost in errors["cost"].items()]
         rows.sort(key=lambda row: -float(row[2]))
         if not rows:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from detkit.evaluation.interfaces import Evaluator
+from detkit.evaluation.interfaces import Evaluator, check_result_names
 from detkit.structures import Prediction, Sample
 from detkit.utils.distributed import all_gather_object, is_main, rank, share_buffers
 from detkit.utils.paths import atomic_write
@@ -92,8 +92,10 @@ def evaluate(
         loading included), ``model_seconds`` and ``images_per_second``. {} on other ranks.
 
     Raises:
-        ValueError: two evaluators give results of the same name, or the model gave another number of predictions.
+        ValueError: two evaluators give results of the same name (a ConfigError, before any prediction, where their
+            ``result_names`` say it), or the model gave another number of predictions.
     """
+    check_result_names(evaluators)
     share_buffers(model)
     for evaluator in evaluators:
         evaluator.reset()
@@ -137,8 +139,8 @@ def write_evaluation(
         evaluators: the ones that gave them.
         path: the JSON file; its folder is made.
         sets: names under which there may be results of other weights of the same model in ``results``.
-        detections: where evaluators with a method ``write_results`` write the detections; one that writes another file
-            beside it gives its path. None: nowhere.
+        detections: where evaluators with a method ``write_results`` write the detections, the first of those that write
+            this file; one that writes another file beside it gives its path. None: nowhere.
     """
     if not is_main():
         return ""
@@ -155,8 +157,8 @@ def write_evaluation(
         )
     writers = [evaluator for evaluator in evaluators if hasattr(evaluator, "write_results")]
     if detections is not None and writers:
-        files = [str(writer.write_results(detections) or detections) for writer in writers]
-        parts.append(f"COCO results, with the ids of the test set: {', '.join(files)}")
+        files = [str(writer.write_results(detections) or detections) for writer in writers[::-1]]
+        parts.append(f"COCO results, with the ids of the test set: {', '.join(dict.fromkeys(files[::-1]))}")
     return "\n\n".join(parts)
 
 

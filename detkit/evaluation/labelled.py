@@ -19,7 +19,7 @@ def with_regions(content: Mapping[str, Any]) -> list[Any]:
     rows: list[Any] = []
     for row in content["annotations"]:
         rows += [{**row, "category_id": id_} for id_ in ids] if row.get(EVERY_CLASS) else [row]
-    has_masks = any(row.get("segmentation") for row in rows)
+    has_masks = all(row.get("segmentation") for row in rows)
     for image in content["images"]:
         height, width = image["height"], image["width"]
         for id_ in sorted({*image.get(NOT_EXHAUSTIVE, ())} & {*ids}):

@@ -92,6 +92,8 @@ class PanopticEvaluator(PerImageEvaluator):
         ConfigError: not all images of the dataset have a panoptic map.
     """
 
+    result_names = ("panoptic",)
+
     def __init__(self, dataset: Dataset):
         super().__init__(dataset)
         if not dataset.has_panoptic_maps:

@@ -13,6 +13,7 @@ from detkit.evaluation.coco_metrics import GroundTruth
 from detkit.evaluation.coco_results import Detections
 from detkit.evaluation.errors import as_rle
 from detkit.registry import DataError
+from detkit.structures.rle import checked_rle
 
 
 def read_detections(path: str | os.PathLike[str], truth: GroundTruth) -> dict[int | str, Detections]:
@@ -23,7 +24,7 @@ def read_detections(path: str | os.PathLike[str], truth: GroundTruth) -> dict[in
 
     Raises:
         DataError: the file cannot be read, or a detection in it: it is of an image or a category that is not of the
-            ground truth, or has no box or score.
+            ground truth, has no box or score, or a mask of another size than its image.
     """
     path, kind = os.fspath(path), row_type(["score"])
     num_points = 0 if truth.keypoints is None else len(truth.keypoints.names)
@@ -33,7 +34,7 @@ def read_detections(path: str | os.PathLike[str], truth: GroundTruth) -> dict[in
         row = as_row(entry, kind)
         try:
             height, width = (sizes[row.image_id][side] for side in ("height", "width"))
-            shape = as_rle(row.segmentation, height, width) if row.segmentation else None
+            shape = _mask(row.segmentation, height, width, f"{path}: entry {number} (from 0)")
             points, given = None, None
             if num_points and row.keypoints is not None:
                 points = np.array(row.keypoints, np.float64).reshape(num_points, 3)
@@ -43,6 +44,8 @@ def read_detections(path: str | os.PathLike[str], truth: GroundTruth) -> dict[in
             numbers = (*box, values[1], *(() if points is None else points.flat))
             if len(box) != 4 or not all(map(math.isfinite, numbers)):
                 raise ValueError
+        except DataError:
+            raise
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             raise DataError(
                 f"{path}: entry {number} (from 0), {str(entry)[:120]}, is no detection on the test set: expected an"
@@ -57,18 +60,26 @@ def read_detections(path: str | os.PathLike[str], truth: GroundTruth) -> dict[in
             np.array([score for _, score, *_ in rows], np.float64),
             np.array([k for _, _, k, *_ in rows], np.int64),
             (sizes[image_id]["height"], sizes[image_id]["width"]),
-            [_text(shape["counts"]) for *_, shape, _ in rows] if masks else None,
+            [shape["counts"].decode() for *_, shape, _ in rows] if masks else None,
             np.reshape([points for *_, points in rows], (len(rows), num_points, 3)) if keypoints else None,
         )
         for image_id, rows in columns.items()
     }
 
 
+def _mask(segmentation: Any, height: int, width: int, place: str) -> Any:
+    """The mask as a compressed RLE; None without one. Raises DataError for an RLE that is not of the image's size."""
+    if not segmentation:
+        return None
+    if not isinstance(segmentation, dict):
+        return as_rle(segmentation, height, width)
+    try:
+        return checked_rle(segmentation, (height, width))
+    except ValueError as error:
+        raise DataError(f"{place}: {error}; write masks in the pixels of the image's file") from None
+
+
 def _extent(points: np.ndarray) -> list[float]:
     """x, y, width and height of the box around ``(P, 3)`` points."""
     low, high = points[:, :2].min(0), points[:, :2].max(0)
     return [*low.tolist(), *(high - low).tolist()]
-
-
-def _text(counts: str | bytes) -> str:
-    return counts.decode() if isinstance(counts, bytes) else counts

@@ -18,6 +18,8 @@ class SemanticEvaluator(PerImageEvaluator):
     right pixels, and the share of right pixels. A class without a pixel has -1, and does not count.
     """
 
+    result_names = ("semantic",)
+
     def count(self, index: int, prediction: Prediction) -> np.ndarray:
         """``(3, C)``: right, true and predicted pixels of each class."""
         names, found = self.dataset.semantic_names, prediction.semantic

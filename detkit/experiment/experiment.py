@@ -26,7 +26,7 @@ from detkit.config import (
 )
 from detkit.data import images_per_class
 from detkit.engine.interfaces import Hook, Parallelism, TrainingData
-from detkit.evaluation.interfaces import Evaluator
+from detkit.evaluation.interfaces import Evaluator, check_result_names
 from detkit.experiment.data import DataConfig
 from detkit.experiment.solver import SolverConfig
 from detkit.experiment.train import TrainConfig
@@ -158,8 +158,10 @@ class Experiment:
                     raise ConfigError(f"model.{name}.{error}; or train without, for longer: weights: null") from error
 
     def build_evaluators(self) -> list[Evaluator]:
-        """The evaluators over the test dataset."""
-        return [built("evaluators", recipe, self.data.test_set) for recipe in self.evaluators]
+        """The evaluators over the test dataset. Raises ConfigError where two give results of the same name."""
+        evaluators = [built("evaluators", recipe, self.data.test_set) for recipe in self.evaluators]
+        check_result_names(evaluators)
+        return evaluators
 
     def build_optimizer(self, model: torch.nn.Module) -> Optimizer:
         """The optimizer with its rate scaled to the images a step."""

@@ -169,12 +169,13 @@ class ReportData:
 
     def analyse(self, evaluator: CocoEvaluator, detections: Mapping[int | str, Detections]) -> None:
         """Fills in what the detections say."""
-        names, task = evaluator.dataset.class_names, "mask" if "mask" in self.tasks else "box"
+        has_masks = "mask" in self.tasks and all(found.masks is not None for found in detections.values())
+        names, task = evaluator.dataset.class_names, "mask" if has_masks else "box"
         analysis = Analysis.of(evaluator.truth, detections, task, evaluator.max_detections)  # type: ignore[arg-type]
         self.threshold = analysis.threshold
-        given = self.results.get("errors")  # of a DetectionErrors, or of an evaluator that has the name only
-        known = isinstance(given, Mapping) and {*given.get("cost", ())} == {*KINDS}
-        self.errors = given if known else error_metrics(analysis.matches, self.threshold)
+        given = (self.results.get(name) for name in ("mask_errors", "errors"))  # others may have these names, too
+        known = (found for found in given if isinstance(found, Mapping) and {*found.get("cost", ())} == {*KINDS})
+        self.errors = next(known, None) or error_metrics(analysis.matches, self.threshold)
         self.classes = class_rows(self.tasks, analysis, names)
         self.confusion = confusion(analysis, self.threshold, names)
         self.analysis = analysis

@@ -69,7 +69,8 @@ def render(data: ReportData) -> str:
             charts["thresholds"].append(threshold_chart(scores, data.threshold))
         charts["sizes"].append(size_chart({summary.name: summary.sizes for summary in data.datasets}))
         charts["curves"] += curve_charts(data.series)
-    shown = {*data.tasks, "timing", "errors"}
+    limits = {task: {"limits": found["limits"]} for task, found in data.tasks.items() if "limits" in found}
+    rest = {name: value for name, value in data.results.items() if name not in {*data.tasks, "timing"}}
     sizes = data.analysis.sizes(data.threshold) if data.analysis else ()
     groups = data.analysis.size_groups(data.threshold) if data.analysis else ()
     return template.render(
@@ -78,7 +79,7 @@ def render(data: ReportData) -> str:
         columns=[*{k: 0 for metrics in data.tasks.values() for k, v in metrics.items() if isinstance(v, int | float)}],
         column_sums=[sum(column) for column in zip(*data.confusion.cells)] if data.confusion else (),
         class_columns=["AP", "AP50", "AP75", *(f"AP{size}" for size in AREAS)],
-        others=flatten({name: value for name, value in data.results.items() if name not in shown}),
+        others=flatten(limits | {name: value for name, value in rest.items() if value is not data.errors}),
         best_steps=_best_steps(data.series),
         kinds=_kinds(data),
         scores=scores,

@@ -1,7 +1,7 @@
 """What may be given as an image, and the image files of a folder."""
 
+import itertools
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -14,8 +14,8 @@ from detkit.data.bit_depth import scaled, to_eight_bits
 from detkit.data.image_files import IMAGE_SUFFIXES, load, log_once
 from detkit.data.images import DEFAULT_READING, ImageReading, read_image
 from detkit.data.issues import Issue
+from detkit.data.walk import walk
 from detkit.registry import DataError
-from detkit.utils.run_folder import left_by_run
 
 logger = logging.getLogger(__name__)
 
@@ -128,30 +128,23 @@ def image_files(folder: str | Path, *, recursive: bool = False) -> list[Path]:
 
 
 def walk_images(folder: str | Path, *, recursive: bool = False) -> Iterator[str]:
-    """As ``image_files``, but their paths below the folder, one by one: the names of one folder at a time are held."""
+    """As ``image_files``, but their paths below the folder, one by one: the names of one folder at a time are held.
+
+    ``walk`` says which folders are gone into.
+    """
     folder, found, others, kinds = Path(folder), 0, 0, list[str]()
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder")
-    waiting = [""]
-    while waiting:
-        place, folders = waiting.pop(), list[str]()
-        with os.scandir(folder / place) as entries:
-            names = sorted((entry.name, entry.is_dir(), entry.is_symlink()) for entry in entries)
-        left = left_by_run(folder / place, [name for name, *_ in names])
-        names = [entry for entry in names if entry[0] not in left]
-        for name, is_folder, is_link in names:  # a dead link is named when it is read
-            if is_folder:
-                folders += [] if is_link else [f"{place}{name}/"]  # a link may lead back
-            elif name[0] != "." and name.lower().endswith(IMAGE_SUFFIXES):
+    folders = walk(folder)
+    for place, names in folders if recursive else itertools.islice(folders, 1):
+        for name in names:  # a dead link is named when it is read
+            if name.lower().endswith(IMAGE_SUFFIXES):
                 found += 1
                 yield place + name
-            elif name[0] != ".":
+            else:
                 others, kinds = others + 1, [*kinds, name][:5]
-        if recursive:
-            waiting += folders[::-1]
-        elif found and any(p.suffix.lower() in IMAGE_SUFFIXES for name in folders for p in (folder / name).rglob("*")):
-            words = "%s: the images in its subfolders are left out; recursive=True (--recursive) takes them"
-            logger.warning(words, folder)
+    if not recursive and found and any(name.lower().endswith(IMAGE_SUFFIXES) for _, names in folders for name in names):
+        logger.warning("%s: the images in its subfolders are left out; recursive=True (--recursive) takes them", folder)
     if not found:
         raise DataError(f"{folder}: holds no image file (.jpg, .png, .tif, ...){'' if recursive else ' itself'}")
     if others:

@@ -160,7 +160,7 @@ def test_boundary_ap_is_mask_ap_with_the_lesser_iou_of_masks_and_rims(squares):
     cut = filled(dataset, samples, [o.with_fields(masks=BitMasks(thin)) for o in outputs], tasks=tasks).compute()
     assert cut["mask"]["AP"] == 1.0
     assert cut["boundary"]["AP"] == pytest.approx(np.mean(np.linspace(0.5, 0.95, 10) <= iou))
-    assert "boundary" in CocoEvaluator(dataset).report(cut)
+    assert "boundary" in CocoEvaluator(dataset, tasks=tasks).report(cut)
 
 
 def eroded(mask, times):

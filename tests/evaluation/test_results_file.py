@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pycocotools.mask as coco_mask
 import pytest
 
 from detkit.data import Shapes
@@ -47,7 +48,7 @@ def test_boxes_alone_masks_alone_and_nothing(tmp_path, truth):
 @pytest.mark.parametrize(
     "changes",
     [{"image_id": 99}, {"category_id": 77}, {"score": None}, {"bbox": [1, 2, 3]}, {"bbox": [1, 2, 3, "a"]},
-     {"image_id": [1]}, {"bbox": None, "segmentation": None}, {"segmentation": {"size": [1, 1]}}],
+     {"image_id": [1]}, {"bbox": None, "segmentation": None}, {"segmentation": 3}],
 )  # fmt: skip
 def test_what_is_no_detection_is_named(tmp_path, truth, changes):
     found = rows(truth)
@@ -55,3 +56,23 @@ def test_what_is_no_detection_is_named(tmp_path, truth, changes):
     (tmp_path / "a.json").write_text(json.dumps(found))
     with pytest.raises(DataError, match=r"a\.json: entry 2 .*expected an image_id and a category_id"):
         read_detections(tmp_path / "a.json", truth)
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_a_mask_that_is_not_of_its_images_size_is_named(tmp_path, truth, compressed):
+    height, width = (truth.images[0][side] for side in ("height", "width"))
+    for size, runs, words in (
+        ([height // 2, width // 2], [height * width // 4], "its RLE is of size"),  # of the image as the model saw it
+        ([width, height + 1], [(height + 1) * width], "its RLE is of size"),
+        ([height, width], [7], "the runs of its RLE sum up to 7 pixels"),
+        (None, [height * width], "its RLE is of size None"),
+    ):
+        rle = {"size": size, "counts": runs}
+        if compressed:
+            encoded = coco_mask.frPyObjects({"size": [1, sum(runs)], "counts": runs}, 1, sum(runs))
+            rle["counts"] = encoded["counts"].decode()
+        found = rows(truth)
+        found[2] |= {"image_id": next(iter(truth.number)), "segmentation": rle}
+        (tmp_path / "a.json").write_text(json.dumps(found))
+        with pytest.raises(DataError, match=rf"a\.json: entry 2 \(from 0\): {words}"):
+            read_detections(tmp_path / "a.json", truth)

@@ -71,10 +71,18 @@ class AutoDataset(FormatDataset):
                 raise DataError(f"format: there is no format '{self._format}'.{near} There are {', '.join(formats)}")
             return formats[self._format].chosen(folder)
         kinds = sorted(formats.values(), key=lambda kind: kind.is_general)
+        failure: DataError | None = None
         for number, kind in enumerate(kinds, 1):
-            if (seen := kind.recognise(folder)) is not None:
+            try:
+                seen = kind.recognise(folder)
+            except DataError as error:  # of a file that looks like this format, in a folder that may be of another
+                failure = failure or error
+                continue
+            if seen is not None:
                 _name_others(kinds[number:], kind, folder)
                 return kind, seen
+        if failure is not None:
+            raise failure
         if len(lone := folder.candidates("*.json")) == 1 and len(folder.candidates("*.xml", "*.yaml", "*.txt")) == 0:
             try:
                 read_json(str(folder.path / lone[0]), Row)  # says what is wrong with it

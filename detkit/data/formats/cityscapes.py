@@ -133,12 +133,12 @@ def _drawn(folder: Folder, name: str, numbers: Mapping[str, int]) -> np.ndarray:
         entries = [(str(entry["label"]), entry["polygon"]) for entry in content["objects"] if not entry.get("deleted")]
     except (KeyError, TypeError, AttributeError):
         raise DataError(f"{place}: expected imgHeight, imgWidth and objects, each with label and polygon") from None
-    canvas, counts = Image.new("I", (width, height)), dict.fromkeys(numbers, 0)
-    draw = ImageDraw.Draw(canvas)
+    ids, counts = Image.new("I", (width, height)), dict.fromkeys(numbers, 0)
+    draw = ImageDraw.Draw(ids)
     for number, (label, outline) in enumerate(entries, 1):
         group = label.removesuffix("group") if label not in numbers else ""
         id_ = numbers.get(group, 0)
         if label in numbers:
             id_, counts[label] = numbers[label] * 1000 + counts[label], counts[label] + 1
         draw.polygon(points(outline, f"{place}, object {number}"), fill=id_)
-    return np.array(canvas)
+    return np.array(ids)

@@ -15,14 +15,12 @@ from detkit.data.datasets.rows import MISSING, ImageRow, Row, as_row, is_text, r
 from detkit.data.formats.coco_parts import distinct, joined, near_file, own_part
 from detkit.data.formats.content import Content
 from detkit.data.formats.dataset import FormatDataset
-from detkit.data.formats.files import Folder, decoded
+from detkit.data.formats.files import PEEK, Folder
 from detkit.data.formats.parts import part_of
 from detkit.data.interfaces import DATASETS, NEGATIVE, NOT_EXHAUSTIVE
 from detkit.data.issues import Issue, raise_errors
 from detkit.registry import DataError
 
-PEEK = 1 << 20
-"""Bytes at both ends of a JSON file that are looked at to tell what it is."""
 _LISTS = r'"(images|categories{})"\s*:\s*\['
 
 
@@ -78,29 +76,27 @@ def _files(folder: Folder, kind: type[CocoFolder]) -> dict[str, list[str]]:
     """Part -> its files; where some are of instances, only these."""
     found: dict[str, list[str]] = {}
     for name in sorted(folder.candidates("*.json")):
-        if kind.matches(_sketch(folder.path / name)):
+        if kind.matches(_sketch(folder, name)):
             found.setdefault(part_of(name) or own_part(name), []).append(name)
     return {part: [name for name in names if "instances" in name] or names for part, names in found.items()}
 
 
-def _sketch(path: Path) -> str:
+def _sketch(folder: Folder, name: str) -> str:
     """Both ends of a file, and of one of COCO's lists whose others are not there, the keys between them."""
-    status = path.stat()
-    with open(path, "rb") as file:
-        head = file.read(PEEK)
-        file.seek(max(status.st_size - PEEK, 0))
-        ends = decoded(head + file.read())
+    ends, path = folder.ends(name), folder.path / name
     lists = {*re.findall(_LISTS.format("|annotations"), ends)}
-    if status.st_size <= 2 * PEEK or not lists or {"images", "categories"} <= lists:
+    if not lists or {"images", "categories"} <= lists or ends.lstrip("\ufeff \r\n\t")[:1] != "{":
         return ends
-    return ends + _keys(path, json.detect_encoding(head), status.st_size, status.st_mtime_ns)
+    return ends + _keys(path, path.stat().st_size, path.stat().st_mtime_ns)
 
 
 @functools.lru_cache(64)
-def _keys(path: Path, encoding: str, size: int, changed: int) -> str:
+def _keys(path: Path, size: int, changed: int) -> str:
     """The keys in a file by which its kind is known; each format asks for them."""
     keys = re.compile(f'{_LISTS.format("")}|"segments_info"|"neg_category_ids"')
     found: set[str] = set()
+    with open(path, "rb") as file:
+        encoding = json.detect_encoding(file.read(4))
     with open(path, encoding=encoding, errors="replace") as file:
         text = ""
         while piece := file.read(PEEK):
@@ -142,7 +138,7 @@ def _content(folder: Folder, name: str, is_lvis: bool) -> Content:
     own = [row for row in objects if isinstance(row, Row)]
     if own and all(row.id is MISSING or type(row.id) is str for row in own):
         what = "no ids" if own[0].id is MISSING else "ids of text"
-        notes.append(f"{name}: its annotations have {what}: numbered anew")
+        notes.append(f"{name}: its annotations have {what}, so they are numbered from 1")
         for number, row in enumerate(own, 1):
             row.id = number
     return Content(images, objects, categories, keypoints, notes, extras, place=place)  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class LabelledObject:
         origin: where it stands, for messages: ``"labels/a.txt, line 3"``.
         crowd: whether it is a region to ignore.
         keypoints: x, y, visibility of each, as ``Row`` has them; None without any.
+        turned: whether it was a turned box, of which ``box`` is the one around it; it is said.
     """
 
     label: str | None
@@ -42,6 +43,7 @@ class LabelledObject:
     origin: str = ""
     crowd: bool = False
     keypoints: Sequence[float] | None = None
+    turned: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.mask, np.ndarray):
@@ -137,7 +139,10 @@ class Content:
                     raise DataError(f"{thing.origin}: '{thing.label}' is none of the classes ({known})")
                 rows.append(_row(thing, len(rows) + 1, id_, category, (height, width)))
         ignored = sum(image.ignored for image in kept.values())
+        turned = sum(thing.turned for image in kept.values() for thing in image.objects)
         notes = list(notes)
+        if turned:
+            notes.append(f"{turned} turned boxes are taken as the boxes around them")
         if twice:
             notes.append(f"{amount(twice, 'image')} labelled more than once; what is said first counts")
         if ignored:
@@ -146,6 +151,14 @@ class Content:
         extras = {"annotations": regions}
         lists_classes = class_names is not None
         return Content(image_rows, rows, classes, notes=notes, extras=extras, lists_classes=lists_classes)
+
+    def move_regions(self, class_names: Collection[str]) -> None:
+        """Puts regions of every class, which have to be of one, into one that is chosen, so that they are kept."""
+        chosen = next((id_ for id_, name in self.categories.items() if name in class_names), None)
+        regions = self.extras.get("annotations", {})
+        for row in self.rows if regions and chosen is not None else ():
+            if EVERY_CLASS in regions.get(row["id"], ()):
+                row["category_id"] = chosen
 
 
 def listed_first(listed: Iterable[str], images: Iterable[LabelledImage]) -> list[str] | None:

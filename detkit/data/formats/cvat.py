@@ -52,11 +52,9 @@ class CvatDataset(FormatDataset):
             for label in folder.xml(name).iter("label")
             if label.find("parent") is None
         ]
-        turned_boxes: list[str] = []
         entries = [(part, name, entry) for part, found in parts.items() for name, entry in found]
-        images = [_image(folder, entry, part, name, turned_boxes) for part, name, entry in entries]
-        notes = [f"{len(turned_boxes)} turned boxes are taken as the boxes around them"] if turned_boxes else []
-        return Content.of_images(folder, images, listed or None, notes)
+        images = (_image(folder, entry, part, name) for part, name, entry in entries)
+        return Content.of_images(folder, images, listed or None)
 
 
 def _files(folder: Folder) -> list[str]:
@@ -64,7 +62,7 @@ def _files(folder: Folder) -> list[str]:
     return [
         name
         for name in folder.candidates("*.xml")
-        if "<annotations" in folder.head(name) and ("<image" in (text := folder.text(name)) or "<track" in text)
+        if "<annotations" in folder.head(name) and ("<image" in (text := folder.ends(name)) or "<track" in text)
     ]
 
 
@@ -98,7 +96,7 @@ def _frames(folder: Folder, file: str, root: Element) -> list[Element]:
     return list(out.values())
 
 
-def _image(folder: Folder, entry: Element, part: str, file: str, turned_boxes: list[str]) -> LabelledImage:
+def _image(folder: Folder, entry: Element, part: str, file: str) -> LabelledImage:
     name, label = entry.get("name") or "", f"{folder.path / file}, image {entry.get('id')}"
     tops, below = (PurePosixPath(file).parent, PurePosixPath()), (f"images/{part}", part, "images", "")
     places = dict.fromkeys(str(top / where) for top in tops for where in below)
@@ -110,10 +108,10 @@ def _image(folder: Folder, entry: Element, part: str, file: str, turned_boxes: l
     except ValueError:
         raise DataError(f"{label}: its id, width or height is no whole number") from None
     ignored = sum(shape.tag in IGNORED for shape in entry)
-    return LabelledImage(path, list(_objects(entry, label, size, turned_boxes)), size, id_, ignored)
+    return LabelledImage(path, list(_objects(entry, label, size)), size, id_, ignored)
 
 
-def _objects(entry: Element, place: str, size: tuple[int, int], turned_boxes: list[str]) -> Iterator[LabelledObject]:
+def _objects(entry: Element, place: str, size: tuple[int, int]) -> Iterator[LabelledObject]:
     for number, shape in enumerate(entry, 1):
         if shape.tag in IGNORED or shape.get("label") is None:
             continue
@@ -122,10 +120,9 @@ def _objects(entry: Element, place: str, size: tuple[int, int], turned_boxes: li
         if shape.tag == "box":
             box = _values(shape, ("xtl", "ytl", "xbr", "ybr"), origin)
             if degrees:
-                turned_boxes.append(origin)
                 corners = rectangle(box)
                 box = extent(turned(corners, degrees, corners.mean(0)))
-            yield LabelledObject(label, box, None, origin)
+            yield LabelledObject(label, box, None, origin, turned=degrees != 0)
         elif shape.tag == "polygon":
             pairs = [pair.split(",") for pair in (shape.get("points") or "").split(";")]
             yield LabelledObject(label, None, [points(pairs, origin)], origin)

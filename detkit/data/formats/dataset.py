@@ -91,6 +91,7 @@ class FormatDataset(TableDataset):
             content = reader.read(folder, choose_parts(parts, split, folder))
         if set(class_names or ()).difference(content.categories.values()):
             _add_classes(content, content if split is None else reader.read(folder, parts), class_names or (), folder)
+        content.move_regions(class_names or ())
         self.embedded, self.lists_classes = content.embedded, content.lists_classes
         extras = {kind: list(found.items()) for kind, found in content.extras.items()}
         self._extras = msgspec.json.encode(extras)  # in one piece, which loader workers share

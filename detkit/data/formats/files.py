@@ -26,11 +26,13 @@ from detkit.data.file_names import plain
 from detkit.data.formats.parts import purpose_of_folder
 from detkit.data.image_files import IMAGE_SUFFIXES, log_once, open_image
 from detkit.data.issues import Issue
+from detkit.data.walk import walk
 from detkit.registry import DataError
-from detkit.utils.run_folder import MARK, left_by_run
 
 HEAD = 1 << 16
 """Bytes of a file by which its format is known."""
+PEEK = 1 << 20
+"""Bytes at both ends of a file whose head does not say it."""
 LARGEST = 1 << 28
 """Bytes of a text file that is not a COCO file, or of an embedded image; larger ones are a mistake or an attack."""
 
@@ -55,17 +57,9 @@ class Folder:
     @functools.cached_property
     def files(self) -> dict[str, None]:
         """The paths of all files below it, with ``/``, in order."""
-        found = []
-        for folder, folders, names in os.walk(self.path):
-            left = left_by_run(Path(folder), [*folders, *names]) if MARK in names else ()
-            folders[:] = sorted(name for name in folders if name[0] != "." and name not in left)
-            below = Path(folder).relative_to(self.path).as_posix()
-            found += [
-                name if below == "." else f"{below}/{name}"
-                for name in sorted(names)
-                if name[0] != "." and name not in left
-            ]
-        return dict.fromkeys(found)
+        found = dict(walk(self.path))
+        folders = sorted(found, key=lambda folder: folder.split("/"))  # as they would lie there without links
+        return dict.fromkeys(folder + name for folder in folders for name in found[folder])
 
     @functools.cached_property
     def images(self) -> dict[str, None]:
@@ -190,11 +184,21 @@ class Folder:
 
     def head(self, name: str) -> str:
         """The first letters of a text file, enough to see what it is; "" where it cannot be read."""
+        return self._ends(name, HEAD, 0)
+
+    def ends(self, name: str) -> str:
+        """Both ends of a text file, a small one as a whole; "" where it cannot be read."""
+        return self._ends(name, PEEK, PEEK)
+
+    def _ends(self, name: str, first: int, last: int) -> str:
         try:
             with open(self.path / name, "rb") as file:
-                return decoded(file.read(HEAD))
+                content = file.read(first)
+                file.seek(max(file.seek(0, os.SEEK_END) - last, len(content)))
+                content += file.read()
         except OSError:
             return ""
+        return content.decode(json.detect_encoding(content), "replace")
 
     def text(self, name: str, is_json: bool = False) -> str:
         """A text file: UTF-8, UTF-16 with a mark, what XML declares; else, but not in JSON, Latin-1."""
@@ -259,11 +263,6 @@ class Folder:
 
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")
 """What Label Studio puts before the names of images that are uploaded."""
-
-
-def decoded(head: bytes) -> str:
-    """The beginning of a text file, enough to see what it is, in the encoding that it seems to have."""
-    return head.decode(json.detect_encoding(head), "replace")
 
 
 def _shared_folders(*paths: str) -> int:

@@ -82,7 +82,7 @@ def _files(folder: Folder) -> list[str]:
         name
         for name in folder.candidates("*.json")
         if folder.head(name).lstrip("\ufeff \r\n\t")[:1] == "["
-        and re.search(r'"(result|annotation_id)"\s*:', text := folder.text(name))
+        and re.search(r'"(result|annotation_id)"\s*:', text := folder.ends(name))
         and re.search(r'"(annotations|completions|predictions|annotator)"\s*:', text)
     ]
 
@@ -173,7 +173,8 @@ def _object(result: Any, origin: str) -> LabelledObject | None:
         names = ("x", "y", "width", "height")
         x, y, w, h = numbers([value.get(name) for name in names], origin, ", ".join(names), 4)
         corners = rectangle((x * scale[0], y * scale[1], (x + w) * scale[0], (y + h) * scale[1]))
-        return LabelledObject(str(labels[0]), extent(turned(corners, degrees, corners[0])), None, origin)
+        box = extent(turned(corners, degrees, corners[0]))
+        return LabelledObject(str(labels[0]), box, None, origin, turned=degrees != 0)
     if kind == "polygonlabels":
         outline = np.reshape(points(value.get("points"), origin), (-1, 2)) * scale
         return LabelledObject(str(labels[0]), None, [outline.reshape(-1).tolist()], origin)

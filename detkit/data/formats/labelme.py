@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -40,7 +41,8 @@ class LabelMeDataset(FormatDataset):
         names = folder.candidates("*.json")
         likely = sorted(names, key=lambda name: folder.image_of_stem(PurePosixPath(name).stem) is None)
         for name in likely[:3]:
-            if '"shapes"' in (text := folder.text(name)) and '"imagePath"' in text:  # which may stand behind the image
+            text = folder.ends(name)  # the shapes may stand before the embedded image or behind it
+            if '"shapes"' in text and re.search('"image(Path|Data|Height)"', text):
                 return f"{len(names)} JSON files"
         return None
 

@@ -53,13 +53,11 @@ class SuperviselyDataset(FormatDataset):
             shapes = {str(entry["title"]): entry.get("shape") for entry in meta["classes"]}
         except (AttributeError, KeyError, TypeError):
             raise DataError(f"{folder.path / file}: has no list 'classes' of entries with a title") from None
-        turned_boxes: list[str] = []
-        images = [_image(folder, name, shapes, turned_boxes) for found in parts.values() for name in found]
-        notes = [f"{len(turned_boxes)} turned boxes are taken as the boxes around them"] if turned_boxes else []
-        return Content.of_images(folder, images, list(shapes), notes)
+        images = (_image(folder, name, shapes) for found in parts.values() for name in found)
+        return Content.of_images(folder, images, list(shapes))
 
 
-def _image(folder: Folder, name: str, shapes: Mapping[str, Any], turned_boxes: list[str]) -> LabelledImage:
+def _image(folder: Folder, name: str, shapes: Mapping[str, Any]) -> LabelledImage:
     content, place = folder.json(name), str(folder.path / name)
     try:
         size = (int(content["size"]["height"]), int(content["size"]["width"]))
@@ -70,14 +68,12 @@ def _image(folder: Folder, name: str, shapes: Mapping[str, Any], turned_boxes: l
     image = folder.image(PurePosixPath(name).stem, near, name)
     if not image.startswith(f"{near}/") and folder.below(near):
         raise DataError(f"{place}: there is no image of this name in '{near}'; '{image}' is of another dataset")
-    found = [_object(entry, size, shapes, turned_boxes, f"{place}, object {n}") for n, entry in enumerate(things, 1)]
+    found = [_object(entry, size, shapes, f"{place}, object {n}") for n, entry in enumerate(things, 1)]
     objects = [thing for thing in found if thing]
     return LabelledImage(image, objects, size, ignored=len(found) - len(objects))
 
 
-def _object(
-    entry: Any, size: tuple[int, int], shapes: Mapping[str, Any], turned_boxes: list[str], origin: str
-) -> LabelledObject | None:
+def _object(entry: Any, size: tuple[int, int], shapes: Mapping[str, Any], origin: str) -> LabelledObject | None:
     """An object; its shape is that of its class in files of 2018, which say none. None for what has no area."""
     label, kind = (entry.get("classTitle"), entry.get("geometryType")) if isinstance(entry, dict) else (None, None)
     if kind is None and isinstance(label, str):
@@ -97,10 +93,9 @@ def _object(
         corners = numbers(outer, origin, "its pair of corners", 4).reshape(2, 2)
         box = [*corners.min(0).tolist(), *(corners.max(0) + 1).tolist()]
         if kind == "oriented_bbox":
-            turned_boxes.append(origin)
             radians = numbers([entry.get("angle") or 0], origin, "the angle", 1)[0]  # clockwise
             box = extent(turned(rectangle(box), math.degrees(radians), rectangle(box).mean(0)))
-        return LabelledObject(label, box, None, origin)
+        return LabelledObject(label, box, None, origin, turned=kind == "oriented_bbox")
     if kind == "polygon":
         outline = points(outer, origin)
         holes = [points(hole, origin) for hole in inner or ()]

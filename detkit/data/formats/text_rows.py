@@ -33,7 +33,7 @@ class TextRows(FormatDataset):
     def recognise(cls, folder: Folder) -> str | None:
         names = cls.label_files(folder)
         for name in names:
-            for number, line in lines_of(folder.text(name)):
+            for number, line in lines_of(folder.head(name)):
                 try:
                     if cls.read_line(line, f"{name}, line {number}") is None:
                         continue
@@ -65,9 +65,8 @@ class TextRows(FormatDataset):
 class KittiDataset(TextRows):
     """KITTI's 2D boxes (Geiger et al. 2012): ``label_2/*.txt`` and ``image_2``, or ``labels`` and ``images``.
 
-    ``DontCare`` is a region to ignore: a crowd of the first class, which evaluators take as one of every class. Parts
-    are those of ``ImageSets/*.txt``, or told by folders. Classes are the labels, sorted. Options are those of
-    ``FormatDataset``.
+    ``DontCare`` is a region to ignore: a crowd, which evaluators take as one of every class. Parts are those of
+    ``ImageSets/*.txt``, or told by folders. Classes are the labels, sorted. Options are those of ``FormatDataset``.
     """
 
     key = "kitti"

@@ -72,15 +72,12 @@ class YoloDataset(FormatDataset):
         starts = (folder.path, Path.cwd())
         for start in (*starts, *(start / "datasets" for start in (*starts, folder.path.parent))):
             base = start / Path(str(entries.get("path") or ".")).expanduser()
-            paths = [(base / entry).resolve() for entry in written]
-            outside = [path for path in paths if path.exists() and not path.is_relative_to(folder.path.resolve())]
-            if outside:
-                tops = [re.split(r"/(?:images|JPEGImages)(?=/|$)", path.as_posix())[0] for path in outside]
-                top = Path(
-                    os.path.commonpath([path if os.path.isdir(path) else os.path.dirname(path) for path in tops])
-                )
-                if top not in (Path(top.anchor), Path.home()):  # all of a disk is not looked through
-                    return Folder(top, str((folder.path / str(name)).resolve()), folder.stored)
+            for way in (os.path.abspath, os.path.realpath):  # labels lie beside a link to images, or beside its target
+                paths = [path for entry in written if (path := Path(way(base / entry))).exists()]
+                outside = [path for path in paths if not path.is_relative_to(way(folder.path))]
+                found = _above(outside, folder, str(name)) if outside else folder
+                if paths and any(_label_files(found)):
+                    return found
         return folder
 
     @classmethod
@@ -102,6 +99,15 @@ class YoloDataset(FormatDataset):
         images = [reader.image(path) for paths in parts.values() for path in paths]
         content = Content.of_images(folder, images, names, reader.notes())
         return dataclasses.replace(content, keypoints=reader.keypoints())
+
+
+def _above(paths: list[Path], folder: Folder, name: str) -> Folder:
+    """The folder above those of images that a YAML in ``folder`` names; ``folder`` where that would be a whole disk."""
+    tops = [re.split(r"/(?:images|JPEGImages)(?=/|$)", path.as_posix())[0] for path in paths]
+    top = Path(os.path.commonpath([path if os.path.isdir(path) else os.path.dirname(path) for path in tops]))
+    if top in (Path(top.anchor), Path.home()):
+        return folder
+    return Folder(top, str((folder.path / name).resolve()), folder.stored)
 
 
 def _description(folder: Folder) -> str | None:

@@ -61,8 +61,8 @@ def _(rpn: MatterportRPN, batch: Batch, features: Features) -> Rows:
     maps, logits, deltas = rpn.head_outputs(features)
     anchors = torch.cat(static_anchors(rpn.anchor_generator, maps, batch.size))
     height, width = batch.size
-    canvas = torch.zeros_like(batch.regions) + torch.tensor([0, 0, 1, 0]) * width + torch.tensor([0, 0, 0, 1]) * height
-    return _proposals(rpn, canvas, [anchors], [torch.cat(logits, dim=1)], [torch.cat(deltas, dim=1)])
+    padded = torch.zeros_like(batch.regions) + torch.tensor([0, 0, 1, 0]) * width + torch.tensor([0, 0, 0, 1]) * height
+    return _proposals(rpn, padded, [anchors], [torch.cat(logits, dim=1)], [torch.cat(deltas, dim=1)])
 
 
 def _proposals(rpn: RPN, regions: Tensor, anchors: list[Tensor], logits: list[Tensor], deltas: list[Tensor]) -> Rows:

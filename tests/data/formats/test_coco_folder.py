@@ -9,7 +9,7 @@ from PIL import Image
 from small_folders import make_folder
 
 from detkit.data import DATASETS, open_dataset
-from detkit.data.formats import coco_folder
+from detkit.data.formats import coco_folder, files
 from detkit.registry import DataError
 
 BOX = {"id": 5, "image_id": 7, "category_id": 3, "bbox": [2, 3, 20, 10], "area": 200, "iscrowd": 0}
@@ -48,7 +48,8 @@ def test_a_large_file_is_known_wherever_its_lists_stand(kind, encoding, tmp_path
             entry["attributes"] = "z" * 999
         file.write_text(json.dumps(content, sort_keys=True), encoding=encoding)
     expected = open_dataset(folder).coco()
-    monkeypatch.setattr(coco_folder, "PEEK", 250)
+    for module in (files, coco_folder):
+        monkeypatch.setattr(module, "PEEK", 250)
     found = open_dataset(folder)
     assert (found.format, found.coco()) == (DATASETS.get(kind).format, expected)
 
@@ -79,7 +80,7 @@ def test_annotations_without_numbers_are_numbered(folder, ids, words, caplog):
     bare = {key: value for key, value in BOX.items() if key != "id"}
     dataset = open_dataset(folder(annotations=[bare | id_ for id_ in ids]))
     assert [row["id"] for row in dataset.coco()["annotations"]] == [1, 2]
-    assert f"its annotations have {words}: numbered anew" in caplog.text
+    assert f"its annotations have {words}, so they are numbered from 1" in caplog.text
     with pytest.raises(DataError, match=r"annotations\[1\] has no 'id'"):
         open_dataset(folder(annotations=[BOX, bare]))
 

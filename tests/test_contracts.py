@@ -583,6 +583,7 @@ def test_evaluator(cls):
         semantic = [None if m is None else m.semantic.long() for m in maps]
         evaluator.update(batch, [Prediction(*parts) for parts in zip(found, semantic, maps)])
     results = evaluator.compute()
+    assert {*results} <= {*evaluator.result_names}
     if of_maps:
         assert evaluator.report(results)
         assert next(iter(results.values()))[{"PanopticEvaluator": "PQ", "SemanticEvaluator": "mIoU"}[cls.__name__]] == 1

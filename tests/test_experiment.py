@@ -1,6 +1,7 @@
 """Rules that span several parts of a config."""
 
 import io
+import json
 import pickle
 
 import pytest
@@ -15,6 +16,7 @@ from detkit.experiment.run import owned
 from detkit.modeling.matcher import Matcher
 from detkit.modeling.roi_heads import StandardRoIHeads
 from detkit.registry import ConfigError, DataError
+from detkit.training import evaluate_results
 
 PRESET, PLAIN = "configs/matterport/mask_rcnn_R_50_FPN.yaml", "configs/coco/mask_rcnn_R_50_FPN_1x.yaml"
 RPN, HEADS = "model.proposal_generator.matcher.crowd_thresh", "model.roi_heads.matcher.crowd_thresh"
@@ -103,3 +105,34 @@ def test_a_neck_that_does_not_take_the_maps_is_said_before_anything_is_built(ove
     with pytest.raises(ConfigError, match=r"^model\.neck") as error:
         load_experiment("quick_start/mask_rcnn_shapes", overrides)
     assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "name"),
+    [
+        ("CocoEvaluator", "LvisEvaluator", "box"),
+        ("DetectionErrors", "DetectionErrors", "errors"),
+        ("CocoEvaluator, tasks: [box]", "CocoEvaluator, tasks: [mask, box]", "box"),
+        ("CocoEvaluator, tasks: [boundary]", "CocoEvaluator, tasks: [mask, box]", ""),
+        ("DetectionErrors", "DetectionErrors, task: mask", ""),
+    ],
+)
+def test_evaluators_whose_results_have_one_name_are_refused_when_they_are_built(first, second, name):
+    experiment = tiny_experiment(f"evaluators=[{{name: {first}}}, {{name: {second}}}]")
+    if not name:
+        assert len(experiment.build_evaluators()) == 2
+        return
+    with pytest.raises(ConfigError, match=f"evaluators: .* both give results named '{name}'"):
+        experiment.build_evaluators()
+
+
+def test_all_evaluators_of_a_kind_take_a_file_of_detections(tmp_path):
+    tasks = ("[box]", "[mask]")
+    nodes = ", ".join(f"{{name: CocoEvaluator, tasks: {task}}}" for task in tasks)
+    experiment = tiny_experiment(f"evaluators=[{nodes}]", f"train.output_dir={tmp_path / 'out'}")
+    content = experiment.data.test_set.coco()
+    rows = [{**row, "score": 0.5} for row in content["annotations"]]
+    (tmp_path / "found.json").write_text(json.dumps(rows))
+    evaluate_results(experiment, tmp_path / "found.json")
+    results = json.loads((tmp_path / "out/evaluation.json").read_text())
+    assert {task: metrics["AP"] for task, metrics in results.items()} == {"box": 1, "mask": 1}

@@ -9,7 +9,7 @@ import torch
 from coco_oracle import JsonDataset, noisy_results, pycocotools_metrics
 from processes import in_processes
 
-from detkit.evaluation import EVALUATORS, CocoEvaluator, coco_results
+from detkit.evaluation import EVALUATORS, CocoEvaluator, coco_results, evaluate, write_evaluation
 from detkit.registry import DataError
 from detkit.structures import BitMasks, Boxes, Instances, Keypoints, Prediction, Sample
 
@@ -141,8 +141,9 @@ def test_tasks_follow_data_and_predictions(squares, caplog):
         del a["segmentation"]
     assert filled(JsonDataset(without), samples, outputs).compute().keys() == {"box"}
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
-    with pytest.raises(DataError, match="have none"):
-        filled(JsonDataset(without), samples, outputs, tasks=("mask",)).compute()
+    for tasks, words in ((("box", "mask"), "mask AP .* have none"), (("keypoints",), "keypoint AP .* have none")):
+        with pytest.raises(DataError, match=words):
+            CocoEvaluator(JsonDataset(without), tasks=tasks)
     with pytest.raises(ValueError, match="predicts no masks"):
         filled(dataset, samples, boxes_only, tasks=("mask",))
 
@@ -188,14 +189,49 @@ def test_what_a_limit_cuts_off_is_counted_and_told(squares):
     evaluator = CocoEvaluator(dataset, max_detections=2)
     evaluator.update(samples, [Prediction(o, num_cut=n) for o, n in zip(three, (131, 0, 7))])
     results = evaluator.compute()
-    assert results["limits"] == {
-        "cut_by_model": {"detections": 138, "images": 2},
-        "cut_by_evaluator": {"detections": 3, "images": 3},
-    }
+    assert (
+        results["box"]["limits"]
+        == results["mask"]["limits"]
+        == {
+            "cut_by_model": {"detections": 138, "images": 2},
+            "cut_by_evaluator": {"detections": 3, "images": 3},
+        }
+    )
     report = evaluator.report(results)
     assert "138 detections of 2 images were cut off by the model's limit; raise model.roi_heads.box_head" in report
     assert "3 detections of 3 images were cut off by the evaluator's limit; raise this evaluator's" in report
-    assert "limits" not in filled(*squares, max_detections=1).compute()
+    assert "limits" not in filled(*squares, max_detections=1).compute()["box"]
+
+
+def test_evaluators_of_other_tasks_go_together_where_a_limit_cuts(squares, tmp_path):
+    dataset, samples, outputs = squares
+    evaluators = [CocoEvaluator(dataset, tasks=tasks, max_detections=1) for tasks in (("mask",), ("box",))]
+    three = [Prediction(Instances.cat([o] * 3), num_cut=1) for o in outputs]
+
+    class Model(torch.nn.Module):
+        def forward(self, samples):
+            return three
+
+    results = evaluate(Model(), [samples], evaluators, progress=False)
+    assert results.keys() == {"mask", "box", "timing"}
+    assert results["mask"]["limits"] == results["box"]["limits"]
+    file = tmp_path / "found.json"
+    text = write_evaluation(results, evaluators, tmp_path / "evaluation.json", detections=file)
+    assert [line[:5].strip() for line in text.splitlines() if line[:5] in ("box  ", "mask ")] == ["mask", "box"]
+    assert text.count(str(file)) == 1
+    assert all("segmentation" in row for row in json.loads(file.read_text())), "of the first one"
+
+
+def test_what_tasks_ask_for_must_be_in_a_file_of_detections(squares, tmp_path):
+    dataset, file = squares[0], tmp_path / "boxes.json"
+    filled(*squares, tasks=("box",)).write_results(file)
+    for task in ("mask", "boundary"):
+        with pytest.raises(DataError, match=rf"boxes\.json: tasks ask for {task} AP, .* has masks; set tasks: \[box\]"):
+            CocoEvaluator(dataset, tasks=("box", task)).read_results(file)
+    file.write_text("[]")
+    evaluator = CocoEvaluator(dataset, tasks=("box", "mask"))
+    evaluator.read_results(file)
+    assert [evaluator.compute()[task]["AP"] for task in ("box", "mask")] == [0, 0]
 
 
 def test_results_are_coco_results(squares, tmp_path):

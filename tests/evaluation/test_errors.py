@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from detkit.data import TableDataset
+from detkit.data import Shapes, TableDataset
 from detkit.evaluation.coco_metrics import GroundTruth, coco_metrics
 from detkit.evaluation.coco_results import coco_results
 from detkit.evaluation.errors import KINDS, DetectionErrors
+from detkit.evaluation.interfaces import check_result_names
+from detkit.registry import DataError
 from detkit.structures import Boxes, Instances, Prediction, Sample
 
 SIZE = (100, 100)
@@ -103,3 +105,26 @@ def test_ap50_is_cocos(seed):
     assert errors["AP50"] == pytest.approx(expected["AP50"], abs=1e-6)
     assert all(cost >= -1e-9 for cost in errors["cost"].values())
     assert errors["num_detections"] == sum(g[2] >= 0.3 for guess in guesses for g in guess)
+
+
+def test_mistakes_of_boxes_and_of_masks_go_together():
+    data = Shapes(num_images=2, seed=1)
+    evaluators = [DetectionErrors(data, task=task) for task in ("box", "mask")]
+    check_result_names(evaluators)
+    for index in range(len(data)):
+        record = data[index]
+        found = record.objects.with_fields(scores=torch.ones(len(record.objects)))
+        sample = Sample(torch.from_numpy(record.image), record.original_size, image_id=record.image_id)
+        for evaluator in evaluators:
+            evaluator.update([sample], [Prediction(found)])
+    results = evaluators[0].compute() | evaluators[1].compute()
+    assert {name: (found["task"], found["AP50"]) for name, found in results.items()} == {
+        "errors": ("box", 1),
+        "mask_errors": ("mask", 1),
+    }
+    assert [evaluator.report(results).split()[0] for evaluator in evaluators] == ["box", "mask"]
+
+
+def test_masks_are_missed_before_anything_is_predicted():
+    with pytest.raises(DataError, match=r"1 of 1 have none \(the first: annotation 1\); set task: box"):
+        DetectionErrors(dataset([[(0, OBJECT)]]), task="mask")

@@ -9,6 +9,7 @@ from torch import nn
 from detkit.data.interfaces import Dataset
 from detkit.engine.metrics import flatten
 from detkit.evaluation import Evaluator, FirstPredictions, evaluate, write_evaluation
+from detkit.registry import ConfigError
 from detkit.structures import Boxes, Instances, Prediction, Sample
 
 
@@ -94,6 +95,15 @@ def test_first_predictions_are_kept_without_a_second_pass():
 def test_two_results_of_one_name_are_an_error():
     with pytest.raises(ValueError, match="seen"):
         evaluate(Detector(), batches(1), [Collector(), Collector()], progress=False)
+
+
+def test_names_that_are_known_before_are_compared_before_anything_is_predicted():
+    evaluators, model = [Collector(), Collector()], Detector()
+    for evaluator in evaluators:
+        evaluator.result_names = ("seen",)
+    with pytest.raises(ConfigError, match="Collector and Collector both give results named 'seen'"):
+        evaluate(model, batches(1), evaluators, progress=False)
+    assert not model.calls
 
 
 def test_an_empty_test_set_is_warned_of(caplog):

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 from faster_coco_eval import COCO, COCOeval_faster
+from small_folders import make_folder
 
 from detkit.data import TableDataset, open_dataset
 from detkit.data.interfaces import EVERY_CLASS
 from detkit.evaluation import CocoEvaluator
 from detkit.evaluation.coco_metrics import GroundTruth, coco_metrics
 from detkit.evaluation.errors import DetectionErrors
+from detkit.evaluation.labelled import with_regions
 from detkit.structures import Boxes, Instances, Prediction, Sample
 
 SIZE = (100, 100)
@@ -132,8 +134,6 @@ def test_mistakes_by_kind_leave_out_classes_that_nobody_looked_for():
 
 
 def test_kitti_says_which_regions_are_of_every_class(tmp_path):
-    from small_folders import make_folder
-
     root = make_folder("KittiDataset", tmp_path)
     with open(root / "label_2/a.txt", "a") as file:
         file.write(f"DontCare -1 -1 -10 20 2 39 9{' -1' * 7}\n")
@@ -143,9 +143,20 @@ def test_kitti_says_which_regions_are_of_every_class(tmp_path):
     assert [row["iscrowd"] for row in dataset.coco()["annotations"]] == [0, 1]
 
 
-def test_lvis_says_what_was_looked_for(tmp_path):
-    from small_folders import make_folder
+@pytest.mark.parametrize("class_names", [("Van",), ("Van", "Car"), ("Car",)])
+def test_regions_of_every_class_are_kept_whatever_classes_are_chosen(class_names, tmp_path):
+    root = make_folder("KittiDataset", tmp_path)
+    with open(root / "label_2/a.txt", "a") as file:
+        file.write(f"DontCare -1 -1 -10 20 2 39 9{' -1' * 7}\nVan 0 0 0 1 12 9 19{' 0' * 7}\n")
+    dataset = open_dataset(root, class_names=class_names)
+    assert dataset.class_names == class_names
+    assert [row.get(EVERY_CLASS, 0) for row in dataset.coco()["annotations"]].count(1) == 1
+    assert [row["bbox"] for row in dataset.coco()["annotations"] if row["iscrowd"]] == [[20, 2, 19, 7]]
+    regions = with_regions(dataset.coco())
+    assert {row["category_id"] for row in regions if row["iscrowd"]} == {*dataset.category_ids}
 
+
+def test_lvis_says_what_was_looked_for(tmp_path):
     root = make_folder("LvisFolder", tmp_path)
     text = (root / "lvis_val.json").read_text().replace('"neg_category_ids": []', '"neg_category_ids": [3]', 1)
     (root / "lvis_val.json").write_text(text.replace('"name": "cat"', '"name": "cat", "frequency": "r"'))

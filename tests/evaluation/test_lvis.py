@@ -88,7 +88,7 @@ def test_the_limit_is_over_an_image_not_over_each_of_its_classes(tmp_path):
     coco, lvis = limited
     assert "(5 an image)" in evaluator.report(lvis)
     assert coco["box"]["AP"] != lvis["box"]["AP"]
-    assert lvis["limits"]["cut_by_evaluator"] == {"detections": len(found) - 12 * 5, "images": 12}
+    assert lvis["box"]["limits"]["cut_by_evaluator"] == {"detections": len(found) - 12 * 5, "images": 12}
     best = evaluator.detections
     assert {len(rows.scores) for rows in best.values()} == {5}
     scores = sorted((row["score"] for row in found if row["image_id"] == 1), reverse=True)[:5]

@@ -15,7 +15,7 @@ from report_cases import FAR, NEAR, OBJECT, dataset, evaluated, instances, rando
 from detkit.data import Shapes
 from detkit.doctor import Finding
 from detkit.evaluation import CocoEvaluator
-from detkit.evaluation.errors import DetectionErrors
+from detkit.evaluation.errors import KINDS, DetectionErrors
 from detkit.report import About, ReportData, write_report
 from detkit.report.analysis import Analysis
 from detkit.report.page import metric
@@ -218,6 +218,28 @@ def test_what_a_detection_errors_says_is_taken(tmp_path):
     assert "AP50 of boxes is 0.000" in page.text
     assert "detections of at least 0.30." in page.text
     assert next(row for row in page.rows if row[0] == "background")[:3] == ["background", "1", "0.000"]
+
+
+def test_mistakes_of_masks_are_taken_before_those_of_boxes_which_are_said_too(tmp_path):
+    data = dataset(tmp_path, [[(0, OBJECT)]])
+    evaluator, results = evaluated(data, [[(0, FAR, 0.35)]])
+    results |= {"errors": made("box", 3), "mask_errors": made("mask", 7)}
+    page = checked(write_report(tmp_path / "report.html", results, evaluator))
+    assert next(row for row in page.rows if row[0] == "background")[1] == "7"
+    assert ["errors/counts/background", "3"] in page.rows
+
+
+def made(task, number):
+    counts, cost = dict.fromkeys(KINDS, number), dict.fromkeys(KINDS, 0.1)
+    return {"AP50": 0.5, "counts": counts, "cost": cost, "num_detections": 9, "score_thresh": 0.3, "task": task}
+
+
+def test_what_a_limit_cuts_off_is_on_the_page(tmp_path):
+    data = dataset(tmp_path, [[(0, OBJECT)]])
+    evaluator, results = evaluated(data, [[(0, FAR, 0.35)]])
+    results["box"]["limits"] = {"cut_by_model": {"detections": 5, "images": 1}}
+    page = checked(write_report(tmp_path / "report.html", results, evaluator))
+    assert ["box/limits/cut_by_model/detections", "5"] in page.rows
 
 
 def test_what_fails_is_left_out_and_the_rest_is_there(tmp_path, caplog, monkeypatch):

@@ -30,6 +30,15 @@ def test_images_are_found_by_name_and_links_that_lead_back_are_not_followed(fold
     assert not caplog.text
 
 
+def test_links_to_other_folders_are_followed(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    (other / "x").mkdir()
+    (other / "x/far.png").touch()
+    (folder / "link").symlink_to(other)
+    assert [*walk_images(folder, recursive=True)][-1] == "link/x/far.png"
+    assert folder / "link/x/far.png" not in image_files(folder)
+
+
 def test_pictures_that_a_run_has_left_are_no_images(folder):
     before = image_files(folder, recursive=True)
     run = folder / "output" / "run"

@@ -133,7 +133,8 @@ class CocoEvaluator(Evaluator):
                 *(len(merged), len(truth.number)),
             )
         results = self.results()
-        limits = {"limits": found} if (found := self._limits()) else {}
+        cut = self._limits()
+        limits = {"limits": cut} if cut else {}
         return {
             task: coco_metrics(truth, results, task, self.max_detections, self.per_class) | limits
             for task in self._tasks(truth, results)
@@ -143,7 +144,7 @@ class CocoEvaluator(Evaluator):
         """``compute()``'s results as tables: overall, class by class with the number of objects, and reasons."""
         own = {name: results[name] for name in self.result_names if name in results}
         lines = [coco_report(own, self.truth.instances)]
-        limits = next((found["limits"] for found in own.values() if "limits" in found), {})
+        limits: dict[str, Any] = next((found["limits"] for found in own.values() if "limits" in found), {})
         for name, fix in (
             ("model", MODEL_LIMIT),
             ("evaluator", f"this evaluator's max_detections ({self.max_detections} {self.limit_of})"),

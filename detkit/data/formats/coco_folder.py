@@ -139,8 +139,8 @@ def _content(folder: Folder, name: str, is_lvis: bool) -> Content:
     if own and all(row.id is MISSING or type(row.id) is str for row in own):
         what = "no ids" if own[0].id is MISSING else "ids of text"
         notes.append(f"{name}: its annotations have {what}, so they are numbered from 1")
-        for number, row in enumerate(own, 1):
-            row.id = number
+        for number, annotation in enumerate(own, 1):
+            annotation.id = number
     return Content(images, objects, categories, keypoints, notes, extras, place=place)  # type: ignore[arg-type]
 
 

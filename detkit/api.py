@@ -23,7 +23,6 @@ from detkit.experiment import Experiment, OwnData, load_experiment, own_data, to
 from detkit.experiment.run import check_launch, owned
 from detkit.inference import Precision
 from detkit.predictor import Predictor
-from detkit.predictor.engines import EngineChoice
 from detkit.registry import ConfigError, DataError
 from detkit.training import evaluate_weights, evaluation_of
 from detkit.training import train as train_experiment
@@ -147,7 +146,7 @@ def evaluate(
     output_dir: str | os.PathLike[str] | None = None,
     precision: Precision | None = None,
     compile: bool = False,
-    engine: EngineChoice | None = None,
+    engine: str | None = None,
     trust_imports: bool = False,
     **more: Any,
 ) -> dict[str, Any]:

@@ -74,6 +74,8 @@ class Registry(_Registry, Generic[T]):
     the value to that path below the node; ``"!why, and what to write"`` or a ``Removed`` refuses it. The earlier option
     may be a path too, and a dataclass of nested options may have ``renamed_options``.
 
+    Classes that users ask for by a short word, such as a format on a command line, say it: ``key: ClassVar[str]``.
+
     Args:
         role: the role in words, as error messages say it, e.g. ``"mask head"``.
         base: the interface; every registered class must be a subclass of it.
@@ -104,6 +106,9 @@ class Registry(_Registry, Generic[T]):
         other = super().get(name) if name in self else None
         if other is not None and not _is_again(obj, other):
             raise KeyError(f"{self.role} '{name}' is already registered by {other.__module__}; choose another name")
+        same = self.by_key().get(vars(obj).get("key", ""))
+        if same is not None and same.__name__ != name:
+            raise KeyError(f"{name}: the key '{vars(obj)['key']}' is that of {same.__name__}; choose another")
         self._obj_map.pop(name, None)
         super()._do_register(name, obj)
         self.renamed.update(dict.fromkeys(obj.__dict__.get("renamed_from", ()), name))
@@ -117,6 +122,30 @@ class Registry(_Registry, Generic[T]):
                 " (a component of your own must be listed under 'imports:')"
             )
         return super().get(name)
+
+    def by_key(self) -> dict[str, type[T]]:
+        """The classes that say a ``key``, by it. A subclass has none until it says its own."""
+        return {vars(cls)["key"]: cls for cls in map(self.get, self.names()) if "key" in vars(cls)}
+
+    def with_key(self, key: str, place: str, *others: str) -> type[T]:
+        """The class that says this ``key``.
+
+        Args:
+            key: what the user wrote.
+            place: where, e.g. ``"--to"``.
+            others: words that have no class and may stand there, too.
+
+        Raises:
+            ConfigError: there is none; with the nearest key.
+        """
+        classes = self.by_key()
+        if key not in classes:
+            known = [*classes, *others]
+            raise ConfigError(
+                f"{place}: there is no '{key}'.{did_you_mean(key, known)} There are {', '.join(known)} (one of "
+                "your own must be listed under 'imports:')"
+            )
+        return classes[key]
 
     def forget(self, module: str) -> None:
         """Takes out the classes of ``module``, so that a module whose import failed can be imported again."""

@@ -46,7 +46,7 @@ from detkit.export import Program, description_of, is_program
 from detkit.inference import Precision
 from detkit.modeling import MetaArch
 from detkit.modeling.compiling import compile_parts
-from detkit.predictor.engines import EngineChoice, in_engine, program_model
+from detkit.predictor.engines import in_engine, program_model
 from detkit.predictor.loading import files_of_run
 from detkit.registry import ConfigError, DataError
 from detkit.report import ReportHook, RunReport
@@ -215,7 +215,7 @@ def evaluate_weights(
     precision: Precision | None = None,
     compile: bool = False,
     report_file: Path | None = None,
-    engine: EngineChoice | None = None,
+    engine: str | None = None,
 ) -> None:
     """Evaluates weights on the test dataset; metrics, detections and pictures go to the run's folder.
 
@@ -241,7 +241,7 @@ def evaluate_weights(
     _show(f"The evaluation is in {out}: evaluation.json, {(report_file or run_file(out, 'report.html')).name}")
 
 
-def _weighted(exp: Experiment, weights: str | os.PathLike[str], engine: EngineChoice | None) -> nn.Module:
+def _weighted(exp: Experiment, weights: str | os.PathLike[str], engine: str | None) -> nn.Module:
     """The model with the weights, on the experiment's device; or the program that ``weights`` is."""
     if is_program(weights):
         program = Program(weights, None if engine == "auto" else engine)

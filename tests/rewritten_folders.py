@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 from detkit.data import TableDataset, open_dataset
-from detkit.data.formats.writing import WRITERS, write_dataset
+from detkit.data.formats import LABEL_WRITERS
+from detkit.data.formats.writing import write_dataset
 
+WRITERS = LABEL_WRITERS.by_key()
 ROBOFLOW_NAMES = {"train": "train", "val": "valid", "test": "test"}
 
 

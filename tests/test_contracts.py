@@ -19,10 +19,12 @@ import detkit.experiment
 from detkit.checkpoint import as_checkpoint
 from detkit.config import Recipe, parse
 from detkit.config.schema import is_nested, registry_for, schema
-from detkit.data.formats import FormatDataset
+from detkit.data.formats import FormatDataset, ImageLabels, open_dataset
 from detkit.data.interfaces import Record
 from detkit.evaluation.per_image import PerImageEvaluator
 from detkit.experiment import Experiment
+from detkit.export import form_of
+from detkit.export.verify import AP_LIMITS
 from detkit.layers import ShapeSpec
 from detkit.modeling.anchors import GridAnchorGenerator
 from detkit.modeling.box_coder import DeltaBoxCoder
@@ -674,6 +676,27 @@ def test_hook(cls, tmp_path):
     trainer.train()
     assert trainer.finished == 15
     hook.load_state_dict(hook.state_dict())
+
+
+@pytest.mark.parametrize("cls", registered("label writer"), ids=names)
+def test_label_writer(cls, tmp_path):
+    image = ImageLabels(
+        "a.png", (30, 40), [{"category_id": 3, "bbox": [4, 5, 20, 10]}], pixels=lambda: np.zeros((30, 40, 3), np.uint8)
+    )
+    with cls(tmp_path / "out", [{"id": 3, "name": "cat"}], predicted=True) as writer:
+        writer.add("train", image)
+    read = open_dataset(tmp_path / "out")
+    assert read.class_names == ("cat",)
+    assert read[0].boxes.tensor[0].tolist() == pytest.approx([4, 5, 24, 15])
+
+
+@pytest.mark.parametrize("cls", registered("program form"), ids=names)
+def test_program_form(cls):
+    """Programs in it are compared with their models in tests/export."""
+    assert form_of(f"model{cls.suffix.upper()}") is cls
+    assert cls.reads(cls.suffix)
+    assert {*cls.precisions} <= {*AP_LIMITS}
+    assert cls.files(Path(f"model{cls.suffix}"))[0].suffix == cls.suffix
 
 
 @pytest.mark.parametrize("cls", registered("parallelism"), ids=names)

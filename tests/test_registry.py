@@ -106,6 +106,30 @@ def test_an_unknown_name_gets_the_nearest_one_and_the_way_in(bases):
     assert "'imports:'" in message
 
 
+def test_a_key_is_one_classs_and_not_that_of_its_subclass(bases):
+    @bases.register()
+    class Keyed(Base):
+        key = "short"
+
+    @bases.register()
+    class Below(Keyed):
+        pass
+
+    class Taken(Base):
+        key = "short"
+
+    with pytest.raises(KeyError, match="Taken: the key 'short' is that of Keyed; choose another"):
+        bases.register(Taken)
+    assert bases.by_key() == {"short": Keyed}
+    assert bases.with_key("short", "--thing") is Keyed
+    with pytest.raises(ConfigError) as caught:
+        bases.with_key("shrot", "--thing", "other")
+    message = str(caught.value)
+    assert message.startswith(
+        "--thing: there is no 'shrot'. Did you mean 'short'? There are short, other (one of your own"
+    )
+
+
 def test_a_module_can_be_forgotten(bases):
     class Mine(Base):
         pass

@@ -3,13 +3,18 @@
 from collections.abc import Sequence
 
 from detkit.commands.parsers.convert import parse_arguments
+from detkit.config import load_config
 from detkit.data import open_dataset
+from detkit.data.formats import LABEL_WRITERS
 from detkit.data.formats.writing import write_dataset
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     args = parse_arguments(argv)
+    if args.config_file is not None:
+        load_config(args.config_file)
+    LABEL_WRITERS.with_key(args.to, "--to")  # before data are read
     whole = open_dataset(args.source, args.format, val_fraction=args.val_fraction)
     divided = args.val_fraction is not None and whole.divisible
     parts = {name: name for name in (("train", "val") if divided else whole.splits)}

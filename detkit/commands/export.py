@@ -12,7 +12,7 @@ import msgspec
 from detkit.commands.parsers.export import parse_arguments
 from detkit.evaluation import evaluate
 from detkit.experiment import Experiment, load_experiment
-from detkit.export import InputShape, Program, ProgramModel, description_of, export, form_to_write
+from detkit.export import InputShape, Program, ProgramModel, description_of, export, form_of, form_to_write
 from detkit.export.verify import AP_LIMITS, Differences, compared, metric_drops
 from detkit.modeling.meta_archs.features import FeatureModel
 from detkit.predictor.loading import files_of_run, load_model
@@ -124,9 +124,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.describe is not None:
         print(msgspec.json.format(description_of(args.describe).json(), indent=2))
         return 0
-    for file in args.files:
-        form_to_write(file, args.precision)
     model, experiment = load(args)
+    for file in args.files:  # once the config has imported forms of the user's own
+        form_to_write(file, args.precision)
     shape = InputShape(args.batch, None if args.size is None else tuple(args.size))
     steps = experiment.tree["data"]["test_augmentations"]
     differs = False
@@ -148,6 +148,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _size(file: Path) -> str:
-    beside = file.with_suffix(".bin")
-    files = [file, *([beside] if file.suffix == ".xml" else [])]
-    return f"{sum(part.stat().st_size for part in files) / 2**20:.1f} MiB"
+    return f"{sum(part.stat().st_size for part in form_of(file).files(file)) / 2**20:.1f} MiB"

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from detkit.commands.predict_inputs import path_below
-from detkit.data.formats.label_writer import ImageLabels
-from detkit.data.formats.writing import WRITERS
+from detkit.data.formats.writer_interfaces import LABEL_WRITERS, ImageLabels
 from detkit.data.images import read_image
 from detkit.predictor import Predictor
 from detkit.registry import DataError
@@ -21,10 +20,11 @@ class LabelFolder:
     Args:
         predictor: knows the classes.
         folder: a new one.
-        format: one of ``WRITERS``.
+        format: the ``key`` of one of ``LABEL_WRITERS``.
         inputs: what the user gave; images that lie below a folder of it keep their folders below that.
 
     Raises:
+        ConfigError: there is no such format.
         DataError: the folder holds something.
     """
 
@@ -33,7 +33,7 @@ class LabelFolder:
         own = {} if predictor.keypoints is None else predictor.keypoints.coco()
         categories = [{"id": id_, "name": name, **own} for id_, name in zip(ids, predictor.class_names)]
         self.predictor, self.inputs = predictor, [path for path in inputs if path.is_dir()]
-        self.writer = WRITERS[format](folder, categories, predicted=True)
+        self.writer = LABEL_WRITERS.with_key(format, "--label-format")(folder, categories, predicted=True)
 
     def __enter__(self) -> "LabelFolder":
         return self

@@ -1,7 +1,7 @@
 """Programs: a detector for engines besides torch, and running them in its place."""
 
 from detkit.export.description import Description
-from detkit.export.forms import FORMS
+from detkit.export.forms import FORMS, Form
 from detkit.export.program import (
     NO_VIEWS,
     Program,
@@ -35,6 +35,7 @@ __all__ = [
     "NO_VIEWS",
     "Batch",
     "Description",
+    "Form",
     "InputShape",
     "Program",
     "ProgramModel",

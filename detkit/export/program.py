@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from detkit.export.description import UNSEALED, Description, describe
 from detkit.export.forms import FORMS, Engine, Form
-from detkit.export.forms.interfaces import EngineName, Precision, conversion
+from detkit.export.forms.interfaces import Precision, conversion
 from detkit.export.tracing import ANY_SHAPE, InputShape, traced
 from detkit.modeling.interfaces import KeypointHead
 from detkit.modeling.meta_archs.features import FeatureModel, Outputs
@@ -30,18 +30,21 @@ _NO_FIELDS = ("boxes", "keypoint_maps", "semantic")
 """Outputs that are no field of the detections as they are; all others are."""
 
 
-def form_of(path: str | os.PathLike[str]) -> Form:
+def form_of(path: str | os.PathLike[str]) -> type[Form]:
     """The form that a file's suffix says. Raises ConfigError for another suffix."""
-    suffix = Path(path).suffix.lower()
-    if suffix not in FORMS:
-        raise ConfigError(
-            f"{path}: the suffix says the form of a program: .onnx (ONNX Runtime, OpenVINO and others), .xml (OpenVINO,"
-            f" with a .bin beside it) or .pt2 (torch.export); got {suffix or 'none'}"
-        )
-    return FORMS[suffix]
+    form = _form(Path(path).suffix)
+    if form is None:
+        known = ", ".join(f"{form.suffix} ({form.key})" for _, form in FORMS)
+        raise ConfigError(f"{path}: the suffix says the form of a program: {known}; got {Path(path).suffix or 'none'}")
+    return form
 
 
-def form_to_write(path: str | os.PathLike[str], precision: Precision) -> Form:
+def _form(suffix: str) -> type[Form] | None:
+    """The first form that was registered with a suffix; later ones are other engines for its files."""
+    return next((form for _, form in FORMS if form.suffix == suffix.lower()), None)
+
+
+def form_to_write(path: str | os.PathLike[str], precision: Precision) -> type[Form]:
     """The form in which a file will be written. Raises ConfigError for a precision or library that it has not."""
     form = form_of(path)
     if precision not in form.precisions:
@@ -60,7 +63,7 @@ def description_of(path: str | os.PathLike[str]) -> Description:
 
 def is_program(path: object) -> bool:
     """Whether a file's suffix is that of a program."""
-    return isinstance(path, str | os.PathLike) and Path(path).suffix.lower() in FORMS
+    return isinstance(path, str | os.PathLike) and _form(Path(path).suffix) is not None
 
 
 def read_config(program: "Program") -> dict[str, Any]:
@@ -88,7 +91,7 @@ def export(
 
     Args:
         model: a meta-architecture with its weights; it stays as it is.
-        path: ``.onnx``, ``.xml`` or ``.pt2``.
+        path: its suffix says the form: ``.onnx``, ``.xml``, ``.pt2``, or one of your own.
         precision: what convolutions and linear layers compute in. OpenVINO: fp32, bf16, fp16, int8; ONNX: fp32, fp16;
             torch: fp32, bf16, fp16.
         shape: the batches that it shall take.
@@ -110,7 +113,7 @@ def export(
     graph = traced(model, shape, form.precisions[precision])
     description = describe(model, graph, precision, config or {}, steps)
     batches = _calibration(model, calibration, description, path) if precision == "int8" else None
-    with conversion(path, precision):
+    with conversion(form, path, precision):
         form.write(graph, description, precision, batches, path)
     return path
 
@@ -172,19 +175,18 @@ class Program:
 
     Raises:
         DataError: there is no such file, it is damaged, of another version, or no program of detkit's.
-        ConfigError: the engine is missing, does not read this form, or has no threads of its own.
+        ConfigError: there is no such engine, it is missing, does not read this form, or has no threads of its own.
     """
 
-    def __init__(self, path: str | os.PathLike[str], engine: EngineName | None = None, threads: int = 0):
+    def __init__(self, path: str | os.PathLike[str], engine: str | None = None, threads: int = 0):
         self.path, form = Path(path), form_of(path)
-        name = engine or form.engine
-        if name not in form.engines:
-            raise ConfigError(f"{self.path}: {name} does not read {form.suffix}; it is for {', '.join(form.engines)}")
-        if threads and name == "torch":
-            raise ConfigError(f"{self.path}: torch has threads for the process alone: torch.set_num_threads({threads})")
-        self.engine_name: EngineName = name
+        runner = form if engine is None else FORMS.with_key(engine, "engine")
+        if not runner.reads(form.suffix):
+            able = ", ".join(key for key, other in FORMS.by_key().items() if other.reads(form.suffix))
+            raise ConfigError(f"{self.path}: {engine} does not read {form.suffix}; it is for {able}")
+        self.engine_name = runner.key
         self.description = description_of(self.path)
-        self._run: Engine = form.engines[name](self.path, self.description, threads)
+        self._run: Engine = runner.load(self.path, self.description, threads)
 
     def checksum(self) -> str:
         """Of its content: the seal, which has been compared with the files; of a form without one, of the file."""

@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from torch import nn
 from detkit import __version__
 from detkit.config import assignment
 from detkit.experiment import Experiment, load_experiment
-from detkit.export import NO_VIEWS, Program, ProgramModel, export, read_config
+from detkit.export import FORMS, NO_VIEWS, Program, ProgramModel, export, read_config
 from detkit.inference import Precision, optimized
 from detkit.modeling.meta_archs.features import FeatureModel
 from detkit.registry import ConfigError, DataError
@@ -22,14 +22,15 @@ from detkit.structures import KeypointSpec, Sample
 
 logger = logging.getLogger(__name__)
 
-EngineChoice = Literal["auto", "torch", "onnxruntime", "openvino"]
+_AUTO = "openvino"
+"""What ``"auto"`` takes where it is faster than torch."""
 _AFTER = ("model.mask_thresh", "model.mask_paster", "model.merge")
 """Options of a model that work on what a program gives."""
 
 
 def in_engine(
     model: nn.Module,
-    engine: EngineChoice | None,
+    engine: str | None,
     precision: Precision | None = None,
     compile: bool = False,
     views: bool = False,
@@ -44,11 +45,10 @@ def in_engine(
         views: whether several views of an image will be merged, which programs cannot.
 
     Raises:
-        ValueError: an unknown engine.
-        ConfigError: the engine is not installed, or what is asked for does not go together.
+        ConfigError: there is no such engine, it is not installed, or what is asked for does not go together.
     """
-    if engine not in (None, "auto", "torch", "onnxruntime", "openvino"):
-        raise ValueError(f"engine: expected auto, torch, onnxruntime or openvino, got {engine!r}")
+    if engine not in (None, "auto"):
+        FORMS.with_key(engine, "engine", "auto")
     if views and (isinstance(model, ProgramModel) or engine not in (None, "auto", "torch")):
         raise ConfigError(NO_VIEWS)
     if isinstance(model, ProgramModel):
@@ -71,14 +71,15 @@ def in_engine(
     return _program(model, engine, precision)
 
 
-def _program(model: nn.Module, engine: EngineChoice, precision: Precision | None) -> ProgramModel:
-    if engine == "onnxruntime" and precision == "bf16":
-        raise ConfigError("precision: onnxruntime has no bf16 on CPUs; leave it out, or take openvino")
-    start = time.perf_counter()
+def _program(model: nn.Module, engine: str, precision: Precision | None) -> ProgramModel:
+    start, form = time.perf_counter(), FORMS.with_key(engine, "engine")
+    if precision not in (None, *form.precisions):
+        able = " or ".join(key for key, other in FORMS.by_key().items() if precision in other.precisions)
+        raise ConfigError(f"precision: {engine} has no {precision}; leave it out, or take {able}")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.onnx" if engine == "onnxruntime" else "model.xml")
+        path = Path(folder, f"model{form.suffix}")
         export(model, path, precision=precision or "fp32")
-        made = ProgramModel(cast(FeatureModel, model), Program(path))
+        made = ProgramModel(cast(FeatureModel, model), Program(path, engine))
     seconds = time.perf_counter() - start
     logger.info("made a program for %s in %.0f s; detkit export writes one that is read at once", engine, seconds)
     return made
@@ -88,7 +89,7 @@ def _faster(model: nn.Module, plain: nn.Module, precision: Precision | None) -> 
     """OpenVINO's program or the model itself, whichever takes less time for an image of 640 x 480, or what of it the
     model's square takes."""
     try:
-        made = _program(model, "openvino", precision)
+        made = _program(model, _AUTO, precision)
     except (ConfigError, DataError) as error:  # it cannot be written, or OpenVINO does not take it
         logger.info("engine auto: torch, as there is no program of this model (%s)", error)
         return plain
@@ -101,9 +102,9 @@ def _faster(model: nn.Module, plain: nn.Module, precision: Precision | None) -> 
             start = time.perf_counter()
             candidate(samples)
             times.append(time.perf_counter() - start)
-    chosen = "torch" if times[0] < times[1] else "openvino"
+    chosen = "torch" if times[0] < times[1] else _AUTO
     size = f"{width} x {height}"
-    logger.info("engine auto: %s (torch %.2f s, openvino %.2f s an image of %s)", chosen, *times, size)
+    logger.info("engine auto: %s (torch %.2f s, %s %.2f s an image of %s)", chosen, times[0], _AUTO, times[1], size)
     return plain if chosen == "torch" else made
 
 
@@ -111,7 +112,7 @@ def load_program(
     path: str | os.PathLike[str],
     overrides: Sequence[str],
     config: str | Path | None,
-    engine: EngineChoice | None,
+    engine: str | None,
     trust_imports: bool,
 ) -> tuple[ProgramModel, Experiment]:
     """A program as a model, and the experiment that it is of; see ``Predictor.from_weights``."""

@@ -14,7 +14,7 @@ from detkit.evaluation import coco_results
 from detkit.experiment import torch_device
 from detkit.export import is_program
 from detkit.inference import Precision
-from detkit.predictor.engines import EngineChoice, in_engine, load_program
+from detkit.predictor.engines import in_engine, load_program
 from detkit.predictor.instances import PredictedInstances
 from detkit.predictor.loading import files_of_run, load_model
 from detkit.predictor.predicting import Predicts
@@ -46,9 +46,9 @@ class Predictor(Predicts):
         augmentations: those of the images that the model was tested on, such as a resize.
         device: ``"auto"`` is a GPU where there is one.
         batch_size: images a forward pass.
-        engine: what runs the model: None or ``"torch"``; ``"openvino"`` or ``"onnxruntime"``, for which a program is
-            made of it (half a minute; ``detkit export`` keeps one in a file); ``"auto"``: OpenVINO on a CPU where it is
-            installed and faster for this model, which is tried out.
+        engine: what runs the model: None or ``"torch"``; ``"openvino"``, ``"onnxruntime"`` or one of your own, for
+            which a program is made of it (half a minute; ``detkit export`` keeps one in a file); ``"auto"``: OpenVINO
+            on a CPU where it is installed and faster for this model, which is tried out.
         precision: ``"fp32"`` or ``"bf16"`` take a faster copy (see ``detkit.inference``), None the model itself.
         compile: whether the copy's static parts go through ``torch.compile``; without ``precision`` in fp32.
         reading: how image files are read: as those that the model was tested on.
@@ -69,7 +69,7 @@ class Predictor(Predicts):
         augmentations: Sequence[Augmentation] = (),
         device: str | torch.device = "auto",
         batch_size: int = 4,
-        engine: EngineChoice | None = None,
+        engine: str | None = None,
         precision: Precision | None = None,
         compile: bool = False,
         reading: ImageReading = DEFAULT_READING,
@@ -117,7 +117,7 @@ class Predictor(Predicts):
         *,
         device: str | torch.device = "auto",
         batch_size: int = 4,
-        engine: EngineChoice | None = None,
+        engine: str | None = None,
         precision: Precision | None = None,
         compile: bool = False,
         channel_order: ChannelOrder = "RGB",
@@ -160,7 +160,7 @@ class Predictor(Predicts):
         config: str | Path | None = None,
         device: str | torch.device = "auto",
         batch_size: int = 4,
-        engine: EngineChoice | None = None,
+        engine: str | None = None,
         precision: Precision | None = None,
         compile: bool = False,
         channel_order: ChannelOrder = "RGB",
@@ -208,19 +208,19 @@ class Predictor(Predicts):
 
     @classmethod
     def from_export(
-        cls, path: str | Path, *, engine: EngineChoice | None = None, trust_imports: bool = False, **options: Any
+        cls, path: str | Path, *, engine: str | None = None, trust_imports: bool = False, **options: Any
     ) -> "Predictor":
         """The model of a program that ``detkit export`` wrote.
 
         Args:
-            path: ``.onnx``, ``.xml`` or ``.pt2``.
+            path: the file.
             engine: what runs it; None: what its form is for.
             trust_imports: whether the code that the program's config lists under ``imports`` may run.
             **options: ``batch_size``, ``channel_order`` and ``tile``, as of ``from_weights``.
 
         Raises:
             DataError: the program is damaged, of another version, or none of detkit's.
-            ConfigError: the engine is missing, or does not read this form.
+            ConfigError: there is no such engine, it is missing, or does not read this form.
         """
         return cls.from_weights(path, engine=engine, trust_imports=trust_imports, **options)
 

@@ -3,10 +3,12 @@
 import shutil
 
 import pytest
+from own_writer import own_writer
 from small_folders import make_folder
 
 from detkit.commands import convert as convert_command
 from detkit.data import open_dataset
+from detkit.registry import ConfigError
 
 DIVIDED = ("--to", "voc", "--val-fraction", "0.5")
 
@@ -62,3 +64,21 @@ def test_images_beside_the_parts_are_kept(to, tmp_path, capsys):
     assert convert_command.main([str(tmp_path / "labelme"), str(tmp_path / to), "--to", to]) == 0
     assert "(images: train 2, val 2, no_part 2)" in capsys.readouterr().out
     assert len(open_dataset(tmp_path / to)) == 6
+
+
+def test_a_format_of_ones_own_is_written(tmp_path, capsys):
+    source = make_folder("LabelMeDataset", tmp_path / "labelme")
+    config = tmp_path / "c.yaml"
+    with own_writer(tmp_path, "Converted") as file:
+        config.write_text(f"imports: [{file.name}]\n")
+        given = [str(source), str(tmp_path / "out"), "--to", "converted", "--config-file", str(config)]
+        assert convert_command.main(given) == 0
+    assert "LabelMe -> converted" in capsys.readouterr().out
+    assert [line.split()[0] for line in (tmp_path / "out/names.txt").read_text().splitlines()] == ["a.png", "b.png"]
+
+
+def test_an_unknown_format_is_told_with_the_nearest_before_data_are_read(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"--to: there is no 'label_studio'\. Did you mean 'label-studio'\?.*imports:"
+    ):
+        convert_command.main(["no folder", str(tmp_path / "out"), "--to", "label_studio"])

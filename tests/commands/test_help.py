@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 import detkit
-from detkit.commands.parsers import COMMANDS
+from detkit.commands.parsers import COMMANDS, ENGINES, LABEL_FORMATS
 from detkit.commands.parsers.compare import SETTINGS
+from detkit.commands.parsers.export import SUFFIXES
 from detkit.comparisons.torchvision_reference import Settings
+from detkit.data.formats import LABEL_WRITERS
+from detkit.export import FORMS
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
@@ -110,6 +113,14 @@ def test_each_benchmarks_help_imports_nothing_heavy():
 
 def test_the_options_of_a_comparison_are_its_settings():
     assert list(SETTINGS) == [field.name for field in dataclasses.fields(Settings)]
+
+
+def test_help_names_what_is_registered():
+    """Without importing it."""
+    own = ", or one of your own"
+    assert f"{', '.join(LABEL_WRITERS.by_key())}{own}" == LABEL_FORMATS
+    assert f"auto, {', '.join(FORMS.by_key())}{own}" == ENGINES
+    assert {*SUFFIXES} == {form.suffix for _, form in FORMS}
 
 
 @pytest.mark.parametrize("line", ["predict --run ~/run a.png --output", "plot ~/run --output"])

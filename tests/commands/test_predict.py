@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from own_writer import own_writer
 from PIL import Image
 
 from detkit import command_line
 from detkit.checkpoint import Checkpointer
 from detkit.commands import predict
-from detkit.commands.parsers.predict import LABEL_FORMATS
 from detkit.config import to_yaml
 from detkit.data import CocoResults, Shapes, open_dataset
-from detkit.data.formats.writing import WRITERS
+from detkit.data.formats import LABEL_WRITERS
 from detkit.experiment import load_experiment
 from detkit.predictor import Predictor
 from detkit.structures import Tiling
@@ -93,7 +93,7 @@ def test_tiles_on_the_command_line_are_those_of_the_predictor(run, photos, tmp_p
     assert [row["bbox"] for row in many] == [row["bbox"] for row in rows]
 
 
-@pytest.mark.parametrize("format", LABEL_FORMATS)
+@pytest.mark.parametrize("format", LABEL_WRITERS.by_key())
 def test_predictions_become_labels_that_load_again(run, photos, tmp_path, capsys, format):
     (photos / "more").mkdir()
     shutil.copy(photos / "a.png", photos / "more/a.png")
@@ -109,6 +109,15 @@ def test_predictions_become_labels_that_load_again(run, photos, tmp_path, capsys
         assert sum(Path(dataset.image_path(i)).parent.name == "more" for i in range(3)) == 1
     assert main(command) == 2
     assert "is not empty; give a new folder" in capsys.readouterr().err
+
+
+def test_labels_in_a_format_of_ones_own(run, photos, tmp_path, capsys):
+    command = ["--run", run, str(photos / "a.png"), "--output", str(tmp_path / "out"), "--score-thresh", "0"]
+    with own_writer(tmp_path, "Predicted") as file:
+        assert main([*command, "--set", f"imports=[{file}]", "--label-format", "predicted"]) == 0
+    assert (tmp_path / "out/names.txt").read_text().split()[0] == "a.png"
+    assert main([*command, "--label-format", "lableme"]) == 2
+    assert "--label-format: there is no 'lableme'. Did you mean 'labelme'?" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -332,7 +341,3 @@ def test_help_has_examples(capsys):
         main(["--help"])
     assert stop.value.code == 0
     assert "examples:" in capsys.readouterr().out
-
-
-def test_the_parser_knows_every_format_that_can_be_written():
-    assert tuple(WRITERS) == LABEL_FORMATS

@@ -1,14 +1,12 @@
 """Programs in int8: of any model, and of any shape of input."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 from tiny_program import experiment, model, samples
 
-from detkit.export import FORMS, export, form_of, program
-from detkit.export.forms import OPENVINO
+from detkit.export import export, form_of, program
+from detkit.export.forms import OpenVinoForm
 from detkit.export.int8 import quantised
 
 ov = pytest.importorskip("openvino")
@@ -29,8 +27,8 @@ def test_a_model_without_some_of_the_operators_that_stay_in_float():
 def test_a_program_is_calibrated_on_what_it_takes(programs, monkeypatch, tmp_path, name):
     """Padded to its size, or its smallest one, and filled to its batch."""
     given, said = [], form_of(name).describe(programs / name)
-    form = dataclasses.replace(OPENVINO, check=lambda _: None, write=lambda *arguments: given.extend(arguments[3]))
-    monkeypatch.setitem(FORMS, ".xml", form)
+    monkeypatch.setattr(OpenVinoForm, "check", lambda _: None)
+    monkeypatch.setattr(OpenVinoForm, "write", lambda *arguments: given.extend(arguments[3]))
     monkeypatch.setattr(program, "traced", lambda *_: None)
     monkeypatch.setattr(program, "describe", lambda *_: said)
     photos = samples((1, 1), (64, 100), (96, 160))

@@ -1,4 +1,5 @@
 import itertools
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,8 @@ from PIL import Image
 from tiny_program import assert_same, experiment, model, samples
 
 from detkit.config import to_yaml
-from detkit.export import Program, ProgramModel, export
+from detkit.export import FORMS, Program, ProgramModel, export, form_of
+from detkit.export.forms import TorchForm
 from detkit.predictor import Predictor, engines
 from detkit.registry import ConfigError, DataError
 from detkit.views import Views
@@ -155,6 +157,36 @@ def test_a_model_runs_in_an_engine(programs, predictor, photos, monkeypatch):
     assert asked == [(".onnx", "fp32"), (".xml", "fp32"), (".xml", "bf16")]
 
 
+def test_an_engine_of_ones_own(programs, predictor, photos, monkeypatch):
+    """Runs a model, and the files of the form that it is a subclass of."""
+
+    @FORMS.register()
+    class CountingForm(TorchForm):
+        key = "counting"
+        calls = 0
+
+        @classmethod
+        def load(cls, path, description, threads):
+            engine = TorchForm.load(path, description, threads)
+
+            def counted(*inputs):
+                cls.calls += 1
+                return engine(*inputs)
+
+            return counted
+
+    monkeypatch.setattr(engines, "export", lambda _, path, **__: shutil.copy(programs / "model.pt2", path))
+    try:
+        assert form_of("model.pt2") is TorchForm
+        made = Predictor(predictor.model, augmentations=predictor.augmentations, engine="counting")
+        for other in (made, Predictor.from_export(programs / "model.pt2", engine="counting")):
+            assert same(predictor(photos), other(photos)) > 3
+            assert other.model.program.engine_name == "counting"
+    finally:
+        FORMS.forget(__name__)
+    assert CountingForm.calls == 2
+
+
 @pytest.mark.parametrize(("seconds", "chosen"), [((1.0, 2.0), "torch"), ((2.0, 1.0), "openvino")])
 def test_auto_takes_the_faster_one(programs, predictor, monkeypatch, seconds, chosen):
     made = ProgramModel(predictor.model, Program(programs / "model.pt2"))
@@ -191,9 +223,11 @@ def test_auto_is_torch_where_the_program_cannot_be_written_or_read(predictor, mo
 
 
 def test_what_does_not_go_together_is_refused(predictor):
-    with pytest.raises(ValueError, match="engine: expected auto, torch, onnxruntime or openvino, got 'tensorrt'"):
-        Predictor(predictor.model, engine="tensorrt")
-    with pytest.raises(ConfigError, match="onnxruntime has no bf16 on CPUs; leave it out, or take openvino"):
+    with pytest.raises(
+        ConfigError, match=r"engine: there is no 'openvin'\. Did you mean 'openvino'\? There are .*, auto"
+    ):
+        Predictor(predictor.model, engine="openvin")
+    with pytest.raises(ConfigError, match="onnxruntime has no bf16; leave it out, or take openvino or torch"):
         engines.in_engine(predictor.model, "onnxruntime", "bf16")
     with pytest.raises(ConfigError, match=r"openvino runs on the CPU, and without torch\.compile"):
         engines.in_engine(predictor.model, "openvino", compile=True)

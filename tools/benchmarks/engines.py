@@ -10,23 +10,22 @@ import torch
 from torch import Tensor
 
 from benchmarks.models import Pair, as_samples, make_image
-from detkit.export import Program, ProgramModel, export
+from detkit.export import FORMS, Program, ProgramModel, export
 from detkit.export.forms.interfaces import needed
 from detkit.export.tracing import quiet
 from detkit.structures import Instances
 
 CALIBRATION = 16
 """Images that the ranges of int8 are taken from."""
-SUFFIX = {"openvino": ".xml", "onnxruntime": ".onnx"}
 
 
 def exported(pair: Pair, engine: str, precision: str, folder: Path) -> tuple[ProgramModel, float]:
     """detkit's model as a program of the engine, and the seconds that writing and loading it took."""
-    path, start = folder / f"{engine}_{precision}{SUFFIX[engine]}", time.perf_counter()
+    path, start = folder / f"{engine}_{precision}{FORMS.by_key()[engine].suffix}", time.perf_counter()
     model: Any = pair.ours
     images = as_samples([make_image(seed=100 + number) for number in range(CALIBRATION)])
     export(model, path, precision=precision, calibration=images if precision == "int8" else ())  # type: ignore[arg-type]
-    return ProgramModel(model, Program(path, engine)), time.perf_counter() - start  # type: ignore[arg-type]
+    return ProgramModel(model, Program(path, engine)), time.perf_counter() - start
 
 
 def torchvision_in_onnxruntime(pair: Pair, image: Tensor, folder: Path) -> Callable[[], Instances]:

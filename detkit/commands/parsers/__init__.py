@@ -47,6 +47,11 @@ COMMANDS = {
 """Words -> the command. Its options are in the module of that name here, its work in that of ``detkit.commands``; their
 names have ``_`` for a space."""
 
+LABEL_FORMATS = "coco, labelme, label-studio, voc, yolo, or one of your own"
+"""Those that labels are written in: for help alone, as ``LABEL_WRITERS`` takes seconds to import."""
+ENGINES = "auto, onnxruntime, openvino, torch, or one of your own"
+"""Likewise those of ``FORMS``."""
+
 
 def started_by_tool(words: str) -> bool:
     """Whether this process runs the command's script in tools/."""
@@ -114,8 +119,9 @@ def add_engine(parser: "argparse._ActionsContainer") -> None:
     """``--engine``, ``--precision`` and ``--compile``: what runs the model at prediction."""
     parser.add_argument(
         "--engine",
-        choices=("auto", "torch", "onnxruntime", "openvino"),
-        help="what runs the model (default: torch, or what a program's file is for); auto: OpenVINO where it is faster",
+        metavar="NAME",
+        help=f"what runs the model: {ENGINES} (default: torch, or what a program's file is for); auto: OpenVINO where "
+        "it is faster",
     )
     parser.add_argument(
         "--precision", choices=("fp32", "bf16"), help="of a faster copy of the model: what it computes in"

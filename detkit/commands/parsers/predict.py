@@ -39,11 +39,8 @@ examples:
 import argparse
 from collections.abc import Sequence
 
-from detkit.commands.parsers import add_engine, add_views, command_parser, view_changes
+from detkit.commands.parsers import LABEL_FORMATS, add_engine, add_views, command_parser, view_changes
 from detkit.paths import local_path, path_or_address
-
-LABEL_FORMATS = ("coco", "yolo", "voc", "labelme", "label-studio")
-"""Those of ``detkit.data.formats.writing``, which takes seconds to import."""
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -99,8 +96,9 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=local_path, metavar="DIR", help="where pictures and videos go")
     parser.add_argument(
         "--label-format",
-        choices=LABEL_FORMATS,
-        help="write labels to correct, with copies of their images, into --output (a new folder) instead of pictures",
+        metavar="NAME",
+        help="write labels to correct, with copies of their images, into --output (a new folder) instead of pictures: "
+        f"{LABEL_FORMATS}",
     )
     parser.add_argument(
         "--json", type=local_path, metavar="FILE", help="COCO results of all inputs; images are numbered from 1"

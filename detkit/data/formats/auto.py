@@ -60,11 +60,7 @@ class AutoDataset(FormatDataset):
         )
 
     def reader(self, folder: Folder) -> tuple[type[FormatDataset], str]:
-        formats = {
-            kind.key: kind
-            for kind in map(DATASETS.get, DATASETS.names())
-            if issubclass(kind, FormatDataset) and kind is not AutoDataset
-        }
+        formats = {key: kind for key, kind in DATASETS.by_key().items() if issubclass(kind, FormatDataset)}
         if self._format is not None:
             if self._format not in formats:
                 near = did_you_mean(self._format, formats)

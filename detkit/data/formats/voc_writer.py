@@ -9,7 +9,7 @@ import numpy as np
 import pycocotools.mask as coco_mask
 from PIL import Image
 
-from detkit.data.formats.label_writer import ImageLabels, LabelWriter, write_text
+from detkit.data.formats.writer_interfaces import LABEL_WRITERS, ImageLabels, LabelWriter, write_text
 
 XML = """<annotation>
   <filename>{name}</filename>
@@ -24,13 +24,14 @@ OBJECT = """  <object>
 """
 
 
+@LABEL_WRITERS.register()
 class VocWriter(LabelWriter):
     """Pascal VOC: ``Annotations``, ``JPEGImages``, ``ImageSets`` and masks, in which a pixel is of one object."""
 
+    key = "voc"
     image_folder = "JPEGImages"
 
-    def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, **options)
+    def begin(self) -> None:
         self._stems: dict[str, list[str]] = {}
 
     def add(self, part: str, image: ImageLabels) -> None:

@@ -15,18 +15,20 @@ import numpy as np
 import pycocotools.mask as coco_mask
 
 from detkit.config import yaml_json
-from detkit.data.formats.label_writer import ImageLabels, LabelWriter, corners, write_text
 from detkit.data.formats.outlines import one_polygon, outlines
 from detkit.data.formats.parts import SPLITS, purpose
+from detkit.data.formats.writer_interfaces import LABEL_WRITERS, ImageLabels, LabelWriter, corners, write_text
 from detkit.data.interfaces import EVERY_CLASS
 from detkit.utils.paths import atomic_write
 
 
+@LABEL_WRITERS.register()
 class CocoWriter(LabelWriter):
     """COCO: ``annotations/instances_<part>.json`` and ``images/<part>``; objects survive, so do LVIS's lists."""
 
-    def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, **options)
+    key = "coco"
+
+    def begin(self) -> None:
         self._lists: dict[str, tuple[_List, _List]] = {}
         self._stack, self._images, self._rows = contextlib.ExitStack(), 0, 0
 
@@ -79,11 +81,13 @@ class _List:
         self._comma = ","
 
 
+@LABEL_WRITERS.register()
 class YoloWriter(LabelWriter):
     """YOLO: ``data.yaml``, ``images/<part>`` and ``labels/<part>``; masks are single polygons."""
 
-    def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, **options)
+    key = "yolo"
+
+    def begin(self) -> None:
         self._parts: dict[str, dict[str, None]] = {}
 
     def write(self, part: str, name: str, image: ImageLabels) -> None:
@@ -111,12 +115,14 @@ class YoloWriter(LabelWriter):
         write_text(self.root / "data.yaml", "".join([*lines, "names:\n", *names]))
 
 
+@LABEL_WRITERS.register()
 class LabelMeWriter(LabelWriter):
     """LabelMe: a JSON beside each image, and ``labels.txt`` of the classes in their order.
 
     The pieces of a mask are polygons of one ``group_id``; a score stands in the description.
     """
 
+    key = "labelme"
     image_folder = ""
 
     def write(self, part: str, name: str, image: ImageLabels) -> None:
@@ -144,6 +150,7 @@ class LabelMeWriter(LabelWriter):
         write_text(self.root / "labels.txt", "".join(f"{name}\n" for name in self.class_names))
 
 
+@LABEL_WRITERS.register()
 class LabelStudioWriter(LabelWriter):
     """Label Studio: ``tasks.json`` to import, ``label_config.xml`` for its project, and ``images``.
 
@@ -151,8 +158,9 @@ class LabelStudioWriter(LabelWriter):
     Predictions are predictions there, everything else is annotations.
     """
 
-    def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, **options)
+    key = "label-studio"
+
+    def begin(self) -> None:
         self._stack, self._lists = contextlib.ExitStack(), dict[str, _List]()
 
     def write(self, part: str, name: str, image: ImageLabels) -> None:

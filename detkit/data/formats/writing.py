@@ -1,4 +1,4 @@
-"""Datasets written in another format, and the formats that can be written."""
+"""Datasets written in another format."""
 
 import functools
 import os
@@ -6,22 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from detkit.data.datasets.table_dataset import TableDataset
-from detkit.data.formats.label_writer import ImageLabels, LabelWriter
-from detkit.data.formats.voc_writer import VocWriter
-from detkit.data.formats.writers import CocoWriter, LabelMeWriter, LabelStudioWriter, YoloWriter
+from detkit.data.formats.writer_interfaces import LABEL_WRITERS, ImageLabels
 from detkit.data.interfaces import NEGATIVE, NOT_EXHAUSTIVE
 from detkit.registry import DataError
 from detkit.utils.progress import watched
-
-WRITERS: dict[str, type[LabelWriter]] = {
-    "coco": CocoWriter,
-    "yolo": YoloWriter,
-    "voc": VocWriter,
-    "labelme": LabelMeWriter,
-    "label-studio": LabelStudioWriter,
-}
-"""The formats that can be written, by the names of their options."""
-LISTS = (NEGATIVE, NOT_EXHAUSTIVE)
 
 
 def write_dataset(datasets: Mapping[str, TableDataset], folder: str | os.PathLike[str], to: str) -> list[str]:
@@ -30,22 +18,22 @@ def write_dataset(datasets: Mapping[str, TableDataset], folder: str | os.PathLik
     Args:
         datasets: name of each part, such as ``train``, and its images.
         folder: a folder that is empty or not there.
-        to: one of ``WRITERS``.
+        to: the ``key`` of one of ``LABEL_WRITERS``.
 
     Returns:
         What the format cannot hold and was left out, in words.
 
     Raises:
-        DataError: there is no such format, the folder holds something, the parts have different classes.
+        ConfigError: there is no such format.
+        DataError: the folder holds something, the parts have different classes.
     """
-    if to not in WRITERS:
-        raise DataError(f"to: there is no format '{to}' to write; there are {', '.join(WRITERS)}")
+    kind = LABEL_WRITERS.with_key(to, "to")
     classes = {part: dataset.class_names for part, dataset in datasets.items()}
     if len(set(classes.values())) > 1:
         raise DataError(f"the parts have different classes: {classes}; give class_names")
     contents = {part: dataset.coco() for part, dataset in datasets.items()}
     categories = next(iter(contents.values()))["categories"]
-    with WRITERS[to](folder, categories) as writer:
+    with kind(folder, categories) as writer:
         for part, content in contents.items():
             ids = {own["id"]: first["id"] for own, first in zip(content["categories"], categories)}
             rows: dict[Any, list[dict[str, Any]]] = {}

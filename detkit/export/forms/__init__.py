@@ -1,11 +1,8 @@
-"""The files that programs are kept in, and the engines that run them. A form is a suffix."""
+"""The files that programs are kept in, and the engines that run them."""
 
-from detkit.export.forms.interfaces import Calibration, Engine, Form
-from detkit.export.forms.onnx import ONNX
-from detkit.export.forms.openvino import OPENVINO
-from detkit.export.forms.torch import TORCH
+from detkit.export.forms.interfaces import FORMS, Calibration, Engine, Form
+from detkit.export.forms.onnx import OnnxForm
+from detkit.export.forms.openvino import OpenVinoForm
+from detkit.export.forms.torch import TorchForm
 
-FORMS: dict[str, Form] = {form.suffix: form for form in (TORCH, ONNX, OPENVINO)}
-"""Suffix of a file -> its form."""
-
-__all__ = ["FORMS", "ONNX", "OPENVINO", "TORCH", "Calibration", "Engine", "Form"]
+__all__ = ["FORMS", "Calibration", "Engine", "Form", "OnnxForm", "OpenVinoForm", "TorchForm"]

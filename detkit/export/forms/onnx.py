@@ -1,15 +1,15 @@
 """``.onnx``: opset 18, for ONNX Runtime, OpenVINO and others."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from detkit.export.description import Description, check_seal, read_description, sealed
-from detkit.export.forms.interfaces import Calibration, Engine, EngineName, Form, Precision, needed
-from detkit.export.forms.openvino_engine import compiled
+from detkit.export.forms.interfaces import FORMS, Calibration, Engine, Form, Precision, needed
 from detkit.export.tracing import Traced, quiet
 from detkit.registry import DataError
 from detkit.utils.paths import atomic_write
@@ -43,29 +43,6 @@ def content_of(traced: Traced, description: Description | None) -> bytes:
     return program.model_proto.SerializeToString()
 
 
-def check(precision: Precision) -> None:
-    """See ``Form.check``."""
-    for module in ("onnx", "onnxscript"):
-        needed(module, "onnx")
-
-
-def write(
-    traced: Traced, description: Description, precision: Precision, calibration: Calibration | None, path: Path
-) -> None:
-    """See ``Form.write``."""
-    content = sealed(content_of(traced, description))
-    with atomic_write(path) as file:
-        file.write(content)
-
-
-def describe(path: Path) -> Description:
-    """See ``Form.describe``."""
-    content = path.read_bytes()
-    description = read_description(embedded(content), str(path))
-    check_seal(content, description, str(path))
-    return description
-
-
 def embedded(content: bytes) -> str | None:
     """The description in the bytes of a file: JSON in ASCII, on which no other byte depends."""
     start = content.find(b'{"format":')
@@ -75,23 +52,47 @@ def embedded(content: bytes) -> str | None:
     return None if end is None else content[start : end.end()].decode("ascii", errors="replace")
 
 
-def run(path: Path, description: Description, threads: int) -> Engine:
-    """ONNX Runtime; see ``Form.engines``."""
-    ort = needed("onnxruntime", "onnx")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()
-    options.log_severity_level = 3
-    try:
-        session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has its own types, without a common base
-        raise DataError(f"{path}: ONNX Runtime {ort.__version__} does not read it ({str(error)[:200]})") from None
+@FORMS.register()
+class OnnxForm(Form):
+    """ONNX, run by ONNX Runtime on the CPU."""
 
-    def engine(images: Tensor, regions: Tensor) -> list[Tensor]:
-        found = session.run(None, {"images": images.contiguous().numpy(), "regions": regions.numpy()})
-        return [torch.from_numpy(value) for value in found]
+    key = "onnxruntime"
+    suffix = ".onnx"
+    precisions: ClassVar[Mapping[Precision, str]] = {"fp32": "fp32", "fp16": "fp16"}
 
-    return engine
+    @classmethod
+    def check(cls, precision: Precision) -> None:
+        for module in ("onnx", "onnxscript"):
+            needed(module, "onnx")
 
+    @classmethod
+    def write(
+        cls, traced: Traced, description: Description, precision: Precision, calibration: Calibration | None, path: Path
+    ) -> None:
+        content = sealed(content_of(traced, description))
+        with atomic_write(path) as file:
+            file.write(content)
 
-_ENGINES: dict[EngineName, Any] = {"onnxruntime": run, "openvino": compiled}
-ONNX = Form(".onnx", "onnxruntime", {"fp32": "fp32", "fp16": "fp16"}, check, write, describe, _ENGINES)
+    @classmethod
+    def describe(cls, path: Path) -> Description:
+        content = path.read_bytes()
+        description = read_description(embedded(content), str(path))
+        check_seal(content, description, str(path))
+        return description
+
+    @classmethod
+    def load(cls, path: Path, description: Description, threads: int) -> Engine:
+        ort = needed("onnxruntime", "onnx")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has its own types, without a common base
+            raise DataError(f"{path}: ONNX Runtime {ort.__version__} does not read it ({str(error)[:200]})") from None
+
+        def engine(images: Tensor, regions: Tensor) -> list[Tensor]:
+            found = session.run(None, {"images": images.contiguous().numpy(), "regions": regions.numpy()})
+            return [torch.from_numpy(value) for value in found]
+
+        return engine

@@ -7,14 +7,15 @@ import re
 import struct
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from detkit.export.description import Description, read_description
-from detkit.export.forms.interfaces import Calibration, Engine, Form, Precision
+from detkit.export.forms.interfaces import FORMS, Calibration, Engine, Form, Precision
 from detkit.export.static.nms import nms_mask_of_torchvision, soft_nms_scores_of_torch
 from detkit.export.tracing import Traced, quiet
 from detkit.registry import ConfigError, DataError
@@ -44,40 +45,6 @@ _WORD = re.compile(r"[\w.+-]*")
 """Names in a graph, of which torch writes a Python function."""
 _STRUCTURES = (None, "builtins.tuple", "builtins.list", "builtins.dict")
 """Of inputs and outputs. Other types, and values of enumerations, let torch import the module that they name."""
-
-
-def check(precision: Precision | None = None) -> None:
-    """See ``Form.check``. Before torch 2.9 these files had another layout, with other dangers in it."""
-    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9):
-        raise ConfigError(
-            f".pt2: this is torch {torch.__version__}, and detkit writes and reads these files with 2.9 or later: pip "
-            "install --upgrade torch torchvision; or take a program of ONNX or OpenVINO (.onnx, .xml)"
-        )
-
-
-def write(
-    traced: Traced, description: Description, precision: Precision, calibration: Calibration | None, path: Path
-) -> None:
-    """See ``Form.write``."""
-    with quiet():
-        graph = traced.graph.run_decompositions(
-            {
-                torch.ops.detkit.nms_mask.default: nms_mask_of_torchvision,
-                torch.ops.detkit.soft_nms.default: soft_nms_scores_of_torch,
-            }
-        )
-    graph._example_inputs = None  # zeros, which nobody needs
-    graph._guards_code = []  # checks of sizes as Python code, which a reader would have to run
-    for node in graph.graph.nodes:
-        node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}  # without traces of the machine
-    with atomic_write(path) as file:
-        torch.export.save(graph, file, extra_files={NAME: description.json()})
-
-
-def describe(path: Path) -> Description:
-    """See ``Form.describe``. What of the archive could run code is refused."""
-    check()
-    return read_description(_parts(path).get(f"extra/{NAME}", b"").decode(errors="replace"), str(path))
 
 
 def _parts(path: Path) -> dict[str, bytes]:
@@ -170,25 +137,66 @@ def _is_structure(text: str) -> bool:
     return True
 
 
-def run(path: Path, description: Description, threads: int) -> Engine:
-    """See ``Form.engines``."""
-    copy = io.BytesIO()
-    with zipfile.ZipFile(copy, "w") as archive:  # of the parts that were checked, as zip files can be read in two ways
-        for name, content in _parts(path).items():
-            archive.writestr(f"archive/{name}", content)
-    copy.seek(0)
-    try:
-        module: Any = torch.export.load(copy).module()
-    except Exception as error:  # torch raises many types for a file that is not right
-        raise DataError(
-            f"{path}: torch {torch.__version__} does not read it ({str(error)[:200]}); export it again"
-        ) from None
+@FORMS.register()
+class TorchForm(Form):
+    """torch's exported programs, run by torch."""
 
-    @torch.no_grad()
-    def engine(images: Tensor, regions: Tensor) -> list[Tensor]:
-        return [value.cpu() for value in module(images, regions).values()]
+    key = "torch"
+    suffix = ".pt2"
+    precisions: ClassVar[Mapping[Precision, str]] = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
+    instead = ".onnx or .xml"
 
-    return engine
+    @classmethod
+    def check(cls, precision: Precision = "fp32") -> None:
+        """Before torch 2.9 these files had another layout, with other dangers in it."""
+        if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9):
+            raise ConfigError(
+                f".pt2: this is torch {torch.__version__}, and detkit writes and reads these files with 2.9 or later: "
+                "pip install --upgrade torch torchvision; or take a program of ONNX or OpenVINO (.onnx, .xml)"
+            )
 
+    @classmethod
+    def write(
+        cls, traced: Traced, description: Description, precision: Precision, calibration: Calibration | None, path: Path
+    ) -> None:
+        with quiet():
+            graph = traced.graph.run_decompositions(
+                {
+                    torch.ops.detkit.nms_mask.default: nms_mask_of_torchvision,
+                    torch.ops.detkit.soft_nms.default: soft_nms_scores_of_torch,
+                }
+            )
+        graph._example_inputs = None  # zeros, which nobody needs
+        graph._guards_code = []  # checks of sizes as Python code, which a reader would have to run
+        for node in graph.graph.nodes:
+            node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}  # without traces of the machine
+        with atomic_write(path) as file:
+            torch.export.save(graph, file, extra_files={NAME: description.json()})
 
-TORCH = Form(".pt2", "torch", {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}, check, write, describe, {"torch": run})
+    @classmethod
+    def describe(cls, path: Path) -> Description:
+        """What of the archive could run code is refused."""
+        cls.check()
+        return read_description(_parts(path).get(f"extra/{NAME}", b"").decode(errors="replace"), str(path))
+
+    @classmethod
+    def load(cls, path: Path, description: Description, threads: int) -> Engine:
+        if threads:
+            raise ConfigError(f"{path}: torch has threads for the process alone: torch.set_num_threads({threads})")
+        copy = io.BytesIO()
+        with zipfile.ZipFile(copy, "w") as archive:  # of the parts that were checked: zip files can be read in two ways
+            for name, content in _parts(path).items():
+                archive.writestr(f"archive/{name}", content)
+        copy.seek(0)
+        try:
+            module: Any = torch.export.load(copy).module()
+        except Exception as error:  # torch raises many types for a file that is not right
+            raise DataError(
+                f"{path}: torch {torch.__version__} does not read it ({str(error)[:200]}); export it again"
+            ) from None
+
+        @torch.no_grad()
+        def engine(images: Tensor, regions: Tensor) -> list[Tensor]:
+            return [value.cpu() for value in module(images, regions).values()]
+
+        return engine

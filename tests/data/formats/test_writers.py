@@ -11,9 +11,11 @@ from small_folders import make_folder
 
 from detkit.data import TableDataset, open_dataset
 from detkit.data.datasets.row_reader import Policy
-from detkit.data.formats.writing import WRITERS, write_dataset
+from detkit.data.formats import LABEL_WRITERS
+from detkit.data.formats.writing import write_dataset
 from detkit.data.images import ImageReading
 
+WRITERS = LABEL_WRITERS.by_key()
 SIZE = (60, 80)
 
 

@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from detkit.data import TableDataset, open_dataset
-from detkit.data.formats.label_writer import ImageLabels
+from detkit.data.formats import LABEL_WRITERS, ImageLabels
 from detkit.data.formats.outlines import loops_of, one_polygon, outlines, simplified
-from detkit.data.formats.writing import WRITERS, write_dataset
+from detkit.data.formats.writing import write_dataset
 from detkit.registry import DataError
 
+WRITERS = LABEL_WRITERS.by_key()
 SIZE = (60, 80)
 RING = np.zeros(SIZE, bool)
 RING[10:40, 10:40] = True

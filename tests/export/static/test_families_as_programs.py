@@ -24,9 +24,10 @@ def written(model, folder):
     """The model in all forms."""
     graph = traced(model)
     description = describe(model, graph, "fp32", {}, [])
-    for suffix, form in FORMS.items():
-        form.write(graph, description, "fp32", None, folder / f"model{suffix}")
-        yield Program(folder / f"model{suffix}")
+    for _, form in FORMS:
+        path = folder / f"model{form.suffix}"
+        form.write(graph, description, "fp32", None, path)
+        yield Program(path)
 
 
 @pytest.mark.parametrize("family", [pytest.param(f, marks=() if f in FAST else pytest.mark.slow) for f in ANY_SIZE])

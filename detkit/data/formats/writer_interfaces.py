@@ -1,4 +1,4 @@
-"""LabelWriter: labels written image by image, whatever they are made of."""
+"""The role LabelWriter: labels written image by image, whatever they are made of."""
 
 import collections
 import dataclasses
@@ -13,7 +13,7 @@ import pycocotools.mask as coco_mask
 from PIL import Image
 
 from detkit.data.images import DEFAULT_READING, ImageReading, lies_as_read
-from detkit.registry import DataError
+from detkit.registry import DataError, Registry
 from detkit.utils.file_names import FreeNames
 
 TOLERANCE = 1.0
@@ -58,18 +58,18 @@ class LabelWriter:
         predicted: whether the rows are predictions to correct: outlines of masks get fewer corners, within a pixel.
 
     Attributes:
+        key: the format's name for ``--to`` and ``--label-format``.
         lost: what the format cannot hold and was left out, in words -> how many.
 
     Raises:
         DataError: the folder holds something.
     """
 
+    key: ClassVar[str]
     image_folder: ClassVar[str] = "images"
     """Where the images of all parts lie."""
 
-    def __init__(
-        self, root: str | os.PathLike[str], categories: Sequence[Mapping[str, Any]], *, predicted: bool = False
-    ):
+    def __init__(self, root: str | os.PathLike[str], categories: Sequence[Mapping[str, Any]], predicted: bool = False):
         self.root, self.categories, self.predicted = Path(root).expanduser(), list(categories), predicted
         if self.root.is_dir() and any(self.root.iterdir()):
             raise DataError(f"{self.root}: is not empty; give a new folder, so that nothing of yours is mixed with it")
@@ -79,12 +79,16 @@ class LabelWriter:
         self.tolerance = TOLERANCE if predicted else 0.0
         self.lost: collections.Counter[str] = collections.Counter()
         self._free = collections.defaultdict[str, FreeNames](lambda: FreeNames(by_stem=True))
+        self.begin()
 
     def __enter__(self) -> "LabelWriter":
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def begin(self) -> None:
+        """Prepares what the format needs, before the first image."""
 
     def add(self, part: str, image: ImageLabels) -> None:
         """Writes an image of a part of the dataset; "" where there are no parts."""
@@ -134,6 +138,9 @@ class LabelWriter:
         elif image.pixels is not None:
             Image.fromarray(image.pixels()).save(folder / relative)
         return relative.as_posix()
+
+
+LABEL_WRITERS: Registry[LabelWriter] = Registry("label writer", LabelWriter)
 
 
 def corners(row: Mapping[str, Any], size: tuple[int, int]) -> list[float]:

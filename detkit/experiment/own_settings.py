@@ -125,7 +125,7 @@ def _sizes(tree: Mapping[str, Any], facts: Facts, is_given: Callable[[str], bool
         edge = usual
     why = f"images are {facts.short_side:.0f} x {facts.long_side:.0f}, a fifth of the objects is below"
     why += f" {small * edge:.0f} pixels then"
-    limit = round(longest * edge / usual)
+    limit = longest if is_given("data.test_augmentations[0].max_size") else round(longest * edge / usual)
     edges = [max(8, 8 * round(edge * scale / 8)) for scale in (0.8, 0.9, 1.0, 1.1, 1.2)]
     yield Setting("data.test_augmentations[0].short_edge", [edge], why)
     yield Setting("data.test_augmentations[0].max_size", limit, "in proportion")

@@ -186,6 +186,7 @@ def test_what_the_user_says_stays(tmp_path):
         ["data.test_augmentations=[{name: ResizeShortestEdge, max_size: 700}]"],
         ["data.test_augmentations=[{name: ResizeAndPad}]", "data.train_augmentations=[{name: ResizeAndPad}]"],
         ["data.test_augmentations[0].short_edge=[2]"],
+        ["data.test_augmentations[0].max_size=1"],
         ["data.test_augmentations=[]"],
         ["data.train_augmentations=[]"],
         ["train.hooks=[]"],

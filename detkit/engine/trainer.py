@@ -125,7 +125,6 @@ class Trainer(Training):
             logger.info("training is finished: %d of %d steps are done", self.finished, self.max_iter)
             return
         self.model.train()
-        failure: BaseException | None = None
         try:
             with self.interruption or contextlib.nullcontext():
                 self._call_all("before_train")
@@ -133,21 +132,24 @@ class Trainer(Training):
                 stream = iter(()) if self.is_last_step else self._wait(self._stream)
                 while not self.is_last_step:
                     self._one_step(stream)
-        except BaseException as error:
-            failure = error
+        except BaseException:
+            self._end(failing=True)
+            raise
+        self._end()
+
+    def _end(self, *, failing: bool = False) -> None:
+        """Calls every hook's ``after_train``. The first error is raised after that, unless training is ``failing``."""
+        first: Exception | None = None
         for hook in self.hooks:
             try:
                 self._call(hook, "after_train")
             except Exception as error:
-                if failure is not None:
+                if failing or first is not None:
                     name = type(hook).__name__
                     logger.exception("%s.after_train failed while training was ending by an exception", name)
-                failure = failure or error
-        try:
-            if failure is not None:
-                raise failure
-        finally:
-            del failure  # its traceback has this frame: a cycle, which would keep the memory of a failed step
+                first = first or error
+        if first is not None and not failing:
+            raise first
 
     def _one_step(self, stream: Iterator[list[Sample]]) -> None:
         self.step = self.finished

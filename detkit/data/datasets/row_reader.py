@@ -10,7 +10,7 @@ import numpy as np
 
 from detkit.data.datasets.image_table import ImageTable
 from detkit.data.datasets.keypoints import read_keypoints
-from detkit.data.datasets.row_masks import InvalidMasks, MaskColumn, box_around, read_areas, read_masks
+from detkit.data.datasets.row_masks import InvalidMasks, MaskColumn, read_areas, read_masks
 from detkit.data.datasets.rows import MIN_SIDE, MISSING, Chunk, Row, as_row, row_type
 from detkit.data.flat import Ragged
 from detkit.data.issues import Issue, Report
@@ -169,12 +169,6 @@ class RowReader:
             lambda i: f": category_id {category_ids[i]} is not listed in 'categories' ({known})",
             "correct category_id, or add the category",
         )
-        without = np.array([box is MISSING or box is None or box == [] for box in chunk.values("bbox")], bool)
-        for i in np.flatnonzero(without & (image >= 0)).tolist():
-            row = chunk.rows[i]
-            if (box := box_around(row.segmentation, self.images.sizes[image[i]].tolist())) is not None:
-                row.bbox = box
-                self.tally["objects without a box given the extent of their mask"] += 1
         _, has_box = chunk.values_of("bbox", {list})
         chunk.columns |= {
             "id": np.array([id_ if ok else 0 for id_, ok in zip(ids, right_ids)], np.int64),

@@ -43,7 +43,7 @@ class Row(msgspec.Struct, gc=False):
         id: its id, a whole number.
         image_id: the id of its image.
         category_id: the id of its category.
-        bbox: x, y, width, height in pixels; without it, the extent of the segmentation.
+        bbox: x, y, width, height in pixels.
         area: square pixels; what is no finite number from 0 on stands for the area of the mask, or of the box
             without one.
         iscrowd: true for a region of many objects.

@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 
 from detkit.data.datasets.coco import read_categories, read_json
+from detkit.data.datasets.row_masks import box_around
 from detkit.data.datasets.rows import MISSING, ImageRow, Row, as_row, is_text, row_type
 from detkit.data.formats.coco_parts import distinct, joined, near_file, own_part
 from detkit.data.formats.content import Content
-from detkit.data.formats.dataset import FormatDataset
+from detkit.data.formats.dataset import FormatDataset, image_of
 from detkit.data.formats.files import PEEK, Folder
 from detkit.data.formats.parts import part_of
 from detkit.data.interfaces import DATASETS, NEGATIVE, NOT_EXHAUSTIVE
@@ -139,8 +140,14 @@ def _content(folder: Folder, name: str, is_lvis: bool) -> Content:
     if own and all(row.id is MISSING or type(row.id) is str for row in own):
         what = "no ids" if own[0].id is MISSING else "ids of text"
         notes.append(f"{name}: its annotations have {what}, so they are numbered from 1")
-        for number, annotation in enumerate(own, 1):
-            annotation.id = number
+        for number, row in enumerate(own, 1):
+            row.id = number
+    if own and not any(row.bbox for row in own):
+        notes.append(f"{name}: its annotations have no boxes, so these are the ones around their masks")
+        sizes = {image.id: (image.height, image.width) for image in images if isinstance(image.id, int | str)}
+        for row in own:
+            box = box_around(row.segmentation, sizes.get(image_of(row), (0, 0)))
+            row.bbox = MISSING if box is None else box
     return Content(images, objects, categories, keypoints, notes, extras, place=place)  # type: ignore[arg-type]
 
 

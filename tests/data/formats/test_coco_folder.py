@@ -60,11 +60,14 @@ RLE = {"size": [30, 40], "counts": [2 * 30 + 3] + [10, 20] * 19 + [10, 30 * 40 -
 
 @pytest.mark.parametrize("box", [{}, {"bbox": None}, {"bbox": []}])
 @pytest.mark.parametrize("mask", [POLYGON, RLE])
-def test_an_object_without_a_box_has_that_of_its_mask(folder, mask, box):
+def test_objects_without_boxes_have_those_of_their_masks(folder, mask, box, caplog):
+    caplog.set_level("INFO")
     row = {key: value for key, value in BOX.items() if key != "bbox"} | box | {"segmentation": mask}
     dataset = open_dataset(folder(annotations=[row]))
     assert dataset[0].boxes.tensor.tolist() == [[2, 3, 22, 13]]
-    assert "1 objects without a box given the extent of their mask" in dataset.summary()
+    assert "its annotations have no boxes, so these are the ones around their masks" in caplog.text
+    with pytest.raises(DataError, match="annotation 6"):
+        open_dataset(folder(annotations=[BOX, row | {"id": 6}]))  # one that lacks it is a mistake
 
 
 @pytest.mark.parametrize("mask", [None, [], [[1, 2]], [[1, 2, "3", 4]], {"size": [3, 4], "counts": "x"}, "x"])

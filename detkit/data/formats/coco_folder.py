@@ -4,7 +4,7 @@ import contextlib
 import functools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -136,19 +136,22 @@ def _content(folder: Folder, name: str, is_lvis: bool) -> Content:
             row.iscrowd, brushes = 0, brushes + 1
         objects.append(row)
     notes = [f"{name}: {brushes} masks of CVAT's brush, written as crowds, are taken as objects"] if brushes else []
-    own = [row for row in objects if isinstance(row, Row)]
-    if own and all(row.id is MISSING or type(row.id) is str for row in own):
-        what = "no ids" if own[0].id is MISSING else "ids of text"
-        notes.append(f"{name}: its annotations have {what}, so they are numbered from 1")
-        for number, row in enumerate(own, 1):
+    notes += [f"{name}: {note}" for note in _complete([row for row in objects if isinstance(row, Row)], images)]
+    return Content(images, objects, categories, keypoints, notes, extras, place=place)  # type: ignore[arg-type]
+
+
+def _complete(rows: Sequence[Row], images: Sequence[Any]) -> Iterator[str]:
+    """Gives annotations what all of a file lack, and says it; where only some lack it, that is a mistake."""
+    if rows and all(row.id is MISSING or type(row.id) is str for row in rows):
+        yield f"its annotations have {'no ids' if rows[0].id is MISSING else 'ids of text'}, so they are numbered from 1"
+        for number, row in enumerate(rows, 1):
             row.id = number
-    if own and not any(row.bbox for row in own):
-        notes.append(f"{name}: its annotations have no boxes, so these are the ones around their masks")
-        sizes = {image.id: (image.height, image.width) for image in images if isinstance(image.id, int | str)}
-        for row in own:
+    if rows and not any(row.bbox for row in rows):
+        yield "its annotations have no boxes, so these are the ones around their masks"
+        sizes: dict[Any, Any] = {i.id: (i.height, i.width) for i in images if isinstance(i.id, int | str)}
+        for row in rows:
             box = box_around(row.segmentation, sizes.get(image_of(row), (0, 0)))
             row.bbox = MISSING if box is None else box
-    return Content(images, objects, categories, keypoints, notes, extras, place=place)  # type: ignore[arg-type]
 
 
 def _is_brush(row: Row, of_cvat: Set[int]) -> bool:

@@ -143,7 +143,8 @@ def _content(folder: Folder, name: str, is_lvis: bool) -> Content:
 def _complete(rows: Sequence[Row], images: Sequence[Any]) -> Iterator[str]:
     """Gives annotations what all of a file lack, and says it; where only some lack it, that is a mistake."""
     if rows and all(row.id is MISSING or type(row.id) is str for row in rows):
-        yield f"its annotations have {'no ids' if rows[0].id is MISSING else 'ids of text'}, so they are numbered from 1"
+        what = "no ids" if rows[0].id is MISSING else "ids of text"
+        yield f"its annotations have {what}, so they are numbered from 1"
         for number, row in enumerate(rows, 1):
             row.id = number
     if rows and not any(row.bbox for row in rows):

@@ -77,7 +77,7 @@ def worker_error(error: BaseException, num_workers: int) -> WorkerError | None:
         words.append("data.num_workers or data.batch_size, or take data.mask_format=polygon or mini.")
     else:
         words = [
-            f"a loader process died ({first}), one of {num_workers}. Nothing in the process said why: most often the"
+            f"a loader process died ({first}), one of {num_workers}. If it has said nothing above, most often the"
             " system has killed it for want of memory (its log says so: dmesg | grep -i kill). Lower data.num_workers"
             f" (now {num_workers}), or the size of images. With data.num_workers=0 an error in the data shows itself"
             " where it happens."

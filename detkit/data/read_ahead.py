@@ -15,7 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from detkit.data.errors import worker_error
 from detkit.data.transfer import PackedBatch, remedy
-from detkit.data.workers import allow_many_files, quiet_about_the_run, signals_blocked
+from detkit.data.workers import allow_many_files, end_with_a_lost_batch, quiet_about_the_run, signals_blocked
 from detkit.data.workers import outlast_signals as _outlast_signals
 from detkit.registry import DataError
 from detkit.structures import Sample
@@ -112,5 +112,6 @@ def _start_worker(worker: int) -> None:
     gc.freeze()  # what the main process made is no garbage here, and looking for some would copy its pages
     torch.set_num_threads(1)  # the workers share the cores with the training process and with each other
     sys.excepthook = quiet_about_the_run
+    end_with_a_lost_batch()
     if threading.current_thread() is threading.main_thread():
         _outlast_signals()

@@ -1,4 +1,4 @@
-"""Loader processes: the signals that they never see, what they say, and the limit of open files."""
+"""Loader processes: the signals that they never see, what they say, how they end, and the limit of open files."""
 
 import contextlib
 import os
@@ -6,8 +6,11 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from multiprocessing import AuthenticationError
+from multiprocessing import AuthenticationError, queues
 from types import TracebackType
+from typing import Any
+
+from detkit.data.transfer import remedy
 
 _SIGNALS = {getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)}
 """Those that ask a run to leave."""
@@ -49,6 +52,17 @@ def _wait_for_term(run: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != run:
         pass
     os._exit(0)  # as torch's own workers do: another code would be an error in the run
+
+
+def end_with_a_lost_batch() -> None:
+    """Lets this process end where the thread that sends its batches fails, as the run would wait for a lost one."""
+    queues.Queue._on_queue_feeder_error = staticmethod(_end)  # type: ignore[attr-defined]  # the hook for this
+
+
+def _end(error: Exception, batch: Any) -> None:
+    words = f"a loader process cannot send a batch ({type(error).__name__}: {error}). {remedy(error)}"
+    print(words, file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def allow_many_files() -> None:

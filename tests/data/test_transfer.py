@@ -114,7 +114,22 @@ def test_too_few_open_files_for_the_workers_are_named():
 
 def test_little_address_space_ends_in_words_or_batches():
     words = limited("RLIMIT_AS", 48 << 20, 2)
-    assert words == "12 batches" or ("ulimit -v" in words or "limit of processes and threads" in words), words
+    said = ("ulimit -v", "limit of processes and threads", "want of memory")
+    assert words == "12 batches" or any(limit in words for limit in said), words
+
+
+def test_a_batch_that_cannot_be_sent_ends_the_wait_for_it(monkeypatch, capfd):
+    def fail(self):
+        raise MemoryError
+
+    monkeypatch.setattr(PackedBatch, "__reduce__", fail)  # which is called where the batch is sent, in the worker
+    dataset = Shapes(num_images=2, image_size=(40, 40))
+    loader = train_loader(dataset, Mapper(dataset), ShuffleSampler(dataset, 2, 0, 0, 1), 1)
+    with pytest.raises(WorkerError, match=r"a loader process died .* want of memory"):
+        next(iter(loader))
+    assert (
+        "a loader process cannot send a batch (MemoryError: ). memory is short (ulimit -v is" in capfd.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,11 @@ def labelme(*shapes, image="a.png"):
     return {"imagePath": image, "imageHeight": 30, "imageWidth": 40, "imageData": None, "shapes": list(shapes)}
 
 
+def supervisely(kind, points, **more):
+    thing = {"classTitle": "cat", "geometryType": kind, "points": points, **more}
+    return {"size": {"height": 30, "width": 40}, "objects": [thing]}
+
+
 def png(pixels):
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
@@ -312,16 +317,7 @@ CASES = {
         {
             "p/meta.json": {"classes": [{"title": "cat", "shape": "alpha_mask"}]},
             "p/ds/img/a.png": IMAGE,
-            "p/ds/ann/a.png.json": {
-                "size": {"height": 30, "width": 40},
-                "objects": [
-                    {
-                        "classTitle": "cat",
-                        "geometryType": "rectangle",
-                        "points": {"exterior": [[4, 3], [19, 11]], "interior": []},
-                    }
-                ],
-            },
+            "p/ds/ann/a.png.json": supervisely("rectangle", {"exterior": [[4, 3], [19, 11]], "interior": []}),
         },
         ONE,
         ("ds",),
@@ -330,17 +326,7 @@ CASES = {
         {
             "meta.json": {"classes": [{"title": "cat", "shape": "oriented_bbox"}]},
             "ds/img/a.png": IMAGE,
-            "ds/ann/a.png.json": {
-                "size": {"height": 30, "width": 40},
-                "objects": [
-                    {
-                        "classTitle": "cat",
-                        "geometryType": "oriented_bbox",
-                        "points": [[7.5, -0.5], [15.5, 14.5]],
-                        "angle": math.pi / 2,
-                    }
-                ],
-            },
+            "ds/ann/a.png.json": supervisely("oriented_bbox", [[7.5, -0.5], [15.5, 14.5]], angle=math.pi / 2),
         },
         ONE,
         ("ds",),

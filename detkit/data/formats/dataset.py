@@ -83,15 +83,7 @@ class FormatDataset(TableDataset):
         self.splits = tuple(name for name in parts if name)
         self.has_rest = bool(self.splits) and "" in parts
         self.divisible = len(parts) == 1 or not any(map(purpose, parts))
-        together = self.divisible and (len(parts) == 1 or split not in parts)
-        if val_fraction is not None and split is not None and together:
-            content = reader.read(folder, parts)
-            keep_share(content, split, val_fraction, folder)
-        else:
-            content = reader.read(folder, choose_parts(parts, split, folder))
-        if set(class_names or ()).difference(content.categories.values()):
-            _add_classes(content, content if split is None else reader.read(folder, parts), class_names or (), folder)
-        content.move_regions(class_names or ())
+        content = self._content(reader, folder, parts, split, val_fraction, class_names or ())
         self.embedded, self.lists_classes = content.embedded, content.lists_classes
         extras = {kind: list(found.items()) for kind, found in content.extras.items()}
         self._extras = msgspec.json.encode(extras)  # in one piece, which loader workers share
@@ -121,6 +113,27 @@ class FormatDataset(TableDataset):
         above = {entry.get("supercategory") for entry in content.extras.get("categories", {}).values()}
         present = {self.class_names[number] for number in {*self.table.classes.tolist()}}
         self.groups = tuple(name for name in self.class_names if name in above - present)
+
+    def _content(
+        self,
+        reader: type["FormatDataset"],
+        folder: Folder,
+        parts: Mapping[str, Any],
+        split: str | None,
+        val_fraction: float | None,
+        class_names: Collection[str],
+    ) -> Content:
+        """What is labelled in the part that is asked for, with the classes that are."""
+        together = self.divisible and (len(parts) == 1 or split not in parts)
+        if val_fraction is not None and split is not None and together:
+            content = reader.read(folder, parts)
+            keep_share(content, split, val_fraction, folder)
+        else:
+            content = reader.read(folder, choose_parts(parts, split, folder))
+        if set(class_names).difference(content.categories.values()):
+            _add_classes(content, content if split is None else reader.read(folder, parts), class_names, folder)
+        content.move_regions(class_names)
+        return content
 
     def check_image(self, index: int, report: Report) -> None:
         if self.table.images.file_name(index) not in self.embedded:

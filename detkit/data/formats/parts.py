@@ -48,6 +48,15 @@ def by_part(names: Iterable[str], own_name: bool = True) -> dict[str, list[str]]
     return out
 
 
+def without_val(lists: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Lists of images by part, each name once. What of ``trainval`` is not in ``val`` beside it is ``train``."""
+    out = {part: list(dict.fromkeys(names)) for part, names in lists.items()}
+    if "val" in out and (both := out.pop("trainval", None)):
+        val = {*out["val"]}
+        out.setdefault("train", [name for name in both if name not in val])
+    return out
+
+
 @functools.lru_cache(1000)
 def purpose_of_folder(folder: str) -> str:
     """What the part is for whose files a folder holds; "" where its name does not say."""

@@ -10,7 +10,7 @@ import numpy as np
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, lines_of
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder
-from detkit.data.formats.parts import by_part, part_of
+from detkit.data.formats.parts import by_part, part_of, without_val
 from detkit.data.formats.shapes import extent, numbers
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
@@ -83,12 +83,10 @@ class KittiDataset(TextRows):
         files = {PurePosixPath(name).stem: name for name in cls.label_files(folder)}
         out: dict[str, list[str]] = {}
         for name in folder.glob("ImageSets/*.txt"):
-            listed = dict.fromkeys(line for _, line in lines_of(folder.text(name)))
-            if found := [files[stem] for stem in listed if stem in files]:
+            lines = (line for _, line in lines_of(folder.text(name)))
+            if found := [files[stem] for stem in lines if stem in files]:
                 out[PurePosixPath(name).stem] = found
-        if {"train", "val"} <= out.keys():
-            out.pop("trainval", None)
-        return out or super().parts(folder)
+        return without_val(out) or super().parts(folder)
 
     @classmethod
     def read_line(cls, line: str, origin: str) -> LabelledObject | None:

@@ -12,7 +12,7 @@ import numpy as np
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, image_size, lines_of, values_of
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder
-from detkit.data.formats.parts import by_part
+from detkit.data.formats.parts import by_part, without_val
 from detkit.data.formats.shapes import points
 from detkit.data.image_files import IMAGE_SUFFIXES
 from detkit.data.interfaces import DATASETS
@@ -79,11 +79,7 @@ class VocDataset(FormatDataset):
             part, lines = PurePosixPath(name).stem, [_stem(line, stems) for _, line in lines_of(folder.text(name))]
             if not _has_columns(lines, stems):
                 lists.setdefault(part, []).extend(lines)
-        if "val" in lists and (both := lists.pop("trainval", None)):
-            val = {*lists["val"]}
-            lists.setdefault("train", [line for line in both if line not in val])
-        out = {part: list(dict.fromkeys(lines)) for part, lines in lists.items()}
-        return out or by_part(_stems(folder), own_name=False)
+        return without_val(lists) or by_part(_stems(folder), own_name=False)
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:

@@ -103,6 +103,14 @@ def test_a_shape_of_supervisely_and_one_of_labelme_as_pixels(tmp_path):
     assert opened(tmp_path / "b", files).coco()["annotations"][0]["area"] == 112
 
 
+def test_no_image_of_kittis_val_is_trained_on(tmp_path):
+    files = {**CASES["lists of images"][0]}
+    del files["ImageSets/train.txt"]
+    write(tmp_path, files)
+    stems = {part: open_dataset(tmp_path, split=part).image_path(0)[-5:] for part in ("train", "val")}
+    assert stems == {"train": "b.png", "val": "a.png"}
+
+
 def test_other_labels_in_the_folder_are_said(tmp_path, caplog):
     files = {"coco.json": coco("a.png"), "a.png": IMAGE, "a.txt": YOLO, "data.yaml": NAMES}
     assert opened(tmp_path, files).format == "COCO"

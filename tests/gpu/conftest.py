@@ -1,15 +1,19 @@
 """The device."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
+from emulated_device import emulated_gpu
 
 
 @pytest.fixture
-def device() -> torch.device:
-    """A GPU, or what DETKIT_TEST_DEVICE names; without either the test is skipped."""
+def device() -> Iterator[torch.device]:
+    """A GPU, or what DETKIT_TEST_DEVICE names; without either one that is emulated on the CPU."""
     name = os.environ.get("DETKIT_TEST_DEVICE", "cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU; DETKIT_TEST_DEVICE=cpu runs it on the CPU")
-    return torch.device(name)
+    if name != "cuda" or torch.cuda.is_available():
+        yield torch.device(name)
+        return
+    with emulated_gpu():
+        yield torch.device("cuda", 0)

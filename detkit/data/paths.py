@@ -55,7 +55,7 @@ def _nearest(path: Path) -> str:
     if same := written_otherwise(str(present), str(path.relative_to(present))):
         return f" There is '{same}': the letters' case or Unicode form differs, or a backslash or %20 is in the way."
     try:
-        names = sorted(entry.name for entry in os.scandir(present))
+        names = sorted(entry.name for entry in os.scandir(present) if entry.name[0] != ".")
     except OSError:
         return ""
     missing = path.relative_to(present).parts[0]

@@ -205,6 +205,9 @@ def test_missing_file_names_the_absolute_path_and_a_neighbour(folder, read, cont
     monkeypatch.chdir(folder)
     with pytest.raises(DataError, match=re.escape(f"{folder}/nowhere/deep' does not exist")):
         CocoInstances(json_file="instances.json", image_root="nowhere/deep")
+    (folder / ".cache").mkdir()
+    with pytest.raises(DataError, match=r"holds no 'nowhere', but 1\.png, instances\.json\."):
+        CocoInstances(json_file="instances.json", image_root="nowhere")
     with pytest.raises(DataError, match=r"the folder '.*1\.png' is not a folder"):
         CocoInstances(json_file="instances.json", image_root="1.png")
 

@@ -65,3 +65,21 @@ def test_labels_of_yolo_lie_beside_the_link_to_images_or_beside_the_images(label
     for given in ("data/data.yaml", "conf/other.yaml", *(("data",) if labels == "data" else ())):
         dataset = open_dataset(tmp_path / given)
         assert [len(dataset[index].boxes) for index in range(len(dataset))] == [1, 0]
+
+
+@pytest.mark.parametrize(("link", "target"), [("data/up", "."), ("data/all", "/"), ("disk/x/up", "disk")])
+def test_a_link_that_leads_up_is_left_out_and_said(link, target, tmp_path, caplog):
+    for name in ("data/a", "disk/x/b", "disk/private"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "data/x").symlink_to(tmp_path / "disk/x")
+    (tmp_path / link).symlink_to(tmp_path / target)
+    assert dict(walk(tmp_path / "data")) == {"": ["a"], "x/": ["b"]}
+    assert "is left out, as it is a link to" in caplog.text
+
+
+def test_a_link_to_what_was_gone_through_is_not_spoken_of(tmp_path, caplog):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/up").symlink_to(tmp_path)
+    assert dict(walk(tmp_path)) == {"": [], "b/": []}
+    assert not caplog.text

@@ -40,7 +40,13 @@ class CvatDataset(FormatDataset):
         out: dict[str, list[tuple[str, Element]]] = {}
         for name in files:
             root, own = folder.xml(name), part_of(name, own_name=False) if len(files) > 1 else ""
+            tasks: dict[tuple[str, str], str] = {}
             for image in root.findall("image") or _frames(folder, name, root):
+                key, task = (image.get("subset") or "", image.get("name") or ""), image.get("task_id") or ""
+                if (other := tasks.setdefault(key, task)) != task:
+                    what = f"the tasks {other} and {task} both have an image '{key[1]}' in the subset '{key[0]}'"
+                    fix = "where CVAT writes one over the other; export each task by itself"
+                    raise DataError(f"{folder.path / name}: {what}, {fix}")
                 out.setdefault(image.get("subset") or own, []).append((name, image))
         return out or {"": []}
 
@@ -69,30 +75,59 @@ def _files(folder: Folder) -> list[str]:
 def _frames(folder: Folder, file: str, root: Element) -> list[Element]:
     """The frames of a video as images, each with the shapes of the tracks that are in it.
 
-    A frame's file is named ``frame_000007``, or is the image of that number of all; those beside the XML come first.
+    A project holds a video a task. Its frames lie in the folder of its subset, or in one that is named as the task.
     """
-    sides = {side: root.findtext(f"meta//original_size/{side}") or "" for side in ("width", "height")}
-    above = PurePosixPath(file).parent
-    beside = (
-        [name for name in folder.below(str(place)) if name in folder.images] for place in (above / "images", above)
-    )
+    above, tracks = PurePosixPath(file).parent, root.findall("track")
+    tasks = root.findall("meta/project/tasks/task")
+    if len(tasks) < 2:
+        images = next(filter(None, (_images_in(folder, above / "images"), _images_in(folder, above))), [*folder.images])
+        return _with_tracks(folder, file, images, root.find("meta//original_size"), tracks, "")
+    out, taken = list[Element](), dict[str, str]()
+    subsets = {track.get("task_id"): track.get("subset") or "" for track in tracks}
+    for task in tasks:
+        id_, name = task.findtext("id"), (task.findtext("name") or "").strip()
+        subset = subsets.get(id_) or task.findtext("subset") or "default"
+        names = (f"{subset}/{name}", name, f"{subset}/{PurePosixPath(name).stem}", PurePosixPath(name).stem, subset)
+        places = [above / top / place for place in names if PurePosixPath(place).name for top in ("images", "")]
+        place = next((place for place in places if _images_in(folder, place)), places[0])
+        images = _images_in(folder, place)
+        if images and (other := taken.setdefault(str(place), name)) != name:
+            what = f"the videos '{other}' and '{name}' of the project both have their frames in '{place}'"
+            fix = f"lay those of each in a folder of its own, as '{places[0]}', or export each task by itself"
+            raise DataError(f"{folder.path / file}: {what}, where CVAT writes one over the other; {fix}")
+        own = [track for track in tracks if track.get("task_id") == id_]
+        out += _with_tracks(folder, file, images, task.find("original_size"), own, subset)
+    return out
+
+
+def _images_in(folder: Folder, place: PurePosixPath) -> list[str]:
+    return [name for name in folder.below(str(place)) if name in folder.images]
+
+
+def _with_tracks(
+    folder: Folder, file: str, images: list[str], size: Element | None, tracks: list[Element], subset: str
+) -> list[Element]:
+    """The images of one video. That of a frame is named ``frame_000007``, or is the one of this number of all."""
+    sides = {side: "" if size is None else size.findtext(side) or "" for side in ("width", "height")}
+    own = {**sides, "subset": subset} if subset else sides
     out, frames = dict[int, Element](), dict[int, str]()
-    for number, name in enumerate(next(filter(None, beside), folder.images)):
+    for number, name in enumerate(images):
         if found := re.fullmatch(r"frame_(\d+)", PurePosixPath(name).stem):
             number = int(found[1])
             if (first := frames.setdefault(number, name)) != name:
                 what = f"'{first}' and '{name}' are both of frame {number}; lay the images of a video beside its XML"
                 raise DataError(f"{folder.path / file}: {what}")
-        out[number] = Element("image", {"id": str(number), "name": name, **sides})
-    for track in root.findall("track"):
+        out[number] = Element("image", {"id": str(number), "name": name, **own})
+    for track in tracks:
         for shape in track:
-            if shape.get("outside") != "1":
-                frame = shape.get("frame") or ""
-                if not frame.isdecimal() or int(frame) not in out:
-                    what = f"there is no image of its frame {frame}, 'frame_{frame:0>6}'; export the images too"
-                    raise DataError(f"{folder.path / file}, track {track.get('id')}: {what}")
-                shape.set("label", track.get("label") or "")
-                out[int(frame)].append(shape)
+            if shape.get("outside") == "1" or shape.tag == "track":
+                continue  # a skeleton has its points as tracks within
+            frame = shape.get("frame") or ""
+            if not frame.isdecimal() or int(frame) not in out:
+                what = f"there is no image of its frame {frame}, 'frame_{frame:0>6}'; export the images too"
+                raise DataError(f"{folder.path / file}, track {track.get('id')}: {what}")
+            shape.set("label", track.get("label") or "")
+            out[int(frame)].append(shape)
     return list(out.values())
 
 

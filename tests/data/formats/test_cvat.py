@@ -1,7 +1,7 @@
 """The XML of every task of CVAT is read, each with its own images."""
 
 import pytest
-from variant_folders import BOX, IMAGE, VIDEO, write
+from variant_folders import BOX, IMAGE, TRACK, VIDEO, write
 
 from detkit.data import open_dataset
 from detkit.registry import DataError
@@ -64,4 +64,58 @@ def test_frames_are_those_beside_the_videos_xml(size, tmp_path):
 def test_two_images_of_one_frame_are_refused(tmp_path):
     write(tmp_path, {"annotations.xml": VIDEO, "a/frame_000000.png": IMAGE, "b/frame_000000.png": IMAGE})
     with pytest.raises(DataError, match=r"'a/frame_000000\.png' and 'b/frame_000000\.png' are both of frame 0"):
+        open_dataset(tmp_path)
+
+
+SKELETONS = {
+    "of 2.3": '<skeleton frame="0" outside="0" points="1,2"/><track id="0" label="1"><points frame="0"/></track>',
+    "of today": '<skeleton frame="0" keyframe="1"><points label="1" outside="0" points="1,2"/></skeleton>',
+}
+
+
+@pytest.mark.parametrize("version", SKELETONS)
+def test_tracks_of_skeletons_are_no_objects_and_hide_none(version, tmp_path):
+    track = f'<track id="1" label="cat" source="manual">{SKELETONS[version]}</track></annotations>'
+    write(tmp_path, {"annotations.xml": VIDEO.replace("</annotations>", track)})
+    write(tmp_path, {f"images/frame_{i:06}.PNG": IMAGE for i in range(3)})
+    assert found(tmp_path)["images/frame_000000.PNG"] == [("cat", *BOX)]
+
+
+def project(subsets):
+    """A project's XML of the videos v0.mp4, v1.mp4 and so on; in each a cat is in frame 0."""
+    size = "<original_size><width>40</width><height>30</height></original_size>"
+    tasks = "".join(f"<task><id>{i}</id><name>v{i}.mp4</name>{size}</task>" for i in range(len(subsets)))
+    meta = f"<meta><project><tasks>{tasks}</tasks><labels><label><name>cat</name></label></labels></project></meta>"
+    box = TRACK.format(0, 0)
+    tracks = (f'<track label="cat" task_id="{i}" subset="{name}">{box}</track>' for i, name in enumerate(subsets))
+    return f"<annotations>{meta}{''.join(tracks)}</annotations>"
+
+
+@pytest.mark.parametrize(
+    ("subsets", "folders", "parts"),
+    [
+        (("Train", "Test"), ("images/Train", "images/Test"), ("Train", "Test")),
+        (("default", "default"), ("images/default/v0", "images/default/v1"), ("default",)),
+        (("default", "default"), ("v0.mp4", "v1.mp4"), ("default",)),
+        (("default",), ("images/default",), ()),
+        (("default",), ("images",), ()),
+    ],
+)
+def test_each_video_of_a_project_has_its_own_frames(subsets, folders, parts, tmp_path):
+    write(tmp_path, {"annotations.xml": project(subsets)})
+    write(tmp_path, {f"{folder}/frame_00000{i}.PNG": IMAGE for folder in folders for i in range(2)})
+    box = [("cat", *BOX)]
+    expected = {f"{folder}/frame_00000{i}.PNG": [] if i else box for folder in folders for i in range(2)}
+    assert (found(tmp_path), open_dataset(tmp_path).splits) == (expected, parts)
+
+
+def test_frames_of_which_one_video_overwrote_anothers_are_refused(tmp_path):
+    write(tmp_path, {"annotations.xml": project(("default", "default")), "images/default/frame_000000.PNG": IMAGE})
+    what = r"'v0\.mp4' and 'v1\.mp4' of the project both have their frames in 'images/default'.*export each task"
+    with pytest.raises(DataError, match=what):
+        open_dataset(tmp_path)
+    text = '<image id="{0}" name="frame_000000" subset="default" task_id="{0}" width="40" height="30"/>'
+    images = f"<annotations>{text.format(3)}{text.format(4)}</annotations>"
+    write(tmp_path, {"annotations.xml": images})
+    with pytest.raises(DataError, match=r"the tasks 3 and 4 both have an image 'frame_000000' in the subset 'default'"):
         open_dataset(tmp_path)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -59,7 +60,7 @@ class LabelledImage:
         objects: what is labelled in it.
         size: ``(height, width)``; None: what the file's header says.
         id: its id where the format has one; else its path stands for it.
-        ignored: how many of its labels are no objects, such as points and lines; it is said.
+        ignored: how many of its labels are no objects, such as points, lines and those without a class; it is said.
     """
 
     path: str
@@ -146,7 +147,7 @@ class Content:
         if twice:
             notes.append(f"{amount(twice, 'image')} labelled more than once; what is said first counts")
         if ignored:
-            notes.append(f"{amount(ignored, 'label')} without area left out, such as points, lines and tags")
+            notes.append(f"{amount(ignored, 'label')} without area or class left out, such as points, lines and tags")
         classes = {i: name for name, i in number.items()}
         extras = {"annotations": regions}
         lists_classes = class_names is not None
@@ -214,7 +215,7 @@ def image_size(folder: Folder, path: str) -> tuple[int, int]:
 
 
 def lines_of(text: str) -> Iterator[tuple[int, str]]:
-    """The lines that hold something, and their numbers."""
-    for number, line in enumerate(text.splitlines(), 1):
+    """The lines that hold something, and their numbers; Unicode's other breaks, such as U+2028, are part of a line."""
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):
         if line.strip():
             yield number, line.strip()

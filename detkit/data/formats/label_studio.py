@@ -13,7 +13,7 @@ from detkit.data.formats.content import Content, LabelledImage, LabelledObject, 
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder, embedded_image
 from detkit.data.formats.parts import by_part
-from detkit.data.formats.shapes import drawn, ellipse, extent, mask_size, numbers, points, rectangle, turned
+from detkit.data.formats.shapes import drawn, ellipse, extent, is_line, mask_size, numbers, points, rectangle, turned
 from detkit.data.image_files import IMAGE_SUFFIXES
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
@@ -115,15 +115,22 @@ def _configured(folder: Folder) -> list[str]:
     ]
 
 
-def _path(folder: Folder, task: Mapping[str, Any], near: str, place: str) -> str:
-    """The image of a task: its upload, or the first text of its data that is named as an image and is there."""
+def _addresses(task: Mapping[str, Any]) -> list[str]:
+    """The upload of a task, or the texts of its data: those that are named as images, if any are."""
     data = task.get("data")
     texts = [value for value in data.values() if isinstance(value, str)] if isinstance(data, dict) else []
     texts = [_address(text) for text in ([str(task["file_upload"])] if task.get("file_upload") else texts)]
-    named = [text for text in texts if PurePosixPath(text).suffix.lower() in IMAGE_SUFFIXES] or texts or [""]
+    return [text for text in texts if PurePosixPath(text).suffix.lower() in IMAGE_SUFFIXES] or texts
+
+
+def _path(folder: Folder, task: Mapping[str, Any], near: str, place: str) -> str:
+    """The image of a task: the first of its addresses that is there."""
+    named = _addresses(task)
     for text in named:
         with contextlib.suppress(DataError):
             return folder.image(text, near, place)
+    if not any(named):
+        raise DataError(f"{place}: its data has no text that names an image; tasks of several pages cannot be read")
     address = max(named, key=lambda text: "/" in text)
     return folder.image(address, near, place) if folder.images else address.lstrip("/") or place
 
@@ -151,13 +158,18 @@ def _image(folder: Folder, task: Any, key: str, near: str, place: str) -> Labell
         raise DataError(f"{place}: its annotation has no list 'result'")
     sizes = [(r.get("original_height"), r.get("original_width")) for r in results if isinstance(r, dict)]
     size = next(((h, w) for h, w in sizes if isinstance(h, int) and isinstance(w, int) and h > 0 and w > 0), None)
+    shown = {result.get("to_name") for result in results if isinstance(result, dict) and result.get("type") in SHAPES}
+    if len(shown) > 1 and len(_addresses(task)) > 1:
+        names = ", ".join(sorted(map(str, shown)))
+        raise DataError(f"{place}: its labels are of several images ({names}); expected tasks of one image each")
     found = [_object(result, f"{place}, result {number}") for number, result in enumerate(results, 1)]
-    kinds = [str(result.get("type")) for result in results if isinstance(result, dict)]
-    ignored = sum(kind.endswith("labels") and kind not in SHAPES for kind in kinds)
+    kinds = [str(result.get("type")) if isinstance(result, dict) else "" for result in results]
+    ignored = sum(thing is None and kind.endswith("labels") for thing, kind in zip(found, kinds))
     return LabelledImage(path, [thing for thing in found if thing], size, task.get("id"), ignored)
 
 
 def _object(result: Any, origin: str) -> LabelledObject | None:
+    """An object; None for what is no shape, covers nothing or has no class."""
     kind = result.get("type") if isinstance(result, dict) else None
     if kind not in SHAPES:
         return None
@@ -165,7 +177,9 @@ def _object(result: Any, origin: str) -> LabelledObject | None:
     labels = value.get(kind) if isinstance(value, dict) else None
     if kind == "labels" and isinstance(value, dict):  # of a control that names what another one draws
         kind = next((k for field, k in FIELDS.items() if field in value), kind)
-    if not isinstance(labels, list) or not labels:
+    if labels == [] or (kind == "polygonlabels" and is_line(value.get("points"))):
+        return None  # somebody took the class away again, or began an outline and left it
+    if not isinstance(labels, list):
         raise DataError(f"{origin}: has no '{kind}'; expected its class there")
     scale = numbers([width, height], origin, "original_width, original_height", 2) / 100
     degrees = float(value.get("rotation") or 0)

@@ -33,6 +33,11 @@ def points(values: Any, origin: str, least: int = 3) -> list[float]:
     return out.reshape(-1).tolist()
 
 
+def is_line(values: Any) -> bool:
+    """Whether an outline has too few points to cover anything, as tools let a slip of the hand leave it."""
+    return isinstance(values, list | tuple) and len(values) < 3
+
+
 def ellipse(centre: Sequence[float], radii: Sequence[float], degrees: float = 0) -> tuple[list[float], list[float]]:
     """The box around an ellipse that is turned clockwise about its centre, and a polygon of its area."""
     angle = np.arange(CORNERS) * (2 * math.pi / CORNERS)

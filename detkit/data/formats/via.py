@@ -13,7 +13,7 @@ from detkit.data.formats.content import Content, LabelledImage, LabelledObject
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder
 from detkit.data.formats.parts import by_part
-from detkit.data.formats.shapes import ellipse, numbers, points
+from detkit.data.formats.shapes import ellipse, is_line, numbers, points
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
@@ -22,8 +22,9 @@ from detkit.registry import DataError
 class ViaDataset(FormatDataset):
     """VIA's JSON (Dutta and Zisserman 2019, versions 1 to 3; matterport's balloons) and CSV: polygons, boxes, circles.
 
-    The class of a region is its attribute of the names below, or its first one; regions without attributes are of one
-    class, ``object``. Classes are the labels, sorted. Options are those of ``FormatDataset``.
+    The class of a region is its attribute ``class``, ``label``, ``name``, ``type`` or ``category``, or its first one;
+    regions without attributes are of one class, ``object``. Classes are the labels, sorted. Options are those of
+    ``FormatDataset``.
     """
 
     key = "via"
@@ -45,7 +46,7 @@ class ViaDataset(FormatDataset):
 
 
 CLASS_ATTRIBUTES = ("class", "label", "name", "type", "category")
-"""Attributes of a region that mostly hold its class."""
+"""Attributes of a region that mostly hold its class, in any case."""
 SHAPES = {1: "point", 2: "rect", 3: "circle", 4: "ellipse", 5: "polyline", 6: "polyline", 7: "polygon", 8: "extent"}
 """The numbers of shapes in VIA 3; 8 is a rectangle given by the outermost points of what is in it."""
 COMMENT = re.compile(r"(?m)^# (ATTRIBUTE|CSV_HEADER) = (.*)$")
@@ -65,11 +66,11 @@ def _files(folder: Folder) -> list[str]:
     return [name for name, head in heads.items() if any(all(word in head for word in form) for form in words)]
 
 
-def _entries(folder: Folder, name: str) -> list[Any]:
-    """The images of a file in the form of VIA 2: each with a filename and regions."""
+def _entries(folder: Folder, name: str) -> tuple[list[Any], Mapping[str, Any]]:
+    """The images of a file in the form of VIA 2, each with a filename and regions, and what its project describes."""
     place = folder.path / name
     if name.endswith(".csv") and "CSV_HEADER" in folder.head(name):
-        return _of_version_3(_csv_of_version_3(folder.text(name), str(place)), str(place))
+        return _of_version_3(_csv_of_version_3(folder.text(name), str(place)), str(place)), {}
     if name.endswith(".csv"):
         found: dict[str, list[Any]] = {}
         reader = csv.DictReader(io.StringIO(folder.text(name).lstrip("#")))
@@ -80,14 +81,16 @@ def _entries(folder: Folder, name: str) -> list[Any]:
                 regions += [{"shape_attributes": shape, "region_attributes": given}] if shape else []
         except (csv.Error, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{place}, line {reader.line_num}: is not of VIA's CSV ({error!r})") from None
-        return [{"filename": file, "regions": regions} for file, regions in found.items()]
+        return [{"filename": file, "regions": regions} for file, regions in found.items()], {}
     content = folder.json(name)
     if isinstance(content, dict) and "metadata" in content and "view" in content:
-        return _of_version_3(content, str(place))
-    content = content.get("_via_img_metadata", content) if isinstance(content, dict) else None
-    if not isinstance(content, dict):
+        return _of_version_3(content, str(place)), {}
+    entries = content.get("_via_img_metadata", content) if isinstance(content, dict) else None
+    if not isinstance(entries, dict):
         raise DataError(f"{place}: expected a mapping of images, as VIA writes it")
-    return list(content.values())
+    described = content.get("_via_attributes") if entries is not content else None
+    regions = described.get("region") if isinstance(described, dict) else None
+    return list(entries.values()), regions if isinstance(regions, dict) else {}
 
 
 def _csv_of_version_3(text: str, place: str) -> dict[str, Any]:
@@ -137,30 +140,40 @@ def _of_version_3(content: dict[str, Any], place: str) -> list[Any]:
 def _images(folder: Folder, name: str) -> list[LabelledImage]:
     place, near = str(folder.path / name), PurePosixPath(name).parent.as_posix()
     out = []
-    for entry in _entries(folder, name):
+    entries, described = _entries(folder, name)
+    for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("filename"), str):
             raise DataError(f"{place}: {str(entry)[:60]!r} has no filename")
         regions, at = entry.get("regions") or [], f"{place}, {entry['filename']}"
         regions = list(regions.values()) if isinstance(regions, dict) else regions
         image = folder.image(entry["filename"], "" if near == "." else near, name)
-        found = [_object(region, f"{at}, region {number}") for number, region in enumerate(regions, 1)]
+        found = [_object(region, described, f"{at}, region {number}") for number, region in enumerate(regions, 1)]
         objects = [thing for thing in found if thing]
         out.append(LabelledImage(image, objects, ignored=len(found) - len(objects)))
     return out
 
 
-def _object(region: Any, origin: str) -> LabelledObject | None:
-    shape: Any = region.get("shape_attributes") if isinstance(region, dict) else None
-    if not isinstance(shape, dict):
-        raise DataError(f"{origin}: has no shape_attributes")
-    kind, given = shape.get("name"), region.get("region_attributes") or {}
-    if kind in ("point", "polyline"):
-        return None
+def _label(given: Any, described: Mapping[str, Any]) -> str:
+    """The class of a region. A choice that the project numbered is called by what it describes."""
     given = given if isinstance(given, dict) else {}
     marked = {k: next(filter(v.get, v), "") if isinstance(v, dict) else v for k, v in given.items()}  # checkboxes
     attributes = {k: v for k, v in marked.items() if isinstance(v, str) and v}
-    label = next((attributes[k] for k in CLASS_ATTRIBUTES if k in attributes), None)
-    label = label or next(iter(attributes.values()), "object")
+    known = {k.lower(): k for k in attributes}
+    key = next((known[k] for k in CLASS_ATTRIBUTES if k in known), next(iter(attributes), None))
+    if key is None:
+        return "object"
+    options = described[key].get("options") if isinstance(described.get(key), dict) else None
+    name = options.get(attributes[key]) if isinstance(options, dict) and attributes[key].isdecimal() else None
+    return name if isinstance(name, str) and name else attributes[key]
+
+
+def _object(region: Any, described: Mapping[str, Any], origin: str) -> LabelledObject | None:
+    shape: Any = region.get("shape_attributes") if isinstance(region, dict) else None
+    if not isinstance(shape, dict):
+        raise DataError(f"{origin}: has no shape_attributes")
+    kind, label = shape.get("name"), _label(region.get("region_attributes"), described)
+    if kind in ("point", "polyline") or (kind == "polygon" and is_line(shape.get("all_points_x"))):
+        return None
 
     def values(*keys: str) -> list[float]:
         return numbers([shape.get(key) for key in keys], origin, ", ".join(keys), len(keys)).tolist()

@@ -54,4 +54,19 @@ def test_a_bitmap_is_a_mask_and_what_has_no_area_is_said(tmp_path, caplog):
     dataset = annotated(tmp_path, {"result": [{**STUDIO_BOX, "type": "bitmasklabels", "value": value}, point]})
     assert dataset.coco()["annotations"][0]["area"] == 144
     assert dataset[0].boxes.tensor.tolist() == [BOX]
-    assert "1 label without area left out, such as points, lines and tags" in caplog.text
+    assert "1 label without area or class left out, such as points, lines and tags" in caplog.text
+
+
+def test_labels_of_several_images_of_one_task_are_refused(tmp_path):
+    results = [{**STUDIO_BOX, "to_name": name} for name in ("before", "after")]
+    content = {"id": 1, "data": {"image": "a.png"}, "annotations": [{"result": results}]}
+    write(tmp_path, {"p.json": [content], "a.png": IMAGE, "b.png": IMAGE})
+    assert len(open_dataset(tmp_path)[0].boxes) == 2, "two views of one image"
+    write(tmp_path, {"p.json": [{**content, "data": {"image": "a.png", "other": "b.png"}}]})
+    with pytest.raises(
+        DataError, match=r"task 0 \(id 1\): its labels are of several images \(after, before\); expected"
+    ):
+        open_dataset(tmp_path)
+    write(tmp_path, {"p.json": [{**content, "data": {"pages": ["a.png", "b.png"]}}]})
+    with pytest.raises(DataError, match=r"no text that names an image; tasks of several pages cannot be read"):
+        open_dataset(tmp_path)

@@ -140,7 +140,7 @@ def test_a_group_of_labelme_may_mix_masks_and_outlines_and_needs_no_size(tmp_pat
     content = {key: value for key, value in labelme(*shapes, line).items() if not key.startswith("imageH")}
     row = opened(tmp_path, {"a.json": content, "a.png": IMAGE}).coco()["annotations"][0]
     assert (row["area"], row["bbox"]) == (144 + 100 + 8, [4, 3, 30, 19])
-    assert "1 label without area left out" in caplog.text
+    assert "1 label without area or class left out" in caplog.text
 
 
 def test_labelme_is_known_beside_other_files(tmp_path):

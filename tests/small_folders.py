@@ -134,6 +134,16 @@ FOLDERS = {
         ["a.png", "b.png"],
         [],
     ),
+    "LabelMeXmlDataset": (
+        {
+            "a.xml": "<annotation><filename>a.png</filename><object><name>cat</name><deleted>0</deleted><polygon>"
+            "<pt><x>2</x><y>3</y></pt><pt><x>12</x><y>3</y></pt><pt><x>12</x><y>12</y></pt></polygon></object>"
+            "</annotation>",
+            "b.xml": "<annotation><filename>b.png</filename><imagesize><nrows>30</nrows></imagesize></annotation>",
+        },
+        ["a.png", "b.png"],
+        [],
+    ),
     "LabelStudioDataset": (
         {
             "tasks.json": [

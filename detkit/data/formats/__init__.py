@@ -8,6 +8,7 @@ from detkit.data.formats.cvat import CvatDataset
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.label_studio import LabelStudioDataset
 from detkit.data.formats.labelme import LabelMeDataset
+from detkit.data.formats.labelme_xml import LabelMeXmlDataset
 from detkit.data.formats.mask_images import MaskImagesDataset
 from detkit.data.formats.open_images import OpenImagesDataset
 from detkit.data.formats.supervisely import SuperviselyDataset
@@ -35,6 +36,7 @@ __all__ = [
     "KittiDataset",
     "LabelMeDataset",
     "LabelMeWriter",
+    "LabelMeXmlDataset",
     "LabelStudioDataset",
     "LabelStudioWriter",
     "LabelWriter",

@@ -12,6 +12,7 @@ import numpy as np
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, image_size, lines_of, values_of
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder
+from detkit.data.formats.labelme_xml import is_labelme_xml
 from detkit.data.formats.parts import by_part, without_val
 from detkit.data.formats.shapes import points
 from detkit.data.image_files import IMAGE_SUFFIXES
@@ -40,7 +41,7 @@ CLASSES = (
     "train",
     "tvmonitor",
 )
-"""Of VOC 2007 to 2012, in their order; taken where all labels are among them and no file lists the classes."""
+"""Of VOC 2007 to 2012, in their order; taken where a VOCdevkit has no other labels and no list of its classes."""
 VOID = 255
 VOID_COLOUR = (224, 224, 192)
 """Of the same in VOC's palette, where a mask was saved as colours."""
@@ -65,7 +66,8 @@ class VocDataset(FormatDataset):
     @classmethod
     def recognise(cls, folder: Folder) -> str | None:
         masks = folder.glob("SegmentationObject/*.png")
-        xml = next((name for name in folder.candidates("*.xml") if "<annotation" in folder.head(name)), None)
+        heads = ((name, folder.head(name)) for name in folder.candidates("*.xml"))
+        xml = next((name for name, head in heads if "<annotation" in head and not is_labelme_xml(head)), None)
         if (xml is None and not masks) or (xml is not None and "<annotations" in folder.head(xml)):
             return None
         found = len([n for n in folder.files if n.endswith(".xml")])
@@ -87,7 +89,7 @@ class VocDataset(FormatDataset):
         colours = {colour: label for label, colour in labels.items() if colour} or None
         listed = _listed_classes(folder, labels)
         images = [_image(folder, stem, colours, listed) for stems in parts.values() for stem in dict.fromkeys(stems)]
-        if listed is None:
+        if listed is None and folder.glob("ImageSets/*/*.txt"):
             seen = list(dict.fromkeys(thing.label for image in images for thing in image.objects))
             listed = list(CLASSES) if {*seen} <= {*CLASSES} else None
         return Content.of_images(folder, images, listed)

@@ -125,3 +125,10 @@ def test_trainval_is_to_train_on_but_for_what_is_in_val(lists, parts, tmp_path):
 def test_of_images_that_differ_in_suffix_the_one_that_the_xml_names_counts(tmp_path):
     write(tmp_path, {"a.xml": VOC.format("a.png", VOC_BOX), "a.jpg": IMAGE, "a.png": IMAGE})
     assert open_dataset(tmp_path).image_path(0) == str(tmp_path / "a.png")
+
+
+def test_the_twenty_classes_are_those_of_a_vocdevkit_alone(tmp_path):
+    write(tmp_path, {"a.xml": VOC.format("a.png", VOC_BOX), "a.png": IMAGE})
+    assert open_dataset(tmp_path).class_names == ("cat",)
+    root = folder(tmp_path / "VOC2012", {"Main/train": ["a"]}, "a")
+    assert open_dataset(root).class_names[7] == "cat"

@@ -1,6 +1,7 @@
 """OpenImagesDataset: the CSV files of Open Images."""
 
 import csv
+import io
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,7 +72,7 @@ def _descriptions(folder: Folder) -> Iterator[tuple[str, str]]:
     files = (name for name in folder.glob("*.csv") if "class" in PurePosixPath(name).name)
     for file in [name for name in files if CODES.match(folder.head(name))][:1]:
         try:
-            for row in csv.reader(folder.text(file).splitlines()):
+            for row in csv.reader(io.StringIO(folder.text(file), newline="")):
                 if len(row) >= 2 and row[0] != "LabelName":
                     yield row[0], row[1]
         except csv.Error as error:

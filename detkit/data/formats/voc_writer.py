@@ -30,6 +30,7 @@ class VocWriter(LabelWriter):
 
     key = "voc"
     image_folder = "JPEGImages"
+    lists_names = True
 
     def begin(self) -> None:
         self._stems: dict[str, list[str]] = {}

@@ -2,7 +2,9 @@
 
 import collections
 import dataclasses
+import operator
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -18,6 +20,7 @@ from detkit.utils.file_names import FreeNames
 
 TOLERANCE = 1.0
 """Pixels that a corner of a predicted outline may lie beside the mask's rim, so that a person can move the corners."""
+_BREAKS = re.compile(r"\s*[\r\n]\s*")
 OTHER_BOXES = "boxes that are not around their masks replaced by the boxes around them"
 
 
@@ -68,6 +71,8 @@ class LabelWriter:
     key: ClassVar[str]
     image_folder: ClassVar[str] = "images"
     """Where the images of all parts lie."""
+    lists_names: ClassVar[bool] = False
+    """Whether the classes are the lines of a file, so that a name is one line."""
 
     def __init__(self, root: str | os.PathLike[str], categories: Sequence[Mapping[str, Any]], predicted: bool = False):
         self.root, self.categories, self.predicted = Path(root).expanduser(), list(categories), predicted
@@ -78,6 +83,10 @@ class LabelWriter:
         self.number = {category["id"]: i for i, category in enumerate(categories)}
         self.tolerance = TOLERANCE if predicted else 0.0
         self.lost: collections.Counter[str] = collections.Counter()
+        if self.lists_names:
+            given, self.class_names = self.class_names, [_BREAKS.sub(" ", name) for name in self.class_names]
+            words = "class names with line breaks written with spaces instead"
+            self.lost[words] += sum(map(operator.ne, given, self.class_names))
         self._free = collections.defaultdict[str, FreeNames](lambda: FreeNames(by_stem=True))
         self.begin()
 

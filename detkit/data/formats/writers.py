@@ -124,6 +124,7 @@ class LabelMeWriter(LabelWriter):
 
     key = "labelme"
     image_folder = ""
+    lists_names = True
 
     def write(self, part: str, name: str, image: ImageLabels) -> None:
         shapes: list[dict[str, Any]] = []

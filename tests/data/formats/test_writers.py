@@ -125,3 +125,18 @@ def test_maps_and_regions_of_every_class_are_counted(to, kind, words, tmp_path):
         label.write_text(label.read_text() + f"DontCare -1 -1 -10 1 2 9 9{' -1' * 7}\n")
         words = words if to == "coco" else "1 crowds left out"
     assert words in write_dataset({"train": open_dataset(source)}, tmp_path / to, to)
+
+
+@pytest.mark.parametrize("to", WRITERS)
+@pytest.mark.parametrize("name", ["two\nlines", "a\r\nb", "one\u2028line", "x\x85y"])
+def test_a_name_with_a_line_break_is_one_class(to, name, tmp_path):
+    (tmp_path / "x").mkdir()
+    Image.new("RGB", SIZE[::-1]).save(tmp_path / "x/x.png")
+    images = [{"id": 1, "file_name": "x.png", "height": SIZE[0], "width": SIZE[1]}]
+    rows = [{"id": k, "image_id": 1, "category_id": k, "bbox": [10 * k, 10, 5, 20]} for k in (1, 2)]
+    dataset = TableDataset(images, rows, {1: name, 2: "cat"}, image_root=str(tmp_path / "x"))
+    lost = write_dataset({"train": dataset}, tmp_path / to, to)
+    spaced = name.replace("\r\n", " ").replace("\n", " ") if to in ("voc", "labelme") else name
+    back = open_dataset(tmp_path / to)
+    assert (back.class_names, back[0].classes.tolist()) == ((spaced, "cat"), [0, 1])
+    assert ("class names with line breaks written with spaces instead" in str(lost)) == (spaced != name)

@@ -106,4 +106,4 @@ def _learns_from_batch(module: nn.Module, processes: int) -> bool:
     """Whether it is a norm over the images of one of so many processes."""
     synchronised = processes > 1 and isinstance(module, SyncBN | nn.SyncBatchNorm)
     batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm) and not synchronised
-    return batch_norm and any(p.requires_grad for p in module.parameters(recurse=False))
+    return batch_norm and (not module.affine or any(p.requires_grad for p in module.parameters(recurse=False)))

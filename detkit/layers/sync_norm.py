@@ -52,8 +52,9 @@ class SyncBN(Norm, nn.BatchNorm2d):
         mean, square = (moment / total.clamp(min=1) for moment in moments)
         var = (square - mean.square()).clamp(min=0)
         self._update(mean, var * total / (total - 1).clamp(min=1))
-        scale = self.weight * (var + self.eps).rsqrt()
-        shift = self.bias - mean * scale
+        scale = (var + self.eps).rsqrt()
+        scale = scale if self.weight is None else self.weight * scale
+        shift = -mean * scale if self.bias is None else self.bias - mean * scale
         scale, shift = (values.to(wide.dtype)[:, None, None] for values in (scale, shift))
         return (wide * scale + shift).to(x.dtype)
 

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from detkit.layers import Norm
 from detkit.solver.interfaces import Layered
 
-_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)  # _NormBase: all batch and instance norms
+_NORMS = (Norm, _NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)  # _NormBase: all batch and instance norms
 
 
 @dataclasses.dataclass(frozen=True)

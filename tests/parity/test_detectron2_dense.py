@@ -54,9 +54,10 @@ def test_features_maps_and_detections(loaded, shared_data):
     for level, value in features.items():
         assert list(value.shape) == expected[level]["shape"]
         assert relative(value[0, :8, ::7, ::7], arrays[f"feature_{level}"]) < 1e-4, level
-    for number, level in enumerate(features.values()):
-        with torch.no_grad():
-            maps = model.head.outputs(model.head.cls_convs(level), model.head.box_convs(level))
+    with torch.no_grad():
+        levels = [*zip(*(convs([*features.values()]) for convs in (model.head.cls_convs, model.head.box_convs)))]
+        outputs = [model.head.outputs(*maps) for maps in levels]
+    for number, maps in enumerate(outputs):
         for theirs, (channels, ours) in SAMPLES.get(name, {}).items():
             assert relative(maps[ours][0, channels, ::5, ::5], arrays[f"{theirs}_{number}"]) < 1e-4
     pair(

@@ -100,6 +100,7 @@ def dense_head_pairs(with_norms: bool) -> Pairs:
             pairs.append((f"{theirs}.{first}.{{p}}", f"{ours}.{i}.{{p}}"))
             if with_norms:
                 pairs.append((f"{theirs}.{first + 1}.{{q}}", f"{ours}.{i}.norm.{{q}}"))
+                pairs.append((f"{theirs}.{first + 1}.{{n}}.{{q}}", f"{ours}.{i}.norm.levels.{{n}}.{{q}}"))
     return pairs
 
 

@@ -68,6 +68,7 @@ class TorchvisionImporter(Importer):
             imported.class_names = coco_names() if len(scores) == NUM_COCO_ROWS else None
         elif "head.cls_score.weight" in imported.model:
             _drop_unused_class(imported, wanted, dense_rows(state))
+            _give_levels_statistics(imported, wanted)
         imported.match_counters(wanted)
         return imported
 
@@ -88,6 +89,16 @@ def _drop_unused_class(imported: Imported, wanted: Mapping[str, torch.Size], num
             "the rows of class 0, which is no class, dropped",
         )
         imported.class_names = coco_names() if num_classes == NUM_COCO_ROWS else None
+
+
+def _give_levels_statistics(imported: Imported, wanted: Mapping[str, torch.Size]) -> None:
+    """A batch norm of torchvision's dense heads has one mean and one variance: each level of the model begins there."""
+    for name in [name for name in imported.model if name not in wanted]:
+        norm, _, kind = name.rpartition(".")
+        levels = [level for level in wanted if re.fullmatch(rf"{re.escape(norm)}\.levels\.\d+\.{kind}", level)]
+        if levels:
+            value = imported.model[name]
+            imported.compute(dict.fromkeys(levels, value), dict.fromkeys(levels, (name,)), "that of all levels")
 
 
 def _drop_background(imported: Imported, num_rows: int) -> None:

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from detkit.config import Count, CountOrZero, Fraction, Interval, Recipe
-from detkit.layers import ConvNorm, Norm, ShapeSpec, choose_features, init_normal
+from detkit.layers import Norm, ShapeSpec, choose_features, init_normal
 from detkit.modeling.anchors import per_anchor, shared_by_levels
 from detkit.modeling.box_coder import DeltaBoxCoder
 from detkit.modeling.box_losses import SmoothL1BoxLoss, foreground_losses
 from detkit.modeling.class_losses import FocalClassLoss
 from detkit.modeling.dense_heads.assigners import IoUAssigner
+from detkit.modeling.dense_heads.level_convs import LevelConv
 from detkit.modeling.dense_heads.normalisers import MovingNormaliser
 from detkit.modeling.interfaces import (
     DENSE_HEADS,
@@ -44,8 +45,8 @@ class RetinaNetHead(DenseHead):
         anchor_generator: the boxes that the deltas move.
         in_features: the maps to look at; null for all.
         num_conv: 3x3 convolutions before the class logits, and as many others before the deltas.
-        norm: normalisation after each of them; null for none. GN suits maps of different levels. A batch norm has one
-            running mean for all levels, as in torchvision; Detectron2 has one a level.
+        norm: normalisation after each of them; null for none. GN suits maps of different levels. A batch norm has
+            statistics of each level's own, and one scale and shift for all.
         conv_bias: whether they have a bias beside their norm; without a norm they always have.
         prior: the probability that the head begins with, of each class, or of any where they share it (softmax);
             small, as most anchors are background.
@@ -106,16 +107,14 @@ class RetinaNetHead(DenseHead):
         self.class_loss, self.normaliser, self.nms = class_loss(num_classes), normaliser(), nms()
         self.pre_nms_topk, self.clip_boxes = pre_nms_topk, clip_boxes
         self.score_thresh, self.nms_thresh, self.max_detections = score_thresh, nms_thresh, max_detections
-        bias = conv_bias or norm is None
-        self.cls_convs, self.box_convs = nn.Sequential(), nn.Sequential()
-        for convs in (self.cls_convs, self.box_convs):
-            for _ in range(num_conv):
-                relu = nn.ReLU(inplace=True)
-                convs.append(ConvNorm(channels, channels, 3, bias=bias, norm=norm, activation=relu))
+        self.cls_convs, self.box_convs = (
+            nn.Sequential(*(LevelConv(channels, len(shapes), norm=norm, bias=conv_bias) for _ in range(num_conv)))
+            for _ in range(2)
+        )
         logits = self.class_loss.num_logits
         self.cls_score = nn.Conv2d(channels, self.num_anchors * logits, 3, padding=1)
         self.bbox_pred = nn.Conv2d(channels, self.num_anchors * 4, 3, padding=1)
-        for layer in (*self.cls_convs, *self.box_convs, self.cls_score, self.bbox_pred):
+        for layer in (self.cls_score, self.bbox_pred):
             init_normal(layer, 0.01)
         first = self.class_loss.initial_bias(prior).repeat(self.num_anchors)
         self.cls_score.bias = nn.Parameter(first)  # type: ignore[assignment]
@@ -128,7 +127,7 @@ class RetinaNetHead(DenseHead):
 
     def forward(self, maps: Sequence[Tensor]) -> Levels:
         """What the head says of each anchor: ``logits`` and ``deltas``."""
-        levels = [self.outputs(self.cls_convs(x), self.box_convs(x)) for x in maps]
+        levels = [self.outputs(*of_level) for of_level in zip(self.cls_convs(maps), self.box_convs(maps))]
         return {name: [per_anchor(level[name], self.num_anchors) for level in levels] for name in levels[0]}
 
     def predictions(self, images: ImageList, features: Features) -> tuple[list[Boxes], Levels]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2_names import BLOCKS, cascade_model, fpn_model, layer, masks, meta, normed, predictor
+from detectron2_names import BLOCKS, cascade_model, fpn_model, layer, masks, meta, normed, pointrend_model, predictor
 
 from detkit.checkpoint.formats import import_foreign
 from detkit.checkpoint.formats.exporting import export_state
@@ -98,6 +98,26 @@ def agnostic():
     return {name: (rows.get(name.rpartition(".")[0], shape[0]), *shape[1:]) for name, shape in names.items()}
 
 
+def point_head_of_its_own():
+    """PointRend whose points are decided for all classes at once; of its layers the first alone sees the coarse masks."""
+    names, head = pointrend_model(), "roi_heads.mask_head.point_head"
+    for name, inputs in (("fc2", 256), ("fc3", 256)):
+        names |= layer(f"{head}.{name}", 256, inputs, 1)
+    return names | layer(f"{head}.predictor", 1, 256, 1)
+
+
+def with_residual_blocks(names, dim, blocks):
+    """A ViT's names with a convolutional block behind some of its blocks."""
+    for i in blocks:
+        for number, (out, inputs, size) in enumerate(
+            ((dim // 2, dim, 1), (dim // 2, dim // 2, 3), (dim, dim // 2, 1)), 1
+        ):
+            prefix = f"backbone.net.blocks.{i}.residual"
+            names |= layer(f"{prefix}.conv{number}", out, inputs, size, size, bias=False)
+            names |= layer(f"{prefix}.norm{number}", out)
+    return names
+
+
 X_152 = f"model.backbone={{name: ResNeXt, depth: 152, num_groups: 32, width_per_group: 8, {DEFORM}}}"
 VIT_L = "model.backbone={embed_dim: 1024, depth: 24, num_heads: 16, windows: {global_blocks: [5, 11, 17, 23]}}"
 VARIANTS = {
@@ -120,6 +140,16 @@ VARIANTS = {
         "coco/mask_rcnn_vitdet_b_100ep",
         [VIT_L, cascade_heads("LN", 4)],
         vitdet_cascade(1024, 24, 16),
+    ),
+    "cascade_mask_rcnn_vitdet_l with convolutional blocks": (
+        "coco/mask_rcnn_vitdet_b_100ep",
+        [VIT_L, cascade_heads("LN", 4), "model.backbone.residual_blocks=[5, 23]"],
+        with_residual_blocks(vitdet_cascade(1024, 24, 16), 1024, (5, 23)),
+    ),
+    "pointrend_rcnn_R_50_FPN_1x_coco with a point head of its own": (
+        "coco/mask_rcnn_R_50_FPN_1x_pointrend",
+        ["model.roi_heads.mask_head.point_head={class_agnostic: true, coarse_each_layer: false}"],
+        point_head_of_its_own(),
     ),
     "cascade_mask_rcnn_R_50_FPN_1x": ("coco/cascade_mask_rcnn_R_50_FPN_1x", [], cascade_model()),
 }

@@ -81,9 +81,17 @@ def test_the_point_loss_is_the_cross_entropy_of_the_true_class_at_the_sampled_po
     assert losses.normalisers == {"loss_mask": 1, "loss_mask_point": 1}
 
 
-@pytest.mark.parametrize("class_agnostic", [False, True])
-def test_both_masks_learn_and_nothing_is_left_out(class_agnostic):
-    head = mask_head(class_agnostic=class_agnostic, in_features=("p2", "p3"))
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"class_agnostic": True},
+        {"point_head": partial(PointHead, class_agnostic=True)},
+        {"point_head": partial(PointHead, coarse_each_layer=False)},
+    ],
+)
+def test_both_masks_learn_and_nothing_is_left_out(options):
+    head = mask_head(in_features=("p2", "p3"), **options)
     masks = torch.rand(2, 64, 64) > 0.5
     full = instances([4.0, 4, 40, 40], [0, 10, 64, 70], classes=[0, 2], masks=masks)
     maps = {name: value.requires_grad_() for name, value in features().items()}
@@ -96,6 +104,15 @@ def test_both_masks_learn_and_nothing_is_left_out(class_agnostic):
     nothing.total().backward()
     assert nothing.total() == 0
     assert all(p.grad is not None for p in head.parameters())
+
+
+def test_coarse_logits_are_seen_by_the_first_layer_or_by_all():
+    fine, coarse = torch.randn(2, 6, 5), torch.randn(2, 3, 5)
+    for each_layer, inputs in ((True, [9, 7, 7]), (False, [9, 4, 4])):
+        head = PointHead(6, 3, fc_dims=(4, 4), coarse_each_layer=each_layer)
+        assert [layer.in_channels for layer in (*head.fcs, head.predictor)] == inputs
+        assert head(fine, coarse).shape == (2, 3, 5)
+    assert PointHead(6, 3, class_agnostic=True)(fine, coarse).shape == (2, 1, 5)
 
 
 def test_without_detections_there_are_no_masks():
@@ -113,12 +130,14 @@ def test_in_mixed_precision_points_lie_where_they_do_in_full():
         assert (a.mask_probs - b.mask_probs).abs().max() < 0.02
 
 
-def test_rows_and_columns_of_classes_are_declared_for_every_tensor_that_has_them():
-    small, large = (
-        dict(PointRendMaskHead(SHAPES, k, coarse_head=partial(CoarseMaskHead, fc_dims=(16,))).named_parameters())
-        for k in (3, 5)
-    )
-    head = PointRendMaskHead(SHAPES, 3, coarse_head=partial(CoarseMaskHead, fc_dims=(16,)))
+@pytest.mark.parametrize("each_layer", [True, False])
+@pytest.mark.parametrize("agnostic", [True, False])
+@pytest.mark.parametrize("fc_dims", [(16, 16), ()])
+def test_rows_and_columns_of_classes_are_declared_for_every_tensor_that_has_them(each_layer, agnostic, fc_dims):
+    points = partial(PointHead, coarse_each_layer=each_layer, class_agnostic=agnostic, fc_dims=fc_dims)
+    options = {"coarse_head": partial(CoarseMaskHead, fc_dims=(16,)), "point_head": points}
+    small, large = (dict(PointRendMaskHead(SHAPES, k, **options).named_parameters()) for k in (3, 5))
+    head = PointRendMaskHead(SHAPES, 3, **options)
     assert {n for n, p in small.items() if p.shape != large[n].shape} == set(head.class_rows)
     for name, layout in head.class_rows.items():
         assert layout.shape(5, tuple(small[name].shape)) == tuple(large[name].shape)

@@ -16,6 +16,7 @@ MAX_STAGES = 4
 TRANSFORMER: Pairs = (
     ("patch_embed.{r}", "backbone.patch_embed.{r}"),
     ("pos_embed", "backbone.pos_embed"),
+    ("blocks.{i}.residual.norm{n}.{p}", "backbone.blocks.{i}.residual.conv{n}.norm.{p}"),
     ("blocks.{i}.{r}", "backbone.blocks.{i}.{r}"),
     ("layers.{i}.{r}", "backbone.stages.{i}.{r}"),
     *((f"norm{i}.{{p}}", f"backbone.norms.res{i + 2}.{{p}}") for i in range(MAX_STAGES)),

@@ -86,10 +86,12 @@ class CoarseMaskHead(nn.Module):
 
 
 class PointHead(nn.Module):
-    """Decides points from fine features and from the coarse logits there, which every layer sees.
+    """Decides points from fine features and from the coarse logits there.
 
     Args:
         fc_dims: widths of the layers before the last one.
+        coarse_each_layer: every layer sees the coarse logits; false: the first alone.
+        class_agnostic: one decision for all classes, also where there is a coarse mask a class.
         init: how the last layer begins.
     """
 
@@ -99,25 +101,32 @@ class PointHead(nn.Module):
         num_masks: int,
         *,
         fc_dims: tuple[Count, ...] = (256, 256, 256),
+        coarse_each_layer: bool = True,
+        class_agnostic: bool = False,
         init: MaskInit = MaskInit(),
     ):
         super().__init__()
+        self.coarse_each_layer, self.class_agnostic = coarse_each_layer, class_agnostic
         self.fcs = nn.ModuleList()
+        inputs = in_channels + num_masks
         for dim in fc_dims:
-            layer = nn.Conv1d(in_channels + num_masks, dim, 1)
+            layer = nn.Conv1d(inputs, dim, 1)
             c2_msra_fill(layer)
             self.fcs.append(layer)
-            in_channels = dim
-        self.predictor = nn.Conv1d(in_channels + num_masks, num_masks, 1)
+            inputs = dim + num_masks * coarse_each_layer
+        self.predictor = nn.Conv1d(inputs, 1 if class_agnostic else num_masks, 1)
         init_normal(self.predictor, init.predictor)
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        """``(R, C, P)`` features and ``(R, num_masks, P)`` logits -> logits ``(R, num_masks, P)``."""
+        """``(R, C, P)`` features and ``(R, num_masks, P)`` logits -> logits ``(R, num_masks or 1, P)``."""
         dtype = self.predictor.weight.dtype
-        x, coarse = fine.to(dtype), coarse.to(dtype)
+        coarse = coarse.to(dtype)
+        x = torch.cat([fine.to(dtype), coarse], dim=1)
         for layer in self.fcs:
-            x = F.relu(layer(torch.cat([x, coarse], dim=1)), inplace=True)
-        return self.predictor(torch.cat([x, coarse], dim=1))
+            x = F.relu(layer(x), inplace=True)
+            if self.coarse_each_layer:
+                x = torch.cat([x, coarse], dim=1)
+        return self.predictor(x)
 
 
 @MASK_HEADS.register()
@@ -169,12 +178,15 @@ class PointRendMaskHead(MaskHead):
     def _class_rows(self) -> dict[str, ClassRows]:
         per_class = self.coarse_head.shape[1] ** 2
         rows = {f"coarse_head.predictor.{kind}": ClassRows(per_class) for kind in ("weight", "bias")}
-        channels = self.fine.output_shape.channels
-        for i, layer in enumerate(self.point_head.fcs):
-            rows[f"point_head.fcs.{i}.weight"] = ClassRows(0, columns_after=channels)
-            channels = layer.out_channels  # type: ignore[assignment]
-        rows["point_head.predictor.weight"] = ClassRows(columns_after=channels)
-        return rows | {"point_head.predictor.bias": ClassRows()}
+        head, columns = self.point_head, self.fine.output_shape.channels
+        for i, layer in enumerate(head.fcs):
+            if i == 0 or head.coarse_each_layer:
+                rows[f"point_head.fcs.{i}.weight"] = ClassRows(0, columns_after=columns)
+            columns = layer.out_channels
+        after, per_class = (columns if head.coarse_each_layer or not head.fcs else None), int(not head.class_agnostic)
+        if per_class or after is not None:
+            rows["point_head.predictor.weight"] = ClassRows(per_class, columns_after=after)
+        return rows | ({"point_head.predictor.bias": ClassRows()} if per_class else {})
 
     def forward(self, features: Features, boxes: list[Boxes]) -> Tensor:
         """Logits of the coarse masks ``(R, K or 1, M, M)``."""

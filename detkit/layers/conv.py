@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
-from detkit.layers.norm import FrozenBN, make_norm
+from detkit.layers.norm import FrozenBN, make_norm, replace_modules
 
 
 class ConvNorm(nn.Conv2d):
@@ -64,18 +64,10 @@ class ConvNorm(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` -> ``(N, out_channels, H', W')``."""
-        stride = self.stride
-        if self._is_unsafe and x.is_contiguous(memory_format=torch.channels_last):
-            x, stride = x[..., :: stride[0], :: stride[1]], (1, 1)  # what a 1 x 1 kernel sees of it
+        x, stride = _seen(self, x)
         return self.finish(
             x, lambda weight, bias: F.conv2d(x, weight, bias, stride, self.padding, self.dilation, self.groups)
         )
-
-    @property
-    def _is_unsafe(self) -> bool:
-        """Whether oneDNN (3.12, in torch 2.14) writes past its buffers in the backward pass on channels-last maps."""
-        pointwise = self.kernel_size == (1, 1) and self.padding == (0, 0)
-        return pointwise and self.stride != (1, 1) and self.in_channels < 16
 
     def finish(self, x: Tensor, convolve: Callable[[Tensor, Tensor | None], Tensor]) -> Tensor:
         """What ``convolve(weight, bias)`` makes of ``x``, with norm and activation."""
@@ -121,4 +113,41 @@ class DeformConvNorm(ConvNorm):
         )
 
 
-__all__ = ["ConvNorm", "DeformConvNorm", "c2_msra_fill", "c2_xavier_fill"]
+class _SubsampledConv2d(nn.Conv2d):
+    """An ``nn.Conv2d`` that is safe on channels-last maps, see ``_is_unsafe``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See ``nn.Conv2d``."""
+        x, stride = _seen(self, x)
+        return F.conv2d(x, self.weight, self.bias, stride, self.padding, self.dilation, self.groups)
+
+
+def guard_convolutions(model: nn.Module) -> None:
+    """Makes the convolutions of networks that others wrote safe on channels-last maps, in place; weights, names and
+    results stay as they are."""
+    replace_modules(model, nn.Conv2d, _guarded)
+
+
+def _guarded(conv: nn.Conv2d) -> nn.Conv2d:
+    if type(conv) is not nn.Conv2d or not _is_unsafe(conv):
+        return conv
+    sizes, bias = (conv.in_channels, conv.out_channels, conv.kernel_size), conv.bias is not None
+    safe = _SubsampledConv2d(*sizes, stride=conv.stride, groups=conv.groups, bias=bias, device="meta")
+    safe.weight, safe.bias = conv.weight, conv.bias
+    return safe.train(conv.training)
+
+
+def _is_unsafe(conv: nn.Conv2d) -> bool:
+    """Whether oneDNN (3.12, in torch 2.14) writes past its buffers in the backward pass on channels-last maps."""
+    pointwise = conv.kernel_size == (1, 1) and conv.padding == (0, 0)
+    return pointwise and conv.stride != (1, 1) and conv.in_channels < 16
+
+
+def _seen(conv: nn.Conv2d, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """A map and a stride with which a convolution gives the same, safely."""
+    if _is_unsafe(conv) and x.is_contiguous(memory_format=torch.channels_last):
+        return x[..., :: conv.stride[0], :: conv.stride[1]], (1, 1)  # what a 1 x 1 kernel sees of it
+    return x, conv.stride
+
+
+__all__ = ["ConvNorm", "DeformConvNorm", "c2_msra_fill", "c2_xavier_fill", "guard_convolutions"]

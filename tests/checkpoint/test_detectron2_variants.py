@@ -99,7 +99,7 @@ def agnostic():
 
 
 def point_head_of_its_own():
-    """PointRend whose points are decided for all classes at once; of its layers the first alone sees the coarse masks."""
+    """PointRend that decides points for all classes at once, and whose first layer alone sees the coarse masks."""
     names, head = pointrend_model(), "roi_heads.mask_head.point_head"
     for name, inputs in (("fc2", 256), ("fc3", 256)):
         names |= layer(f"{head}.{name}", 256, inputs, 1)

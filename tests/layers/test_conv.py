@@ -4,10 +4,14 @@ from functools import partial
 
 import pytest
 import torch
+from small import sample
 from torch import nn
 from torch.nn import functional as F
 
-from detkit.layers import NORMS, ConvNorm, FrozenBN, c2_xavier_fill
+from detkit.layers import NORMS, ConvNorm, FrozenBN, ShapeSpec, c2_xavier_fill, guard_convolutions
+from detkit.modeling.dense_heads import FCOSHead
+from detkit.modeling.interfaces import Backbone
+from detkit.modeling.meta_archs import DenseDetector
 
 
 @pytest.mark.parametrize("norm", [None, "BN", "FrozenBN", "SyncBN", "GN"])
@@ -99,3 +103,44 @@ def test_narrow_pointwise_convolutions_with_a_stride_learn_on_channels_last_maps
     ordinary = gradients(x.clone())
     for mine, reference in zip(gradients(x.clone(memory_format=torch.channels_last)), ordinary, strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"groups": 3}, {"bias": False}])
+def test_guarded_convolutions_are_the_same_function_of_the_same_weights(options):
+    network = nn.Sequential(nn.Conv2d(3, 6, 1, stride=(2, 3), **options), nn.Conv2d(6, 6, 3, stride=2))
+    weights, names = [*network.parameters()], [*network.state_dict()]
+    x = torch.randn(2, 3, 9, 10)
+    expected = network(x)
+    others = network[1]
+    guard_convolutions(network)
+    assert all(a is b for a, b in zip(network.parameters(), weights, strict=True))
+    assert [*network.state_dict()] == names
+    assert network[1] is others, "what is safe stays"
+    for layout in (torch.contiguous_format, torch.channels_last):
+        inputs = x.clone(memory_format=layout).requires_grad_()
+        found = network(inputs)
+        torch.testing.assert_close(found, expected)
+        found.sum().backward()
+        assert inputs.grad[:, :, 1::2].eq(0).all(), "rows between the strides are not seen"
+
+
+class StridedBackbone(Backbone):
+    """Convolutions of torch's own, of which the first is narrow and looks at every fourth pixel."""
+
+    def __init__(self, input_shape):
+        super().__init__(input_shape)
+        self.narrow, self.wide = nn.Conv2d(3, 16, 1, stride=4), nn.Conv2d(16, 16, 1, stride=2)
+        self.output_shape = {"res2": ShapeSpec(16, 4), "res3": ShapeSpec(16, 8)}
+
+    def forward(self, images):
+        narrow = self.narrow(images)
+        return {"res2": narrow, "res3": self.wide(narrow)}
+
+
+def test_a_model_guards_the_convolutions_of_its_parts():
+    head = partial(FCOSHead, num_conv=0)
+    model = DenseDetector(3, backbone=StridedBackbone, neck=None, head=head)
+    assert type(model.backbone.narrow) is not nn.Conv2d
+    assert type(model.backbone.wide) is nn.Conv2d
+    model([sample(64, 96), sample(64, 64, seed=1)]).total().backward()
+    assert model.backbone.narrow.weight.grad.isfinite().all()

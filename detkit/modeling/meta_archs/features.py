@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from detkit.config import Recipe, built
-from detkit.layers import ShapeSpec
+from detkit.layers import ShapeSpec, guard_convolutions
 from detkit.modeling.interfaces import Backbone, Features, MetaArch, Neck
 from detkit.modeling.preprocess import Preprocess
 from detkit.modeling.semantic import original_logits
@@ -54,6 +54,7 @@ class FeatureModel(MetaArch):
 
     def set_layout(self) -> None:
         """Brings the weights into the memory layout of the batches."""
+        guard_convolutions(self)
         self.to(memory_format=self.preprocess.memory_format)
 
     def features(self, images: ImageList) -> Features:

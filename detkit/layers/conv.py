@@ -131,8 +131,11 @@ def guard_convolutions(model: nn.Module) -> None:
 def _guarded(conv: nn.Conv2d) -> nn.Conv2d:
     if type(conv) is not nn.Conv2d or not _is_unsafe(conv):
         return conv
-    sizes, bias = (conv.in_channels, conv.out_channels, conv.kernel_size), conv.bias is not None
-    safe = _SubsampledConv2d(*sizes, stride=conv.stride, groups=conv.groups, bias=bias, device="meta")
+    down, right = conv.stride
+    bias = conv.bias is not None
+    safe = _SubsampledConv2d(
+        conv.in_channels, conv.out_channels, 1, stride=(down, right), groups=conv.groups, bias=bias, device="meta"
+    )
     safe.weight, safe.bias = conv.weight, conv.bias
     return safe.train(conv.training)
 

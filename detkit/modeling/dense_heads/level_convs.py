@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from detkit.layers import ConvNorm, Norm, init_normal
+from detkit.layers import ConvNorm, Norm
 
 
 class LevelBN(Norm):
@@ -23,8 +23,7 @@ class LevelBN(Norm):
         super().__init__(num_channels)
         self.levels = nn.ModuleList(norm(num_channels) for _ in range(num_levels))
         for level in self.levels:  # what a level normalises with is its own, the rest is shared
-            level.affine = False  # type: ignore[assignment]
-            level.weight = level.bias = None
+            level.affine, level.weight, level.bias = False, None, None  # type: ignore[assignment]
         self.weight = nn.Parameter(torch.ones(num_channels))
         self.bias = nn.Parameter(torch.zeros(num_channels))
 
@@ -50,7 +49,6 @@ class LevelConv(ConvNorm):
         super().__init__(channels, channels, 3, bias=bias or norm is None, norm=norm, activation=relu)
         if isinstance(self.norm, _BatchNorm):
             self.norm = LevelBN(channels, norm, num_levels)  # type: ignore[arg-type]
-        init_normal(self, 0.01)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:  # type: ignore[override]
         """L maps, each ``(N, C, H, W)`` -> as many of the same shapes."""

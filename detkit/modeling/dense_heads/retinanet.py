@@ -114,7 +114,7 @@ class RetinaNetHead(DenseHead):
         logits = self.class_loss.num_logits
         self.cls_score = nn.Conv2d(channels, self.num_anchors * logits, 3, padding=1)
         self.bbox_pred = nn.Conv2d(channels, self.num_anchors * 4, 3, padding=1)
-        for layer in (self.cls_score, self.bbox_pred):
+        for layer in (*self.cls_convs, *self.box_convs, self.cls_score, self.bbox_pred):
             init_normal(layer, 0.01)
         first = self.class_loss.initial_bias(prior).repeat(self.num_anchors)
         self.cls_score.bias = nn.Parameter(first)  # type: ignore[assignment]

@@ -25,7 +25,9 @@ NAMES = r"(?m)^(names|nc)\s*:"
 MOST_CLASSES = 100_000
 """That a number alone may stand for."""
 BEYOND = 0.01
-"""How far a coordinate may lie outside of 0..1 (rounding) before it is a mistake."""
+"""How far a value of a box may lie outside of 0..1 (rounding) before it is a mistake."""
+OUTSIDE = 1.0
+"""The same of an outline, whose corners CVAT writes as they are where an object is partly outside its image."""
 
 
 @DATASETS.register()
@@ -247,11 +249,13 @@ class _Reader:
                 raise DataError(f"{origin}: {len(values)} numbers follow the class; expected {what}")
             points[:, : self.per_point] = values[4:].reshape(self.points, self.per_point)
             values = values[:4]
-        box = len(values) in (4, 5)  # a fifth is a confidence
+        box = len(values) in (4, 5)
+        values = values[:4] if box else values  # a fifth is a confidence, or in CVAT's export of tracks the track
         if not box and (len(values) < 6 or len(values) % 2):
             what = "a box of 4 numbers or a polygon of at least 3 points in pairs"
             raise DataError(f"{origin}: {len(values)} numbers follow the class; expected {what}")
-        if not (within := (values >= -BEYOND) & (values <= 1 + BEYOND)).all():
+        beyond = BEYOND if box else OUTSIDE
+        if not (within := (values >= -beyond) & (values <= 1 + beyond)).all():
             far = words[1 + int(np.argmin(within))]
             raise DataError(
                 f"{origin}: the coordinate {far} is not within 0..1; YOLO writes parts of the image, not pixels"

@@ -1,7 +1,7 @@
 """A data.yaml is read to the names and the parts that it means, and to no others."""
 
 import pytest
-from variant_folders import IMAGE, NAMES, YOLO, write
+from variant_folders import BOX, IMAGE, NAMES, YOLO, write
 
 from detkit.data import open_dataset
 from detkit.registry import DataError
@@ -111,3 +111,23 @@ def test_roboflows_darknet_has_its_names_beside_the_images(tmp_path):
     write(tmp_path, {**files, "train/_darknet.labels": "cat\ndog\n", "valid/_darknet.labels": "cat\ndog\n"})
     dataset = open_dataset(tmp_path)
     assert (dataset.class_names, dataset.splits, len(dataset)) == (("cat", "dog"), ("train", "valid"), 2)
+
+
+def rewritten(root, text):
+    opened(root, f"train: images\n{NAMES}", ("images", "a"))
+    (root / "labels/a.txt").write_text(text)
+    return open_dataset(root)
+
+
+@pytest.mark.parametrize("end", ["0.87", "1", "275"])
+def test_a_number_behind_a_box_is_a_confidence_or_a_track(end, tmp_path):
+    boxes = rewritten(tmp_path, f"{YOLO.strip()} {end}\n")[0].boxes.tensor.tolist()
+    assert boxes == [pytest.approx(BOX)]
+
+
+def test_a_corner_of_an_outline_may_lie_outside_the_image_but_is_no_number_of_pixels(tmp_path, caplog):
+    row = rewritten(tmp_path, "0 -.2 .1 .5 -.3 .5 .4 .1 1.2\n").coco()["annotations"][0]
+    assert row["segmentation"] == [[-8, 3, 20, -9, 20, 12, 4, 36]]
+    assert "1 boxes that reached over their image cut" in caplog.text
+    with pytest.raises(DataError, match=r"a\.txt, line 1: the coordinate 4 is not within 0\.\.1; .* not pixels"):
+        rewritten(tmp_path, "0 4 3 20 3 20 12\n")

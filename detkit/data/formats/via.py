@@ -89,8 +89,8 @@ def _entries(folder: Folder, name: str) -> tuple[list[Any], Mapping[str, Any]]:
     if not isinstance(entries, dict):
         raise DataError(f"{place}: expected a mapping of images, as VIA writes it")
     described = content.get("_via_attributes") if entries is not content else None
-    regions = described.get("region") if isinstance(described, dict) else None
-    return list(entries.values()), regions if isinstance(regions, dict) else {}
+    attributes = described.get("region") if isinstance(described, dict) else None
+    return list(entries.values()), attributes if isinstance(attributes, dict) else {}
 
 
 def _csv_of_version_3(text: str, place: str) -> dict[str, Any]:

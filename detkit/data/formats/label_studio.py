@@ -32,8 +32,9 @@ SHAPES = (*FIELDS.values(), "labels")
 
 @DATASETS.register()
 class LabelStudioDataset(FormatDataset):
-    """Label Studio's JSON and JSON_MIN exports: rectangles (also turned ones), polygons, ellipses, brushes and bitmaps.
+    """Label Studio's JSON and JSON_MIN exports, and the files of its target storages.
 
+    Read are rectangles (also turned ones), polygons, ellipses, brushes and bitmaps.
     Of a task's annotations that were not cancelled the ground truth counts, or else the first; tasks without an
     annotation are left out. Predictions count in a file that has no annotations at all, such as one to be imported, for
     images that no other file has. Images are found by the last parts of their address. Classes are those of
@@ -58,7 +59,7 @@ class LabelStudioDataset(FormatDataset):
         predicted: list[LabelledImage] = []
         notes: list[str] = []
         for name in itertools.chain.from_iterable(parts.values()):
-            content, place = folder.json(name), str(folder.path / name)
+            content, place = _tasks(folder.json(name)), str(folder.path / name)
             if not isinstance(content, list):
                 raise DataError(f"{place}: expected a list of tasks")
             content = [_from_short(task) if isinstance(task, dict) else task for task in content]
@@ -81,10 +82,18 @@ def _files(folder: Folder) -> list[str]:
     return [
         name
         for name in folder.candidates("*.json")
-        if folder.head(name).lstrip("\ufeff \r\n\t")[:1] == "["
+        if (start := folder.head(name).lstrip("\ufeff \r\n\t")[:1]) in ("[", "{")
         and re.search(r'"(result|annotation_id)"\s*:', text := folder.ends(name))
-        and re.search(r'"(annotations|completions|predictions|annotator)"\s*:', text)
+        and re.search(r'"(annotations|completions|predictions|annotator|task)"\s*:', text)
+        and (start == "[" or re.search(r'"data"\s*:', text))
     ]
+
+
+def _tasks(content: Any) -> Any:
+    """The tasks of an export. In a file of a target storage there is one task, or one annotation with its task."""
+    if isinstance(content, dict) and isinstance(content.get("task"), dict):
+        return [{**content["task"], "annotations": [content]}]
+    return [content] if isinstance(content, dict) else content
 
 
 def _from_short(task: dict[str, Any]) -> dict[str, Any]:

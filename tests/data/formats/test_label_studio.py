@@ -1,6 +1,9 @@
 """The image of a task is found among the other texts of its data, and one of its annotations counts."""
 
+import json
+
 import pytest
+from PIL import Image
 from variant_folders import BOX, IDS, IMAGE, STUDIO, STUDIO_BOX, png, write
 
 from detkit.data import open_dataset
@@ -70,3 +73,34 @@ def test_labels_of_several_images_of_one_task_are_refused(tmp_path):
     write(tmp_path, {"p.json": [{**content, "data": {"pages": ["a.png", "b.png"]}}]})
     with pytest.raises(DataError, match=r"no text that names an image; tasks of several pages cannot be read"):
         open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"id": 7, "result": [STUDIO_BOX], "was_cancelled": False, "task": {"id": 1, "data": {"image": "s3://b/a.png"}}},
+        {"id": 1, "data": {"image": "s3://b/a.png"}, "annotations": [{"id": 7, "result": [STUDIO_BOX]}]},
+        {"id": 1, "data": {"image": "/data/a.png"}, "completions": [{"id": 7, "result": [STUDIO_BOX]}]},
+    ],
+)
+def test_files_of_a_storage_hold_a_task_or_an_annotation(content, tmp_path):
+    write(tmp_path, {"out/1.json": content, "out/2.json": json.loads(json.dumps(content).replace("a.png", "b.png"))})
+    write(tmp_path, {"a.png": IMAGE, "b.png": IMAGE})
+    dataset = open_dataset(tmp_path)
+    assert dataset.format == "Label Studio"
+    assert [dataset[i].boxes.tensor.tolist() for i in range(2)] == [[BOX]] * 2
+
+
+def test_run_lengths_are_unpacked_as_label_studio_packs_them(tmp_path):
+    values = [0] * 64 + [255] * 32 + [7, 0, 255, 9] * 4 + [0] * 48  # 10 x 4 pixels of four values
+    runs = [(True, 64, [0]), (True, 32, [255]), (False, 16, values[96:112]), (True, 48, [0])]
+    bits = f"{len(values):032b}{7:05b}" + f"{5:04b}" * 4
+    for same, count, listed in runs:
+        bits += f"{same:d}00{count - 1:06b}" + "".join(f"{value:08b}" for value in listed)
+    rle = [int(bits[i : i + 8].ljust(8, "0"), 2) for i in range(0, len(bits), 8)]
+    brush = {**STUDIO_BOX, "type": "brushlabels", "original_width": 10, "original_height": 4}
+    result = {**brush, "value": {"format": "rle", "rle": rle, "brushlabels": ["cat"]}}
+    Image.new("RGB", (10, 4)).save(tmp_path / "a.png")
+    write(tmp_path, {"p.json": [{"id": 1, "data": {"image": "a.png"}, "annotations": [{"result": [result]}]}]})
+    row = open_dataset(tmp_path).coco()["annotations"][0]
+    assert row["area"] == sum(value > 0 for value in values[3::4])

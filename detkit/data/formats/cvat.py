@@ -81,8 +81,9 @@ def _frames(folder: Folder, file: str, root: Element) -> list[Element]:
     tasks = root.findall("meta/project/tasks/task")
     if len(tasks) < 2:
         images = next(filter(None, (_images_in(folder, above / "images"), _images_in(folder, above))), [*folder.images])
-        return _with_tracks(folder, file, images, root.find("meta//original_size"), tracks, "")
-    out, taken = list[Element](), dict[str, str]()
+        meta = root.find("meta")
+        return _with_tracks(folder, file, images, root if meta is None else meta, tracks, "")
+    out, taken = list[Element](), dict[str, tuple[str | None, str]]()
     subsets = {track.get("task_id"): track.get("subset") or "" for track in tracks}
     for task in tasks:
         id_, name = task.findtext("id"), (task.findtext("name") or "").strip()
@@ -91,12 +92,12 @@ def _frames(folder: Folder, file: str, root: Element) -> list[Element]:
         places = [above / top / place for place in names if PurePosixPath(place).name for top in ("images", "")]
         place = next((place for place in places if _images_in(folder, place)), places[0])
         images = _images_in(folder, place)
-        if images and (other := taken.setdefault(str(place), name)) != name:
-            what = f"the videos '{other}' and '{name}' of the project both have their frames in '{place}'"
+        if images and (other := taken.setdefault(str(place), (id_, name))) != (id_, name):
+            what = f"the videos '{other[1]}' and '{name}' of the project both have their frames in '{place}'"
             fix = f"lay those of each in a folder of its own, as '{places[0]}', or export each task by itself"
             raise DataError(f"{folder.path / file}: {what}, where CVAT writes one over the other; {fix}")
         own = [track for track in tracks if track.get("task_id") == id_]
-        out += _with_tracks(folder, file, images, task.find("original_size"), own, subset)
+        out += _with_tracks(folder, file, images, task, own, subset)
     return out
 
 
@@ -105,10 +106,10 @@ def _images_in(folder: Folder, place: PurePosixPath) -> list[str]:
 
 
 def _with_tracks(
-    folder: Folder, file: str, images: list[str], size: Element | None, tracks: list[Element], subset: str
+    folder: Folder, file: str, images: list[str], meta: Element, tracks: list[Element], subset: str
 ) -> list[Element]:
     """The images of one video. That of a frame is named ``frame_000007``, or is the one of this number of all."""
-    sides = {side: "" if size is None else size.findtext(side) or "" for side in ("width", "height")}
+    sides = {side: meta.findtext(f".//original_size/{side}") or "" for side in ("width", "height")}
     own = {**sides, "subset": subset} if subset else sides
     out, frames = dict[int, Element](), dict[int, str]()
     for number, name in enumerate(images):
@@ -118,6 +119,11 @@ def _with_tracks(
                 what = f"'{first}' and '{name}' are both of frame {number}; lay the images of a video beside its XML"
                 raise DataError(f"{folder.path / file}: {what}")
         out[number] = Element("image", {"id": str(number), "name": name, **own})
+    start, stop = (meta.findtext(f".//{end}_frame") or "" for end in ("start", "stop"))
+    if start.isdecimal() and stop.isdecimal() and int(start) not in frames and int(stop) + 1 in frames:
+        what = f"its frames are {start} to {stop}, but there is no image of the first, and '{frames[int(stop) + 1]}'"
+        fix = "CVAT counts from 0; number the images so, as ffmpeg does with -start_number 0"
+        raise DataError(f"{folder.path / file}: {what} behind the last; {fix}")
     for track in tracks:
         for shape in track:
             if shape.get("outside") == "1" or shape.tag == "track":

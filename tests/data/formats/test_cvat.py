@@ -114,8 +114,22 @@ def test_frames_of_which_one_video_overwrote_anothers_are_refused(tmp_path):
     what = r"'v0\.mp4' and 'v1\.mp4' of the project both have their frames in 'images/default'.*export each task"
     with pytest.raises(DataError, match=what):
         open_dataset(tmp_path)
+    write(tmp_path, {"annotations.xml": project(("default", "default")).replace("v1.mp4", "v0.mp4")})
+    with pytest.raises(DataError, match=r"'v0\.mp4' and 'v0\.mp4' of the project both"):
+        open_dataset(tmp_path)
     text = '<image id="{0}" name="frame_000000" subset="default" task_id="{0}" width="40" height="30"/>'
     images = f"<annotations>{text.format(3)}{text.format(4)}</annotations>"
     write(tmp_path, {"annotations.xml": images})
     with pytest.raises(DataError, match=r"the tasks 3 and 4 both have an image 'frame_000000' in the subset 'default'"):
         open_dataset(tmp_path)
+
+
+def test_frames_that_are_numbered_from_1_are_refused(tmp_path):
+    text = VIDEO.replace("<original_size>", "<start_frame>0</start_frame><stop_frame>2</stop_frame><original_size>")
+    write(tmp_path, {"annotations.xml": text.replace('frame="0"', 'frame="1"')})
+    write(tmp_path, {f"images/frame_{i:06}.png": IMAGE for i in (1, 2, 3)})
+    what = r"frames are 0 to 2, but there is no image of the first, and 'images/frame_000003\.png' behind the last"
+    with pytest.raises(DataError, match=what):
+        open_dataset(tmp_path)
+    (tmp_path / "images/frame_000003.png").rename(tmp_path / "images/frame_000000.png")
+    assert len(open_dataset(tmp_path)) == 3

@@ -14,7 +14,7 @@ from detkit.data.formats.content import Content, LabelledImage, LabelledObject, 
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder, embedded_image
 from detkit.data.formats.parts import by_part
-from detkit.data.formats.shapes import CORNERS, drawn, ellipse, extent, is_line, numbers, placed, points
+from detkit.data.formats.shapes import CORNERS, drawn, ellipse, extent, numbers, placed, points
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
@@ -85,7 +85,7 @@ def _image(folder: Folder, name: str, embedded: dict[str, str]) -> LabelledImage
         if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
             raise DataError(f"{origin}: has no label; expected a mapping with label, shape_type and points")
         kind = shape.get("shape_type") or "polygon"
-        if kind not in IGNORED and not (kind in POLYGONS and is_line(shape.get("points"))):
+        if kind not in IGNORED:
             group = shape.get("group_id")
             key = number if group is None else (str(group), shape["label"])
             groups.setdefault(key, []).append((shape, origin))

@@ -13,7 +13,7 @@ from detkit.data.formats.content import Content, LabelledImage, LabelledObject
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder
 from detkit.data.formats.parts import by_part
-from detkit.data.formats.shapes import ellipse, is_line, numbers, points
+from detkit.data.formats.shapes import ellipse, numbers, points
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
@@ -172,7 +172,7 @@ def _object(region: Any, described: Mapping[str, Any], origin: str) -> LabelledO
     if not isinstance(shape, dict):
         raise DataError(f"{origin}: has no shape_attributes")
     kind, label = shape.get("name"), _label(region.get("region_attributes"), described)
-    if kind in ("point", "polyline") or (kind == "polygon" and is_line(shape.get("all_points_x"))):
+    if kind in ("point", "polyline"):
         return None
 
     def values(*keys: str) -> list[float]:

@@ -25,9 +25,7 @@ NAMES = r"(?m)^(names|nc)\s*:"
 MOST_CLASSES = 100_000
 """That a number alone may stand for."""
 BEYOND = 0.01
-"""How far a value of a box may lie outside of 0..1 (rounding) before it is a mistake."""
-OUTSIDE = 1.0
-"""The same of an outline, whose corners CVAT writes as they are where an object is partly outside its image."""
+"""How far a coordinate may lie outside of 0..1 (rounding) before it is a mistake."""
 
 
 @DATASETS.register()
@@ -254,8 +252,7 @@ class _Reader:
         if not box and (len(values) < 6 or len(values) % 2):
             what = "a box of 4 numbers or a polygon of at least 3 points in pairs"
             raise DataError(f"{origin}: {len(values)} numbers follow the class; expected {what}")
-        beyond = BEYOND if box else OUTSIDE
-        if not (within := (values >= -beyond) & (values <= 1 + beyond)).all():
+        if not (within := (values >= -BEYOND) & (values <= 1 + BEYOND)).all():
             far = words[1 + int(np.argmin(within))]
             raise DataError(
                 f"{origin}: the coordinate {far} is not within 0..1; YOLO writes parts of the image, not pixels"

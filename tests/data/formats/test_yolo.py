@@ -125,9 +125,7 @@ def test_a_number_behind_a_box_is_a_confidence_or_a_track(end, tmp_path):
     assert boxes == [pytest.approx(BOX)]
 
 
-def test_a_corner_of_an_outline_may_lie_outside_the_image_but_is_no_number_of_pixels(tmp_path, caplog):
-    row = rewritten(tmp_path, "0 -.2 .1 .5 -.3 .5 .4 .1 1.2\n").coco()["annotations"][0]
-    assert row["segmentation"] == [[-8, 3, 20, -9, 20, 12, 4, 36]]
-    assert "1 boxes that reached over their image cut" in caplog.text
-    with pytest.raises(DataError, match=r"a\.txt, line 1: the coordinate 4 is not within 0\.\.1; .* not pixels"):
-        rewritten(tmp_path, "0 4 3 20 3 20 12\n")
+@pytest.mark.parametrize("corner", ["1.2", "-.2", "4"])
+def test_a_corner_of_an_outline_outside_the_image_is_a_mistake(corner, tmp_path):
+    with pytest.raises(DataError, match=rf"a\.txt, line 1: the coordinate {corner} is not within 0\.\.1"):
+        rewritten(tmp_path, f"0 .1 .1 .5 .1 .5 .4 .1 {corner}\n")

@@ -12,6 +12,8 @@ from detkit.zoo import find, shown
 
 def user_path(text: str) -> Path:
     """``text`` as a path, ``~`` expanded. Raises ValueError where no file can be called so."""
+    if not text.strip():  # such as a variable of the shell that is not set: "" would be the current folder
+        raise ValueError("it is empty")
     if text.startswith("~") and os.path.expanduser(text) == text:
         raise ValueError(f"there is no user '{text[1:].partition('/')[0]}', whose home '{text}' would be in")
     expanded = Path(os.path.expanduser(text))
@@ -32,6 +34,22 @@ def local_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def output_file(text: str) -> Path:
+    """As ``local_path``, for a file that is written when the work is done: no folder may lie there."""
+    path = local_path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"'{text}' is a folder; give the name of a file")
+    return path
+
+
+def output_folder(text: str) -> Path:
+    """As ``local_path``, for a folder that is written into: no file may lie there."""
+    path = local_path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"'{text}' is a file; give the name of a folder")
+    return path
+
+
 def path_or_address(text: str) -> str:
     """As ``local_path``, for files that may lie behind an address or a name of weights, which stays as it is."""
     try:
@@ -50,8 +68,6 @@ class PathText:
 
     def check(self, value: Any) -> Any:
         """As ``Interval.check``; the home folder is written out."""
-        if not value.strip():
-            raise ValueError("it is empty")
         if "://" in value:
             if shown(value) == value:  # else a message would have what may be secret; it is looked at when it is read
                 find(value)

@@ -238,7 +238,7 @@ def evaluate_weights(
     _show(write_evaluation(results, evaluators, out / "evaluation.json", detections=out / "coco_results.json"))
     named = f"weights of {Path(weights or 'model_final.pth').name}"
     RunReport(exp, evaluators).write(results, named, trained=False, path=report_file)
-    _show(f"The evaluation is in {out}: evaluation.json, {(report_file or run_file(out, 'report.html')).name}")
+    _show(f"The evaluation is in {out}: evaluation.json, {report_file or run_file(out, 'report.html').name}")
 
 
 def _weighted(exp: Experiment, weights: str | os.PathLike[str], engine: str | None) -> nn.Module:

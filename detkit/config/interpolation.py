@@ -119,7 +119,9 @@ class _Walk:
         except RecursionError:
             raise self.fail(path, "too many '${' in one another") from None
         except OmegaConfBaseException as error:
-            raise self.fail(path, str(error).splitlines()[0]) from None
+            said = str(error).splitlines()[0].rpartition(" while resolving interpolation: ")[2].strip('"')
+            fix = "; set it, or write ${oc.env:NAME,value} with a default" if said.startswith("Environment var") else ""
+            raise self.fail(path, said + fix) from None
         if _RESOLVER.search(value):
             self.outside[path] = value
             if len(self.outside) > _MOST:

@@ -125,9 +125,10 @@ def changed(tree: Entry, override: Override, change: Callable[[Entry], Entry], l
         what = "a mapping" if isinstance(value, dict) else repr(value)
         need = "a list" if isinstance(key, int) else "a mapping"
         if isinstance(key, int) and not value:
+            whole = tuple(override.keys[depth + 1 :]) in ((), ("name",))  # a node may be given by its name alone
             raise ConfigError(
                 f"{where}: override '{override.text}' names an item of a list that no file gives; write all of it, "
-                f"{where}=[{override.text.partition('=')[2]}]"
+                f"{where}=[{override.text.partition('=')[2] if whole else '...'}]"
             )
         raise ConfigError(f"{where or 'config'}: override '{override.text}' needs {need} here, but it is {what}")
     key = key if at is None else at

@@ -103,7 +103,7 @@ def scaled(values: np.ndarray, path: str, max_value: float | None, declared: flo
     wide = values.dtype.itemsize > 2
     if not white and wide and (values.dtype.kind == "f" or top > 65535):
         kind = "floating-point numbers" if values.dtype.kind == "f" else f"whole numbers up to {top:.0f}"
-        fix = "give the value of white as the dataset's reading.max_value, or save it with 8 or 16 bits"
+        fix = "give the value of white (a dataset's reading.max_value, a Predictor's max_value), or save 8 or 16 bits"
         raise Issue("unreadable image", path, "", f"pixels are {kind} of unknown range", fix)
     if not white:
         white = 255.0 if wide and top <= 255 else 65535.0

@@ -14,8 +14,8 @@ FAR = 0.25
 
 @CHECKS.register()
 class KeypointsFit(Check):
-    """Keypoints that differ between training set, test set and model, that lie far outside of their objects' boxes, or
-    that a mirror would mix up, as no two of them are named left and right.
+    """Keypoints that differ between training set, test set and model, that the model does not learn, that lie far
+    outside of their objects' boxes, or that a mirror would mix up, as no two of them are named left and right.
 
     A keypoint is known by its place in the list, so metrics of others mean nothing; a head learns only what is in the
     box; and a mirror that does not exchange left and right teaches both for either.
@@ -38,6 +38,10 @@ class KeypointsFit(Check):
                     fix = f"make them {_few(spec.names)}, in this order"
                     fix = fix if where != "model" else "set keypoint_head.keypoints=null, which takes the data's"
                     yield Finding("error", where, what, fix)
+            if context.model is not None and learned is None:
+                what = f"objects have keypoints ({_few(spec.names)}), and the model has no keypoint head to learn them"
+                fix = "none, if so it is; else add a keypoint_head, as coco/keypoint_rcnn_R_50_FPN_1x has"
+                yield Finding("note", "model", what, fix)
             mirrored = any(issubclass(recipe.cls, RandomFlip) for recipe in context.experiment.data.train_augmentations)
             if mirrored and len(spec.names) > 1 and not spec.flip_pairs:
                 what = f"images are mirrored, and no two keypoints ({_few(spec.names)}) are a left and a right one"

@@ -18,8 +18,6 @@ class Resume(Check):
     Fix: undo the change of the config, raise ``solver.max_iter``, or start again with ``train.init_weights``.
     """
 
-    quick = False  # a resume itself says so
-
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
         if not context.resume:
             return

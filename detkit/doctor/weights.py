@@ -23,7 +23,6 @@ class WeightsFit(Check):
     """
 
     needs = ("model", "checkpoint")
-    quick = False
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
         assert context.model is not None

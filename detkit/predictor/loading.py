@@ -37,7 +37,7 @@ def files_of_run(run_dir: str | Path, weights: str | Path) -> tuple[str | Path, 
             logger.warning("%s has no %s; taking its newest checkpoint, %s", run, weights, path.name)
     if path is None:
         found = ", ".join(sorted(p.name for p in run.glob("*.pth"))) or "none"
-        raise DataError(f"{run}: has no {weights}; weights there: {found}")
+        raise DataError(f"{run}: there is no '{weights}' in it, nor a file of this name; weights there: {found}")
     return path, config
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from detkit.registry import DataError
 from detkit.utils.paths import naming_file
 from detkit.visualization.colors import LINE_COLORS
 from detkit.visualization.fonts import font_runs, load_matplotlib, writable
@@ -122,16 +123,21 @@ def plain_texts(figure: Any) -> list[Any]:
 
 
 def save(figure: Any, path: str | Path) -> Path:
-    """Writes a figure, its texts as they are and in fonts that have their characters; its folder is made."""
+    """Writes a figure, its texts as they are and in fonts that have their characters; its folder is made.
+
+    Raises DataError where the file's name does not say which kind of picture it is.
+    """
     from matplotlib.font_manager import fontManager, get_font
 
+    path, kinds = Path(path), figure.canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in kinds:
+        raise DataError(f"{path}: its suffix says the kind of picture: {', '.join(f'.{kind}' for kind in kinds)}")
     for text in plain_texts(figure):
         text.set_text(writable(text.get_text()))
         files = [file for file, _ in font_runs(text.get_text()) if file is not None]
         for file in {*files} - {font.fname for font in fontManager.ttflist}:
             fontManager.addfont(file)
         text.set_fontfamily(["DejaVu Sans", *(get_font(file).family_name for file in files)])
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with naming_file(path):
         figure.savefig(path, dpi=130)

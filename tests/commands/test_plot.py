@@ -130,3 +130,11 @@ def test_smoothing_is_a_part_of_the_run(tmp_path, capsys):
         assert "--smooth" in capsys.readouterr().err
     with pytest.raises(ValueError, match="smooth"):
         plot_runs({}, ["lr"], tmp_path / "x.png", smooth_share=1.0)
+
+
+@pytest.mark.parametrize("name", ["picture", "picture.xyz"])
+def test_a_picture_whose_name_does_not_say_its_kind_is_refused(tmp_path, name):
+    run = write_run(tmp_path / "a")
+    with pytest.raises(DataError, match=r"its suffix says the kind of picture: .*\.png"):
+        plot_command.main([str(run), "--output", str(tmp_path / name)])
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

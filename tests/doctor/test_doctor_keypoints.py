@@ -54,6 +54,12 @@ def test_a_mirror_without_sides_is_worth_a_note(pointed):
     assert found(pointed, "data.train_augmentations=[]") == []
 
 
+def test_keypoints_that_the_model_does_not_learn_are_worth_a_note(pointed):
+    (finding,) = found(pointed, model=True)
+    assert (finding.severity, finding.where) == ("note", "model")
+    assert "no keypoint head" in finding.what
+
+
 def test_points_far_outside_of_their_boxes_are_counted(pointed):
     first, second = pointed.train["annotations"][:2]
     first["keypoints"][:3] = [60, 60, 2]

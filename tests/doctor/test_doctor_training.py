@@ -95,17 +95,20 @@ def checkpoint(files):
     return saver.save("checkpoint_0000100", model, trainer_state={"finished": 100}, config=exp.tree)
 
 
-def test_weights_against_the_model(files, checkpoint):
+@pytest.mark.parametrize("quick", [False, True])
+def test_weights_against_the_model(files, checkpoint, quick):
     weights = str(checkpoint)
-    assert files.findings(model=True, weights=weights) == []
-    assert files.findings(f"train.init_weights={weights}", model=True) == []
-    by_what = {f.what: f for f in files.findings("model.neck.out_channels=32", model=True, weights=weights)}
+    assert files.findings(model=True, quick=quick, weights=weights) == []
+    assert files.findings(f"train.init_weights={weights}", model=True, quick=quick) == []
+    by_what = {
+        f.what: f for f in files.findings("model.neck.out_channels=32", model=True, quick=quick, weights=weights)
+    }
     skipped = next(f for what, f in by_what.items() if "another shape" in what)
     assert skipped.severity == "warning"
     assert any(text.startswith("neck.") and "shape" in text for text in skipped.examples)
-    no_mask = files.findings("model.roi_heads.mask_head=null", model=True, weights=weights)
+    no_mask = files.findings("model.roi_heads.mask_head=null", model=True, quick=quick, weights=weights)
     assert [(f.severity, f.check) for f in no_mask] == [("note", "WeightsFit")]
-    more = files.findings("model.roi_heads.mask_head.num_conv=4", model=True, weights=weights)
+    more = files.findings("model.roi_heads.mask_head.num_conv=4", model=True, quick=quick, weights=weights)
     assert any("are not in the file" in f.what and "mask_head.convs.3" in " ".join(f.examples) for f in more)
 
 
@@ -137,9 +140,10 @@ def test_layers_frozen_at_random_values(files, checkpoint):
     assert not found(files.findings(*frozen, model=True, weights=str(checkpoint)), "FrozenNoise")
 
 
-def test_a_resume(files, checkpoint):
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_resume(files, checkpoint, quick):
     def resume(*overrides):
-        return [(f.severity, f.where) for f in files.findings(*overrides, model=True, resume=True)]
+        return [(f.severity, f.where) for f in files.findings(*overrides, model=True, resume=True, quick=quick)]
 
     assert resume() == []
     assert resume("solver.max_iter=100", "train.checkpoint_period=50") == [("warning", "solver.max_iter")]

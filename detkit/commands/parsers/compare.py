@@ -30,7 +30,7 @@ import argparse
 from collections.abc import Sequence
 
 from detkit.commands.parsers import command_parser
-from detkit.paths import local_path, path_or_address
+from detkit.paths import local_path, output_file, path_or_address
 
 PREFIX = "torchvision:"
 SETTINGS = ("short_edge", "max_size", "score_thresh", "norm_eps")
@@ -59,7 +59,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--annotations", metavar="JSON", help="COCO instances of the images, for the losses")
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images that go through together")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of random weights and made-up objects")
-    parser.add_argument("--json", type=local_path, metavar="FILE", help="the rows and the verdict, as JSON")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="the rows and the verdict, as JSON")
     both = parser.add_argument_group("settings of both sides, with torchvision (default: torchvision's)")
     both.add_argument("--short-edge", type=int, metavar="N", help="pixels that the shorter side is resized to")
     both.add_argument("--max-size", type=int, metavar="N", help="the longer side's limit in pixels")

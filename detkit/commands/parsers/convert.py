@@ -14,14 +14,15 @@ import argparse
 from collections.abc import Sequence
 
 from detkit.commands.parsers import LABEL_FORMATS, command_parser
-from detkit.paths import local_path
+from detkit.paths import local_path, output_folder
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser("convert", __doc__)
-    parser.add_argument("source", metavar="IN", help="a folder of data, or the file in it that describes it")
-    parser.add_argument("target", metavar="OUT", help="a new folder")
+    what = "a folder of data, or the file in it that describes it"
+    parser.add_argument("source", type=local_path, metavar="IN", help=what)
+    parser.add_argument("target", type=output_folder, metavar="OUT", help="a new folder")
     parser.add_argument("--to", required=True, metavar="NAME", help=f"the format to write: {LABEL_FORMATS}")
     parser.add_argument("--format", metavar="NAME", help="the format of IN (default: it is recognised)")
     parser.add_argument("--val-fraction", type=float, metavar="F", help="divide a folder without parts: 0.2 for val")

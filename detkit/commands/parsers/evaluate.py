@@ -43,7 +43,7 @@ from detkit.commands.parsers import (
     parse_with_config,
     view_changes,
 )
-from detkit.paths import local_path, path_or_address
+from detkit.paths import local_path, output_file, path_or_address
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -65,7 +65,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="evaluate these detections or panoptic maps (COCO's form), not weights",
     )
     parser.add_argument(
-        "--report", type=local_path, metavar="FILE", help="where the report goes (default: the run's report.html)"
+        "--report", type=output_file, metavar="FILE", help="where the report goes (default: the run's report.html)"
     )
     add_views(parser)
     parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")

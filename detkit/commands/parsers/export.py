@@ -25,7 +25,7 @@ import argparse
 from collections.abc import Sequence
 
 from detkit.commands.parsers import command_parser
-from detkit.paths import local_path, path_or_address
+from detkit.paths import local_path, output_file, path_or_address
 
 SUFFIXES = (".onnx", ".xml", ".pt2")
 """Of files, whose names may have a "=". Others are looked up once the config has imported forms of the user's own."""
@@ -64,7 +64,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--trust-imports", action="store_true", help="run the code that a run's config imports")
     args = parser.parse_intermixed_args(argv)
     args.overrides = [text for text in args.others if "=" in text and not text.lower().endswith(SUFFIXES)]
-    args.files = [local_path(text) for text in args.others if text not in args.overrides]
+    try:
+        args.files = [output_file(text) for text in args.others if text not in args.overrides]
+    except argparse.ArgumentTypeError as error:
+        parser.error(f"argument FILE: {error}")
     if args.describe is not None and args.config is not None:
         parser.error("--describe shows a file, and writes none: leave out CONFIG and FILE")
     if args.describe is None and (args.config is None or not args.files):

@@ -17,7 +17,7 @@ import argparse
 from collections.abc import Sequence
 
 from detkit.commands.parsers import command_parser
-from detkit.paths import local_path
+from detkit.paths import output_file
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -26,7 +26,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run, or its metrics.jsonl")
     parser.add_argument("--metric", nargs="+", default=[], metavar="NAME", help="metrics to draw; * is anything")
     parser.add_argument(
-        "--output", type=local_path, default="metrics.png", metavar="FILE", help="the picture (default: %(default)s)"
+        "--output", type=output_file, default="metrics.png", metavar="FILE", help="the picture (default: %(default)s)"
     )
     parser.add_argument(
         "--smooth",

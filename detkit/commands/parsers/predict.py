@@ -40,7 +40,7 @@ import argparse
 from collections.abc import Sequence
 
 from detkit.commands.parsers import LABEL_FORMATS, add_engine, add_views, command_parser, view_changes
-from detkit.paths import local_path, path_or_address
+from detkit.paths import local_path, output_file, output_folder, path_or_address
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -93,7 +93,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
     """What is written, and where."""
-    parser.add_argument("--output", type=local_path, metavar="DIR", help="where pictures and videos go")
+    parser.add_argument("--output", type=output_folder, metavar="DIR", help="where pictures and videos go")
     parser.add_argument(
         "--label-format",
         metavar="NAME",
@@ -101,10 +101,10 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         f"{LABEL_FORMATS}",
     )
     parser.add_argument(
-        "--json", type=local_path, metavar="FILE", help="COCO results of all inputs; images are numbered from 1"
+        "--json", type=output_file, metavar="FILE", help="COCO results of all inputs; images are numbered from 1"
     )
     many = parser.add_argument_group("many images: written as they come, and an interrupted run goes on")
-    many.add_argument("--results", type=local_path, metavar="DIR", help="where COCO results go, as JSON lines")
+    many.add_argument("--results", type=output_folder, metavar="DIR", help="where COCO results go, as JSON lines")
     many.add_argument(
         "--format",
         choices=("jsonl", "json", "parquet"),

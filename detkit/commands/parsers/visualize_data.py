@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Sequence
 
 from detkit.commands.parsers import add_config, add_data, command_parser, parse_with_config
-from detkit.paths import local_path
+from detkit.paths import output_folder
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -27,7 +27,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--num", type=int, default=16, metavar="N", help="how many images (default: 16)")
     parser.add_argument(
         "--output",
-        type=local_path,
+        type=output_folder,
         metavar="DIR",
         help="where the pictures go (default: <train.output_dir>/data_<split>)",
     )

@@ -20,7 +20,7 @@ import argparse
 from collections.abc import Sequence
 
 from detkit.commands.parsers import add_config, add_data, command_parser, parse_with_config, take_none
-from detkit.paths import local_path, path_or_address
+from detkit.paths import local_path, output_folder, path_or_address
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -41,7 +41,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--top", type=int, default=50, metavar="N", help="proposals in a picture (default: 50)")
     parser.add_argument("--score-thresh", type=float, default=0.5, metavar="P", help="of detections (default: 0.5)")
     parser.add_argument(
-        "--output", type=local_path, metavar="DIR", help="where the pictures go (default: <train.output_dir>/stages)"
+        "--output", type=output_folder, metavar="DIR", help="where the pictures go (default: <train.output_dir>/stages)"
     )
     parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     args = parse_with_config(parser, argv)

@@ -24,14 +24,14 @@ import argparse
 from collections.abc import Sequence
 
 from detkit.commands.parsers import command_parser
-from detkit.paths import local_path, path_or_address
+from detkit.paths import local_path, output_file, path_or_address
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser("weights convert", __doc__)
     parser.add_argument("input", type=path_or_address, metavar="INPUT", help="weights of any of these frameworks")
-    parser.add_argument("output", type=local_path, metavar="OUTPUT", help="the file to write")
+    parser.add_argument("output", type=output_file, metavar="OUTPUT", help="the file to write")
     parser.add_argument("--config-file", type=local_path, metavar="FILE", help="the model that the weights are for")
     parser.add_argument("--to", choices=("detkit", "detectron2", "torchvision"), default="detkit", help="whose layout")
     parser.add_argument(

@@ -15,13 +15,13 @@ import argparse
 from collections.abc import Sequence
 
 from detkit.commands.parsers import command_parser
-from detkit.paths import local_path, path_or_address
+from detkit.paths import output_folder, path_or_address
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser("weights pack", __doc__)
-    parser.add_argument("folder", type=local_path, metavar="FOLDER", help="a new one, or a mirror to add to")
+    parser.add_argument("folder", type=output_folder, metavar="FOLDER", help="a new one, or a mirror to add to")
     parser.add_argument(
         "names", nargs="*", type=path_or_address, metavar="NAME", help="a name or an address (default: all fetched)"
     )

@@ -23,6 +23,8 @@ from detkit.data.issues import Report
 from detkit.data.paths import data_path
 from detkit.registry import DataError
 from detkit.structures import Panoptic
+from detkit.utils.run_folder import MARK
+from detkit.utils.words import amount
 
 logger = logging.getLogger(__name__)
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
@@ -276,4 +278,5 @@ def contents(folder: Folder) -> str:
     for name in folder.files:
         kinds[Path(name).suffix.lower() or "no suffix"] = kinds.get(Path(name).suffix.lower() or "no suffix", 0) + 1
     common: Sequence[tuple[str, int]] = sorted(kinds.items(), key=lambda item: -item[1])[:6]
-    return ", ".join(f"{count} files of {kind}" for kind, count in common) or "no files"
+    nothing = "only files that a run of detkit has left" if (folder.path / MARK).is_file() else "no files"
+    return ", ".join(f"{amount(count, 'file')} of {kind}" for kind, count in common) or nothing

@@ -60,12 +60,16 @@ class Run:
     def results(self) -> dict[str, Any]:
         """What the last evaluation gave, as in ``evaluation.json``: ``results["box"]["AP"]``.
 
-        Raises DataError where nothing has been evaluated.
+        Raises DataError where nothing has been evaluated, or the file is damaged.
         """
         file = self.path / "evaluation.json"
         if not file.is_file():
             raise DataError(f"{file}: is missing: nothing has been evaluated; detkit.evaluate({str(self.path)!r}) does")
-        results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            fix = f"detkit.evaluate({str(self.path)!r}) writes it again"
+            raise DataError(f"{file}: is damaged ({error}); {fix}") from None
         return results
 
     @property

@@ -130,6 +130,21 @@ def test_overrides_are_texts_or_mappings(given):
     assert "model.neck=null" in texts
 
 
+def test_one_text_is_one_override():
+    assert detkit.load_experiment(CONFIG, "solver.max_iter=7").solver.max_iter == 7
+
+
+def test_one_text_is_no_list_of_classes():
+    with pytest.raises(ConfigError, match="class_names: expected a list of names, got the text 'cat'"):
+        detkit.load_experiment(CONFIG).build_model(class_names="cat")
+
+
+def test_damaged_results_are_named(tmp_path):
+    (tmp_path / "evaluation.json").write_text('{"box":')
+    with pytest.raises(DataError, match=r"evaluation\.json: is damaged .*detkit\.evaluate"):
+        api.Run(tmp_path).results  # noqa: B018
+
+
 def test_values_keep_their_kind():
     values = {"a": "x: {y}", "b": [1, 2.5, "3"], "c": {}, "d": True, "e": 1e-7, "f": float("inf"), "g": {"h": (1,)}}
     texts = api._changes((), values, {"i": 1}, "out put")

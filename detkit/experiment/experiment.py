@@ -99,6 +99,8 @@ class Experiment:
             ConfigError: options that do not fit together, such as anchor sizes for another number of levels, or a layer
                 without a shape.
         """
+        if isinstance(class_names, str):  # else each letter would be a class
+            raise ConfigError(f"class_names: expected a list of names, got the text '{class_names}'")
         category_ids = None
         if num_classes is None and class_names is None:
             class_names, category_ids = self.data.train_set.class_names, tuple(self.data.train_set.category_ids)
@@ -227,20 +229,21 @@ def _names_weights(node: Mapping[str, Any]) -> bool:
 
 
 def load_experiment(
-    path: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, trust_imports: bool | None = None
+    path: str | Path | Mapping[str, Any], overrides: str | Sequence[str] = (), *, trust_imports: bool | None = None
 ) -> Experiment:
     """Reads a config, lays the overrides over it and checks all of it. Builds nothing and reads no data.
 
     Args:
         path: a YAML file, the name of one of detkit's configs, the folder of a run, or a config as plain data (that of
             a checkpoint).
-        overrides: ``key.path=value``, the values in YAML.
+        overrides: ``key.path=value``, the values in YAML; one of them, or several.
         trust_imports: whether code that the config lists under ``imports`` may run. None: where the caller names or
             makes the config, but not where it comes out of a checkpoint.
 
     Raises:
         ConfigError: the first thing that is wrong, with its path, what was expected and the fix.
     """
+    overrides = [overrides] if isinstance(overrides, str) else overrides
     if isinstance(path, str | Path) and Path(path).is_dir():
         overrides = [assignment("train.output_dir", path), *overrides]  # wherever the run has been moved
     imports: Any = None if trust_imports is None else "run" if trust_imports else "refuse"

@@ -50,3 +50,12 @@ def test_what_comes_from_the_environment_is_written_down_unresolved(write, monke
     assert load_config(write("saved.yaml", saved)).tree == load_config(down).tree == config.tree
     monkeypatch.setenv("CONFIG_TEST_KEY", "other")
     assert load_config(down).tree["copy"] == [{"u": "https://other@host/w"}]
+
+
+def test_a_variable_that_is_not_set_is_named_with_a_fix_that_works(write):
+    with pytest.raises(
+        ConfigError, match=r"resolved: Environment variable 'CONFIG_TEST_UNSET' not found; set it"
+    ) as error:
+        load_config(write("c.yaml", "s: ${oc.env:CONFIG_TEST_UNSET}"))
+    assert "${oc.env:NAME,value}" in str(error.value)
+    assert load_config(write("c.yaml", "s: ${oc.env:CONFIG_TEST_UNSET,value}")).tree == {"s": "value"}

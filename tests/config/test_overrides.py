@@ -151,3 +151,15 @@ def test_a_name_that_is_no_word_is_left_to_the_check(house, write, value):
     tree = load_config(write("c.yaml", MACHINE), [f"model.part.name={value}"]).tree
     with pytest.raises(ConfigError, match=r"model\.part: a part node has a wrong name"):
         parse(tree, house.Root)
+
+
+def test_an_item_of_no_list_is_told_to_be_written_whole(write):
+    file = write("c.yaml", "n: 1")
+    for text, fix in (
+        ("hooks[0]=EMA", "hooks=[EMA]"),
+        ("hooks[0].name=EMA", "hooks=[EMA]"),
+        ("hooks[0].d=5", "hooks=[...]"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            load_config(file, [text])
+        assert str(error.value).endswith(f"write all of it, {fix}")

@@ -117,4 +117,6 @@ def open_dataset(
     Raises:
         DataError: as ``FormatDataset`` does.
     """
-    return AutoDataset(path=str(path), format=format, split=split, **options)
+    if not isinstance(path, str | os.PathLike):
+        raise DataError(f"expected a folder of data, or a file in it, got {path!r:.100}")
+    return AutoDataset(path=os.fspath(path), format=format, split=split, **options)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from detkit.data import DATASETS, open_dataset
 from detkit.registry import DataError
+from detkit.utils.run_folder import begin_run
 
 YOLO = {"data.yaml": "train: images\nnames: [cat, dog]\n", "images/a.png": None, "labels/a.txt": "0 .5 .5 .2 .2\n{}\n"}
 VOC_XML = "<annotation><filename>a.png</filename><object><name>cat</name>{}</object></annotation>"
@@ -166,10 +167,23 @@ def test_a_fault_is_named_with_its_place(fault, tmp_path):
 
 def test_unknown_content_is_told_with_what_is_readable(tmp_path):
     (tmp_path / "notes.md").write_text("hello")
-    with pytest.raises(
-        DataError, match=r"no labels of a known format; there are 1 files of \.md\. Readable are .*YOLO"
-    ):
+    with pytest.raises(DataError, match=r"no labels of a known format; there are 1 file of \.md\. Readable are .*YOLO"):
         open_dataset(tmp_path)
+
+
+def test_the_folder_of_a_run_is_told_from_an_empty_one(tmp_path):
+    with pytest.raises(DataError, match="there are no files"):
+        open_dataset(tmp_path)
+    begin_run(tmp_path)
+    (tmp_path / "curves.png").touch()
+    with pytest.raises(DataError, match="there are only files that a run of detkit has left"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("path", [None, ["a", "b"], 5])
+def test_what_is_no_path_is_no_folder_of_its_name(path):
+    with pytest.raises(DataError, match="expected a folder of data, or a file in it, got"):
+        open_dataset(path)
 
 
 def test_a_split_or_format_that_is_not_there_is_named(tmp_path):
@@ -275,7 +289,7 @@ KINDS = {kind.key: kind for kind in map(DATASETS.get, DATASETS.names()) if hasat
 def test_a_folder_without_anything_of_the_format_that_is_asked_for_says_so(tmp_path, key):
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     (tmp_path / "x.txt").write_text("hi")
-    words = rf"nothing of the format {re.escape(KINDS[key].format)}; there are 1 files of \.png, 1 files of \.txt$"
+    words = rf"nothing of the format {re.escape(KINDS[key].format)}; there are 1 file of \.png, 1 file of \.txt$"
     with pytest.raises(DataError, match=words):
         open_dataset(tmp_path, format=key)
     with pytest.raises(DataError, match=r"x\.txt: holds nothing of the format"):

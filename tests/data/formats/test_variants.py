@@ -82,7 +82,7 @@ def test_an_archive_is_to_be_unpacked(tmp_path):
     (tmp_path / "export.zip").write_bytes(b"PK")
     with pytest.raises(DataError, match=r"export\.zip is an archive; unpack it"):
         open_dataset(tmp_path / "export.zip")
-    with pytest.raises(DataError, match=r"1 files of \.zip\. export\.zip is an archive: unpack it\. Readable are"):
+    with pytest.raises(DataError, match=r"1 file of \.zip\. export\.zip is an archive: unpack it\. Readable are"):
         open_dataset(tmp_path)
 
 

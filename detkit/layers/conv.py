@@ -98,18 +98,20 @@ class DeformConvNorm(ConvNorm):
             offset: ``(N, 2GK, H', W')`` pixels of ``x``, for each group and tap down and to the right.
             mask: ``(N, GK, H', W')``.
         """
+        wide = torch.promote_types(x.dtype, torch.float32)  # the operator has no bfloat16
+        values, places = x.to(wide), offset.to(wide)
+        weights = None if mask is None else mask.to(wide)
+        steps = (self.stride, self.padding, self.dilation)
         return self.finish(
             x,
             lambda weight, bias: deform_conv2d(
-                x,
-                offset,
+                values,
+                places,
                 weight,
                 bias,
-                self.stride,
-                self.padding,
-                self.dilation,
-                mask,  # type: ignore[arg-type]
-            ),
+                *steps,  # type: ignore[arg-type]
+                weights,
+            ).to(x.dtype),
         )
 
 

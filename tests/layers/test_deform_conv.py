@@ -58,3 +58,16 @@ def test_everything_learns():
     deformable(*inputs).square().sum().backward()
     for tensor in (*inputs, *deformable.parameters()):
         assert tensor.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+def test_learns_in_mixed_precision(modulated):
+    deformable = DeformConvNorm(6, 8, 3, norm="BN").train()
+    x, offset = torch.randn(2, 6, 9, 10), torch.randn(2, 18, 9, 10)
+    mask = torch.rand(2, 9, 9, 10) if modulated else None
+    expected = deformable(x, offset, mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = deformable(x.bfloat16(), offset.bfloat16(), None if mask is None else mask.bfloat16())
+    torch.testing.assert_close(found.float(), expected, atol=0.1, rtol=0.05)
+    found.sum().backward()
+    assert all(p.grad.isfinite().all() for p in deformable.parameters())

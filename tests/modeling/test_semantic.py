@@ -35,6 +35,22 @@ def test_head_adds_up_levels_that_are_enlarged_step_by_step():
     assert head.predict(maps_of((60, 84))).shape == (2, 5, 15, 21), "sides that no stride divides"
 
 
+def test_logits_may_be_finer_than_the_finest_level():
+    torch.manual_seed(0)
+    head = SemanticFPNHead(SHAPES, 5, in_features=("p3", "p4", "p5"), stride=4, conv_dim=8)
+    assert [len(convs) for convs in head.convs.values()] == [1, 2, 3]
+    features = maps_of((64, 96))
+    conv = head.convs["p3"][0]
+    x = F.relu(conv.norm(F.conv2d(features["p3"], conv.weight, padding=1)))
+    for name in ("p4", "p5"):  # what is left is p3's, enlarged
+        torch.nn.init.zeros_(head.convs[name][-1].norm.weight)
+    enlarged = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(head.predict(features), head.predictor(enlarged))
+    assert head.predict(maps_of((60, 84))).shape == (2, 5, 16, 22)
+    loss = head.loss(maps_of((60, 84)), torch.zeros(2, 60, 84, dtype=torch.long)).total()
+    assert loss.isfinite()
+
+
 def test_loss_is_the_mean_over_known_pixels_also_over_several_batches():
     torch.manual_seed(0)
     head, features = SemanticFPNHead(SHAPES, 5, conv_dim=8, loss_weight=0.5), maps_of((64, 96))
@@ -64,6 +80,12 @@ def test_loss_without_a_known_pixel_is_zero_and_has_gradients():
 def test_levels_that_do_not_fit_are_named(names, words):
     with pytest.raises(ValueError, match=words):
         SemanticFPNHead(SHAPES, 5, in_features=names)
+
+
+@pytest.mark.parametrize("stride", [3, 8])
+def test_a_stride_that_the_levels_cannot_have_is_refused(stride):
+    with pytest.raises(ValueError, match=f"p2 has stride 4; expected a power of two times {stride}"):
+        SemanticFPNHead(SHAPES, 5, stride=stride)
 
 
 def sample(size, values, original=None):

@@ -14,20 +14,21 @@ from detkit.structures import Losses
 
 @SEMANTIC_HEADS.register()
 class SemanticFPNHead(SemanticHead):
-    """Every level is enlarged to the finest, the levels are added up, and a 1x1 convolution gives the logits.
+    """Every level is enlarged to the logits' size, the levels are added up, and a 1x1 convolution gives the logits.
 
-    A level of s times the finest stride goes through log2(s) (at least one) 3x3 convolutions, and is doubled after
-    each; the finest is not. The loss is the cross entropy at the image's size, a mean over the pixels of known class
+    A level of s times their stride goes through log2(s) (at least one) 3x3 convolutions, and is doubled after each; one
+    of their stride is not. The loss is the cross entropy at the image's size, a mean over the pixels of known class
     (Panoptic FPN, Kirillov et al. 2019, arXiv:1901.02446, section 3). Names of levels are ``convs.<level>.<number>``.
 
     Args:
         in_features: the levels, finest first.
+        stride: of the logits, at most the finest level's; null: that level's.
         conv_dim: channels of the convolutions.
         norm: normalisation after each convolution; null for none.
         loss_weight: factor of the loss.
 
     Raises:
-        ValueError: a level that is not there, or whose stride is not a power of two times the first one's.
+        ValueError: a level that is not there, or whose stride is not a power of two times that of the logits.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class SemanticFPNHead(SemanticHead):
         num_classes: int,
         *,
         in_features: tuple[str, ...] = ("p2", "p3", "p4", "p5"),
+        stride: Count | None = None,
         conv_dim: Count = 128,
         norm: Recipe[Norm] | None = Recipe(GN),
         loss_weight: NonNegative = 0.5,
@@ -47,7 +49,9 @@ class SemanticFPNHead(SemanticHead):
                 f"semantic_head.in_features: {list(in_features)} has to name maps of {list(input_shape)}, finest first"
             )
         self.in_features, self.loss_weight = in_features, loss_weight
-        self.stride = input_shape[in_features[0]].stride
+        finest = input_shape[in_features[0]].stride
+        self.stride = stride or finest
+        self._enlarged = finest // self.stride
         self._coarser = {name for name in in_features if input_shape[name].stride != self.stride}
         self.convs = nn.ModuleDict()
         for name in in_features:
@@ -56,7 +60,7 @@ class SemanticFPNHead(SemanticHead):
             if doublings < 0 or self.stride << doublings != spec.stride:
                 raise ValueError(
                     f"semantic_head.in_features: {name} has stride {spec.stride}; expected a power of two times "
-                    f"{self.stride}, that of {in_features[0]}, the finest"
+                    f"{self.stride}, that of {'the logits' if stride else f'{in_features[0]}, the finest'}"
                 )
             channels = [spec.channels, *[conv_dim] * max(doublings, 1)]
             self.convs[name] = nn.Sequential(
@@ -69,8 +73,8 @@ class SemanticFPNHead(SemanticHead):
         c2_msra_fill(self.predictor)
 
     def forward(self, features: Features) -> Tensor:
-        """``(N, K, H/s, W/s)`` logits; s is the stride of the finest level."""
-        height, width = features[self.in_features[0]].shape[-2:]
+        """``(N, K, H/s, W/s)`` logits; s is ``stride``."""
+        height, width = (self._enlarged * side for side in features[self.in_features[0]].shape[-2:])
         total: Tensor | None = None
         for name, convs in self.convs.items():
             x = features[name]

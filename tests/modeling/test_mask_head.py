@@ -35,3 +35,14 @@ def test_images_without_masks_are_said_wherever_they_stand_in_the_batch(loss):
 def test_images_without_foreground_need_no_masks(loss):
     assert loss(regions(2), regions(0, masks=False)) > 0
     assert loss(regions(0, masks=False)) == 0
+
+
+def test_the_loss_weight_is_a_factor():
+    features, losses = {"p2": torch.rand(1, 8, 8, 8)}, []
+    for weight in (1.0, 0.25):
+        torch.manual_seed(0)
+        pooler = partial(RoIAlignPooler, output_size=4)
+        shapes = {"p2": ShapeSpec(channels=8, stride=4)}
+        head = ConvUpsampleMaskHead(shapes, 2, pooler=pooler, num_conv=1, conv_dim=8, loss_weight=weight)
+        losses.append(head.loss(features, [regions(2)]).terms["loss_mask"])
+    assert losses[1] == 0.25 * losses[0]

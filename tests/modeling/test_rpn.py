@@ -1,8 +1,10 @@
 """RPN: which scored anchors become proposals, by the rules of each reference."""
 
+from functools import partial
+
 import pytest
 import torch
-from small import small_model
+from small import sample, small_model
 
 from detkit.modeling.proposals import RPN, MatterportRPN, ProposalSelection, TorchvisionRPN
 from detkit.structures import Boxes, ImageList
@@ -73,3 +75,15 @@ def test_a_proposal_is_the_same_whatever_else_is_in_the_batch():
         (alone,) = generator.select(anchors, [logits[0][i : i + 1]], [deltas[0][i : i + 1]], one, training=False)
         assert torch.equal(alone.boxes.tensor, together[i].boxes.tensor)
         assert torch.equal(alone.objectness, together[i].objectness)
+
+
+@pytest.mark.parametrize("rpn", [RPN, TorchvisionRPN])
+def test_the_loss_weight_is_a_factor_on_both_losses(rpn):
+    losses = []
+    for weight in (1.0, 0.5):
+        torch.manual_seed(0)
+        model = small_model(rpn=partial(rpn, loss_weight=weight))
+        torch.manual_seed(1)
+        losses.append(model([sample()]).terms)
+    for name, value in losses[0].items():
+        assert losses[1][name] == value * (0.5 if "rpn" in name else 1.0)

@@ -38,8 +38,9 @@ class PanopticFPN(GeneralizedRCNN):
         semantic_head: feature maps to the class of each pixel.
         semantic_names: the classes of the semantic map, the first for all things; null: those of the training data.
         merge: how instances and semantic map become a panoptic map.
-        instance_loss_weight: factor of the losses of the RoI heads (the paper's equation 1; Detectron2's option of that
-            name leaves out the class loss today).
+        instance_loss_weight: factor of the losses of the RoI heads (the paper's equation 1). Detectron2's option of
+            that name is one of the boxes and masks alone: write ``roi_heads.box_head.box_loss.weight`` and
+            ``roi_heads.mask_head.loss_weight`` for that.
 
     Raises:
         ConfigError: no semantic class besides the things, or RoI heads without masks.

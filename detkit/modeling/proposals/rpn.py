@@ -72,6 +72,7 @@ class RPN(ProposalGenerator):
         box_loss: the loss on the deltas of foreground anchors.
         sampling: which anchors are learned from.
         selection: which anchors become proposals.
+        loss_weight: factor on both losses.
 
     Raises:
         ValueError: a feature that there is not; levels with different numbers of anchors or of channels.
@@ -100,6 +101,7 @@ class RPN(ProposalGenerator):
         box_loss: Recipe[BoxLoss] = Recipe(SmoothL1BoxLoss),
         sampling: Sampling = Sampling(256, 0.5),
         selection: ProposalSelection = ProposalSelection(),
+        loss_weight: NonNegative = 1.0,
     ):
         super().__init__(input_shape)
         shapes = choose_features(input_shape, in_features, "proposal_generator.in_features")
@@ -113,13 +115,14 @@ class RPN(ProposalGenerator):
                 [dataclasses.replace(spec, stride=spec.stride * self.head.stride) for spec in specs]
             )
         self.matcher, self.box_coder, self.box_loss = matcher, box_coder(), box_loss()
-        self.sampling, self.selection = sampling, selection
+        self.sampling, self.selection, self.loss_weight = sampling, selection, loss_weight
 
     def loss(self, images: ImageList, features: Features, targets: list[Instances]) -> tuple[list[Instances], Losses]:
         """See ``ProposalGenerator.loss``."""
         anchors, logits, deltas = self.scores(images, features)
         proposals = self.select(anchors, logits, deltas, images, training=True)
-        return proposals, self.losses(Boxes.cat(anchors), torch.cat(logits, 1), torch.cat(deltas, 1), targets)
+        losses = self.losses(Boxes.cat(anchors), torch.cat(logits, 1), torch.cat(deltas, 1), targets)
+        return proposals, losses.rescaled(self.loss_weight)
 
     def predict(self, images: ImageList, features: Features) -> list[Instances]:
         """See ``ProposalGenerator.predict``."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.config import Count, CountOrZero, Positive, Recipe
+from detkit.config import Count, CountOrZero, NonNegative, Positive, Recipe
 from detkit.layers import ConvNorm, Norm, ShapeSpec, c2_msra_fill, init_normal
 from detkit.modeling.interfaces import MASK_HEADS, Features, MaskHead, RoIPooler
 from detkit.structures import Boxes, ClassRows, CropMethod, Instances, Losses
@@ -57,6 +57,7 @@ class ConvUpsampleMaskHead(MaskHead):
         class_agnostic: one mask for all classes instead of one a class.
         targets: how true masks are brought to the head's size.
         init: how the last layer begins.
+        loss_weight: factor on the loss.
     """
 
     renamed_options: ClassVar[Mapping[str, str]] = {"norm_eps": "norm.eps"}
@@ -74,9 +75,10 @@ class ConvUpsampleMaskHead(MaskHead):
         class_agnostic: bool = False,
         targets: MaskTargets = MaskTargets(),
         init: MaskInit = MaskInit(),
+        loss_weight: NonNegative = 1.0,
     ):
         super().__init__(input_shape, num_classes)
-        self.targets = targets
+        self.targets, self.loss_weight = targets, loss_weight
         self.pooler = pooler(input_shape)
         channels = self.pooler.output_shape.channels
         self.convs = nn.Sequential()
@@ -98,7 +100,8 @@ class ConvUpsampleMaskHead(MaskHead):
 
     def loss(self, features: Features, proposals: list[Instances]) -> Losses:
         """See ``MaskHead.loss``. Term ``loss_mask``."""
-        return mask_losses(self(features, [p.boxes for p in proposals]), proposals, self.targets)
+        logits = self(features, [p.boxes for p in proposals])
+        return mask_losses(logits, proposals, self.targets).rescaled(self.loss_weight)
 
     def mask_probs(self, features: Features, boxes: list[Boxes], classes: Tensor) -> Tensor:
         """See ``MaskHead.mask_probs``."""

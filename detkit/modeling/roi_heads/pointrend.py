@@ -182,7 +182,7 @@ class PointRendMaskHead(MaskHead):
         for i, layer in enumerate(head.fcs):
             if i == 0 or head.coarse_each_layer:
                 rows[f"point_head.fcs.{i}.weight"] = ClassRows(0, columns_after=columns)
-            columns = layer.out_channels
+            columns = layer.out_channels  # type: ignore[assignment]
         after, per_class = (columns if head.coarse_each_layer or not head.fcs else None), int(not head.class_agnostic)
         if per_class or after is not None:
             rows["point_head.predictor.weight"] = ClassRows(per_class, columns_after=after)

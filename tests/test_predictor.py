@@ -315,7 +315,7 @@ def test_a_run_without_final_weights_gives_its_newest_checkpoint(run, tmp_path, 
     assert same(Predictor.from_run(tmp_path / "stopped")(IMAGE), Predictor.from_run(folder)(IMAGE))
     assert "checkpoint_0000003.pth" in caplog.text
     assert same(Predictor.from_run(folder, folder / "checkpoint_0000003.pth")(IMAGE), Predictor.from_run(folder)(IMAGE))
-    with pytest.raises(DataError, match=r"has no other\.pth"):
+    with pytest.raises(DataError, match=r"there is no 'other\.pth' in it"):
         Predictor.from_run(folder, "other.pth")
 
 

@@ -26,7 +26,7 @@ from detkit.experiment import torch_device
 from detkit.experiment.run import check_launch
 from detkit.export import ProgramModel
 from detkit.predictor import Predictor
-from detkit.predictor.running import naming_batch
+from detkit.predictor.running import predictions_of
 from detkit.predictor.sources import Item
 from detkit.registry import ConfigError, DataError
 from detkit.structures import Prediction, Sample
@@ -222,8 +222,7 @@ def _predictions(
     for batch in batches:
         samples = [sample for _, sample in batch if isinstance(sample, Sample)]
         with torch.inference_mode():
-            with naming_batch(samples):
-                predictions = iter(predictor.model(samples) if samples else ())
+            predictions = iter(predictions_of(predictor.model, samples))
             for number, sample in batch:
                 yield number, sample, next(predictions).to("cpu") if isinstance(sample, Sample) else Prediction()
 

@@ -96,8 +96,8 @@ def torch_device(name: str | torch.device) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError):
-        gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-        there = ["auto", "cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else ())]
+        each = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+        there = ["auto", "cpu", *each, *(["mps"] if torch.backends.mps.is_available() else ())]
         raise ConfigError(f"device: '{name}' is not available here; take {' or '.join(there)}") from None
     if device.type == "cuda" and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
         raise ConfigError(f"device: '{name}' is one GPU, and there are several processes; take auto or cuda")

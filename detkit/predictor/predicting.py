@@ -9,7 +9,7 @@ from torch import nn
 
 from detkit.data import Augmentation
 from detkit.data.images import ImageReading
-from detkit.predictor.running import batches, naming_batch, readable, with_names
+from detkit.predictor.running import batches, predictions_of, readable, with_names
 from detkit.predictor.sources import Item, frames_of, live_sources, resolve, resolve_one
 from detkit.structures import Prediction, Sample
 from detkit.views import augmented
@@ -111,7 +111,7 @@ class Predicts:
         """Each image with its prediction, a batch at a time."""
         for batch in batches(readable(items, self.sample, skip_unreadable), batch_size or self.batch_size):
             samples = [sample for _, sample in batch]
-            with torch.no_grad(), naming_batch(samples):
-                predictions = self.model(samples)
+            with torch.no_grad():
+                predictions = predictions_of(self.model, samples)
             for (item, _), prediction in zip(batch, predictions):
                 yield item, with_names(prediction.to("cpu"), item, self.class_names, self.category_ids)

@@ -1,8 +1,8 @@
 """Images in batches, and what is said of each prediction."""
 
-import contextlib
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
@@ -16,6 +16,8 @@ from detkit.utils.words import amount
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+MOST_PADDING = 4
+"""Photographs of both orientations are padded to less than twice their pixels."""
 
 
 def readable(
@@ -41,20 +43,47 @@ def readable(
         yield item, made
 
 
-@contextlib.contextmanager
-def naming_batch(samples: Sequence[Sample]) -> Iterator[None]:
-    """Within, an error of too little memory becomes a MemoryError that says what the batch was and what to lower."""
-    try:
-        yield
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        height, width = (max(sample.image.shape[side] for sample in samples) for side in (-2, -1))
-        raise MemoryError(
-            f"out of memory ({first_line(error)}) with {amount(len(samples), 'image')} of up to {width} x {height}"
-            " pixels at a time. Take fewer (--batch-size, in Python batch_size), tiles of large images (--tile, tile),"
-            " or smaller images (data.test_augmentations)"
-        ) from error
+def predictions_of(model: Callable[[list[Sample]], list[Prediction]], samples: Sequence[Sample]) -> list[Prediction]:
+    """What the model predicts, in one call or several: those that are padded to one size are not mostly padding.
+
+    Raises MemoryError, which says what a call was of and what to lower.
+    """
+    found: list[Prediction] = []
+    for group in groups(samples):
+        try:
+            found += model(group)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            height, width = _padded_size(group)
+            raise MemoryError(
+                f"out of memory ({first_line(error)}) with {amount(len(group), 'image')} of up to {width} x {height}"
+                " pixels at a time. Take fewer (--batch-size, in Python batch_size), tiles of large images (--tile,"
+                " tile), or smaller images (data.test_augmentations)"
+            ) from error
+    return found
+
+
+def groups(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
+    """The samples in order, in lists whose padded images have at most ``MOST_PADDING`` times the pixels of the images.
+
+    A wide and a tall image would be padded to a square of their long sides, which may take all memory.
+    """
+    group: list[Sample] = []
+    for sample in samples:
+        height, width = _padded_size([*group, sample])
+        pixels = sum(math.prod(each.image.shape[-2:]) for each in (*group, sample))
+        if group and (len(group) + 1) * height * width > MOST_PADDING * pixels:
+            yield group
+            group = []
+        group.append(sample)
+    if group:
+        yield group
+
+
+def _padded_size(samples: Sequence[Sample]) -> tuple[int, int]:
+    height, width = (max(sample.image.shape[side] for sample in samples) for side in (-2, -1))
+    return height, width
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -226,7 +226,11 @@ def evaluate_weights(
         compile: whether the copy's static parts go through ``torch.compile``.
         report_file: where the report goes; None: ``report.html`` in the run's folder.
         engine: what runs the model; see ``Predictor``.
+
+    Raises ConfigError where nothing would be measured.
     """
+    if not exp.evaluators:
+        raise ConfigError("evaluators: expected at least one, such as [{name: CocoEvaluator}], as nothing is measured")
     out = start_run(exp)
     model, views = _weighted(exp, weights or out / "model_final.pth", engine), exp.data.test_views is not None
     model = in_engine(model, engine, precision, compile, views)

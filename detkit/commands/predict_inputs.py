@@ -9,7 +9,7 @@ from typing import Any
 from detkit.data import CocoIds
 from detkit.evaluation import PanopticWriter, categories_of
 from detkit.evaluation.coco import MODEL_LIMIT
-from detkit.export import ProgramModel, is_program
+from detkit.export import ProgramModel
 from detkit.paths import user_path
 from detkit.predictor import Predictor
 from detkit.predictor.sources import is_pattern, local_file, matching_files
@@ -31,8 +31,6 @@ def load(args: argparse.Namespace) -> Predictor:
         "compile": args.compile,
         "trust_imports": args.trust_imports,
     }
-    if args.engine not in (None, "torch") and not is_program(args.weights):
-        print("making a program of the model, half a minute or so; detkit export writes one that is read at once")
     if args.run is not None:
         predictor = Predictor.from_run(args.run, args.weights or "model_final.pth", args.set, **options)
     else:

@@ -76,12 +76,14 @@ def _program(model: nn.Module, engine: str, precision: Precision | None) -> Prog
     if precision not in (None, *form.precisions):
         able = " or ".join(key for key, other in FORMS.by_key().items() if precision in other.precisions)
         raise ConfigError(f"precision: {engine} has no {precision}; leave it out, or take {able}")
+    said = "making a program for %s, half a minute or so; detkit export writes one that is read at once"
+    logger.info(said, engine)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"model{form.suffix}")
         export(model, path, precision=precision or "fp32")
         made = ProgramModel(cast(FeatureModel, model), Program(path, engine))
     seconds = time.perf_counter() - start
-    logger.info("made a program for %s in %.0f s; detkit export writes one that is read at once", engine, seconds)
+    logger.info("made it in %.0f s", seconds)
     return made
 
 

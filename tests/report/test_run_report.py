@@ -127,6 +127,13 @@ def test_detections_are_evaluated_without_a_model(finished_run, tmp_path, capsys
     assert "--results needs no model" in capsys.readouterr().err
 
 
+def test_an_evaluation_that_measures_nothing_is_refused_and_the_last_one_stays(finished_run):
+    before = (finished_run / "evaluation.json").read_bytes()
+    with pytest.raises(ConfigError, match="evaluators: expected at least one, such as"):
+        evaluate.main([str(finished_run), "evaluators=[]"])
+    assert (finished_run / "evaluation.json").read_bytes() == before
+
+
 def test_a_report_that_fails_ends_no_run(finished_run, monkeypatch, caplog):
     def fail(*args, **kwargs):
         raise RuntimeError("no page today")

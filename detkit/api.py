@@ -19,12 +19,12 @@ from typing import Any
 from detkit.config import assignment
 from detkit.data import open_dataset
 from detkit.engine import Interrupted, Interruption
+from detkit.evaluating import evaluate_weights, evaluation_of
 from detkit.experiment import Experiment, OwnData, load_experiment, own_data, torch_device
 from detkit.experiment.run import check_launch, owned
 from detkit.inference import Precision
 from detkit.predictor import Predictor
 from detkit.registry import ConfigError, DataError
-from detkit.training import evaluate_weights, evaluation_of
 from detkit.training import train as train_experiment
 from detkit.utils import distributed
 from detkit.utils.logging import logging_restored

@@ -11,12 +11,12 @@ from torch import nn
 
 from detkit.checkpoint import read_checkpoint
 from detkit.config import Recipe, parts_of
+from detkit.evaluating import evaluate_results
 from detkit.experiment import load_experiment
 from detkit.experiment.run import owned
 from detkit.modeling.matcher import Matcher
 from detkit.modeling.roi_heads import StandardRoIHeads
 from detkit.registry import ConfigError, DataError
-from detkit.training import evaluate_results
 
 PRESET, PLAIN = "configs/matterport/mask_rcnn_R_50_FPN.yaml", "configs/coco/mask_rcnn_R_50_FPN_1x.yaml"
 RPN, HEADS = "model.proposal_generator.matcher.crowd_thresh", "model.roi_heads.matcher.crowd_thresh"

@@ -34,10 +34,11 @@ LEVELS = {
     "launch": 7,
     "command_line": 5,
     "comparisons": 7,
-    "training": 8,
-    "api": 9,
-    "commands": 9,
-    "__main__": 10,
+    "evaluating": 8,
+    "training": 9,
+    "api": 10,
+    "commands": 10,
+    "__main__": 11,
 }
 NOT_FOR = {"engine": {"modeling", "data"}, "config": {"utils"}}
 """What a package does without, although it lies below."""

@@ -12,12 +12,13 @@ from detkit.commands.parsers import restart
 from detkit.commands.parsers.train import parse_arguments
 from detkit.config import assignment
 from detkit.engine import EXIT_CODE, Interrupted, Interruption
+from detkit.evaluating import evaluate_results, evaluate_weights, evaluation_of
 from detkit.experiment import Experiment, OwnData, evaluation_data, own_data, torch_device
 from detkit.experiment.run import check_launch, owned
 from detkit.launch import launch
 from detkit.registry import ConfigError
 from detkit.signals import has_left
-from detkit.training import evaluate_results, evaluate_weights, evaluation_of, train
+from detkit.training import train
 from detkit.utils import distributed
 
 

@@ -14,11 +14,11 @@ import torch
 from detkit.checkpoint import load_weights, read_checkpoint
 from detkit.commands.loading import load_given
 from detkit.commands.parsers.visualize_model import parse_arguments
+from detkit.evaluating import evaluated
 from detkit.experiment import Experiment
 from detkit.predictor import Predictor
 from detkit.registry import ConfigError
 from detkit.structures import Boxes, ImageList, Instances, Sample
-from detkit.training import evaluated
 from detkit.utils.file_names import file_stem
 from detkit.utils.progress import watched
 from detkit.visualization import (

@@ -10,7 +10,7 @@ import pytest
 import torch
 from folder_holder import holder_of
 
-from detkit import training
+from detkit import evaluating
 from detkit.commands import evaluate as evaluate_command
 from detkit.commands import train as train_command
 from detkit.config import ConfigError
@@ -102,10 +102,10 @@ def test_weights_of_the_command_line_are_what_training_starts_from(monkeypatch):
 
 def test_evaluating_can_take_a_faster_copy(finished_run, monkeypatch):
     made, evaluated = [], []
-    optimize, evaluate = engines.optimized, training.evaluate
+    optimize, evaluate = engines.optimized, evaluating.evaluate
     monkeypatch.setattr(engines, "optimized", lambda *a: made.append((*a[1:], optimize(*a))) or made[-1][-1])
     monkeypatch.setattr(
-        training, "evaluate", lambda model, *a, **k: evaluated.append(model) or evaluate(model, *a, **k)
+        evaluating, "evaluate", lambda model, *a, **k: evaluated.append(model) or evaluate(model, *a, **k)
     )
     config = str(finished_run / "config.yaml")
     for precision in ("fp32", "bf16"):

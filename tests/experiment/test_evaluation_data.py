@@ -10,9 +10,9 @@ from tiny_detector import CONFIG, TINY
 from detkit.checkpoint import Checkpointer
 from detkit.config import to_yaml
 from detkit.data import open_dataset
+from detkit.evaluating import evaluated, evaluation_of
 from detkit.experiment import evaluation_data, load_experiment
 from detkit.registry import DataError
-from detkit.training import evaluated, evaluation_of
 
 MODEL = [text for text in TINY if text.startswith("model.")]
 

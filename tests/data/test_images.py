@@ -213,7 +213,7 @@ def test_numbers_of_a_tiff_are_scaled_by_what_is_declared_or_given(tmp_path, rgb
     assert (reported(tmp_path / "plain.tif", max_value=1.0)[0] == expected).all()
     wide = Image.fromarray(gray.astype(np.int32) * 1000)
     wide.save(tmp_path / "wide.tif")
-    with pytest.raises(DataError, match=r"unknown range; give the value of white \(a dataset's reading\.max_value, a Predictor's max_value\)"):
+    with pytest.raises(DataError, match=r"unknown range; give the value of white .*'s reading\.max_value"):
         read_image(str(tmp_path / "wide.tif"))
     assert (reported(tmp_path / "wide.tif", max_value=255_999)[0] == expected).all()
 

@@ -22,12 +22,7 @@ from detkit.engine import (
 )
 from detkit.engine.training_state import named_hooks
 from detkit.evaluating import draw_pictures, show
-from detkit.evaluation import (
-    Evaluator,
-    FirstPredictions,
-    evaluate,
-    write_evaluation,
-)
+from detkit.evaluation import Evaluator, FirstPredictions, evaluate, write_evaluation
 from detkit.experiment import Experiment, torch_device
 from detkit.experiment.run import (
     finished_message,

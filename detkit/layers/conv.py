@@ -1,6 +1,7 @@
 """A convolution, ordinary or deformable, with its norm and activation as one module."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from fvcore.nn.weight_init import c2_msra_fill, c2_xavier_fill
@@ -99,20 +100,13 @@ class DeformConvNorm(ConvNorm):
             mask: ``(N, GK, H', W')``.
         """
         wide = torch.promote_types(x.dtype, torch.float32)  # the operator has no bfloat16
-        values, places = x.to(wide), offset.to(wide)
-        weights = None if mask is None else mask.to(wide)
-        steps = (self.stride, self.padding, self.dilation)
-        return self.finish(
-            x,
-            lambda weight, bias: deform_conv2d(
-                values,
-                places,
-                weight,
-                bias,
-                *steps,  # type: ignore[arg-type]
-                weights,
-            ).to(x.dtype),
-        )
+        values, places, factors = (None if given is None else given.to(wide) for given in (x, offset, mask))
+
+        def convolve(weight: Tensor, bias: Tensor | None) -> Tensor:
+            steps: Any = (self.stride, self.padding, self.dilation)
+            return deform_conv2d(values, places, weight, bias, *steps, factors).to(x.dtype)
+
+        return self.finish(x, convolve)
 
 
 class _SubsampledConv2d(nn.Conv2d):

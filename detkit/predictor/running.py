@@ -49,7 +49,7 @@ def predictions_of(model: Callable[[list[Sample]], list[Prediction]], samples: S
     Raises MemoryError, which says what a call was of and what to lower.
     """
     found: list[Prediction] = []
-    for group in groups(samples):
+    for group in size_groups(samples):
         try:
             found += model(group)
         except Exception as error:
@@ -64,7 +64,7 @@ def predictions_of(model: Callable[[list[Sample]], list[Prediction]], samples: S
     return found
 
 
-def groups(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
+def size_groups(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
     """The samples in order, in lists whose padded images have at most ``MOST_PADDING`` times the pixels of the images.
 
     A wide and a tall image would be padded to a square of their long sides, which may take all memory.

@@ -3,7 +3,7 @@
 import torch
 from echo_model import Echo
 
-from detkit.predictor.running import MOST_PADDING, groups, predictions_of
+from detkit.predictor.running import MOST_PADDING, predictions_of, size_groups
 from detkit.structures import Sample
 
 
@@ -12,7 +12,7 @@ def samples(*sizes):
 
 
 def grouped(*sizes):
-    return [[tuple(sample.image.shape[-2:]) for sample in group] for group in groups(samples(*sizes))]
+    return [[tuple(sample.image.shape[-2:]) for sample in group] for group in size_groups(samples(*sizes))]
 
 
 def test_photographs_of_both_orientations_are_one_call():

@@ -73,18 +73,20 @@ def _files(folder: Folder) -> list[str]:
 
 
 def _frames(folder: Folder, file: str, root: Element) -> list[Element]:
-    """The frames of a video as images, each with the shapes of the tracks that are in it.
-
-    A project holds a video a task. Its frames lie in the folder of its subset, or in one that is named as the task.
-    """
+    """The frames of videos as images, each with the shapes of the tracks that are in it."""
     above, tracks = PurePosixPath(file).parent, root.findall("track")
     tasks = root.findall("meta/project/tasks/task")
-    if len(tasks) < 2:
-        images = next(filter(None, (_images_in(folder, above / "images"), _images_in(folder, above))), [*folder.images])
-        meta = root.find("meta")
-        return _with_tracks(folder, file, images, root if meta is None else meta, tracks, "")
+    if len(tasks) > 1:
+        return _frames_of_project(folder, file, tasks, tracks)
+    images = next(filter(None, (_images_in(folder, above / "images"), _images_in(folder, above))), [*folder.images])
+    meta = root.find("meta")
+    return _with_tracks(folder, file, images, root if meta is None else meta, tracks, "")
+
+
+def _frames_of_project(folder: Folder, file: str, tasks: list[Element], tracks: list[Element]) -> list[Element]:
+    """Those of a project with a video a task: they lie in the folder of its subset, or in one named as the task."""
+    above, subsets = PurePosixPath(file).parent, {t.get("task_id"): t.get("subset") or "" for t in tracks}
     out, taken = list[Element](), dict[str, tuple[str | None, str]]()
-    subsets = {track.get("task_id"): track.get("subset") or "" for track in tracks}
     for task in tasks:
         id_, name = task.findtext("id"), (task.findtext("name") or "").strip()
         subset = subsets.get(id_) or task.findtext("subset") or "default"

@@ -84,8 +84,7 @@ def _image(folder: Folder, name: str, embedded: dict[str, str]) -> LabelledImage
         origin = f"{place}, shape {number}"
         if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
             raise DataError(f"{origin}: has no label; expected a mapping with label, shape_type and points")
-        kind = shape.get("shape_type") or "polygon"
-        if kind not in IGNORED:
+        if (shape.get("shape_type") or "polygon") not in IGNORED:
             group = shape.get("group_id")
             key = number if group is None else (str(group), shape["label"])
             groups.setdefault(key, []).append((shape, origin))

@@ -286,6 +286,11 @@ def same(a, b):
 IMAGE = np.random.default_rng(0).integers(0, 255, (90, 120, 3)).astype(np.uint8)
 
 
+def test_a_misspelt_run_is_answered_with_the_nearest(run):
+    with pytest.raises(DataError, match=rf"does not exist. Did you mean '.*{run[0].name}'"):
+        Predictor.from_run(f"{run[0]}x")
+
+
 def test_from_run_is_the_model_of_the_run(run):
     folder, _, model = run
     predictor = Predictor.from_run(folder)

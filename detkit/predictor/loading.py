@@ -9,6 +9,7 @@ from torch import nn
 from detkit.checkpoint import Checkpoint, Checkpointer, read_checkpoint
 from detkit.checkpoint.formats.detectron2 import coco_category_ids, coco_class_names
 from detkit.checkpoint.formats.torchvision import NUM_COCO_ROWS, dense_rows
+from detkit.data.paths import data_path
 from detkit.experiment import Experiment, load_experiment
 from detkit.registry import DataError
 from detkit.structures import COCO_PERSON, KeypointSpec
@@ -25,6 +26,7 @@ def files_of_run(run_dir: str | Path, weights: str | Path) -> tuple[str | Path, 
         raise DataError(
             f"{run}: is a file, and a run is a folder; Predictor.from_weights (--weights) takes a checkpoint"
         )
+    data_path(str(run), "run", folder=True)
     config = run_file(run, "config.yaml")
     if not config.is_file():
         raise DataError(f"{run}: is not the folder of a run, which has a config.yaml; or give config and weights")

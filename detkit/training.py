@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 def train(exp: Experiment, go_on: bool, interruption: Interruption) -> None:
     """Trains and evaluates; with ``go_on``, or in the place of a dead process, from the last checkpoint if any."""
+    exp.check_model()
     out = start_run(exp)
     pictures, evaluators = FirstPredictions(exp.train.num_pictures), exp.build_evaluators()
     report = RunReport(exp, evaluators)

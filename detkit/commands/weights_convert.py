@@ -20,8 +20,8 @@ from detkit.registry import DataError
 def model_of(args: argparse.Namespace, checkpoint: Checkpoint) -> tuple[dict[str, torch.Size], dict[str, Any]]:
     """Names and shapes of the config's model, and the whole config."""
     exp = load_experiment(args.config_file, args.overrides, trust_imports=args.trust_imports)
-    with torch.device("meta"):
-        model = exp.build_model(args.num_classes or num_classes_in(checkpoint), keypoints=checkpoint.keypoints)
+    number = args.num_classes or num_classes_in(checkpoint)
+    model = exp.build_shapes(number, class_names=None, keypoints=checkpoint.keypoints)
     return {name: tensor.shape for name, tensor in model.state_dict().items()}, dict(exp.tree)
 
 

@@ -4,7 +4,8 @@ from detkit.config.describe import OptionRow, describe, usage
 from detkit.config.interpolation import written
 from detkit.config.load import Config, ForeignConfig, load_config
 from detkit.config.parse import build, parse
-from detkit.config.recipe import Recipe, built, changed, parts_of
+from detkit.config.recipe import Recipe, built, changed, parts_of, reads_own_options
+from detkit.config.user_file import is_detkits
 from detkit.config.write import assignment, complete, to_yaml, yaml_json
 from detkit.paths import FilePath
 from detkit.ranges import Count, CountOrZero, Finite, Fraction, Gray, Interval, Length, NonNegative, Positive, Share
@@ -34,9 +35,11 @@ __all__ = [
     "changed",
     "complete",
     "describe",
+    "is_detkits",
     "load_config",
     "parse",
     "parts_of",
+    "reads_own_options",
     "to_yaml",
     "usage",
     "written",

@@ -14,7 +14,7 @@ from detkit.config.describe import usage
 from detkit.config.lookup import meant_option
 from detkit.config.merge import merge
 from detkit.config.migrate import migrate
-from detkit.config.recipe import Eager, Recipe, make
+from detkit.config.recipe import Eager, Recipe, make, reads_own_options
 from detkit.config.scalar import Mismatch, convert, shown
 from detkit.config.schema import MISSING, Schema, is_dict, is_list, is_nested, is_node, registry_for, schema, words
 from detkit.config.write import plain
@@ -216,6 +216,7 @@ class _Check:
     def _try(self, recipe: Recipe[Any], path: str) -> None:
         """Makes nested options once, or asks a class's ``check_options``, so that their checks come before building."""
         nested, check = is_nested(recipe.cls), getattr(recipe.cls, "check_options", None)
+        check = check if check and reads_own_options(recipe.cls, "check_options") else None
         if not (nested or check) or any(map(_holds_component, recipe.kwargs.values())):
             return
         try:

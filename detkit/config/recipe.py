@@ -55,7 +55,25 @@ def built(path: str, recipe: Recipe[T], *runtime: Any) -> T:
     except (ValueError, RuntimeError, ArithmeticError, TypeError) as error:
         if isinstance(error, TypeError) and "verflow" not in str(error):  # torch's word for a size beyond 64 bits
             raise  # torch's own words for a width of 0, say
-        raise ConfigError(f"{path}: cannot be built. {error}") from error
+        part, found, problem = str(error).partition(": ")
+        paths = _paths_ending(part, recipe, path) if found else []
+        said = f"{paths[0]}: {problem}" if len(paths) == 1 else f"{path}: cannot be built. {error}"
+        raise ConfigError(said) from error
+
+
+def _paths_ending(words: str, recipe: Recipe[Any], path: str) -> list[str]:
+    """The dotted paths of parts and options below ``path`` that end with ``words``, as an error begins with."""
+    known = [path, *(f"{at}.{option}" for at, cls, _ in parts_of(recipe, object, path) for option in options_of(cls))]
+    return [at for at in known if f".{at}".endswith(f".{words}")]
+
+
+def reads_own_options(cls: type, method: str) -> bool:
+    """Whether a class method that is asked about options before building finds all that it may read.
+
+    It does not where it is inherited by a class that leaves out options of the class that it was written for.
+    """
+    author = next(base for base in cls.__mro__ if method in vars(base))
+    return options_of(author).keys() <= options_of(cls).keys()
 
 
 def changed(recipe: Recipe[Any], kind: type, option: str, change: Callable[[Any], Any]) -> Recipe[Any]:

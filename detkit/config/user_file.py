@@ -84,6 +84,11 @@ def import_user_code(name: str, source: str, others: Collection[str] = (), folde
     return made
 
 
+def is_detkits(cls: type) -> bool:
+    """Whether a class comes with detkit, and is none of a user's own."""
+    return f"{cls.__module__}.".startswith("detkit.") and not cls.__module__.startswith(f"{__name__}.")
+
+
 def copied_code(imports: Iterable[str]) -> tuple[list[str], dict[str, bytes]]:
     """The user's code behind ``imports``, for a folder of its own: a file or module is found there as it was here.
 

@@ -1,7 +1,6 @@
 """The experiment: the root of every config, and how its parts are built."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,9 +17,11 @@ from detkit.config import (
     built,
     changed,
     complete,
+    is_detkits,
     load_config,
     parse,
     parts_of,
+    reads_own_options,
     written,
     yaml_json,
 )
@@ -127,6 +128,30 @@ class Experiment:
                 part.set_image_counts(counts)
         return model
 
+    def check_model(self) -> None:
+        """Raises ConfigError where options of the model do not fit together, such as anchor sizes for another number of
+        levels, before data are read. Parts of one's own may need the data's classes, or values: they are built later.
+        """
+        if self._is_detkits:
+            recipe = changed(self.model, Backbone, "weights", lambda _: None)
+            with torch.device("meta"):
+                built("model", changed(recipe, MetaArch, "semantic_names", lambda given: given or ("a", "b")), 1)
+
+    def build_shapes(
+        self, num_classes: int | None = None, *, class_names: Sequence[str] | None, keypoints: KeypointSpec | None
+    ) -> MetaArch:
+        """A model whose weights have no values, on the meta device: it takes no memory. See ``build_model``.
+
+        One with parts of one's own is on the CPU, with values: these may compute with values while they are built.
+        """
+        with torch.device("meta" if self._is_detkits else "cpu"):
+            return self.build_model(num_classes, class_names=class_names, keypoints=keypoints, pretrained=False)
+
+    @property
+    def _is_detkits(self) -> bool:
+        """Whether no part of the model is somebody's own."""
+        return all(is_detkits(cls) for _, cls, _ in parts_of(self.model, object, "model"))
+
     def filled_model(
         self, checkpoint: Checkpoint, class_names: Sequence[str], keypoints: KeypointSpec | None = None
     ) -> MetaArch:
@@ -136,15 +161,13 @@ class Experiment:
             DataError: the checkpoint does not fill the model. One of far more values takes no memory before: the config
                 may have come with the file, from anybody.
         """
-        build = functools.partial(
-            self.build_model, class_names=class_names, keypoints=keypoints or checkpoint.keypoints, pretrained=False
-        )
-        with torch.device("meta"):
-            shapes = build()
-        sizes = [sum(v.numel() for v in state.values()) for state in (shapes.state_dict(), checkpoint.model)]
-        if sizes[0] > sizes[1]:
-            examine_weights(shapes, checkpoint).check_filled()
-        model = build()
+        known: Any = {"class_names": class_names, "keypoints": keypoints or checkpoint.keypoints}
+        if self._is_detkits:
+            shapes = self.build_shapes(**known)
+            sizes = [sum(v.numel() for v in state.values()) for state in (shapes.state_dict(), checkpoint.model)]
+            if sizes[0] > sizes[1]:
+                examine_weights(shapes, checkpoint).check_filled()
+        model = self.build_model(**known, pretrained=False)
         load_all_weights(model, checkpoint)
         return model
 
@@ -154,7 +177,8 @@ class Experiment:
         for name, part in self.model.kwargs.items():
             if isinstance(part, Recipe) and issubclass(part.cls, Backbone):
                 try:
-                    if source := part.cls.weights_source(part.kwargs):
+                    known = reads_own_options(part.cls, "weights_source")
+                    if source := part.cls.weights_source(part.kwargs) if known else None:
                         local_file(source)
                 except ValueError as error:
                     raise ConfigError(f"model.{name}.{error}; or train without, for longer: weights: null") from error
@@ -189,7 +213,8 @@ class Experiment:
             return
         part = "backbone"
         try:
-            strides = backbone.cls.strides(backbone.kwargs)
+            known = reads_own_options(backbone.cls, "strides") and reads_own_options(neck.cls, "check_strides")
+            strides = backbone.cls.strides(backbone.kwargs) if known else None
             part = "neck"
             if strides is not None:
                 neck.cls.check_strides(strides, neck.kwargs)

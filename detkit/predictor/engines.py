@@ -160,8 +160,7 @@ def _model_around(experiment: Experiment, program: Program) -> FeatureModel:
     """The model of the experiment without weights: what a program needs around it."""
     said = program.description
     keypoints = None if said.keypoints is None else KeypointSpec.from_coco(said.keypoints)
-    with torch.device("meta"):
-        model = experiment.build_model(class_names=said.class_names, keypoints=keypoints, pretrained=False)
+    model = experiment.build_shapes(class_names=said.class_names, keypoints=keypoints)
     if not isinstance(model, FeatureModel):
         raise ConfigError(f"{program.path}: {type(model).__name__} is no detector of backbone, neck and heads")
     model.preprocess = experiment.model.kwargs["preprocess"]()  # with values, not on the meta device

@@ -72,8 +72,7 @@ class RetinaNetHead(DenseHead):
     @classmethod
     def check_options(cls, options: Mapping[str, Any]) -> None:
         """Called when a config is loaded. Raises ValueError for anchors that the assigner cannot label."""
-        if {"assigner", "anchor_generator"} <= options.keys():  # a head derived from it may have its own
-            options["assigner"].cls.check_anchors(options["anchor_generator"])
+        options["assigner"].cls.check_anchors(options["anchor_generator"])
 
     def __init__(
         self,

@@ -35,8 +35,19 @@ def one_polygon(segmentation: Any, size: tuple[int, int], tolerance: float = 0.0
         joined = _joined(loops)
         if len(loops) == 1 or _same(segmentation, joined, size):
             return joined
-        segmentation = coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))  # pieces that overlap
+        united = _loops(coco_mask.merge(coco_mask.frPyObjects(segmentation, *size)), size, tolerance)
+        return _joined(_as_far_as(united, np.concatenate(loops)))  # the pieces overlap
     return _joined(_loops(segmentation, size, tolerance))
+
+
+def _as_far_as(loops: Sequence[np.ndarray], points: np.ndarray) -> list[np.ndarray]:
+    """Lines along pixels, which end where the points end that the pixels are of, so that the box is the same."""
+    least, most = points.min(0), points.max(0)
+    corners = np.concatenate(loops).clip(least, most)
+    for axis in (0, 1):
+        corners[corners[:, axis].argmin(), axis] = least[axis]
+        corners[corners[:, axis].argmax(), axis] = most[axis]
+    return np.split(corners, np.cumsum([len(loop) for loop in loops])[:-1])
 
 
 def outlines(segmentation: Any, size: tuple[int, int], tolerance: float = 0.0) -> list[list[float]]:

@@ -161,7 +161,9 @@ class Trainer(Training):
         words = f"{self.step} steps; max_iter is {self.max_iter}"
         batches = self._wait(functools.partial(self.training_step.fetch, stream, words))
         errors = [batch.error for batch in batches if isinstance(batch, FailedBatch)]
-        if errors and self.interruption is not None:
+        if errors:
+            if self.interruption is None:
+                raise errors[0]
             logger.warning("%s. Another image stands for it until all processes have saved and stop", errors[0])
             self.interruption.fail(errors[0])
         data_time = time.perf_counter() - start

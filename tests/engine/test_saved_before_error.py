@@ -76,6 +76,17 @@ def test_what_fails_while_saving_hides_nothing(make_trainer, tmp_path, caplog):
     assert "2 steps are done, and could not be saved" in caplog.text
 
 
+def test_without_an_interruption_an_image_that_stands_for_another_ends_the_training(make_trainer):
+    def stream(start):
+        for index, batch in enumerate(toy_batches(start), start):
+            yield FailedBatch(batch, DataError("a.jpg: cannot be decoded")) if index == 3 else batch
+
+    trainer = make_trainer(8, [], stream)
+    with pytest.raises(DataError, match=r"a\.jpg"):
+        trainer.train()
+    assert trainer.finished == 3
+
+
 def worker(rank, folder):
     logging.disable()
     checkpointer = Checkpointer(folder)

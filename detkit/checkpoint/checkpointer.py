@@ -139,7 +139,10 @@ class Checkpointer:
             return
         others = [p for p in self._training_checkpoints() if p != newest]
         for path in others[: max(len(others) - (self.keep - 1), 0)]:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+            try:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+            except OSError as error:  # which is no reason to end a training; the next checkpoint tries again
+                logger.warning("%s: is not kept any more and cannot be removed (%s)", path, error)
 
 
 def _no_space(error: OSError, content: Mapping[str, Any], folder: Path) -> str:

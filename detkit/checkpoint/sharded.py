@@ -6,11 +6,12 @@ tensor. ``torch.distributed.checkpoint`` is not used because its index is a pick
 it has no checksums.
 """
 
+import contextlib
 import errno
 import os
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,26 +38,42 @@ def write_sharded(content: Mapping[str, Any], folder: Path) -> None:
         OSError: a process could not write; raised in all of them, and what was written before is untouched.
     """
     unfinished = folder.with_name(f".{folder.name}.unfinished")
-    if distributed.is_main():
-        for left in folder.parent.glob(".*.unfinished"):  # by a process that died while it wrote
-            shutil.rmtree(left, ignore_errors=True)
-        unfinished.mkdir(parents=True)
+    with _failing_together():
+        if distributed.is_main():
+            for left in folder.parent.glob(".*.unfinished"):  # by a process that died while it wrote
+                shutil.rmtree(left, ignore_errors=True)
+            unfinished.mkdir(parents=True)
     number = distributed.all_gather_object(secrets.token_hex(8))[0]
     shards: list[Tensor] = []
     rest = _take_shards(content, shards)
-    failure = None
-    try:
+    with _failing_together():
         written = {"shards": shards, "content": rest if distributed.is_main() else None, "number": number}
         write_torch(written, unfinished / _file_name(distributed.rank(), distributed.world_size()))
+    with _failing_together():
+        if distributed.is_main():
+            _replace(folder, unfinished)
+
+
+@contextlib.contextmanager
+def _failing_together() -> Iterator[None]:
+    """Within, an OSError of one process is raised in all, which would wait for it. All must enter and leave it."""
+    failure = None
+    try:
+        yield
     except OSError as error:
         failure = (error.errno or errno.EIO, error.strerror or str(error))
     for rank, failed in enumerate(distributed.all_gather_object(failure)):
         if failed:
             raise OSError(failed[0], f"process {rank}: {failed[1]}")
-    if distributed.is_main():
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(unfinished, folder)
-    distributed.barrier()
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Puts ``new`` in the place of ``folder``, which is moved aside first: removing it takes long."""
+    old = folder.with_name(f".{folder.name}.old.unfinished")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_sharded(folder: Path) -> Any:

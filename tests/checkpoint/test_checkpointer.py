@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,6 +45,21 @@ def test_keeps_the_newest_also_above_leftovers_with_higher_numbers(tmp_path):
     assert checkpointer.latest() == last
     last.unlink()
     assert checkpointer.latest().name == "checkpoint_0000019.pth"
+
+
+def test_a_checkpoint_that_cannot_be_removed_ends_no_training(tmp_path, monkeypatch, caplog):
+    checkpointer = Checkpointer(tmp_path, keep=1)
+    first = checkpointer.save("checkpoint_0000001", nn.Linear(1, 1), trainer_state={})
+
+    def in_use(path, missing_ok=False):
+        raise PermissionError("in use")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", in_use)
+        checkpointer.save("checkpoint_0000002", nn.Linear(1, 1), trainer_state={})
+    assert f"{first}: is not kept any more and cannot be removed (in use)" in caplog.text
+    checkpointer.save("checkpoint_0000003", nn.Linear(1, 1), trainer_state={})
+    assert [path.name for path in tmp_path.glob("*.pth")] == ["checkpoint_0000003.pth"]
 
 
 def test_a_failed_write_changes_nothing(tmp_path, monkeypatch):

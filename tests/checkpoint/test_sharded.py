@@ -1,10 +1,13 @@
 """Sharded checkpoints: a file a process, put together by any program, and checked."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from processes import in_processes
 
 from detkit.checkpoint import Checkpointer, read_checkpoint, resume
-from detkit.checkpoint.sharded import read_sharded
+from detkit.checkpoint.sharded import read_sharded, write_sharded
 from detkit.registry import DataError
 
 FULL = torch.arange(15.0).reshape(5, 3)
@@ -78,3 +81,24 @@ def test_a_sharded_checkpoint_of_an_earlier_detkit_is_refused_with_what_to_do(tm
     (folder / "index.json").write_text("{}")
     with pytest.raises(DataError, match=r"earlier detkit.*checkpoint_in_parts=false.*init_weights"):
         resume(Checkpointer(tmp_path), torch.nn.Linear(1, 1), None)
+
+
+def test_the_same_checkpoint_is_written_again_and_leftovers_go(tmp_path):
+    folder = tmp_path / "checkpoint_0000001.sharded"
+    for value in (1, 2):
+        write_sharded({"value": value}, folder)
+        assert read_sharded(folder) == {"value": value}
+        assert list(tmp_path.iterdir()) == [folder]
+        (tmp_path / ".checkpoint_0000001.sharded.unfinished").mkdir()
+        (tmp_path / ".checkpoint_0000000.sharded.old.unfinished").mkdir()
+
+
+def without_a_folder(rank: int, folder: str) -> None:
+    with pytest.raises(OSError, match="process 0: Not a directory"):
+        write_sharded({"value": 1}, Path(folder) / "file" / "checkpoint_0000001.sharded")
+
+
+@pytest.mark.slow
+def test_no_process_waits_for_one_that_cannot_write(tmp_path):
+    (tmp_path / "file").touch()
+    in_processes(without_a_folder, str(tmp_path))

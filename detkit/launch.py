@@ -69,12 +69,15 @@ def _environment(num_processes: int, folder: str) -> Iterator[None]:
     """Sets the variables that processes inherit (threads, folder for exit codes) and the signal; restores them."""
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(cores() // num_processes, 1))
     variables = {"OMP_NUM_THREADS": threads, EXIT_CODES: folder}
-    before, handler = {name: os.environ.pop(name, None) for name in variables}, signal.signal(signal.SIGUSR1, _stop)
+    before = {name: os.environ.pop(name, None) for name in variables}
+    slurms = [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []  # which Windows has not
+    handlers = {number: signal.signal(number, _stop) for number in slurms}
     os.environ.update(variables)
     try:
         yield
     finally:
-        signal.signal(signal.SIGUSR1, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         for name, value in before.items():
             del os.environ[name]
             os.environ.update({} if value is None else {name: value})

@@ -1,4 +1,7 @@
-"""What signals do to a tool's process while no training listens to them; see ``detkit.engine.Interruption``."""
+"""The signals that ask a process to leave, and what they do while no training listens to them.
+
+``detkit.engine.Interruption`` is what listens.
+"""
 
 import atexit
 import os
@@ -6,7 +9,17 @@ import signal
 from typing import Any
 
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
+"""SIGUSR1 is Slurm's usual warning; Windows has none."""
+
+EXIT_CODE = 75
+"""EX_TEMPFAIL of sysexits.h: "try again later". Neither success, which is not started again, nor an error (1, 2)."""
+
 _left = False
+
+
+def exit_code(number: int) -> int:
+    """The code of a process that left as this signal asked it to: 130 after Ctrl-C, as everywhere."""
+    return 130 if number == signal.SIGINT else EXIT_CODE
 
 
 def leave_on_signals() -> None:
@@ -33,4 +46,4 @@ def on_signals(handler: Any) -> None:
 def _leave(number: int, frame: object) -> None:
     if not _left:
         os.write(2, f"stopped by {signal.Signals(number).name}; --resume goes on from here\n".encode())
-        os._exit(130 if number == signal.SIGINT else 75)  # as a training does, see detkit.engine.EXIT_CODE
+        os._exit(exit_code(number))

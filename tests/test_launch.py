@@ -126,6 +126,12 @@ def test_the_signal_of_slurm_reaches_every_process(script, tmp_path):
     assert (tmp_path / "told1").exists()
 
 
+@pytest.mark.slow
+def test_a_system_without_slurms_signal_can_launch(script, tmp_path, monkeypatch):
+    monkeypatch.delattr(signal, "SIGUSR1")
+    assert launch([script], ["nothing", str(tmp_path)], 1) == 0
+
+
 def test_numbers_that_make_no_sense_are_refused():
     for processes, restarts in ((0, 0), (1, -1)):
         with pytest.raises(ValueError, match="at least 1 process"):

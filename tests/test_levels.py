@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LEVELS = {
     "paths": 0,
     "ranges": 0,
-    "signals": 0,
+    "signals": -1,
     "registry": 0,
     "zoo": -1,
     "utils": 0,

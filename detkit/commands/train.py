@@ -3,7 +3,6 @@
 import argparse
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +10,13 @@ from pathlib import Path
 from detkit.commands.parsers import restart
 from detkit.commands.parsers.train import parse_arguments
 from detkit.config import assignment
-from detkit.engine import EXIT_CODE, Interrupted, Interruption
+from detkit.engine import Interrupted, Interruption
 from detkit.evaluating import evaluate_results, evaluate_weights, evaluation_of
 from detkit.experiment import Experiment, OwnData, evaluation_data, own_data, torch_device
 from detkit.experiment.run import check_launch, owned
 from detkit.launch import launch
 from detkit.registry import ConfigError
-from detkit.signals import has_left
+from detkit.signals import SIGNALS, exit_code, has_left
 from detkit.training import train
 from detkit.utils import distributed
 
@@ -36,7 +35,7 @@ def start(words: str, args: argparse.Namespace, argv: Sequence[str] | None) -> i
         experiment(args)
         given = sys.argv[1:] if argv is None else argv
         code = launch(restart(words), given, args.num_processes, args.max_restarts or 0)
-        return EXIT_CODE if code - 128 in (signal.SIGTERM, getattr(signal, "SIGUSR1", None)) else code
+        return exit_code(code - 128) if code - 128 in SIGNALS else code
     interruption = Interruption()
     with interruption.listening():
         try:

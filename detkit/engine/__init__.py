@@ -13,11 +13,12 @@ from detkit.engine.hooks.wandb_writer import WandbWriter
 from detkit.engine.hooks.watched_metric import BestCheckpoint, EarlyStopping
 from detkit.engine.hooks.writers import MetricsWriter, TensorBoardWriter
 from detkit.engine.interfaces import HOOKS, PARALLELISMS, Hook, Parallelism
-from detkit.engine.interruption import EXIT_CODE, Interrupted, Interruption
+from detkit.engine.interruption import Interrupted, Interruption
 from detkit.engine.metrics import Metrics
 from detkit.engine.parallel import DDP, FSDP
 from detkit.engine.summary import describe_batch, summarize
 from detkit.engine.trainer import Trainer
+from detkit.signals import EXIT_CODE
 
 __all__ = [
     "DDP",

@@ -11,12 +11,10 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from detkit.signals import SIGNALS, exit_code
 from detkit.utils import distributed
 
 T = TypeVar("T", covariant=True)
-
-EXIT_CODE = 75
-"""EX_TEMPFAIL of sysexits.h: "try again later". Neither success, which is not started again, nor an error (1, 2)."""
 
 
 class Interrupted(BaseException):
@@ -26,13 +24,13 @@ class Interrupted(BaseException):
 
     Attributes:
         number: the signal.
-        exit_code: for the process: 130 after Ctrl-C, as everywhere; else ``EXIT_CODE``.
+        exit_code: for the process; see ``detkit.signals.exit_code``.
     """
 
     def __init__(self, number: int):
         super().__init__(f"stopped by {signal.Signals(number).name}; --resume goes on from here")
         self.number = number
-        self.exit_code = 130 if number == signal.SIGINT else EXIT_CODE
+        self.exit_code = exit_code(number)
 
 
 class Interruption:
@@ -51,8 +49,6 @@ class Interruption:
     """
 
     def __init__(self) -> None:
-        names = ("SIGTERM", "SIGUSR1", "SIGINT")  # Windows has no SIGUSR1
-        self.signals = tuple(getattr(signal, name) for name in names if hasattr(signal, name))
         self._noted = 0
         self.error: Exception | None = None
         self._listens = self._at_once = self._has_left = False
@@ -71,7 +67,7 @@ class Interruption:
         before = {}
         try:
             if threading.current_thread() is threading.main_thread():
-                before = {number: signal.signal(number, self._note) for number in self.signals}
+                before = {number: signal.signal(number, self._note) for number in SIGNALS}
             yield
         finally:
             for number, handler in before.items():

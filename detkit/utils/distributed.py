@@ -15,6 +15,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.rendezvous import rendezvous
 
+from detkit.signals import SIGNALS, exit_code
+
 
 def _active() -> bool:
     return dist.is_available() and dist.is_initialized()
@@ -83,8 +85,8 @@ def _meet(device: torch.device, timeout: datetime.timedelta) -> None:
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
     """A thread ends the process on a signal that has a handler: while torch waits for the others, no handler runs."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
+    if threading.current_thread() is not threading.main_thread() or not hasattr(os, "set_blocking"):
+        yield  # the latter: on Windows before Python 3.12
         return
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -92,9 +94,9 @@ def _ended_by_signals() -> Iterator[None]:
     def wait() -> None:
         with os.fdopen(reading, "rb", buffering=0) as signals:
             while number := signals.read(1):
-                if number[0] in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", None)):
+                if number[0] in SIGNALS:
                     os.write(2, b"stopped by a signal while it waited for the other processes\n")
-                    os._exit(130 if number[0] == signal.SIGINT else 75)  # as a training does, see engine.EXIT_CODE
+                    os._exit(exit_code(number[0]))
 
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     threading.Thread(target=wait, daemon=True).start()

@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import detkit
+from detkit.checkpoint.files import read_torch, write_torch
 from detkit.config.user_file import CODE
 from detkit.registry import DataError
 from detkit.structures import Sample, from_plain, to_plain
-from detkit.utils import atomic_write
 
 STATE, CONFIG = "state.pth", "config.yaml"
 
@@ -55,8 +53,7 @@ def write_batches(folder: Path, rank: int, step: FailedStep) -> None:
         "batch": step.batch,
         "values": dict(step.values or {}),
     }
-    with atomic_write(folder / f"batch_rank{rank}.pth") as file:
-        torch.save(content, file)
+    write_torch(content, folder / f"batch_rank{rank}.pth")
 
 
 def write_state(folder: Path, state: Mapping[str, Any], run_config: Path) -> None:
@@ -66,8 +63,7 @@ def write_state(folder: Path, state: Mapping[str, Any], run_config: Path) -> Non
         shutil.copyfile(run_config, folder / CONFIG)
         if (run_config.parent / CODE).is_dir():
             shutil.copytree(run_config.parent / CODE, folder / CODE, dirs_exist_ok=True)
-    with atomic_write(folder / STATE) as file:
-        torch.save(dict(state), file)
+    write_torch(state, folder / STATE)
 
 
 def read_state(folder: str | Path) -> dict[str, Any]:
@@ -88,10 +84,7 @@ def read_batches(folder: str | Path, rank: int = 0) -> FailedStep:
 def _read(path: Path, key: str) -> dict[str, Any]:
     if not os.path.isfile(path):
         raise DataError(f"{path}: there is no such file; expected what a training writes when a step fails")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds, depending on where a file ends
-        raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]}); it is damaged") from error
+    content = read_torch(path, str(path))
     if not isinstance(content, dict) or key not in content:
         raise DataError(f"{path}: holds no '{key}'; expected what a training writes when a step fails")
     return content

@@ -122,7 +122,7 @@ class FailureRecorder:
         named = [f"process {r}: {text}" if len(gathered) > 1 else text for r, text in enumerate(gathered) if text]
         message = ". ".join([*named, place]) + _ADVICE
         if folder is not None and distributed.is_main():
-            with atomic_write(folder / "error.txt", "w") as file:
+            with contextlib.suppress(OSError), atomic_write(folder / "error.txt", "w") as file:  # the disk may be full
                 file.write(f"{message}\n")
         return message
 

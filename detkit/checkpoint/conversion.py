@@ -15,8 +15,9 @@ from detkit.checkpoint.formats import convert_by, import_foreign
 from detkit.checkpoint.formats.exporting import export_state, is_only_detkits
 from detkit.checkpoint.formats.importing import Imported, Importer
 from detkit.checkpoint.load import check_values
-from detkit.checkpoint.reading import Checkpoint, under_names_of
+from detkit.checkpoint.reading import Checkpoint
 from detkit.checkpoint.report import NETWORK, group_names
+from detkit.checkpoint.state_dicts import under_names_of
 from detkit.registry import DataError
 from detkit.structures import KeypointSpec
 from detkit.utils import atomic_write

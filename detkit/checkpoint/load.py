@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from detkit.checkpoint.formats import import_foreign
 from detkit.checkpoint.formats.importing import UNKNOWN
-from detkit.checkpoint.reading import Checkpoint, as_checkpoint, read_checkpoint, under_names_of
+from detkit.checkpoint.reading import Checkpoint, as_checkpoint, read_checkpoint
 from detkit.checkpoint.report import LoadReport, group_names
+from detkit.checkpoint.state_dicts import under_names_of
 from detkit.modeling.interfaces import MetaArch
 from detkit.registry import DataError
 from detkit.structures import ClassRows

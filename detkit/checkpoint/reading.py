@@ -3,11 +3,10 @@
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -18,6 +17,7 @@ from detkit.checkpoint.formats.detectron2 import coco_category_ids, zoo_class_na
 from detkit.checkpoint.formats.keras import read_keras
 from detkit.checkpoint.pickles import read_pickle
 from detkit.checkpoint.sharded import read_sharded
+from detkit.checkpoint.state_dicts import find_state_dict
 from detkit.config import ForeignConfig
 from detkit.registry import DataError
 from detkit.structures import KeypointSpec
@@ -25,11 +25,6 @@ from detkit.utils import path_manager
 from detkit.utils.file_checks import is_safetensors
 from detkit.utils.transfer import DownloadError
 from detkit.zoo import SCHEMES, shown
-
-_ANYWHERE = "module|model|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module"
-_WRAPPERS = re.compile(rf"^(net|network|detector)\.|(^|(?<=\.))({_ANYWHERE})\.")
-"""What is added to names by DistributedDataParallel, torch.compile and the like, wherever the wrapped part stands, and
-by modules of Lightning and the like before every name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,94 +168,28 @@ def as_checkpoint(content: Any, source: str = "state dict", place: str = "") -> 
     """
     if not isinstance(content, Mapping):
         raise DataError(f"{source}: expected a mapping with the weights, got {type(content).__name__}")
-    places = _places(content)
-    usual = [key for key in _KEYS if isinstance(content.get(key), Mapping)]
-    averages = [key for key in places if "ema" in key or "averag" in key]
-    chosen = place or next((found for key in usual for found in places if found.partition(".")[0] == key), "")
-    if not chosen and not usual:
-        chosen = next((key for key in places if key not in averages), next(iter(places), ""))
-    if place and place not in places:  # the beginning of names, such as student, instead of a key
-        flat = {plain_name(str(name)): v for name, v in next((content[key] for key in usual), content).items()}
-        behind = {n.removeprefix(f"{place}."): v for n, v in flat.items() if n.startswith(f"{place}.")}
-        places |= {place: behind} if behind else {}
-    if place and place not in places:
-        raise DataError(
-            f"{source}: has no weights under '{place}'; there are some under {', '.join(places) or 'no key'}"
-        )
-    state = places[chosen] if chosen else content[usual[0]] if usual else content
-    _check_state(state, content, source)
-    model = _unwrapped(state, source)
+    state, others = find_state_dict(content, source, place)
+    return dataclasses.replace(_without_weights(content, source), model=state, others=others)
+
+
+def _without_weights(content: Mapping[Any, Any], source: str) -> Checkpoint:
+    """What a file says besides its weights; of other programs' files the classes alone."""
     names, ids = content.get("class_names"), content.get("category_ids")
+    class_names = tuple(str(name) for name in names) if isinstance(names, list | tuple) else None
+    zoo_names = zoo_class_names(content) if class_names is None else None
+    if "detkit_version" not in content:  # Detectron2's training checkpoints have a "trainer" too
+        known_ids = None if zoo_names is None else coco_category_ids()[: len(zoo_names)]
+        return Checkpoint({}, zoo_names if class_names is None else class_names, category_ids=known_ids, source=source)
     config = _mapping(content.get("config"))
-    ours = "detkit_version" in content  # Detectron2's training checkpoints have a "trainer" too
-    zoo_names = None if isinstance(names, list | tuple) else zoo_class_names(content)
-    known_ids = tuple(ids) if ours and isinstance(ids, list | tuple) and set(map(type, ids)) == {int} else None
     return Checkpoint(
-        model=model,
-        class_names=tuple(str(n) for n in names) if isinstance(names, list | tuple) else zoo_names,
-        category_ids=coco_category_ids()[: len(zoo_names)] if zoo_names else known_ids,
-        keypoints=_keypoints(content.get("keypoints"), source) if ours else None,
-        config=ForeignConfig(config, Path(source).parent) if ours and config is not None else None,
-        trainer=_mapping(content.get("trainer")) if ours else None,
+        {},
+        class_names,
+        category_ids=tuple(ids) if isinstance(ids, list | tuple) and set(map(type, ids)) == {int} else None,
+        keypoints=_keypoints(content.get("keypoints"), source),
+        config=None if config is None else ForeignConfig(config, Path(source).parent),
+        trainer=_mapping(content.get("trainer")),
         source=source,
-        others=tuple(
-            key
-            for key, other in places.items()
-            if key != chosen and len({*map(plain_name, other)} & model.keys()) * 2 > len(model)
-        ),
     )
-
-
-_KEYS = ("model", "state_dict", "blobs")
-"""What the weights usually stand under; else they stand at the top, or under the one key that holds a state dict."""
-
-
-def _places(content: Mapping[Any, Any]) -> dict[str, Mapping[Any, Any]]:
-    """The state dicts under one key or two of a file, by those keys."""
-    places: dict[str, Mapping[Any, Any]] = {}
-    for key, value in content.items():
-        if not isinstance(value, Mapping) or not isinstance(key, str):
-            continue
-        if _is_state(value):
-            places[key] = value
-        inner = {name: v for name, v in value.items() if isinstance(name, str) and _is_state(v)}
-        places |= {f"{key}.{name}": inner[name] for name in ("module", *_KEYS) if name in inner}
-    return places
-
-
-def _is_state(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
-
-
-def _check_state(state: Mapping[Any, Any], content: Mapping[Any, Any], source: str) -> None:
-    """Raises DataError unless this is a state dict of tensors that a model can take."""
-    others = [str(key) for key, value in state.items() if not isinstance(value, Tensor)]
-    if others or not state:
-        what = f"'{others[0]}' is not a tensor" if others else "it is empty"
-        raise DataError(
-            f"{source}: is not a checkpoint ({what}); expected a state dict at the top or under one of"
-            f" {', '.join(map(repr, _KEYS))}. Its keys are {', '.join(map(str, list(content)[:6])) or 'none'}"
-        )
-    for name, value in state.items():
-        if not isinstance(name, str):
-            raise DataError(f"{source}: a tensor's name is {name!r:.40}; expected text, as model.state_dict() has it")
-        kind = _unusual(value)
-        if kind:
-            raise DataError(
-                f"{source}: the tensor '{name}' is {kind}; expected a plain one. Save what to_dense(), dequantize() or"
-                " real makes of it"
-            )
-
-
-def _unusual(tensor: Tensor) -> str:
-    """What keeps a tensor from being copied into a weight; "" where nothing does."""
-    if tensor.is_meta:
-        return "without values (meta)"
-    if tensor.layout is not torch.strided or tensor.is_nested:
-        return "sparse or nested"
-    if tensor.numel() * tensor.element_size() > max(tensor.untyped_storage().nbytes(), 1 << 26):
-        return f"of shape {tuple(tensor.shape)} with the values of fewer"
-    return "quantised" if tensor.is_quantized else "complex" if tensor.is_complex() else ""
 
 
 def _keypoints(value: Any, source: str) -> KeypointSpec | None:
@@ -272,27 +201,3 @@ def _keypoints(value: Any, source: str) -> KeypointSpec | None:
 
 def _mapping(value: Any) -> dict[str, Any] | None:
     return dict(value) if isinstance(value, Mapping) else None
-
-
-def plain_name(name: str) -> str:
-    """A tensor's name without what wrappers of a model, or of a part of it, have added."""
-    while (shorter := _WRAPPERS.sub("", name)) != name:
-        name = shorter
-    return name
-
-
-def under_names_of(names: Iterable[str], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict that was read, with a model's own ``names`` where they differ from their ``plain_name``: a part of
-    the model may be compiled, or called "model"."""
-    own = {plain_name(name): name for name in names}
-    return {own.get(name, name): tensor for name, tensor in state.items()}
-
-
-def _unwrapped(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    names: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        first = names.setdefault(plain_name(name), tensor)
-        if first is not tensor and not (first.shape == tensor.shape and torch.equal(first, tensor)):
-            raise DataError(f"{source}: has two tensors for '{plain_name(name)}', as of two models; save one's alone")
-    names.pop("n_averaged", None)  # AveragedModel's counter
-    return names

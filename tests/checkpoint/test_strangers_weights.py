@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_detector import tiny_experiment
 
-from detkit.checkpoint import load_weights, read_checkpoint
+from detkit.checkpoint import as_checkpoint, load_weights, read_checkpoint
 from detkit.registry import DataError
 
 
@@ -166,6 +166,13 @@ def test_tensors_that_are_not_plain_are_named(kind, tmp_path):
 def test_integers_are_no_weights():
     report = load_weights(torch.nn.Linear(4, 4), {"weight": torch.ones(4, 4, dtype=torch.int8), "bias": torch.ones(4)})
     assert report.reasons == {"weight": "torch.int8 in the file, torch.float32 in the model"}
+
+
+def test_numbered_tensors_beside_the_weights_are_no_weights():
+    weight = torch.ones(2)
+    checkpoint = as_checkpoint({"model": {"fc.weight": weight}, "momenta": {0: weight, 1: weight}})
+    assert checkpoint.model == {"fc.weight": weight}
+    assert checkpoint.others == ()
 
 
 @pytest.mark.parametrize("key", [3, b"weight", None, ("a", 1)])

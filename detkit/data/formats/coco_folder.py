@@ -117,8 +117,9 @@ def _content(folder: Folder, name: str, is_lvis: bool) -> Content:
     extras: dict[str, dict[Any, dict[str, Any]]] = {"categories": kept}
     if is_lvis:
         known = _lvis_images(place)
-        for row in (row for row in image_rows if isinstance(row, ImageRow) and row.id in known):
-            row.file_name = known[row.id].name()
+        for row in image_rows:
+            if isinstance(row, ImageRow) and isinstance(row.id, int | str) and row.id in known:
+                row.file_name = known[row.id].name()
         lists = {
             id_: {NEGATIVE: i.neg_category_ids, NOT_EXHAUSTIVE: i.not_exhaustive_category_ids}
             for id_, i in known.items()
@@ -192,4 +193,4 @@ def _lvis_images(place: str) -> dict[Any, _LvisImage]:
         images = msgspec.json.decode(Path(place).read_bytes(), type=_LvisImages).images
     except msgspec.DecodeError as error:
         raise DataError(f"{place}: is not an LVIS file ({error})") from None
-    return {image.id: image for image in images}
+    return {image.id: image for image in images if isinstance(image.id, int | str)}  # others are reported later

@@ -10,7 +10,18 @@ from detkit.data.formats.content import Content, LabelledImage, LabelledObject, 
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder
 from detkit.data.formats.parts import part_of
-from detkit.data.formats.shapes import ellipse, extent, numbers, placed, points, rectangle, rows_of_runs, turned
+from detkit.data.formats.shapes import (
+    ellipse,
+    extent,
+    numbers,
+    numbers_of,
+    placed,
+    points,
+    rectangle,
+    rotation_of,
+    rows_of_runs,
+    turned,
+)
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
@@ -159,9 +170,9 @@ def _objects(entry: Element, place: str, size: tuple[int, int]) -> Iterator[Labe
         if shape.tag in IGNORED or shape.get("label") is None:
             continue
         origin, label = f"{place}, shape {number} ({shape.tag})", shape.get("label") or ""
-        degrees = float(numbers([shape.get("rotation") or 0], origin, "the rotation", 1)[0])
+        degrees = rotation_of(shape.get("rotation"), origin)
         if shape.tag == "box":
-            box = _values(shape, ("xtl", "ytl", "xbr", "ybr"), origin)
+            box = numbers_of(shape, ("xtl", "ytl", "xbr", "ybr"), origin)
             if degrees:
                 corners = rectangle(box)
                 box = extent(turned(corners, degrees, corners.mean(0)))
@@ -170,18 +181,13 @@ def _objects(entry: Element, place: str, size: tuple[int, int]) -> Iterator[Labe
             pairs = [pair.split(",") for pair in (shape.get("points") or "").split(";")]
             yield LabelledObject(label, None, [points(pairs, origin)], origin)
         elif shape.tag == "ellipse":
-            x, y, rx, ry = _values(shape, ("cx", "cy", "rx", "ry"), origin)
+            x, y, rx, ry = numbers_of(shape, ("cx", "cy", "rx", "ry"), origin)
             box, outline = ellipse((x, y), (rx, ry), degrees)
             yield LabelledObject(label, box, [outline], origin)
         elif shape.tag == "mask":
             runs = numbers((shape.get("rle") or "").split(","), origin, "rle")
-            left, top, width, height = map(int, _values(shape, ("left", "top", "width", "height"), origin))
-            yield LabelledObject(
-                label, None, placed(rows_of_runs(runs, height, width, origin), left, top, size, origin), origin
-            )
+            left, top, width, height = map(int, numbers_of(shape, ("left", "top", "width", "height"), origin))
+            mask = placed(rows_of_runs(runs, height, width, origin), left, top, size, origin)
+            yield LabelledObject(label, None, mask, origin)
         else:
             raise DataError(f"{origin}: expected box, polygon, ellipse or mask")
-
-
-def _values(shape: Element, keys: tuple[str, ...], origin: str) -> list[float]:
-    return numbers([shape.get(key) for key in keys], origin, ", ".join(keys), len(keys)).tolist()

@@ -13,7 +13,19 @@ from detkit.data.formats.content import Content, LabelledImage, LabelledObject, 
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder, embedded_image
 from detkit.data.formats.parts import by_part
-from detkit.data.formats.shapes import drawn, ellipse, extent, is_line, mask_size, numbers, points, rectangle, turned
+from detkit.data.formats.shapes import (
+    drawn,
+    ellipse,
+    extent,
+    is_line,
+    mask_size,
+    numbers,
+    numbers_of,
+    points,
+    rectangle,
+    rotation_of,
+    turned,
+)
 from detkit.data.image_files import IMAGE_SUFFIXES
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
@@ -167,14 +179,15 @@ def _image(folder: Folder, task: Any, key: str, near: str, place: str) -> Labell
         raise DataError(f"{place}: its annotation has no list 'result'")
     sizes = [(r.get("original_height"), r.get("original_width")) for r in results if isinstance(r, dict)]
     size = next(((h, w) for h, w in sizes if isinstance(h, int) and isinstance(w, int) and h > 0 and w > 0), None)
-    shown = {result.get("to_name") for result in results if isinstance(result, dict) and result.get("type") in SHAPES}
+    shown = {str(r.get("to_name")) for r in results if isinstance(r, dict) and r.get("type") in SHAPES}
     if len(shown) > 1 and len(_addresses(task)) > 1:
-        names = ", ".join(sorted(map(str, shown)))
-        raise DataError(f"{place}: its labels are of several images ({names}); expected tasks of one image each")
+        what = f"its labels are of several images ({', '.join(sorted(shown))})"
+        raise DataError(f"{place}: {what}; expected tasks of one image each")
     found = [_object(result, f"{place}, result {number}") for number, result in enumerate(results, 1)]
     kinds = [str(result.get("type")) if isinstance(result, dict) else "" for result in results]
     ignored = sum(thing is None and kind.endswith("labels") for thing, kind in zip(found, kinds))
-    return LabelledImage(path, [thing for thing in found if thing], size, task.get("id"), ignored)
+    id_ = task.get("id")
+    return LabelledImage(path, list(filter(None, found)), size, id_ if isinstance(id_, int | str) else None, ignored)
 
 
 def _object(result: Any, origin: str) -> LabelledObject | None:
@@ -183,18 +196,19 @@ def _object(result: Any, origin: str) -> LabelledObject | None:
     if kind not in SHAPES:
         return None
     value, height, width = result.get("value"), result.get("original_height"), result.get("original_width")
-    labels = value.get(kind) if isinstance(value, dict) else None
-    if kind == "labels" and isinstance(value, dict):  # of a control that names what another one draws
+    if not isinstance(value, dict):
+        raise DataError(f"{origin}: its value is {str(value)[:60]!r}; expected a mapping")
+    labels = value.get(kind)
+    if kind == "labels":  # of a control that names what another one draws
         kind = next((k for field, k in FIELDS.items() if field in value), kind)
     if labels == [] or (kind == "polygonlabels" and is_line(value.get("points"))):
         return None  # somebody took the class away again, or began an outline and left it
     if not isinstance(labels, list):
         raise DataError(f"{origin}: has no '{kind}'; expected its class there")
     scale = numbers([width, height], origin, "original_width, original_height", 2) / 100
-    degrees = float(value.get("rotation") or 0)
+    degrees = rotation_of(value.get("rotation"), origin)
     if kind == "rectanglelabels":
-        names = ("x", "y", "width", "height")
-        x, y, w, h = numbers([value.get(name) for name in names], origin, ", ".join(names), 4)
+        x, y, w, h = numbers_of(value, ("x", "y", "width", "height"), origin)
         corners = rectangle((x * scale[0], y * scale[1], (x + w) * scale[0], (y + h) * scale[1]))
         box = extent(turned(corners, degrees, corners[0]))
         return LabelledObject(str(labels[0]), box, None, origin, turned=degrees != 0)
@@ -202,8 +216,7 @@ def _object(result: Any, origin: str) -> LabelledObject | None:
         outline = np.reshape(points(value.get("points"), origin), (-1, 2)) * scale
         return LabelledObject(str(labels[0]), None, [outline.reshape(-1).tolist()], origin)
     if kind == "ellipselabels":
-        names = ("x", "y", "radiusX", "radiusY")
-        x, y, rx, ry = numbers([value.get(k) for k in names], origin, ", ".join(names), 4)
+        x, y, rx, ry = numbers_of(value, ("x", "y", "radiusX", "radiusY"), origin)
         centre, radii = (x * scale[0], y * scale[1]), (rx * scale[0], ry * scale[1])
         around, curve = ellipse(centre, radii, degrees)
         return LabelledObject(str(labels[0]), around, [curve], origin)

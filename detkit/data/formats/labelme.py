@@ -8,13 +8,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as coco_mask
 
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, image_size, lines_of, listed_first
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder, embedded_image
 from detkit.data.formats.parts import by_part
-from detkit.data.formats.shapes import CORNERS, drawn, ellipse, extent, numbers, placed, points
+from detkit.data.formats.shapes import CORNERS, covered, drawn, ellipse, extent, numbers, placed, points
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
@@ -114,8 +113,7 @@ def _object(shapes: list[tuple[dict[str, Any], str]], size: tuple[int, int]) -> 
             raise DataError(f"{place}: the shape_type is {kind!r}; expected polygon, rectangle, circle or mask")
     rectangles = [[x1, y1, x2, y1, x2, y2, x1, y2] for x1, y1, x2, y2 in boxes]
     if masks:
-        outlined = coco_mask.frPyObjects([*polygons, *rectangles], *size) if polygons or rectangles else []
-        masks += [coco_mask.decode(rle) > 0 for rle in outlined]
+        masks += [covered([*polygons, *rectangles], size, origin)] if polygons or rectangles else []
         return LabelledObject(label, None, np.logical_or.reduce(masks), origin)
     outlines = polygons if not circles else [p for p in polygons if len(p) != 2 * CORNERS]
     corners = [np.reshape(p, (-1, 2)) for p in outlines] + [np.reshape(box, (2, 2)) for box in (*boxes, *circles)]

@@ -5,24 +5,37 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pycocotools.mask as coco_mask
 
+from detkit.data.datasets.rows import FAR
 from detkit.data.image_files import max_pixels
 from detkit.registry import DataError
+from detkit.utils.words import amount
 
 CORNERS = 72
 """Of the polygon that stands for an ellipse."""
 
 
 def numbers(values: Any, origin: str, what: str, count: int | None = None) -> np.ndarray:
-    """Finite numbers of a file. Raises DataError where they are none, or not ``count`` of them."""
+    """Finite numbers of a file, of any shape; or ``(count,)``. Raises DataError where they are none, or not so many."""
     try:
         out = np.asarray(values, np.float64)
     except (TypeError, ValueError):
         out = np.full(1, np.nan)
     if not np.isfinite(out).all() or (count is not None and out.size != count):
-        how_many = "" if count is None else f"{count} "
-        raise DataError(f"{origin}: {what} is {str(values)[:60]}; expected {how_many}numbers")
-    return out
+        expected = "numbers" if count is None else amount(count, "number")
+        raise DataError(f"{origin}: {what} is {str(values)[:60]}; expected {expected}")
+    return out if count is None else out.reshape(count)
+
+
+def numbers_of(entry: Any, keys: Sequence[str], origin: str) -> list[float]:
+    """The finite numbers under some keys of a mapping or an XML element. Raises DataError where one is none."""
+    return numbers([entry.get(key) for key in keys], origin, ", ".join(keys), len(keys)).tolist()
+
+
+def rotation_of(value: Any, origin: str) -> float:
+    """A rotation in the unit of the file, 0 where none is given. Raises DataError where it is no number."""
+    return float(numbers([value or 0], origin, "the rotation", 1)[0])
 
 
 def points(values: Any, origin: str, least: int = 3) -> list[float]:
@@ -71,6 +84,18 @@ def drawn(pixels: np.ndarray) -> np.ndarray:
     """``(H, W)`` bool: where the image of a mask is not transparent or, where nothing can be, not black."""
     channels = pixels[..., 3:] if pixels.ndim == 3 and pixels.shape[2] == 4 else pixels.reshape(*pixels.shape[:2], -1)
     return channels.max(2) > 0
+
+
+def covered(polygons: Sequence[Sequence[float]], size: tuple[int, int], origin: str) -> np.ndarray:
+    """``(H, W)`` bool: the pixels that polygons cover together, each x, y, x, y, ...
+
+    Raises:
+        DataError: the image's size or a coordinate is none that can be taken; rasterising ends the process there.
+    """
+    height, width = mask_size(*size, origin)
+    if not all(abs(value) < FAR for polygon in polygons for value in polygon):
+        raise DataError(f"{origin}: a corner of the outline is not a number of pixels below {FAR:.0f}")
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(list(polygons), height, width))) > 0
 
 
 def mask_size(height: float, width: float, origin: str) -> tuple[int, int]:

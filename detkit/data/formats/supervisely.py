@@ -6,12 +6,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as coco_mask
 
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder, embedded_image
-from detkit.data.formats.shapes import drawn, extent, numbers, placed, points, rectangle, turned
+from detkit.data.formats.shapes import covered, drawn, extent, numbers, placed, points, rectangle, rotation_of, turned
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
@@ -83,8 +82,10 @@ def _object(entry: Any, size: tuple[int, int], shapes: Mapping[str, Any], origin
     if not isinstance(label, str):
         raise DataError(f"{origin}: has no classTitle")
     if kind in ("bitmap", "alpha_mask"):
-        bitmap = entry.get("bitmap") or {}
-        x, y = numbers(bitmap.get("origin"), origin, "the origin of its bitmap", 2).astype(int).tolist()
+        bitmap = entry.get("bitmap")
+        if not isinstance(bitmap, dict):
+            raise DataError(f"{origin}: has no bitmap; expected a mapping with origin and data")
+        x, y = map(int, numbers(bitmap.get("origin"), origin, "the origin of its bitmap", 2))
         patch = drawn(embedded_image(str(bitmap.get("data")), origin, compressed=True))
         return LabelledObject(label, None, placed(patch, x, y, size, origin), origin)
     given = entry.get("points")
@@ -93,16 +94,16 @@ def _object(entry: Any, size: tuple[int, int], shapes: Mapping[str, Any], origin
         corners = numbers(outer, origin, "its pair of corners", 4).reshape(2, 2)
         box = [*corners.min(0).tolist(), *(corners.max(0) + 1).tolist()]
         if kind == "oriented_bbox":
-            radians = numbers([entry.get("angle") or 0], origin, "the angle", 1)[0]  # clockwise
-            box = extent(turned(rectangle(box), math.degrees(radians), rectangle(box).mean(0)))
+            degrees = math.degrees(rotation_of(entry.get("angle"), origin))  # clockwise
+            box = extent(turned(rectangle(box), degrees, rectangle(box).mean(0)))
         return LabelledObject(label, box, None, origin, turned=kind == "oriented_bbox")
     if kind == "polygon":
         outline = points(outer, origin)
-        holes = [points(hole, origin) for hole in inner or ()]
-        if not holes:
+        if not inner:
             return LabelledObject(label, None, [outline], origin)
-        whole, *cut = (coco_mask.decode(coco_mask.frPyObjects([p], *size))[..., 0] > 0 for p in (outline, *holes))
-        corners = np.reshape(outline, (-1, 2))
-        box = [*corners.min(0).tolist(), *corners.max(0).tolist()]
-        return LabelledObject(label, box, whole & ~np.logical_or.reduce(cut), origin)
+        if not isinstance(inner, list):
+            raise DataError(f"{origin}: interior is {str(inner)[:60]}; expected a list of holes")
+        holes = [points(hole, origin) for hole in inner]
+        mask = covered([outline], size, origin) & ~covered(holes, size, origin)
+        return LabelledObject(label, extent(np.reshape(outline, (-1, 2))), mask, origin)
     raise DataError(f"{origin}: the geometryType is {kind!r}; expected bitmap, polygon, rectangle or oriented_bbox")

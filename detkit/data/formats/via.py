@@ -13,7 +13,7 @@ from detkit.data.formats.content import Content, LabelledImage, LabelledObject
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder
 from detkit.data.formats.parts import by_part
-from detkit.data.formats.shapes import ellipse, numbers, points
+from detkit.data.formats.shapes import ellipse, numbers, numbers_of, points, rotation_of
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
@@ -146,6 +146,8 @@ def _images(folder: Folder, name: str) -> list[LabelledImage]:
             raise DataError(f"{place}: {str(entry)[:60]!r} has no filename")
         regions, at = entry.get("regions") or [], f"{place}, {entry['filename']}"
         regions = list(regions.values()) if isinstance(regions, dict) else regions
+        if not isinstance(regions, list):
+            raise DataError(f"{at}: regions is {str(regions)[:60]!r}; expected a list of them")
         image = folder.image(entry["filename"], "" if near == "." else near, name)
         found = [_object(region, described, f"{at}, region {number}") for number, region in enumerate(regions, 1)]
         objects = [thing for thing in found if thing]
@@ -174,20 +176,18 @@ def _object(region: Any, described: Mapping[str, Any], origin: str) -> LabelledO
     kind, label = shape.get("name"), _label(region.get("region_attributes"), described)
     if kind in ("point", "polyline"):
         return None
-
-    def values(*keys: str) -> list[float]:
-        return numbers([shape.get(key) for key in keys], origin, ", ".join(keys), len(keys)).tolist()
-
     if kind == "polygon":
-        x, y = shape.get("all_points_x") or [], shape.get("all_points_y") or []
+        keys = ("all_points_x", "all_points_y")
+        x, y = (numbers(shape.get(key) or [], origin, key).reshape(-1).tolist() for key in keys)
         if len(x) != len(y):
             raise DataError(f"{origin}: has {len(x)} values of x and {len(y)} of y")
         return LabelledObject(label, None, [points(list(zip(x, y)), origin)], origin)
     if kind == "rect":
-        left, top, width, height = values("x", "y", "width", "height")
+        left, top, width, height = numbers_of(shape, KEYS[kind], origin)
         return LabelledObject(label, (left, top, left + width, top + height), None, origin)
     if kind in ("circle", "ellipse"):
-        cx, cy, rx, ry = values("cx", "cy", *(("r", "r") if kind == "circle" else ("rx", "ry")))
-        box, outline = ellipse((cx, cy), (rx, ry), math.degrees(values("theta")[0] if "theta" in shape else 0))
+        cx, cy, *radii = numbers_of(shape, KEYS[kind], origin)
+        degrees = math.degrees(rotation_of(shape.get("theta"), origin))
+        box, outline = ellipse((cx, cy), (radii[0], radii[-1]), degrees)
         return LabelledObject(label, box, [outline], origin)
     raise DataError(f"{origin}: the shape is {kind!r}; expected polygon, rect, circle or ellipse")

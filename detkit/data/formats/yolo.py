@@ -22,8 +22,8 @@ from detkit.structures import KeypointSpec
 
 logger = logging.getLogger(__name__)
 NAMES = r"(?m)^(names|nc)\s*:"
-MOST_CLASSES = 100_000
-"""That a number alone may stand for."""
+MOST_NUMBERED = 100_000
+"""Classes, or keypoints, that a number alone may stand for."""
 BEYOND = 0.01
 """How far a coordinate may lie outside of 0..1 (rounding) before it is a mistake."""
 
@@ -163,7 +163,7 @@ def _class_names(folder: Folder, described: str | None) -> list[str]:
     if described.endswith((".yaml", ".yml")):
         entries = folder.yaml(described)
         nc = entries.get("nc")
-        unnamed = [f"class_{i}" for i in range(nc)] if type(nc) is int and nc < MOST_CLASSES else None
+        unnamed = [f"class_{i}" for i in range(nc)] if type(nc) is int and nc < MOST_NUMBERED else None
         names = entries.get("names", unnamed)
         if isinstance(names, Mapping):
             try:
@@ -197,9 +197,10 @@ class _Reader:
     def __post_init__(self) -> None:
         self.points, self.per_point = 0, 0
         if (shape := self.entries.get("kpt_shape")) is not None:
-            if not isinstance(shape, list) or len(shape) != 2 or type(shape[0]) is not int or shape[1] not in (2, 3):
+            pair = shape if isinstance(shape, list) and len(shape) == 2 else [None, None]
+            if type(pair[0]) is not int or not 0 <= pair[0] < MOST_NUMBERED or pair[1] not in (2, 3):
                 raise DataError(f"{self.place}: kpt_shape is {shape!r}; expected the number of keypoints and 2 or 3")
-            self.points, self.per_point = shape
+            self.points, self.per_point = pair
         nc = self.entries.get("nc")
         if nc is not None and nc != len(self.names):
             logger.warning("%s: nc is %s, but there are %d names, which count", self.place, nc, len(self.names))

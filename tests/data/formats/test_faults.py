@@ -37,6 +37,7 @@ SUPERVISELY = {
     "train/img/a.png": None,
     "train/ann/a.png.json": '{{"size": {{"height": 30, "width": 40}}, "objects": [{}]}}',
 }
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg=="
 
 
 def studio(value, kind="rectanglelabels"):
@@ -57,6 +58,9 @@ def shape(**fields):
 
 
 CORNERS = [[1, 1], [9, 1], [9, 9]]
+FAR = [[1, 1], [1e12, 1], [9, 9]]
+HOLED = {"exterior": CORNERS}
+MASK = shape(label="cat", shape_type="mask", points=[[1, 1], [2, 2]], group_id=1, mask=PNG)
 FAULTS = {
     "yolo word": (filled(YOLO, "0 .5 .5 x .2"), r"labels/a\.txt, line 2.*expected a class number"),
     "yolo class": (filled(YOLO, "2 .5 .5 .2 .2"), r"labels/a\.txt, line 2: the class is 2; expected 0 to 1"),
@@ -142,6 +146,28 @@ FAULTS = {
     "supervisely bitmap": (
         filled(SUPERVISELY, shape(classTitle="cat", geometryType="bitmap", bitmap={"origin": [1, 1], "data": "AAAA"})),
         r"object 1: its embedded image cannot be read",
+    ),
+    "supervisely interior": (
+        filled(SUPERVISELY, shape(classTitle="cat", geometryType="polygon", points=HOLED | {"interior": 5})),
+        r"object 1: interior is 5; expected a list",
+    ),
+    "supervisely far": (
+        filled(SUPERVISELY, shape(classTitle="cat", geometryType="polygon", points=HOLED | {"interior": [FAR]})),
+        r"object 1: a corner of the outline is not a number of pixels below",
+    ),
+    "labelme far": (
+        filled(LABELME, image="a.png", shape=f"{MASK}, {shape(label='cat', points=FAR, group_id=1)}"),
+        r"shape 1: a corner of the outline is not a number of pixels below",
+    ),
+    "via regions": ({"a.png": None, "v.json": '{"a": {"filename": "a.png", "regions": 5}}'}, r"a\.png: regions is '5'"),
+    "studio rotation": (
+        studio({"x": 1, "y": 1, "width": 9, "height": 9, "rotation": "x", "rectanglelabels": ["cat"]}),
+        r"result 1: the rotation is \['x'\]; expected 1 number",
+    ),
+    "studio value": (studio(None), r"result 1: its value is 'None'; expected a mapping"),
+    "yolo keypoints": (
+        {**filled(YOLO, ""), "data.yaml": "train: images\nnames: [cat]\nkpt_shape: [1000000000, 3]\n"},
+        r"kpt_shape is \[1000000000, 3\]; expected the number of keypoints",
     ),
     "json cut": ({"a.png": None, "a.json": '{"shapes": [], "imagePath": '}, r"a\.json: is not JSON"),
 }

@@ -19,7 +19,8 @@ class Matcher:
     Args:
         background_thresh: a candidate whose best IoU is below this is background.
         foreground_thresh: from this IoU on it is foreground; in between it is ignored.
-        allow_low_quality: the best candidates of each ground-truth box are foreground whatever their IoU.
+        allow_low_quality: the best candidates of each ground-truth box are foreground whatever their IoU, as long as
+            they overlap it.
         crowd_thresh: background that overlaps a crowd by at least this IoU is ignored, because there may well be an
             object; null: crowds mean nothing. Needs data that keep their crowds (``data.keep_crowd``).
         low_quality_ties: all candidates with a box's best IoU are its best; false: the first of them alone
@@ -112,7 +113,7 @@ class Matcher:
         top, first = tops.max(dim=0).values, tops.argmax(dim=0)  # argmax is the first part of equally good ones
         for number, (label, part) in enumerate(zip(labels, parts)):
             if self.low_quality_ties:
-                rows = torch.nonzero(tops[number] == top).squeeze(1)  # few have their best here
+                rows = torch.nonzero((tops[number] == top) & (top > 0)).squeeze(1)  # few have their best here
                 if len(rows):
                     label.masked_fill_((pairwise_iou(truth[rows], part) == top[rows, None]).any(dim=0), 1)
             else:
@@ -137,7 +138,8 @@ class Matcher:
             labels.index_fill_(0, iou.argmax(dim=1), 1)
         elif self.allow_low_quality:
             best_per_box = iou.max(dim=1, keepdim=True).values
-            labels.masked_fill_((iou == best_per_box).any(dim=0), 1)
+            # Detectron2 and torchvision take 0 for a best IoU too: all that overlap nothing are foreground then.
+            labels.masked_fill_(((iou == best_per_box) & (best_per_box > 0)).any(dim=0), 1)
         return matches, labels
 
     def _labels(self, best: Tensor, matches: Tensor) -> Tensor:

@@ -63,6 +63,14 @@ def test_of_equally_good_candidates_all_or_the_first():
     assert Matcher(0.3, 0.7, low_quality_ties=False)(iou)[1].tolist() == [0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("pairs", [1, 2**20])
+def test_a_box_that_no_candidate_overlaps_has_no_best_candidates(monkeypatch, pairs):
+    monkeypatch.setattr(box_ops, "PAIRS_AT_ONCE", pairs)
+    anchors = Boxes([[0.0, 0, 4, 4], [16, 0, 20, 4], [32, 0, 36, 4]])
+    target = Instances((64, 64), boxes=Boxes([[6.0, 6, 9, 9], [17, 0, 27, 4]]))  # the first lies between the anchors
+    assert Matcher(0.3, 0.7, allow_low_quality=True).match(anchors, target)[1].tolist() == [0, 1, 0]
+
+
 def random_boxes(num, seed, step=1.0):
     """Corners on a grid of ``step`` pixels, so that there are ties; some boxes without area."""
     corners = torch.rand(num, 2, 2, generator=torch.Generator().manual_seed(seed)) * 100
@@ -75,7 +83,7 @@ def random_boxes(num, seed, step=1.0):
 @pytest.mark.parametrize("spoilt", [None, [float("nan")] * 4, [200.0, 200, 210, 210]])
 def test_in_parts_it_gives_what_it_gives_at_once(monkeypatch, low_quality, ties, spoilt):
     truth, boxes = random_boxes(37, 3, 5.0), random_boxes(1000, 4, 5.0)  # a grid of 5: many equally good
-    if spoilt is not None:  # a box that is no number, or one that no candidate touches: all are its best
+    if spoilt is not None:  # a box that is no number, or one that no candidate touches
         truth[5] = torch.tensor(spoilt)
     crowds = Boxes(random_boxes(3, 5, 5.0))
     target = Instances((100, 100), info=ImageInfo(crowds=crowds), boxes=Boxes(truth))

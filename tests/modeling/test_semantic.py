@@ -121,6 +121,14 @@ def test_logits_come_back_to_the_original_image_from_its_valid_region():
     assert (out.argmax(0)[4:-4, 4:-4] == 1).all()
 
 
+def test_the_stride_of_logits_is_known_from_the_longer_side_where_it_divides_neither():
+    logits = torch.full((1, 2, 2, 9), 4.0)  # of stride 8
+    logits[:, 1] = torch.tensor([8.0] * 4 + [0.0] * 5)
+    images = ImageList(torch.zeros(1, 3, 9, 65), [(9, 65)])
+    (out,) = original_logits(logits, images, [sample((9, 65), None, original=(9, 65))])
+    assert out.argmax(0).sum(1).tolist() == [32] * 9
+
+
 def instances(boxes, scores, classes, size=(8, 8)):
     masks = torch.zeros(len(boxes), *size, dtype=torch.bool)
     for mask, (x1, y1, x2, y2) in zip(masks, boxes):

@@ -47,7 +47,8 @@ def original_logits(logits: Tensor, images: ImageList, samples: Sequence[Sample]
         images: the batch that they are of.
         samples: of the same images.
     """
-    scale = -(-images.padded_size[0] // logits.shape[-2])
+    # Where the stride does not divide a side, the map has a cell too many: the longer the side, the less that counts.
+    scale = max(-(-pixels // cells) for pixels, cells in zip(images.padded_size, logits.shape[-2:]))
     for number, sample in enumerate(samples):
         whole = F.interpolate(logits[number : number + 1], scale_factor=scale, mode="bilinear", align_corners=False)
         x1, y1, x2, y2 = images.valid_region(number)

@@ -264,3 +264,16 @@ def test_bifpn_takes_any_number_of_maps(names):
     assert [shape.stride for shape in net(maps()) and net.output_shape.values()] == [SHAPES[n].stride for n in names]
     with pytest.raises(ValueError, match="BiFPN needs strides that double"):
         BiFPN(SHAPES, in_features=("res2", "res4"))
+
+
+def test_coarse_levels_of_narrow_images_learn_in_bfloat16():
+    block = LastLevelP6P7({"res5": ShapeSpec(32, stride=32)}, 16)
+    x = torch.randn(1, 32, 2, 2)
+    expected = torch.autograd.grad(sum(p.sum() for p in block({"res5": x}).values()), list(block.parameters()))
+    for _ in range(10):
+        dirty = [torch.full((n,), torch.inf, dtype=torch.bfloat16) for n in (256, 1024, 2304, 4608)]
+        del dirty  # so that memory that nobody has written to shows
+        with torch.autocast("cpu", torch.bfloat16):
+            total = sum(p.float().sum() for p in block({"res5": x}).values())
+        for found, wanted in zip(torch.autograd.grad(total, list(block.parameters())), expected):
+            assert torch.allclose(found, wanted, atol=0.1)

@@ -181,7 +181,7 @@ def local_file(text: str) -> Path:
         raise ValueError(f"{shown_name(text)}: addresses of this kind are not read; {ACCEPTED}")
     try:
         known: Any = find(f"{scheme}://{rest}")
-        known = dataclasses.replace(known, hash="")  # digits in the name of an image are no hash of it
+        known = dataclasses.replace(known, name="", hash="")  # no weights: digits in the name are no hash
         return fetch(known.addresses[0], cache_folder(), weights=known)
     except (DownloadError, ValueError) as error:
         raise DataError(str(error)) from None

@@ -88,7 +88,7 @@ def fetch(address: str, cache: Path, *, force: bool = False, weights: Weights | 
         address: http, https or ftp.
         cache: the folder of downloads.
         force: fetch it again.
-        weights: what is known of it; None: what its name says.
+        weights: what is known of it, without a name where it is something else; None: what its name says.
 
     Raises:
         MissingError: there is no such file.
@@ -192,10 +192,10 @@ def _from_origin(address: str, part: Path, weights: Weights, said: str) -> dict[
     """Fetches ``part`` from the address itself; gives its digests. Raises DownloadError."""
     where, name = shown(address), weights.name
     if offline():
+        packed = f", or where there is one: {_PACK.format(name)}; copy FOLDER to here and set {MIRROR}=FOLDER"
         raise MissingError(
-            f"{name} is not in the cache ({part.parent.parent}){said}, and {OFFLINE} forbids the network."
-            f" Where there is one: detkit weights pack FOLDER '{name}'; copy FOLDER to here and set {MIRROR}=FOLDER. Or"
-            f" download {where} by hand and give the file"
+            f"{name or where} is not in the cache ({part.parent.parent}){said}, and {OFFLINE} forbids the network."
+            f" Download {where} by hand and give the file{packed if name else ''}"
         )
     if not _continues(part, weights):
         forget(part)  # nothing could tell that the rest is of the same version
@@ -206,7 +206,7 @@ def _from_origin(address: str, part: Path, weights: Weights, said: str) -> dict[
     except MissingError as error:
         near = [row.name for row in known(name.partition(".")[0])][:3] if name.startswith("timm://") else []
         listed = f"; some that there are: {', '.join(near)}" if near else ""
-        raise MissingError(f"{where}: {error}. Look whether '{name}' is written right{listed}") from error
+        raise MissingError(f"{where}: {error}. Look whether '{name or where}' is written right{listed}") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         words = f"{where} could not be fetched ({without_secrets(error)})"
         if _continues(part, weights):
@@ -240,7 +240,8 @@ def _advice(error: Exception, name: str) -> str:
         return "Where a proxy signs in the server's name, set SSL_CERT_FILE to its certificates; or give the file"
     if isinstance(error, DownloadError):
         return "Or download it by hand and give the file"
-    return (
-        "Look at the network and at http_proxy, https_proxy; or on another machine: detkit weights pack FOLDER"
-        f" '{name}', and here {MIRROR}=FOLDER; or give a file instead of the name"
-    )
+    packed = f"; or on another machine: {_PACK.format(name)}, and here {MIRROR}=FOLDER" if name else ""
+    return f"Look at the network and at http_proxy, https_proxy{packed}; or give a file instead"
+
+
+_PACK = "detkit weights pack FOLDER '{}'"

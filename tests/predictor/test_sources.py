@@ -300,6 +300,8 @@ def test_addresses_are_images_and_videos_too(predictor, address, folder):
         predictor(f"{address}/missing.png")
     with pytest.raises(DataError, match=r"'https://:9/a\.png' is no address"):
         predictor("https://:9/a.png")
+    with pytest.raises(DataError, match=r"a\.png could not be fetched .* give a file instead$"):
+        predictor("http://127.0.0.1:9/a.png")
     with VideoWriter(folder / "clip.mp4", 10) as writer:
         for _ in range(3):
             writer.write(np.zeros((64, 64, 3), np.uint8))

@@ -339,7 +339,7 @@ def test_offline_nothing_is_asked_and_the_message_says_how_to_go_on(mirror, serv
         fetch(origin.address(), tmp_path / "cache")
     words = f"detkit weights pack FOLDER '{origin.address()}'; copy FOLDER to here and set DETKIT_WEIGHTS_MIRROR=FOLDER"
     assert words in str(error.value)
-    with pytest.raises(DownloadError, match=r"by hand and give the file$"):
+    with pytest.raises(DownloadError, match=r"by hand and give the file"):
         fetch_named("timm://resnet18.a1_in1k", tmp_path / "cache")
     monkeypatch.setenv("DETKIT_WEIGHTS_MIRROR", str(folder))
     assert fetch(origin.address(), tmp_path / "cache").read_bytes() == CONTENT

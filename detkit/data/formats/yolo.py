@@ -197,10 +197,10 @@ class _Reader:
     def __post_init__(self) -> None:
         self.points, self.per_point = 0, 0
         if (shape := self.entries.get("kpt_shape")) is not None:
-            pair = shape if isinstance(shape, list) and len(shape) == 2 else [None, None]
-            if type(pair[0]) is not int or not 0 <= pair[0] < MOST_NUMBERED or pair[1] not in (2, 3):
+            points, per_point = shape if isinstance(shape, list) and len(shape) == 2 else (None, None)
+            if type(points) is not int or not 0 <= points < MOST_NUMBERED or per_point not in (2, 3):
                 raise DataError(f"{self.place}: kpt_shape is {shape!r}; expected the number of keypoints and 2 or 3")
-            self.points, self.per_point = pair
+            self.points, self.per_point = points, per_point
         nc = self.entries.get("nc")
         if nc is not None and nc != len(self.names):
             logger.warning("%s: nc is %s, but there are %d names, which count", self.place, nc, len(self.names))

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pycocotools.mask as coco_mask
 
 from detkit.data.interfaces import EVERY_CLASS, NEGATIVE, NOT_EXHAUSTIVE
@@ -27,7 +26,9 @@ def with_regions(content: Mapping[str, Any]) -> list[Any]:
             # a detection may reach beyond the image
             row = {**keys, "bbox": [-width, -height, 3 * width, 3 * height], "area": height * width}
             if has_masks:
-                row["segmentation"] = coco_mask.encode(np.ones((height, width), np.uint8, order="F"))
+                row["segmentation"] = coco_mask.frPyObjects(
+                    {"size": [height, width], "counts": [0, height * width]}, height, width
+                )
             rows.append(row)
     return rows
 

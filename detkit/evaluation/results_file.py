@@ -8,6 +8,7 @@ import numpy as np
 import pycocotools.mask as coco_mask
 
 from detkit.data.datasets.coco_file import read_results
+from detkit.data.datasets.row_masks import box_around
 from detkit.data.datasets.rows import as_row, row_type
 from detkit.evaluation.coco_metrics import GroundTruth
 from detkit.evaluation.coco_results import Detections
@@ -46,7 +47,7 @@ def read_detections(path: str | os.PathLike[str], truth: GroundTruth) -> dict[in
                 raise ValueError
         except DataError:
             raise
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError):
             raise DataError(
                 f"{path}: entry {number} (from 0), {str(entry)[:120]}, is no detection on the test set: expected an"
                 " image_id and a category_id of its own, a score, and a bbox, a segmentation or keypoints. Detections"
@@ -68,10 +69,17 @@ def read_detections(path: str | os.PathLike[str], truth: GroundTruth) -> dict[in
 
 
 def _mask(segmentation: Any, height: int, width: int, place: str) -> Any:
-    """The mask as a compressed RLE; None without one. Raises DataError for an RLE that is not of the image's size."""
+    """The mask as a compressed RLE; None without one.
+
+    Raises:
+        DataError: an RLE is not of the image's size.
+        ValueError: there is no polygon; one with a corner far outside would end the process in pycocotools.
+    """
     if not segmentation:
         return None
     if not isinstance(segmentation, dict):
+        if box_around(segmentation, (height, width)) is None:
+            raise ValueError
         return as_rle(segmentation, height, width)
     try:
         return checked_rle(segmentation, (height, width))

@@ -58,6 +58,16 @@ def test_what_is_in_no_segment_or_of_a_class_left_out_is_unknown(tmp_path):
     assert not any(s.is_thing for s in without.panoptic_map(0).segments)
 
 
+@pytest.mark.parametrize("name", ["../secret.png", "/secret.png"])
+def test_a_map_outside_of_its_folder_is_not_read(name, tmp_path):
+    options, _ = write_panoptic(tmp_path)
+    content = json.loads((tmp_path / "panoptic.json").read_text())
+    content["annotations"][0]["file_name"] = name
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=rf"'{name}' of a map of segments leads out of this folder"):
+        CocoPanoptic(**options)
+
+
 def test_crowds_are_marked(tmp_path):
     options, _ = write_panoptic(tmp_path)
     content = json.loads((tmp_path / "panoptic.json").read_text())

@@ -48,7 +48,8 @@ def test_boxes_alone_masks_alone_and_nothing(tmp_path, truth):
 @pytest.mark.parametrize(
     "changes",
     [{"image_id": 99}, {"category_id": 77}, {"score": None}, {"bbox": [1, 2, 3]}, {"bbox": [1, 2, 3, "a"]},
-     {"image_id": [1]}, {"bbox": None, "segmentation": None}, {"segmentation": 3}],
+     {"image_id": [1]}, {"bbox": None, "segmentation": None}, {"segmentation": 3},
+     {"segmentation": [[0, 0, 1e12, 0, 5, 5]]}, {"score": 10**400}],
 )  # fmt: skip
 def test_what_is_no_detection_is_named(tmp_path, truth, changes):
     found = rows(truth)

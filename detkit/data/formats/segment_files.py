@@ -10,6 +10,7 @@ import torch
 
 from detkit.data.flat import Ragged, offsets
 from detkit.data.formats.files import Folder
+from detkit.data.paths import leaves_folder
 from detkit.registry import DataError
 from detkit.structures import Panoptic, Segment
 
@@ -59,12 +60,18 @@ class SegmentFiles:
     def of(
         root: str, files: Iterable[SegmentFile], class_names: Iterable[str], stuff_names: Iterable[str]
     ) -> "SegmentFiles":
-        """Of a file for each image. Segments of things that are none of ``class_names`` are left out."""
+        """Of a file for each image. Segments of things that are none of ``class_names`` are left out.
+
+        Raises:
+            DataError: a file's name leads out of ``root``; a stranger's JSON must not choose what else is read.
+        """
         stuff_names = tuple(stuff_names)
         known = {(True, name): k for k, name in enumerate(class_names)}
         known |= {(False, name): k for k, name in enumerate(stuff_names, 1)}  # 0 is all things together
         paths, counts, rows = list[bytes](), list[int](), list[tuple[int, int, bool, bool]]()
         for path, segments in files:
+            if leaves_folder(root, path):
+                raise DataError(f"{root}: the file name '{path[:200]}' of a map of segments leads out of this folder")
             kept = [(s.id, known[s[2], s.label], s.is_thing, s.crowd) for s in segments if (s[2], s.label) in known]
             paths.append(path.encode("utf-8", "surrogateescape"))
             counts.append(len(kept))

@@ -8,6 +8,7 @@ from typing import Any
 from detkit.data.datasets.table_dataset import TableDataset
 from detkit.data.formats.writer_interfaces import LABEL_WRITERS, ImageLabels
 from detkit.data.interfaces import NEGATIVE, NOT_EXHAUSTIVE
+from detkit.data.paths import leaves_folder
 from detkit.registry import DataError
 from detkit.utils.progress import watched
 
@@ -25,12 +26,15 @@ def write_dataset(datasets: Mapping[str, TableDataset], folder: str | os.PathLik
 
     Raises:
         ConfigError: there is no such format.
-        DataError: the folder holds something, the parts have different classes.
+        DataError: the folder holds something, the parts have different classes, or a part's name, which the data may
+            say, would lead out of the folder.
     """
     kind = LABEL_WRITERS.with_key(to, "to")
     classes = {part: dataset.class_names for part, dataset in datasets.items()}
     if len(set(classes.values())) > 1:
         raise DataError(f"the parts have different classes: {classes}; give class_names")
+    if outside := [part for part in datasets if leaves_folder(os.fspath(folder), part)]:
+        raise DataError(f"the name of the part '{outside[0][:200]}' leads out of {folder}; correct it in the data")
     contents = {part: dataset.coco() for part, dataset in datasets.items()}
     categories = next(iter(contents.values()))["categories"]
     with kind(folder, categories) as writer:

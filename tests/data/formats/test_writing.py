@@ -51,6 +51,13 @@ def raster(mask):
     return coco_mask.merge(coco_mask.frPyObjects(mask, *SIZE)) if isinstance(mask, list) else mask
 
 
+@pytest.mark.parametrize("part", ["../../outside", "/outside", "a/../../../b"])
+def test_a_part_whose_name_leads_out_of_the_folder_is_refused(part, dataset, tmp_path):
+    with pytest.raises(DataError, match="leads out of"):
+        write_dataset({part: dataset}, tmp_path / "out", "yolo")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("to", WRITERS)
 def test_boxes_masks_and_classes_survive(to, dataset, tmp_path):
     lost = write_dataset({"train": dataset}, tmp_path / to, to)

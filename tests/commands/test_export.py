@@ -103,7 +103,7 @@ def test_describe_shows_what_a_file_says(program, capsys):
         (["{run}", "a.tflite"], "the suffix says the form"),
         (["{run}"], "give at least one FILE to write"),
         (["{run}", "a.onnx", "--batch", "0"], "--batch: expected at least 1, got 0"),
-        (["{run}", "a.onnx", "--size", "0", "96"], "--size: expected pixels"),
+        (["{run}", "a.onnx", "--size", "0", "96"], "--size: expected at least 1, got 0"),
         (["{run}", "a.onnx", "--calibration", "5"], "--calibration: gives int8 its ranges"),
         (["{run}", "a.pt2", "b.onnx", "--precision", "bf16"], "b.onnx: .onnx is written in fp32, fp16, not in bf16"),
         (["{run}", "a.onnx", "--precision", "bf16"], ".onnx is written in fp32, fp16, not in bf16"),

@@ -105,7 +105,7 @@ def test_a_benchmark_takes_its_options_from_the_command_line(tool, name, capsys)
         (["data", "--image-root", "images"], "--json-file and --image-root go together"),
         (["infer", "--precision", "fp16"], "invalid choice"),
         (["infer", "--engine", "openvino", "--device", "cuda"], "openvino run on the CPU"),
-        (["paste", "--masks", "0"], "invalid positive value: '0'"),
+        (["paste", "--masks", "0"], "--masks: expected at least 1, got 0"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_named(tool, capsys, words, message):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from detkit.commands.parsers import count
 from detkit.paths import local_path
 
 
@@ -42,14 +43,6 @@ def option(
     return dataclasses.field(default=default, metadata={**given, "default": default})
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
-
-
 @dataclasses.dataclass(frozen=True)
 class Options:
     """What every benchmark is asked.
@@ -59,8 +52,8 @@ class Options:
     """
 
     body: ClassVar[str]
-    rounds: int = option(7, "measured runs of each", type=positive)
-    warmup: int = option(2, "runs of each before that", type=positive)
+    rounds: int = option(7, "measured runs of each", type=count)
+    warmup: int = option(2, "runs of each before that", type=count)
 
     @classmethod
     def add_to(cls, parser: argparse.ArgumentParser) -> None:
@@ -92,8 +85,8 @@ class Options:
 class ModelOptions(Options):
     """What the benchmarks of a whole model are asked."""
 
-    size: int = option(800, "the shorter side in pixels", type=positive)
-    batch: int = option(1, "images at a time", type=positive)
+    size: int = option(800, "the shorter side in pixels", type=count)
+    batch: int = option(1, "images at a time", type=count)
     image: Path | None = option(None, "a photograph (default: made up, 480 x 640)", type=local_path, metavar="FILE")
     device: str = option("cpu", "cpu, cuda, cuda:1")
 
@@ -128,8 +121,8 @@ class TrainOptions(ModelOptions):
     """one training step of Mask R-CNN R-50-FPN: forward, backward, update (SGD with momentum)"""
 
     body = "benchmarks.train"
-    size: int = option(640, "the shorter side in pixels", type=positive)
-    batch: int = option(2, "images at a time", type=positive)
+    size: int = option(640, "the shorter side in pixels", type=count)
+    batch: int = option(2, "images at a time", type=count)
     precision: tuple[Literal["fp32", "bf16"], ...] = option(
         ("fp32", "bf16"),
         "of detkit's model, bf16 as train.precision does it; torchvision's is always fp32",
@@ -144,8 +137,8 @@ class ProfileOptions(TrainOptions):
     """where the time of a training step of Mask R-CNN R-50-FPN goes, by operator"""
 
     body = "benchmarks.profiling"
-    rounds: int = option(2, "measured runs of each", type=positive)
-    operators: int = option(20, "operators that are listed", type=positive)
+    rounds: int = option(2, "measured runs of each", type=count)
+    operators: int = option(20, "operators that are listed", type=count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +147,7 @@ class GpuOptions(Options):
 
     body = "benchmarks.gpu"
     device: str = option("cuda", "cuda, cuda:1, or cpu for a dry run")
-    seconds: int = option(460, "time for all; the rest is dropped, the most important comes first", type=positive)
+    seconds: int = option(460, "time for all; the rest is dropped, the most important comes first", type=count)
     dry_run: bool = option(False, "small images and few steps, to see that all runs to its end")
     only: tuple[str, ...] | None = option(None, "the parts with one of these words in their names", several=True)
 
@@ -166,7 +159,7 @@ class DataOptions(Options):
     body = "benchmarks.data"
     json_file: Path | None = option(None, "a COCO file (default: a made-up set)", type=local_path, metavar="FILE")
     image_root: Path | None = option(None, "its images (with --json-file)", type=local_path, metavar="DIR")
-    images: int = option(40, "images a run", type=positive)
+    images: int = option(40, "images a run", type=count)
     coco_sized: bool = option(
         False, "also open a made-up file of 118,000 images and 860,000 annotations, and read it in four workers"
     )
@@ -181,7 +174,7 @@ class PasteOptions(Options):
     """pasting masks into a 1920 x 1080 image and encoding them as RLE"""
 
     body = "benchmarks.paste"
-    masks: int = option(100, "masks of the image", type=positive)
+    masks: int = option(100, "masks of the image", type=count)
     boxes: str = option(
         "coco",
         "sizes of the boxes: distributed as COCO's, or each of 40 to 95 percent of the image",
@@ -194,8 +187,8 @@ class EvalOptions(Options):
     """box and mask AP by the COCO protocol, from predictions on to the metrics"""
 
     body = "benchmarks.evaluate"
-    images: int = option(500, "images, COCO's test set has 5000", type=positive)
-    detections: int = option(100, "detections an image", type=positive)
+    images: int = option(500, "images, COCO's test set has 5000", type=count)
+    detections: int = option(100, "detections an image", type=count)
 
 
 @dataclasses.dataclass(frozen=True)

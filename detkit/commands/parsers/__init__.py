@@ -66,6 +66,36 @@ def restart(words: str) -> list[str]:
     return [*([sys.argv[0]] if script else ["-m", "detkit"]), *words.split()]
 
 
+def count(text: str) -> int:
+    """A whole number of at least 1, as the type of an argument."""
+    return _at_least(1, int(text))
+
+
+def count_or_zero(text: str) -> int:
+    """A whole number of at least 0, as the type of an argument."""
+    return _at_least(0, int(text))
+
+
+def _at_least(least: int, number: int) -> int:
+    if number < least:
+        raise argparse.ArgumentTypeError(f"expected at least {least}, got {number}")
+    return number
+
+
+def score(text: str) -> float:
+    """A number from 0 to 1, as the type of an argument."""
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"expected a score between 0 and 1, got {text}")
+    return float(text)
+
+
+def fraction(text: str) -> float:
+    """A number between 0 and 1, which is neither, as the type of an argument."""
+    if not 0 < float(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got {text}")
+    return float(text)
+
+
 class _Parser(argparse.ArgumentParser):
     """Names the option that a mistyped one is nearest to."""
 
@@ -108,7 +138,7 @@ def add_data(parser: argparse.ArgumentParser, what: str, *, divided: bool = True
     if divided:
         parser.add_argument(
             "--val-fraction",
-            type=float,
+            type=fraction,
             metavar="SHARE",
             help="what is evaluated of a folder without parts (default: 0.2)",
         )
@@ -177,17 +207,16 @@ def take_none(args: argparse.Namespace) -> None:
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """``--num-processes`` and ``--max-restarts``; see ``check_processes``."""
-    parser.add_argument("--num-processes", type=int, metavar="N", help="start N processes, as torchrun would")
-    parser.add_argument("--max-restarts", type=int, metavar="N", help="with it: how often dead ones are replaced")
+    parser.add_argument("--num-processes", type=count, metavar="N", help="start N processes, as torchrun would")
+    parser.add_argument(
+        "--max-restarts", type=count_or_zero, metavar="N", help="with it: how often dead ones are replaced"
+    )
 
 
 def check_processes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuses numbers that make no sense."""
+    """Refuses restarts of processes that torchrun has started."""
     if args.max_restarts is not None and args.num_processes is None:
         parser.error("--max-restarts goes with --num-processes; torchrun has an option of that name, too")
-    for name, least in (("num_processes", 1), ("max_restarts", 0)):
-        if getattr(args, name) is not None and getattr(args, name) < least:
-            parser.error(f"--{name.replace('_', '-')}: expected at least {least}")
 
 
 def parse_with_config(
@@ -212,13 +241,11 @@ def parse_with_config(
     if args.config_file is not None and args.config_file.suffix in (".pth", ".pt", ".pkl", ".safetensors", ".h5"):
         name = args.config_file
         parser.error(f"CONFIG: {name} holds weights; give a run's folder, or a CONFIG and --weights {name}")
-    data, share = getattr(args, "data", None), getattr(args, "val_fraction", None)
-    if getattr(args, "format", None) is not None and data is None:
-        parser.error("--format goes with --data")
-    if share is not None and (data is None or not 0 < share < 1):
-        parser.error("--val-fraction: expected a number between 0 and 1, with --data")
-    if getattr(args, "classes", None) is not None and data is None:
-        parser.error("--classes goes with --data; a dataset of a config has class_names")
+    data = getattr(args, "data", None)
+    for name in ("format", "val_fraction", "classes") if data is None else ():
+        if getattr(args, name, None) is not None:
+            more = "; a dataset of a config has class_names" if name == "classes" else ""
+            parser.error(f"--{name.replace('_', '-')} goes with --data{more}")
     if args.config_file is None and data is None and needed:
         parser.error(
             "give a CONFIG: one of detkit's (detkit show --configs lists them), a YAML of yours, or a run"

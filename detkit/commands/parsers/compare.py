@@ -29,7 +29,7 @@ examples:
 import argparse
 from collections.abc import Sequence
 
-from detkit.commands.parsers import command_parser
+from detkit.commands.parsers import command_parser, count
 from detkit.paths import local_path, output_file, path_or_address
 
 PREFIX = "torchvision:"
@@ -57,7 +57,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--set", action="append", default=[], metavar="key.path=value", help="a change to the config; may be repeated"
     )
     parser.add_argument("--annotations", metavar="JSON", help="COCO instances of the images, for the losses")
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images that go through together")
+    parser.add_argument("--batch-size", type=count, default=1, metavar="N", help="images that go through together")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of random weights and made-up objects")
     parser.add_argument("--json", type=output_file, metavar="FILE", help="the rows and the verdict, as JSON")
     both = parser.add_argument_group("settings of both sides, with torchvision (default: torchvision's)")
@@ -72,8 +72,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     args = parser.parse_args(argv)
-    if args.batch_size < 1:
-        parser.error(f"--batch-size: expected at least 1, got {args.batch_size}")
     if not args.reference.startswith(PREFIX):
         given = [name for name in SETTINGS if getattr(args, name) is not None]
         if given:

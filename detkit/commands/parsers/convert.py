@@ -13,7 +13,7 @@ What a format cannot hold (crowds, keypoints, masks that overlap) is counted and
 import argparse
 from collections.abc import Sequence
 
-from detkit.commands.parsers import LABEL_FORMATS, command_parser
+from detkit.commands.parsers import LABEL_FORMATS, command_parser, fraction
 from detkit.paths import local_path, output_folder
 
 
@@ -25,9 +25,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("target", type=output_folder, metavar="OUT", help="a new folder")
     parser.add_argument("--to", required=True, metavar="NAME", help=f"the format to write: {LABEL_FORMATS}")
     parser.add_argument("--format", metavar="NAME", help="the format of IN (default: it is recognised)")
-    parser.add_argument("--val-fraction", type=float, metavar="F", help="divide a folder without parts: 0.2 for val")
+    parser.add_argument("--val-fraction", type=fraction, metavar="F", help="divide a folder without parts: 0.2 for val")
     parser.add_argument("--config-file", type=local_path, metavar="FILE", help="a YAML whose imports have formats")
-    args = parser.parse_args(argv)
-    if args.val_fraction is not None and not 0 < args.val_fraction < 1:
-        parser.error(f"--val-fraction: expected a number between 0 and 1, got {args.val_fraction}")
-    return args
+    return parser.parse_args(argv)

@@ -21,7 +21,7 @@ examples:
 import argparse
 from collections.abc import Sequence
 
-from detkit.commands.parsers import add_config, add_data, command_parser, parse_with_config, take_none
+from detkit.commands.parsers import add_config, add_data, command_parser, count, parse_with_config, take_none
 from detkit.paths import output_file, path_or_address
 
 
@@ -38,12 +38,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--resume", action="store_true", help="also check the checkpoint that a resume would take")
     parser.add_argument("--quick", action="store_true", help="no image is read, and fewer are tried on the anchors")
-    parser.add_argument("--num-processes", type=int, default=1, metavar="N", help="how many will train (default: 1)")
+    parser.add_argument("--num-processes", type=count, default=1, metavar="N", help="how many will train (default: 1)")
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write the findings, with all examples")
     parser.add_argument("--histogram", type=output_file, metavar="FILE", help="write objects against anchors as a PNG")
     parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     args = parse_with_config(parser, argv)
     take_none(args)
-    if args.num_processes < 1:
-        parser.error(f"--num-processes: expected at least 1, got {args.num_processes}")
     return args

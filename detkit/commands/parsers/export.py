@@ -24,7 +24,7 @@ examples:
 import argparse
 from collections.abc import Sequence
 
-from detkit.commands.parsers import command_parser
+from detkit.commands.parsers import command_parser, count
 from detkit.paths import local_path, output_file, path_or_address
 
 SUFFIXES = (".onnx", ".xml", ".pt2")
@@ -49,16 +49,18 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         default="fp32",
         help="what convolutions compute in (default: fp32); int8 for .xml, bf16 for .xml and .pt2",
     )
-    parser.add_argument("--batch", type=int, metavar="N", help="images at a time (default: any number)")
+    parser.add_argument("--batch", type=count, metavar="N", help="images at a time (default: any number)")
     parser.add_argument(
-        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the padded images (default: any)"
+        "--size", type=count, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the padded images (default: any)"
     )
-    parser.add_argument("--calibration", type=int, metavar="N", help="training images for int8's ranges (default: 100)")
+    parser.add_argument(
+        "--calibration", type=count, metavar="N", help="training images for int8's ranges (default: 100)"
+    )
     parser.add_argument(
         "--verify", action="store_true", help="compare with the model on the test images: outputs, AP and time"
     )
     parser.add_argument(
-        "--verify-images", type=int, metavar="N", help="so many of them at most (default: all), without AP"
+        "--verify-images", type=count, metavar="N", help="so many of them at most (default: all), without AP"
     )
     parser.add_argument("--describe", type=local_path, metavar="FILE", help="show what a program's file says of itself")
     parser.add_argument("--trust-imports", action="store_true", help="run the code that a run's config imports")
@@ -72,11 +74,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--describe shows a file, and writes none: leave out CONFIG and FILE")
     if args.describe is None and (args.config is None or not args.files):
         parser.error("give at least one FILE to write, model.onnx, model.xml or model.pt2, after the run or CONFIG")
-    for name in ("batch", "calibration", "verify_images"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(args, name)}")
-    if args.size is not None and min(args.size) < 1:
-        parser.error(f"--size: expected pixels, got {args.size[0]} {args.size[1]}")
     if args.calibration is not None and args.precision != "int8":
         parser.error("--calibration: gives int8 its ranges; add --precision int8, or leave it out")
     args.calibration = args.calibration or 100

@@ -39,7 +39,16 @@ examples:
 import argparse
 from collections.abc import Sequence
 
-from detkit.commands.parsers import LABEL_FORMATS, add_engine, add_views, command_parser, view_changes
+from detkit.commands.parsers import (
+    LABEL_FORMATS,
+    add_engine,
+    add_views,
+    command_parser,
+    count,
+    count_or_zero,
+    score,
+    view_changes,
+)
 from detkit.paths import local_path, output_file, output_folder, path_or_address
 
 
@@ -62,7 +71,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     model.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     model.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
-    model.add_argument("--batch-size", type=int, metavar="N", help="images at a time (default: 4)")
+    model.add_argument("--batch-size", type=count, metavar="N", help="images at a time (default: 4)")
     add_engine(model)
     add_views(model)
     _add_outputs(parser)
@@ -81,13 +90,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("give either --run DIR, or --config-file FILE with --weights FILE, or --weights FILE alone")
     if args.config_file is not None and args.weights is None:
         parser.error("--config-file needs --weights FILE")
-    if not 0 <= args.score_thresh <= 1:
-        parser.error(f"--score-thresh: expected a score between 0 and 1, got {args.score_thresh:g}")
     if args.batch_size is not None and args.tta is not None:
         parser.error("--batch-size: with --tta the views of one image go together; --set data.test_views.batch_size=N")
     args.batch_size = 4 if args.batch_size is None else args.batch_size
-    if args.batch_size < 1:
-        parser.error(f"--batch-size: expected at least 1, got {args.batch_size}")
     return args
 
 
@@ -110,9 +115,9 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         choices=("jsonl", "json", "parquet"),
         help="and at the end as one file (default: jsonl, none)",
     )
-    many.add_argument("--num-processes", type=int, metavar="N", help="start N processes, as torchrun would")
+    many.add_argument("--num-processes", type=count, metavar="N", help="start N processes, as torchrun would")
     many.add_argument(
-        "--num-workers", type=int, metavar="N", help="processes that read ahead for each (default: up to 4)"
+        "--num-workers", type=count_or_zero, metavar="N", help="processes that read ahead for each (default: up to 4)"
     )
     parser.add_argument(
         "--annotations",
@@ -121,7 +126,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         help="a COCO file: results get its ids of images (by file name) and of categories (by class name)",
     )
     parser.add_argument(
-        "--score-thresh", type=float, default=0.5, metavar="S", help="leave out what scores less (default: 0.5)"
+        "--score-thresh", type=score, default=0.5, metavar="S", help="leave out what scores less (default: 0.5)"
     )
     parser.add_argument("--frames", action="store_true", help="of a video, write a picture a frame instead of a video")
     parser.add_argument("--recursive", action="store_true", help="also the folders in a folder; --output has them too")
@@ -135,9 +140,6 @@ def _check_many(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
     if args.results is not None and (args.json is not None or args.output is not None):
         parser.error("--results writes lines alone: give --json and --output to another start")
     for name in ("format", "num_processes", "num_workers"):
-        option, value = f"--{name.replace('_', '-')}", getattr(args, name)
-        if value is not None and args.results is None:
-            parser.error(f"{option} goes with --results DIR")
-        if isinstance(value, int) and value < (name == "num_processes"):
-            parser.error(f"{option}: expected at least {int(name == 'num_processes')}, got {value}")
+        if getattr(args, name) is not None and args.results is None:
+            parser.error(f"--{name.replace('_', '-')} goes with --results DIR")
     args.format = args.format or "jsonl"

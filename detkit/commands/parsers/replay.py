@@ -33,7 +33,7 @@ The exit code is 0 where everything is finite now, 1 where the batch fails again
 import argparse
 from collections.abc import Sequence
 
-from detkit.commands.parsers import command_parser
+from detkit.commands.parsers import command_parser, count_or_zero
 from detkit.paths import local_path, path_or_address
 
 
@@ -42,7 +42,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command_parser("replay", __doc__)
     parser.add_argument("folder", type=local_path, metavar="FAILURE_DIR", help="what a failed training left")
     parser.add_argument(
-        "--rank", type=int, default=0, metavar="R", help="whose batch, of several processes (default: 0)"
+        "--rank", type=count_or_zero, default=0, metavar="R", help="whose batch, of several processes (default: 0)"
     )
     parser.add_argument(
         "--weights", type=path_or_address, metavar="FILE", help="other weights than those of the failure"

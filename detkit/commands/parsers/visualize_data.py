@@ -14,7 +14,7 @@ examples:
 import argparse
 from collections.abc import Sequence
 
-from detkit.commands.parsers import add_config, add_data, command_parser, parse_with_config
+from detkit.commands.parsers import add_config, add_data, command_parser, count, parse_with_config
 from detkit.paths import output_folder
 
 
@@ -24,7 +24,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_config(parser)
     add_data(parser, "what is drawn")
     parser.add_argument("--split", choices=("train", "test"), default="train", help="which dataset (default: train)")
-    parser.add_argument("--num", type=int, default=16, metavar="N", help="how many images (default: 16)")
+    parser.add_argument("--num", type=count, default=16, metavar="N", help="how many images (default: 16)")
     parser.add_argument(
         "--output",
         type=output_folder,
@@ -32,7 +32,4 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="where the pictures go (default: <train.output_dir>/data_<split>)",
     )
     parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
-    args = parse_with_config(parser, argv)
-    if args.num < 1:
-        parser.error(f"--num: expected at least 1, got {args.num}")
-    return args
+    return parse_with_config(parser, argv)

@@ -19,7 +19,7 @@ examples:
 import argparse
 from collections.abc import Sequence
 
-from detkit.commands.parsers import add_config, add_data, command_parser, parse_with_config, take_none
+from detkit.commands.parsers import add_config, add_data, command_parser, count, parse_with_config, score, take_none
 from detkit.paths import local_path, output_folder, path_or_address
 
 
@@ -37,9 +37,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--image", type=local_path, nargs="+", default=[], metavar="FILE", help="instead of test images"
     )
-    parser.add_argument("--num", type=int, metavar="N", help="how many test images (default: 4)")
-    parser.add_argument("--top", type=int, default=50, metavar="N", help="proposals in a picture (default: 50)")
-    parser.add_argument("--score-thresh", type=float, default=0.5, metavar="P", help="of detections (default: 0.5)")
+    parser.add_argument("--num", type=count, metavar="N", help="how many test images (default: 4)")
+    parser.add_argument("--top", type=count, default=50, metavar="N", help="proposals in a picture (default: 50)")
+    parser.add_argument("--score-thresh", type=score, default=0.5, metavar="P", help="of detections (default: 0.5)")
     parser.add_argument(
         "--output", type=output_folder, metavar="DIR", help="where the pictures go (default: <train.output_dir>/stages)"
     )
@@ -49,9 +49,4 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.image and args.num is not None:
         parser.error("--num counts test images, and --image gives others instead: give one of them")
     args.num = 4 if args.num is None else args.num
-    if not 0 <= args.score_thresh <= 1:
-        parser.error(f"--score-thresh: expected a score between 0 and 1, got {args.score_thresh:g}")
-    for option in ("num", "top"):
-        if getattr(args, option) < 1:
-            parser.error(f"--{option}: expected at least 1, got {getattr(args, option)}")
     return args

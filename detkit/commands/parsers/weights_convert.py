@@ -23,7 +23,7 @@ examples:
 import argparse
 from collections.abc import Sequence
 
-from detkit.commands.parsers import command_parser
+from detkit.commands.parsers import command_parser, count
 from detkit.paths import local_path, output_file, path_or_address
 
 
@@ -37,7 +37,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--mode", choices=("native", "folded"), help="how matterport's layers are read, without a config"
     )
-    parser.add_argument("--num-classes", type=int, metavar="N", help="of the config's model (default: the file's)")
+    parser.add_argument("--num-classes", type=count, metavar="N", help="of the config's model (default: the file's)")
     parser.add_argument(
         "--class-names", type=local_path, metavar="FILE", help="a text file with a class name a line, if INPUT has none"
     )
@@ -51,6 +51,4 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--mode goes without --config-file: the config's layers decide")
     if args.class_names is not None and args.to != "detkit":
         parser.error(f"--class-names goes with --to detkit: a file for {args.to} has no names of classes")
-    if args.num_classes is not None and args.num_classes < 1:
-        parser.error("--num-classes: expected at least 1")
     return args

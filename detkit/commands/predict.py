@@ -15,12 +15,14 @@ from detkit.commands.parsers import restart
 from detkit.commands.parsers.predict import parse_arguments
 from detkit.commands.predict_inputs import (
     check_results,
+    exit_code,
     find_inputs,
     ids_of,
     load,
     panoptic_writer,
     path_below,
     say_cut_off,
+    say_unread,
     split_inputs,
 )
 from detkit.commands.predict_many import predict_many
@@ -59,6 +61,7 @@ class Output:
         self, predictor: Predictor, args: argparse.Namespace, inputs: Sequence[Path], ids: Mapping[Path, int | str]
     ):
         self.predictor, self.args, self.ids = predictor, args, ids
+        self.folders = [path for path in args.inputs if path.is_dir()]
         self.inputs = {path.resolve() for path in (*inputs, args.annotations) if path is not None}
         if args.json is not None and args.json.resolve() in self.inputs:
             raise DataError(f"--json {args.json}: would overwrite an input; take another name")
@@ -95,7 +98,7 @@ class Output:
         if self.labels is not None:
             self.labels.add(path, kept, stem=self._stem(path))
         elif self.args.output is not None:
-            below = path_below(path, filter(Path.is_dir, self.args.inputs)).parent
+            below = path_below(path, self.folders).parent
             picture = self.predictor.draw(path, prediction, score_thresh=self.args.score_thresh)
             self.written.append(write_picture(picture, self._target(below / f"{self._stem(path)}.png")))
 
@@ -134,6 +137,22 @@ class Output:
                 else:
                     writer.write(picture, frame.time)
 
+    def finish(self) -> None:
+        """Writes what belongs to all images, and says what there is."""
+        args = self.args
+        print(f"{self.instances} instances with score >= {args.score_thresh:g} in {self.images} images")
+        say_cut_off(self.cut, self.images_cut)
+        if args.json is not None:
+            print(f"COCO results: {args.json}")
+        if self.maps is not None:
+            self.maps.close()
+            print(f"panoptic maps: {self.maps.json_file}, {self.maps.folder}/")
+        if self.labels is not None:
+            lost = self.labels.lost()
+            print(f"labels ({args.label_format}): {args.output}/{f' (not in this format: {lost})' if lost else ''}")
+        if self.written:
+            print(f"pictures: {args.output}/ ({len(self.written)} written)")
+
     def _stem(self, path: Path) -> str:
         """What is written for a file is called so; of an address its own end, not that of its copy."""
         name = self.args.names.get(path)
@@ -168,29 +187,13 @@ def predict(args: argparse.Namespace) -> int:
             output.image(path, prediction)
         unread |= {path for path in videos if not output.video(path)}
         unread |= {path for path, source in args.live.items() if not output.video(path, source)}
-    print(f"{output.instances} instances with score >= {args.score_thresh:g} in {output.images} images")
-    say_cut_off(output.cut, output.images_cut)
-    if args.json is not None:
-        print(f"COCO results: {args.json}")
-    if output.maps is not None:
-        output.maps.close()
-        print(f"panoptic maps: {output.maps.json_file}, {output.maps.folder}/")
-    if output.labels is not None:
-        lost = output.labels.lost()
-        print(f"labels ({args.label_format}): {args.output}/{f' (not in this format: {lost})' if lost else ''}")
-    if output.written:
-        print(f"pictures: {args.output}/ ({len(output.written)} written)")
+    output.finish()
     if unread:
-        named = [args.names.get(path, str(path)) for path in (*images, *videos, *args.live) if path in unread]
-        names = ", ".join(named[:10]) + (", ..." if len(named) > 10 else "")
-        print(
-            f"could not be read: {len(unread)} of {len(images) + len(videos) + len(args.live)} files ({names})",
-            file=sys.stderr,
-        )
-    if unread and not args.skip_unreadable:
-        print("the exit code says so; with --skip-unreadable it does not", file=sys.stderr)
-        return 1 if output.images else 2
-    return 0
+        given = (*images, *videos, *args.live)
+        say_unread([args.names.get(path, str(path)) for path in given if path in unread], len(given))
+        if not args.skip_unreadable:
+            print("the exit code says so; with --skip-unreadable it does not", file=sys.stderr)
+    return exit_code(args, len(unread), output.images)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

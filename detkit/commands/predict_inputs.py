@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,14 @@ def say_cut_off(detections: int, images: int) -> None:
     if detections:
         fix = f"raise {MODEL_LIMIT} by --set to have them"
         print(f"up to {detections} more of {images} images were cut off by the model's limit; {fix}")
+
+
+def say_unread(names: Sequence[str], total: int) -> None:
+    """Names the first of the files that could not be read, of ``total``, on stderr."""
+    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    print(f"could not be read: {len(names)} of {total} files ({shown})", file=sys.stderr)
+
+
+def exit_code(args: argparse.Namespace, unread: int, images: int) -> int:
+    """1 where some files could not be read, 2 where none could; 0 where the user has said that this is no failure."""
+    return 0 if not unread or args.skip_unreadable else 1 if images else 2

@@ -18,17 +18,25 @@ import numpy as np
 import torch
 from torch import nn
 
-from detkit.commands.predict_inputs import check_results, ids_of, load, panoptic_writer, say_cut_off
+from detkit.commands.loading import check_processes_started
+from detkit.commands.predict_inputs import (
+    check_results,
+    exit_code,
+    ids_of,
+    load,
+    panoptic_writer,
+    say_cut_off,
+    say_unread,
+)
 from detkit.data import read_ahead
 from detkit.evaluation import coco_results
 from detkit.evaluation import result_folder as results
 from detkit.experiment import torch_device
-from detkit.experiment.run import check_launch
 from detkit.export import ProgramModel
 from detkit.predictor import Predictor
 from detkit.predictor.running import predictions_of
 from detkit.predictor.sources import Item
-from detkit.registry import ConfigError, DataError
+from detkit.registry import DataError
 from detkit.structures import Prediction, Sample
 from detkit.utils import distributed
 from detkit.utils.environment import cores
@@ -46,10 +54,7 @@ _LOCK = ".lock-"
 
 def predict_many(args: argparse.Namespace) -> int:
     """Does what the command line asks for, in one of its processes. The exit code is that of ``predict``."""
-    check_launch()
-    started = int(os.environ.get("WORLD_SIZE", 1))
-    if args.num_processes not in (None, started):
-        raise ConfigError(f"--num-processes {args.num_processes}: torchrun has started {started}; take one of the two")
+    check_processes_started(args.num_processes)
     if args.format == "parquet":
         results.import_pyarrow()
     _end_with_launcher()
@@ -245,7 +250,6 @@ def _finish(args: argparse.Namespace, predictor: Predictor) -> int:
     print(f"COCO results: {args.results}/{results.DETECTIONS}, {', '.join(path.name for path in files)}")
     unread = [row["file_name"] for row in results.read_lines(args.results, results.UNREADABLE)]
     if unread:
-        names = ", ".join(unread[:10]) + (", ..." if len(unread) > 10 else "")
-        print(f"could not be read: {len(unread)} of {len(unread) + images} files ({names})", file=sys.stderr)
+        say_unread(unread, len(unread) + images)
         print(f"all are in {args.results}/{results.UNREADABLE}; the next start tries them again", file=sys.stderr)
-    return 0 if not unread or args.skip_unreadable else 1 if images else 2
+    return exit_code(args, len(unread), images)

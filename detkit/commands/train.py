@@ -1,21 +1,20 @@
 """Trains and evaluates: the work of ``detkit train``."""
 
 import argparse
-import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from detkit.commands.loading import check_processes_started
 from detkit.commands.parsers import restart
 from detkit.commands.parsers.train import parse_arguments
 from detkit.config import assignment
 from detkit.engine import Interrupted, Interruption
 from detkit.evaluating import evaluate_results, evaluate_weights, evaluation_of
 from detkit.experiment import Experiment, OwnData, evaluation_data, own_data, torch_device
-from detkit.experiment.run import check_launch, owned
+from detkit.experiment.run import owned
 from detkit.launch import launch
-from detkit.registry import ConfigError
 from detkit.signals import SIGNALS, exit_code, has_left
 from detkit.training import train
 from detkit.utils import distributed
@@ -71,13 +70,10 @@ def experiment(args: argparse.Namespace) -> Experiment:
 
 def run(args: argparse.Namespace, interruption: Interruption) -> None:
     """Trains or evaluates, in one of the run's processes."""
-    check_launch()
+    check_processes_started(args.num_processes)
     with interruption.at_once():
         exp = experiment(args)
     args.run = exp.train.output_dir
-    started = int(os.environ.get("WORLD_SIZE", 1))  # this is one of them
-    if args.num_processes not in (None, started):
-        raise ConfigError(f"--num-processes {args.num_processes}: torchrun has started {started}; take one of the two")
     with distributed.process_group(torch_device(exp.train.device)), owned(exp.train.output_dir):
         if args.eval_only:
             with interruption.at_once():

@@ -1,32 +1,19 @@
 """Draws what the loader feeds: the work of ``detkit visualize data``."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from detkit.commands.loading import load_given
+from detkit.commands.loading import first_samples, load_given
 from detkit.commands.parsers.visualize_data import parse_arguments
 from detkit.data import Dataset
-from detkit.experiment import Experiment
 from detkit.structures import Instances, Prediction, Sample
 from detkit.utils.file_names import file_stem
 from detkit.utils.progress import watched
 from detkit.visualization import draw_prediction, side_by_side, write_picture
-
-
-def first_samples(exp: Experiment, split: str, num: int) -> Iterator[Sample]:
-    """The first ``num`` samples of the loader, the same that a training with this config and seed begins with."""
-    batches = exp.data.train(exp.train.seed) if split == "train" else exp.data.test()
-    given = 0
-    for batch in batches:
-        for sample in batch[: num - given]:
-            given += 1
-            yield sample
-        if given == num:
-            return
 
 
 def picture_of(sample: Sample, dataset: Dataset) -> np.ndarray:
@@ -47,8 +34,8 @@ def visualize(args: argparse.Namespace) -> int:
     dataset = exp.data.train_set if args.split == "train" else exp.data.test_set
     print(dataset.summary())
     output = args.output or Path(exp.train.output_dir) / f"data_{args.split}"
-    written = 0
-    for sample in watched(first_samples(exp, args.split, args.num), "pictures", total=args.num):
+    batches, written = exp.data.train(exp.train.seed) if args.split == "train" else exp.data.test(), 0
+    for sample in watched(first_samples(batches, args.num), "pictures", total=args.num):
         name = file_stem(sample.image_id)
         write_picture(picture_of(sample, dataset), output / f"{written:04d}_{name}.png")
         written += 1

@@ -4,7 +4,7 @@ import argparse
 import copy
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from detkit.checkpoint import load_weights, read_checkpoint
-from detkit.commands.loading import load_given
+from detkit.commands.loading import first_samples, load_given
 from detkit.commands.parsers.visualize_model import parse_arguments
 from detkit.evaluating import evaluated
 from detkit.experiment import Experiment
@@ -50,16 +50,9 @@ def load(exp: Experiment, weights: str | os.PathLike[str] | None) -> Predictor:
 
 def samples_of(exp: Experiment, predictor: Predictor, args: argparse.Namespace) -> Iterator[tuple[str, Sample]]:
     """A name and a sample for each image that is asked for."""
-    for path in args.image:
-        yield path.stem, predictor.sample(path)
-    batches: Iterable[list[Sample]] = () if args.image else exp.data.test()
-    given = 0
-    for batch in batches:
-        for sample in batch[: args.num - given]:
-            given += 1
-            yield str(sample.image_id), sample
-        if given == args.num:
-            return
+    if args.image:
+        return ((path.stem, predictor.sample(path)) for path in args.image)
+    return ((str(sample.image_id), sample) for sample in first_samples(exp.data.test(), args.num))
 
 
 class Stages:

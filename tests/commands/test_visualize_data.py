@@ -31,7 +31,7 @@ def test_pictures_show_the_augmented_image_with_its_target(config, tmp_path):
     assert width == 700
     assert 300 < height < 340  # and a title above
     exp = load_experiment(config, [crop, *SMALL])
-    sample = next(visualize_data.first_samples(exp, "train", 1))
+    sample = next(iter(exp.data.train(exp.train.seed)))[0]
     plain = sample.image.permute(1, 2, 0).numpy()
     assert (np.array(Image.open(file))[-300:] != plain).any()
 
@@ -43,9 +43,10 @@ def test_test_images_go_to_the_run_folder_and_end_with_the_dataset(config, tmp_p
     assert "3 pictures" in capsys.readouterr().out
 
 
-def test_the_same_samples_that_training_begins_with(config):
+def test_the_same_samples_that_training_begins_with(config, tmp_path):
     exp = load_experiment(config, SMALL)
-    shown = [s.image_id for s in visualize_data.first_samples(exp, "train", 11)]
+    assert visualize_data.main([config, "--num", "11", "--output", str(tmp_path), *SMALL]) == 0
+    shown = [int(path.stem.partition("_")[2]) for path in sorted(tmp_path.glob("*.png"))]
     batches = iter(exp.data.train(exp.train.seed))
     trained = [s.image_id for batch in (next(batches), next(batches)) for s in batch]
     assert shown == trained[:11]

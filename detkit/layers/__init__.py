@@ -1,7 +1,14 @@
 """Building blocks that know nothing of detection roles."""
 
 from detkit.layers.box_ops import nms_by_group, pairwise_iou
-from detkit.layers.conv import ConvNorm, DeformConvNorm, c2_msra_fill, c2_xavier_fill, guard_convolutions
+from detkit.layers.conv import (
+    ConvNorm,
+    DeformConvNorm,
+    c2_msra_fill,
+    c2_xavier_fill,
+    conv_stack,
+    guard_convolutions,
+)
 from detkit.layers.crop_and_resize import crop_and_resize
 from detkit.layers.init import init_normal
 from detkit.layers.norm import BN, GN, LN, NORMS, FrozenBN, Norm, freeze, frozen_copy, make_norm, replace_modules
@@ -25,6 +32,7 @@ __all__ = [
     "c2_msra_fill",
     "c2_xavier_fill",
     "choose_features",
+    "conv_stack",
     "crop_and_resize",
     "freeze",
     "frozen_copy",

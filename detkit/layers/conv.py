@@ -1,6 +1,7 @@
 """A convolution, ordinary or deformable, with its norm and activation as one module."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -109,6 +110,17 @@ class DeformConvNorm(ConvNorm):
         return self.finish(x, convolve)
 
 
+def conv_stack(
+    channels: Sequence[int], *, norm: Callable[[int], nn.Module] | None = None, bias: bool | None = None
+) -> nn.Sequential:
+    """3x3 convolutions of stride 1, each with its norm and a ReLU: one from each of ``channels`` to the next.
+
+    ``norm`` and ``bias`` are those of ``ConvNorm``.
+    """
+    pairs = itertools.pairwise(channels)
+    return nn.Sequential(*(ConvNorm(a, b, 3, bias=bias, norm=norm, activation=nn.ReLU(inplace=True)) for a, b in pairs))
+
+
 class _SubsampledConv2d(nn.Conv2d):
     """An ``nn.Conv2d`` that is safe on channels-last maps, see ``_is_unsafe``."""
 
@@ -149,4 +161,4 @@ def _seen(conv: nn.Conv2d, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     return x, conv.stride
 
 
-__all__ = ["ConvNorm", "DeformConvNorm", "c2_msra_fill", "c2_xavier_fill", "guard_convolutions"]
+__all__ = ["ConvNorm", "DeformConvNorm", "c2_msra_fill", "c2_xavier_fill", "conv_stack", "guard_convolutions"]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit.config import Count, Positive
-from detkit.layers import ConvNorm, init_normal, same_pad
+from detkit.layers import conv_stack, init_normal, same_pad
 from detkit.modeling.interfaces import RPN_HEADS, RPNHead
 
 
@@ -47,15 +47,13 @@ class ConvRPNHead(RPNHead):
         init: RPNInit = RPNInit(),
     ):
         super().__init__(in_channels, num_anchors)
-        convs, channels = [], in_channels
+        channels = [in_channels]
         for dim in conv_dims:
-            out = channels if dim == -1 else dim
-            convs.append(ConvNorm(channels, out, 3, activation=nn.ReLU(inplace=True)))
-            channels = out
-        self.convs = nn.ModuleList(convs)
-        self.objectness = nn.Conv2d(channels, num_anchors, kernel_size=1)
-        self.anchor_deltas = nn.Conv2d(channels, num_anchors * 4, kernel_size=1)
-        for conv in convs:
+            channels.append(channels[-1] if dim == -1 else dim)
+        self.convs = conv_stack(channels)
+        self.objectness = nn.Conv2d(channels[-1], num_anchors, kernel_size=1)
+        self.anchor_deltas = nn.Conv2d(channels[-1], num_anchors * 4, kernel_size=1)
+        for conv in self.convs:
             init_normal(conv, init.convs)
         init_normal(self.objectness, init.objectness)
         init_normal(self.anchor_deltas, init.anchor_deltas)
@@ -64,8 +62,7 @@ class ConvRPNHead(RPNHead):
         """See ``RPNHead.forward``."""
         objectness, deltas = [], []
         for x in features:
-            for conv in self.convs:
-                x = conv(x)
+            x = self.convs(x)
             objectness.append(self.objectness(x))
             deltas.append(self.anchor_deltas(x))
         return objectness, deltas

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit.config import Count, Fraction, NonNegative, Positive, Recipe
-from detkit.layers import ConvNorm, Norm, ShapeSpec, c2_xavier_fill, init_normal
+from detkit.layers import Norm, ShapeSpec, c2_xavier_fill, conv_stack, init_normal
 from detkit.modeling.box_coder import DeltaBoxCoder
 from detkit.modeling.box_losses import SmoothL1BoxLoss, foreground_box_loss
 from detkit.modeling.class_losses import SoftmaxClassLoss
@@ -275,14 +275,10 @@ class FastRCNNConvFCHead(FastRCNNHead):
         super().__init__(input_shape, num_classes)
         self.pooler = pooler(input_shape)
         shape = self.pooler.output_shape
-        channels = shape.channels
-        self.convs = nn.Sequential()
-        for i, dim in enumerate(conv_dims):
-            conv = ConvNorm(channels, dim, 3, padding=1, norm=norm, activation=nn.ReLU(inplace=True))
-            self.convs.add_module(str(i), conv)
-            channels = dim
+        channels = [shape.channels, *conv_dims]
+        self.convs = conv_stack(channels, norm=norm)
         self.average_pool = average_pool
-        width = channels if average_pool else channels * (shape.height or 1) * (shape.width or 1)
+        width = channels[-1] * (1 if average_pool else (shape.height or 1) * (shape.width or 1))
         self.fcs = nn.ModuleList()
         for dim in fc_dims:
             layer = nn.Linear(width, dim)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit.config import Count, CountOrZero, Positive, Recipe
-from detkit.layers import ConvNorm, Norm, ShapeSpec, c2_msra_fill
+from detkit.layers import Norm, ShapeSpec, c2_msra_fill, conv_stack
 from detkit.modeling.interfaces import KEYPOINT_HEADS, Features, KeypointHead, RoIPooler
 from detkit.structures import Boxes, Instances, Keypoints, KeypointSpec, Losses
 
@@ -54,13 +54,9 @@ class ConvUpsampleKeypointHead(KeypointHead):
         super().__init__(input_shape, num_classes, keypoints=keypoints)
         self.objects_per_image, self.loss_weight, self.score = objects_per_image, loss_weight, score
         self.pooler = pooler(input_shape)
-        channels = self.pooler.output_shape.channels
-        self.convs = nn.Sequential()
-        for i in range(num_conv):
-            conv = ConvNorm(channels, conv_dim, 3, bias=norm is None, norm=norm, activation=nn.ReLU(inplace=True))
-            self.convs.add_module(str(i), conv)
-            channels = conv_dim
-        self.deconv = nn.ConvTranspose2d(channels, len(self.keypoints.names), kernel_size=4, stride=2, padding=1)
+        channels = [self.pooler.output_shape.channels, *[conv_dim] * num_conv]
+        self.convs = conv_stack(channels, norm=norm)
+        self.deconv = nn.ConvTranspose2d(channels[-1], len(self.keypoints.names), kernel_size=4, stride=2, padding=1)
         c2_msra_fill(self.deconv)
 
     def forward(self, features: Features, boxes: list[Boxes]) -> Tensor:

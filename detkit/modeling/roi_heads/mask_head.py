@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit.config import Count, CountOrZero, NonNegative, Positive, Recipe
-from detkit.layers import ConvNorm, Norm, ShapeSpec, c2_msra_fill, init_normal
+from detkit.layers import Norm, ShapeSpec, c2_msra_fill, conv_stack, init_normal
 from detkit.modeling.interfaces import MASK_HEADS, Features, MaskHead, RoIPooler
 from detkit.structures import Boxes, ClassRows, CropMethod, Instances, Losses
 
@@ -80,14 +80,9 @@ class ConvUpsampleMaskHead(MaskHead):
         super().__init__(input_shape, num_classes)
         self.targets, self.loss_weight = targets, loss_weight
         self.pooler = pooler(input_shape)
-        channels = self.pooler.output_shape.channels
-        self.convs = nn.Sequential()
-        bias = conv_bias or norm is None
-        for i in range(num_conv):
-            conv = ConvNorm(channels, conv_dim, 3, bias=bias, norm=norm, activation=nn.ReLU(inplace=True))
-            self.convs.add_module(str(i), conv)
-            channels = conv_dim
-        self.deconv = nn.ConvTranspose2d(channels, conv_dim, kernel_size=2, stride=2)
+        channels = [self.pooler.output_shape.channels, *[conv_dim] * num_conv]
+        self.convs = conv_stack(channels, norm=norm, bias=conv_bias or norm is None)
+        self.deconv = nn.ConvTranspose2d(channels[-1], conv_dim, kernel_size=2, stride=2)
         c2_msra_fill(self.deconv)
         self.predictor = nn.Conv2d(conv_dim, 1 if class_agnostic else num_classes, kernel_size=1)
         init_normal(self.predictor, init.predictor)

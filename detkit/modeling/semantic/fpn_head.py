@@ -1,12 +1,10 @@
 """SemanticFPNHead: a feature pyramid to a semantic map."""
 
-import itertools
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit.config import Count, NonNegative, Recipe
-from detkit.layers import GN, ConvNorm, Norm, ShapeSpec, c2_msra_fill
+from detkit.layers import GN, Norm, ShapeSpec, c2_msra_fill, conv_stack
 from detkit.modeling.interfaces import SEMANTIC_HEADS, Features, SemanticHead
 from detkit.modeling.semantic.maps import IGNORED
 from detkit.structures import Losses
@@ -62,13 +60,7 @@ class SemanticFPNHead(SemanticHead):
                     f"semantic_head.in_features: {name} has stride {spec.stride}; expected a power of two times "
                     f"{self.stride}, that of {'the logits' if stride else f'{in_features[0]}, the finest'}"
                 )
-            channels = [spec.channels, *[conv_dim] * max(doublings, 1)]
-            self.convs[name] = nn.Sequential(
-                *(
-                    ConvNorm(a, b, 3, norm=norm, activation=nn.ReLU(inplace=True))
-                    for a, b in itertools.pairwise(channels)
-                )
-            )
+            self.convs[name] = conv_stack([spec.channels, *[conv_dim] * max(doublings, 1)], norm=norm)
         self.predictor = nn.Conv2d(conv_dim, num_classes, kernel_size=1)
         c2_msra_fill(self.predictor)
 

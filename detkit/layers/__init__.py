@@ -14,7 +14,7 @@ from detkit.layers.init import init_normal
 from detkit.layers.norm import BN, GN, LN, NORMS, FrozenBN, Norm, freeze, frozen_copy, make_norm, replace_modules
 from detkit.layers.paste import paste_in_regions
 from detkit.layers.roi_align import roi_align
-from detkit.layers.shapes import SamePad2d, ShapeSpec, choose_features, same_pad
+from detkit.layers.shapes import SamePad2d, ShapeSpec, choose_features, numbered, same_pad
 from detkit.layers.sync_norm import SyncBN
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "init_normal",
     "make_norm",
     "nms_by_group",
+    "numbered",
     "pairwise_iou",
     "paste_in_regions",
     "replace_modules",

@@ -1,6 +1,8 @@
 """Shapes of feature maps: what a part says of its maps, and padding by TensorFlow's rule "SAME"."""
 
 import dataclasses
+from collections import Counter
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,6 +32,16 @@ def choose_features(
     if missing:
         raise ValueError(f"{option}: no feature named {', '.join(missing)}; there are {', '.join(input_shape)}")
     return {name: input_shape[name] for name in (input_shape if names is None else names)}
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """The names, those that stand before already with a number: ``res5, res5`` gives ``res5, res5_2``."""
+    counts: Counter[str] = Counter()
+    unique = []
+    for name in names:
+        counts[name] += 1
+        unique.append(name if counts[name] == 1 else f"{name}_{counts[name]}")
+    return unique
 
 
 def same_pad(x: Tensor, kernel_size: int, stride: int, value: float = 0.0) -> Tensor:

@@ -2,7 +2,7 @@
 
 import functools
 import importlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detkit.config import Count, FilePath, Interval, Length
-from detkit.layers import ShapeSpec, SyncBN, frozen_copy, replace_modules
+from detkit.layers import ShapeSpec, SyncBN, frozen_copy, numbered, replace_modules
 from detkit.modeling.backbones.timm_networks import Map, as_arguments, create, network, timm
 from detkit.modeling.interfaces import BACKBONES, Backbone, Features
 from detkit.modeling.weights import read_state_dict
@@ -132,13 +132,13 @@ def _last_of_each_stride(maps: Iterable[Map]) -> list[Map]:
     return list(last.values())
 
 
-def _named(maps: Iterable[Map]) -> Iterator[tuple[str, Map]]:
-    counts: dict[int, int] = {}
-    for m in maps:
-        power = m.stride.bit_length() - 1
-        name = f"res{power}" if m.stride == 2**power else f"s{m.stride}"
-        before = counts[m.stride] = counts.get(m.stride, 0) + 1
-        yield name + (f"_{before}" if before > 1 else ""), m
+def _named(maps: Sequence[Map]) -> Iterator[tuple[str, Map]]:
+    return zip(numbered(_name(m.stride) for m in maps), maps)
+
+
+def _name(stride: int) -> str:
+    power = stride.bit_length() - 1
+    return f"res{power}" if stride == 2**power else f"s{stride}"
 
 
 def _is_frozen(norm: _BatchNorm) -> bool:

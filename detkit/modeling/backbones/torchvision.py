@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from detkit.config import FilePath, Interval, NonNegative
-from detkit.layers import ShapeSpec, SyncBN, freeze, frozen_copy, replace_modules
+from detkit.layers import ShapeSpec, SyncBN, freeze, frozen_copy, numbered, replace_modules
 from detkit.modeling.backbones.torchvision_stages import Node, find, new_network, position, trace, units
 from detkit.modeling.interfaces import BACKBONES, Backbone, Features
 from detkit.modeling.weights import read_state_dict
@@ -143,11 +143,8 @@ def _choose(model: str, out_features: tuple[str, ...] | None) -> dict[str, Node]
     if not chosen:
         raise ValueError(f"out_features: expected some of {', '.join(stages)}, got none")
     names = {stride: name for name, stride in STAGES.items()}
-    maps: dict[str, Node] = {}
-    for node in sorted(chosen.values(), key=lambda node: (node.stride, position(nodes, node))):
-        before = sum(other.stride == node.stride for other in maps.values())
-        maps[names[node.stride or 0] + (f"_{before + 1}" if before else "")] = node
-    return maps
+    maps = sorted(chosen.values(), key=lambda node: (node.stride, position(nodes, node)))
+    return dict(zip(numbered(names[node.stride or 0] for node in maps), maps))
 
 
 def _set_norm_eps(body: nn.Module, model: str, norm_eps: float) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit.config import Count, Recipe
-from detkit.layers import ConvNorm, Norm, ShapeSpec, c2_xavier_fill
+from detkit.layers import ConvNorm, Norm, ShapeSpec, c2_xavier_fill, numbered
 from detkit.modeling.interfaces import NECKS, Features, Neck, TopBlock
 from detkit.modeling.necks.levels import check_doubling, level_name, select_maps, select_several, strides_of
 from detkit.modeling.necks.top_blocks import LastLevelMaxPool
@@ -51,12 +51,11 @@ class FPN(Neck):
         for name, shape in shapes.items():
             self.laterals[name] = ConvNorm(shape.channels, out_channels, 1, norm=norm, init=c2_xavier_fill)
             self.outputs[name] = ConvNorm(out_channels, out_channels, 3, norm=norm, init=c2_xavier_fill)
-        self.output_shape = {}
-        for shape in shapes.values():
-            before = sum(level.stride == shape.stride for level in self.output_shape.values())
-            name = level_name(shape.stride) + (f"_{before + 1}" if before else "")
-            self.output_shape[name] = ShapeSpec(channels=out_channels, stride=shape.stride)
-        self._levels = tuple(self.output_shape)
+        strides = [shape.stride for shape in shapes.values()]
+        self._levels = numbered(map(level_name, strides))
+        self.output_shape = {
+            name: ShapeSpec(channels=out_channels, stride=stride) for name, stride in zip(self._levels, strides)
+        }
         self._fuse_weight = 0.5 if fuse == "avg" else 1.0
         self.top_block = None if top_block is None else top_block({**shapes, **self.output_shape}, out_channels)
         if self.top_block is not None:

@@ -1,6 +1,5 @@
 """Any network of timm as a backbone."""
 
-import functools
 import importlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -71,9 +70,11 @@ class TimmBackbone(Backbone):
         }
         indices = tuple(sorted({m.index for m in maps}))
         self._order = [indices.index(m.index) for m in maps]
-        make = functools.partial(create, model, {"in_chans": input_shape.channels, **dict(net.arguments)}, indices)
-        on_meta = torch.empty(0).is_meta
-        self.body = make() if not weights or on_meta else _with_weights(make, model, weights)
+        arguments = {"in_chans": input_shape.channels, **dict(net.arguments)}
+        if weights and not torch.empty(0).is_meta:
+            self.body = _with_weights(model, arguments, indices, weights)
+        else:
+            self.body = create(model, arguments, indices)
         learning = frozenset[str]().union(*(m.parameters for m in maps))
         if freeze_at:
             full = net if out_indices is None else network(model, as_arguments(model_args or {}), img_size, None)
@@ -177,27 +178,29 @@ def _source(model: str, weights: bool | str) -> str:
     return f"timm://{name}" if owner == "timm" else f"hf://{own.hf_hub_id}"
 
 
-def _with_weights(make: functools.partial[nn.Module], model: str, weights: bool | str) -> nn.Module:
-    """The network with the state of a file, which timm's own loading fits to it."""
+def _with_weights(model: str, arguments: Mapping[str, Any], indices: tuple[int, ...], weights: bool | str) -> nn.Module:
+    """``create`` with the state of a file, which timm's own loading fits to the network."""
     source = _source(model, weights)
     state = read_state_dict(source)
     with torch.random.fork_rng(devices=[]):
-        random = make().state_dict()
-    own = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": dict(state), "source": ""}}
-    function, (name, arguments, indices) = make.func, make.args
+        random = create(model, arguments, indices).state_dict()
+    given = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": dict(state), "source": ""}}
     try:
-        net = function(name, {**arguments, **own}, indices)
+        net = create(model, {**arguments, **given}, indices)
     except ValueError as error:
         raise ValueError(f"weights: '{shown(source)}' is another network's: {error}") from error
-    sizes: dict[int, list[Tensor]] = {}
+    by_size: dict[int, list[Tensor]] = {}
     for value in state.values():
-        sizes.setdefault(value.numel(), []).append(value)
+        by_size.setdefault(value.numel(), []).append(value)
+
+    def is_given(value: Tensor) -> bool:
+        """Whether the file has these values, whatever their name and shape."""
+        return any(torch.equal(value.flatten(), v.flatten().to(value)) for v in by_size.get(value.numel(), ()))
+
     untouched = [
         key
         for key, value in net.state_dict().items()
-        if value.is_floating_point()
-        and torch.equal(value, random[key])
-        and not any(torch.equal(value.flatten(), same.flatten().to(value)) for same in sizes.get(value.numel(), ()))
+        if value.is_floating_point() and torch.equal(value, random[key]) and not is_given(value)
     ]
     if untouched:
         raise ValueError(

@@ -11,27 +11,41 @@ from torchvision.ops import distance_box_iou_loss, generalized_box_iou_loss
 from detkit.config import NonNegative
 from detkit.modeling.interfaces import BOX_LOSSES, BoxCoder, BoxLoss
 
+MeanOver = Literal["samples", "foreground"]
+"""What the sum of the box losses over the foreground is divided by."""
+
+
+class WeightedBoxLoss(BoxLoss):
+    """What the box losses have in common.
+
+    Args:
+        weight: factor on the loss.
+        mean_over: samples divides the sum over the foreground by the number of all samples, background included, so
+            that every sample weighs the same (Fast R-CNN); foreground by the number of foreground boxes.
+    """
+
+    def __init__(self, *, weight: NonNegative = 1.0, mean_over: MeanOver = "samples"):
+        super().__init__()
+        self.weight, self.mean_over = weight, mean_over
+
+    def normaliser(self, num_foreground: Tensor, num_samples: Tensor) -> Tensor:
+        """See ``BoxLoss.normaliser``."""
+        return num_samples if self.mean_over == "samples" else num_foreground
+
 
 @BOX_LOSSES.register()
-class SmoothL1BoxLoss(BoxLoss):
+class SmoothL1BoxLoss(WeightedBoxLoss):
     """Smooth L1 on the deltas (Fast R-CNN, Girshick 2015, equation 3).
 
     Args:
         beta: where the loss turns from quadratic to linear; 0 is L1.
-        weight: factor on the loss.
         mean_over: samples divides the sum over the foreground by the number of all samples, background included, so
             that every sample weighs the same (Fast R-CNN); foreground by its own number of deltas (matterport).
     """
 
-    def __init__(
-        self,
-        *,
-        beta: NonNegative = 0.0,
-        weight: NonNegative = 1.0,
-        mean_over: Literal["samples", "foreground"] = "samples",
-    ):
-        super().__init__()
-        self.beta, self.weight, self.mean_over = beta, weight, mean_over
+    def __init__(self, *, beta: NonNegative = 0.0, weight: NonNegative = 1.0, mean_over: MeanOver = "samples"):
+        super().__init__(weight=weight, mean_over=mean_over)
+        self.beta = beta
 
     def forward(self, box_coder: BoxCoder, deltas: Tensor, reference: Tensor, gt_boxes: Tensor) -> Tensor:
         """See ``BoxLoss.forward``."""
@@ -39,23 +53,9 @@ class SmoothL1BoxLoss(BoxLoss):
         losses = F.smooth_l1_loss(deltas.float(), target, beta=self.beta, reduction="none")
         return self.weight * (losses.sum(dim=1) if self.mean_over == "samples" else losses.mean(dim=1))
 
-    def normaliser(self, num_foreground: Tensor, num_samples: Tensor) -> Tensor:
-        """See ``BoxLoss.normaliser``."""
-        return num_samples if self.mean_over == "samples" else num_foreground
 
-
-class IoUBoxLoss(BoxLoss):
-    """A loss on decoded boxes, by how they overlap the ground truth. A subclass says ``of_boxes``.
-
-    Args:
-        weight: factor on the loss.
-        mean_over: samples divides the sum over the foreground by the number of all samples, background included;
-            foreground by the number of foreground boxes.
-    """
-
-    def __init__(self, *, weight: NonNegative = 1.0, mean_over: Literal["samples", "foreground"] = "samples"):
-        super().__init__()
-        self.weight, self.mean_over = weight, mean_over
+class IoUBoxLoss(WeightedBoxLoss):
+    """A loss on decoded boxes, by how they overlap the ground truth. A subclass says ``of_boxes``."""
 
     def of_boxes(self, boxes: Tensor, gt_boxes: Tensor) -> Tensor:
         """``(N,)``: the loss of each of ``boxes`` (N, 4), xyxy, which should be ``gt_boxes`` (N, 4)."""

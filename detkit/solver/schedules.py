@@ -8,7 +8,6 @@ overfit) still spends its second half at the full rate.
 
 import bisect
 import itertools
-import math
 
 from fvcore.common.param_scheduler import CosineParamScheduler
 
@@ -103,7 +102,7 @@ class WarmupCosineLR(_WarmupSchedule):
         self, *, warmup_iters: CountOrZero = 1000, warmup_factor: Fraction = 0.001, final_factor: Fraction = 0.0
     ):
         super().__init__(warmup_iters, warmup_factor)
-        if not 0 <= final_factor <= 1 or math.isnan(final_factor):
+        if not 0 <= final_factor <= 1:
             raise ValueError(f"final_factor: expected a factor within 0..1, got {final_factor}")
         self.final_factor = final_factor
         self._cosine = CosineParamScheduler(1.0, final_factor)

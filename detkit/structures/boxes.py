@@ -69,8 +69,8 @@ class Boxes(RowTensor):
         """The boxes cut to a region ``(x1, y1, x2, y2)``; what lies outside becomes a line or point on its rim."""
         left, top, right, bottom = region
         x1, y1, x2, y2 = self.tensor.unbind(1)
-        columns, rows = (x.clamp(left, right) for x in (x1, x2)), (y.clamp(top, bottom) for y in (y1, y2))
-        return Boxes(torch.stack([side for pair in zip(columns, rows) for side in pair], 1))
+        inside = x1.clamp(left, right), y1.clamp(top, bottom), x2.clamp(left, right), y2.clamp(top, bottom)
+        return Boxes(torch.stack(inside, 1))
 
     def transform(self, transform: Transform) -> "Boxes":
         """The boxes around where theirs go, cut to what is visible where the transform cuts."""

@@ -129,22 +129,33 @@ def network(model: str, arguments: Arguments, img_size: int | None, out_indices:
                 errors.append(error)
     create_on_meta(model, arguments, None)  # an unknown model or argument says so
     if out_indices is not None:
-        try:
-            known = network(model, arguments, img_size, None).maps
-        except ValueError:
-            raise errors[-1] from None
-        raise ValueError(
-            f"out_indices: expected some that '{model}' has, such as {[m.index for m in known]} of strides "
-            f"{[m.stride for m in known]}, got {list(out_indices)} ({errors[-1]})"
-        )
+        raise _unfit_maps(model, arguments, img_size, out_indices, errors[-1])
+    raise _unfit_size(model, img_size, side, errors[0])
+
+
+def _unfit_maps(
+    model: str, arguments: Arguments, img_size: int | None, out_indices: tuple[int, ...], error: ValueError
+) -> ValueError:
+    try:
+        known = network(model, arguments, img_size, None).maps
+    except ValueError:
+        return error
+    return ValueError(
+        f"out_indices: expected some that '{model}' has, such as {[m.index for m in known]} of strides "
+        f"{[m.stride for m in known]}, got {list(out_indices)} ({error})"
+    )
+
+
+def _unfit_size(model: str, img_size: int | None, side: int, error: ValueError) -> ValueError:
+    """``side`` is what the network is made for."""
     if img_size is None:
-        raise ValueError(
+        return ValueError(
             f"img_size: '{model}' takes images of one size alone; give it, such as img_size: {side}, its own, and "
             "resize images to at most that in data.train_augmentations and data.test_augmentations"
         )
-    if "unexpected keyword" in str(errors[0]):
-        raise ValueError(f"img_size: '{model}' has no such argument; leave it out: images of any size will do")
-    raise ValueError(f"img_size: {img_size} does not suit '{model}'; its own is {side} ({errors[0]})")
+    if "unexpected keyword" in str(error):
+        return ValueError(f"img_size: '{model}' has no such argument; leave it out: images of any size will do")
+    return ValueError(f"img_size: {img_size} does not suit '{model}'; its own is {side} ({error})")
 
 
 def create_on_meta(model: str, arguments: Arguments, out_indices: Sequence[int] | None) -> nn.Module:

@@ -37,7 +37,7 @@ class Detection:
     """How scored boxes become detections.
 
     Args:
-        score_thresh: boxes below this score are dropped.
+        score_thresh: boxes up to this score are dropped.
         nms_thresh: IoU above which the lower-scoring of two boxes of a class is dropped.
         max_detections: detections an image.
         min_size: boxes with a side not longer than this many pixels are dropped; null keeps them.

@@ -65,10 +65,6 @@ class IoUBoxLoss(WeightedBoxLoss):
         """See ``BoxLoss.forward``."""
         return self.weight * self.of_boxes(box_coder.decode(reference, deltas), gt_boxes)
 
-    def normaliser(self, num_foreground: Tensor, num_samples: Tensor) -> Tensor:
-        """See ``BoxLoss.normaliser``."""
-        return num_samples if self.mean_over == "samples" else num_foreground
-
 
 @BOX_LOSSES.register()
 class GIoUBoxLoss(IoUBoxLoss):

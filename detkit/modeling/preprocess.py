@@ -90,16 +90,14 @@ class Preprocess(nn.Module):
         """Channels of an image."""
         return len(self.pixel_mean)
 
-    def pad_for(self, *parts: Backbone | Neck | None) -> None:
+    def adapt_to(self, backbone: Backbone, neck: Neck | None) -> None:
         """From now on pads images to the sizes that these parts of the model need, and normalises them as the
         backbone's weights want it where the config leaves that to it.
 
         Raises:
             ValueError: the config does, and the backbone has none.
         """
-        present = [part for part in parts if part is not None]
         if self._from_backbone:
-            backbone = next(part for part in present if isinstance(part, Backbone))
             if backbone.pixel_statistics is None:
                 raise ValueError(
                     "preprocess.pixel_mean: null takes the values that the backbone's weights were trained with, and "
@@ -107,9 +105,10 @@ class Preprocess(nn.Module):
                 )
             for buffer, values in zip((self.pixel_mean, self.pixel_std), backbone.pixel_statistics):
                 buffer.copy_(torch.tensor(values, dtype=buffer.dtype).reshape(-1, 1, 1))
+        parts = [part for part in (backbone, neck) if part is not None]
         if self._given_divisibility is None:
-            self.size_divisibility = math.lcm(1, *(part.size_divisibility for part in present))
-        self.square_size = max([0, *(part.square_size or 0 for part in present)])
+            self.size_divisibility = math.lcm(*(part.size_divisibility for part in parts))
+        self.square_size = max(part.square_size or 0 for part in parts)
 
     def forward(self, samples: Sequence[Sample], *, training: bool = False) -> ImageList:
         """The batch alone: as for prediction, or as for training.

@@ -164,6 +164,6 @@ def _model_around(experiment: Experiment, program: Program) -> FeatureModel:
     if not isinstance(model, FeatureModel):
         raise ConfigError(f"{program.path}: {type(model).__name__} is no detector of backbone, neck and heads")
     model.preprocess = experiment.model.kwargs["preprocess"]()  # with values, not on the meta device
-    model.preprocess.pad_for(model.backbone, model.neck)
+    model.preprocess.adapt_to(model.backbone, model.neck)
     model.category_ids = None if said.category_ids is None else tuple(said.category_ids)
     return model.eval()

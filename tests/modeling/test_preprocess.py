@@ -73,10 +73,10 @@ def test_sides_are_multiples_of_what_backbone_and_neck_ask_for():
     neck = partial(FPN, out_channels=16)(small_model().backbone.output_shape)
     neck.size_divisibility = 8
     preprocess, backbone = Preprocess(), small_model().backbone
-    preprocess.pad_for(backbone, neck)
+    preprocess.adapt_to(backbone, neck)
     assert preprocess([empty(33, 50)]).tensor.shape[2:] == (64, 64)
     neck.size_divisibility = 24
-    preprocess.pad_for(backbone, neck)
+    preprocess.adapt_to(backbone, neck)
     height, width = preprocess([empty(33, 50)]).tensor.shape[2:]
     assert height == width == math.lcm(32, 24)
 
@@ -85,7 +85,7 @@ def test_a_square_is_padded_to_where_a_part_asks_for_one():
     neck = partial(FPN, out_channels=16)(small_model().backbone.output_shape)
     neck.square_size = 128
     preprocess = Preprocess()
-    preprocess.pad_for(small_model().backbone, neck)
+    preprocess.adapt_to(small_model().backbone, neck)
     images = preprocess([empty(33, 50), empty(128, 20)])
     assert images.tensor.shape[2:] == (128, 128)
     with pytest.raises(ValueError, match="squares of 128"):

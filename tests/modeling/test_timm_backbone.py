@@ -295,7 +295,7 @@ NULL = "model.preprocess={pixel_mean: null, pixel_std: null, channel_order: RGB,
 
 def test_pixels_are_normalised_as_the_weights_want_it():
     preprocess = Preprocess(pixel_mean=None, pixel_std=None)
-    preprocess.pad_for(backbone("test_resnet"), None)
+    preprocess.adapt_to(backbone("test_resnet"), None)
     assert preprocess.pixel_mean.flatten().tolist() == [127.5] * 3
     assert preprocess.pixel_std.flatten().tolist() == [127.5] * 3
     assert preprocess.num_channels == 3

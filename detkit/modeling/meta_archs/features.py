@@ -49,7 +49,7 @@ class FeatureModel(MetaArch):
         self.preprocess = built("model.preprocess", preprocess)
         self.backbone = built("model.backbone", backbone, ShapeSpec(channels=self.preprocess.num_channels))
         self.neck = None if neck is None else built("model.neck", neck, self.backbone.output_shape)
-        self.preprocess.pad_for(self.backbone, self.neck)
+        self.preprocess.adapt_to(self.backbone, self.neck)
         self.output_shape = self.backbone.output_shape if self.neck is None else self.neck.output_shape
 
     def set_layout(self) -> None:

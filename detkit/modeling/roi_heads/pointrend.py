@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -176,17 +176,20 @@ class PointRendMaskHead(MaskHead):
             self.class_rows = self._class_rows()
 
     def _class_rows(self) -> dict[str, ClassRows]:
-        per_class = self.coarse_head.shape[1] ** 2
-        rows = {f"coarse_head.predictor.{kind}": ClassRows(per_class) for kind in ("weight", "bias")}
-        head, columns = self.point_head, self.fine.output_shape.channels
-        for i, layer in enumerate(head.fcs):
-            if i == 0 or head.coarse_each_layer:
-                rows[f"point_head.fcs.{i}.weight"] = ClassRows(0, columns_after=columns)
-            columns = layer.out_channels  # type: ignore[assignment]
-        after, per_class = (columns if head.coarse_each_layer or not head.fcs else None), int(not head.class_agnostic)
-        if per_class or after is not None:
-            rows["point_head.predictor.weight"] = ClassRows(per_class, columns_after=after)
-        return rows | ({"point_head.predictor.bias": ClassRows()} if per_class else {})
+        """The weights of layers that give logits of each class, or read the coarse ones after other features."""
+        cells = self.coarse_head.shape[1] ** 2
+        rows = {f"coarse_head.predictor.{kind}": ClassRows(cells) for kind in ("weight", "bias")}
+        head, features = self.point_head, self.fine.output_shape.channels
+        layers: dict[str, Any] = {**{f"fcs.{i}": fc for i, fc in enumerate(head.fcs)}, "predictor": head.predictor}
+        for number, (name, layer) in enumerate(layers.items()):
+            per_class = int(name == "predictor" and not head.class_agnostic)
+            columns_after = features if number == 0 or head.coarse_each_layer else None
+            if per_class or columns_after is not None:
+                rows[f"point_head.{name}.weight"] = ClassRows(per_class, columns_after=columns_after)
+            features = layer.out_channels
+        if not head.class_agnostic:
+            rows["point_head.predictor.bias"] = ClassRows()
+        return rows
 
     def forward(self, features: Features, boxes: list[Boxes]) -> Tensor:
         """Logits of the coarse masks ``(R, K or 1, M, M)``."""

@@ -81,7 +81,7 @@ class RepeatFactorSampler(_StreamSampler):
         """``(N,)``: how often each image comes an epoch, on average."""
         factors = np.ones(len(self.dataset))
         images, classes = classes_of_images(self.dataset)
-        shares = images_per_class(self.dataset) / max(len(self.dataset), 1)
+        shares = np.bincount(classes) / max(len(factors), 1)
         np.maximum.at(factors, images, np.sqrt(self.thresh / shares[classes]))
         return factors
 
@@ -112,12 +112,15 @@ class ClassBalancedSampler(_StreamSampler):
         images, classes = classes_of_images(self.dataset)
         if not len(images):
             raise DataError("the dataset has no images with objects to sample from")
-        rng = np.random.default_rng(self.seed)
-        waiting: dict[int, list[int]] = {}
+        rng, images_of = (
+            np.random.default_rng(self.seed),
+            {k: images[classes == k] for k in np.unique(classes).tolist()},
+        )
+        waiting: dict[int, list[int]] = {k: [] for k in images_of}
         while True:
-            for k in rng.permutation(np.unique(classes)).tolist():
-                if not waiting.get(k):
-                    waiting[k] = rng.permutation(images[classes == k]).tolist()
+            for k in rng.permutation(list(images_of)).tolist():
+                if not waiting[k]:
+                    waiting[k] = rng.permutation(images_of[k]).tolist()
                 yield waiting[k].pop()
 
 

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, lines_of, values_of
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder
+from detkit.data.formats.parts import grouped
 from detkit.data.formats.segment_files import LabelledSegment, SegmentFile
 from detkit.data.formats.shapes import mask_size, points
 from detkit.data.interfaces import DATASETS
@@ -60,12 +61,7 @@ class CityscapesDataset(FormatDataset):
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
-        out: dict[str, list[str]] = {}
-        for name in _files(folder):
-            above = PurePosixPath(name).parent
-            below = [part for top, part in itertools.pairwise(above.parts) if TOP.fullmatch(top)]
-            out.setdefault(below[0] if below else above.parent.name, []).append(name)
-        return out
+        return grouped(_files(folder), _part)
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
@@ -80,6 +76,13 @@ class CityscapesDataset(FormatDataset):
 
 def _files(folder: Folder) -> list[str]:
     return next(filter(None, map(folder.glob, FILES)), [])
+
+
+def _part(name: str) -> str:
+    """The folder below ``gtFine``, or the one above that of the city."""
+    above = PurePosixPath(name).parent
+    below = (part for top, part in itertools.pairwise(above.parts) if TOP.fullmatch(top))
+    return next(below, above.parent.name)
 
 
 def _classes(folder: Folder) -> tuple[Mapping[int, str], Mapping[int, str]]:

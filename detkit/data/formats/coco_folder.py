@@ -17,7 +17,7 @@ from detkit.data.formats.coco_parts import distinct, joined, near_file, own_part
 from detkit.data.formats.content import Content
 from detkit.data.formats.dataset import FormatDataset, image_of
 from detkit.data.formats.files import PEEK, Folder
-from detkit.data.formats.parts import part_of
+from detkit.data.formats.parts import grouped, part_of
 from detkit.data.interfaces import DATASETS, NEGATIVE, NOT_EXHAUSTIVE
 from detkit.data.issues import Issue, raise_errors
 from detkit.registry import DataError
@@ -75,10 +75,8 @@ class LvisFolder(CocoFolder):
 
 def _files(folder: Folder, kind: type[CocoFolder]) -> dict[str, list[str]]:
     """Part -> its files; where some are of instances, only these."""
-    found: dict[str, list[str]] = {}
-    for name in sorted(folder.candidates("*.json")):
-        if kind.matches(_sketch(folder, name)):
-            found.setdefault(part_of(name) or own_part(name), []).append(name)
+    files = (name for name in sorted(folder.candidates("*.json")) if kind.matches(_sketch(folder, name)))
+    found = grouped(files, lambda name: part_of(name) or own_part(name))
     return {part: [name for name in names if "instances" in name] or names for part, names in found.items()}
 
 

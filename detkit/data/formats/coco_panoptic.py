@@ -1,7 +1,7 @@
 """CocoPanoptic and CocoPanopticFolder: COCO panoptic's JSON with its PNGs of segment ids."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -98,13 +98,18 @@ def _segments(entry: _SegmentedImage, categories: Mapping[int, _PanopticCategory
     return found
 
 
-def _photograph(folder: Folder, file_name: str, name: str) -> str:
-    """The image of a name that is none of the PNGs of segments, which lie in a folder that is named as their JSON."""
-    near = near_file(folder, name)
-    if exact := next(
-        (path for where in near if (path := os.path.normpath(f"{where}/{file_name}")) in folder.images), None
-    ):
-        return exact
+def _photograph(folder: Folder, file_name: str, near: Sequence[str], name: str) -> str:
+    """The image of a name that is none of the PNGs of segments, which lie in a folder that is named as their JSON.
+
+    Args:
+        folder: the data's folder.
+        file_name: the image's, as the JSON says it.
+        near: the folders where it is looked for first.
+        name: the JSON.
+    """
+    for where in near:
+        if (path := os.path.normpath(f"{where}/{file_name}")) in folder.images:
+            return path
     named = folder.images_named(PurePosixPath(file_name).name)
     named = [path for path in named if PurePosixPath(path).parent.name != PurePosixPath(name).stem]
     named = folder.of_own_part(named, part_of(name))
@@ -118,9 +123,9 @@ def _panoptic(folder: Folder, name: str) -> Content:
     numbers = {category.name: category.id for category in file.categories if category.isthing}
     found = {entry.image_id: entry for entry in file.annotations}
     rows: list[dict[str, Any]] = []
-    out, files = [], dict[str, SegmentFile]()
+    out, files, near = [], dict[str, SegmentFile](), near_file(folder, name)
     for image in file.images:
-        path = _photograph(folder, image.file_name, name)
+        path = _photograph(folder, image.file_name, near, name)
         out.append(ImageRow(image.id, path, image.height, image.width))
         if (entry := found.get(image.id)) is None:
             continue

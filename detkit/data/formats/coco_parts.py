@@ -32,7 +32,7 @@ def near_file(folder: Folder, name: str) -> list[str]:
     below = (
         where / base / end for where in path.parents[: 2 + own.count("/")] for base in ("images", "") for end in ends
     )
-    return [where for where in dict.fromkeys(map(str, (path.parent, *below))) if folder.below(where)]
+    return [where for where in dict.fromkeys(map(str, (path.parent, *below))) if folder.has_below(where)]
 
 
 def distinct(parts: Mapping[str, list[str]], read: Callable[[str], Content]) -> list[Content]:

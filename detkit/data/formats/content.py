@@ -116,7 +116,8 @@ class Content:
         twice = 0
         for image in images:
             first = kept.setdefault(image.path, image)
-            twice += [thing.origin for thing in first.objects] != [thing.origin for thing in image.objects]
+            if image is not first:
+                twice += [thing.origin for thing in first.objects] != [thing.origin for thing in image.objects]
         seen = {thing.label for image in kept.values() for thing in image.objects if thing.label is not None}
         names = sorted(seen) if class_names is None else list(dict.fromkeys(class_names))
         if not names:

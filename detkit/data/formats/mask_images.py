@@ -1,5 +1,6 @@
 """MaskImagesDataset: objects as images of ids, or a mask image an object."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
@@ -10,7 +11,7 @@ import numpy as np
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, values_of
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder
-from detkit.data.formats.parts import part_of
+from detkit.data.formats.parts import grouped, part_of
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 
@@ -92,19 +93,22 @@ def _beside(path: PurePosixPath, at: int, word: str) -> PurePosixPath:
 
 def _id_masks(folder: Folder) -> dict[str, tuple[str, str]]:
     """Mask -> its folders of images and of classes, which stand beside the first of ``IDS`` that is there."""
+    images = grouped(folder.images, os.path.dirname)
     for kind in (*IDS, ""):
-        out: dict[str, tuple[str, str]] = {}
-        for name in folder.images:
-            above = PurePosixPath(name).parent
-            at = max((i for i, part in enumerate(above.parts) if _kind(part) == kind), default=None)
-            if at is not None:
-                words = IMAGES if kind else (SUFFIX.sub("", above.parts[at]),)
-                places = (str(_beside(above, at, word)) for word in words)
-                if images := next((place for place in places if folder.below(place)), None):
-                    out[name] = images, str(_beside(above, at, "classes"))
-        if out:
-            return out
+        found = {above: _folders_beside(folder, PurePosixPath(above), kind) for above in images}
+        if masks := {name: places for above, places in found.items() if places for name in images[above]}:
+            return masks
     return {}
+
+
+def _folders_beside(folder: Folder, above: PurePosixPath, kind: str) -> tuple[str, str] | None:
+    """The folders of images and of classes beside a folder of masks; None where it is none of this kind."""
+    at = max((i for i, part in enumerate(above.parts) if _kind(part) == kind), default=None)
+    if at is None:
+        return None
+    words = IMAGES if kind else (SUFFIX.sub("", above.parts[at]),)
+    images = next(filter(folder.has_below, (str(_beside(above, at, word)) for word in words)), None)
+    return None if images is None else (images, str(_beside(above, at, "classes")))
 
 
 def _kind(part: str) -> str | None:

@@ -14,7 +14,7 @@ from PIL import Image
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, image_size
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder
-from detkit.data.formats.parts import part_of, purpose, purpose_of_folder
+from detkit.data.formats.parts import grouped, part_of, purpose, purpose_of_folder
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
 from detkit.utils.words import amount
@@ -42,10 +42,7 @@ class OpenImagesDataset(FormatDataset):
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
-        out: dict[str, list[str]] = {}
-        for name in _files(folder, "XMin"):
-            out.setdefault(_part(name), []).append(name)
-        return out
+        return grouped(_files(folder, "XMin"), _part)
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 
 SPLITS = (
@@ -40,12 +40,17 @@ def part_of(name: str, own_name: bool = True) -> str:
     return ""
 
 
-def by_part(names: Iterable[str], own_name: bool = True) -> dict[str, list[str]]:
-    """The files of each part."""
+def grouped(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
+    """The names of each group, in order; ``key`` gives the group of a name."""
     out: dict[str, list[str]] = {}
     for name in names:
-        out.setdefault(part_of(name, own_name), []).append(name)
+        out.setdefault(key(name), []).append(name)
     return out
+
+
+def by_part(names: Iterable[str], own_name: bool = True) -> dict[str, list[str]]:
+    """The files of each part."""
+    return grouped(names, lambda name: part_of(name, own_name))
 
 
 def without_val(lists: Mapping[str, list[str]]) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ import numpy as np
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder, embedded_image
+from detkit.data.formats.parts import grouped
 from detkit.data.formats.shapes import covered, drawn, extent, numbers, placed, points, rectangle, rotation_of, turned
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
@@ -36,13 +37,14 @@ class SuperviselyDataset(FormatDataset):
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
-        out: dict[str, list[str]] = {}
         project = PurePosixPath(folder.glob("meta.json")[0]).parent
-        for name in folder.glob("ann/*.json"):
-            parent = PurePosixPath(name).parent.parent
-            part = (parent.relative_to(project) if parent.is_relative_to(project) else parent).as_posix()
-            out.setdefault("" if part == "." else part, []).append(name)
-        return out
+
+        def dataset(name: str) -> str:
+            above = PurePosixPath(name).parent.parent
+            part = (above.relative_to(project) if above.is_relative_to(project) else above).as_posix()
+            return "" if part == "." else part
+
+        return grouped(folder.glob("ann/*.json"), dataset)
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
@@ -65,7 +67,7 @@ def _image(folder: Folder, name: str, shapes: Mapping[str, Any]) -> LabelledImag
         raise DataError(f"{place}: has no size (height, width) or no list 'objects'") from None
     near = str(PurePosixPath(name).parent.parent / "img")
     image = folder.image(PurePosixPath(name).stem, near, name)
-    if not image.startswith(f"{near}/") and folder.below(near):
+    if not image.startswith(f"{near}/") and folder.has_below(near):
         raise DataError(f"{place}: there is no image of this name in '{near}'; '{image}' is of another dataset")
     found = [_object(entry, size, shapes, f"{place}, object {n}") for n, entry in enumerate(things, 1)]
     objects = [thing for thing in found if thing]

@@ -10,7 +10,7 @@ import numpy as np
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, lines_of
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder
-from detkit.data.formats.parts import by_part, part_of, without_val
+from detkit.data.formats.parts import by_part, grouped, part_of, without_val
 from detkit.data.formats.shapes import extent, numbers
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
@@ -142,10 +142,7 @@ class CrowdHumanDataset(FormatDataset):
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
-        out: dict[str, list[str]] = {}
-        for name in folder.candidates("*.odgt"):
-            out.setdefault(part_of(name) or PurePosixPath(name).stem, []).append(name)
-        return out
+        return grouped(folder.candidates("*.odgt"), lambda name: part_of(name) or PurePosixPath(name).stem)
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:

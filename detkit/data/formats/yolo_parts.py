@@ -71,7 +71,7 @@ def inside(folder: Folder, bases: tuple[str, ...], entry: str) -> Place | None:
         parts = [part for part in path.parts if part not in ("..", "/")]
         for first in range(len(parts)):
             name = "/".join(parts[first:])
-            if name in folder.files or any(True for _ in folder.below(name)):
+            if name in folder.files or folder.has_below(name):
                 return Place(name, tuple(parts[:first]))
         if not parts:
             return Place(".", ())
@@ -81,7 +81,7 @@ def inside(folder: Folder, bases: tuple[str, ...], entry: str) -> Place | None:
 def _images(folder: Folder, entries: Mapping[str, Any], part: str, name: str | None) -> list[str]:
     """The images of a part, of which an entry names folders, lists of images, or images."""
     path = str(entries.get("path") or "")
-    path = f"datasets/{path}" if path and folder.below(f"datasets/{path}") else path  # where Ultralytics looks
+    path = f"datasets/{path}" if path and folder.has_below(f"datasets/{path}") else path  # where Ultralytics looks
     bases = (path, str(PurePosixPath(name or "").parent))
     others = [inside(folder, bases, entry) for key in PARTS if key != part for entry in listed(entries.get(key))]
     out: list[str] = []

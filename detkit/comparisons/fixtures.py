@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -106,7 +108,7 @@ def read_fixture(path: str | Path) -> Fixture:
         meta = json.loads(path.read_text(encoding="utf-8"))
         with np.load(arrays, allow_pickle=False) as file:
             content = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:  # what json and numpy raise for damage is a ValueError
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as a fixture, a JSON with an .npz of its name: {error}") from error
     keys = set(meta) if isinstance(meta, dict) else set()
     if {"state_dict", "reference"} <= keys:

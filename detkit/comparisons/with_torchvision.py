@@ -82,19 +82,13 @@ class _Batch:
     def __init__(
         self, stages: Stages, samples: list[Sample], theirs: DetectionTrace, report: Report, tie_breaking: TieBreaking
     ):
-        self.stages, self.samples, self.theirs, self.report, self.tie_breaking = (
-            stages,
-            samples,
-            theirs,
-            report,
-            tie_breaking,
-        )
+        self.stages, self.samples, self.theirs = stages, samples, theirs
+        self.report, self.tie_breaking = report, tie_breaking
         self.images = stages.images(samples)
         self.features = stages.features(self.images)
         self.their_images = _with_infos(theirs.images, self.images)
-        same = torch.equal(self.images.tensor, theirs.images.tensor) and self.images.image_sizes == (
-            theirs.images.image_sizes
-        )
+        same_sizes = self.images.image_sizes == theirs.images.image_sizes
+        same = same_sizes and torch.equal(self.images.tensor, theirs.images.tensor)
         self.isolated_features = self.features if same else stages.features(self.their_images)
         self.their_features = _named(theirs.features, self.features)
 

@@ -20,6 +20,7 @@ from detkit.comparisons.weights import calibrate, weights_by_name
 from detkit.data import Shapes
 from detkit.experiment import load_experiment
 from detkit.modeling.mask_pasters import GridSampleMaskPaster
+from detkit.registry import DataError
 from detkit.structures import Boxes, Instances
 
 SMALL = "fasterrcnn_mobilenet_v3_large_320_fpn"
@@ -315,3 +316,11 @@ def test_fixtures_of_the_references(compare, shared_data, name, tmp_path):
     change = "aligned=false" if fixture.kind == "Detectron2" else "level_rounding=floor"
     _, rows = compare(str(path), "fixture", *argv[1:], "--set", f"{BOX}.pooler.{change}", code=1)
     assert wrong(rows)[0] == "class scores"
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04half", b"\x93NUMPY"])
+def test_damaged_arrays_of_a_fixture_are_named(content, tmp_path):
+    (tmp_path / "a.json").write_text("{}")
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(DataError, match="cannot be read as a fixture"):
+        read_fixture(tmp_path / "a.json")

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from detkit.engine.interfaces import Hook, Training
@@ -77,7 +77,8 @@ def restore(trainer: Training, state: dict[str, Any]) -> dict[str, Any] | None:
     if number >= len(ranks):
         return None
     losses = ranks[number]["losses"]
-    trainer.losses = Losses(*({name: v.to(trainer.device) for name, v in losses[part].items()} for part in losses))
+    on_device = {part: {n: v.to(trainer.device) for n, v in values.items()} for part, values in losses.items()}
+    trainer.losses = Losses(**on_device)
     rng: dict[str, Any] = ranks[number]["rng"]
     return rng
 
@@ -158,21 +159,40 @@ def _restore_optimizer(trainer: Training, state: dict[str, Any], owner: dict[str
             f"The optimizer (solver.optimizer) was {before} and is {type(optimizer).__name__} now, which cannot go on"
             " with its state"
         )
-    own, saved = optimizer.state_dict()["param_groups"], state["param_groups"]
-    ours = [name for names in _parameter_names(trainer) for name in names]
-    groups = owner.get("names") or [group.get("param_names", ()) for group in saved]
-    theirs = [name for names in groups for name in names]
-    numbers = [number for group in saved for number in group["params"]]  # in the file's order
-    if len(set(theirs)) == len(numbers) and "" not in theirs:
-        if set(ours) != set(theirs):
-            raise _other_parameters(f"{min(set(ours) ^ set(theirs))} is on one side only")
-        by_name = dict(zip(theirs, numbers))
-        numbers = [by_name[name] for name in ours]
-    elif [len(group["params"]) for group in own] != [len(group["params"]) for group in saved]:
-        raise _other_parameters("there are more or fewer in a group")
-    places = {other: number for number, other in enumerate(numbers)}
-    values = {places[other]: entry for other, entry in state["state"].items() if other in places}
+    own = optimizer.state_dict()["param_groups"]
+    names = [name for group in _parameter_names(trainer) for name in group]
+    numbers = _saved_numbers(names, own, state["param_groups"], owner.get("names"))
+    places = {number: place for place, number in enumerate(numbers)}
+    values = {places[number]: entry for number, entry in state["state"].items() if number in places}
     optimizer.load_state_dict(distribute_optimizer_state({"state": values, "param_groups": own}, optimizer))
+
+
+def _saved_numbers(
+    names: Sequence[str],
+    own: Sequence[Mapping[str, Any]],
+    saved: Sequence[Mapping[str, Any]],
+    saved_names: Sequence[Sequence[str]] | None,
+) -> list[int]:
+    """The number that each of our parameters has in a saved state.
+
+    By its name where all have one there, else by its place, in groups of the same sizes.
+
+    Args:
+        names: of our parameters, in order.
+        own, saved: the ``param_groups`` of our state dict and of the saved one.
+        saved_names: of the parameters of each saved group; None: the groups themselves may have them.
+    """
+    numbers = [number for group in saved for number in group["params"]]
+    groups = saved_names or [group.get("param_names", ()) for group in saved]
+    theirs = [name for group in groups for name in group]
+    if len(set(theirs)) == len(numbers) and "" not in theirs:
+        if set(names) != set(theirs):
+            raise _other_parameters(f"{min(set(names) ^ set(theirs))} is on one side only")
+        by_name = dict(zip(theirs, numbers))
+        return [by_name[name] for name in names]
+    if [len(group["params"]) for group in own] != [len(group["params"]) for group in saved]:
+        raise _other_parameters("there are more or fewer in a group")
+    return numbers
 
 
 def _other_parameters(words: str) -> ValueError:

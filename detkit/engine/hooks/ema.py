@@ -57,8 +57,8 @@ class ExponentialMovingAverage(Hook):
             self.average = {name: _widened(value).clone() for name, value in self._weights.items()}
         own = self._weights
         shapes, expected = ({(n, v.shape) for n, v in values.items()} for values in (self.average, own))
-        if shapes != expected:
-            other = {name for name, _ in shapes ^ expected}
+        other = {name for name, _ in shapes ^ expected}
+        if other:
             raise ValueError(
                 "train.hooks: ExponentialMovingAverage: the average of the checkpoint is not one of this model's"
                 f" learned parameters; {len(other)} differ, such as {min(other)}. Start a new run: train.init_weights"
@@ -86,11 +86,8 @@ class ExponentialMovingAverage(Hook):
 
     @torch.no_grad()
     def _put(self, values: dict[str, Tensor]) -> None:
-        for (
-            name,
-            value,
-        ) in values.items():  # in place, so that what holds the parameters, or watches their version, sees it
-            self._weights[name].copy_(value)
+        for name, value in values.items():
+            self._weights[name].copy_(value)  # in place: what holds the parameters, or watches their version, sees it
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "average": dict(self.average)}

@@ -31,7 +31,7 @@ class PeriodicHook(Hook):
         self._done = -1  # steps that were finished then
 
     def run(self, trainer: Training) -> None:
-        """Does it."""
+        """What is done then."""
         raise NotImplementedError
 
     def is_due(self, trainer: Training) -> bool:

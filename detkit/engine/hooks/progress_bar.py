@@ -77,7 +77,8 @@ class ProgressBar(Hook):
             self._pace = (now - began) / (trainer.finished - first)
         if self._pace or self._line is not None:
             eta = time_left(self._pace * (trainer.max_iter - trainer.finished) + hooks, more)
-            self._bar.set_postfix_str(bar_words(self._line, eta, self._width(trainer)), refresh=False)
+            width = _columns_left(trainer.max_iter)
+            self._bar.set_postfix_str(bar_words(self._line, eta, width), refresh=False)
         self._bar.update(trainer.finished - self._bar.n)
 
     def after_train(self, trainer: Training) -> None:
@@ -85,13 +86,14 @@ class ProgressBar(Hook):
             self._bar.close()
             self._bar = None
 
-    def _width(self, trainer: Training) -> int | None:
-        """Columns behind the bar in the terminal that stderr is; None where it is none."""
-        try:
-            width = os.get_terminal_size(sys.stderr.fileno()).columns
-        except (OSError, ValueError, AttributeError):
-            return None
-        return width - _BEFORE - 2 * len(str(trainer.max_iter)) - 1
+
+def _columns_left(max_iter: int) -> int | None:
+    """Columns behind the bar in the terminal that stderr is; None where it is none."""
+    try:
+        width = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError, AttributeError):
+        return None
+    return width - _BEFORE - 2 * len(str(max_iter)) - 1
 
 
 def time_left(seconds: float, more: bool) -> str:

@@ -100,9 +100,12 @@ class WatchingHook(Hook):
             raise self._missing()  # mask/APP, where there is mask/AP50
 
     def _is_better(self, value: float, step: int) -> bool:
-        gain = -math.inf if self.best is None else value - self.best if self.mode == "max" else self.best - value
-        if not math.isfinite(value) or (self.best is not None and not gain > self.min_delta):
+        if not math.isfinite(value):
             return False
+        if self.best is not None:
+            gain = value - self.best if self.mode == "max" else self.best - value
+            if not gain > self.min_delta:
+                return False
         self.best, self.best_step = value, step
         return True
 

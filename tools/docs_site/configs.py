@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from detkit.config import Config, ForeignConfig, load_config, written
+from detkit.config.lookup import part_names
 from detkit.config.named import find_config
 from detkit.config.write import flow
 from detkit.experiment import Experiment, load_experiment
@@ -63,19 +64,9 @@ def used_by(configs: list[ConfigFile]) -> dict[str, list[str]]:
     known = {name for registry in Registry.of.values() for name in registry.names()}
     links: dict[str, list[str]] = {}
     for config in configs:
-        for name in sorted(known.intersection(_names(config.tree))):
+        for name in sorted(known & part_names(config.tree)):
             links.setdefault(name, []).append(f"[{config.name}](../configs/{config.folder}.md#{config.anchor})")
     return links
-
-
-def _names(value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        if isinstance(value.get("name"), str):
-            yield value["name"]
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from _names(item)
 
 
 def _comment(text: str) -> str:

@@ -16,7 +16,6 @@ import argparse
 import fnmatch
 import hashlib
 import json
-import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ import numpy as np
 import torch
 import torchvision
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 from detkit.config.named import config_names
@@ -35,6 +34,8 @@ from detkit.experiment import Experiment, load_experiment
 from detkit.modeling import MetaArch
 from detkit.modeling.interfaces import META_ARCHS
 from detkit.registry import Registry
+from detkit.utils import atomic_write
+from detkit.utils.environment import cpu_name
 from detkit.views import augmented
 from detkit.zoo import Weights, known
 
@@ -77,13 +78,11 @@ def num_classes(name: str) -> int:
 
 def experiment(name: str) -> Experiment:
     """The config, with all detections kept, as a trained model finds them."""
-    tree = load_experiment(name, ["model.backbone.weights=null"] if _has_weights(name) else []).tree
-    zero = [f"{path}=0" for path in _paths(tree["model"], "model", "score_thresh")]
-    return load_experiment(name, [*zero, *(["model.backbone.weights=null"] if _has_weights(name) else [])])
-
-
-def _has_weights(name: str) -> bool:
-    return bool(load_experiment(name).tree["model"].get("backbone", {}).get("weights"))
+    model = load_experiment(name).tree["model"]
+    changes = [f"{path}=0" for path in _paths(model, "model", "score_thresh")]
+    if (model.get("backbone") or {}).get("weights"):
+        changes.append("model.backbone.weights=null")
+    return load_experiment(name, changes)
 
 
 def _paths(node: Any, path: str, key: str) -> Iterator[str]:
@@ -123,12 +122,13 @@ class CountMultiplyAdds(TorchDispatchMode):
         is_deform = packet == torch.ops.torchvision.deform_conv2d
         if packet not in flop_registry and not is_deform:
             return func(*args, **kwargs)
-        out = func(*tree_map(_meta, args), **tree_map(_meta, kwargs))
+        on_meta = tree_map_only(torch.Tensor, lambda value: value.to("meta"), (args, kwargs))
+        out = func(*on_meta[0], **on_meta[1])
         if is_deform:
             self.total += out.numel() * args[1][0].numel()
         else:
             self.total += flop_registry[packet](*args, **kwargs, out_val=out) // 2
-        return tree_map(_random, out)
+        return tree_map_only(torch.Tensor, _random, out)
 
 
 class RandomResults(TorchDispatchMode):
@@ -146,13 +146,7 @@ class RandomResults(TorchDispatchMode):
         return out
 
 
-def _meta(value: Any) -> Any:
-    return value.to("meta") if isinstance(value, torch.Tensor) else value
-
-
-def _random(value: Any) -> Any:
-    if not isinstance(value, torch.Tensor):
-        return value
+def _random(value: torch.Tensor) -> torch.Tensor:
     numbers = torch.zeros if value.numel() > 2**22 else torch.randn  # large maps are not what is chosen by
     return torch.empty_like(value, device="cpu").copy_(numbers(value.shape))
 
@@ -200,14 +194,12 @@ def _cpu_seconds(model: MetaArch, image: Any) -> float:
 
 def parts(tree: Mapping[str, Any]) -> str:
     """The parts of a model in the order of the config, such as ``ResNet-50, FPN, RPN``."""
-    roles = {n: registry for registry in Registry.of.values() for n in registry.names()}
-    found = [_part(node) for node in _nodes(tree) if _is_shown(roles.get(node["name"]))]
-    return ", ".join(dict.fromkeys(found))
+    shown = {name for registry in Registry.of.values() if _is_shown(registry) for name in registry.names()}
+    return ", ".join(dict.fromkeys(_part(node) for node in _nodes(tree) if node["name"] in shown))
 
 
-def _is_shown(registry: Any) -> bool:
-    shown = registry is not None and registry.role.endswith(SHOWN) and registry.role not in NOT_SHOWN
-    return shown or registry is META_ARCHS
+def _is_shown(registry: Registry[Any]) -> bool:
+    return registry is META_ARCHS or (registry.role.endswith(SHOWN) and registry.role not in NOT_SHOWN)
 
 
 def _nodes(node: Any) -> Iterator[Mapping[str, Any]]:
@@ -229,13 +221,11 @@ def _part(node: Mapping[str, Any]) -> str:
 def verified(name: str, same: Sequence[str]) -> str:
     """The tests of parity that name a config, or another one with the same model."""
     reference = {"torchvision": "torchvision", "matterport": "reference"}.get(name.partition("/")[0], "detectron2")
-    found = []
-    for path in sorted((ROOT / "tests/parity").glob(f"test_{reference}*.py")):
-        text = path.read_text(encoding="utf-8")
-        stems = [other.rpartition("/")[2] for other in same]
-        if any(f"{stem}." in text or f'"{stem}"' in text for stem in stems):
-            found.append(f"`{path.stem}`")
-    return ", ".join(found) or "builds"
+    stems = [other.rpartition("/")[2] for other in same]
+    files = sorted((ROOT / "tests/parity").glob(f"test_{reference}*.py"))
+    texts = {file.stem: file.read_text(encoding="utf-8") for file in files}
+    found = [test for test, text in texts.items() if any(f"{s}." in text or f'"{s}"' in text for s in stems)]
+    return ", ".join(f"`{test}`" for test in found) or "builds"
 
 
 def published(name: str, weights: Sequence[Weights]) -> str:
@@ -300,15 +290,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def write_data(models: Mapping[str, Any]) -> dict[str, Any]:
     """What is known by now, which a run that is stopped leaves to the next."""
-    data = {"processor": processor(), "models": dict(models)}
-    DATA.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    data = {"processor": cpu_name(), "models": dict(models)}
+    with atomic_write(DATA, "w") as file:
+        file.write(json.dumps(data, indent=1) + "\n")
     return data
-
-
-def processor() -> str:
-    """The processor's name."""
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
-    return next((x.partition(":")[2].strip() for x in text.splitlines() if "model name" in x), platform.processor())
 
 
 if __name__ == "__main__":

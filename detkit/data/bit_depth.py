@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,12 @@ from detkit.data.issues import Issue, Report
 DARK = 16
 """Of 256. An image that is darker in all but a thousandth of its values is nearly black."""
 DARK_IMAGE = "nearly black image"
+BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE_VALUE, SAMPLE_FORMAT, S_MAX_SAMPLE_VALUE = 258, 262, 281, 339, 341
+"""Tags of TIFF."""
+UNSIGNED, SIGNED = 1, 2
+"""Values of ``SAMPLE_FORMAT``."""
+WHITE_IS_ZERO = 0
+"""A value of ``PHOTOMETRIC``."""
 
 
 def to_rgb(image: Any, path: str, max_value: float | None, report: Report) -> np.ndarray:
@@ -29,7 +36,7 @@ def to_rgb(image: Any, path: str, max_value: float | None, report: Report) -> np
         DataError: the range of the pixels is not known (an ``Issue``).
     """
     declared = 65535.0 if image.mode == "I" else 0.0  # Pillow scales what is neither PNG nor TIFF to 16 bits
-    bits, deep = 8, None
+    bits, deep, tags = 8, None, image.tag_v2 if image.format == "TIFF" else {}
     if image.format == "PNG":
         sound, bits, used = png_facts(path)
         if not sound:
@@ -37,19 +44,13 @@ def to_rgb(image: Any, path: str, max_value: float | None, report: Report) -> np
             report(Issue("wrong checksum", path, "", "has a wrong checksum, so it was changed", fix, "warning"))
         declared = 2.0**used - 1 if used < bits else 0.0
         deep = _deep_colours(path) if bits == 16 and image.tell() == 0 and image.mode in ("RGB", "RGBA", "LA") else None
-    elif image.format == "TIFF":
-        bits, declared = max(image.tag_v2.get(258, (1,))), _declared(image)
+    elif tags:
+        bits, declared = max(tags.get(BITS_PER_SAMPLE, (1,))), _declared(image)
     load(image)
-    if deep is None and (image.mode == "F" or image.mode.startswith("I")):
-        deep = np.asarray(image)[:, :, None]
-        if image.format == "TIFF" and bits == 32 and image.mode == "I" and image.tag_v2.get(339, (1,))[0] == 1:
-            deep = deep.view(np.uint32)
-    elif image.format == "TIFF" and image.mode == "L" and bits == 8 and image.tag_v2.get(339, (1,))[0] == 2:
-        deep = np.asarray(image)[:, :, None].view(np.int8)
+    deep = _deep_values(image, bits, tags) if deep is None else deep
     if deep is not None:
         pixels = scaled(deep, path, max_value, declared, report)
-        white_is_zero = image.format == "TIFF" and image.tag_v2.get(262) == 0  # Pillow turns only 8 bits
-        return 255 - pixels if white_is_zero else pixels
+        return 255 - pixels if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else pixels  # Pillow inverts only 8 bits
     if bits > 8 and max_value is not None:
         what = "has more than 8 bits in each of several channels, of which only the upper 8 can be read"
         raise Issue("unreadable image", path, "", what, "save it with 8 bits, or leave reading.max_value out")
@@ -69,6 +70,18 @@ def to_eight_bits(image: Any) -> np.ndarray:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
+def _deep_values(image: Any, bits: int, tags: Mapping[int, Any]) -> np.ndarray | None:
+    """The one channel of a loaded image that is not of 8 bits without a sign; None for any other."""
+    sample_format = tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0]
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.asarray(image)[:, :, None]
+        unsigned = tags and image.mode == "I" and bits == 32 and sample_format == UNSIGNED
+        return values.view(np.uint32) if unsigned else values
+    if image.mode == "L" and bits == 8 and sample_format == SIGNED:
+        return np.asarray(image)[:, :, None].view(np.int8)
+    return None
+
+
 def _deep_colours(path: str) -> np.ndarray | None:
     """The colours of a PNG of 16 bits, of which Pillow gives the upper 8; None where torchvision has no decoder."""
     if not hasattr(torchvision.io, "decode_png"):
@@ -81,12 +94,12 @@ def _deep_colours(path: str) -> np.ndarray | None:
 
 def _declared(image: Any) -> float:
     """The largest value that a TIFF says its pixels can have; 0 if it says nothing that helps."""
-    bits = max(image.tag_v2.get(258, (1,)))
-    value = image.tag_v2.get(341, image.tag_v2.get(281, 0))  # SMaxSampleValue, MaxSampleValue
+    bits = max(image.tag_v2.get(BITS_PER_SAMPLE, (1,)))
+    value = image.tag_v2.get(S_MAX_SAMPLE_VALUE, image.tag_v2.get(MAX_SAMPLE_VALUE, 0))
     value = max(value) if isinstance(value, tuple) else value
     if image.mode == "F":
         return float(value) if 0 < value < math.inf else 0.0
-    if image.tag_v2.get(339, (1,))[0] == 2 and bits <= 16:  # SampleFormat: numbers with a sign
+    if image.tag_v2.get(SAMPLE_FORMAT, (UNSIGNED,))[0] == SIGNED and bits <= 16:
         return 2.0 ** (bits - 1) - 1
     if 8 < bits < 16:
         return 2.0**bits - 1

@@ -22,6 +22,7 @@ from detkit.structures import FailedBatch, Sample
 logger = logging.getLogger(__name__)
 
 Batches = Iterable[list[tuple[int, int]]]
+SKIP_HINT = "To leave out images that cannot be read: data.skip_unreadable=true"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ class _Failure:
     def error(self) -> Exception:
         """The error again; one that has no word of its own for what happened, with its traceback."""
         if not self.traceback:
-            return DataError(self.words)
+            return DataError(f"{self.words}. {SKIP_HINT}")
         error = SampleError(self.words)
         error.__cause__ = RuntimeError(f"in a loader process:\n{self.traceback}")
         return error
@@ -68,7 +69,6 @@ class _Mapped(TorchDataset):  # type: ignore[type-arg]
 
 _MOST_IN_A_ROW = 20
 """More images in a row that cannot be read are no damage of single files, and end the run whatever it allows."""
-SKIP_HINT = "To leave out images that cannot be read: data.skip_unreadable=true"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,34 +101,32 @@ class _From:
 
 
 class _Loader(ReadAhead):
-    """Raises what workers reported, or leaves it out."""
+    """Batches of samples. An image that cannot be read raises; or ``skip`` logs it, or ``defer`` fails its batch."""
 
-    def __init__(self, mapper: Mapper, batches: Batches, num_workers: int, skip: bool, same_size: bool, defer: bool):
+    def __init__(self, mapper: Mapper, batches: Batches, num_workers: int, *, skip: bool, defer: bool = False):
         super().__init__(_Mapped(mapper), batches, num_workers, mapper.seed)
-        self._skip, self._same_size, self._defer = skip, same_size, defer
-        self._left_out: set[str] = set()
+        self._skip, self._defer = skip, defer
+        self._logged: set[str] = set()
 
     def __iter__(self) -> Iterator[list[Sample]]:
         return map(self._checked, super().__iter__())
 
     def _checked(self, batch: Sequence[Any]) -> list[Sample]:
         failures = [item for item in batch if isinstance(item, _Failure)]
+        if not failures:
+            return list(batch)
         for failure in failures:
             if failure.instead is None or not (self._skip or self._defer):
-                error = failure.error()
-                raise error if failure.traceback else DataError(f"{error}. {SKIP_HINT}")
-            if self._skip and failure.words not in self._left_out:
-                self._left_out.add(failure.words)
-                logger.warning("left out (%d by now): %s", len(self._left_out), failure.words)
-        whole = [item.instead if isinstance(item, _Failure) else item for item in batch]
-        samples = [item for item in whole if item is not None]
-        if failures and self._skip and not self._same_size:
-            samples = [item for item in batch if isinstance(item, Sample)] or samples[:1]  # no process may lack a batch
-        return (
-            FailedBatch(samples, DataError(f"{failures[0].words}. {SKIP_HINT}"))
-            if failures and not self._skip
-            else samples
-        )
+                raise failure.error()
+            if self._skip and failure.words not in self._logged:
+                self._logged.add(failure.words)
+                logger.warning("left out (%d by now): %s", len(self._logged), failure.words)
+        replaced: list[Any] = [item.instead if isinstance(item, _Failure) else item for item in batch]
+        return self._samples(batch, replaced) if self._skip else FailedBatch(replaced, failures[0].error())
+
+    def _samples(self, batch: Sequence[Any], replaced: list[Sample]) -> list[Sample]:
+        """The samples of a batch with failures; ``replaced`` has other images in the place of these."""
+        return replaced
 
 
 class _TrainLoader(_Loader):
@@ -143,9 +141,14 @@ class _TrainLoader(_Loader):
             yield batch
 
 
-class _SizedLoader(_Loader):
+class _TestLoader(_Loader):
+    """Has a length, and gives no image twice."""
+
     def __len__(self) -> int:
         return len(self._loader)
+
+    def _samples(self, batch: Sequence[Any], replaced: list[Sample]) -> list[Sample]:
+        return [item for item in batch if isinstance(item, Sample)] or replaced[:1]  # no process may lack a batch
 
 
 def train_loader(
@@ -179,7 +182,7 @@ def train_loader(
     if len(dataset) == 0:
         raise DataError("the training dataset has no images")
     batches = _From(sampler, start_batch, earlier)
-    return _TrainLoader(mapper, batches, num_workers, skip_unreadable, True, defer_errors)
+    return _TrainLoader(mapper, batches, num_workers, skip=skip_unreadable, defer=defer_errors)
 
 
 def test_loader(
@@ -207,7 +210,7 @@ def test_loader(
         DataError: an image cannot be read.
     """
     batches = inference_batches(len(dataset), batch_size, rank, world_size)
-    return _SizedLoader(mapper, batches, num_workers, skip_unreadable, False, False)
+    return _TestLoader(mapper, batches, num_workers, skip=skip_unreadable)
 
 
 test_loader.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever pytest thinks of its name

@@ -1,4 +1,7 @@
-"""LabelStudioDataset: the JSON of Label Studio. Its ``image_rotation`` is how an image was shown: nothing turns by it."""
+"""LabelStudioDataset: the JSON of Label Studio.
+
+Its ``image_rotation`` is how an image was shown: nothing turns by it.
+"""
 
 import contextlib
 import itertools

@@ -12,6 +12,12 @@ from detkit.structures.transforms import Transform
 RowsT = TypeVar("RowsT", bound="RowTensor")
 
 
+def as_int(item: Any) -> Any:
+    """An index of one row as an int, also where it is a number of numpy's or a tensor of one (``scores.argmax()``);
+    any other index as it is."""
+    return int(item) if getattr(item, "ndim", None) == 0 else item
+
+
 class RowTensor(Tensor):
     """A tensor with an object a row. Every torch operator takes it and gives a plain tensor.
 

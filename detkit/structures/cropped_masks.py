@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detkit.structures.bit_masks import CHUNK_PIXELS, BitMasks
-from detkit.structures.boxes import Boxes
+from detkit.structures.boxes import Boxes, as_int
 from detkit.structures.mask_crops import CropMethod, check_pairs, crop_maps, to_bits
 from detkit.structures.masks import Masks
 from detkit.structures.rle import region_of_rle, rle_of_region
@@ -123,7 +123,7 @@ class CroppedMasks:
         return [part.view(w, h).t() for part, (w, h) in zip(self.bits.split([w * h for w, h in sides]), sides)]
 
     def __getitem__(self, item: Any) -> Any:
-        if isinstance(item, int):
+        if isinstance(item := as_int(item), int):
             return self[item : item + 1 or None].tensor[0]
         if self.size is not None:
             item = torch.from_numpy(item) if isinstance(item, np.ndarray) else item

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detkit.structures.boxes import as_int
 from detkit.structures.cropped_masks import CroppedMasks
 from detkit.structures.image_list import ImageInfo
 from detkit.structures.transforms import Region, Transform
@@ -82,7 +83,7 @@ class Instances:
         return len(next(iter(self._fields.values()))) if self._fields else 0
 
     def __getitem__(self, item: Any) -> "Instances":
-        if isinstance(item, int):
+        if isinstance(item := as_int(item), int):
             if not -len(self) <= item < len(self):
                 raise IndexError(f"index {item} of {len(self)} instances")
             item = slice(item, item + 1 or None)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detkit.structures.boxes import Boxes
+from detkit.structures.boxes import Boxes, as_int
 from detkit.structures.transforms import Transform
 
 
@@ -52,7 +52,7 @@ class Keypoints:
         return len(self.tensor)
 
     def __getitem__(self, item: Any) -> Any:
-        if isinstance(item, int):
+        if isinstance(item := as_int(item), int):
             return self.tensor[item]
         return self.with_points(self.tensor[torch.from_numpy(item) if isinstance(item, np.ndarray) else item])
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from detkit.structures.bit_masks import BitMasks
-from detkit.structures.boxes import Boxes
+from detkit.structures.boxes import Boxes, as_int
 from detkit.structures.cropped_masks import CroppedMasks
 from detkit.structures.mask_crops import CropMethod, check_pairs
 from detkit.structures.transforms import Region, Transform
@@ -44,7 +44,7 @@ class PolygonMasks:
         return len(self.polygons)
 
     def __getitem__(self, item: Any) -> Any:
-        if isinstance(item, int):
+        if isinstance(item := as_int(item), int):
             return self.polygons[item]
         rows = item.cpu().numpy() if isinstance(item, Tensor) else item
         rows = np.arange(len(self))[rows]

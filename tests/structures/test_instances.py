@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from detkit.structures import BitMasks, Boxes, ImageInfo, ImageList, Instances, Losses, PolygonMasks, Sample
+from detkit.structures import (
+    BitMasks,
+    Boxes,
+    CroppedMasks,
+    ImageInfo,
+    ImageList,
+    Instances,
+    Keypoints,
+    Losses,
+    PolygonMasks,
+    Sample,
+)
 
 SQUARE = [np.array([1.0, 1, 6, 1, 6, 6, 1, 6])]
 
@@ -61,6 +72,25 @@ def test_instances_index_all_fields_alike(item, rows):
     assert isinstance(out.masks, PolygonMasks)
     assert out.boxes[:, 0].tolist() == [4.0 * row for row in rows]
     assert len(out) == len(out.masks) == len(rows)
+
+
+@pytest.mark.parametrize("item", [np.int64(1), torch.tensor(1), torch.tensor([0.1, 0.9, 0.3]).argmax(), np.array(1)])
+def test_a_number_of_numpys_or_a_tensor_of_one_indexes_as_an_int_does(item):
+    polygons = PolygonMasks([[[0, 0, n, 0, n, n]] for n in (1, 2, 3)], (8, 8))
+    fields = {
+        "boxes": Boxes(torch.arange(12).view(3, 4)),
+        "classes": torch.arange(3),
+        "masks": CroppedMasks.around(polygons),
+        "mini": CroppedMasks.mini(polygons, 4),
+        "polygons": polygons,
+        "keypoints": Keypoints(torch.rand(3, 2, 3)),
+    }
+    one = Instances((8, 8), **fields)[item]
+    assert len(one) == 1
+    assert one.classes.tolist() == [1]
+    assert one.boxes.tolist() == [[4, 5, 6, 7]]
+    for name, field in fields.items():
+        assert torch.equal(torch.as_tensor(np.asarray(field[item])), torch.as_tensor(np.asarray(field[1]))), name
 
 
 def test_instances_index_out_of_range():

@@ -185,7 +185,8 @@ def _prepare(current: Tensor, new: Tensor, rows: _RowMap | None) -> tuple[Tensor
         if rows.empty:
             return None, "no class has the same name", ""
         return rows.apply(current, new), "", rows.note
-    if current.is_floating_point() != new.is_floating_point() and current.ndim:
+    kinds = [(tensor.is_floating_point(), tensor.is_complex()) for tensor in (current, new)]
+    if kinds[0] != kinds[1] and current.ndim:
         return None, f"{new.dtype} in the file, {current.dtype} in the model", ""
     if current.shape != new.shape:
         return None, f"shape {tuple(new.shape)} in the file, {tuple(current.shape)} in the model", ""

@@ -98,8 +98,8 @@ def _check_state(state: Mapping[Any, Any], content: Mapping[Any, Any], source: s
         kind = _unusual(value)
         if kind:
             raise DataError(
-                f"{source}: the tensor '{name}' is {kind}; expected a plain one. Save what to_dense(), dequantize() or"
-                " real makes of it"
+                f"{source}: the tensor '{name}' is {kind}; expected a plain one. Save what to_dense() or dequantize()"
+                " makes of it"
             )
 
 
@@ -111,7 +111,7 @@ def _unusual(tensor: Tensor) -> str:
         return "sparse or nested"
     if tensor.numel() * tensor.element_size() > max(tensor.untyped_storage().nbytes(), 1 << 26):
         return f"of shape {tuple(tensor.shape)} with the values of fewer"
-    return "quantised" if tensor.is_quantized else "complex" if tensor.is_complex() else ""
+    return "quantised" if tensor.is_quantized else ""
 
 
 def plain_name(name: str) -> str:

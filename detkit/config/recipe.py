@@ -1,10 +1,12 @@
 """Recipe: a checked promise of an object, handed to the owner, which knows the shapes that it needs."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from detkit.registry import ConfigError, DataError
+from detkit.config.user_file import own_place
+from detkit.registry import ConfigError, DataError, role_of
 from detkit.registry import options as options_of
 
 T = TypeVar("T")
@@ -25,7 +27,15 @@ class Recipe(Generic[T]):
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __call__(self, *runtime: Any, **options: Any) -> T:
-        return self.cls(*runtime, **{key: make(value) for key, value in {**self.kwargs, **options}.items()})
+        made = self.cls(*runtime, **{key: make(value) for key, value in {**self.kwargs, **options}.items()})
+        role = role_of(self.cls)
+        missing = [name for name in (inspect.get_annotations(role.base) if role else ()) if not hasattr(made, name)]
+        if role and missing:
+            raise ValueError(
+                f"{self.cls.__name__} has no attribute '{missing[0]}', which each {role.role} sets when it is made, see"
+                f" {role.base.__name__} in {role.base.__module__}"
+            )
+        return made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,18 +57,24 @@ def make(value: Any) -> Any:
 
 
 def built(path: str, recipe: Recipe[T], *runtime: Any) -> T:
-    """Makes what a recipe says; an error becomes a ConfigError that names the part of the config at ``path``."""
+    """Makes what a recipe says; an error becomes a ConfigError that names the part of the config at ``path``.
+
+    One that went through a user's own code is named with its line there, whatever it is.
+    """
     try:
         return recipe(*runtime)
     except (ConfigError, DataError):
         raise
-    except (ValueError, RuntimeError, ArithmeticError, TypeError) as error:
-        if isinstance(error, TypeError) and "verflow" not in str(error):  # torch's word for a size beyond 64 bits
-            raise  # torch's own words for a width of 0, say
-        part, found, problem = str(error).partition(": ")
+    except Exception as error:
+        words, place = str(error), own_place(error)
+        if not isinstance(error, ValueError | RuntimeError | ArithmeticError):  # of torch for a width of 0, say
+            if place is None and not (isinstance(error, TypeError) and "verflow" in words):  # a size beyond 64 bits
+                raise
+            words = f"{type(error).__name__}: {words}"
+        part, found, problem = words.partition(": ")
         paths = _paths_ending(part, recipe, path) if found else []
-        said = f"{paths[0]}: {problem}" if len(paths) == 1 else f"{path}: cannot be built. {error}"
-        raise ConfigError(said) from error
+        said = f"{path}: cannot be built. {words}" + (f" ({place})" if place else "")
+        raise ConfigError(f"{paths[0]}: {problem}" if len(paths) == 1 else said) from error
 
 
 def _paths_ending(words: str, recipe: Recipe[Any], path: str) -> list[str]:

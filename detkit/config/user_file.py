@@ -195,6 +195,13 @@ def _place(error: BaseException, fallback: str) -> str:
     return f"{display(Path(own[-1].filename))}:{own[-1].lineno}" if own else fallback
 
 
+def own_place(error: BaseException) -> str | None:
+    """``file:line`` of the innermost line of a user's file that ``error`` went through; None where it met none."""
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    own = (f for f in frames if not f.filename.startswith("<") and not _INSTALLED & {*Path(f.filename).parents})
+    return next((f"{display(Path(f.filename))}:{f.lineno}" for f in own), None)
+
+
 def _module_name(path: Path) -> str:
     text = str(path.resolve().with_suffix("")).replace("%", "%25").replace(".", "%2E")
     return f"{__name__}.{text}"

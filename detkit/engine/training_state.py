@@ -6,12 +6,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from detkit.engine.interfaces import Hook, Training
+from detkit.registry import ConfigError
 from detkit.structures import Losses
 from detkit.utils import distributed, rng_state
 from detkit.utils.sharding import distribute_optimizer_state
 
 logger = logging.getLogger(__name__)
+
+_PLAIN = (int, float, bool, str, bytes, type(None))
 
 
 def training_state(trainer: Training) -> dict[str, Any]:
@@ -19,11 +24,15 @@ def training_state(trainer: Training) -> dict[str, Any]:
 
     ``ranks`` holds what differs from process to process: random states and the losses. ``data`` and ``owner`` say what
     the rest belongs to.
+
+    Raises:
+        ConfigError: a hook's state is something else, which no resume could read.
     """
     hooks: dict[str, Any] = {}
     for key, hook in named_hooks(trainer.hooks):
         with trainer.guard(hook):
             hooks[key] = hook.state_dict()
+            _check_plain(hooks[key], f"train.hooks: {key}.state_dict")
     ranks = distributed.all_gather_object({"rng": rng_state(), "losses": _plain(trainer.losses)})
     return {
         "finished": trainer.finished,
@@ -90,6 +99,17 @@ def named_hooks(hooks: Sequence[Hook]) -> Iterator[tuple[str, Hook]]:
         name = type(hook).__name__
         seen[name] = seen.get(name, 0) + 1
         yield (name if seen[name] == 1 else f"{name}#{seen[name]}"), hook
+
+
+def _check_plain(value: Any, place: str) -> None:
+    if isinstance(value, dict | list | tuple):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_plain(item, f"{place}[{key!r}]")
+    elif not isinstance(value, Tensor) and type(value) not in _PLAIN:
+        raise ConfigError(
+            f"{place}: expected tensors, numbers and texts, in dicts and lists, which a resume can read; got"
+            f" {type(value).__module__}.{type(value).__qualname__}"
+        )
 
 
 def _plain(losses: Losses) -> dict[str, Any]:

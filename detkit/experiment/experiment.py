@@ -1,6 +1,7 @@
 """The experiment: the root of every config, and how its parts are built."""
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from detkit.experiment.data import DataConfig
 from detkit.experiment.solver import SolverConfig
 from detkit.experiment.train import TrainConfig
 from detkit.modeling.interfaces import Backbone, ClassLoss, KeypointHead, MetaArch
+from detkit.modeling.meta_archs.features import check_shaped
 from detkit.modeling.weights import local_file
 from detkit.solver.interfaces import LRSchedule, Optimizer
 from detkit.structures import KeypointSpec
@@ -112,12 +114,7 @@ class Experiment:
             self.tree["model"]["semantic_names"] = list(recipe.kwargs["semantic_names"])  # in checkpoints, too
         recipe = recipe if pretrained else changed(recipe, Backbone, "weights", lambda _: None)
         model = built("model", recipe, num_classes if class_names is None else len(class_names))
-        lazy = [name for name, value in model.named_parameters() if torch.nn.parameter.is_lazy(value)]
-        if lazy:
-            raise ConfigError(
-                f"model.{lazy[0]}: has no shape before a first forward pass (nn.LazyLinear and the like), so it can be"
-                " neither optimised nor loaded; a part is told its input_shape, so build the layer from that"
-            )
+        check_shaped(model)
         if class_names is not None:
             model.class_names = tuple(class_names)
         if category_ids is not None:
@@ -190,14 +187,28 @@ class Experiment:
         return evaluators
 
     def build_optimizer(self, model: torch.nn.Module) -> Optimizer:
-        """The optimizer with its rate scaled to the images a step."""
+        """The optimizer with its rate scaled to the images a step. Raises ConfigError for one that needs a closure."""
         given_for = self.solver.lr_batch_size
         scale = 1.0 if given_for is None else self.images_per_step / given_for
-        return built("solver.optimizer", self.solver.optimizer, model, scale)
+        optimizer = built("solver.optimizer", self.solver.optimizer, model, scale)
+        closure = inspect.signature(optimizer.step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            raise ConfigError(
+                f"solver.optimizer: {type(optimizer).__name__}.step needs a closure that computes the losses again, and"
+                " a training step computes them once; take an optimizer that needs none"
+            )
+        return optimizer
 
     def build_schedule(self) -> LRSchedule:
-        """The learning-rate schedule."""
-        return built("solver.schedule", self.solver.schedule)
+        """The learning-rate schedule. Raises ConfigError for one that gives no factor."""
+        schedule = built("solver.schedule", self.solver.schedule)
+        factor: Any = schedule(0, max_iter := self.max_iter())
+        if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
+            raise ConfigError(
+                f"solver.schedule: {type(schedule).__name__}: expected a factor of at least 0 for step 0 of {max_iter},"
+                f" got {factor!r:.80}"
+            )
+        return schedule
 
     def build_hooks(self) -> list[Hook]:
         """The further hooks that the config asks for."""

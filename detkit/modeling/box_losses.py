@@ -141,6 +141,11 @@ def foreground_losses(
     rows = foreground[:, None]
     reference, gt_boxes = (only_foreground(boxes, foreground) for boxes in (reference, gt_boxes))
     losses = loss(box_coder, deltas.masked_fill(~rows, 0.0), reference, gt_boxes)
+    if losses.shape != foreground.shape:  # which would be broadcast
+        raise ValueError(
+            f"{type(loss).__name__}: expected the loss of each of {len(deltas)} boxes, of shape"
+            f" {tuple(foreground.shape)}, got {tuple(losses.shape)}"
+        )
     return losses.masked_fill(~foreground, 0.0)
 
 

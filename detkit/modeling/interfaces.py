@@ -31,13 +31,15 @@ from detkit.modeling.image_interfaces import MASK_PASTERS as MASK_PASTERS
 from detkit.modeling.image_interfaces import InputResize as InputResize
 from detkit.modeling.image_interfaces import MaskPaster as MaskPaster
 from detkit.modeling.map_interfaces import NECKS as NECKS
+from detkit.modeling.map_interfaces import RPN_HEADS as RPN_HEADS
 from detkit.modeling.map_interfaces import SEMANTIC_HEADS as SEMANTIC_HEADS
 from detkit.modeling.map_interfaces import TOP_BLOCKS as TOP_BLOCKS
 from detkit.modeling.map_interfaces import Features as Features
 from detkit.modeling.map_interfaces import Neck as Neck
+from detkit.modeling.map_interfaces import RPNHead as RPNHead
 from detkit.modeling.map_interfaces import SemanticHead as SemanticHead
 from detkit.modeling.map_interfaces import TopBlock as TopBlock
-from detkit.registry import Registry
+from detkit.registry import ConfigError, Registry
 from detkit.structures import COCO_PERSON, Boxes, ImageList, Instances, KeypointSpec, Losses, Prediction, Sample
 
 
@@ -68,8 +70,13 @@ class MetaArch(nn.Module):
         return next((part.keypoints for part in self.modules() if isinstance(part, KeypointHead)), None)
 
     def forward(self, samples: list[Sample]) -> "Losses | list[Prediction]":
-        """``Losses`` in training mode, one ``Prediction`` an image in evaluation mode."""
-        return self.loss(samples) if self.training else self.predict(samples)
+        """``Losses`` in training mode, one ``Prediction`` an image in evaluation mode. ConfigError: neither."""
+        given: Any = self.loss(samples) if self.training else self.predict(samples)
+        found = [isinstance(p, Prediction) for p in given] if isinstance(given, list | tuple) else []
+        if not (isinstance(given, Losses) if self.training else all(found) and len(found) == len(samples)):
+            words = "loss: expected Losses" if self.training else "predict: expected a Prediction of each image"
+            raise ConfigError(f"model: {type(self).__name__}.{words}, got {given!r:.200}")
+        return given
 
     def loss(self, samples: list[Sample]) -> Losses:
         """The losses of a batch with targets."""
@@ -129,20 +136,6 @@ class Backbone(nn.Module):
         """Names of submodules that networks for classification have not, so that no weights of theirs fill them. They
         learn at the full rate where that of ``layers`` decays."""
         return []
-
-
-class RPNHead(nn.Module):
-    """Feature maps to objectness and box deltas, with weights shared by all levels."""
-
-    stride: int = 1
-    """Cells of a feature map for each cell that the head looks at; anchors stand on the head's own grid."""
-
-    def __init__(self, in_channels: int, num_anchors: int):
-        super().__init__()
-
-    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Per level: objectness logits (N, A, H/stride, W/stride) and deltas (N, 4A, H/stride, W/stride)."""
-        raise NotImplementedError
 
 
 class ProposalGenerator(nn.Module):
@@ -244,6 +237,9 @@ class MaskHead(InstanceHead):
         """See ``InstanceHead.predict``."""
         classes = torch.cat([i.classes for i in instances])
         probs = self.mask_probs(features, [i.boxes for i in instances], classes)
+        if probs.ndim != 3 or len(probs) != len(classes):
+            who, given = type(self).__name__, tuple(probs.shape)
+            raise ValueError(f"{who}.mask_probs: expected ({len(classes)}, M, M), a mask of each box, got {given}")
         return [i.with_fields(mask_probs=p) for i, p in zip(instances, probs.split([len(i) for i in instances]))]
 
 
@@ -290,7 +286,6 @@ class DenseHead(RegionPart):
 
 META_ARCHS: Registry[MetaArch] = Registry("meta-architecture", MetaArch)
 BACKBONES: Registry[Backbone] = Registry("backbone", Backbone)
-RPN_HEADS: Registry[RPNHead] = Registry("RPN head", RPNHead)
 PROPOSAL_GENERATORS: Registry[ProposalGenerator] = Registry("proposal generator", ProposalGenerator)
 ROI_POOLERS: Registry[RoIPooler] = Registry("RoI pooler", RoIPooler)
 BOX_HEADS: Registry[BoxHead] = Registry("box head", BoxHead)

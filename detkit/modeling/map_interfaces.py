@@ -1,6 +1,6 @@
 """The roles that make maps of feature maps. Import them from ``interfaces.py``: read it first."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -46,6 +46,20 @@ class TopBlock(nn.Module):
         raise NotImplementedError
 
 
+class RPNHead(nn.Module):
+    """Feature maps to objectness and box deltas, with weights shared by all levels."""
+
+    stride: int = 1
+    """Cells of a feature map for each cell that the head looks at; anchors stand on the head's own grid."""
+
+    def __init__(self, in_channels: int, num_anchors: int):
+        super().__init__()
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Per level: objectness logits (N, A, H/stride, W/stride) and deltas (N, 4A, H/stride, W/stride)."""
+        raise NotImplementedError
+
+
 class SemanticHead(nn.Module):
     """Feature maps to the class of each pixel. K is here the number of classes of the semantic map."""
 
@@ -62,5 +76,6 @@ class SemanticHead(nn.Module):
 
 
 NECKS: Registry[Neck] = Registry("neck", Neck)
+RPN_HEADS: Registry[RPNHead] = Registry("RPN head", RPNHead)
 TOP_BLOCKS: Registry[TopBlock] = Registry("top block", TopBlock)
 SEMANTIC_HEADS: Registry[SemanticHead] = Registry("semantic head", SemanticHead)

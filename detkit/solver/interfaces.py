@@ -16,7 +16,13 @@ class Optimizer(torch.optim.Optimizer):
         model: whose trainable parameters are optimised.
         lr_scale: the factor by which the configured learning rate is multiplied (actual batch size over the one
             that the rate was given for).
+
+    Attributes:
+        state, param_groups: as the constructor of ``torch.optim.Optimizer`` sets them, which each calls.
     """
+
+    state: Any
+    param_groups: list[dict[str, Any]]
 
     def __init__(self, model: nn.Module, lr_scale: float):
         raise NotImplementedError

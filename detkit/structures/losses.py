@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ class Losses:
             has one in every batch or in none. A constant factor on all normalisers of a term means nothing.
 
     Raises:
-        ValueError: a normaliser of a term that is not there.
+        ValueError: a normaliser of a term that is not there, or a value that is no 0-d tensor.
     """
 
     terms: dict[str, Tensor] = dataclasses.field(default_factory=dict)
@@ -31,6 +32,11 @@ class Losses:
         unknown = sorted(self.normalisers.keys() - self.terms.keys())
         if unknown:
             raise ValueError(f"normalisers for {unknown}, but the loss terms are {sorted(self.terms)}")
+        for field in dataclasses.fields(self):
+            for name, value in getattr(self, field.name).items():
+                if not isinstance(value, Tensor) or value.ndim:
+                    given = f"one of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)[:80]
+                    raise ValueError(f"Losses.{field.name}: expected a 0-d tensor as '{name}', got {given}")
 
     def total(self) -> Tensor:
         """The sum of the terms, 0-d."""
@@ -49,7 +55,10 @@ class Losses:
         return {name: float(value.detach()) for name, value in {**self.terms, **self.metrics}.items()}
 
     def __or__(self, other: "Losses") -> "Losses":
-        """Both sets of terms, metrics and normalisers. Raises ValueError where a name stands in both."""
+        """Both sets of terms, metrics and normalisers. Raises ValueError where a name stands in both, or where one of
+        the two, a part's ``loss``, is something else."""
+        if not isinstance(other, Losses):
+            raise ValueError(f"loss: expected Losses({{name: term}}) of each part of the model, got {other!r:.200}")
         twice = (self.terms.keys() & other.terms.keys()) | (self.metrics.keys() & other.metrics.keys())
         if twice:
             raise ValueError(f"two components report {sorted(twice)}; a loss or metric name is used once")
@@ -58,3 +67,6 @@ class Losses:
             {**self.metrics, **other.metrics},
             {**self.normalisers, **other.normalisers},
         )
+
+    def __ror__(self, other: Any) -> "Losses":
+        return self | other

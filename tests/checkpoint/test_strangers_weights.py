@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_detector import tiny_experiment
 
-from detkit.checkpoint import as_checkpoint, load_weights, read_checkpoint
+from detkit.checkpoint import Checkpointer, as_checkpoint, load_weights, read_checkpoint
 from detkit.registry import DataError
 
 
@@ -149,7 +149,6 @@ def test_layers_of_other_classes_may_stay_random(experiment, state):
 UNUSUAL = {
     "sparse": lambda: torch.ones(4, 4).to_sparse(),
     "sparse rows": lambda: torch.ones(4, 4).to_sparse_csr(),
-    "complex": lambda: torch.ones(4, 4, dtype=torch.complex64),
     "meta": lambda: torch.ones(4, 4, device="meta"),
     "quantised": lambda: torch.quantize_per_tensor(torch.ones(4, 4), 0.1, 0, torch.qint8),
 }
@@ -163,9 +162,20 @@ def test_tensors_that_are_not_plain_are_named(kind, tmp_path):
         load_weights(torch.nn.Linear(4, 4), tmp_path / "w.pth")
 
 
-def test_integers_are_no_weights():
-    report = load_weights(torch.nn.Linear(4, 4), {"weight": torch.ones(4, 4, dtype=torch.int8), "bias": torch.ones(4)})
-    assert report.reasons == {"weight": "torch.int8 in the file, torch.float32 in the model"}
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64])
+def test_numbers_of_another_kind_are_no_weights(dtype):
+    report = load_weights(torch.nn.Linear(4, 4), {"weight": torch.ones(4, 4, dtype=dtype), "bias": torch.ones(4)})
+    assert report.reasons == {"weight": f"{dtype} in the file, torch.float32 in the model"}
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float64, torch.int64, torch.bool])
+def test_a_model_takes_back_numbers_of_any_kind(dtype, tmp_path):
+    model = torch.nn.Linear(4, 4)
+    model.register_buffer("table", torch.arange(4).to(dtype) * torch.tensor(1, dtype=dtype))
+    other = torch.nn.Linear(4, 4)
+    other.register_buffer("table", torch.zeros(4, dtype=dtype))
+    load_weights(other, Checkpointer(tmp_path).save("model_final", model))
+    assert torch.equal(other.table, model.table)
 
 
 def test_numbered_tensors_beside_the_weights_are_no_weights():

@@ -1,8 +1,11 @@
 """A training state knows what it belongs to: data, batch size, optimizer and parameters."""
 
+import collections
 import itertools
 import logging
+import pathlib
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,6 +14,7 @@ from detkit.data import AspectRatioSampler, Mapper, Shapes, ShuffleSampler, trai
 from detkit.engine import ExponentialMovingAverage
 from detkit.engine.interfaces import TrainingData
 from detkit.engine.trainer import Trainer
+from detkit.registry import ConfigError
 from detkit.solver import SGD, AdamW
 from detkit.structures import Losses, Sample
 
@@ -163,3 +167,22 @@ def test_the_state_of_hooks_that_are_gone_is_said(caplog):
     one.train()
     two.load_state_dict(one.state_dict())
     assert "has the state of ExponentialMovingAverage" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("state", "place"),
+    [
+        ({"seen": collections.deque([1])}, r"\['seen'\]: .* got collections\.deque"),
+        ({"sums": [np.zeros(2)]}, r"\['sums'\]\[0\]: .* got numpy\.ndarray"),
+        ({"best": np.float64(1)}, r"\['best'\]: .* got numpy\.float64"),
+        ({"folder": pathlib.Path("a")}, r"\['folder'\]: .* got pathlib\."),
+        ({"call": lambda: 1}, r"\['call'\]: .* got builtins\.function"),
+    ],
+)
+def test_a_hooks_state_is_one_that_a_resume_can_read(state, place):
+    hook = ExponentialMovingAverage()
+    hook.state_dict = lambda: state
+    saving = trainer()
+    saving.hooks = [hook]
+    with pytest.raises(ConfigError, match=rf"^train\.hooks: ExponentialMovingAverage\.state_dict{place}"):
+        saving.state_dict()

@@ -135,8 +135,20 @@ class RPN(ProposalGenerator):
         return self.anchor_generator(maps, images.padded_size), logits, deltas
 
     def head_outputs(self, features: Features) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """A map whose cells the anchors stand on, logits (N, HWA) and deltas (N, HWA, 4), of each level."""
-        objectness, deltas = self.head([features[name] for name in self.in_features])
+        """A map whose cells the anchors stand on, logits (N, HWA) and deltas (N, HWA, 4), of each level.
+
+        Raises:
+            ValueError: the head gives something else.
+        """
+        outputs = self.head([features[name] for name in self.in_features])
+        number, levels = self.anchor_generator.num_anchors[0], len(self.in_features)
+        channels = [[level.shape[1] for level in kind] for kind in outputs]
+        if channels != [[number] * levels, [4 * number] * levels]:
+            raise ValueError(
+                f"{type(self.head).__name__}: expected objectness of {number} channels and deltas of {4 * number}, two"
+                f" lists of a map for each of {levels} levels; got channels {channels}"
+            )
+        objectness, deltas = outputs
         logits = [per_anchor(o, o.shape[1]).squeeze(2) for o in objectness]
         return objectness, logits, [per_anchor(d, d.shape[1] // 4) for d in deltas]
 

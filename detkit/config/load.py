@@ -63,41 +63,33 @@ def load_config(
     Raises ConfigError with the file, or the key path, and what to do about it.
     """
     reader = _Reader(Migration(Any if root is None else root))
-    migration, file = reader.migration, None
-    if isinstance(path, Mapping):
-        folder, name = (
-            (path.folder, "the checkpoint's config") if isinstance(path, ForeignConfig) else (Path(), "the tree")
-        )
-        merged, listed = reader.over_bases(wrap(dict(path), name, reader.size), folder, ())
-    else:
-        asked = _file(os.fspath(path), "the config")
-        file = find_config(asked)
-        if file.is_dir():
-            raise ConfigError(
-                f"{display(file)}: is a folder without a run's config.yaml; a folder of data is given by --data FOLDER"
-                " (in Python data=...)"
-            )
-        if not file.exists():
-            near = nearest_config(asked)
-            raise ConfigError(f"{display(file)}: there is no such file{_meant(near)}")
-        merged, listed = reader.read(file, ())
+    file = None if isinstance(path, Mapping) else _config_file(path)
+    merged, listed = reader.read(file, ()) if file is not None else reader.read_tree(path)
     parsed = [read_override(text) for text in overrides]
     given = [o for o in parsed if o.keys == ("imports",)]
     own = [i for o in given for i in _imports(Entry({"imports": o.value}, o.value.source), Path.cwd())]
     listed = list({item.name: item for item in [*listed, *own]}.values())
-    names = [item.name for item in listed]
     imports = imports or ("refuse" if isinstance(path, ForeignConfig) else "run")
-    for item in listed if imports != "skip" else ():
-        if imports == "refuse" and item not in own:
-            raise ConfigError(
-                f"{item.source}: imports: '{item.name}' is code, which would run. If you trust who wrote it, say so: "
-                "--trust-imports (in Python trust_imports=True)"
-            )
-        import_user_code(item.name, item.source, names, item.folder / CODE)
-    tree = _laid_over(merged(), [o for o in parsed if o.keys[0] != "imports"], migration)
-    migration.warn()
+    if imports != "skip":
+        _run_imports(listed, trusted=listed if imports == "run" else own)
+    tree = _laid_over(merged(), [o for o in parsed if o.keys[0] != "imports"], reader.migration)
+    reader.migration.warn()
     plain, outside = resolve(tree)
-    return Config(plain, names, file, dict(tree.walk()), outside)
+    return Config(plain, [item.name for item in listed], file, dict(tree.walk()), outside)
+
+
+def _config_file(path: str | os.PathLike[str]) -> Path:
+    """The file of a config, which ``path`` may name without its folder or its ending."""
+    asked = _file(os.fspath(path), "the config")
+    file = find_config(asked)
+    if file.is_dir():
+        raise ConfigError(
+            f"{display(file)}: is a folder without a run's config.yaml; a folder of data is given by --data FOLDER"
+            " (in Python data=...)"
+        )
+    if not file.exists():
+        raise ConfigError(f"{display(file)}: there is no such file{_meant(nearest_config(asked))}")
+    return file
 
 
 class ForeignConfig(dict[str, Any]):
@@ -117,6 +109,17 @@ class _Import(NamedTuple):
     name: str  # an absolute path, or a module
     source: str
     folder: Path  # of the file that lists it
+
+
+def _run_imports(listed: list[_Import], trusted: list[_Import]) -> None:
+    """Imports the user code, in order. Raises ConfigError for what is not trusted."""
+    for item in listed:
+        if item not in trusted:
+            raise ConfigError(
+                f"{item.source}: imports: '{item.name}' is code, which would run. If you trust who wrote it, say so: "
+                "--trust-imports (in Python trust_imports=True)"
+            )
+        import_user_code(item.name, item.source, [other.name for other in listed], item.folder / CODE)
 
 
 _Merged = Callable[[], Entry]
@@ -144,6 +147,12 @@ class _Reader:
     def read(self, path: Path, above: tuple[Path, ...]) -> tuple[_Merged, list[_Import]]:
         """The file ``path`` over its bases, and the imports of all of them, bases first."""
         return self.over_bases(read_yaml(path, self.size), path.parent, (*above, path.resolve()))
+
+    def read_tree(self, tree: Any) -> tuple[_Merged, list[_Import]]:
+        """A tree that was read before, likewise."""
+        foreign = isinstance(tree, ForeignConfig)
+        own = wrap(dict(tree), "the checkpoint's config" if foreign else "the tree", self.size)
+        return self.over_bases(own, tree.folder if foreign else Path(), ())
 
     def over_bases(self, own: Entry, folder: Path, above: tuple[Path, ...]) -> tuple[_Merged, list[_Import]]:
         """``own``, whose paths are relative to ``folder``, likewise; ``above`` are the files that it is a base of."""

@@ -23,7 +23,7 @@ from detkit.paths import path_or_address
 from detkit.predictor import Predictor
 from detkit.registry import DataError
 from detkit.utils import path_manager
-from detkit.zoo import find, known, mirror_path, shown
+from detkit.zoo import find, known, mirror_path, shown, without_login
 
 ZOO = "https://dl.fbaipublicfiles.com/detectron2/COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x/137849600/"
 MASK = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
@@ -125,6 +125,9 @@ def test_what_is_shown_of_an_address_is_no_secret():
     assert shown("HTTP://me:pass@host:80/a/w.pth?key=1#ema") == "HTTP://host:80/a/w.pth#ema"
     assert shown("https://me:pa/ss@host/w.pth") == "https://..."
     assert shown("weights/w.pth?x") == "weights/w.pth?x"
+    assert without_login("rtsp://me:p@ss@cam:554/1?x=a@b") == "rtsp://cam:554/1?x=a@b"
+    assert without_login("rtsp://me:pa/ss@cam/1") == "rtsp://..."
+    assert without_login("hf://org/repo@main/w.pth") == "hf://org/repo@main/w.pth"
 
 
 @pytest.mark.parametrize("scheme", ["file://", "FILE://", "file://localhost"])

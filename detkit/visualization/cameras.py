@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from detkit.zoo import without_login
+
 _SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "udp", "tcp")
 _PROTOCOLS = f"{','.join(_SCHEMES)},srtp,tls,http,https,httpproxy,crypto,data"
 """What a stream may lead to: no file of this machine."""
@@ -31,7 +33,7 @@ def is_live(source: Any) -> bool:
 
 def shown_name(source: Any) -> str:
     """What to call a source: an address without the user's name and password."""
-    return re.sub(r"(?<=://)[^/@]*@", "", str(source))
+    return without_login(str(source))
 
 
 def live_options(source: int | str | os.PathLike[str]) -> dict[str, Any]:

@@ -70,15 +70,22 @@ def known(pattern: str = "") -> list[Weights]:
 
 def shown(text: str) -> str:
     """An address without what may be secret in it, for messages: no user, password or query. Other texts stay."""
-    scheme, separator, rest = text.partition("://")
-    if not separator or scheme.lower() not in ADDRESSES:
+    if text.partition("://")[0].lower() not in ADDRESSES:
         return text
-    rest, _, fragment = rest.partition("#")
-    place, slash, path = rest.partition("?")[0].partition("/")
+    address, _, fragment = without_login(text).partition("#")
+    return address.partition("?")[0] + (f"#{fragment}" if re.fullmatch(r"[\w.]+", fragment) else "")
+
+
+def without_login(text: str) -> str:
+    """An address of any kind without user and password; ``scheme://...`` where nobody can tell where these end."""
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return text
+    place, path = re.fullmatch(r"([^/?#]*)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
     host = place.rpartition("@")[2]
     if not re.fullmatch(r"(\[.*\]|[^:@]*)(:\d*)?", host):  # a password with a slash in it is cut here
         return f"{scheme}://..."
-    return f"{scheme}://{host}{slash}{path}" + (f"#{fragment}" if re.fullmatch(r"[\w.]+", fragment) else "")
+    return f"{scheme}://{host}{path}"
 
 
 def mirror_path(address: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -167,7 +168,7 @@ def write_conversion(
     if path.suffix == ".pkl":
         if target != "detectron2":
             raise DataError(f"{path}: a .pkl is for Detectron2; {target} reads files of torch.save, so call it .pth")
-        arrays = {name: tensor.numpy() for name, tensor in conversion.model.items()}
+        arrays = {name: _array(tensor) for name, tensor in conversion.model.items()}
         with atomic_write(path) as file:
             pickle.dump({"model": arrays, "__author__": "detkit"}, file)
         return path
@@ -185,6 +186,11 @@ def write_conversion(
         ).content()
     write_torch(content, path)
     return path
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """The tensor in numpy, which has no bfloat16."""
+    return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
 
 def _imported(checkpoint: Checkpoint, wanted: Mapping[str, torch.Size], importer: Importer | None) -> Imported:

@@ -100,6 +100,16 @@ def test_detectron2_and_back(convert, theirs, reference, tmp_path, name):
     assert equal(state, TorchvisionImporter().convert(without_counters(reference), {}).model)
 
 
+def test_half_precision_becomes_what_numpy_has(convert, theirs, tmp_path):
+    state = torch.load(theirs, weights_only=True)
+    half = {name: value.bfloat16() if value.is_floating_point() else value for name, value in state.items()}
+    torch.save(half, tmp_path / "half.pth")
+    for name in ("d2.pth", "d2.pkl"):
+        convert(tmp_path / "half.pth", tmp_path / name, "--to", "detectron2", "--config-file", CONFIG)
+    tensors, arrays = (read_checkpoint(tmp_path / name).model for name in ("d2.pth", "d2.pkl"))
+    assert all(torch.equal(arrays[name], value.float()) for name, value in tensors.items() if value.is_floating_point())
+
+
 def test_the_seed_native_and_folded(convert, tmp_path):
     torch.save(reference_weights(), tmp_path / "reference.pth")
     convert(tmp_path / "reference.pth", tmp_path / "native.pth")

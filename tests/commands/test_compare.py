@@ -165,6 +165,13 @@ def test_mistakes_have_a_message(compare, weights, images, tmp_path):
         assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("option", ["--seed", "--batch-size", "--short-edge"])
+def test_options_that_a_fixture_has_no_use_for_are_refused(option, capsys):
+    with pytest.raises(SystemExit):
+        compare_command.main(["--reference", "a.json", "fixture", "a.png", option, "3"])
+    assert f"{option}: a fixture has its own settings" in capsys.readouterr().err
+
+
 def instances(boxes, scores, classes=None):
     classes = torch.zeros(len(boxes), dtype=torch.long) if classes is None else torch.tensor(classes)
     return Instances((100, 100), boxes=Boxes(torch.tensor(boxes)), scores=torch.tensor(scores), classes=classes)

@@ -57,8 +57,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--set", action="append", default=[], metavar="key.path=value", help="a change to the config; may be repeated"
     )
     parser.add_argument("--annotations", metavar="JSON", help="COCO instances of the images, for the losses")
-    parser.add_argument("--batch-size", type=count, default=1, metavar="N", help="images that go through together")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of random weights and made-up objects")
+    parser.add_argument("--batch-size", type=count, metavar="N", help="images that go through together (default: 1)")
+    parser.add_argument("--seed", type=int, metavar="N", help="of random weights and made-up objects (default: 0)")
     parser.add_argument("--json", type=output_file, metavar="FILE", help="the rows and the verdict, as JSON")
     both = parser.add_argument_group("settings of both sides, with torchvision (default: torchvision's)")
     both.add_argument("--short-edge", type=int, metavar="N", help="pixels that the shorter side is resized to")
@@ -73,9 +73,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--trust-imports", action="store_true", help="run the code that the config imports")
     args = parser.parse_args(argv)
     if not args.reference.startswith(PREFIX):
-        given = [name for name in SETTINGS if getattr(args, name) is not None]
+        given = [name for name in (*SETTINGS, "batch_size", "seed") if getattr(args, name) is not None]
         if given:
             parser.error(f"--{given[0].replace('_', '-')}: a fixture has its own settings; it goes with {PREFIX}NAME")
         if len(args.images) > 1:
             parser.error("a fixture is of one image")
+    args.batch_size, args.seed = args.batch_size or 1, args.seed or 0
     return args

@@ -13,6 +13,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     fetched = [fetch_named(name) for name in args.names]
     files = cached(cache_folder())
+    unknown = [path for path in fetched if path not in files]
+    if unknown:
+        raise DataError(f"{unknown[0]}: its hash could not be noted beside it; set FVCORE_CACHE to a folder of yours")
     if args.names:
         files = {path: files[path] for path in fetched}
     if not files:

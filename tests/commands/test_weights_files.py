@@ -76,6 +76,12 @@ def test_a_damaged_file_is_found_and_not_packed(server, cache, tmp_path, capsys)
     assert weights_verify.main([]) == 0
 
 
+def test_weights_without_a_hash_are_not_packed(server, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr("detkit.utils.download._write_record", lambda *_: None)  # as in a cache that is only to be read
+    with pytest.raises(DataError, match="its hash could not be noted beside it"):
+        weights_pack.main([str(tmp_path / "mirror"), server.address()])
+
+
 def test_a_key_is_not_in_the_advice(server, capsys):
     address = server.address("/w.pth?key=hidden")
     weights_fetch.main([address])

@@ -8,6 +8,11 @@ from contextlib import contextmanager
 
 import torch
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 
 def peak_memory(device: torch.device) -> dict[str, int]:
     """The most memory that this process has taken so far, in MB (2^20 bytes).
@@ -18,11 +23,7 @@ def peak_memory(device: torch.device) -> dict[str, int]:
         took of it.
     """
     taken: dict[str, int] = {}
-    try:
-        import resource
-    except ImportError:  # Windows
-        pass
-    else:
+    if resource is not None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         taken["max_rss_mb"] = round(peak / (2**20 if sys.platform == "darwin" else 2**10))
     if device.type == "cuda":

@@ -74,10 +74,7 @@ def video_frames(path: str | Path | int, reading: ImageReading = DEFAULT_READING
     """
     name = shown_name(path)
     if not is_live(path) and Path(name).suffix.lower() in IMAGE_SUFFIXES:
-        due = Fraction(0)
-        for pixels, seconds in image_frames(str(path), reading):
-            yield _frame(pixels, due if seconds else None)
-            due += Fraction(seconds).limit_denominator(_TICKS)
+        yield from _frames_of_image(str(path), reading)
         return
     damaged, shown, error, size = 0, 0, "", dict[str, int]()
     last: Fraction | None = None
@@ -112,6 +109,14 @@ def video_frames(path: str | Path | int, reading: ImageReading = DEFAULT_READING
         logger.warning("%s: %s; %d frames were read", name, what, shown)
     if not shown:
         raise DataError(f"{name}: no frame can be decoded ({error or 'it has none'}); the file is damaged or cut off")
+
+
+def _frames_of_image(path: str, reading: ImageReading) -> Iterator[Frame]:
+    """The frames of a GIF or a TIFF, each shown when those before it have been."""
+    due = Fraction(0)
+    for pixels, seconds in image_frames(path, reading):
+        yield _frame(pixels, due if seconds else None)
+        due += Fraction(seconds).limit_denominator(_TICKS)
 
 
 def _cut_off(container: Any, shown: int, last: Fraction | None) -> str:
@@ -236,8 +241,10 @@ class VideoWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._size is not None:
-            self._container.mux(self._stream.encode())
-        self._container.close()
+        try:
+            if self._size is not None:
+                self._container.mux(self._stream.encode())
+        finally:
+            self._container.close()
         if self._size is None:
             self.path.unlink(missing_ok=True)

@@ -64,10 +64,9 @@ class SoftNMS(Suppression):
         """See ``Suppression.__call__``."""
         num = min(len(scores), max_detections)
         taken, left = soft_nms(boxes[None].float(), scores[None].float(), classes[None], *self.decays(iou_thresh), num)
-        now = torch.maximum(taken, left)[0]
-        rows = now.argsort(descending=True, stable=True)
-        rows = rows[now[rows] >= self.min_score]
-        return rows, now[rows].to(scores)
+        decayed = torch.maximum(taken, left)[0]
+        rows = _best_first(decayed, self.min_score)
+        return rows, decayed[rows].to(scores)
 
     def decays(self, iou_thresh: float) -> tuple[float, float]:
         """``linear_from`` and ``power`` of ``soft_nms``."""
@@ -133,14 +132,13 @@ class MatrixNMS(Suppression):
         self, boxes: Tensor, scores: Tensor, classes: Tensor, iou_thresh: float, max_detections: int
     ) -> tuple[Tensor, Tensor]:
         """See ``Suppression.__call__``."""
-        order = scores.argsort(descending=True, stable=True)[: self.pre_nms_topk]
-        if not len(order):
-            return order, scores[order]
-        iou = pairwise_iou(boxes[order].float(), boxes[order].float())
-        now = scores[order] * self.factors(iou, classes[order]).to(scores)
-        again = now.argsort(descending=True, stable=True)
-        again = again[now[again] >= self.min_score]
-        return order[again], now[again]
+        candidates = scores.argsort(descending=True, stable=True)[: self.pre_nms_topk]
+        if not len(candidates):
+            return candidates, scores[candidates]
+        iou = pairwise_iou(boxes[candidates].float(), boxes[candidates].float())
+        decayed = scores[candidates] * self.factors(iou, classes[candidates]).to(scores)
+        rows = _best_first(decayed, self.min_score)
+        return candidates[rows], decayed[rows]
 
     def factors(self, iou: Tensor, classes: Tensor) -> Tensor:
         """``(..., N)``: what the score of each box is multiplied by.
@@ -154,3 +152,9 @@ class MatrixNMS(Suppression):
         if self.decay == "linear":  # a box that lies on a better one has nothing left to say of a third
             return ((1 - iou) / (1 - worst).clamp(min=torch.finfo(iou.dtype).eps)).amin(dim=-2)
         return torch.exp(self.sigma * (worst.square() - iou.square())).amin(dim=-2)
+
+
+def _best_first(scores: Tensor, min_score: float) -> Tensor:
+    """The rows of ``(N,)`` scores of at least ``min_score``, best first."""
+    rows = scores.argsort(descending=True, stable=True)
+    return rows[scores[rows] >= min_score]

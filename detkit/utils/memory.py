@@ -32,12 +32,16 @@ def peak_memory(device: torch.device) -> dict[str, int]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is of too little memory: torch's on a GPU, its RuntimeError on the CPU, or Python's."""
-    on_cpu = isinstance(error, RuntimeError) and _CPU_WORDS.search(str(error)) is not None
-    return on_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)
+    """Whether an error is of too little memory: torch's own, one of its RuntimeErrors that say so, or Python's."""
+    says_so = isinstance(error, RuntimeError) and _WORDS.search(str(error)) is not None
+    return says_so or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
-_CPU_WORDS = re.compile(r"DefaultCPUAllocator|can't allocate memory|not enough memory", re.IGNORECASE)
+_WORDS = re.compile(
+    r"DefaultCPUAllocator|can't allocate memory|not enough memory"
+    r"|out of memory|CUBLAS_STATUS_ALLOC_FAILED",  # on Apple's GPUs (MPS), of CUDA itself and of its libraries
+    re.IGNORECASE,
+)
 
 
 @contextmanager

@@ -116,16 +116,12 @@ def convert(
             f"{checkpoint.source}: not one of its tensors fits the model, so it is of another architecture. In the"
             f" file: {group_names(list(checkpoint.model))}. In the model: {group_names(list(wanted or {}))}"
         )
-    parts = {name.partition(".")[0] for name in imported.model.keys() & (wanted or {}).keys()}
-    lost = [name for name in wanted or {} if name.partition(".")[0] not in parts]
-    if lost and not (imported.format and all(name.startswith(NETWORK) for name in model)):
-        raise DataError(
-            f"{checkpoint.source}: has nothing of a part of the model: {group_names(lost)}. Give the config that the"
-            " weights are of"
-        )
+    if wanted is not None and not (imported.format and all(name.startswith(NETWORK) for name in model)):
+        _check_parts(imported, wanted, checkpoint.source)
     check_values(model, checkpoint.source)
-    written = model
-    if target != "detkit":
+    if target == "detkit":
+        written = model
+    else:
         own = [imported.origin.get(name, name) for name in model if is_only_detkits(name)]
         left += [Line("not used", name, "", "state of the training that detkit alone saves") for name in own]
         model = {name: tensor for name, tensor in model.items() if not is_only_detkits(name)}
@@ -207,6 +203,17 @@ def _imported(checkpoint: Checkpoint, wanted: Mapping[str, torch.Size], importer
             f" {group_names(list(checkpoint.model))}"
         )
     return imported
+
+
+def _check_parts(imported: Imported, wanted: Mapping[str, torch.Size], source: str) -> None:
+    """Raises DataError where the file has nothing of one of the model's parts."""
+    parts = {name.partition(".")[0] for name in imported.model.keys() & wanted.keys()}
+    lost = [name for name in wanted if name.partition(".")[0] not in parts]
+    if lost:
+        raise DataError(
+            f"{source}: has nothing of a part of the model: {group_names(lost)}. Give the config that the weights are"
+            " of"
+        )
 
 
 def _fitting(imported: Imported, wanted: Mapping[str, torch.Size] | None) -> tuple[dict[str, Tensor], list[Line]]:

@@ -131,20 +131,23 @@ def _restore_position(trainer: Training, state: dict[str, Any]) -> None:
             " %d images, now %d. Some may be seen again and others later; weights and optimizer go on",
             *(before["num_images"], now.num_images),
         )
-    own = sum(number for number, _ in trainer.earlier)
-    seen = sum(number * size for number, size in trainer.earlier) + (trainer.batches_seen - own) * before["batch_size"]
-    if now.batch_size != before["batch_size"] and trainer.batches_seen > own:
-        trainer.earlier.append((trainer.batches_seen - own, before["batch_size"]))
+    batch_size = before["batch_size"]
+    batches = trainer.batches_seen - sum(
+        number for number, _ in trainer.earlier
+    )  # of that size, the others being earlier
+    seen = sum(number * size for number, size in (*trainer.earlier, (batches, batch_size)))
+    if now.batch_size != batch_size and batches:
+        trainer.earlier.append((batches, batch_size))
     per_step = now.batch_size * trainer.training_step.accumulate
-    then = before["batch_size"] * state["accumulate"]
+    per_step_before = batch_size * state["accumulate"]
     if now.epochs is not None and seen != trainer.finished * per_step:
         left = max(now.epochs * now.num_images - seen, 0)
         trainer.max_iter = trainer.finished + math.ceil(left / per_step)
-    if per_step != then or now.batch_size != before["batch_size"]:
+    if per_step != per_step_before or now.batch_size != batch_size:
         logger.warning(
             "%d images a step (data.batch_size, solver.accumulate) before and %d now: the run goes on after the %d"
             " images that it has seen, and ends after step %d; the learning rate follows the new number of steps",
-            *(then, per_step, seen, trainer.max_iter),
+            *(per_step_before, per_step, seen, trainer.max_iter),
         )
 
 

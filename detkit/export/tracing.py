@@ -71,16 +71,7 @@ def traced(model: FeatureModel, shape: InputShape = ANY_SHAPE, precision: str = 
         ConfigError: a size that the model does not take, a part that has no static form, or something in it cannot be
             traced.
     """
-    square, divisor = model.preprocess.square_size, model.preprocess.size_divisibility
-    if square:
-        if shape.size not in (None, (square, square)):
-            raise ConfigError(
-                f"size: {shape.size[0]} x {shape.size[1]}; the model takes images padded to {square} x {square} alone: "
-                "leave out the size"
-            )
-        shape = InputShape(shape.batch, (square, square))
-    if shape.size is not None and any(side % divisor for side in shape.size):
-        raise ConfigError(f"size: {shape.size[0]} x {shape.size[1]}; expected multiples of {divisor}, which images get")
+    shape, divisor = _shape_for(model, shape), model.preprocess.size_divisibility
     static = StaticDetector(model).to("cpu")
     if precision != "fp32":
         lower(static, {**DTYPES, "fp16": torch.float16}[precision])
@@ -110,6 +101,21 @@ def traced(model: FeatureModel, shape: InputShape = ANY_SHAPE, precision: str = 
             "help, and a part of your own must not depend on the values of tensors"
         ) from error
     return Traced(graph, outputs, example, shape, shape.size or _smallest(graph, example, divisor))
+
+
+def _shape_for(model: FeatureModel, shape: InputShape) -> InputShape:
+    """The shape, with the size of a model that takes one alone. Raises ConfigError for a size that it does not take."""
+    square, divisor = model.preprocess.square_size, model.preprocess.size_divisibility
+    if square:
+        if shape.size not in (None, (square, square)):
+            raise ConfigError(
+                f"size: {shape.size[0]} x {shape.size[1]}; the model takes images padded to {square} x {square} alone: "
+                "leave out the size"
+            )
+        shape = InputShape(shape.batch, (square, square))
+    if shape.size is not None and any(side % divisor for side in shape.size):
+        raise ConfigError(f"size: {shape.size[0]} x {shape.size[1]}; expected multiples of {divisor}, which images get")
+    return shape
 
 
 def _smallest(graph: ExportedProgram, example: tuple[Tensor, Tensor], divisor: int) -> tuple[int, int]:

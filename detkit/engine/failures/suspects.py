@@ -80,16 +80,10 @@ def target_problems(samples: Sequence[Sample], num_classes: int | None = None) -
 
 
 def _problems(target: Instances, num_classes: int | None) -> Iterator[tuple[int, str]]:
-    height, width = target.image_size
     for row, box in enumerate(target.boxes.tolist() if "boxes" in target else []):
-        x1, y1, x2, y2 = box
-        words = f"its box ({', '.join(f'{side:g}' for side in box)})"
-        if not np.isfinite(box).all():
-            yield row, f"{words} is not finite"
-        elif x2 - x1 <= MIN_SIDE or y2 - y1 <= MIN_SIDE:
-            yield row, f"{words} has no area"
-        elif x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
-            yield row, f"{words} lies outside the image of {width} x {height} pixels"
+        words = _box_problem(box, target.image_size)
+        if words:
+            yield row, f"its box ({', '.join(f'{side:g}' for side in box)}) {words}"
     for row, label in enumerate(target.classes.tolist() if "classes" in target else []):
         if label < 0 or (num_classes is not None and label >= num_classes):
             known = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
@@ -100,6 +94,17 @@ def _problems(target: Instances, num_classes: int | None) -> Iterator[tuple[int,
                 yield row, "its polygons have points that are not finite"
             elif not area > 0:
                 yield row, "its mask has no pixel"
+
+
+def _box_problem(box: Sequence[float], image_size: tuple[int, int]) -> str:
+    """What is wrong with a box; "" for nothing."""
+    (x1, y1, x2, y2), (height, width) = box, image_size
+    if not np.isfinite(box).all():
+        return "is not finite"
+    if x2 - x1 <= MIN_SIDE or y2 - y1 <= MIN_SIDE:
+        return "has no area"
+    outside = x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height
+    return f"lies outside the image of {width} x {height} pixels" if outside else ""
 
 
 @dataclasses.dataclass

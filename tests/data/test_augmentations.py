@@ -278,6 +278,7 @@ def test_empty_images_pass_through_everything():
         lambda: RandomFlip(prob=1.5),
         lambda: RandomCrop(size=(1.5, 0.5)),
         lambda: RandomCrop(size=(50, 20), kind="absolute_range"),
+        lambda: RandomCrop(size=(0.5, 20), kind="absolute"),
         lambda: ColorJitter(hue=0.7),
     ],
 )

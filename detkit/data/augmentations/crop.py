@@ -30,8 +30,9 @@ class RandomCrop(Augmentation):
     ):
         super().__init__()
         relative = kind.startswith("relative")
-        if min(size) <= 0 or (relative and max(size) > 1) or (kind == "absolute_range" and size[0] > size[1]):
-            expected = "parts in 0..1" if relative else "pixels, the smaller first" if "range" in kind else "pixels"
+        is_wrong = not 0 < min(size) <= max(size) <= 1 if relative else min(size) < 1
+        if is_wrong or (kind == "absolute_range" and size[0] > size[1]):
+            expected = "parts in 0..1" if relative else "at least 1 pixel, and the smaller first for a range"
             raise ValueError(f"RandomCrop.size: {kind} expects {expected}, got {size}")
         self.size, self.kind = size, kind
 

@@ -146,6 +146,8 @@ def _is_lines(text: bytes) -> bool:
 
 def _utf8(path: str) -> bytes:
     """The text of a JSON file. Raises DataError where it is none, or of an encoding that is not what it seems."""
+    if not Path(path).is_file():
+        raise DataError(f"{path}: is no regular file")  # a named pipe would be waited for
     text = Path(path).read_bytes()
     for start, what, fix in OTHER_BYTES:
         if text[:100].lstrip().startswith(start):

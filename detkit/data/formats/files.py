@@ -50,6 +50,8 @@ class Folder(FileIndex):
         return self._ends(name, PEEK, PEEK)
 
     def _ends(self, name: str, first: int, last: int) -> str:
+        if not os.path.isfile(self.path / name):  # a named pipe would be waited for
+            return ""
         try:
             with open(self.path / name, "rb") as file:
                 content = file.read(first)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import random
 
 import pytest
@@ -160,3 +161,10 @@ def test_damage_gives_a_dataset_or_the_projects_error(format, tmp_path):
         except Exception as error:
             pytest.fail(f"{type(error).__name__}: {error}\n{file.name}:\n{text}")
         file.write_text(sound[file])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_named_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "labels.json")
+    with pytest.raises(DataError, match="no regular file"):
+        open_dataset(tmp_path)

@@ -112,47 +112,35 @@ class Content:
         Raises:
             DataError: a label is no class, an image has no size, a mask is no mask.
         """
-        kept: dict[str, LabelledImage] = {}
-        twice = 0
-        for image in images:
-            first = kept.setdefault(image.path, image)
-            if image is not first:
-                twice += [thing.origin for thing in first.objects] != [thing.origin for thing in image.objects]
-        seen = {thing.label for image in kept.values() for thing in image.objects if thing.label is not None}
+        kept, twice = _first_of_each(images)
+        things = [thing for image in kept.values() for thing in image.objects]
+        seen = {thing.label for thing in things if thing.label is not None}
         names = sorted(seen) if class_names is None else list(dict.fromkeys(class_names))
         if not names:
             raise DataError(f"{folder.path}: its {len(kept)} images have no object; points, lines and tags are none")
         number = {name: i for i, name in enumerate(names, 1)}
+        if unknown := next((thing for thing in things if thing.label is not None and thing.label not in number), None):
+            known = ", ".join(names[:20]) or "none"
+            raise DataError(f"{unknown.origin}: '{unknown.label}' is none of the classes ({known})")
         ids = {image.id for image in kept.values()}
-        unique = None not in ids and len(ids) == len(kept) and len({*map(type, ids)}) == 1
+        has_ids = None not in ids and len(ids) == len(kept) and len({*map(type, ids)}) == 1
         rows: list[dict[str, Any]] = []
-        regions: dict[int, dict[str, int]] = {}
         image_rows = []
         for path, image in kept.items():
-            height, width = image.size or image_size(folder, path)
-            id_ = image.id if unique else path
-            image_rows.append(ImageRow(id_, path, height, width))
+            size = image.size or image_size(folder, path)
+            image_rows.append(ImageRow(image.id if has_ids else path, path, *size))
             for thing in image.objects:
-                if thing.label is None:
-                    regions[len(rows) + 1] = {EVERY_CLASS: 1}
-                category = 1 if thing.label is None else number.get(thing.label)
-                if category is None:
-                    known = ", ".join(names[:20]) or "none"
-                    raise DataError(f"{thing.origin}: '{thing.label}' is none of the classes ({known})")
-                rows.append(_row(thing, len(rows) + 1, id_, category, (height, width)))
-        ignored = sum(image.ignored for image in kept.values())
-        turned = sum(thing.turned for image in kept.values() for thing in image.objects)
-        notes = list(notes)
-        if turned:
-            notes.append(f"{turned} turned boxes are taken as the boxes around them")
-        if twice:
-            notes.append(f"{amount(twice, 'image')} labelled more than once; what is said first counts")
-        if ignored:
-            notes.append(f"{amount(ignored, 'label')} without area or class left out, such as points, lines and tags")
-        classes = {i: name for name, i in number.items()}
-        extras = {"annotations": regions}
-        lists_classes = class_names is not None
-        return Content(image_rows, rows, classes, notes=notes, extras=extras, lists_classes=lists_classes)
+                category = 1 if thing.label is None else number[thing.label]
+                rows.append(_row(thing, len(rows) + 1, image_rows[-1].id, category, size))
+        regions = {i: {EVERY_CLASS: 1} for i, thing in enumerate(things, 1) if thing.label is None}
+        return Content(
+            image_rows,
+            rows,
+            {i: name for name, i in number.items()},
+            notes=[*notes, *_notes(kept.values(), twice)],
+            extras={"annotations": regions},
+            lists_classes=class_names is not None,
+        )
 
     def move_regions(self, class_names: Collection[str]) -> None:
         """Puts regions of every class, which have to be of one, into one that is chosen, so that they are kept."""
@@ -161,6 +149,29 @@ class Content:
         for row in self.rows if regions and chosen is not None else ():
             if EVERY_CLASS in regions.get(row["id"], ()):
                 row["category_id"] = chosen
+
+
+def _first_of_each(images: Iterable[LabelledImage]) -> tuple[dict[str, LabelledImage], int]:
+    """Path -> the first image of it; and how many further ones have other objects than that."""
+    kept: dict[str, LabelledImage] = {}
+    others = 0
+    for image in images:
+        first = kept.setdefault(image.path, image)
+        if image is not first:
+            others += [thing.origin for thing in first.objects] != [thing.origin for thing in image.objects]
+    return kept, others
+
+
+def _notes(images: Collection[LabelledImage], twice: int) -> Iterator[str]:
+    """What of the labels is taken in another way than a user may think."""
+    turned = sum(thing.turned for image in images for thing in image.objects)
+    ignored = sum(image.ignored for image in images)
+    if turned:
+        yield f"{turned} turned boxes are taken as the boxes around them"
+    if twice:
+        yield f"{amount(twice, 'image')} labelled more than once; what is said first counts"
+    if ignored:
+        yield f"{amount(ignored, 'label')} without area or class left out, such as points, lines and tags"
 
 
 def listed_first(listed: Iterable[str], images: Iterable[LabelledImage]) -> list[str] | None:

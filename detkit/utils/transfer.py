@@ -115,6 +115,9 @@ def complete(address: str, part: Path, token: str = "") -> str:
 def _transfer(address: str, part: Path, token: str) -> str:
     """One request, for what ``part`` has not yet. Raises OSError where less has come than the server said."""
     done, note = size(part), read_note(part)
+    if done and done == note.get("size"):  # of a process that was killed before it could take it: whole, or outdated
+        done -= 1  # which the answer for the last byte says
+        os.truncate(part, done)
     headers = {"Range": f"bytes={done}-"} if done else {}
     if done and note.get("version"):
         headers["If-Range"] = note["version"]

@@ -348,6 +348,23 @@ def test_offline_nothing_is_asked_and_the_message_says_how_to_go_on(mirror, serv
     assert len(origin.asked) == asked
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_file_that_came_whole_to_a_killed_process_is_not_fetched_again(changed, serve, tmp_path, monkeypatch):
+    server = serve()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(server.address(), tmp_path)
+    if changed:
+        server.content, server.etag = CONTENT[::-1], '"2"'
+    assert fetch(server.address(), tmp_path).read_bytes() == server.content
+    assert [asked for _, asked in server.asked] == [None, f"bytes={len(CONTENT) - 1}-"]
+
+
 def test_what_a_killed_process_left_half_written_is_no_obstacle(serve, tmp_path):
     server = serve(cuts=[1000, 0, 0, 0])
     with pytest.raises(DownloadError):

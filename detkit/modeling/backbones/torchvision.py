@@ -2,6 +2,7 @@
 
 import copy
 import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
@@ -125,12 +126,7 @@ def _choose(model: str, out_features: tuple[str, ...] | None) -> dict[str, Node]
         raise ValueError(f"model: '{model}' has no map of stride 4, 8, 16 or 32 that lines up with the image")
     chosen: dict[str, Node] = {}
     for wanted in stages if out_features is None else out_features:
-        node = stages.get(wanted) or find(nodes, wanted)
-        if node is None or node.stride not in STAGES.values():
-            what = f"gives no map of stride {list(STAGES.values())}" if node else "does not exist"
-            hint = did_you_mean(wanted, [*stages, *(unit.name for unit in units(nodes))])
-            listed = ", ".join(f"{n} ({node.name})" for n, node in stages.items())
-            raise ValueError(f"out_features: '{wanted}' {what} in {model}.{hint} Its maps are {listed}")
+        node = _find_map(model, nodes, stages, wanted)
         for other, same in chosen.items():
             if position(nodes, same) == position(nodes, node):
                 raise ValueError(f"out_features: '{wanted}' and '{other}' are the same map of {model}")
@@ -145,6 +141,17 @@ def _choose(model: str, out_features: tuple[str, ...] | None) -> dict[str, Node]
     names = {stride: name for name, stride in STAGES.items()}
     maps = sorted(chosen.values(), key=lambda node: (node.stride, position(nodes, node)))
     return dict(zip(numbered(names[node.stride or 0] for node in maps), maps))
+
+
+def _find_map(model: str, nodes: Sequence[Node], stages: Mapping[str, Node], wanted: str) -> Node:
+    """What the network gives at one of its ``stages``, or at a part of that name."""
+    node = stages.get(wanted) or find(nodes, wanted)
+    if node is not None and node.stride in STAGES.values():
+        return node
+    what = f"gives no map of stride {list(STAGES.values())}" if node else "does not exist"
+    hint = did_you_mean(wanted, [*stages, *(unit.name for unit in units(nodes))])
+    listed = ", ".join(f"{name} ({stage.name})" for name, stage in stages.items())
+    raise ValueError(f"out_features: '{wanted}' {what} in {model}.{hint} Its maps are {listed}")
 
 
 def _set_norm_eps(body: nn.Module, model: str, norm_eps: float) -> None:
@@ -201,11 +208,11 @@ def _load(body: nn.Module, file: str, names: set[str]) -> None:
     foreign = [n for n in state if n not in names]
     wrong = [n for n in own if n in state and state[n].shape != own[n].shape]
     if missing or foreign or wrong:
-        example = (
-            f"'{wrong[0]}' is {tuple(state[wrong[0]].shape)} there and {tuple(own[wrong[0]].shape)} in the network"
-            if wrong
-            else f"{f'{missing[0]!r} is missing' if missing else f'{foreign[0]!r} is not a tensor of the network'}"
-        )
+        if wrong:
+            shapes = tuple(state[wrong[0]].shape), tuple(own[wrong[0]].shape)
+            example = f"'{wrong[0]}' is {shapes[0]} there and {shapes[1]} in the network"
+        else:
+            example = f"'{missing[0]}' is missing" if missing else f"'{foreign[0]}' is not a tensor of the network"
         raise ValueError(
             f"weights: '{source}' is another network's: {len(missing)} tensors missing, {len(foreign)} unknown,"
             f" {len(wrong)} of another shape; for example {example}"

@@ -68,20 +68,24 @@ def import_user_code(name: str, source: str, others: Collection[str] = (), folde
             made = importlib.import_module(module)
     except (Exception, SystemExit) as error:
         _forget([module, *_user_modules(set(sys.modules) - before)])
-        if isinstance(error, ModuleNotFoundError) and not file and (name + ".").startswith(f"{error.name}."):
-            hint = "it must be installed or on PYTHONPATH; a file is given by its path, with .py"
-            raise ConfigError(f"{source}: imports: there is no module '{name}'; {hint}") from error
-        words = f"{type(error).__name__}: {error}"
-        if isinstance(error, ImportError) and f"{error.name}.".startswith(f"{__name__}."):  # from .helper, from .
-            beside = str(error.name)[len(__name__) + 1 :] or str(error).split("'")[1]
-            words = (
-                f"a file of imports is no package; write 'import {beside}', without the dot, for what lies beside it"
-            )
-        raise ConfigError(f"{source}: imports: {_place(error, name)}: {words}") from error
+        raise ConfigError(f"{source}: imports: {_problem(error, name)}") from error
     shared = [other for parts in _loaded.values() for other, (path, _) in parts.items() if file and _below(path, file)]
     more = [other for other in sorted({*sys.modules} - before) + shared if not other.startswith(f"{__name__}.")]
     _loaded[name] = _user_modules([module, *more])
     return made
+
+
+def _problem(error: BaseException, name: str) -> str:
+    """What went wrong while ``name`` was imported, where in the user's code, and the fix where it is known."""
+    is_file = name.endswith(".py")
+    if isinstance(error, ModuleNotFoundError) and not is_file and f"{name}.".startswith(f"{error.name}."):
+        hint = "it must be installed or on PYTHONPATH; a file is given by its path, with .py"
+        return f"there is no module '{name}'; {hint}"
+    words = f"{type(error).__name__}: {error}"
+    if isinstance(error, ImportError) and f"{error.name}.".startswith(f"{__name__}."):  # from .helper, from .
+        beside = str(error.name)[len(__name__) + 1 :] or str(error).split("'")[1]
+        words = f"a file of imports is no package; write 'import {beside}', without the dot, for what lies beside it"
+    return f"{_place(error, name)}: {words}"
 
 
 def is_detkits(cls: type) -> bool:

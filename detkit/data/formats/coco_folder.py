@@ -108,35 +108,24 @@ def _content(folder: Folder, name: str, is_lvis: bool) -> Content:
     place = str(folder.path / name)
     image_rows, rows, entries = read_json(place, row_type(()))
     categories, keypoints = read_categories(entries, place, raise_errors)
-    near = near_file(folder, name)
-    image_rows = [as_row(row, ImageRow) for row in image_rows]
+    images = [as_row(row, ImageRow) for row in image_rows]
     words = ("supercategory", "frequency") if is_lvis else ("supercategory",)
     kept = {entry["id"]: {word: entry[word] for word in words if is_text(entry.get(word))} for entry in entries}
-    extras: dict[str, dict[Any, dict[str, Any]]] = {"categories": kept}
-    if is_lvis:
-        known = _lvis_images(place)
-        for row in image_rows:
-            if isinstance(row, ImageRow) and isinstance(row.id, int | str) and row.id in known:
-                row.file_name = known[row.id].name()
-        lists = {
-            id_: {NEGATIVE: i.neg_category_ids, NOT_EXHAUSTIVE: i.not_exhaustive_category_ids}
-            for id_, i in known.items()
-        }
-        extras["images"] = lists
-    for i, row in enumerate(image_rows):
-        if not isinstance(row, ImageRow) or not isinstance(row.file_name, str):
-            what = f"images[{i}] is {str(row)[:60]!r}; expected a mapping with a file_name"
+    extras = {"categories": kept, "images": _lvis_lists(images, place) if is_lvis else {}}
+    for i, image in enumerate(images):
+        if not isinstance(image, ImageRow) or not isinstance(image.file_name, str):
+            what = f"images[{i}] is {str(image)[:60]!r}; expected a mapping with a file_name"
             raise Issue("malformed entry", place, f"images[{i}]", what)
-    images = list(_images(folder, image_rows, near, name))
-    objects, brushes = [], 0
+    _find_images(folder, images, name)
+    objects: list[Any] = list(rows)
     of_cvat = {entry["id"] for entry in entries if entry.get("supercategory") == ""}
-    for row in rows:
-        if isinstance(row, Row) and row.iscrowd == 1 and _is_brush(row, of_cvat):
-            row.iscrowd, brushes = 0, brushes + 1
-        objects.append(row)
-    notes = [f"{name}: {brushes} masks of CVAT's brush, written as crowds, are taken as objects"] if brushes else []
-    notes += [f"{name}: {note}" for note in _complete([row for row in objects if isinstance(row, Row)], images)]
-    return Content(images, objects, categories, keypoints, notes, extras, place=place)  # type: ignore[arg-type]
+    known = [row for row in objects if isinstance(row, Row)]
+    brushes = [row for row in known if row.iscrowd == 1 and _is_brush(row, of_cvat)]
+    for row in brushes:
+        row.iscrowd = 0
+    notes = [f"{len(brushes)} masks of CVAT's brush, written as crowds, are taken as objects"] if brushes else []
+    notes = [f"{name}: {note}" for note in (*notes, *_complete(known, images))]
+    return Content(images, objects, categories, keypoints, notes, extras, place=place)
 
 
 def _complete(rows: Sequence[Row], images: Sequence[Any]) -> Iterator[str]:
@@ -161,11 +150,12 @@ def _is_brush(row: Row, of_cvat: Set[int]) -> bool:
     return known and isinstance(mask, dict) and isinstance(mask.get("counts"), list)
 
 
-def _images(folder: Folder, rows: Iterable[Any], near: list[str], name: str) -> Iterator[Any]:
-    for row in rows:
+def _find_images(folder: Folder, images: Iterable[ImageRow], name: str) -> None:
+    """Gives the images of a file the paths that they have in the folder."""
+    near = near_file(folder, name)
+    for image in images:
         with contextlib.suppress(DataError):  # named as it is; the check of the images says that it is missing
-            row.file_name = folder.image(row.file_name, near, name)
-        yield row
+            image.file_name = folder.image(image.file_name, near, name)
 
 
 class _LvisImage(msgspec.Struct, gc=False):
@@ -186,9 +176,14 @@ class _LvisImages(msgspec.Struct, gc=False):
     images: list[_LvisImage]
 
 
-def _lvis_images(place: str) -> dict[Any, _LvisImage]:
+def _lvis_lists(images: Iterable[Any], place: str) -> dict[Any, dict[str, Any]]:
+    """Image id -> LVIS's lists of its categories; gives ``images`` the names that LVIS means."""
     try:
-        images = msgspec.json.decode(Path(place).read_bytes(), type=_LvisImages).images
+        found = msgspec.json.decode(Path(place).read_bytes(), type=_LvisImages).images
     except msgspec.DecodeError as error:
         raise DataError(f"{place}: is not an LVIS file ({error})") from None
-    return {image.id: image for image in images if isinstance(image.id, int | str)}  # others are reported later
+    known = {image.id: image for image in found if isinstance(image.id, int | str)}  # others are reported later
+    for row in images:
+        if isinstance(row, ImageRow) and isinstance(row.id, int | str) and row.id in known:
+            row.file_name = known[row.id].name()
+    return {i: {NEGATIVE: o.neg_category_ids, NOT_EXHAUSTIVE: o.not_exhaustive_category_ids} for i, o in known.items()}

@@ -25,10 +25,8 @@ def run(args: argparse.Namespace) -> int:
     state, step = read_state(args.folder), read_batches(args.folder, args.rank)
     if not (args.folder / CONFIG).is_file():
         raise DataError(f"{args.folder / CONFIG}: is missing; copy the run's config there")
-    failure, exp = (
-        state["failure"],
-        load_experiment(args.folder / CONFIG, args.overrides, trust_imports=args.trust_imports),
-    )
+    failure = state["failure"]
+    exp = load_experiment(args.folder / CONFIG, args.overrides, trust_imports=args.trust_imports)
     print(f"step {failure['step']}, failed on rank {', '.join(map(str, failure['ranks']))}; torch {failure['torch']}")
     if failure["torch"] != str(torch.__version__):
         print(f"this is torch {torch.__version__}: numbers may differ in the last bit")
@@ -37,12 +35,11 @@ def run(args: argparse.Namespace) -> int:
             "the weights are those of some steps later, as losses on a GPU are checked later; if they are not finite, "
             "give those of the last checkpoint: --weights FILE"
         )
-    device = torch_device(exp.train.device)
-    names, checkpoint = state["class_names"], read_checkpoint(args.weights or args.folder / STATE)
-    names = names or exp.data.train_set.class_names
+    checkpoint = read_checkpoint(args.weights or args.folder / STATE)
+    names = state["class_names"] or exp.data.train_set.class_names
+    device, precision = torch_device(exp.train.device), exp.train.precision
     model = exp.filled_model(checkpoint, names).to(device)
     prepare(model, failure)
-    precision = exp.train.precision
     results = replay(lambda batch, model: batch_losses(model, batch, device, precision), model, step.batches)
     for number, result in enumerate(results):
         print(f"\nbatch {number + 1} of {len(results)}: {result.names}\n{describe(result)}")

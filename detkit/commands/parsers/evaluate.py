@@ -75,10 +75,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("give the run, or a CONFIG, that is evaluated on --data")
     check_processes(parser, args)
     args.overrides += view_changes(parser, args)
-    given = ("weights", "engine", "precision", "compile", "tile", "tta", "num_processes")
-    if args.results and any(getattr(args, name) for name in given):
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        parser.error(f"--results needs no model: leave out {names}")
+    of_model = ("weights", "engine", "precision", "compile", "tile", "tta", "num_processes")
+    given = [f"--{name.replace('_', '-')}" for name in of_model if getattr(args, name)]
+    if args.results and given:
+        parser.error(f"--results needs no model: leave out {', '.join(given)}")
     if args.results is not None and not args.results.exists():
         parser.error(f"--results {args.results}: there is no such file or folder")
     args.eval_only, args.resume = True, False

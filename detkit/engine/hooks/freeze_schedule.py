@@ -127,7 +127,7 @@ def _check_names(model: nn.Module, stage: FreezeStage) -> None:
     modules = dict(model.named_modules())
     known = modules.keys() | dict(model.named_parameters()).keys()
     for name in () if isinstance(stage.train, str) else stage.train:
-        if name in known and name:
+        if name in known and name:  # "" is the model itself
             continue
         holder = name
         while holder not in known:

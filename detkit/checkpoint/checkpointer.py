@@ -77,16 +77,7 @@ class Checkpointer:
         model = distributed.unwrap(model)
         sharded = self.sharded and trainer_state is not None and is_sharded(model)
         path = self.output_dir / f"{name}.{'sharded' if sharded else 'pth'}"
-        names = getattr(model, "class_names", None) if class_names is None else class_names
-        ids = getattr(model, "category_ids", None)
-        content = Checkpoint(
-            model=model.state_dict(),
-            class_names=None if names is None else tuple(map(str, names)),
-            category_ids=None if ids is None else tuple(map(int, ids)),
-            keypoints=getattr(model, "keypoints", None),
-            config=None if config is None else dict(config),
-            trainer=None if trainer_state is None else dict(trainer_state),
-        ).content()
+        content = _content(model, trainer_state, config, class_names)
         content = content if sharded else full_tensors(content)
         try:
             if sharded:
@@ -98,11 +89,7 @@ class Checkpointer:
         if not distributed.is_main():
             return path
         if trainer_state is not None:
-            try:
-                with atomic_write(self._last, "w") as file:
-                    file.write(f"{path.name}\n")
-            except IsADirectoryError:  # which is no file of the run; without it a resume goes by the files' times
-                logger.warning("%s is a folder, so it cannot say which checkpoint is the last one", self._last)
+            self._note_last(path)
             self._prune(path)
         logger.info("wrote %s", path)
         return path
@@ -129,6 +116,13 @@ class Checkpointer:
     def _last(self) -> Path:
         return self.output_dir / "last_checkpoint"
 
+    def _note_last(self, path: Path) -> None:
+        try:
+            with atomic_write(self._last, "w") as file:
+                file.write(f"{path.name}\n")
+        except IsADirectoryError:  # which is no file of the run; without it a resume goes by the files' times
+            logger.warning("%s is a folder, so it cannot say which checkpoint is the last one", self._last)
+
     def _training_checkpoints(self) -> list[Path]:
         """Oldest first, by the time they were written: the folder may hold higher numbers of an earlier run."""
         files = [p for p in self.output_dir.glob("checkpoint_*.*") if _TRAINING.fullmatch(p.name) and p.exists()]
@@ -143,6 +137,25 @@ class Checkpointer:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
             except OSError as error:  # which is no reason to end a training; the next checkpoint tries again
                 logger.warning("%s: is not kept any more and cannot be removed (%s)", path, error)
+
+
+def _content(
+    model: nn.Module,
+    trainer_state: Mapping[str, Any] | None,
+    config: Mapping[str, Any] | None,
+    class_names: Sequence[str] | None,
+) -> dict[str, Any]:
+    """What the file holds; see ``Checkpointer.save``."""
+    names = getattr(model, "class_names", None) if class_names is None else class_names
+    ids = getattr(model, "category_ids", None)
+    return Checkpoint(
+        model=model.state_dict(),
+        class_names=None if names is None else tuple(map(str, names)),
+        category_ids=None if ids is None else tuple(map(int, ids)),
+        keypoints=getattr(model, "keypoints", None),
+        config=None if config is None else dict(config),
+        trainer=None if trainer_state is None else dict(trainer_state),
+    ).content()
 
 
 def _no_space(error: OSError, content: Mapping[str, Any], folder: Path) -> str:

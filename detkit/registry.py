@@ -4,12 +4,13 @@ import dataclasses
 import difflib
 import inspect
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 from fvcore.common.registry import Registry as _Registry
 
 T = TypeVar("T")
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class ConfigError(ValueError):
@@ -40,6 +41,12 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return near if near and nearness(near) >= 0.55 else None
 
 
+def required(method: Method) -> Method:
+    """Marks a method of an interface that each class that registers has of its own."""
+    setattr(method, "required", True)  # noqa: B010
+    return method
+
+
 @dataclasses.dataclass(frozen=True)
 class Removed:
     """An option that a class does not have any more, as a value of its ``renamed_options``.
@@ -64,9 +71,9 @@ class Removed:
 class Registry(_Registry, Generic[T]):
     """``name -> class`` for one role.
 
-    A class is checked when it registers: it implements the role's interface, takes the role's runtime arguments (the
-    parameters before ``*``, or wiring: what its owner knows, such as shapes), hides no options behind ``**kwargs``
-    and annotates every option, because the annotations are the schema of its config node.
+    A class is checked when it registers: it has the ``required`` methods of the role's interface, takes the role's
+    runtime arguments (the parameters before ``*``, or wiring: what its owner knows, such as shapes), hides no options
+    behind ``**kwargs`` and annotates every option, because the annotations are the schema of its config node.
 
     What a class and its options were called before, the class itself says, so that old configs load:
     ``renamed_from: ClassVar[tuple[str, ...]]`` has the earlier names of the class, ``renamed_options:
@@ -103,6 +110,10 @@ class Registry(_Registry, Generic[T]):
                 raise TypeError(f"{name}.__init__: '{p}' hides options from the schema; name them")
             if p.kind is p.KEYWORD_ONLY and p.annotation is p.empty:
                 raise TypeError(f"{name}.__init__: annotate '{p.name}'; the annotation is its schema")
+        missing = [m for m in dir(obj) if getattr(getattr(obj, m), "required", False)]
+        if missing:
+            where = f"{self.base.__name__} in {self.base.__module__}"
+            raise TypeError(f"{name} lacks {', '.join(missing)}, which a {self.role} needs; see {where}")
         other = super().get(name) if name in self else None
         if other is not None and not _is_again(obj, other):
             raise KeyError(f"{self.role} '{name}' is already registered by {other.__module__}; choose another name")

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from detkit.registry import ConfigError, Registry, did_you_mean, options, role_of, runtime_arguments
+from detkit.registry import ConfigError, Registry, did_you_mean, options, required, role_of, runtime_arguments
 
 
 class Base:
@@ -191,3 +191,26 @@ def test_a_module_that_is_reloaded_registers_again_but_two_classes_in_it_are_a_m
     (tmp_path / "twice_parts.py").write_text(once.replace("Part", "Two") + "@bases.register()\nclass Two(Base): pass\n")
     with pytest.raises(KeyError, match="already registered"):
         importlib.import_module("twice_parts")
+
+
+def test_required_methods_are_demanded():
+    class Base:
+        @required
+        def measure(self):
+            raise NotImplementedError
+
+        def other(self):
+            raise NotImplementedError
+
+    class Lacking(Base):
+        pass
+
+    class Measuring(Base):
+        def measure(self):
+            return 1
+
+    registry = Registry("measure", Base)
+    with pytest.raises(TypeError, match=r"Lacking lacks measure, which a measure needs; see Base in test_registry"):
+        registry.register(Lacking)
+    assert registry.register(Measuring) in (None, Measuring)
+    del Registry.of[Base]

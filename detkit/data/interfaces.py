@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Sampler as TorchSampler
 
 from detkit.data.object_table import ObjectTable as ObjectTable
-from detkit.registry import Registry
+from detkit.registry import Registry, required
 from detkit.structures import Boxes, CroppedMasks, Instances, KeypointSpec, Panoptic, Region, Transform
 
 
@@ -145,7 +145,6 @@ EVERY_CLASS = "every_class"
 
 class Dataset:
     """A list of images with annotations. Annotations lie in flat arrays, so that loader workers share them.
-
     Most formats subclass ``TableDataset``, which needs nothing but rows.
 
     Attributes:
@@ -178,13 +177,16 @@ class Dataset:
         rest = (self.skeleton, self.keypoint_sigmas, self.keypoint_flip_pairs)
         return KeypointSpec(self.keypoint_names, *rest) if self.keypoint_names else None
 
+    @required
     def __len__(self) -> int:
         raise NotImplementedError
 
+    @required
     def __getitem__(self, index: int) -> Record:
         """The image and its annotations. Raises DataError (with the file's name) for an image it cannot read."""
         raise NotImplementedError
 
+    @required
     def image_size(self, index: int) -> tuple[int, int]:
         """``(height, width)`` without reading the image."""
         raise NotImplementedError
@@ -193,6 +195,7 @@ class Dataset:
         """The image's file; None for an image that has none."""
         return None
 
+    @required
     def image_id(self, index: int) -> int | str:
         """The source's id of the image, as in its record."""
         raise NotImplementedError
@@ -211,10 +214,12 @@ class Dataset:
         panoptic = self.panoptic_map(index)
         return {} if panoptic is None else {"semantic": panoptic.semantic.numpy()}
 
+    @required
     def objects(self) -> ObjectTable:
         """All annotations in flat arrays."""
         raise NotImplementedError
 
+    @required
     def coco(self) -> dict[str, Any]:
         """The ground truth in COCO's instances form (images, annotations, categories), with the source's ids.
 
@@ -223,6 +228,7 @@ class Dataset:
         """
         raise NotImplementedError
 
+    @required
     def summary(self) -> str:
         """A few lines on what was found: images, annotations a class, what was dropped and why."""
         raise NotImplementedError
@@ -283,6 +289,7 @@ class Sampler(TorchSampler[list[tuple[int, int]]]):
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
         self.rank, self.world_size = rank, world_size
 
+    @required
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         raise NotImplementedError
 

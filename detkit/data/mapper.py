@@ -66,6 +66,7 @@ class Mapper:
         """The image ``index`` after the first so many augmentations, None: all. Raises as a call does."""
         with naming_the_sample(index, type(self.dataset).__name__) as progress:
             record = self.dataset[index]
+            check_record(record)
             check_finite(record)
             if self.train and not self.keep_crowd:
                 given, record = record.objects, record.select(~record.objects.crowd)
@@ -78,8 +79,7 @@ class Mapper:
                     record = augmentation(record, rng, OtherRecords(self, index, number, augmentation.num_others, rng))
                 else:
                     record = augmentation(record, rng)
-                if not isinstance(record, Record):
-                    raise TypeError(f"expected a Record from the augmentation, got {type(record).__name__}")
+                check_record(record)
                 reason = f"cut away or covered by {type(augmentation).__name__}"
                 left_out = with_reason(before.left_out, reason, before.objects, record.objects)
                 record = dataclasses.replace(record, left_out=left_out)
@@ -113,6 +113,21 @@ class OtherRecords(Sequence[Record]):
         images = len(self.mapper.dataset)
         index = (self.own_index + int(rng.integers(1, images))) % images if images > 1 else 0
         return self.mapper.record(index, rng, self.num_augmentations)
+
+
+def check_record(record: Any) -> None:
+    """Raises TypeError or ValueError for what a dataset or an augmentation must not give."""
+    if not isinstance(record, Record):
+        raise TypeError(f"expected a Record, got {type(record).__name__}")
+    image = record.image
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
+        given = f"{getattr(image, 'dtype', '')} {tuple(getattr(image, 'shape', ()))}"
+        raise TypeError(f"expected the image as a numpy array (H, W, C) of uint8, got {type(image).__name__} {given}")
+    if record.objects.image_size != record.size:
+        raise ValueError(
+            f"the image is {record.size}, and its objects are those of one of {record.objects.image_size}; change both"
+            " by record.apply(transform), or by Augmentation.transform"
+        )
 
 
 def check_finite(record: Record) -> None:

@@ -208,6 +208,8 @@ def _synchronise(model: nn.Module) -> None:
 def _merge(parts: Sequence[dict[str, Any]], evaluators: Sequence[Evaluator]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for part, evaluator in zip(parts, evaluators):
+        if not isinstance(part, Mapping):
+            raise ValueError(f"{type(evaluator).__name__}.compute: expected a dict of results, got {part!r:.80}")
         twice = sorted(part.keys() & (merged.keys() | {"timing"}))
         if twice:
             raise ValueError(

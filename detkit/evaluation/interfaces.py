@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from detkit.data.interfaces import Dataset
-from detkit.registry import ConfigError, Registry
+from detkit.registry import ConfigError, Registry, required
 from detkit.structures import Prediction, Sample
 
 
@@ -23,18 +23,22 @@ class Evaluator:
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
 
+    @required
     def reset(self) -> None:
         """Forgets what ``update`` collected."""
         raise NotImplementedError
 
+    @required
     def update(self, samples: list[Sample], predictions: list[Prediction]) -> None:
         """Takes the predictions of one batch, in original pixels, and of each the parts that it needs."""
         raise NotImplementedError
 
+    @required
     def compute(self) -> dict[str, Any]:
         """JSON-ready results of all processes together, e.g. ``{"box": {"AP": 0.4, ...}, ...}``; {} off rank 0."""
         raise NotImplementedError
 
+    @required
     def report(self, results: dict[str, Any]) -> str:
         """``compute()``'s results as tables for a person."""
         raise NotImplementedError

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from detkit.config import Recipe
 from detkit.layers import ShapeSpec
-from detkit.registry import Registry
+from detkit.registry import Registry, required
 from detkit.structures import Boxes, Instances
 
 
@@ -22,6 +22,7 @@ class AnchorGenerator(nn.Module):
     def __init__(self, input_shape: list[ShapeSpec]):
         super().__init__()
 
+    @required
     def forward(self, features: Sequence[Tensor], image_size: tuple[int, int]) -> list[Boxes]:
         """One ``Boxes`` a level, ``(H*W*A, 4)``, in the order y, x, anchor. Of ``features``, a map a level, only the
         sizes count; ``image_size`` ``(height, width)`` is that of the padded batch that they were made from."""
@@ -31,10 +32,12 @@ class AnchorGenerator(nn.Module):
 class BoxCoder:
     """Expresses boxes by four numbers relative to reference boxes (anchors or proposals)."""
 
+    @required
     def encode(self, reference: Tensor, boxes: Tensor) -> Tensor:
         """``(N, 4)`` deltas that move ``reference`` (N, 4) onto ``boxes`` (N, 4), all xyxy."""
         raise NotImplementedError
 
+    @required
     def decode(self, reference: Tensor, deltas: Tensor) -> Tensor:
         """``(N, 4 * B)`` float32 boxes: each ``reference`` (N, 4) moved by its B sets of ``deltas`` (N, 4 * B)."""
         raise NotImplementedError
@@ -46,6 +49,7 @@ class BoxLoss(nn.Module):
     def __init__(self) -> None:
         super().__init__()
 
+    @required
     def forward(self, box_coder: BoxCoder, deltas: Tensor, reference: Tensor, gt_boxes: Tensor) -> Tensor:
         """``(N,)``: the loss of each of N boxes, which the caller adds up and divides by ``normaliser``. Predicted
         ``deltas`` (N, 4) move ``reference`` (N, 4), anchors or proposals, which should end at ``gt_boxes`` (N, 4)."""
@@ -70,6 +74,7 @@ class ClassLoss(nn.Module):
         super().__init__()
         self.num_classes = num_classes
 
+    @required
     def forward(self, logits: Tensor, classes: Tensor) -> dict[str, Tensor]:
         """The loss of N boxes, added up: 0-d. A loss of several parts gives each by the end of its term's name.
 
@@ -99,6 +104,7 @@ class ClassLoss(nn.Module):
         rows = F.pad(active.to(logits.device), (0, self.num_logits - self.num_classes), value=True)
         return logits.masked_fill(~rows, -1e4)  # finite: infinity times 0 is not a number
 
+    @required
     def scores(self, logits: Tensor) -> Tensor:
         """``(N, K)`` in 0..1, or ``(N, K + 1)`` where the background has a score too: the last."""
         raise NotImplementedError
@@ -127,6 +133,7 @@ class Assigner:
     def check_anchors(cls, generator: Recipe[AnchorGenerator]) -> None:
         """Called when a config is loaded. Raises ValueError for anchors that it cannot label; by default for none."""
 
+    @required
     def __call__(self, anchors: Sequence[Boxes], target: Instances) -> tuple[Tensor, Tensor]:
         """``anchors``, one ``Boxes`` a level, finest first -> of all A of them, level by level: ``(A,)`` rows of the
         target (any row where there is no object), and ``(A,)`` int8 labels: 1 object, 0 background, -1 nothing."""
@@ -139,6 +146,7 @@ class Normaliser(nn.Module):
     def __init__(self) -> None:
         super().__init__()
 
+    @required
     def forward(self, num_foreground: Tensor) -> tuple[Tensor, Tensor | None]:
         """``num_foreground`` (N,): anchors of each image that learn an object -> ``(N,)`` what the sum over each image
         is divided by before those of all images are added up; and the term's entry in ``Losses.normalisers``, 0-d:
@@ -149,6 +157,7 @@ class Normaliser(nn.Module):
 class Suppression:
     """Which of the scored boxes of an image are objects, and which are another box of an object that is there."""
 
+    @required
     def __call__(
         self, boxes: Tensor, scores: Tensor, classes: Tensor, iou_thresh: float, max_detections: int
     ) -> tuple[Tensor, Tensor]:

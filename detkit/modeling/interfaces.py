@@ -39,7 +39,7 @@ from detkit.modeling.map_interfaces import Neck as Neck
 from detkit.modeling.map_interfaces import RPNHead as RPNHead
 from detkit.modeling.map_interfaces import SemanticHead as SemanticHead
 from detkit.modeling.map_interfaces import TopBlock as TopBlock
-from detkit.registry import ConfigError, Registry
+from detkit.registry import ConfigError, Registry, required
 from detkit.structures import COCO_PERSON, Boxes, ImageList, Instances, KeypointSpec, Losses, Prediction, Sample
 
 
@@ -96,6 +96,7 @@ class Backbone(nn.Module):
     def __init__(self, input_shape: ShapeSpec):
         super().__init__()
 
+    @required
     def forward(self, images: Tensor) -> Features:
         """``(N, C, H, W)`` -> name -> ``(N, C', H/s, W/s)``."""
         raise NotImplementedError
@@ -144,10 +145,12 @@ class ProposalGenerator(nn.Module):
     def __init__(self, input_shape: dict[str, ShapeSpec]):
         super().__init__()
 
+    @required
     def loss(self, images: ImageList, features: Features, targets: list[Instances]) -> tuple[list[Instances], Losses]:
         """Proposals (detached) and losses."""
         raise NotImplementedError
 
+    @required
     def predict(self, images: ImageList, features: Features) -> list[Instances]:
         """Proposals."""
         raise NotImplementedError
@@ -161,6 +164,7 @@ class RoIPooler(nn.Module):
     def __init__(self, input_shape: dict[str, ShapeSpec]):
         super().__init__()
 
+    @required
     def forward(self, features: Features, boxes: Sequence[Boxes]) -> Tensor:
         """``(R, C, s, s)``, in the order of the boxes: image by image, then as given."""
         raise NotImplementedError

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from detkit.layers import ShapeSpec
-from detkit.registry import Registry
+from detkit.registry import Registry, required
 from detkit.structures import Losses
 
 Features = dict[str, Tensor]
@@ -23,6 +23,7 @@ class Neck(nn.Module):
     def __init__(self, input_shape: dict[str, ShapeSpec]):
         super().__init__()
 
+    @required
     def forward(self, features: Features) -> Features:
         """Maps of the backbone -> maps of the neck."""
         raise NotImplementedError
@@ -41,6 +42,7 @@ class TopBlock(nn.Module):
     def __init__(self, input_shape: dict[str, ShapeSpec], out_channels: int):
         super().__init__()
 
+    @required
     def forward(self, features: Features) -> Features:
         """The neck's inputs and its own maps (``input_shape`` has both) -> the extra maps alone."""
         raise NotImplementedError
@@ -55,6 +57,7 @@ class RPNHead(nn.Module):
     def __init__(self, in_channels: int, num_anchors: int):
         super().__init__()
 
+    @required
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Per level: objectness logits (N, A, H/stride, W/stride) and deltas (N, 4A, H/stride, W/stride)."""
         raise NotImplementedError
@@ -66,10 +69,12 @@ class SemanticHead(nn.Module):
     def __init__(self, input_shape: dict[str, ShapeSpec], num_classes: int):
         super().__init__()
 
+    @required
     def loss(self, features: Features, targets: Tensor) -> Losses:
         """``targets`` ``(N, H, W)`` int64: the class of each pixel of the padded batch, -1 where it is not known."""
         raise NotImplementedError
 
+    @required
     def predict(self, features: Features) -> Tensor:
         """Logits ``(N, K, H/s, W/s)``; those of the pixels between are interpolated bilinearly."""
         raise NotImplementedError

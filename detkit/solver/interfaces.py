@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from detkit.registry import Registry
+from detkit.registry import Registry, required
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -45,6 +45,7 @@ class LRSchedule:
     def __init__(self) -> None:
         super().__init__()
 
+    @required
     def __call__(self, step: int, max_iter: int) -> float:
         """The factor on every group's base rate for the step numbered ``step`` (0-based) of ``max_iter``."""
         raise NotImplementedError

@@ -1,5 +1,6 @@
 """Errors on the way to a sample name the file, whichever process meets them; workers that die say what to lower."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from detkit import data
@@ -113,6 +115,24 @@ class Forgetful(Augmentation):
 def test_an_augmentation_that_gives_no_record_is_named(shapes):
     with pytest.raises(SampleError, match=r"augmentation 0 \(Forgetful\) failed with TypeError: expected a Record"):
         Mapper(shapes, [Forgetful()])(0, 0)
+
+
+CHANGES = {
+    "expected the image as a numpy array .* uint8, got ndarray float64": lambda r: {"image": r.image / 255},
+    r"uint8, got ndarray uint8 \(32, 32\)": lambda r: {"image": r.image[:, :, 0]},
+    r"uint8, got Tensor torch\.uint8": lambda r: {"image": torch.from_numpy(r.image)},
+    r"the image is \(16, 32\), and its objects are those of one of \(32, 32\)": lambda r: {"image": r.image[:16]},
+}
+
+
+@pytest.mark.parametrize("words", CHANGES)
+def test_an_augmentation_that_gives_another_kind_of_image_is_named(words, shapes):
+    class Changing(Augmentation):
+        def __call__(self, record, rng, others=()):
+            return dataclasses.replace(record, **CHANGES[words](record))
+
+    with pytest.raises(SampleError, match=rf"augmentation 0 \(Changing\) failed with .*{words}"):
+        Mapper(shapes, [Changing()])(0, 0)
 
 
 class Damaged(Shapes):

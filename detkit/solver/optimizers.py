@@ -1,6 +1,5 @@
 """Optimizers that build their own parameter groups from a model."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
@@ -73,13 +72,6 @@ class SGD(Optimizer, torch.optim.SGD):
         )
         self.register_step_pre_hook(_begin_momentum)
 
-    @classmethod
-    def check_options(cls, options: Mapping[str, Any]) -> None:
-        """See ``Optimizer.check_options``."""
-        GroupRules.check(options)
-        if not 0 <= options["momentum"] < 1:
-            raise ValueError(f"momentum: expected at least 0 and below 1, got {options['momentum']}")
-
 
 @OPTIMIZERS.register()
 class AdamW(Optimizer, torch.optim.AdamW):
@@ -128,15 +120,6 @@ class AdamW(Optimizer, torch.optim.AdamW):
         )
         groups = parameter_groups(model, rules)
         torch.optim.AdamW.__init__(self, groups, lr=rules.lr, betas=betas, eps=eps, fused=_can_fuse(groups))
-
-    @classmethod
-    def check_options(cls, options: Mapping[str, Any]) -> None:
-        """See ``Optimizer.check_options``."""
-        GroupRules.check(options)
-        if not all(0 <= beta < 1 for beta in options["betas"]):
-            raise ValueError(f"betas: expected two numbers of at least 0 and below 1, got {options['betas']}")
-        if not options["eps"] >= 0:
-            raise ValueError(f"eps: expected at least 0, got {options['eps']}")
 
 
 def _begin_momentum(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -56,11 +56,6 @@ class GroupRules:
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay: expected a factor above 0 and at most 1, got {self.layer_decay}")
 
-    @classmethod
-    def check(cls, options: Mapping[str, Any]) -> None:
-        """Raises ValueError for an optimizer's options that are no rules. Others are not looked at."""
-        cls(**{field.name: options[field.name] for field in dataclasses.fields(cls) if field.name in options})
-
 
 def parameter_groups(model: nn.Module, rules: GroupRules) -> list[dict[str, Any]]:
     """The trainable parameters of ``model`` as groups for a torch optimizer.

@@ -11,9 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from detkit.data.transfer import remedy
-
-_SIGNALS = {getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)}
-"""Those that ask a run to leave."""
+from detkit.signals import SIGNALS
 
 
 @contextlib.contextmanager
@@ -22,8 +20,8 @@ def signals_blocked() -> Iterator[None]:
     came: list[int] = []
     handlers = {}
     if threading.current_thread() is threading.main_thread():  # for those that another thread receives
-        handlers = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in _SIGNALS}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS) if hasattr(signal, "pthread_sigmask") else None
+        handlers = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in SIGNALS}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if hasattr(signal, "pthread_sigmask") else None
     try:
         yield
     finally:
@@ -41,7 +39,7 @@ def outlast_signals() -> None:
     They are blocked since before this process began; a worker obeys the run alone, and ends when the run is gone.
     """
     if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         threading.Thread(target=_wait_for_term, args=(os.getppid(),), daemon=True).start()
     elif hasattr(signal, "pthread_sigmask"):  # macOS, where SIGTERM keeps its default
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})

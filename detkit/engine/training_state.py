@@ -132,9 +132,8 @@ def _restore_position(trainer: Training, state: dict[str, Any]) -> None:
             *(before["num_images"], now.num_images),
         )
     batch_size = before["batch_size"]
-    batches = trainer.batches_seen - sum(
-        number for number, _ in trainer.earlier
-    )  # of that size, the others being earlier
+    of_other_sizes = sum(number for number, _ in trainer.earlier)
+    batches = trainer.batches_seen - of_other_sizes
     seen = sum(number * size for number, size in (*trainer.earlier, (batches, batch_size)))
     if now.batch_size != batch_size and batches:
         trainer.earlier.append((batches, batch_size))

@@ -99,12 +99,12 @@ class Registry(_Registry, Generic[T]):
 
     def _do_register(self, name: str, obj: Any) -> None:
         if not (isinstance(obj, type) and issubclass(obj, self.base)):
-            raise TypeError(f"{name} is registered as a {self.role} but is not a {self.base.__name__}")
+            raise TypeError(f"{name} is registered as {self.a_role} but is not a {self.base.__name__}")
         if name != obj.__name__:
             raise TypeError(f"{obj.__name__} registers as '{name}'; the registered name is the class name")
         given, wanted = runtime_arguments(obj), runtime_arguments(self.base)
         if given != wanted:
-            raise TypeError(f"{name}.__init__ takes {given} before '*'; a {self.role} takes {wanted}")
+            raise TypeError(f"{name}.__init__ takes {given} before '*'; {self.a_role} takes {wanted}")
         for p in inspect.signature(obj).parameters.values():
             if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
                 raise TypeError(f"{name}.__init__: '{p}' hides options from the schema; name them")
@@ -113,7 +113,7 @@ class Registry(_Registry, Generic[T]):
         missing = [m for m in dir(obj) if getattr(getattr(obj, m), "required", False)]
         if missing:
             where = f"{self.base.__name__} in {self.base.__module__}"
-            raise TypeError(f"{name} lacks {', '.join(missing)}, which a {self.role} needs; see {where}")
+            raise TypeError(f"{name} lacks {', '.join(missing)}, which {self.a_role} needs; see {where}")
         other = super().get(name) if name in self else None
         if other is not None and not _is_again(obj, other):
             raise KeyError(f"{self.role} '{name}' is already registered by {other.__module__}; choose another name")
@@ -123,6 +123,11 @@ class Registry(_Registry, Generic[T]):
         self._obj_map.pop(name, None)
         super()._do_register(name, obj)
         self.renamed.update(dict.fromkeys(obj.__dict__.get("renamed_from", ()), name))
+
+    @property
+    def a_role(self) -> str:
+        """The role with its article, for error messages: "a mask head", "an optimizer"."""
+        return f"{'an' if self.role[0] in 'aeiou' or self.role.startswith('RPN') else 'a'} {self.role}"
 
     def get(self, name: str) -> type[T]:
         """The class registered as ``name``. Raises ConfigError, with the nearest name, if there is none."""

@@ -111,7 +111,8 @@ class _Check:
         if isinstance(node, Mapping) and issubclass(basis, role) and (isinstance(default, Recipe) or is_nested(basis)):
             node = merge(wrap(plain(default), ""), wrap(dict(node), "")).plain()
         if not isinstance(node, Mapping):
-            what = f"a {words(role)}: a mapping with a 'name'" if registry_for(role) else f"{words(role)}: a mapping"
+            registry = registry_for(role)
+            what = f"{registry.a_role} node: a mapping with a 'name'" if registry else f"{words(role)}: a mapping"
             hint = "; this part is not optional" if node is None else ""
             hint = "; a list cannot stand here (remove the '-')" if isinstance(node, list | tuple) else hint
             self.fail(path, f"expected {what}, got {shown(node)}{hint}")
@@ -179,7 +180,7 @@ class _Check:
             return role
         if not isinstance(name, str):
             what = "needs a 'name'" if name is None else f"has a wrong name: expected a word, got {shown(name)}"
-            self.fail(path, f"a {registry.role} node {what}. Registered: {', '.join(registry.names()) or 'none'}")
+            self.fail(path, f"{registry.a_role} node {what}. Registered: {', '.join(registry.names()) or 'none'}")
             return None
         try:
             cls = registry.get(name)

@@ -15,6 +15,9 @@ from detkit.utils.words import amount
 
 PASSES = 6
 """Over the training images, at least; a few images are seen more often, as often as the template's steps say."""
+LAST_LAYERS = {"box_head.init.cls_score": 0.01, "box_head.init.bbox_pred": 0.001, "mask_head.init.predictor": 0.001}
+"""The standard deviations that Detectron2's heads begin with."""
+
 SMALL = 16.0
 """Pixels of an object, the square root of its area, below which larger images are worth their time."""
 
@@ -173,10 +176,7 @@ def _duration(
         why = f"{steps * batch / facts.images:.0f} passes over {facts.images} images"
         yield Setting("solver.max_iter", steps, why + (", three times as many without weights" if from_scratch else ""))
     if from_scratch:
-        yield Setting("model.backbone.norm", "BN", "without weights, norms must learn")
-        yield Setting("model.backbone.freeze_at", 0, "without weights, everything must learn")
-        if (rate := solver["optimizer"].get("lr")) is not None:
-            yield Setting("solver.optimizer.lr", 2 * rate, "twice as much without weights")
+        yield from _without_weights(tree, facts.has_masks)
     yield Setting("solver.schedule.warmup_iters", min(1000, steps // 10), "a tenth of the steps")
     evaluations = min(10, max(1, int(0.15 * steps * batch / max(test_images, 1))))
     period = math.ceil(steps / evaluations)
@@ -187,3 +187,14 @@ def _duration(
     )
     yield Setting("train.checkpoint_period", period, "with each of them")
     yield Setting("train.hooks[0].decay", round(min(0.9998, max(0.5, 1 - 10 / steps)), 4), "over a tenth of the steps")
+
+
+def _without_weights(tree: Mapping[str, Any], has_masks: bool) -> Iterator[Setting]:
+    yield Setting("model.backbone.norm", "BN", "without weights, norms must learn")
+    yield Setting("model.backbone.freeze_at", 0, "without weights, everything must learn")
+    if (rate := tree["solver"]["optimizer"].get("lr")) is not None:
+        yield Setting("solver.optimizer.lr", 2 * rate, "twice as much without weights")
+    for layer, deviation in LAST_LAYERS.items():
+        head, _, name = layer.partition(".init.")
+        if name in _node(tree, f"model.roi_heads.{head}.init") and (has_masks or head != "mask_head"):
+            yield Setting(f"model.roi_heads.{layer}", deviation, "Detectron2's, which is best without weights")

@@ -263,6 +263,13 @@ def test_without_weights_everything_learns_and_for_longer(tmp_path, size):
     assert at(exp, "solver.max_iter") > at(tuned, "solver.max_iter")
     assert at(tuned, "train.init_weights").startswith("torchvision://")
     assert "without weights" in exp.notes
+    layers = [at(e, f"model.roi_heads.{head}.init") for e in (exp, tuned) for head in ("box_head", "mask_head")]
+    detectron2 = [{"cls_score": 0.01, "bbox_pred": 0.001}, {"predictor": 0.001}]
+    assert layers == [*detectron2, {"cls_score": None, "bbox_pred": None}, {"predictor": None}]
+    given = ["train.init_weights=null", "model.roi_heads.mask_head.init.predictor=0.5"]
+    assert at(loaded(folder, f"own_data/mask_rcnn_{size}", given), "model.roi_heads.mask_head.init.predictor") == 0.5
+    boxes = coco(tmp_path / "boxes", masks=False, images=30)
+    assert at(loaded(boxes, f"own_data/mask_rcnn_{size}", given[:1]), "model.roi_heads.mask_head") is None
 
 
 def test_names_and_paths_are_taken_as_they_are(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from detkit.config.describe import OptionRow, describe, usage
 from detkit.config.interpolation import written
 from detkit.config.load import Config, ForeignConfig, load_config
 from detkit.config.parse import build, parse
-from detkit.config.recipe import Recipe, built, changed, parts_of, reads_own_options
+from detkit.config.recipe import Recipe, built, changed, parts_of
 from detkit.config.user_file import is_detkits
 from detkit.config.write import assignment, complete, to_yaml, yaml_json
 from detkit.paths import FilePath
@@ -39,7 +39,6 @@ __all__ = [
     "load_config",
     "parse",
     "parts_of",
-    "reads_own_options",
     "to_yaml",
     "usage",
     "written",

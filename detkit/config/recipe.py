@@ -37,6 +37,15 @@ class Recipe(Generic[T]):
             )
         return made
 
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """What a class method says of the options before anything is built; None where it cannot be asked.
+
+        Args:
+            method: a class method that takes the options, by their names, behind its other arguments.
+            arguments: these others.
+        """
+        return getattr(self.cls, method)(*arguments, self.kwargs) if reads_own_options(self.cls, method) else None
+
 
 @dataclasses.dataclass(frozen=True)
 class Eager:
@@ -73,8 +82,8 @@ def built(path: str, recipe: Recipe[T], *runtime: Any) -> T:
             words = f"{type(error).__name__}: {words}"
         part, found, problem = words.partition(": ")
         paths = _paths_ending(part, recipe, path) if found else []
-        said = f"{path}: cannot be built. {words}" + (f" ({place})" if place else "")
-        raise ConfigError(f"{paths[0]}: {problem}" if len(paths) == 1 else said) from error
+        said = f"{paths[0]}: {problem}" if len(paths) == 1 else f"{path}: cannot be built. {words}"
+        raise ConfigError(said + (f" ({place})" if place else "")) from error
 
 
 def _paths_ending(words: str, recipe: Recipe[Any], path: str) -> list[str]:

@@ -112,10 +112,8 @@ class ClassBalancedSampler(_StreamSampler):
         images, classes = classes_of_images(self.dataset)
         if not len(images):
             raise DataError("the dataset has no images with objects to sample from")
-        rng, images_of = (
-            np.random.default_rng(self.seed),
-            {k: images[classes == k] for k in np.unique(classes).tolist()},
-        )
+        rng = np.random.default_rng(self.seed)
+        images_of = {k: images[classes == k] for k in np.unique(classes).tolist()}
         waiting: dict[int, list[int]] = {k: [] for k in images_of}
         while True:
             for k in rng.permutation(list(images_of)).tolist():

@@ -145,6 +145,7 @@ EVERY_CLASS = "every_class"
 
 class Dataset:
     """A list of images with annotations. Annotations lie in flat arrays, so that loader workers share them.
+
     Most formats subclass ``TableDataset``, which needs nothing but rows.
 
     Attributes:

@@ -22,7 +22,6 @@ from detkit.config import (
     load_config,
     parse,
     parts_of,
-    reads_own_options,
     written,
     yaml_json,
 )
@@ -174,8 +173,7 @@ class Experiment:
         for name, part in self.model.kwargs.items():
             if isinstance(part, Recipe) and issubclass(part.cls, Backbone):
                 try:
-                    known = reads_own_options(part.cls, "weights_source")
-                    if source := part.cls.weights_source(part.kwargs) if known else None:
+                    if source := part.ask("weights_source"):
                         local_file(source)
                 except ValueError as error:
                     raise ConfigError(f"model.{name}.{error}; or train without, for longer: weights: null") from error
@@ -224,11 +222,10 @@ class Experiment:
             return
         part = "backbone"
         try:
-            known = reads_own_options(backbone.cls, "strides") and reads_own_options(neck.cls, "check_strides")
-            strides = backbone.cls.strides(backbone.kwargs) if known else None
+            strides = backbone.ask("strides")
             part = "neck"
             if strides is not None:
-                neck.cls.check_strides(strides, neck.kwargs)
+                neck.ask("check_strides", strides)
         except ValueError as error:
             raise ConfigError(f"model.{part}.{error}") from error
 

@@ -15,6 +15,7 @@ from detkit.utils.words import amount
 
 PASSES = 6
 """Over the training images, at least; a few images are seen more often, as often as the template's steps say."""
+
 LAST_LAYERS = {"box_head.init.cls_score": 0.01, "box_head.init.bbox_pred": 0.001, "mask_head.init.predictor": 0.001}
 """The standard deviations that Detectron2's heads begin with."""
 

@@ -68,15 +68,19 @@ def restart(words: str) -> list[str]:
 
 def count(text: str) -> int:
     """A whole number of at least 1, as the type of an argument."""
-    return _at_least(1, int(text))
+    return _at_least(1, text)
 
 
 def count_or_zero(text: str) -> int:
     """A whole number of at least 0, as the type of an argument."""
-    return _at_least(0, int(text))
+    return _at_least(0, text)
 
 
-def _at_least(least: int, number: int) -> int:
+def _at_least(least: int, text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, got '{text}'") from None
     if number < least:
         raise argparse.ArgumentTypeError(f"expected at least {least}, got {number}")
     return number
@@ -84,16 +88,25 @@ def _at_least(least: int, number: int) -> int:
 
 def score(text: str) -> float:
     """A number from 0 to 1, as the type of an argument."""
-    if not 0 <= float(text) <= 1:
+    number = _number(text)
+    if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError(f"expected a score between 0 and 1, got {text}")
-    return float(text)
+    return number
 
 
 def fraction(text: str) -> float:
     """A number between 0 and 1, which is neither, as the type of an argument."""
-    if not 0 < float(text) < 1:
+    number = _number(text)
+    if not 0 < number < 1:
         raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got {text}")
-    return float(text)
+    return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, got '{text}'") from None
 
 
 class _Parser(argparse.ArgumentParser):

@@ -10,6 +10,7 @@ from detkit.layers.conv import (
     guard_convolutions,
 )
 from detkit.layers.crop_and_resize import crop_and_resize
+from detkit.layers.deformable_attention import deformable_attention
 from detkit.layers.init import init_normal
 from detkit.layers.norm import BN, GN, LN, NORMS, FrozenBN, Norm, freeze, frozen_copy, make_norm, replace_modules
 from detkit.layers.paste import paste_in_regions
@@ -34,6 +35,7 @@ __all__ = [
     "choose_features",
     "conv_stack",
     "crop_and_resize",
+    "deformable_attention",
     "freeze",
     "frozen_copy",
     "guard_convolutions",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from detkit.layers import deformable_attention
 from detkit.modeling import suppression
 from detkit.modeling.box_losses import CIoUBoxLoss, DIoUBoxLoss, GIoUBoxLoss
 from detkit.modeling.class_losses import FederatedClassLoss, SeesawClassLoss, SigmoidClassLoss
@@ -135,3 +136,10 @@ def test_choice_of_points(stored, monkeypatch):
     cells, places = uncertain_cells(logits, 20)
     assert torch.equal(cells, stored["points_grid_index"])
     torch.testing.assert_close(places, stored["points_grid"])
+
+
+def test_deformable_attention(stored):
+    value, sizes, locations, weights, theirs = (
+        stored[f"msda_{name}"] for name in ("value", "shapes", "locations", "weights", "out")
+    )
+    torch.testing.assert_close(deformable_attention(value, sizes.tolist(), locations, weights), theirs)

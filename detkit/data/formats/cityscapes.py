@@ -55,13 +55,17 @@ class CityscapesDataset(FormatDataset):
     format = "Cityscapes"
 
     @classmethod
+    def files(cls, folder: Folder) -> list[str]:
+        return next(filter(None, map(folder.glob, FILES)), [])
+
+    @classmethod
     def recognise(cls, folder: Folder) -> str | None:
-        found = _files(folder)
+        found = cls.files(folder)
         return f"{len(found)} files *_{found[0].rpartition('_')[2]}" if found else None
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
-        return grouped(_files(folder), _part)
+        return grouped(cls.files(folder), _part)
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
@@ -72,10 +76,6 @@ class CityscapesDataset(FormatDataset):
         if stuff and segments:
             content.segments, content.stuff = segments, dict(enumerate(stuff.values(), len(things) + 1))
         return content
-
-
-def _files(folder: Folder) -> list[str]:
-    return next(filter(None, map(folder.glob, FILES)), [])
 
 
 def _part(name: str) -> str:

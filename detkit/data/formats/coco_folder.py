@@ -39,12 +39,14 @@ class CocoFolder(FormatDataset):
     format = "COCO"
 
     @classmethod
-    def recognise(cls, folder: Folder) -> str | None:
-        return ", ".join([name for names in _files(folder, cls).values() for name in names][:4]) or None
+    def files(cls, folder: Folder) -> list[str]:
+        return [name for names in cls.parts(folder).values() for name in names]
 
     @classmethod
-    def parts(cls, folder: Folder) -> Mapping[str, Any]:
-        return _files(folder, cls)
+    def parts(cls, folder: Folder) -> Mapping[str, list[str]]:
+        files = (name for name in sorted(folder.candidates("*.json")) if cls.matches(_sketch(folder, name)))
+        found = grouped(files, lambda name: part_of(name) or own_part(name))
+        return {part: [name for name in names if "instances" in name] or names for part, names in found.items()}
 
     @classmethod
     def matches(cls, head: str) -> bool:
@@ -71,13 +73,6 @@ class LvisFolder(CocoFolder):
     @classmethod
     def matches(cls, head: str) -> bool:
         return '"neg_category_ids"' in head
-
-
-def _files(folder: Folder, kind: type[CocoFolder]) -> dict[str, list[str]]:
-    """Part -> its files; where some are of instances, only these."""
-    files = (name for name in sorted(folder.candidates("*.json")) if kind.matches(_sketch(folder, name)))
-    found = grouped(files, lambda name: part_of(name) or own_part(name))
-    return {part: [name for name in names if "instances" in name] or names for part, names in found.items()}
 
 
 def _sketch(folder: Folder, name: str) -> str:

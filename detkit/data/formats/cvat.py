@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element
 
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, image_size
@@ -29,6 +29,13 @@ IGNORED = ("points", "polyline", "skeleton", "tag", "cuboid")
 """Shapes that are no objects."""
 
 
+class _Part(NamedTuple):
+    """The classes that the files of all parts list, and the images of this one, each with its file."""
+
+    listed: list[str]
+    images: list[tuple[str, Element]]
+
+
 @DATASETS.register()
 class CvatDataset(FormatDataset):
     """CVAT's XML: boxes (also turned ones), polygons, ellipses and brush masks; in videos those of each frame.
@@ -42,15 +49,21 @@ class CvatDataset(FormatDataset):
     format = "CVAT XML"
 
     @classmethod
-    def recognise(cls, folder: Folder) -> str | None:
-        return ", ".join(_files(folder)) or None
+    def files(cls, folder: Folder) -> list[str]:
+        return [
+            name
+            for name in folder.candidates("*.xml")
+            if "<annotations" in folder.head(name) and ("<image" in (text := folder.ends(name)) or "<track" in text)
+        ]
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
-        files = _files(folder)
-        out: dict[str, list[tuple[str, Element]]] = {}
+        files, listed = cls.files(folder), list[str]()
+        out = dict[str, _Part]()
         for name in files:
             root, own = folder.xml(name), part_of(name, own_name=False) if len(files) > 1 else ""
+            labels = (label for label in root.iter("label") if label.find("parent") is None)
+            listed += [(label.findtext("name") or "").strip() for label in labels]
             tasks: dict[tuple[str, str], str] = {}
             for image in root.findall("image") or _frames(folder, name, root):
                 key, task = (image.get("subset") or "", image.get("name") or ""), image.get("task_id") or ""
@@ -58,29 +71,13 @@ class CvatDataset(FormatDataset):
                     what = f"the tasks {other} and {task} both have an image '{key[1]}' in the subset '{key[0]}'"
                     fix = "where CVAT writes one over the other; export each task by itself"
                     raise DataError(f"{folder.path / name}: {what}, {fix}")
-                out.setdefault(image.get("subset") or own, []).append((name, image))
-        return out or {"": []}
+                out.setdefault(image.get("subset") or own, _Part(listed, [])).images.append((name, image))
+        return out or {"": _Part(listed, [])}
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
-        listed = [
-            (label.findtext("name") or "").strip()
-            for name in _files(folder)
-            for label in folder.xml(name).iter("label")
-            if label.find("parent") is None
-        ]
-        entries = [(part, name, entry) for part, found in parts.items() for name, entry in found]
-        images = (_image(folder, entry, part, name) for part, name, entry in entries)
-        return Content.of_images(folder, images, listed or None)
-
-
-def _files(folder: Folder) -> list[str]:
-    """The XML of each task."""
-    return [
-        name
-        for name in folder.candidates("*.xml")
-        if "<annotations" in folder.head(name) and ("<image" in (text := folder.ends(name)) or "<track" in text)
-    ]
+        images = (_image(folder, entry, part, name) for part, found in parts.items() for name, entry in found.images)
+        return Content.of_images(folder, images, next(iter(parts.values())).listed or None)
 
 
 def _frames(folder: Folder, file: str, root: Element) -> list[Element]:

@@ -1,9 +1,10 @@
 """FormatDataset: a folder that a labelling tool wrote."""
 
+import collections
 import logging
 import os
 import zlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from detkit.data.datasets.row_reader import InvalidBoxes, Policy
 from detkit.data.datasets.table_dataset import TableDataset
 from detkit.data.formats.content import Content
 from detkit.data.formats.files import Folder, embedded_image
-from detkit.data.formats.parts import by_purpose, purpose
+from detkit.data.formats.parts import by_part, by_purpose, purpose
 from detkit.data.formats.segment_files import SegmentFile, SegmentFiles
 from detkit.data.images import DEFAULT_READING, ImageReading
 from detkit.data.issues import Report
@@ -172,9 +173,15 @@ class FormatDataset(TableDataset):
         return cls, seen
 
     @classmethod
+    def files(cls, folder: Folder) -> list[str]:
+        """The files of labels; those of a format that has its own ``recognise`` and ``parts`` are not asked for."""
+        return []
+
+    @classmethod
     def recognise(cls, folder: Folder) -> str | None:
         """What of this format is there, in a few words; None where nothing is."""
-        raise NotImplementedError
+        names = cls.files(folder)
+        return ", ".join([*names[:4], *([f"{len(names) - 4} more"] if names[4:] else [])]) or None
 
     @classmethod
     def hint(cls, folder: Folder) -> str:
@@ -189,7 +196,7 @@ class FormatDataset(TableDataset):
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
         """The parts of the dataset and what ``read`` needs of each; one without a name where it has no parts."""
-        return {"": None}
+        return by_part(cls.files(folder)) or {"": []}
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
@@ -274,9 +281,6 @@ def image_of(row: Any) -> int | str | None:
 
 def contents(folder: Folder) -> str:
     """What lies in a folder, in a few words."""
-    kinds: dict[str, int] = {}
-    for name in folder.files:
-        kinds[Path(name).suffix.lower() or "no suffix"] = kinds.get(Path(name).suffix.lower() or "no suffix", 0) + 1
-    common: Sequence[tuple[str, int]] = sorted(kinds.items(), key=lambda item: -item[1])[:6]
+    kinds = collections.Counter(Path(name).suffix.lower() or "no suffix" for name in folder.files)
     nothing = "only files that a run of detkit has left" if (folder.path / MARK).is_file() else "no files"
-    return ", ".join(f"{amount(count, 'file')} of {kind}" for kind, count in common) or nothing
+    return ", ".join(f"{amount(count, 'file')} of {kind}" for kind, count in kinds.most_common(6)) or nothing

@@ -15,7 +15,6 @@ import numpy as np
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, listed_first
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder, embedded_image
-from detkit.data.formats.parts import by_part
 from detkit.data.formats.shapes import (
     drawn,
     ellipse,
@@ -61,12 +60,15 @@ class LabelStudioDataset(FormatDataset):
     format = "Label Studio"
 
     @classmethod
-    def recognise(cls, folder: Folder) -> str | None:
-        return ", ".join(_files(folder)) or None
-
-    @classmethod
-    def parts(cls, folder: Folder) -> Mapping[str, Any]:
-        return by_part(_files(folder))
+    def files(cls, folder: Folder) -> list[str]:
+        return [
+            name
+            for name in folder.candidates("*.json")
+            if (start := folder.head(name).lstrip("\ufeff \r\n\t")[:1]) in ("[", "{")
+            and re.search(r'"(result|annotation_id)"\s*:', text := folder.ends(name))
+            and re.search(r'"(annotations|completions|predictions|annotator|task)"\s*:', text)
+            and (start == "[" or re.search(r'"data"\s*:', text))
+        ]
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
@@ -91,17 +93,6 @@ class LabelStudioDataset(FormatDataset):
                 notes.append(f"{name}: has predictions alone; they are labels of images without annotations elsewhere")
         images += predicted
         return Content.of_images(folder, images, listed_first(_configured(folder), images), notes)
-
-
-def _files(folder: Folder) -> list[str]:
-    return [
-        name
-        for name in folder.candidates("*.json")
-        if (start := folder.head(name).lstrip("\ufeff \r\n\t")[:1]) in ("[", "{")
-        and re.search(r'"(result|annotation_id)"\s*:', text := folder.ends(name))
-        and re.search(r'"(annotations|completions|predictions|annotator|task)"\s*:', text)
-        and (start == "[" or re.search(r'"data"\s*:', text))
-    ]
 
 
 def _tasks(content: Any) -> Any:

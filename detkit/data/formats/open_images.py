@@ -37,12 +37,12 @@ class OpenImagesDataset(FormatDataset):
     format = "Open Images"
 
     @classmethod
-    def recognise(cls, folder: Folder) -> str | None:
-        return ", ".join(_files(folder, "XMin")) or None
+    def files(cls, folder: Folder) -> list[str]:
+        return _files(folder, "XMin")
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
-        return grouped(_files(folder, "XMin"), _part)
+        return grouped(cls.files(folder), _part)
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:

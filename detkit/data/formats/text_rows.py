@@ -20,18 +20,13 @@ class TextRows(FormatDataset):
     """Labels as text files that are named as their images. A subclass reads a line; it is not registered itself."""
 
     @classmethod
-    def label_files(cls, folder: Folder) -> list[str]:
-        """The files of labels."""
-        raise NotImplementedError
-
-    @classmethod
     def read_line(cls, line: str, origin: str) -> LabelledObject | None:
         """An object; None for a line that is none. Raises DataError for one that is not of the format."""
         raise NotImplementedError
 
     @classmethod
     def recognise(cls, folder: Folder) -> str | None:
-        names = cls.label_files(folder)
+        names = cls.files(folder)
         for name in names:
             for number, line in lines_of(folder.head(name)):
                 try:
@@ -44,7 +39,7 @@ class TextRows(FormatDataset):
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
-        return by_part(cls.label_files(folder), own_name=False)
+        return by_part(cls.files(folder), own_name=False)
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
@@ -73,14 +68,14 @@ class KittiDataset(TextRows):
     format = "KITTI"
 
     @classmethod
-    def label_files(cls, folder: Folder) -> list[str]:
+    def files(cls, folder: Folder) -> list[str]:
         files = folder.glob("*.txt")
         places = ([name for name in files if place in name.split("/")[:-1]] for place in ("label_2", "labels"))
         return next(filter(None, places), [])
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
-        files = {PurePosixPath(name).stem: name for name in cls.label_files(folder)}
+        files = {PurePosixPath(name).stem: name for name in cls.files(folder)}
         out: dict[str, list[str]] = {}
         for name in folder.glob("ImageSets/*.txt"):
             lines = (line for _, line in lines_of(folder.text(name)))
@@ -112,7 +107,7 @@ class DotaDataset(TextRows):
     format = "DOTA (as enclosing boxes)"
 
     @classmethod
-    def label_files(cls, folder: Folder) -> list[str]:
+    def files(cls, folder: Folder) -> list[str]:
         return [name for name in folder.glob("*.txt") if "labelTxt" in name]
 
     @classmethod
@@ -137,12 +132,12 @@ class CrowdHumanDataset(FormatDataset):
     format = "CrowdHuman"
 
     @classmethod
-    def recognise(cls, folder: Folder) -> str | None:
-        return ", ".join(folder.candidates("*.odgt")) or None
+    def files(cls, folder: Folder) -> list[str]:
+        return folder.candidates("*.odgt")
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
-        return grouped(folder.candidates("*.odgt"), lambda name: part_of(name) or PurePosixPath(name).stem)
+        return grouped(cls.files(folder), lambda name: part_of(name) or PurePosixPath(name).stem)
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:

@@ -12,7 +12,6 @@ from typing import Any
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder
-from detkit.data.formats.parts import by_part
 from detkit.data.formats.shapes import ellipse, numbers, numbers_of, points, rotation_of
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
@@ -31,13 +30,9 @@ class ViaDataset(FormatDataset):
     format = "VIA"
 
     @classmethod
-    def recognise(cls, folder: Folder) -> str | None:
-        names = _files(folder)
-        return f"{', '.join(names[:3])}" if names else None
-
-    @classmethod
-    def parts(cls, folder: Folder) -> Mapping[str, Any]:
-        return by_part(_files(folder))
+    def files(cls, folder: Folder) -> list[str]:
+        heads = {name: folder.head(name) for name in folder.candidates("*.json", "*.csv")}
+        return [name for name, head in heads.items() if any(all(word in head for word in form) for form in FORMS)]
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
@@ -45,6 +40,13 @@ class ViaDataset(FormatDataset):
         return Content.of_images(folder, images, None)
 
 
+FORMS = (
+    ('"regions"', '"filename"'),
+    ('"attribute"', '"anchor_id"'),
+    ("region_shape_attributes", "filename"),
+    ("CSV_HEADER", "spatial_coordinates"),
+)
+"""Words that stand in the beginning of JSON and CSV of VIA 2, and of VIA 3."""
 CLASS_ATTRIBUTES = ("class", "label", "name", "type", "category")
 """Attributes of a region that mostly hold its class, in any case."""
 SHAPES = {1: "point", 2: "rect", 3: "circle", 4: "ellipse", 5: "polyline", 6: "polyline", 7: "polygon", 8: "extent"}
@@ -52,18 +54,6 @@ SHAPES = {1: "point", 2: "rect", 3: "circle", 4: "ellipse", 5: "polyline", 6: "p
 COMMENT = re.compile(r"(?m)^# (ATTRIBUTE|CSV_HEADER) = (.*)$")
 """What VIA 3 says of its CSV in it."""
 KEYS = {"rect": ("x", "y", "width", "height"), "circle": ("cx", "cy", "r"), "ellipse": ("cx", "cy", "rx", "ry")}
-
-
-def _files(folder: Folder) -> list[str]:
-    """Those that have the words of one of VIA's four forms in the beginning."""
-    words = (
-        ('"regions"', '"filename"'),
-        ('"attribute"', '"anchor_id"'),
-        ("region_shape_attributes", "filename"),
-        ("CSV_HEADER", "spatial_coordinates"),
-    )
-    heads = {name: folder.head(name) for name in folder.candidates("*.json", "*.csv")}
-    return [name for name, head in heads.items() if any(all(word in head for word in form) for form in words)]
 
 
 def _entries(folder: Folder, name: str) -> tuple[list[Any], Mapping[str, Any]]:

@@ -208,38 +208,42 @@ def _with_masks(
     listed: list[str] | None,
 ) -> list[LabelledObject]:
     """The objects of an instance mask: those of the XML in their order, or one a value or colour."""
-    ids, place = folder.mask(name), str(folder.path / name)
-    class_file = name.replace("SegmentationObject", "SegmentationClass")
-    classes = folder.mask(class_file) if class_file in folder.files else None
-    if ids.ndim == 3:
-        flat = ids[..., :3].astype(np.int64) @ np.array(CHANNELS)
-        background: tuple[int, ...] = (0, int(np.dot(VOID_COLOUR, CHANNELS)))
-        values = sorted((v for v in values_of(flat, place) if v not in background), key=_place_in_palette)
-    else:
-        flat = ids.astype(np.int64)
-        background = (0, VOID) if ids.dtype == np.uint8 else (0,)  # more objects than a byte counts have no void
-        values = [v for v in values_of(flat, place) if v not in background]
-    numbers = [value if ids.ndim == 2 else _place_in_palette(value)[0] for value in values]
-    if boxes and max(numbers, default=0) <= len(boxes):
-        for value, number in zip(values, numbers):
-            boxes[number - 1] = dataclasses.replace(boxes[number - 1], mask=flat == value)
+    place = str(folder.path / name)
+    ids, numbers = _numbered_objects(folder.mask(name), place)
+    if boxes and max(numbers.values(), default=0) <= len(boxes):
+        for value, number in numbers.items():
+            boxes[number - 1] = dataclasses.replace(boxes[number - 1], mask=ids == value)
         return boxes
-    if classes is None:
+    class_file = name.replace("SegmentationObject", "SegmentationClass")
+    if class_file not in folder.files:
         raise DataError(f"{place}: there is no {class_file}, which would say the classes of its objects")
-    if classes.shape[:2] != flat.shape:
+    classes, out = folder.mask(class_file), []
+    if classes.shape[:2] != ids.shape:
         raise DataError(f"{place}: is of another size than {class_file}")
-    out = []
-    for number, value in enumerate(values, 1):
-        mask = flat == value
-        kinds, counts = np.unique(classes[mask].reshape(int(mask.sum()), -1), axis=0, return_counts=True)
-        kind = tuple(kinds[counts.argmax()].tolist())
-        if colours is not None and len(kind) >= 3:
-            label = colours.get(kind[:3])
-        else:
-            index = kind[0] if len(kind) == 1 else _place_in_palette(int(np.dot(kind[:3], CHANNELS)))[0]
-            names = listed or list(CLASSES)
-            label = names[index - 1] if 1 <= index <= len(names) else None
-        if label is None:
-            raise DataError(f"{place}, object {number}: {class_file} says {kind}, which is no class")
-        out.append(LabelledObject(label, None, mask, f"{place}, object {number}"))
+    for number, value in enumerate(numbers, 1):
+        mask, origin = ids == value, f"{place}, object {number}"
+        values, counts = np.unique(classes[mask].reshape(mask.sum(), -1), axis=0, return_counts=True)
+        most_frequent = tuple(values[counts.argmax()].tolist())
+        if (label := _label(most_frequent, colours, listed)) is None:
+            raise DataError(f"{origin}: {class_file} says {most_frequent}, which is no class")
+        out.append(LabelledObject(label, None, mask, origin))
     return out
+
+
+def _numbered_objects(mask: np.ndarray, place: str) -> tuple[np.ndarray, dict[int, int]]:
+    """``(H, W)`` values or colours of an instance mask; and those of objects, with the number of each in the XML."""
+    if mask.ndim == 2:
+        others = (0, VOID) if mask.dtype == np.uint8 else (0,)  # more objects than a byte counts have no void
+        return mask, {value: value for value in values_of(mask, place) if value not in others}
+    colours, others = mask[..., :3].astype(np.int64) @ np.array(CHANNELS), (0, int(np.dot(VOID_COLOUR, CHANNELS)))
+    places = {colour: _place_in_palette(colour) for colour in values_of(colours, place) if colour not in others}
+    return colours, {colour: places[colour][0] for colour in sorted(places, key=places.__getitem__)}
+
+
+def _label(value: tuple[int, ...], colours: Mapping[Any, str] | None, listed: list[str] | None) -> str | None:
+    """The class of a value, of one channel or more, in a mask of classes; None where it is of none."""
+    if colours is not None and len(value) >= 3:
+        return colours.get(value[:3])
+    index = value[0] if len(value) == 1 else _place_in_palette(int(np.dot(value[:3], CHANNELS)))[0]
+    names = listed or CLASSES
+    return names[index - 1] if 1 <= index <= len(names) else None

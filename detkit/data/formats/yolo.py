@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,7 +48,7 @@ class YoloDataset(FormatDataset):
         folder = cls.locate(folder)
         described = _description(folder)
         if described is not None and (labels := sum(1 for _ in _label_files(folder))):
-            return f"{labels} label files, described by {described}"
+            return f"{labels} label files, described by {described.file}"
         return None
 
     @classmethod
@@ -82,23 +82,25 @@ class YoloDataset(FormatDataset):
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
-        name = _description(folder)
-        entries: dict[str, Any] = {}
-        if name and name.endswith((".yaml", ".yml")):
-            entries = folder.yaml(name)
-        elif name and name.endswith(".data"):
-            entries = dict(_pair(line) for _, line in lines_of(folder.text(name)) if "=" in line)
-        return yolo_parts(folder, entries, name) or by_part(folder.images, own_name=False)
+        described = _description(folder)
+        found = yolo_parts(folder, *described) if described else {}
+        return found or by_part(folder.images, own_name=False)
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
         described = _description(folder)
-        names = class_names(folder, described)
-        entries = folder.yaml(described) if described and described.endswith((".yaml", ".yml")) else {}
-        reader = _Reader(folder, names, entries, f"{folder.path / (described or '')}")
+        assert described is not None  # recognise has seen it
+        reader = _Reader(folder, class_names(folder, described), described.entries, f"{folder.path / described.file}")
         images = [reader.image(path) for paths in parts.values() for path in paths]
-        content = Content.of_images(folder, images, names, reader.notes())
+        content = Content.of_images(folder, images, reader.names, reader.notes())
         return dataclasses.replace(content, keypoints=reader.keypoints())
+
+
+class _Description(NamedTuple):
+    """The file that names the classes, and the keys of a YAML or ``obj.data``; a list of names has none."""
+
+    file: str
+    entries: Mapping[str, Any]
 
 
 def _above(paths: list[Path], folder: Folder, name: str) -> Folder:
@@ -110,19 +112,25 @@ def _above(paths: list[Path], folder: Folder, name: str) -> Folder:
     return Folder(top, str((folder.path / name).resolve()), folder.stored)
 
 
-def _description(folder: Folder) -> str | None:
-    """The file that names the classes; None where there is none."""
+def _description(folder: Folder) -> _Description | None:
+    """What names the classes; None where nothing does."""
     for name in sorted(folder.candidates("*.yaml", "*.yml"), key=lambda name: name.count("/")):
         near = name == folder.given or name.count("/") < 3
         if near and re.search(NAMES, folder.head(name)):
-            keys = folder.yaml(name).keys()
-            if "names" in keys or {"nc", "train"} <= keys:  # a model's YAML has the number of classes, too
-                return name
+            entries = folder.yaml(name)
+            if "names" in entries or {"nc", "train"} <= entries.keys():  # a model's YAML has the number of classes, too
+                return _Description(name, entries)
     for pattern in ("*.data", "classes.txt", "*.names", "*.labels"):
         for name in folder.candidates(pattern):
             if name.count("/") < 3 and any(_label_files(folder)):
-                return name
+                return _Description(name, _pairs(folder.text(name)) if pattern == "*.data" else {})
     return None
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """The values of lines ``key = value``."""
+    pairs = (line.partition("=") for _, line in lines_of(text) if "=" in line)
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def _lone(folder: Folder) -> str | None:
@@ -147,41 +155,39 @@ def _label_of(folder: Folder, image: str) -> str | None:
     return folder.same("/".join([*parts, f"{stem}.txt"]))
 
 
-def class_names(folder: Folder, described: str | None) -> list[str]:
+def class_names(folder: Folder, described: _Description) -> list[str]:
     """The names of the classes in their order. Raises DataError for names that are none, or stand there twice."""
-    names = _class_names(folder, described)
+    (file, entries), place = described, folder.path / described.file
+    if file.endswith((".yaml", ".yml")):
+        names = _names_in_yaml(entries)
+        if not names:
+            raise DataError(f"{place}: names: expected a list of class names, or 0: name lines from 0 on")
+    else:
+        if file.endswith(".data"):
+            wanted = PurePosixPath(entries.get("names", "obj.names")).name
+            file = next((name for name in folder.files if PurePosixPath(name).name == wanted), "")
+            if not file:
+                raise DataError(f"{place}: names = {entries.get('names')}, but there is no {wanted}")
+        names = [line for _, line in lines_of(folder.text(file))]
     if twice := [name for name, count in collections.Counter(names).items() if count > 1]:
-        places = [i for i, name in enumerate(names) if name == twice[0]]
-        what = f"names: classes {' and '.join(map(str, places))} are both named '{twice[0]}'"
-        raise DataError(f"{folder.path / (described or '')}: {what}; give each a name of its own")
+        places = " and ".join(str(i) for i, name in enumerate(names) if name == twice[0])
+        raise DataError(f"{place}: names: classes {places} are both named '{twice[0]}'; give each a name of its own")
     return names
 
 
-def _class_names(folder: Folder, described: str | None) -> list[str]:
-    if described is None:
-        raise DataError(f"{folder.path}: no file names the classes; write a data.yaml with names: [first, second]")
-    if described.endswith((".yaml", ".yml")):
-        entries = folder.yaml(described)
-        nc = entries.get("nc")
-        unnamed = [f"class_{i}" for i in range(nc)] if type(nc) is int and nc < MOST_NUMBERED else None
-        names = entries.get("names", unnamed)
-        if isinstance(names, Mapping):
-            try:
-                names = [{int(key): value for key, value in names.items()}[number] for number in range(len(names))]
-            except (KeyError, TypeError, ValueError):
-                names = None
-        if not isinstance(names, list) or not names or not all(isinstance(n, str | int | float) for n in names):
-            what = "expected a list of class names, or 0: name lines from 0 on"
-            raise DataError(f"{folder.path / described}: names: {what}")
-        return list(map(str, names))
-    if described.endswith(".data"):
-        entries = dict(_pair(line) for _, line in lines_of(folder.text(described)) if "=" in line)
-        wanted = PurePosixPath(entries.get("names", "obj.names")).name
-        found = [name for name in folder.files if PurePosixPath(name).name == wanted]
-        if not found:
-            raise DataError(f"{folder.path / described}: names = {entries.get('names')}, but there is no {wanted}")
-        described = found[0]
-    return [line for _, line in lines_of(folder.text(described))]
+def _names_in_yaml(entries: Mapping[str, Any]) -> list[str]:
+    """The list or mapping ``names``, or else ``nc`` names that are made up; empty for what is none of these."""
+    names, nc = entries.get("names"), entries.get("nc")
+    if "names" not in entries and type(nc) is int and nc < MOST_NUMBERED:
+        return [f"class_{i}" for i in range(nc)]
+    if isinstance(names, Mapping):
+        try:
+            by_number = {int(key): value for key, value in names.items()}
+            names = [by_number[number] for number in range(len(names))]
+        except (KeyError, TypeError, ValueError):
+            return []
+    is_list = isinstance(names, list) and all(isinstance(name, str | int | float) for name in names)
+    return list(map(str, names)) if is_list else []
 
 
 @dataclasses.dataclass
@@ -227,9 +233,10 @@ class _Reader:
 
     def image(self, path: str) -> LabelledImage:
         size, label = image_size(self.folder, path), _label_of(self.folder, path)
-        lines = lines_of(self.folder.text(label)) if label is not None else ()
-        objects = [self.object(line, f"{self.folder.path / label}, line {n}", size) for n, line in lines if label]
-        return LabelledImage(path, objects, size)
+        if label is None:
+            return LabelledImage(path, [], size)
+        place, lines = self.folder.path / label, lines_of(self.folder.text(label))
+        return LabelledImage(path, [self.object(line, f"{place}, line {number}", size) for number, line in lines], size)
 
     def object(self, line: str, origin: str, size: tuple[int, int]) -> LabelledObject:
         """One row. Raises DataError for what is none."""
@@ -269,8 +276,3 @@ class _Reader:
             seen = np.where((points[:, :2] > 0).any(1), points[:, 2] if self.per_point == 3 else 2, 0)
             found.keypoints = np.column_stack([points[:, :2] * scale, seen]).reshape(-1).tolist()
         return found
-
-
-def _pair(line: str) -> tuple[str, str]:
-    key, _, value = line.partition("=")
-    return key.strip(), value.strip()

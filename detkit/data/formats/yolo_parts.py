@@ -15,13 +15,13 @@ logger = logging.getLogger(__name__)
 PARTS = tuple(itertools.chain.from_iterable(SPLITS))
 
 
-def yolo_parts(folder: Folder, entries: Mapping[str, Any], name: str | None) -> dict[str, list[str]]:
+def yolo_parts(folder: Folder, name: str, entries: Mapping[str, Any]) -> dict[str, list[str]]:
     """The images of each part: of the usual ones, and of other keys that name images which are in none of them.
 
     Args:
         folder: the data's folder.
-        entries: key -> value of the file that describes the data.
-        name: that file.
+        name: the file that describes the data.
+        entries: key -> value of it.
 
     Raises:
         DataError: the images to train on are not there.
@@ -29,7 +29,7 @@ def yolo_parts(folder: Folder, entries: Mapping[str, Any], name: str | None) -> 
     found: dict[str, list[str]] = {}
     for part in PARTS:
         try:
-            found |= {part: _images(folder, entries, part, name)} if entries.get(part) else {}
+            found |= {part: _images(folder, name, entries, part)} if entries.get(part) else {}
         except DataError as error:  # Roboflow names a test part that may not be there
             if part in SPLITS[0]:
                 raise
@@ -38,7 +38,7 @@ def yolo_parts(folder: Folder, entries: Mapping[str, Any], name: str | None) -> 
     for key, value in entries.items():
         if isinstance(key, str) and isinstance(value, str) and key not in (*PARTS, "path", "names"):
             try:
-                images = _images(folder, entries, key, name)
+                images = _images(folder, name, entries, key)
             except DataError:  # it says something else
                 continue
             if images and taken.isdisjoint(images):
@@ -78,17 +78,17 @@ def inside(folder: Folder, bases: tuple[str, ...], entry: str) -> Place | None:
     return None
 
 
-def _images(folder: Folder, entries: Mapping[str, Any], part: str, name: str | None) -> list[str]:
+def _images(folder: Folder, name: str, entries: Mapping[str, Any], part: str) -> list[str]:
     """The images of a part, of which an entry names folders, lists of images, or images."""
     path = str(entries.get("path") or "")
     path = f"datasets/{path}" if path and folder.has_below(f"datasets/{path}") else path  # where Ultralytics looks
-    bases = (path, str(PurePosixPath(name or "").parent))
+    bases = (path, str(PurePosixPath(name).parent))
     others = [inside(folder, bases, entry) for key in PARTS if key != part for entry in listed(entries.get(key))]
     out: list[str] = []
     for entry in listed(entries[part]):
         where = inside(folder, bases, entry)
         if where is None or any(other and where.is_doubtful(other) for other in others):
-            raise DataError(f"{folder.path / (name or '')}: {part}: there is no '{entry}' in this folder")
+            raise DataError(f"{folder.path / name}: {part}: there is no '{entry}' in this folder")
         if where.path in folder.files and where.path.endswith(".txt"):
             near = str(PurePosixPath(where.path).parent)
             for number, line in lines_of(folder.text(where.path)):

@@ -89,8 +89,6 @@ class CocoEvaluator(Evaluator):
     def reset(self) -> None:
         """Forgets what ``update`` collected."""
         self._predictions: dict[int | str, Detections] = {}
-        self._cut: dict[int | str, int] = {}
-        self._predicted: set[Task] = set()
 
     def update(self, samples: list[Sample], predictions: list[Prediction]) -> None:
         """Takes the predictions of one batch, in original pixels; masks are kept as RLE.
@@ -112,28 +110,19 @@ class CocoEvaluator(Evaluator):
             instances = self._checked(prediction.instances)
             if self.tasks is not None:
                 instances = instances.without(*{*FIELDS.values()} - {FIELDS.get(task) for task in self.tasks})
-            self._predicted |= {task for task, field in FIELDS.items() if field in instances}
-            self._predictions[image_id] = Detections.of(instances)
-            self._cut[image_id] = prediction.num_cut
+            self._predictions[image_id] = Detections.of(instances, prediction.num_cut)
 
     def compute(self) -> dict[str, Any]:
         """The metrics over the predictions of all processes (all of them must call); {} off rank 0."""
-        gathered = gather_object((self._predictions, self._predicted, self._cut))
+        gathered = gather_object(self._predictions)
         if not is_main():
             return {}
-        merged: dict[int | str, Detections] = {}
-        for predictions, _, cut in gathered:
-            merged = {**predictions, **merged}
-            self._cut = {**cut, **self._cut}
-        self._predictions, self._predicted = merged, set[Task]().union(*(tasks for _, tasks, _ in gathered))
+        self._predictions = {image_id: found for part in reversed(gathered) for image_id, found in part.items()}
         truth = self.truth
-        if len(merged) < len(truth.number):
-            logger.warning(
-                "%d of the dataset's %d images were evaluated; the objects of the others count as missed",
-                *(len(merged), len(truth.number)),
-            )
-        results = self.results()
-        cut = self._limits()
+        if (evaluated := len(self._predictions)) < len(truth.number):
+            what = "%d of the dataset's %d images were evaluated; the objects of the others count as missed"
+            logger.warning(what, evaluated, len(truth.number))
+        results, cut = self.results(), self._limits()
         limits = {"limits": cut} if cut else {}
         return {
             task: coco_metrics(truth, results, task, self.max_detections, self.per_class) | limits
@@ -156,12 +145,15 @@ class CocoEvaluator(Evaluator):
 
     def _limits(self) -> dict[str, dict[str, int]]:
         """What limits on their number have cut off, of model and evaluator; {} for nothing."""
-        own = {image_id: len(found.scores) - self._num_counted(found) for image_id, found in self._predictions.items()}
-        counts = {"cut_by_model": self._cut, "cut_by_evaluator": own}
+        per_image = self._predictions.values()
+        counts = {
+            "cut_by_model": [found.num_cut for found in per_image],
+            "cut_by_evaluator": [len(found.scores) - self._num_counted(found) for found in per_image],
+        }
         return {
-            name: {"detections": sum(cut.values()), "images": sum(number > 0 for number in cut.values())}
+            name: {"detections": sum(cut), "images": sum(number > 0 for number in cut)}
             for name, cut in counts.items()
-            if any(cut.values())
+            if any(cut)
         }
 
     def _num_counted(self, found: Detections) -> int:
@@ -181,13 +173,11 @@ class CocoEvaluator(Evaluator):
         """
         self.reset()
         self._predictions = read_detections(path, self.truth)
-        for found in self._predictions.values():
-            fields = {task: getattr(found, field) for task, field in FIELDS.items()}
-            self._predicted |= {task for task, given in fields.items() if given is not None and len(given)}
-            for task in self.tasks or ():
-                if task in fields and fields[task] is None:
-                    what = f"tasks ask for {task} AP, but not every detection there has {FIELDS[task]}"
-                    raise DataError(f"{path}: {what}; set tasks: [box]")
+        any_found = any(len(found.scores) for found in self._predictions.values())
+        for task in (task for task in self.tasks or () if task in FIELDS):
+            if any_found and not self._has(FIELDS[task]):
+                what = f"tasks ask for {task} AP, but not every detection there has {FIELDS[task]}"
+                raise DataError(f"{path}: {what}; set tasks: [box]")
 
     def results(self) -> list[dict[str, Any]]:
         """COCO results, image by image: this process's own; after ``compute``, on rank 0, those of all processes."""
@@ -229,11 +219,15 @@ class CocoEvaluator(Evaluator):
             )
         return instances.to("cpu")
 
+    def _has(self, field: str) -> bool:
+        """Whether the detections of any image have masks, or keypoints."""
+        return any(getattr(found, field) is not None for found in self._predictions.values())
+
     def _tasks(self, truth: GroundTruth, results: list[dict[str, Any]]) -> tuple[Task, ...]:
         if self.tasks is not None:
             return self.tasks
-        keypoints: tuple[Task, ...] = ("keypoints",) if truth.keypoints and "keypoints" in self._predicted else ()
-        predicted = "mask" in self._predicted and all("segmentation" in row for row in results)
+        keypoints: tuple[Task, ...] = ("keypoints",) if truth.keypoints and self._has("keypoints") else ()
+        predicted = self._has("masks") and all("segmentation" in row for row in results)
         bare = len(truth.without_mask())
         if predicted and 0 < bare < len(truth.annotations):
             logger.warning("no mask AP: %d of %d annotations have no mask", bare, len(truth.annotations))

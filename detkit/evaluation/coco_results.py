@@ -24,6 +24,7 @@ class Detections:
         image_size: ``(height, width)``.
         masks: the counts of each compressed RLE; None without masks.
         keypoints: ``(N, P, 3)`` x, y and score, the centre of the first pixel at 0 as in COCO's files; None without.
+        num_cut: how many more the model's limit on their number has cut off.
     """
 
     boxes: np.ndarray
@@ -32,9 +33,10 @@ class Detections:
     image_size: tuple[int, int]
     masks: list[str] | None
     keypoints: np.ndarray | None = None
+    num_cut: int = 0
 
     @staticmethod
-    def of(instances: Instances) -> "Detections":
+    def of(instances: Instances, num_cut: int = 0) -> "Detections":
         """Takes ``boxes``, ``scores``, ``classes`` and, where there are any, ``masks`` and ``keypoints``."""
         return Detections(
             np.array(xywh(instances.boxes), np.float64).reshape(-1, 4),
@@ -43,6 +45,7 @@ class Detections:
             instances.image_size,
             [rle["counts"] for rle in instances.masks.rle()] if "masks" in instances else None,
             instances.keypoints.to("cpu").numpy() - [0.5, 0.5, 0] if "keypoints" in instances else None,
+            num_cut,
         )
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "Detections":

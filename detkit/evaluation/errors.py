@@ -99,7 +99,7 @@ class DetectionErrors(Evaluator):
         super().__init__(dataset)
         self.task, self.score_thresh = task, score_thresh
         self.result_names = ("errors" if task == "box" else "mask_errors",)
-        self._truth: dict[int | str, list[dict[str, Any]]] | None = None
+        self._truth: dict[int | str, list[dict[str, Any]]] = {}  # read when it is needed
         if task == "mask":
             self._read_truth()
         self.reset()
@@ -125,9 +125,8 @@ class DetectionErrors(Evaluator):
         Raises:
             ValueError: a prediction without instances, or without masks where ``task`` is mask.
         """
-        if self._truth is None:
+        if not self._truth:
             self._read_truth()
-        assert self._truth is not None
         for sample, prediction in zip(samples, predictions, strict=True):
             if prediction.instances is None or (self.task == "mask" and "masks" not in prediction.instances):
                 missing = "masks" if prediction.instances is not None else "instances"
@@ -146,8 +145,8 @@ class DetectionErrors(Evaluator):
         if not is_main():
             return {}
         merged = {image: matches for part in gathered for image, matches in part.items()}
-        for image in (self._truth or {}).keys() - merged.keys():
-            merged[image] = match(NOTHING, (self._truth or {})[image], self.dataset.category_ids, "box")
+        for image in self._truth.keys() - merged.keys():
+            merged[image] = match(NOTHING, self._truth[image], self.dataset.category_ids, "box")
         found: dict[str, Any] = {"AP50": -1.0, "counts": {}, "cost": {}}
         if merged:
             found = error_metrics(Matches.cat(list(merged.values())), self.score_thresh) | {"task": self.task}

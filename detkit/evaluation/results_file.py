@@ -54,7 +54,8 @@ def read_detections(path: str | os.PathLike[str], truth: GroundTruth) -> dict[in
                 " carry the ids of a COCO file by detkit predict --annotations FILE"
             ) from None
         columns[row.image_id].append((*values, shape, points))
-    masks, keypoints = (all(row[i] is not None for rows in columns.values() for row in rows) for i in (3, 4))
+    found = [row for rows in columns.values() for row in rows]
+    masks, keypoints = (bool(found) and all(row[i] is not None for row in found) for i in (3, 4))
     return {
         image_id: Detections(
             np.array([box for box, *_ in rows], np.float64).reshape(-1, 4),

@@ -88,8 +88,6 @@ class RepeatFactorSampler(_StreamSampler):
     def images(self) -> Iterator[int]:
         """See ``_StreamSampler.images``: epoch by epoch."""
         factors = self.repeat_factors()
-        if not len(factors):
-            raise DataError("the dataset has no images to sample from")
         for epoch in itertools.count():
             rng = np.random.default_rng((self.seed, epoch))
             order = rng.permutation(len(factors))

@@ -1,6 +1,7 @@
 """What goes wrong while samples are made: which image it was, at what stage, and workers that die."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 
 from detkit.data.interfaces import Record
@@ -22,12 +23,12 @@ class WorkerError(RuntimeError):
     """A loader process died. The message says what that usually means and what to lower."""
 
 
+@dataclasses.dataclass
 class Progress:
     """How far the making of a sample has come: its stage, which began with ``record``, for the words of an error."""
 
-    def __init__(self, stage: str):
-        self.stage = stage
-        self.record: Record | None = None
+    stage: str
+    record: Record | None = None
 
     def at(self, stage: str, record: Record) -> None:
         """``stage`` begins with ``record``."""
@@ -68,18 +69,18 @@ def worker_error(error: BaseException, num_workers: int) -> WorkerError | None:
     if "DataLoader worker" not in str(error):
         if not limit:
             return None
-        words = [
+        return WorkerError(
             f"loader processes cannot do their work ({first}): {limit}. Or lower data.num_workers, now {num_workers};"
-        ]
-        words.append("0 needs none of them.")
-    elif limit:
-        words = [f"a loader process died ({first}), one of {num_workers}. {limit[0].upper()}{limit[1:]}, lower"]
-        words.append("data.num_workers or data.batch_size, or take data.mask_format=polygon or mini.")
-    else:
-        words = [
-            f"a loader process died ({first}), one of {num_workers}. If it has said nothing above, most often the"
-            " system has killed it for want of memory (its log says so: dmesg | grep -i kill). Lower data.num_workers"
-            f" (now {num_workers}), or the size of images. With data.num_workers=0 an error in the data shows itself"
-            " where it happens."
-        ]
-    return WorkerError(" ".join(words))
+            " 0 needs none of them."
+        )
+    died = f"a loader process died ({first}), one of {num_workers}."
+    if limit:
+        return WorkerError(
+            f"{died} {limit[0].upper()}{limit[1:]}, lower data.num_workers or data.batch_size, or take"
+            " data.mask_format=polygon or mini."
+        )
+    return WorkerError(
+        f"{died} If it has said nothing above, most often the system has killed it for want of memory (its log says so:"
+        f" dmesg | grep -i kill). Lower data.num_workers (now {num_workers}), or the size of images. With"
+        " data.num_workers=0 an error in the data shows itself where it happens."
+    )

@@ -39,7 +39,12 @@ def in_batches(
     """The rank's share of each global batch of a stream of images; see ``AspectRatioSampler`` for ``by_aspect_ratio``.
 
     Sizes of batches are read for each, see ``Sampler``.
+
+    Raises:
+        DataError: there are no images.
     """
+    if not len(sampler.dataset):
+        raise DataError("the dataset has no images to sample from")
     kinds = [0] * len(sampler.dataset)
     if by_aspect_ratio:
         kinds = [int(width > height) for height, width in map(sampler.dataset.image_size, range(len(kinds)))]
@@ -48,26 +53,16 @@ def in_batches(
         batch = waiting[kinds[index]]
         batch.append((epoch, index))
         while len(batch) >= (total := sampler.batch_size * sampler.world_size):  # more, where batches are smaller now
-            yield batch[:total][slice_of_rank(sampler)]
+            first = sampler.rank * sampler.batch_size
+            yield batch[first : first + sampler.batch_size]
             del batch[:total]
 
 
 def shuffled(length: int, seed: int) -> Iterator[tuple[int, int]]:
-    """Endless ``(epoch, index)``: each epoch a permutation that depends on (seed, epoch) alone.
-
-    Raises:
-        DataError: there are no images.
-    """
-    if length == 0:
-        raise DataError("the dataset has no images to sample from")
+    """Endless ``(epoch, index)``: each epoch a permutation that depends on (seed, epoch) alone."""
     for epoch in itertools.count():
         for index in np.random.default_rng((seed, epoch)).permutation(length).tolist():
             yield epoch, index
-
-
-def slice_of_rank(sampler: Sampler) -> slice:
-    """The rank's part of a global batch."""
-    return slice(sampler.rank * sampler.batch_size, (sampler.rank + 1) * sampler.batch_size)
 
 
 def inference_batches(length: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[tuple[int, int]]]:

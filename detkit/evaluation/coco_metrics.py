@@ -7,7 +7,7 @@ faster-coco-eval. Letters: T IoU thresholds, R recall points, K classes, A area 
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -91,13 +91,8 @@ class GroundTruth:
     def rows(self, task: Task) -> list[dict[str, Any]]:
         """The annotations with only what ``task`` needs, as new dicts (the evaluator writes into them)."""
         none = [0] * 3 * len(self.keypoints.names if self.keypoints else ())
-        own: dict[Task, Callable[[Any], dict[str, Any]]] = {
-            "box": lambda a: {},
-            "boundary": lambda a: {"segmentation": a["segmentation"]},
-            "mask": lambda a: {"segmentation": a["segmentation"]},
-            "keypoints": lambda a: _with_number(a.get("keypoints") or none),
-        }
-        return [
+        key = _PROTOCOLS[task].key
+        rows = [
             {
                 "id": n,
                 "image_id": self.number[a["image_id"]],
@@ -105,14 +100,13 @@ class GroundTruth:
                 "iscrowd": int(a.get("iscrowd", 0)),
                 "area": a.get("area", a["bbox"][2] * a["bbox"][3]),
                 "bbox": a["bbox"],
-                **own[task](a),
+                key: a.get(key) or none,
             }
             for n, a in enumerate(self.regions, 1)
         ]
-
-
-def _with_number(keypoints: Sequence[float]) -> dict[str, Any]:
-    return {"keypoints": keypoints, "num_keypoints": sum(v > 0 for v in keypoints[2::3])}
+        for row in rows if key == "keypoints" else ():
+            row["num_keypoints"] = sum(v > 0 for v in row["keypoints"][2::3])
+        return rows
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,13 +1,10 @@
 """COCO metrics as tables for a person."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from tabulate import tabulate
-
 from detkit.evaluation.coco_metrics import TASKS
-from detkit.utils.tables import side_by_side
+from detkit.utils.tables import metric_table
 
 
 def coco_report(results: Mapping[str, Any], instances: Mapping[str, int]) -> str:
@@ -20,11 +17,11 @@ def coco_report(results: Mapping[str, Any], instances: Mapping[str, int]) -> str
     tasks: dict[str, Any] = {task: results[task] for task in TASKS if task in results}  # others are other evaluators'
     if not tasks:
         return "no COCO metrics"
-    tables: dict[tuple[str, ...], list[list[str]]] = {}  # one for all tasks of the same metrics
+    tables: dict[tuple[str, ...], list[list[Any]]] = {}  # one for all tasks of the same metrics
     for task, metrics in tasks.items():
         columns = tuple(key for key, value in metrics.items() if not isinstance(value, Mapping))
-        tables.setdefault(columns, []).append([task, *(_number(metrics[key]) for key in columns)])
-    parts = [_table(["COCO", *columns], rows) for columns, rows in tables.items()]
+        tables.setdefault(columns, []).append([task, *(metrics[key] for key in columns)])
+    parts = [metric_table(["COCO", *columns], rows) for columns, rows in tables.items()]
     if any("per_class" in metrics for metrics in tasks.values()):
         parts.append(_class_table(tasks, instances))
     lines = reason_lines(tasks)
@@ -34,12 +31,10 @@ def coco_report(results: Mapping[str, Any], instances: Mapping[str, int]) -> str
 
 
 def _class_table(tasks: Mapping[str, Any], instances: Mapping[str, int]) -> str:
-    """Class, number of objects and AP of every task; many classes stand in up to three blocks side by side."""
+    """Class, number of objects and AP of every task."""
     per_class = {task: metrics["per_class"] for task, metrics in tasks.items() if "per_class" in metrics}
-    rows = [[name, n, *(_number(aps[name]) for aps in per_class.values())] for name, n in instances.items()]
-    header = ["class", "objects", *(f"{task} AP" for task in per_class)]
-    wide, headers = side_by_side(header, rows, min(3, -(-len(rows) // 20)) or 1)
-    return _table(headers, wide)
+    rows = [[name, n, *(aps[name] for aps in per_class.values())] for name, n in instances.items()]
+    return metric_table(["class", "objects", *(f"{task} AP" for task in per_class)], rows)
 
 
 def reason_lines(tasks: Mapping[str, Any]) -> list[str]:
@@ -54,12 +49,3 @@ def reason_lines(tasks: Mapping[str, Any]) -> list[str]:
             names = classes.setdefault(words, [])
             names.extend([] if name in names else [name])
     return [f"{words}: {', '.join(names)}" for words, names in (*keys.items(), *classes.items())]
-
-
-def _number(value: float) -> str:
-    return "-" if value == -1 or math.isnan(value) else f"{value:.3f}"
-
-
-def _table(header: list[str], rows: list[list[Any]]) -> str:
-    align = ["left" if name in ("class", "COCO") else "right" for name in header]
-    return tabulate(rows, header, tablefmt="simple", colalign=align if rows else None, disable_numparse=True)

@@ -15,6 +15,7 @@ from detkit.evaluation.interfaces import EVALUATORS, Evaluator
 from detkit.evaluation.labelled import verified, with_regions
 from detkit.registry import DataError
 from detkit.structures import Prediction, Sample
+from detkit.structures.rle import as_rle
 from detkit.utils.distributed import gather_object, is_main
 
 KINDS = {
@@ -216,19 +217,9 @@ def _ious(
     if task == "box":
         boxes = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
         return np.asarray(coco_mask.iou(found.boxes[order], boxes, crowd.astype(np.uint8)))
-    height, width = found.image_size
-    ours = [{"size": [height, width], "counts": (found.masks or [])[i]} for i in order.tolist()]
-    theirs = [as_rle(row["segmentation"], height, width) for row in rows]
+    ours = [{"size": list(found.image_size), "counts": (found.masks or [])[i]} for i in order.tolist()]
+    theirs = [as_rle(row["segmentation"], found.image_size) for row in rows]
     return np.asarray(coco_mask.iou(ours, theirs, crowd.astype(np.uint8)))
-
-
-def as_rle(segmentation: Any, height: int, width: int) -> Any:
-    """A mask in any of COCO's forms as a compressed RLE."""
-    if isinstance(segmentation, list):
-        return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    return (
-        coco_mask.frPyObjects(segmentation, height, width) if isinstance(segmentation["counts"], list) else segmentation
-    )
 
 
 def _mistakes(ious: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

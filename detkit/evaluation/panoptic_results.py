@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from detkit.data.formats.segment_files import LabelledSegment, SegmentFile, SegmentFiles
+from detkit.data.formats.segment_files import LabelledSegment, SegmentedImage, SegmentFile, SegmentFiles
 from detkit.data.interfaces import Dataset
 from detkit.evaluation.result_folder import PANOPTIC, write_list
 from detkit.registry import DataError
@@ -104,19 +104,8 @@ class PanopticWriter:
             file.write(f'], "categories": {json.dumps(list(self.categories.values()))}}}')
 
 
-class _Segment(msgspec.Struct):
-    id: int
-    category_id: int
-
-
-class _Map(msgspec.Struct):
-    image_id: int | str
-    file_name: str
-    segments_info: list[_Segment]
-
-
 class _Maps(msgspec.Struct):
-    annotations: list[_Map]
+    annotations: list[SegmentedImage]
 
 
 def maps_file(path: str | os.PathLike[str]) -> Path | None:

@@ -2,14 +2,12 @@
 
 from typing import Any
 
-from tabulate import tabulate
-
 from detkit.data.interfaces import Dataset
 from detkit.evaluation.interfaces import Evaluator
 from detkit.registry import ConfigError, DataError
 from detkit.structures import Prediction, Sample
 from detkit.utils.distributed import gather_object, is_main
-from detkit.utils.tables import side_by_side
+from detkit.utils.tables import metric_table
 
 
 class PerImageEvaluator(Evaluator):
@@ -69,13 +67,10 @@ class PerImageEvaluator(Evaluator):
 
 
 def metric_tables(title: str, overall: dict[str, dict[str, float]], classes: dict[str, dict[str, float]]) -> str:
-    """Rows of metrics by name, then those of classes, many of which stand in blocks side by side."""
-    tables = []
-    for name, rows in ((title, overall), ("class", classes)):
-        if rows:
-            header = [name, *next(iter(rows.values()))]
-            cells = [[row, *("-" if v == -1 else f"{v:.3f}" for v in values.values())] for row, values in rows.items()]
-            wide, headers = side_by_side(header, cells, min(3, -(-len(cells) // 20)))
-            align = ["left" if word in (title, "class") else "right" for word in headers]
-            tables.append(tabulate(wide, headers, tablefmt="simple", colalign=align, disable_numparse=True))
-    return "\n\n".join(tables)
+    """Rows of metrics by name, then those of classes."""
+    tables = [(title, overall), ("class", classes)]
+    return "\n\n".join(
+        metric_table([name, *next(iter(rows.values()))], [[row, *values.values()] for row, values in rows.items()])
+        for name, rows in tables
+        if rows
+    )

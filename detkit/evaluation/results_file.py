@@ -12,9 +12,8 @@ from detkit.data.datasets.row_masks import box_around
 from detkit.data.datasets.rows import as_row, row_type
 from detkit.evaluation.coco_metrics import GroundTruth
 from detkit.evaluation.coco_results import Detections
-from detkit.evaluation.errors import as_rle
 from detkit.registry import DataError
-from detkit.structures.rle import checked_rle
+from detkit.structures.rle import as_rle, checked_rle
 
 
 def read_detections(path: str | os.PathLike[str], truth: GroundTruth) -> dict[int | str, Detections]:
@@ -81,7 +80,7 @@ def _mask(segmentation: Any, height: int, width: int, place: str) -> Any:
     if not isinstance(segmentation, dict):
         if box_around(segmentation, (height, width)) is None:
             raise ValueError
-        return as_rle(segmentation, height, width)
+        return as_rle(segmentation, (height, width))
     try:
         return checked_rle(segmentation, (height, width))
     except ValueError as error:

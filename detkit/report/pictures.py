@@ -16,8 +16,9 @@ from PIL import Image
 from detkit.data.interfaces import Dataset
 from detkit.evaluation.coco_metrics import GroundTruth
 from detkit.evaluation.coco_results import Detections
-from detkit.evaluation.errors import KINDS, NONE, NOTHING, Matches, as_rle, match
+from detkit.evaluation.errors import KINDS, NONE, NOTHING, Matches, match
 from detkit.report.analysis import Analysis, counted, rows_by_image
+from detkit.structures.rle import as_rle
 from detkit.utils.logging import optional_output
 from detkit.visualization.comparison import COLORS, CORRECT, FALSE, MISSED, NOT_JUDGED
 from detkit.visualization.drawing import Drawing
@@ -144,7 +145,7 @@ class _Bitmaps(Sequence[np.ndarray]):
         return len(self.masks)
 
     def __getitem__(self, index: Any) -> Any:
-        return coco_mask.decode(as_rle(self.masks[index], *self.size)).astype(bool)
+        return coco_mask.decode(as_rle(self.masks[index], self.size)).astype(bool)
 
 
 def _picture(

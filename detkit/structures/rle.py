@@ -84,6 +84,13 @@ def rle_of_region(bitmap: np.ndarray, x: int, y: int, size: tuple[int, int]) -> 
     return {"size": [height, width], "counts": encoded["counts"].decode("ascii")}
 
 
+def as_rle(segmentation: Any, size: tuple[int, int]) -> Any:
+    """A mask of an image of ``size`` (height, width), in any of COCO's forms, as one compressed RLE."""
+    if isinstance(segmentation, list):
+        return coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
+    return coco_mask.frPyObjects(segmentation, *size) if isinstance(segmentation["counts"], list) else segmentation
+
+
 def checked_rle(rle: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     """The RLE in its compressed form, counts as bytes.
 

@@ -47,12 +47,7 @@ class TiledModel(nn.Module):
             ValueError: an image is not as it is in its file.
         """
         for sample in samples:
-            if tuple(sample.image.shape[-2:]) != tuple(sample.original_size):
-                raise ValueError(
-                    f"{sample.file_name or sample.image_id}: tiles are cut from images as they are in their files, and"
-                    f" one of {sample.original_size} has come as {tuple(sample.image.shape[-2:])}; give the"
-                    " augmentations to TiledModel"
-                )
+            check_unchanged(sample, "tiles are cut from", self)
         tiles_per_image = [self.tiling.tiles(sample.original_size) for sample in samples]
         jobs = [(number, tile) for number, own in enumerate(tiles_per_image) for tile in own]
         found: list[list[Prediction]] = [[] for _ in samples]
@@ -76,6 +71,16 @@ class TiledModel(nn.Module):
         is_panoptic = instances is not None and semantic is not None and parts[0].panoptic is not None
         panoptic = merge(instances, semantic) if is_panoptic and merge is not None else None
         return Prediction(instances, semantic, panoptic, num_cut=sum(part.num_cut for part in parts))
+
+
+def check_unchanged(sample: Sample, purpose: str, model: nn.Module) -> None:
+    """Raises ValueError for an image that is not as it is in its file, which ``model`` needs for its ``purpose``."""
+    size, given = tuple(sample.original_size), tuple(sample.image.shape[-2:])
+    if size != given:
+        raise ValueError(
+            f"{sample.file_name or sample.image_id}: {purpose} images as they are in their files, and one of {size} has"
+            f" come as {given}; give the augmentations to {type(model).__name__}"
+        )
 
 
 def augmented(pixels: np.ndarray, file_name: str, augmentations: Sequence[Augmentation]) -> Sample:

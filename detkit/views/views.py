@@ -15,7 +15,7 @@ from detkit.modeling.postprocess import to_original_size
 from detkit.ranges import Count
 from detkit.registry import ConfigError
 from detkit.structures import CropAndPad, Flip, Instances, Keypoints, Prediction, Resize, Sample, Transform
-from detkit.views.tiled import AnyTiling, TiledModel, augmented
+from detkit.views.tiled import AnyTiling, TiledModel, augmented, check_unchanged
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,15 +84,10 @@ class ViewsModel(nn.Module):
         return [self._merged(sample) for sample in samples]
 
     def _merged(self, sample: Sample) -> Prediction:
-        size = sample.original_size
-        if tuple(sample.image.shape[-2:]) != tuple(size):
-            raise ValueError(
-                f"{sample.file_name or sample.image_id}: views are made of images as they are in their files, and one"
-                f" of {size} has come as {tuple(sample.image.shape[-2:])}; give the augmentations to ViewsModel"
-            )
+        check_unchanged(sample, "views are made of", self)
         pixels = sample.image.permute(1, 2, 0).cpu().numpy()
         views = [augmented(pixels, sample.file_name, steps) for _, steps in self.steps]
-        prediction = self._objects(views, size) if self.objects else Prediction()
+        prediction = self._objects(views, sample.original_size) if self.objects else Prediction()
         return self.model.joined(prediction, self._semantic(views)) if self.maps else prediction
 
     def _semantic(self, views: list[Sample]) -> Tensor:

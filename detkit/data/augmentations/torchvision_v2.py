@@ -1,6 +1,5 @@
 """TorchvisionV2: any transform of torchvision.transforms.v2 as an augmentation."""
 
-import difflib
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
 from detkit.data.interfaces import AUGMENTATIONS, Augmentation, Record
-from detkit.registry import ConfigError
+from detkit.registry import ConfigError, did_you_mean
 from detkit.structures import ProjectiveTransform, Transform, Warp
 
 
@@ -37,13 +36,13 @@ class TorchvisionV2(Augmentation):
         if transform not in kinds:
             raise ConfigError(
                 f"TorchvisionV2.transform: torchvision.transforms.v2 has no transform '{transform}'."
-                f"{_nearest(transform, kinds)}"
+                f"{did_you_mean(transform, kinds)}"
             )
         known = list(inspect.signature(kinds[transform]).parameters)
         for name in self.options:
             if name not in known:
                 raise ConfigError(
-                    f"TorchvisionV2.options: {transform} has no option '{name}'.{_nearest(name, known)} It has "
+                    f"TorchvisionV2.options: {transform} has no option '{name}'.{did_you_mean(name, known)} It has "
                     f"{', '.join(known) or 'none'}"
                 )
         try:
@@ -98,11 +97,6 @@ class TorchvisionV2(Augmentation):
                 "channels, uint8"
             )
         return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
-
-
-def _nearest(word: str, words: Any) -> str:
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def _lattice(size: tuple[int, int], num: int) -> torch.Tensor:

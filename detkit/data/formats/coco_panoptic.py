@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,7 +19,7 @@ from detkit.data.formats.coco_parts import distinct, joined, near_file
 from detkit.data.formats.content import Content
 from detkit.data.formats.files import Folder
 from detkit.data.formats.parts import part_of
-from detkit.data.formats.segment_files import LabelledSegment, SegmentFile, SegmentFiles, segment_ids
+from detkit.data.formats.segment_files import LabelledSegment, SegmentedImage, SegmentFile, SegmentFiles, segment_ids
 from detkit.data.images import DEFAULT_READING, ImageReading
 from detkit.data.interfaces import DATASETS
 from detkit.data.paths import data_path
@@ -47,18 +47,6 @@ class CocoPanopticFolder(CocoFolder):
         return joined(distinct(parts, lambda name: _panoptic(folder, name)))
 
 
-class _Segment(msgspec.Struct, gc=False):
-    id: int
-    category_id: int
-    iscrowd: Literal[0, 1] = 0
-
-
-class _SegmentedImage(msgspec.Struct, gc=False):
-    image_id: int | str
-    file_name: str
-    segments_info: list[_Segment]
-
-
 class _PanopticImage(msgspec.Struct, gc=False):
     id: int | str
     file_name: str
@@ -74,7 +62,7 @@ class _PanopticCategory(msgspec.Struct, gc=False):
 
 class _PanopticFile(msgspec.Struct):
     images: list[_PanopticImage]
-    annotations: list[_SegmentedImage]
+    annotations: list[SegmentedImage]
     categories: list[_PanopticCategory]
 
 
@@ -87,7 +75,7 @@ def _read(place: str) -> _PanopticFile:
         raise DataError(f"{place}: is not COCO panoptic ({error})") from None
 
 
-def _segments(entry: _SegmentedImage, categories: Mapping[int, _PanopticCategory], place: str) -> list[LabelledSegment]:
+def _segments(entry: SegmentedImage, categories: Mapping[int, _PanopticCategory], place: str) -> list[LabelledSegment]:
     """The segments of an image. Raises DataError for a category that is none."""
     found = []
     for segment in entry.segments_info:

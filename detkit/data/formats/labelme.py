@@ -99,7 +99,7 @@ def _object(shapes: list[tuple[dict[str, Any], str]], size: tuple[int, int]) -> 
         if kind in POLYGONS:
             polygons.append(points(given, place))
         elif kind in RECTANGLES:  # two corners opposite each other, or all four
-            boxes.append(extent(np.reshape(points(given, place, 2), (-1, 2))))
+            boxes.append(extent(points(given, place, 2)))
         elif kind == "circle":
             centre, rim = numbers(given, place, "points", 4).reshape(2, 2)
             box, outline = ellipse(centre.tolist(), [float(np.hypot(*(rim - centre)))] * 2)
@@ -116,8 +116,7 @@ def _object(shapes: list[tuple[dict[str, Any], str]], size: tuple[int, int]) -> 
         masks += [covered([*polygons, *rectangles], size, origin)] if polygons or rectangles else []
         return LabelledObject(label, None, np.logical_or.reduce(masks), origin)
     outlines = polygons if not circles else [p for p in polygons if len(p) != 2 * CORNERS]
-    corners = [np.reshape(p, (-1, 2)) for p in outlines] + [np.reshape(box, (2, 2)) for box in (*boxes, *circles)]
-    whole = extent(np.concatenate(corners))
+    whole = extent(np.concatenate([*outlines, *boxes, *circles]))
     if not polygons and len(boxes) == 1:
         return LabelledObject(label, whole, None, origin)
     return LabelledObject(label, whole, [*polygons, *rectangles], origin)

@@ -6,8 +6,6 @@ from pathlib import PurePosixPath
 from typing import Any
 from xml.etree.ElementTree import Element
 
-import numpy as np
-
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, image_size
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder
@@ -80,7 +78,7 @@ def _object(folder: Folder, thing: Element, near: str, origin: str) -> LabelledO
         return LabelledObject(label, None, drawn(folder.mask(file)), origin)
     corners = points(outline, origin)
     if _text(thing, "type") == "bounding_box":
-        return LabelledObject(label, extent(np.reshape(corners, (-1, 2))), None, origin)
+        return LabelledObject(label, extent(corners), None, origin)
     return LabelledObject(label, None, [corners], origin)
 
 

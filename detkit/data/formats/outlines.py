@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as coco_mask
 
-from detkit.structures.rle import region_of_rle
+from detkit.structures.rle import as_rle, region_of_rle
 
 EDGES = (
     (-1, 0, (0, 0), (1, 0)),
@@ -35,7 +35,7 @@ def one_polygon(segmentation: Any, size: tuple[int, int], tolerance: float = 0.0
         joined = _joined(loops)
         if len(loops) == 1 or _same(segmentation, joined, size):
             return joined
-        united = _loops(coco_mask.merge(coco_mask.frPyObjects(segmentation, *size)), size, tolerance)
+        united = _loops(as_rle(segmentation, size), size, tolerance)
         return _joined(_as_far_as(united, np.concatenate(loops)))  # the pieces overlap
     return _joined(_loops(segmentation, size, tolerance))
 
@@ -71,7 +71,7 @@ def _loops(rle: Any, size: tuple[int, int], tolerance: float) -> list[np.ndarray
     exact = [loop + (x, y) for loop in loops_of(bitmap)]
     while exact and tolerance > 0.7:  # at less, the steps of a slanting rim stay
         fewer = [simplified(loop, tolerance) for loop in exact]
-        if coco_mask.iou([coco_mask.frPyObjects([_joined(fewer)], *size)[0]], [rle], [0]).item() > CLOSE:
+        if coco_mask.iou([as_rle([_joined(fewer)], size)], [rle], [0]).item() > CLOSE:
             return fewer
         tolerance *= 0.75
     return exact
@@ -142,5 +142,4 @@ def _joined(loops: Sequence[np.ndarray]) -> list[float]:
 
 
 def _same(polygons: list[Any], joined: list[float], size: tuple[int, int]) -> bool:
-    separate, joint = coco_mask.frPyObjects(polygons, *size), coco_mask.frPyObjects([joined], *size)
-    return bool(coco_mask.iou([coco_mask.merge(separate)], joint, [0])[0, 0] > 0.999)
+    return bool(coco_mask.iou([as_rle(polygons, size)], [as_rle([joined], size)], [0])[0, 0] > 0.999)

@@ -3,8 +3,9 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 
@@ -22,6 +23,20 @@ ROW = np.dtype([("id", np.int64), ("class_index", np.int16), ("is_thing", bool),
 def segment_ids(colours: np.ndarray) -> np.ndarray:
     """``(H, W)`` ids of segments, R + 256 G + 65536 B of ``colours`` (H, W, 3) int64."""
     return colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
+
+
+class _Segment(msgspec.Struct, gc=False):
+    id: int
+    category_id: int
+    iscrowd: Literal[0, 1] = 0
+
+
+class SegmentedImage(msgspec.Struct, gc=False):
+    """An image's entry in COCO panoptic's JSON, be it of labels or of results."""
+
+    image_id: int | str
+    file_name: str
+    segments_info: list[_Segment]
 
 
 class LabelledSegment(NamedTuple):

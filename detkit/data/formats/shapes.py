@@ -10,6 +10,7 @@ import pycocotools.mask as coco_mask
 from detkit.data.datasets.rows import FAR
 from detkit.data.image_files import max_pixels
 from detkit.registry import DataError
+from detkit.structures.rle import as_rle
 from detkit.utils.words import amount
 
 CORNERS = 72
@@ -75,8 +76,9 @@ def turned(corners: np.ndarray, degrees: float, about: Sequence[float] = (0.0, 0
     return (corners - centre) @ matrix.T + centre
 
 
-def extent(corners: np.ndarray) -> list[float]:
-    """x1, y1, x2, y2 around points ``(N, 2)``."""
+def extent(corners: Any) -> list[float]:
+    """x1, y1, x2, y2 around points ``(N, 2)``, or x, y, x, y, ..."""
+    corners = np.reshape(corners, (-1, 2))
     return [*corners.min(0).tolist(), *corners.max(0).tolist()]
 
 
@@ -92,10 +94,10 @@ def covered(polygons: Sequence[Sequence[float]], size: tuple[int, int], origin: 
     Raises:
         DataError: the image's size or a coordinate is none that can be taken; rasterising ends the process there.
     """
-    height, width = mask_size(*size, origin)
+    size = mask_size(*size, origin)
     if not all(abs(value) < FAR for polygon in polygons for value in polygon):
         raise DataError(f"{origin}: a corner of the outline is not a number of pixels below {FAR:.0f}")
-    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(list(polygons), height, width))) > 0
+    return coco_mask.decode(as_rle(list(polygons), size)) > 0
 
 
 def mask_size(height: float, width: float, origin: str) -> tuple[int, int]:

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-import numpy as np
-
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder, embedded_image
@@ -107,5 +105,5 @@ def _object(entry: Any, size: tuple[int, int], shapes: Mapping[str, Any], origin
             raise DataError(f"{origin}: interior is {str(inner)[:60]}; expected a list of holes")
         holes = [points(hole, origin) for hole in inner]
         mask = covered([outline], size, origin) & ~covered(holes, size, origin)
-        return LabelledObject(label, extent(np.reshape(outline, (-1, 2))), mask, origin)
+        return LabelledObject(label, extent(outline), mask, origin)
     raise DataError(f"{origin}: the geometryType is {kind!r}; expected bitmap, polygon, rectangle or oriented_bbox")

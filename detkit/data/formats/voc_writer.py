@@ -10,6 +10,7 @@ import pycocotools.mask as coco_mask
 from PIL import Image
 
 from detkit.data.formats.writer_interfaces import LABEL_WRITERS, ImageLabels, LabelWriter, write_text
+from detkit.structures.rle import as_rle
 
 XML = """<annotation>
   <filename>{name}</filename>
@@ -76,9 +77,7 @@ class VocWriter(LabelWriter):
 
 def _bitmap(row: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
     mask = row.get("segmentation")
-    if isinstance(mask, list):
-        mask = coco_mask.merge(coco_mask.frPyObjects(mask, *size))
-    return coco_mask.decode(mask).astype(bool) if mask else np.zeros(size, bool)
+    return coco_mask.decode(as_rle(mask, size)).astype(bool) if mask else np.zeros(size, bool)
 
 
 def _palette() -> list[int]:

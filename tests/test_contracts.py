@@ -598,6 +598,20 @@ def test_evaluator(cls):
     assert "AP" in evaluator.report(results)
 
 
+@pytest.mark.parametrize(
+    ("cls", "other", "own"),
+    [
+        (detkit.data.AutoDataset, FormatDataset, {"format"}),
+        (detkit.data.CocoPanoptic, detkit.data.CocoInstances, {"panoptic_json", "panoptic_root"}),
+    ],
+    ids=["AutoDataset", "CocoPanoptic"],
+)
+def test_a_dataset_that_lists_the_options_of_another_again_has_them_alike(cls, other, own):
+    listed, given = options(cls), options(other)
+    assert listed.keys() - given.keys() == own
+    assert all(listed[name] == given[name] for name in listed.keys() & given.keys())
+
+
 @pytest.mark.parametrize("cls", registered("dataset"), ids=names)
 def test_dataset(cls, request):
     if cls.__name__ == "CocoInstances":

@@ -87,7 +87,8 @@ class _From:
         sampler, left = copy.copy(self.sampler), self.start
         stream = iter(sampler)
         sampler.rank, sampler.world_size = 0, 1
-        for number, sampler.batch_size in self.earlier:
+        for number, batch_size in self.earlier:
+            sampler.batch_size = batch_size
             left -= sum(1 for _ in itertools.islice(stream, number))
         own = self.sampler
         sampler.batch_size, sampler.rank, sampler.world_size = own.batch_size, own.rank, own.world_size

@@ -65,6 +65,11 @@ def shuffled(length: int, seed: int) -> Iterator[tuple[int, int]]:
             yield epoch, index
 
 
+def evenly_spread(length: int, most: int) -> list[int]:
+    """At most so many of the first ``length`` whole numbers, the first and the last among them."""
+    return np.unique(np.linspace(0, length - 1, min(most, length)).round().astype(int)).tolist()
+
+
 def inference_batches(length: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[tuple[int, int]]]:
     """Every image exactly once over all ranks: the batches are cut as for one process, each rank has some in a row.
 

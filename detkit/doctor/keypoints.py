@@ -60,8 +60,8 @@ def _outside(part: DatasetStats) -> np.ndarray:
     if not isinstance(part.dataset, TableDataset) or part.dataset.keypoint_spec is None:
         return np.zeros(0, np.int64)
     table = part.dataset.table
-    rows = np.flatnonzero((table.keypoints.lengths > 0) & ~table.crowd)
-    keep = np.isin(np.arange(len(table)), rows)
+    keep = (table.keypoints.lengths > 0) & ~table.crowd
+    rows = np.flatnonzero(keep)
     points = table.keypoints.select(keep).data.reshape(len(rows), -1, 3)
     boxes = table.boxes[rows].astype(np.float64)[:, None]
     margin = FAR * (boxes[..., 2:] - boxes[..., :2]) + 1

@@ -11,6 +11,7 @@ from detkit.config import Recipe
 from detkit.config.recipe import Eager
 from detkit.data import ConcatDataset, Dataset, ObjectTable, TableDataset
 from detkit.data.issues import Report
+from detkit.data.samplers import evenly_spread
 
 LARGEST = 2**27
 """Pixels of an image that a check lays out, in black; a file may claim any size."""
@@ -61,8 +62,7 @@ class DatasetStats:
 
     def sample(self, most: int) -> list[int]:
         """At most so many images, evenly spread; not those that are too large to be laid out."""
-        chosen = np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).round().astype(int)).tolist()
-        return [i for i in chosen if math.prod(self.dataset.image_size(i)) <= LARGEST]
+        return [i for i in evenly_spread(len(self), most) if math.prod(self.dataset.image_size(i)) <= LARGEST]
 
     def count_objects(self) -> np.ndarray:
         """``(I,)`` objects of each image; crowds do not count."""

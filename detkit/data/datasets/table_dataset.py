@@ -17,6 +17,7 @@ from detkit.data.images import DEFAULT_READING, ImageReading, check_image, read_
 from detkit.data.interfaces import Dataset, ObjectTable, Record
 from detkit.data.issues import Issue, Report, raise_errors
 from detkit.data.paths import leaves_folder
+from detkit.data.samplers import evenly_spread
 from detkit.registry import DataError
 from detkit.structures import KeypointSpec
 from detkit.utils.memory import no_collection
@@ -87,9 +88,9 @@ class TableDataset(Dataset):
         if not len(self.table.images):
             raise DataError(f"{place}: of its images none is left: {said or 'it has none'}")
         self._files = self._written_otherwise(place)
-        chosen = np.linspace(0, len(self) - 1, min(check_images, len(self))).round().astype(int)
+        chosen = evenly_spread(len(self), check_images)
         odd: dict[str, list[Issue]] = {}
-        for index in np.unique(chosen).tolist():
+        for index in chosen:
             self.check_image(index, lambda issue: odd.setdefault(issue.kind, []).append(issue))
         for kind, (first, *others) in odd.items():
             logger.warning(
@@ -143,8 +144,7 @@ class TableDataset(Dataset):
             there = not self.image_root or os.path.exists(os.path.join(self.image_root, names(index)))
             return None if there else written_otherwise(self.image_root, names(index))
 
-        probed = np.unique(np.linspace(0, len(self) - 1, min(1000, len(self))).round().astype(int)).tolist()
-        if not any(map(find, probed)):
+        if not any(map(find, evenly_spread(len(self), 1000))):
             return {}
         found = {index: path for index in range(len(self)) if (path := find(index))}
         index, path = next(iter(found.items()))

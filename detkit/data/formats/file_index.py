@@ -110,8 +110,9 @@ class FileIndex:
             found = self._by_stem.get(last, [])
         above = os.path.dirname(written)
         others, found = found, self.of_own_part(found, os.path.basename(above), *near, above)
-        ends = [_shared_folders(path, written) for path in found]
-        found = [path for path, end in zip(found, ends) if end == max(ends)]
+        shared = [_shared_folders(path, written) for path in found]
+        most = max(shared, default=0)
+        found = [path for path, number in zip(found, shared) if number == most]
         below = tuple(f"{start}/" for start in near if start not in ("", "."))
         found = found if len(found) < 2 else [path for path in found if path.startswith(below)] or found
         if len(found) != 1:

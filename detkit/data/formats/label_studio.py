@@ -171,22 +171,22 @@ def _image(folder: Folder, task: Any, key: str, near: str, place: str) -> Labell
     results = next((annotation for annotation in done if annotation.get("ground_truth")), done[0]).get("result")
     if not isinstance(results, list):
         raise DataError(f"{place}: its annotation has no list 'result'")
-    sizes = [(r.get("original_height"), r.get("original_width")) for r in results if isinstance(r, dict)]
+    entries = {number: result for number, result in enumerate(results, 1) if isinstance(result, dict)}
+    sizes = [(result.get("original_height"), result.get("original_width")) for result in entries.values()]
     size = next(((h, w) for h, w in sizes if isinstance(h, int) and isinstance(w, int) and h > 0 and w > 0), None)
-    shown = {str(r.get("to_name")) for r in results if isinstance(r, dict) and r.get("type") in SHAPES}
+    shown = {str(result.get("to_name")) for result in entries.values() if result.get("type") in SHAPES}
     if len(shown) > 1 and len(_addresses(task)) > 1:
         what = f"its labels are of several images ({', '.join(sorted(shown))})"
         raise DataError(f"{place}: {what}; expected tasks of one image each")
-    found = [_object(result, f"{place}, result {number}") for number, result in enumerate(results, 1)]
-    kinds = [str(result.get("type")) if isinstance(result, dict) else "" for result in results]
-    ignored = sum(thing is None and kind.endswith("labels") for thing, kind in zip(found, kinds))
-    id_ = task.get("id")
-    return LabelledImage(path, list(filter(None, found)), size, id_ if isinstance(id_, int | str) else None, ignored)
+    found = {number: _object(result, f"{place}, result {number}") for number, result in entries.items()}
+    ignored = sum(not thing and str(entries[number].get("type")).endswith("labels") for number, thing in found.items())
+    objects, id_ = [thing for thing in found.values() if thing], task.get("id")
+    return LabelledImage(path, objects, size, id_ if isinstance(id_, int | str) else None, ignored)
 
 
-def _object(result: Any, origin: str) -> LabelledObject | None:
+def _object(result: Mapping[str, Any], origin: str) -> LabelledObject | None:
     """An object; None for what is no shape, covers nothing or has no class."""
-    kind = result.get("type") if isinstance(result, dict) else None
+    kind = result.get("type")
     if kind not in SHAPES:
         return None
     value, height, width = result.get("value"), result.get("original_height"), result.get("original_width")

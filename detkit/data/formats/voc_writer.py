@@ -1,5 +1,6 @@
 """VocWriter: Pascal VOC, boxes in XML and masks in PNG."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -37,7 +38,7 @@ class VocWriter(LabelWriter):
         self._stems: dict[str, list[str]] = {}
 
     def add(self, part: str, image: ImageLabels) -> None:
-        flat = ImageLabels(**{**vars(image), "name": image.name.replace("/", "__")})
+        flat = dataclasses.replace(image, name=image.name.replace("/", "__"))
         self.write(part, self._copied("", flat), image)
 
     def write(self, part: str, name: str, image: ImageLabels) -> None:

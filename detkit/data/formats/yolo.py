@@ -186,8 +186,9 @@ def _names_in_yaml(entries: Mapping[str, Any]) -> list[str]:
             names = [by_number[number] for number in range(len(names))]
         except (KeyError, TypeError, ValueError):
             return []
-    is_list = isinstance(names, list) and all(isinstance(name, str | int | float) for name in names)
-    return list(map(str, names)) if is_list else []
+    if not isinstance(names, list) or not all(isinstance(name, str | int | float) for name in names):
+        return []
+    return list(map(str, names))
 
 
 @dataclasses.dataclass

@@ -4,6 +4,7 @@ import pytest
 from variant_folders import BOX, IMAGE, TRACK, VIDEO, write
 
 from detkit.data import open_dataset
+from detkit.data.formats.files import Folder
 from detkit.registry import DataError
 
 TASK = (
@@ -40,6 +41,17 @@ def test_tasks_in_the_folders_of_parts_are_these_parts(tmp_path):
         write(tmp_path, {f"{part}/annotations.xml": text, f"{part}/images/a.png": IMAGE})
     for part in ("train", "val"):
         assert [*found(tmp_path, split=part)] == [f"{part}/images/a.png"]
+
+
+def test_files_are_parsed_once_and_a_part_has_the_classes_of_all(tmp_path, monkeypatch):
+    for part, label in (("train", "dog"), ("val", "cat")):
+        text = TASK.format(label=label, name="a.png", x=4)
+        write(tmp_path, {f"{part}/annotations.xml": text, f"{part}/images/a.png": IMAGE})
+    parse, parsed = Folder.xml, []
+    monkeypatch.setattr(Folder, "xml", lambda folder, name: parsed.append(name) or parse(folder, name))
+    dataset = open_dataset(tmp_path, format="cvat", split="val")
+    assert (dataset.class_names, len(dataset)) == (("dog", "cat"), 1)
+    assert parsed == ["train/annotations.xml", "val/annotations.xml"]
 
 
 def test_an_image_in_two_files_is_said(tmp_path, caplog):

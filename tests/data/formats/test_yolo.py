@@ -60,6 +60,13 @@ def test_names_are_words_where_yaml_1_2_has_words(names, tmp_path):
         assert opened(tmp_path, f"names: {names}\n", ("images", "a")).class_names[:4] == ("yes", "no", "on", "off")
 
 
+def test_names_of_a_mapping_are_numbered_by_its_keys(tmp_path):
+    assert opened(tmp_path, "names: {1: dog, 0: cat}\n", ("images", "a")).class_names == ("cat", "dog")
+    (tmp_path / "data.yaml").write_text("names: {0: cat, 2: dog}\n")
+    with pytest.raises(DataError, match=r"data\.yaml: names: expected a list of class names, or 0: name lines"):
+        open_dataset(tmp_path)
+
+
 def test_a_key_without_a_value_is_none(tmp_path):
     assert opened(tmp_path, f"train: images\ntest:\n{NAMES}", ("images", "a")).splits == ("train",)
 

@@ -18,6 +18,8 @@ LISTS = ("images", "annotations", "categories")
 TEST_SET = {"images", "categories"}
 RESULT_LINES = "predictions-*.jsonl"
 """The files of a folder of results: each has COCO results, a row a line."""
+NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises, also for what Python's json takes, such as NaN."""
 READER = "convert it to COCO, or write a reader of its rows (docs/extending.md, 'A dataset')"
 AUTO = "{name: AutoDataset, path: FOLDER} reads a folder of such files with their images (docs/data_formats.md)"
 OTHER_JSON: tuple[tuple[str, set[str], str], ...] = (
@@ -93,7 +95,7 @@ def read_json(
         if needs_objects and parts.annotations and b'"segments_info"' in bytes(parts.annotations[0]):
             raise DataError(f"{path}: is COCO's panoptic form, which has no objects; {AUTO}")
         return parts.images, JsonRows(parts.annotations, kind, path), parts.categories
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # Python's json takes more, such as NaN
+    except NOT_DECODED:
         content = _loads(text, path)
     if isinstance(content, Mapping) and content.get("images") and {*content} - {"info", "licenses"} == TEST_SET:
         logger.warning("%s: has no 'annotations': it is taken as a test set without objects", path)
@@ -121,7 +123,7 @@ def read_results(path: str, kind: type[Row]) -> Iterable[Any]:
         return JsonRows([msgspec.Raw(line) for line in text.splitlines() if line.strip()], kind, path)
     try:
         return JsonRows(msgspec.json.decode(text, type=list[msgspec.Raw]), kind, path)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_DECODED:
         content = _loads(text, path)
     if not isinstance(content, list):
         seems = (
@@ -139,7 +141,7 @@ def _is_lines(text: bytes) -> bool:
         return False
     try:
         first = msgspec.json.decode(text.lstrip().partition(b"\n")[0])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_DECODED:
         return False
     return isinstance(first, Mapping) and "image_id" in first
 

@@ -184,7 +184,7 @@ def _image(folder: Folder, task: Any, key: str, near: str, place: str) -> Labell
     return LabelledImage(path, objects, size, id_ if isinstance(id_, int | str) else None, ignored)
 
 
-def _object(result: Mapping[str, Any], origin: str) -> LabelledObject | None:
+def _object(result: Any, origin: str) -> LabelledObject | None:
     """An object; None for what is no shape, covers nothing or has no class."""
     kind = result.get("type")
     if kind not in SHAPES:

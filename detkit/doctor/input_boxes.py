@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from detkit.config import built
-from detkit.data import Dataset, Mapper, Record
+from detkit.data import Dataset, Record
 from detkit.doctor.interfaces import CheckContext
 from detkit.doctor.stats import DatasetStats
 from detkit.structures import Boxes, Instances
@@ -59,14 +58,14 @@ def input_boxes(context: CheckContext, stats: DatasetStats, most: int) -> InputB
 
     Pixels are not read: the augmentations get black images of the right size, and the random numbers of training.
     """
-    data, seed = context.experiment.data, context.experiment.train.seed
-    steps = [built("data augmentations", recipe) for recipe in data.train_augmentations]
-    mapper = Mapper(BlackImages(stats), steps, seed=seed)
+    seed = context.experiment.train.seed
+    mapper = context.experiment.data.train_mapper(BlackImages(stats), seed)
     chosen = np.array(stats.sample(most), np.int64)
     found = [(np.zeros((0, 4)), np.zeros((0, 2)), np.zeros(0, np.int64))]
     with torch.random.fork_rng(devices=[]):  # a model's resizing draws from torch's generator, as training does
         for index in watched(chosen[stats.count_objects()[chosen] > 0].tolist(), "anchors", show=context.bar):
-            record = mapper.record(index, np.random.default_rng((seed, 0, index)), len(steps))
+            record = mapper.record(index, np.random.default_rng((seed, 0, index)))
+            record = record.select(~record.objects.crowd)
             boxes, size = _resized(context.model, record)
             found.append((boxes, np.tile(size, (len(boxes), 1)), record.objects.annotation_ids.numpy()))
     joined, sizes, rows = (np.concatenate(column) for column in zip(*found))

@@ -4,8 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from detkit.config import built
-from detkit.data import Dataset, Mapper, Record, TableDataset
+from detkit.data import Dataset, Record, TableDataset
 from detkit.data.left_out import CROWD, NO_BOX, NO_PIXEL
 from detkit.doctor.interfaces import CHECKS, Check, CheckContext, Finding
 from detkit.doctor.stats import DatasetStats
@@ -46,7 +45,7 @@ class LeftOut(Check):
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
         assert context.train is not None
         for part in context.parts:
-            for words, count in part.dataset.table.tally.items() if isinstance(part.dataset, TableDataset) else ():
+            for words, count in part.tally.items():
                 fix = "none where it is meant; the dataset's options say what becomes of it"
                 yield Finding("note", part.source, words, fix, count=count)
         for part in context.train.parts:
@@ -55,9 +54,7 @@ class LeftOut(Check):
 
 
 def _on_the_way(context: CheckContext, part: DatasetStats, dataset: TableDataset) -> Iterable[Finding]:
-    data, seed = context.experiment.data, context.experiment.train.seed
-    steps = [built("data augmentations", recipe) for recipe in data.train_augmentations]
-    mapper = Mapper(Blank(dataset), steps, seed=seed, mask_format=data.mask_format, mini_mask_size=data.mini_mask_size)
+    mapper = context.experiment.data.train_mapper(Blank(dataset), context.experiment.train.seed)
     chosen = part.sample(SAMPLE)
     found: dict[str, list[str]] = {}
     for index in watched(chosen, "augmentations", show=context.bar):

@@ -42,7 +42,7 @@ class NothingToLearn(Check):
 
 
 def _no_object(stats: DatasetStats) -> Finding:
-    tally = [item for part in stats.parts for item in _tally(part)]
+    tally = [item for part in stats.parts for item in part.tally.items()]
     crowds, others = int(stats.objects.crowd.sum()), sum(n for words, n in tally if "of other classes" in words)
     left_out = ", ".join(f"{count} {words}" for words, count in tally if not words.startswith("images"))
     what, fix = "there is no object to learn from", "add annotations, or give another file"
@@ -55,10 +55,6 @@ def _no_object(stats: DatasetStats) -> Finding:
     elif left_out:
         what, fix = f"there is no object to learn from: {left_out}", "correct what was left out"
     return Finding("error", stats.source, what, fix)
-
-
-def _tally(part: DatasetStats) -> list[tuple[str, int]]:
-    return list(part.dataset.table.tally.items()) if isinstance(part.dataset, TableDataset) else []
 
 
 def _no_masks(part: DatasetStats) -> bool:

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from detkit.doctor.interfaces import CHECKS, Check, CheckContext, Finding
-from detkit.experiment import Experiment
 from detkit.layers import SyncBN
 
 SGD_RATE = 0.02 / 16
@@ -29,8 +28,9 @@ class LearningRate(Check):
     """
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
-        rate, images = effective_rate(context.experiment), context.experiment.images_per_step
-        optimizer = context.experiment.solver.optimizer.cls
+        experiment, images = context.experiment, context.experiment.images_per_step
+        optimizer = experiment.solver.optimizer.cls
+        rate = experiment.solver.optimizer.kwargs.get("lr", math.nan) * experiment.lr_scale
         if issubclass(optimizer, torch.optim.SGD):
             usual = SGD_RATE * images
             low, high = (factor * usual for factor in SGD_SPAN)
@@ -40,7 +40,7 @@ class LearningRate(Check):
             return
         if low <= rate <= high:
             return
-        given = context.experiment.solver.lr_batch_size
+        given = experiment.solver.lr_batch_size
         scaled = "taken as it stands (lr_batch_size: null)" if given is None else f"scaled from {given} images"
         what = f"{optimizer.__name__}'s rate is {rate:.3g} for {images} images a step, {scaled}; usual: {usual:.3g}"
         fix = "set lr_batch_size to the images that lr is given for" if given is None else "correct lr or lr_batch_size"
@@ -94,12 +94,6 @@ class Schedule(Check):
             if isinstance(period, int) and period > steps:
                 what = f"every {period} steps, but the run has {steps}: it comes at the end only"
                 yield Finding(severity, f"train.{name}", what, f"set it to {steps} or less")  # type: ignore[arg-type]
-
-
-def effective_rate(experiment: Experiment) -> float:
-    """The base rate after its scaling to the images of a step; NaN where the optimizer has no ``lr``."""
-    rate, given = experiment.solver.optimizer.kwargs.get("lr", math.nan), experiment.solver.lr_batch_size
-    return rate if given is None else rate * experiment.images_per_step / given
 
 
 def _learns_from_batch(module: nn.Module, processes: int) -> bool:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,11 @@ class DatasetStats:
     def source(self) -> str:
         """The file that it was read from, else its path in the config."""
         return getattr(self.dataset, "source", "") or self.where
+
+    @property
+    def tally(self) -> Mapping[str, int]:
+        """What reading has left out or changed, in words -> how many."""
+        return self.dataset.table.tally if isinstance(self.dataset, TableDataset) else {}
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -126,7 +126,7 @@ class DataConfig:
                 f"data.batch_size: {self.batch_size} images do not divide over {world_size()} processes; "
                 f"take a multiple of {world_size()}"
             )
-        mapper = self._mapper(self.train_set, self.train_augmentations, seed, train=True)
+        mapper = self.train_mapper(self.train_set, seed)
         per_process = self.batch_size // world_size()
         sampler = built("data.sampler", self.sampler, self.train_set, per_process, seed, rank(), world_size())
         return train_loader(
@@ -185,6 +185,10 @@ class DataConfig:
         mapper = self._mapper(self.train_set, self.test_augmentations, seed=0, train=False)
         number = len(self.train_set)
         return (mapper(0, i * number // min(num, number)) for i in range(min(num, number)))
+
+    def train_mapper(self, dataset: Dataset, seed: int) -> Mapper:
+        """Makes samples of a dataset as training does."""
+        return self._mapper(dataset, self.train_augmentations, seed, train=True)
 
     def _built(self, where: str, recipe: Recipe[Dataset]) -> Dataset:
         try:

@@ -186,9 +186,7 @@ class Experiment:
 
     def build_optimizer(self, model: torch.nn.Module) -> Optimizer:
         """The optimizer with its rate scaled to the images a step. Raises ConfigError for one that needs a closure."""
-        given_for = self.solver.lr_batch_size
-        scale = 1.0 if given_for is None else self.images_per_step / given_for
-        optimizer = built("solver.optimizer", self.solver.optimizer, model, scale)
+        optimizer = built("solver.optimizer", self.solver.optimizer, model, self.lr_scale)
         closure = inspect.signature(optimizer.step).parameters.get("closure")
         if closure is not None and closure.default is inspect.Parameter.empty:
             raise ConfigError(
@@ -238,6 +236,12 @@ class Experiment:
     def images_per_step(self) -> int:
         """Training images between two changes of the weights, over all processes."""
         return self.data.batch_size * self.solver.accumulate
+
+    @property
+    def lr_scale(self) -> float:
+        """What the optimizer's ``lr`` is multiplied by, as it is given for another number of images a step."""
+        given_for = self.solver.lr_batch_size
+        return 1.0 if given_for is None else self.images_per_step / given_for
 
     def training_data(self) -> TrainingData:
         """What the training's batches are made of. Reads the training dataset."""

@@ -129,6 +129,8 @@ def test_what_reading_and_augmentations_leave_out_is_noted_with_its_number(files
     assert reasons["crowds, which are no targets"].examples[0].startswith("annotation 20 ")
     assert reasons["cut away or covered by RandomCrop"].count > 5
     assert not [f for f in files.findings() if f.check == "LeftOut" and "cut away" in f.what]
+    kept = files.findings(cut, "data.keep_crowd=true")
+    assert not [f for f in kept if f.check == "LeftOut" and "crowds" in f.what]
     (empty,) = [f for f in files.findings("data.train_augmentations=[]") if "without a pixel" in f.what]
     assert (empty.severity, empty.examples[0].split()[1]) == ("warning", "21")
 

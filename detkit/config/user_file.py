@@ -54,6 +54,9 @@ def import_user_code(name: str, source: str, others: Collection[str] = (), folde
     if file and not file.is_file():
         near = did_you_mean(file.name, [p.name for p in file.parent.glob("*.py")])
         raise ConfigError(f"{source}: imports: there is no file '{file}'.{near}")
+    if file and file.stem == "__init__":
+        package = f"'{file.parent.name}', with the folder that it lies in on PYTHONPATH"
+        raise ConfigError(f"{source}: imports: '{file}' is a package's; a package is given by its name, {package}")
     module, known = _module_name(file) if file else name, _known(name)
     if known is None and (by_script := _imported_by_script(name)):
         _loaded[name], known = _user_modules([by_script]), name
@@ -62,13 +65,13 @@ def import_user_code(name: str, source: str, others: Collection[str] = (), folde
     for old in [*_loaded]:
         if old == name or (file and old not in others and Path(old).name == file.name):
             _forget(_loaded.pop(old))
-    before = set(sys.modules)
-    try:
-        with _first_on_path(file.parent if file else folder):
+    with _first_on_path(file.parent if file else folder):
+        before = set(sys.modules)  # without what lies beside another file under a name that this folder has, too
+        try:
             made = importlib.import_module(module)
-    except (Exception, SystemExit) as error:
-        _forget([module, *_user_modules(set(sys.modules) - before)])
-        raise ConfigError(f"{source}: imports: {_problem(error, name)}") from error
+        except (Exception, SystemExit) as error:
+            _forget([module, *_user_modules(set(sys.modules) - before)])
+            raise ConfigError(f"{source}: imports: {_problem(error, name)}") from error
     shared = [other for parts in _loaded.values() for other, (path, _) in parts.items() if file and _below(path, file)]
     more = [other for other in sorted({*sys.modules} - before) + shared if not other.startswith(f"{__name__}.")]
     _loaded[name] = _user_modules([module, *more])
@@ -84,8 +87,9 @@ def _problem(error: BaseException, name: str) -> str:
     words = f"{type(error).__name__}: {error}"
     if isinstance(error, ImportError) and f"{error.name}.".startswith(f"{__name__}."):  # from .helper, from .
         beside = str(error.name)[len(__name__) + 1 :] or str(error).split("'")[1]
-        words = f"a file of imports is no package; write 'import {beside}', without the dot, for what lies beside it"
-    return f"{_place(error, name)}: {words}"
+        words = f"a file of imports is no package; write 'import {beside}', without the dot, for what lies beside it,"
+        words += " or list the file as a module of its package, by the dotted name"
+    return f"{own_place(error) or name}: {words}"
 
 
 def is_detkits(cls: type) -> bool:
@@ -188,19 +192,10 @@ def _first_on_path(folder: Path | None) -> Iterator[None]:
             sys.path.append(str(folder))
 
 
-def _place(error: BaseException, fallback: str) -> str:
-    """``file:line`` of the innermost line of user code that ``error`` went through."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{display(Path(error.filename))}:{error.lineno}"
-    here = str(Path(__file__).resolve().parents[1])
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not f.filename.startswith((here, "<")) and "importlib" not in f.filename]
-    own = [f for f in own if f.filename == fallback] or own
-    return f"{display(Path(own[-1].filename))}:{own[-1].lineno}" if own else fallback
-
-
 def own_place(error: BaseException) -> str | None:
     """``file:line`` of the innermost line of a user's file that ``error`` went through; None where it met none."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{display(Path(error.filename))}:{error.lineno}"
     frames = reversed(traceback.extract_tb(error.__traceback__))
     own = (f for f in frames if not f.filename.startswith("<") and not _INSTALLED & {*Path(f.filename).parents})
     return next((f"{display(Path(f.filename))}:{f.lineno}" for f in own), None)

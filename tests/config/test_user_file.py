@@ -160,3 +160,30 @@ def test_what_the_command_line_imports_is_the_users_own(write, tmp_path, monkeyp
 def test_what_is_no_name_of_a_module_is_told_so(name, write):
     with pytest.raises(ConfigError, match=r"imports: '.*' is no name of a module; a file is given by its path"):
         load_config(write("c.yaml", f"imports: ['{name}']"))
+
+
+def test_copies_of_files_of_one_name_each_have_what_lay_beside_them(shop, write, tmp_path):
+    for folder in "ab":
+        write(f"{folder}/helper.py", f"NAME = '{folder}'")
+        write(f"{folder}/same.py", code(f"Of{folder}", "a: str = NAME", "from helper import NAME"))
+    load_config(write("c.yaml", "imports: [a/same.py, b/same.py]"))
+    names, files = copied_code([str(tmp_path / f"{folder}/same.py") for folder in "ab"])
+    for place, text in files.items():
+        write(f"moved/{place}", text.decode())
+    for folder in "ab":
+        shutil.rmtree(tmp_path / folder)
+    load_config(write("moved/c.yaml", f"imports: {[*names]}"))
+    assert [shop.parts.get(f"Of{folder}").__init__.__kwdefaults__["a"] for folder in "ab"] == ["a", "b"]
+
+
+def test_a_package_is_given_by_its_name(write):
+    write("own_folder/__init__.py", "")
+    with pytest.raises(ConfigError, match=r"a package is given by its name, 'own_folder', .* PYTHONPATH"):
+        load_config(write("c.yaml", "imports: [own_folder/__init__.py]"))
+
+
+def test_the_place_of_an_error_is_the_innermost_line_of_the_users_own(write):
+    write("failing_helper.py", "\n{}['x']")
+    write("my.py", "import failing_helper")
+    with pytest.raises(ConfigError, match=r"failing_helper\.py:2: KeyError: 'x'"):
+        load_config(write("c.yaml", "imports: [my.py]"))

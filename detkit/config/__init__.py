@@ -5,6 +5,7 @@ from detkit.config.interpolation import written
 from detkit.config.load import Config, ForeignConfig, load_config
 from detkit.config.parse import build, parse
 from detkit.config.recipe import Recipe, built, changed, parts_of
+from detkit.config.schema import broken_contract
 from detkit.config.user_file import is_detkits
 from detkit.config.write import assignment, complete, to_yaml, yaml_json
 from detkit.paths import FilePath
@@ -30,6 +31,7 @@ __all__ = [
     "Recipe",
     "Share",
     "assignment",
+    "broken_contract",
     "build",
     "built",
     "changed",

@@ -101,6 +101,11 @@ def place(cls: type) -> str:
     return f"{display(Path(file or ''))}:{_lines[cls]}"
 
 
+def broken_contract(part: object, words: str) -> ConfigError:
+    """The error for a part that gave what its role does not allow; ``words`` say what was expected and what came."""
+    return ConfigError(f"{type(part).__name__}: {words} ({place(type(part))})")
+
+
 def words(want: Any) -> str:
     """An annotation as a person would write the value: ``int | null``, ``[float, ...]``, ``mask head node``."""
     origin, args = get_origin(want), get_args(want)

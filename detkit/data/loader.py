@@ -6,10 +6,12 @@ import itertools
 import logging
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral
 from typing import Any
 
 from torch.utils.data import Dataset as TorchDataset
 
+from detkit.config import broken_contract
 from detkit.data.errors import SampleError
 from detkit.data.interfaces import Dataset, Sampler
 from detkit.data.left_out import LeftOutCounter
@@ -85,7 +87,7 @@ class _From:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         sampler, left = copy.copy(self.sampler), self.start
-        stream = iter(sampler)
+        stream = iter(sampler.__iter__())
         sampler.rank, sampler.world_size = 0, 1
         for number, batch_size in self.earlier:
             sampler.batch_size = batch_size
@@ -93,12 +95,24 @@ class _From:
         own = self.sampler
         sampler.batch_size, sampler.rank, sampler.world_size = own.batch_size, own.rank, own.world_size
         for batch in itertools.islice(stream, left, None):
+            _check_batch(batch, own)
             if self.earlier and len(batch) != own.batch_size:
                 raise DataError(
                     f"data.batch_size: {type(own).__name__} cannot go on with other batches than before, as it reads"
                     " its batch_size once: resume with the batch size that the run had"
                 )
             yield batch
+
+
+def _check_batch(batch: Any, sampler: Sampler) -> None:
+    """Raises ConfigError for what a sampler must not give."""
+    number, items = len(sampler.dataset), batch if isinstance(batch, list) else ()
+    pairs = [
+        item for item in items if isinstance(item, tuple) and [isinstance(i, Integral) for i in item] == [True] * 2
+    ]
+    if not pairs or len(pairs) != len(items) or not all(0 <= index < number for _, index in pairs):
+        words = f"expected batches, each a list of (epoch, index), ints, index below {number}, got {batch!r:.100}"
+        raise broken_contract(sampler, words)
 
 
 class _Loader(ReadAhead):

@@ -13,6 +13,7 @@ from detkit.engine.clipping import Clipping
 from detkit.engine.loss_mean import IMAGES, LossMean, Normalisers, StepMean, normalisers_of, summed
 from detkit.engine.model_errors import check_gradients, explained
 from detkit.layers.norm import keep_running_statistics
+from detkit.registry import ConfigError
 from detkit.structures import Losses, Sample
 from detkit.utils import distributed, rng_state, set_rng_state
 from detkit.utils.sharding import full_tensors, gradient_sync
@@ -74,10 +75,10 @@ class TrainingStep:
         self._mean = StepMean()
 
     def fetch(self, stream: Iterator[Batch], done: str) -> list[Batch]:
-        """The batches of the next step. Raises ValueError where the stream ends; it names what is ``done``."""
+        """The batches of the next step. Raises ConfigError where the stream ends; it names what is ``done``."""
         batches = list(itertools.islice(stream, self.accumulate))
         if len(batches) < self.accumulate:
-            raise ValueError(f"the batches ended after {done}")
+            raise ConfigError(f"data.sampler: its batches ended after {done}; a sampler never ends, it begins again")
         return batches
 
     def __call__(self, batches: Sequence[Batch]) -> tuple[Losses, dict[str, Tensor]]:

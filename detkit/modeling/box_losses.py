@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import distance_box_iou_loss, generalized_box_iou_loss
 
-from detkit.config import NonNegative
+from detkit.config import NonNegative, broken_contract
 from detkit.modeling.interfaces import BOX_LOSSES, BoxCoder, BoxLoss
 
 MeanOver = Literal["samples", "foreground"]
@@ -142,10 +142,8 @@ def foreground_losses(
     reference, gt_boxes = (only_foreground(boxes, foreground) for boxes in (reference, gt_boxes))
     losses = loss(box_coder, deltas.masked_fill(~rows, 0.0), reference, gt_boxes)
     if losses.shape != foreground.shape:  # which would be broadcast
-        raise ValueError(
-            f"{type(loss).__name__}: expected the loss of each of {len(deltas)} boxes, of shape"
-            f" {tuple(foreground.shape)}, got {tuple(losses.shape)}"
-        )
+        shapes = f"{tuple(foreground.shape)}, got {tuple(losses.shape)}"
+        raise broken_contract(loss, f"expected the loss of each of {len(deltas)} boxes, of shape {shapes}")
     return losses.masked_fill(~foreground, 0.0)
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from detkit.config import broken_contract
 from detkit.layers import ShapeSpec
 from detkit.modeling.box_interfaces import ANCHOR_GENERATORS as ANCHOR_GENERATORS
 from detkit.modeling.box_interfaces import ASSIGNERS as ASSIGNERS
@@ -242,8 +243,8 @@ class MaskHead(InstanceHead):
         classes = torch.cat([i.classes for i in instances])
         probs = self.mask_probs(features, [i.boxes for i in instances], classes)
         if probs.ndim != 3 or len(probs) != len(classes):
-            who, given = type(self).__name__, tuple(probs.shape)
-            raise ValueError(f"{who}.mask_probs: expected ({len(classes)}, M, M), a mask of each box, got {given}")
+            words = f"a mask of each box, ({len(classes)}, M, M), got {tuple(probs.shape)}"
+            raise broken_contract(self, f"expected of mask_probs {words}")
         return [i.with_fields(mask_probs=p) for i, p in zip(instances, probs.split([len(i) for i in instances]))]
 
 

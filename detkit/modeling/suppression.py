@@ -9,6 +9,7 @@ from torch import Tensor
 
 from detkit.config import Count, Fraction, Positive
 from detkit.layers import nms_by_group, pairwise_iou
+from detkit.modeling.contracts import paired
 from detkit.modeling.interfaces import SUPPRESSIONS, Suppression
 from detkit.structures import Instances
 
@@ -23,9 +24,13 @@ def choose_detections(
         suppression: which of them are objects.
         nms_thresh: IoU above which two boxes of a class are of one object.
         max_detections: how many detections there may be; ``num_cut`` of their info says how many more there were.
+
+    Raises:
+        ConfigError: the suppression gives something else.
     """
     boxes, scores, classes = (candidates.fields[name] for name in ("boxes", "scores", "classes"))
-    rows, scores = suppression(torch.as_tensor(boxes), scores, classes, nms_thresh, max_detections)
+    found = suppression(torch.as_tensor(boxes), scores, classes, nms_thresh, max_detections)
+    rows, scores = paired(suppression, found, "the boxes that stay and their scores")
     chosen = candidates[rows[:max_detections]].with_fields(scores=scores[:max_detections])
     return chosen.with_info(dataclasses.replace(candidates.info, num_cut=max(0, len(rows) - max_detections)))
 

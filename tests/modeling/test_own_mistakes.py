@@ -10,7 +10,10 @@ from detkit.data import Mapper
 from detkit.experiment import load_experiment
 from detkit.modeling.box_interfaces import BoxLoss, ClassLoss
 from detkit.modeling.box_losses import foreground_box_loss
+from detkit.modeling.class_losses import FocalClassLoss, SoftmaxClassLoss
+from detkit.modeling.contracts import paired
 from detkit.modeling.interfaces import MaskHead, MetaArch, RPNHead
+from detkit.modeling.suppression import HardNMS, choose_detections
 from detkit.structures import Boxes, Instances, Losses, Prediction
 
 BACKBONE = """
@@ -112,6 +115,47 @@ def test_a_box_loss_of_another_shape_is_not_broadcast(shape):
         foreground_box_loss(Own(), None, *torch.ones(3, 3, 4), torch.ones(3, dtype=torch.bool), torch.tensor(3))
 
 
+@pytest.mark.parametrize("config", ["mask_rcnn", "retinanet"])
+@pytest.mark.parametrize("given", ["tensor", "unsummed", "empty"])
+def test_a_class_loss_that_gives_no_named_sums_is_named(config, given):
+    experiment = load_experiment(f"quick_start/{config}_shapes", ["data.train_dataset.num_images=1"])
+    model = experiment.build_model()
+    head = model.roi_heads.box_head if config == "mask_rcnn" else model.head
+    base = SoftmaxClassLoss if config == "mask_rcnn" else FocalClassLoss
+
+    class Own(base):
+        def forward(self, logits, classes):
+            total = logits.sum()
+            return {"tensor": total, "unsummed": {"": logits[:, 0]}, "empty": {}}[given]
+
+    head.class_loss = Own(len(model.class_names))
+    words = r'Own: expected the sum over all boxes as \{"": 0-d tensor\}, got .*test_own_mistakes\.py:\d+\)'
+    with pytest.raises(ConfigError, match=words):
+        model([Mapper(experiment.data.train_set)(0, 0)])
+
+
+ROWS = torch.arange(2)
+
+
+@pytest.mark.parametrize("given", [ROWS, (ROWS,), (ROWS, ROWS[:1]), (ROWS.tolist(), ROWS), (ROWS[None], ROWS[None]), 3])
+def test_a_suppression_that_gives_other_than_rows_and_scores_is_named(given):
+    class Own(HardNMS):
+        def __call__(self, *arguments):
+            return given
+
+    found = Instances((8, 8), boxes=Boxes([[0.0, 0, 4, 4]] * 2), scores=torch.ones(2), classes=ROWS)
+    with pytest.raises(ConfigError, match=r"Own: expected two tensors of shape \(M,\), the boxes that stay"):
+        choose_detections(found, Own(), 0.5, 2)
+    assert len(choose_detections(found, HardNMS(), 0.5, 1)) == 1
+
+
+@pytest.mark.parametrize("length", [None, 2])
+def test_two_tensors_of_the_length_that_is_wanted_are_taken_as_they_are(length):
+    assert paired(None, [ROWS, ROWS], "rows", length)[1] is ROWS
+    with pytest.raises(ConfigError, match=r"\(3,\), rows, got \(2,\) and \(2,\)"):
+        paired(ROWS, (ROWS, ROWS), "rows", 3)
+
+
 @pytest.mark.parametrize("factors", [(2, 4), (1, 8)])
 def test_an_rpn_head_with_channels_for_other_anchors_is_named(factors, load):
     class Own(RPNHead):
@@ -131,7 +175,7 @@ def test_masks_for_other_boxes_are_refused(shape):
             return torch.ones(shape)
 
     found = Instances((8, 8), boxes=Boxes([[0.0, 0, 4, 4]]), classes=torch.zeros(1, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"Own\.mask_probs: expected \(1, M, M\)"):
+    with pytest.raises(ValueError, match=r"Own: expected of mask_probs .* \(1, M, M\)"):
         Own({}, 1).predict({}, [found])
 
 

@@ -12,6 +12,7 @@ from detkit.modeling.anchors import per_anchor, shared_by_levels
 from detkit.modeling.box_coder import DeltaBoxCoder
 from detkit.modeling.box_losses import SmoothL1BoxLoss, foreground_losses
 from detkit.modeling.class_losses import FocalClassLoss
+from detkit.modeling.contracts import named_sums, paired
 from detkit.modeling.dense_heads.assigners import IoUAssigner
 from detkit.modeling.dense_heads.level_convs import LevelConv
 from detkit.modeling.dense_heads.normalisers import MovingNormaliser
@@ -138,7 +139,8 @@ class RetinaNetHead(DenseHead):
         """See ``DenseHead.loss``."""
         anchors, levels = self.predictions(images, features)
         with torch.no_grad():
-            matched = [self.assigner(anchors, target) for target in targets]
+            number, words = sum(map(len, anchors)), "a row of the target and a label of each anchor"
+            matched = [paired(self.assigner, self.assigner(anchors, target), words, number) for target in targets]
             pairs = [*zip(targets, matched)]
             classes = torch.stack([matched_classes(t, *match, self.num_classes) for t, match in pairs])
             gt_boxes = torch.cat([matched_boxes(t, rows).tensor for t, (rows, _) in pairs])
@@ -167,7 +169,7 @@ class RetinaNetHead(DenseHead):
         """
         loss = self.class_loss.over(classes.flatten())
         parts = [
-            loss(self.class_loss.only_active(own, target.info.active_classes), truth)
+            named_sums(self.class_loss, loss(self.class_loss.only_active(own, target.info.active_classes), truth))
             for own, truth, target in zip(logits, classes, targets)
         ]
         return {f"{self.terms[0]}{part}": torch.stack([p[part] for p in parts]) for part in parts[0]}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from detkit.config import Count, Fraction, NonNegative, Recipe
+from detkit.config import Count, Fraction, NonNegative, Recipe, broken_contract
 from detkit.layers import ShapeSpec, choose_features, nms_by_group
 from detkit.modeling.anchors import per_anchor, shared_by_levels
 from detkit.modeling.box_coder import DeltaBoxCoder
@@ -138,15 +138,16 @@ class RPN(ProposalGenerator):
         """A map whose cells the anchors stand on, logits (N, HWA) and deltas (N, HWA, 4), of each level.
 
         Raises:
-            ValueError: the head gives something else.
+            ConfigError: the head gives something else.
         """
         outputs = self.head([features[name] for name in self.in_features])
         number, levels = self.anchor_generator.num_anchors[0], len(self.in_features)
         channels = [[level.shape[1] for level in kind] for kind in outputs]
         if channels != [[number] * levels, [4 * number] * levels]:
-            raise ValueError(
-                f"{type(self.head).__name__}: expected objectness of {number} channels and deltas of {4 * number}, two"
-                f" lists of a map for each of {levels} levels; got channels {channels}"
+            raise broken_contract(
+                self.head,
+                f"expected objectness of {number} channels and deltas of {4 * number}, two lists of a map for each of"
+                f" {levels} levels; got channels {channels}",
             )
         objectness, deltas = outputs
         logits = [per_anchor(o, o.shape[1]).squeeze(2) for o in objectness]

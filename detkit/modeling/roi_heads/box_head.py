@@ -13,6 +13,7 @@ from detkit.layers import Norm, ShapeSpec, c2_xavier_fill, conv_stack, init_norm
 from detkit.modeling.box_coder import DeltaBoxCoder
 from detkit.modeling.box_losses import SmoothL1BoxLoss, foreground_box_loss
 from detkit.modeling.class_losses import SoftmaxClassLoss
+from detkit.modeling.contracts import named_sums
 from detkit.modeling.interfaces import (
     BOX_HEADS,
     BoxCoder,
@@ -147,7 +148,8 @@ class FastRCNNHead(BoxHead):
         classes = torch.cat([p.classes for p in proposals])
         foreground, num_samples = is_foreground(classes, self.num_classes), (classes >= 0).sum().float()
         terms, normalisers = {}, {}
-        for part, loss in self.class_loss(self._of_active(logits.float(), proposals), classes).items():
+        sums = named_sums(self.class_loss, self.class_loss(self._of_active(logits.float(), proposals), classes))
+        for part, loss in sums.items():
             number = normalisers[f"loss_cls{part}"] = self.class_loss.normaliser(
                 part, foreground.sum().float(), num_samples
             )

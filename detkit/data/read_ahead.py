@@ -4,6 +4,7 @@ import contextlib
 import gc
 import logging
 import multiprocessing
+import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,9 +16,15 @@ from torch.utils.data import Dataset as TorchDataset
 
 from detkit.data.errors import worker_error
 from detkit.data.transfer import PackedBatch, remedy
-from detkit.data.workers import allow_many_files, end_with_a_lost_batch, quiet_about_the_run, signals_blocked
-from detkit.data.workers import outlast_signals as _outlast_signals
-from detkit.registry import DataError
+from detkit.data.workers import (
+    allow_many_files,
+    check_can_begin,
+    end_with_a_lost_batch,
+    outlast_signals,
+    quiet_about_the_run,
+    signals_blocked,
+)
+from detkit.registry import ConfigError, DataError
 from detkit.structures import Sample
 
 logger = logging.getLogger(__name__)
@@ -35,6 +42,7 @@ class ReadAhead(Iterable[list[Any]]):
         seed: of torch's generator in the workers.
 
     Raises (at iteration):
+        ConfigError: loader processes that are not forked cannot begin; see ``check_can_begin``.
         WorkerError: a loader process died or could not begin; says which limit of the machine it met.
     """
 
@@ -55,6 +63,8 @@ class ReadAhead(Iterable[list[Any]]):
 
     def __iter__(self) -> Iterator[list[Any]]:
         workers, stream = self._loader.num_workers, None
+        if workers:
+            check_can_begin(self._loader.dataset)
         try:
             with signals_blocked():
                 if workers:  # which torch's own object, half made, would complain about as the program ends
@@ -74,6 +84,14 @@ class ReadAhead(Iterable[list[Any]]):
             ):  # the others end first, so that what they say comes before the error
                 getattr(stream, "_shutdown_workers", lambda: None)()
             raise died from error
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            if stream is not None or "pickle" not in str(error):
+                raise
+            raise ConfigError(
+                "loader processes, which are not forked on this system, get a copy of dataset and augmentations, and"
+                f" there is none of a part of these ({error}): keep locks, open files and functions within functions"
+                " out of them, or set data.num_workers=0"
+            ) from error
 
     def _unpacked(self, packed: PackedBatch) -> list[Any]:
         if packed.shortage and not self._warned:
@@ -114,4 +132,4 @@ def _start_worker(worker: int) -> None:
     sys.excepthook = quiet_about_the_run
     end_with_a_lost_batch()
     if threading.current_thread() is threading.main_thread():
-        _outlast_signals()
+        outlast_signals()

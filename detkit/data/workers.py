@@ -1,17 +1,79 @@
-"""Loader processes: the signals that they never see, what they say, how they end, and the limit of open files."""
+"""Loader processes: whether they can begin, the signals that they never see, what they say, and how they end."""
 
 import contextlib
+import functools
+import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing import AuthenticationError, queues
-from types import TracebackType
+from types import FunctionType, TracebackType
 from typing import Any
 
 from detkit.data.transfer import remedy
+from detkit.registry import ConfigError
 from detkit.signals import SIGNALS
+
+_GUARD = (
+    "loader processes are not forked on this system: each imports the script that started it, and must not do its work"
+    ' again. Put that below\n    if __name__ == "__main__":\nor set data.num_workers=0'
+)
+
+
+def check_guarded() -> None:
+    """Raises ConfigError while a process that is not forked imports the script of the one that started it."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # what multiprocessing itself asks
+        raise ConfigError(_GUARD)
+
+
+def check_can_begin(source: Any) -> None:
+    """Raises before processes begin that would end at once, for which multiprocessing may wait for ever.
+
+    Where they are not forked (macOS, Windows) they import the script, and find classes and functions by their names.
+
+    Raises:
+        ConfigError: they cannot begin, or ``source`` holds what they would not find.
+    """
+    check_guarded()
+    if multiprocessing.get_start_method() == "fork":
+        return
+    main = sys.modules["__main__"]
+    if getattr(main, "__file__", None) is None and getattr(main, "__spec__", None) is None:
+        with contextlib.suppress(pickle.PicklingError, AttributeError, TypeError, RuntimeError):
+            _NamesAlone(_Nowhere()).dump(source)
+    _begin_one()
+
+
+class _Nowhere:
+    def write(self, data: Any) -> int:
+        """Data are not kept."""
+        return len(data)
+
+
+class _NamesAlone(pickle.Pickler):
+    def reducer_override(self, obj: Any) -> Any:
+        """Asked for each object. Raises ConfigError for a class or function of a notebook."""
+        if isinstance(obj, type | FunctionType) and obj.__module__ == "__main__":
+            raise ConfigError(
+                f"{obj.__qualname__} is defined in a notebook or at a prompt, where loader processes, which are not"
+                " forked on this system, do not find it: put it into a file that the config names under imports, or set"
+                " data.num_workers=0"
+            )
+        return NotImplemented
+
+
+@functools.cache
+def _begin_one() -> None:
+    """Lets a process begin that has little to read and nothing to do."""
+    process = multiprocessing.Process(target=os.getpid)
+    process.start()
+    process.join()
+    if process.exitcode:
+        words = f"a process ended as it began, with code {process.exitcode}; what it said stands above"
+        raise ConfigError(f"{words}. Mostly it is this: {_GUARD}")
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from detkit.config import to_yaml
 from detkit.config.user_file import CODE, copied_code
+from detkit.data.workers import check_guarded
 from detkit.experiment.experiment import Experiment
 from detkit.modeling import MetaArch
 from detkit.registry import ConfigError, options
@@ -51,8 +52,9 @@ def owned(folder: str | Path) -> Iterator[None]:
 def check_launch() -> None:
     """Raises ConfigError where this process is one of several but does not know, or cannot be, which.
 
-    It would train alone, or wait for the others for ever.
+    It would train alone, or wait for the others for ever. So would a loader process that imports the run's script.
     """
+    check_guarded()
     given = {name: os.environ[name] for name in distributed.VARIABLES if name in os.environ}
     fix = "torchrun and --num-processes set all of them; without WORLD_SIZE this process trains alone"
     missing = [name for name in distributed.VARIABLES if name not in given]

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torchvision.ops import distance_box_iou_loss, generalized_box_iou_loss
 
 from detkit.config import NonNegative, broken_contract
+from detkit.modeling.contracts import encoded
 from detkit.modeling.interfaces import BOX_LOSSES, BoxCoder, BoxLoss
 
 MeanOver = Literal["samples", "foreground"]
@@ -49,7 +50,7 @@ class SmoothL1BoxLoss(WeightedBoxLoss):
 
     def forward(self, box_coder: BoxCoder, deltas: Tensor, reference: Tensor, gt_boxes: Tensor) -> Tensor:
         """See ``BoxLoss.forward``."""
-        target = box_coder.encode(reference, gt_boxes)
+        target = encoded(box_coder, reference, gt_boxes)
         losses = F.smooth_l1_loss(deltas.float(), target, beta=self.beta, reduction="none")
         return self.weight * (losses.sum(dim=1) if self.mean_over == "samples" else losses.mean(dim=1))
 

@@ -1,5 +1,7 @@
 """Parts of a user's own that break their contract: each is named, with what the contract expects."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from tiny_detector import TINY
@@ -8,11 +10,12 @@ from torch import nn
 from detkit.config import ConfigError, Recipe
 from detkit.data import Mapper
 from detkit.experiment import load_experiment
+from detkit.modeling.box_coder import DeltaBoxCoder
 from detkit.modeling.box_interfaces import BoxLoss, ClassLoss
-from detkit.modeling.box_losses import foreground_box_loss
+from detkit.modeling.box_losses import SmoothL1BoxLoss, foreground_box_loss
 from detkit.modeling.class_losses import FocalClassLoss, SoftmaxClassLoss
-from detkit.modeling.contracts import paired
-from detkit.modeling.interfaces import MaskHead, MetaArch, RPNHead
+from detkit.modeling.contracts import anchors_on, divisors, paired
+from detkit.modeling.interfaces import AnchorGenerator, MaskHead, MetaArch, Normaliser, RPNHead
 from detkit.modeling.suppression import HardNMS, choose_detections
 from detkit.structures import Boxes, Instances, Losses, Prediction
 
@@ -190,3 +193,37 @@ def test_what_a_role_declares_is_there_when_a_part_is_made():
         Recipe(Own)(2)
     assert Recipe(WithLogits)(2).num_logits == 3
     assert Recipe(nn.Conv2d)(1, 1, 1).weight.shape == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [([], "got list"), (Boxes(torch.zeros(12, 4)), "got Boxes"), ([Boxes(torch.zeros(11, 4))], r"got \[11\]")],
+)
+def test_anchors_for_other_cells_are_named(given, words):
+    class Own(AnchorGenerator):
+        num_anchors: ClassVar = [3]
+
+        def forward(self, features, image_size):
+            return given
+
+    with pytest.raises(ConfigError, match=rf"Own: expected a list of Boxes a level, \[12\] of them, {words}"):
+        anchors_on(Own([]), [torch.zeros(1, 1, 2, 2)], (8, 8))
+
+
+def test_a_box_coder_of_two_deltas_is_named():
+    class Own(DeltaBoxCoder):
+        def encode(self, reference, boxes):
+            return super().encode(reference, boxes)[:, :1]  # which would be broadcast
+
+    with pytest.raises(ConfigError, match=r"Own: expected deltas \(2, 4\) of encode, got \(2, 1\)"):
+        SmoothL1BoxLoss()(Own(), torch.zeros(2, 4), torch.rand(2, 4), torch.rand(2, 4))
+
+
+@pytest.mark.parametrize("given", [torch.ones(2), (torch.ones(2),), (torch.ones(1), None), (torch.ones(2), ROWS), 3])
+def test_a_normaliser_of_another_kind_is_named(given):
+    class Own(Normaliser):
+        def forward(self, num_foreground):
+            return given
+
+    with pytest.raises(ConfigError, match=r"Own: expected a tensor \(2,\), and a 0-d one or None, got"):
+        divisors(Own(), torch.ones(2))

@@ -12,7 +12,7 @@ from detkit.modeling.anchors import per_anchor, shared_by_levels
 from detkit.modeling.box_coder import DeltaBoxCoder
 from detkit.modeling.box_losses import SmoothL1BoxLoss, foreground_losses
 from detkit.modeling.class_losses import FocalClassLoss
-from detkit.modeling.contracts import named_sums, paired
+from detkit.modeling.contracts import anchors_on, divisors, named_sums, paired
 from detkit.modeling.dense_heads.assigners import IoUAssigner
 from detkit.modeling.dense_heads.level_convs import LevelConv
 from detkit.modeling.dense_heads.normalisers import MovingNormaliser
@@ -133,7 +133,7 @@ class RetinaNetHead(DenseHead):
     def predictions(self, images: ImageList, features: Features) -> tuple[list[Boxes], Levels]:
         """The anchors of each level, and what the head says of them."""
         maps = [features[name] for name in self.in_features]
-        return self.anchor_generator(maps, images.padded_size), self(maps)
+        return anchors_on(self.anchor_generator, maps, images.padded_size), self(maps)
 
     def loss(self, images: ImageList, features: Features, targets: list[Instances]) -> Losses:
         """See ``DenseHead.loss``."""
@@ -152,9 +152,9 @@ class RetinaNetHead(DenseHead):
             **self.box_sums(joined, reference, gt_boxes, foreground),
         }
         num_foreground = foreground.sum(dim=1)
-        divisors, normaliser = self.normaliser(num_foreground)
+        by_image, normaliser = divisors(self.normaliser, num_foreground)
         return Losses(
-            {name: (value / divisors).sum() for name, value in sums.items()},
+            {name: (value / by_image).sum() for name, value in sums.items()},
             {"head/num_foreground": num_foreground.float().mean()},
             {} if normaliser is None else dict.fromkeys(sums, normaliser.detach()),
         )

@@ -13,6 +13,7 @@ from detkit.layers import ShapeSpec, choose_features, nms_by_group
 from detkit.modeling.anchors import per_anchor, shared_by_levels
 from detkit.modeling.box_coder import DeltaBoxCoder
 from detkit.modeling.box_losses import SmoothL1BoxLoss, foreground_box_loss
+from detkit.modeling.contracts import anchors_on
 from detkit.modeling.interfaces import (
     PROPOSAL_GENERATORS,
     AnchorGenerator,
@@ -132,7 +133,7 @@ class RPN(ProposalGenerator):
     def scores(self, images: ImageList, features: Features) -> tuple[list[Boxes], list[Tensor], list[Tensor]]:
         """Anchors (HWA, 4), objectness logits (N, HWA) and deltas (N, HWA, 4) of each level."""
         maps, logits, deltas = self.head_outputs(features)
-        return self.anchor_generator(maps, images.padded_size), logits, deltas
+        return anchors_on(self.anchor_generator, maps, images.padded_size), logits, deltas
 
     def head_outputs(self, features: Features) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """A map whose cells the anchors stand on, logits (N, HWA) and deltas (N, HWA, 4), of each level.

@@ -7,6 +7,7 @@ from detkit.config import load_config
 from detkit.data import open_dataset
 from detkit.data.formats import LABEL_WRITERS
 from detkit.data.formats.writing import write_dataset
+from detkit.utils.logging import quiet
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,15 +21,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parts = {name: name for name in (("train", "val") if divided else whole.splits)}
     parts |= {"no_part": ""} if whole.has_rest and not divided else {}
     names, share = whole.class_names, args.val_fraction if divided else None
-    datasets = {
-        part: open_dataset(args.source, args.format, split, val_fraction=share, class_names=names)
-        for part, split in parts.items()
-    } or {"train": whole}
+    with quiet("detkit.data"):  # it was said of the whole
+        datasets = {
+            part: open_dataset(args.source, args.format, split, val_fraction=share, class_names=names)
+            for part, split in parts.items()
+        } or {"train": whole}
     lost = write_dataset(datasets, args.target, args.to)
     found = ", ".join(f"{part} {len(dataset)}" for part, dataset in datasets.items())
     print(f"{whole.format} -> {args.to}: {args.target} (images: {found})")
     if args.val_fraction is not None and not divided:
         print(f"--val-fraction is not used: the parts {', '.join(whole.splits)} stay as they are")
+    for words in whole.notes:
+        print(f"{args.source}: {words}")
     for words in lost:
         print(f"not in {args.to}: {words}")
     return 0

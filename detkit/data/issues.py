@@ -16,6 +16,7 @@ class Issue(DataError):
         what: what is wrong, naming the entry.
         fix: what the user can do; empty where ``what`` says it.
         severity: ``warning`` where the reader's options say what becomes of the entry, so that reading goes on.
+        source: the data that it is one of, where ``place`` names a single entry of them; empty: ``place``.
     """
 
     def __init__(
@@ -26,13 +27,15 @@ class Issue(DataError):
         what: str,
         fix: str = "",
         severity: Literal["error", "warning"] = "error",
+        source: str = "",
     ):
         super().__init__(f"{place}: {what}{'; ' if fix else ''}{fix}")
         self.kind, self.place, self.entry, self.what, self.fix = kind, place, entry, what, fix
         self.severity: Literal["error", "warning"] = severity
+        self.source = source or place
 
     def __reduce__(self) -> tuple[type["Issue"], tuple[str, ...]]:
-        return Issue, (self.kind, self.place, self.entry, self.what, self.fix, self.severity)
+        return Issue, (self.kind, self.place, self.entry, self.what, self.fix, self.severity, self.source)
 
 
 Report = Callable[[Issue], None]

@@ -1,5 +1,6 @@
 """The classes: whether there is anything to learn of each, and whether training and test mean the same."""
 
+import difflib
 from collections.abc import Iterable
 
 import numpy as np
@@ -8,6 +9,8 @@ from detkit.doctor.interfaces import CHECKS, Check, CheckContext, Finding
 
 FEW = 10
 """Objects; of fewer, little can be learned."""
+ALIKE = 0.88
+"""How alike the names of a rare and a frequent class are, of which one may be a misspelling; of equal ones it is 1."""
 UNEVEN = 100.0
 """How many times more objects the most frequent class may have than the rarest."""
 
@@ -19,7 +22,7 @@ class ClassCounts(Check):
     A class without objects takes a row in every class layer and is never predicted; of fewer than 10 objects little is
     learned. In the test set a class without objects has no AP.
 
-    Fix: list the classes that are meant in the dataset's ``class_names``, or add images.
+    Fix: list the classes that are meant in the dataset's ``class_names``, correct misspelt labels, or add images.
     """
 
     needs = ("train",)
@@ -32,10 +35,13 @@ class ClassCounts(Check):
         if unused:
             fix = "list the others in class_names, or add images of them"
             yield Finding("warning", source, "classes without an object in the training set", fix, unused)
-        tiny = [f"{name}: {count}" for name, count in zip(names, counts) if 0 < count < FEW]
+        tiny = {name: count for name, count in zip(names, counts) if 0 < count < FEW}
         if tiny:
             what = f"classes of fewer than {FEW} training objects"
-            yield Finding("warning", source, what, "add images, or expect little of them", tiny)
+            alike = {name: _alike(name, [other for other in names if other not in tiny]) for name in tiny}
+            fix = "add images, or expect little of them"
+            fix = f"correct the labels of those that are misspelt, else {fix}" if any(alike.values()) else fix
+            yield Finding("warning", source, what, fix, [f"{name}: {tiny[name]}{alike[name]}" for name in tiny])
         used = counts[counts >= FEW]
         if len(used) and used.max() > UNEVEN * used.min():
             most, least = int(counts.argmax()), int(np.where(counts >= FEW, counts, counts.max() + 1).argmin())
@@ -49,6 +55,16 @@ class ClassCounts(Check):
             if unused:
                 what = "classes without an object in the test set: they get no AP"
                 yield Finding("note", context.test.source, what, "none, or choose other test images", unused)
+
+
+def _alike(name: str, frequent: Iterable[str]) -> str:
+    """The frequent class that a rare one may be a misspelling of, in words; empty where none is."""
+
+    def likeness(other: str) -> float:
+        return difflib.SequenceMatcher(None, name.strip().lower(), other.strip().lower()).ratio()
+
+    near = max(frequent, key=likeness, default="")
+    return f" (is it '{near}'?)" if near and likeness(near) > ALIKE else ""
 
 
 @CHECKS.register()

@@ -1,5 +1,6 @@
 """Objects that never reach the loss: what reading leaves out, and what the augmentations leave nothing of."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -44,10 +45,15 @@ class LeftOut(Check):
 
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
         assert context.train is not None
+        tally = Counter[tuple[str, str]]()  # the parts of one folder have one source
         for part in context.parts:
-            for words, count in part.tally.items():
-                fix = "none where it is meant; the dataset's options say what becomes of it"
-                yield Finding("note", part.source, words, fix, count=count)
+            tally.update({(part.source, words): count for words, count in part.tally.items()})
+        for (source, words), count in tally.items():
+            fix = "none where it is meant; the dataset's options say what becomes of it"
+            yield Finding("note", source, words, fix, count=count)
+        noted = {(part.source, words) for part in context.parts for words in getattr(part.dataset, "notes", ())}
+        for source, words in sorted(noted):
+            yield Finding("note", source, words, "none where it is meant")
         for part in context.train.parts:
             if isinstance(part.dataset, TableDataset):
                 yield from _on_the_way(context, part, part.dataset)

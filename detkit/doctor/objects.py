@@ -29,11 +29,12 @@ class Annotations(Check):
     def __call__(self, context: CheckContext) -> Iterable[Finding]:
         groups: dict[tuple[str, str, str], list[Issue]] = {}
         for issue in context.issues:
-            groups.setdefault((issue.place, issue.kind, issue.severity), []).append(issue)
-        for (place, kind, _), issues in groups.items():
-            first, examples = issues[0], [f"{issue.entry} ({place})" for issue in issues]
+            groups.setdefault((issue.source, issue.kind, issue.severity), []).append(issue)
+        for (source, kind, _), issues in groups.items():
+            first = issues[0]
+            examples = [f"{issue.entry} ({issue.place})" if issue.entry else issue.place for issue in issues]
             fix = first.fix or "give the entry the fields that it needs"
-            yield Finding(first.severity, place, f"{kind}: {first.what}", fix, examples)
+            yield Finding(first.severity, source, f"{kind}: {first.what}", fix, examples)
 
 
 @CHECKS.register()

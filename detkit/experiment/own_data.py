@@ -19,6 +19,7 @@ from detkit.experiment.experiment import Experiment, load_experiment
 from detkit.experiment.own_settings import Facts, Setting, derived
 from detkit.registry import DataError, did_you_mean
 from detkit.utils.file_names import file_stem
+from detkit.utils.logging import quiet
 from detkit.utils.words import amount
 
 VAL_FRACTION = 0.2
@@ -166,6 +167,8 @@ def _datasets(
     node: dict[str, Any] = {"name": "AutoDataset", "path": os.fspath(folder), "format": format, "val_fraction": None}
     train, test = parts.get("train"), parts.get("val", parts.get("test"))
     why = f"{train} to train on, {test} to evaluate on"
+    if unused := [part for part in everything.splits if part not in (train, test)]:
+        why += f"; {', '.join(unused)} not used (data.test_dataset.split={unused[0]} evaluates on it)"
     if everything.divisible:
         train, test, node["val_fraction"] = "train", "val", share
         why = f"no part to evaluate on: {share:.0%} of the images are, by a hash of their names"
@@ -180,7 +183,8 @@ def _datasets(
         for option, part in (("train_dataset", train), ("test_dataset", test))
     ]
     options = {"val_fraction": node["val_fraction"], "class_names": tuple(names), "check_images": 0}
-    pair = (open_dataset(folder, format, train, **options), open_dataset(folder, format, test, **options))
+    with quiet("detkit.data"):  # it was said of everything
+        pair = (open_dataset(folder, format, train, **options), open_dataset(folder, format, test, **options))
     return (
         nodes,
         pair,

@@ -109,6 +109,18 @@ def setup_logging(output_dir: str | os.PathLike[str] | None = None) -> None:
         root.addHandler(log_file)
 
 
+@contextlib.contextmanager
+def quiet(name: str) -> Iterator[None]:
+    """Within, the loggers below ``name`` give errors alone: for what is read again and has said it before."""
+    chosen = logging.getLogger(name)
+    level = chosen.level
+    chosen.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        chosen.setLevel(level)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from detkit.data import DATASETS
-from detkit.doctor import exit_code
+from detkit.doctor import CheckContext, exit_code, run_checks
+from detkit.experiment import own_data
 
 
 def put(index, **fields):
@@ -250,6 +251,24 @@ def test_the_data_of_a_format_of_ones_own_are_checked_like_any_other(files):
     }
     assert {f.where for f in found.values()} == {f"{files.folder}/train.json"}
     assert "annotation 30" in found["boxes that do not fit their masks"].examples[0]
+
+
+def test_one_mistake_of_many_labels_of_a_folder_is_one_row(tmp_path):
+    """Also of both parts of the folder, and each label is an example of it."""
+    for i in range(12):
+        Image.fromarray(np.full((64, 64, 3), 20 * i, np.uint8)).save(tmp_path / f"{i}.png")
+        shapes = [
+            {"label": "cat", "shape_type": "polygon", "points": [[2, 2], [30, 2], [2, 30 + i]]},
+            {"label": "cat", "shape_type": "rectangle", "points": [[40, 40], [60, 50 + i]]},
+        ]
+        content = {"shapes": shapes, "imagePath": f"{i}.png", "imageHeight": 64, "imageWidth": 64}
+        (tmp_path / f"{i}.json").write_text(json.dumps(content))
+    found = run_checks(CheckContext(own_data(tmp_path).experiment()).load_data())
+    (masks,) = [finding for finding in found if finding.what.startswith("no mask")]
+    assert (masks.where, masks.count) == (str(tmp_path), 12)
+    assert f"{tmp_path / '7.json'}, shape 2" in masks.examples
+    (tally,) = [finding for finding in found if "without a mask" in finding.what]
+    assert tally.count == 12
 
 
 def test_findings_are_json(files):

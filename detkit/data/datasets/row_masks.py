@@ -15,6 +15,7 @@ from detkit.structures import CroppedMasks, Masks, PolygonMasks
 from detkit.structures.rle import checked_rle, rle_counts
 
 FIX = "correct it, or set invalid_masks: drop (leaves it out) or box (takes the box as its mask)"
+BOX_FIX = "none where its box, which is taken, will do as its mask; invalid_masks: drop would leave it out"
 
 InvalidMasks = Literal["error", "drop", "box"]
 
@@ -122,7 +123,7 @@ def read_masks(chunk: Chunk, sizes: np.ndarray, invalid: InvalidMasks, tally: co
     chunk.report(bad, "malformed polygon", malformed_polygon, "write each polygon as numbers in pairs")
     words = " has a polygon of fewer than 3 points"
     chunk.report(num_short > 0, "polygon of too few points", words, FIX, severity)
-    chunk.report(bare, "no mask", no_mask, FIX, severity)
+    chunk.report(bare, "no mask", no_mask, BOX_FIX if invalid == "box" else FIX, severity)
     done = "given their box as one" if invalid == "box" else "left out"
     tally[f"objects without a mask {done}"] += int(bare.sum())
     tally["polygons of fewer than 3 points left out"] += int(num_short[~bare & ~bad].sum())

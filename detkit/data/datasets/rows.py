@@ -174,4 +174,4 @@ class Chunk:
             place, what = self.place, words if isinstance(words, str) else words(i)
             if type(self.rows[i].origin) is str:
                 place, label, what = self.rows[i].origin, "", what.removeprefix(":").strip()
-            self.issues.append((number, Issue(kind, place, label, label + what, fix, severity)))
+            self.issues.append((number, Issue(kind, place, label, label + what, fix, severity, self.place)))

@@ -110,9 +110,10 @@ class Content:
             notes: see ``Content``.
 
         Raises:
-            DataError: a label is no class, an image has no size, a mask is no mask.
+            DataError: an image is missing, a label is no class, an image has no size, a mask is no mask.
         """
         kept, twice = _first_of_each(images)
+        folder.raise_missing()
         things = [thing for image in kept.values() for thing in image.objects]
         seen = {thing.label for thing in things if thing.label is not None}
         names = sorted(seen) if class_names is None else list(dict.fromkeys(class_names))

@@ -88,6 +88,7 @@ class FormatDataset(TableDataset):
         self.divisible = len(parts) == 1 or not any(map(purpose, parts))
         content = self._content(reader, folder, parts, split, val_fraction, class_names or ())
         self.embedded, self.lists_classes = content.embedded, content.lists_classes
+        self.notes = tuple(content.notes)
         extras = {kind: list(found.items()) for kind, found in content.extras.items()}
         self._extras = msgspec.json.encode(extras)  # in one piece, which loader workers share
         if not content.embedded and not any(row.file_name in folder.images for row in content.images[:1000]):

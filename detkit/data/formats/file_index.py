@@ -27,6 +27,7 @@ class FileIndex:
 
     def __init__(self, path: str | os.PathLike[str], given: str | None = None):
         self.path, self.given = Path(path), given
+        self._missing: list[tuple[str, str]] = []
 
     def candidates(self, *patterns: str) -> list[str]:
         """The file that the user named, or those that match one of the patterns."""
@@ -116,10 +117,28 @@ class FileIndex:
         below = tuple(f"{start}/" for start in near if start not in ("", "."))
         found = found if len(found) < 2 else [path for path in found if path.startswith(below)] or found
         if len(found) != 1:
-            why = f"{len(found)} images have this name" if found else "there is no such image below it"
+            fix = "put it there, or take its label out" if self.images else "put the images there, or export with them"
+            why = f"{len(found)} images have this name" if found else f"there is no such image below it; {fix}"
             why = f"'{others[0]}' is of another part" if others and not found else why
             raise DataError(f"{self.path}: {origin or 'a record'} names the image '{name[:200]}', but {why}")
         return found[0]
+
+    def labelled_image(self, name: str, near: str | Sequence[str] = "", origin: str = "") -> str:
+        """``image``, but an error waits for ``raise_missing``, so that all that are missing are named together."""
+        try:
+            return self.image(name, near, origin)
+        except DataError as error:
+            self._missing.append((name, str(error)))
+            return name
+
+    def raise_missing(self) -> None:
+        """Raises DataError where ``labelled_image`` found none, once for all of them."""
+        missing, self._missing = self._missing, []
+        if missing:
+            (_, words), *others = missing
+            names = ", ".join(f"'{name[:100]}'" for name, _ in others[:5])
+            more = f". So do {len(others)} more labels: {names}{', ...' if len(others) > 5 else ''}"
+            raise DataError(words + (more if others else ""))
 
     def inner(self, path: str) -> str:
         """The path below this folder of an absolute one that lies in it; any other as it is."""

@@ -88,7 +88,7 @@ class Folder(FileIndex):
         try:
             return msgspec.json.decode(self.text(name, is_json=True).encode())
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            raise DataError(f"{self.path / name}: is not JSON ({error})") from None
+            raise DataError(f"{self.path / name}: is not JSON ({error}); export or save it again") from None
 
     def yaml(self, name: str) -> dict[str, Any]:
         """A YAML file that holds a mapping, without aliases, whose expansion takes the machine's memory."""
@@ -111,7 +111,7 @@ class Folder(FileIndex):
         try:
             return ElementTree.fromstring(text)  # a text, so that the declared encoding does not count again
         except (ElementTree.ParseError, ValueError, LookupError) as error:
-            raise DataError(f"{self.path / name}: is not XML ({error})") from None
+            raise DataError(f"{self.path / name}: is not XML ({error}); export or save it again") from None
 
     def mask(self, name: str) -> np.ndarray:
         """A PNG of ids: ``(H, W)`` of its values or palette indices, or ``(H, W, 3)`` of its colours."""

@@ -66,6 +66,8 @@ def _entries(folder: Folder, name: str) -> tuple[list[Any], Mapping[str, Any]]:
         reader = csv.DictReader(io.StringIO(folder.text(name).lstrip("#")))
         try:
             for row in reader:
+                if None in row.values():
+                    raise ValueError("a row that ends early; export or save it again")
                 shape, given = (json.loads(row[f"region_{key}attributes"]) for key in ("shape_", ""))
                 regions = found.setdefault(row["filename"], [])
                 regions += [{"shape_attributes": shape, "region_attributes": given}] if shape else []
@@ -138,7 +140,7 @@ def _images(folder: Folder, name: str) -> list[LabelledImage]:
         regions = list(regions.values()) if isinstance(regions, dict) else regions
         if not isinstance(regions, list):
             raise DataError(f"{at}: regions is {str(regions)[:60]!r}; expected a list of them")
-        image = folder.image(entry["filename"], near, name)
+        image = folder.labelled_image(entry["filename"], near, name)
         found = [_object(region, described, f"{at}, region {number}") for number, region in enumerate(regions, 1)]
         objects = [thing for thing in found if thing]
         out.append(LabelledImage(image, objects, ignored=len(found) - len(objects)))

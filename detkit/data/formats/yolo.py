@@ -16,12 +16,16 @@ from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder
 from detkit.data.formats.parts import by_part
 from detkit.data.formats.yolo_parts import PARTS, inside, listed, yolo_parts
+from detkit.data.image_files import log_once
 from detkit.data.interfaces import DATASETS
+from detkit.data.issues import Issue
 from detkit.registry import DataError
 from detkit.structures import KeypointSpec
+from detkit.utils.words import amount
 
 logger = logging.getLogger(__name__)
 NAMES = r"(?m)^(names|nc)\s*:"
+ROW = r"\s*\d+(\s+-?[\d.]\S*){4}"
 MOST_NUMBERED = 100_000
 """Classes, or keypoints, that a number alone may stand for."""
 BEYOND = 0.01
@@ -92,7 +96,7 @@ class YoloDataset(FormatDataset):
         assert described is not None  # recognise has seen it
         reader = _Reader(folder, class_names(folder, described), described.entries, f"{folder.path / described.file}")
         images = [reader.image(path) for paths in parts.values() for path in paths]
-        content = Content.of_images(folder, images, reader.names, reader.notes())
+        content = Content.of_images(folder, images, reader.names, [*reader.notes(), *_note_unused(folder)])
         return dataclasses.replace(content, keypoints=reader.keypoints())
 
 
@@ -143,6 +147,19 @@ def _lone(folder: Folder) -> str | None:
 def _label_files(folder: Folder) -> Iterator[str]:
     """The text files that lie where the labels of images lie."""
     return (label for image in folder.images if (label := _label_of(folder, image)) is not None)
+
+
+def _note_unused(folder: Folder) -> list[str]:
+    """What label files hold whose image is not there, or has another name, is lost: this is said."""
+    used = set(_label_files(folder))
+    places = {os.path.dirname(label) for label in used}
+    texts = (name for name in folder.files if name.endswith(".txt") and os.path.dirname(name) in places)
+    unused = [name for name in texts if name not in used and re.match(ROW, folder.head(name))]
+    if not unused:
+        return []
+    what = f"{amount(len(unused), 'label file')} without an image left out, such as {unused[0]}"
+    log_once(Issue("label without an image", str(folder.path), "", what, "give image and label one name", "warning"))
+    return [what]
 
 
 def _label_of(folder: Folder, image: str) -> str | None:

@@ -21,8 +21,11 @@ def check(args: argparse.Namespace) -> int:
     )
     context.histogram = args.histogram
     context.load()
+    for name, part in (("training", context.train), ("test", context.test)):
+        if part is not None:
+            print(f"\n{name} data\n{part.dataset.summary()}")
     findings = run_checks(context)
-    print(findings_table(findings))
+    print(f"\n{findings_table(findings)}")
     if args.histogram and not context.histogram_drawn:
         print(f"{args.histogram}: not written: objects or a model with anchors are missing", file=sys.stderr)
     if args.json:

@@ -22,6 +22,7 @@ from detkit.commands.predict_inputs import (
     panoptic_writer,
     path_below,
     say_cut_off,
+    say_found,
     say_unread,
     split_inputs,
 )
@@ -140,7 +141,7 @@ class Output:
     def finish(self) -> None:
         """Writes what belongs to all images, and says what there is."""
         args = self.args
-        print(f"{self.instances} instances with score >= {args.score_thresh:g} in {self.images} images")
+        say_found(self.instances, self.images, args.score_thresh)
         say_cut_off(self.cut, self.images_cut)
         if args.json is not None:
             print(f"COCO results: {args.json}")

@@ -17,6 +17,7 @@ from detkit.predictor.sources import is_pattern, local_file, matching_files
 from detkit.registry import DataError
 from detkit.structures import Prediction
 from detkit.utils.file_names import file_stem
+from detkit.utils.words import amount
 from detkit.visualization import image_files, is_live, is_video, shown_name
 
 logger = logging.getLogger("detkit.predict")
@@ -121,6 +122,13 @@ def check_results(prediction: Prediction, option: str) -> None:
             f"{option}: the model predicts semantic maps alone, which COCO results have no place for; --output DIR"
             " draws them, and Predictor gives them (docs/detectors.md)"
         )
+
+
+def say_found(instances: int, images: int, score_thresh: float) -> None:
+    """Prints how many instances there are, and what to do where there is none."""
+    hint = "; a lower --score-thresh shows what the model is less sure of" if not instances and score_thresh else ""
+    found, seen = amount(instances, "instance"), amount(images, "image")
+    print(f"{found} with score >= {score_thresh:g} in {seen}{hint}")
 
 
 def say_cut_off(detections: int, images: int) -> None:

@@ -26,6 +26,7 @@ from detkit.commands.predict_inputs import (
     load,
     panoptic_writer,
     say_cut_off,
+    say_found,
     say_unread,
 )
 from detkit.data import read_ahead
@@ -245,7 +246,7 @@ def _finish(args: argparse.Namespace, predictor: Predictor) -> int:
         files.append(maps.json_file)
     if args.format != "jsonl":
         files.append((results.write_json if args.format == "json" else results.write_parquet)(args.results))
-    print(f"{detections} instances with score >= {args.score_thresh:g} in {images} images")
+    say_found(detections, images, args.score_thresh)
     say_cut_off(cut, images_cut)
     print(f"COCO results: {args.results}/{results.DETECTIONS}, {', '.join(path.name for path in files)}")
     unread = [row["file_name"] for row in results.read_lines(args.results, results.UNREADABLE)]

@@ -1,6 +1,7 @@
 """detkit doctor: its table, its exit codes, its JSON; on real data; and its quick form at the start of a training."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,9 @@ def half(tmp_path) -> str:
 
 def test_a_sound_experiment_ends_with_0(tmp_path, capsys):
     assert run(tmp_path, "--json", str(tmp_path / "found.json")) == 0
-    assert "nothing is wrong" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "nothing is wrong" in said
+    assert re.search(r"training data\n.*\n\d+ images, \d+ objects.*\nclass +objects", said)
     assert json.loads((tmp_path / "found.json").read_text()) == []
 
 

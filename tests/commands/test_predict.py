@@ -178,10 +178,11 @@ def test_annotations_that_do_not_fit_are_refused_and_never_written_over(run, pho
     assert not (tmp_path / "r.json").exists()
 
 
-def test_score_threshold_holds_for_json(run, photos, tmp_path):
+def test_score_threshold_holds_for_json(run, photos, tmp_path, capsys):
     results = tmp_path / "r.json"
     assert main(["--run", run, str(photos / "a.png"), "--json", str(results), "--score-thresh", "1"]) == 0
     assert json.loads(results.read_text()) == []
+    assert "0 instances with score >= 1 in 1 image; a lower --score-thresh" in capsys.readouterr().out
 
 
 def test_what_the_limit_cuts_off_is_told_with_an_option_that_lifts_it(run, photos, capsys):

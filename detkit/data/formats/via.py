@@ -22,7 +22,7 @@ class ViaDataset(FormatDataset):
     """VIA's JSON (Dutta and Zisserman 2019, versions 1 to 3; matterport's balloons) and CSV: polygons, boxes, circles.
 
     The class of a region is its attribute ``class``, ``label``, ``name``, ``type`` or ``category``, or its first one;
-    regions without attributes are of one class, ``object``. Classes are the labels, sorted. Options are those of
+    where no region has any, all are of one class, ``object``. Classes are the labels, sorted. Options are those of
     ``FormatDataset``.
     """
 
@@ -37,6 +37,13 @@ class ViaDataset(FormatDataset):
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
         images = [image for names in parts.values() for name in names for image in _images(folder, name)]
+        objects = [thing for image in images for thing in image.objects]
+        unnamed = [thing for thing in objects if not thing.label]
+        if 0 < len(unnamed) < len(objects):
+            more = f", nor have {len(unnamed) - 1} more regions" if unnamed[1:] else ""
+            raise DataError(f"{unnamed[0].origin}: has no class{more}, and others have; give it one, or remove it")
+        for thing in unnamed:
+            thing.label = "object"
         return Content.of_images(folder, images, None)
 
 
@@ -148,14 +155,14 @@ def _images(folder: Folder, name: str) -> list[LabelledImage]:
 
 
 def _label(given: Any, described: Mapping[str, Any]) -> str:
-    """The class of a region. A choice that the project numbered is called by what it describes."""
+    """The class of a region, empty where it has none; of a choice that the project numbered what it describes."""
     given = given if isinstance(given, dict) else {}
     marked = {k: next(filter(v.get, v), "") if isinstance(v, dict) else v for k, v in given.items()}  # checkboxes
     attributes = {k: v for k, v in marked.items() if isinstance(v, str) and v}
     known = {k.lower(): k for k in attributes}
     key = next((known[k] for k in CLASS_ATTRIBUTES if k in known), next(iter(attributes), None))
     if key is None:
-        return "object"
+        return ""
     options = described[key].get("options") if isinstance(described.get(key), dict) else None
     name = options.get(attributes[key]) if isinstance(options, dict) and attributes[key].isdecimal() else None
     return name if isinstance(name, str) and name else attributes[key]

@@ -130,3 +130,18 @@ def test_a_folder_is_read_several_times_and_warned_of_once(tmp_path, caplog):
     assert [record.message for record in caplog.records if "without a mask" in record.message] == [
         f"{tmp_path}: 1 objects without a mask given their box as one"
     ]
+
+
+def test_a_region_of_via_without_a_class_is_named_where_others_have_one(tmp_path):
+    file = via(tmp_path) / "via.json"
+    content = json.loads(file.read_text())
+    entries = content["_via_img_metadata"]
+    for name in ("1.png9", "3.png9"):
+        entries[name]["regions"][0]["region_attributes"] = {}
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"1\.png, region 1: has no class, nor have 1 more regions, and others have"):
+        open_dataset(tmp_path)
+    for entry in entries.values():
+        entry["regions"][0]["region_attributes"] = {}
+    file.write_text(json.dumps(content))
+    assert open_dataset(tmp_path).class_names == ("object",)

@@ -87,7 +87,7 @@ class _From:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         sampler, left = copy.copy(self.sampler), self.start
-        stream = iter(sampler.__iter__())
+        stream = iter(sampler.__iter__())  # which may give a list
         sampler.rank, sampler.world_size = 0, 1
         for number, batch_size in self.earlier:
             sampler.batch_size = batch_size
@@ -106,13 +106,16 @@ class _From:
 
 def _check_batch(batch: Any, sampler: Sampler) -> None:
     """Raises ConfigError for what a sampler must not give."""
-    number, items = len(sampler.dataset), batch if isinstance(batch, list) else ()
-    pairs = [
-        item for item in items if isinstance(item, tuple) and [isinstance(i, Integral) for i in item] == [True] * 2
-    ]
-    if not pairs or len(pairs) != len(items) or not all(0 <= index < number for _, index in pairs):
+    number = len(sampler.dataset)
+    if not (isinstance(batch, list) and batch and all(_is_item(item, number) for item in batch)):
         words = f"expected batches, each a list of (epoch, index), ints, index below {number}, got {batch!r:.100}"
         raise broken_contract(sampler, words)
+
+
+def _is_item(item: Any, number: int) -> bool:
+    if not (isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, Integral) for part in item)):
+        return False
+    return 0 <= item[1] < number
 
 
 class _Loader(ReadAhead):

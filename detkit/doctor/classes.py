@@ -60,11 +60,9 @@ class ClassCounts(Check):
 def _alike(name: str, frequent: Iterable[str]) -> str:
     """The frequent class that a rare one may be a misspelling of, in words; empty where none is."""
 
-    def likeness(other: str) -> float:
-        return difflib.SequenceMatcher(None, name.strip().lower(), other.strip().lower()).ratio()
-
-    near = max(frequent, key=likeness, default="")
-    return f" (is it '{near}'?)" if near and likeness(near) > ALIKE else ""
+    known = {other.strip().lower(): other for other in frequent}
+    near = difflib.get_close_matches(name.strip().lower(), known, n=1, cutoff=ALIKE)
+    return f" (is it '{known[near[0]]}'?)" if near else ""
 
 
 @CHECKS.register()

@@ -51,7 +51,7 @@ class LeftOut(Check):
         for (source, words), count in tally.items():
             fix = "none where it is meant; the dataset's options say what becomes of it"
             yield Finding("note", source, words, fix, count=count)
-        noted = {(part.source, words) for part in context.parts for words in getattr(part.dataset, "notes", ())}
+        noted = {(part.source, words) for part in context.parts for words in part.notes}
         for source, words in sorted(noted):
             yield Finding("note", source, words, "none where it is meant")
         for part in context.train.parts:

@@ -11,6 +11,7 @@ import numpy as np
 from detkit.config import Recipe
 from detkit.config.recipe import Eager
 from detkit.data import ConcatDataset, Dataset, ObjectTable, TableDataset
+from detkit.data.formats.dataset import FormatDataset
 from detkit.data.issues import Report
 from detkit.data.samplers import evenly_spread
 
@@ -62,6 +63,11 @@ class DatasetStats:
     def tally(self) -> Mapping[str, int]:
         """What reading has left out or changed, in words -> how many."""
         return self.dataset.table.tally if isinstance(self.dataset, TableDataset) else {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a format's reader took in another way than a user may think."""
+        return self.dataset.notes if isinstance(self.dataset, FormatDataset) else ()
 
     def __len__(self) -> int:
         return len(self.dataset)

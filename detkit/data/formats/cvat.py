@@ -151,7 +151,7 @@ def _image(folder: Folder, entry: Element, part: str, file: str) -> LabelledImag
     name, label = entry.get("name") or "", f"{folder.path / file}, image {entry.get('id')}"
     tops, below = (PurePosixPath(file).parent, PurePosixPath()), (f"images/{part}", part, "images", "")
     places = dict.fromkeys(str(top / where) for top in tops for where in below)
-    path = folder.labelled_image(name, list(places), label)
+    path = folder.expected_image(name, list(places), label)
     sides = entry.get("height"), entry.get("width")
     try:
         size = (int(sides[0] or ""), int(sides[1] or "")) if any(sides) else image_size(folder, path)

@@ -51,6 +51,7 @@ class FormatDataset(TableDataset):
         groups: the classes that have no object and stand above others, such as Roboflow's first.
         splits: the names of the parts that are there; empty where the format has none.
         lists_classes: whether the data say which classes there are, beside the labels of their objects.
+        notes: what was taken in another way than a user may think, in words.
         has_rest: whether images beside these parts are in none of them; ``split=""`` takes these.
         divisible: whether ``val_fraction`` makes ``train`` and ``val`` of all its parts together.
 

@@ -123,7 +123,7 @@ class FileIndex:
             raise DataError(f"{self.path}: {origin or 'a record'} names the image '{name[:200]}', but {why}")
         return found[0]
 
-    def labelled_image(self, name: str, near: str | Sequence[str] = "", origin: str = "") -> str:
+    def expected_image(self, name: str, near: str | Sequence[str] = "", origin: str = "") -> str:
         """``image``, but an error waits for ``raise_missing``, so that all that are missing are named together."""
         try:
             return self.image(name, near, origin)
@@ -132,7 +132,7 @@ class FileIndex:
             return name
 
     def raise_missing(self) -> None:
-        """Raises DataError where ``labelled_image`` found none, once for all of them."""
+        """Raises DataError where ``expected_image`` found none, once for all of them."""
         missing, self._missing = self._missing, []
         if missing:
             (_, words), *others = missing

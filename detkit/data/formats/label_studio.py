@@ -147,7 +147,7 @@ def _path(folder: Folder, task: Mapping[str, Any], near: str, place: str) -> str
     if not any(named):
         raise DataError(f"{place}: its data has no text that names an image; tasks of several pages cannot be read")
     address = max(named, key=lambda text: "/" in text)
-    return folder.labelled_image(address, near, place) if folder.images else address.lstrip("/") or place
+    return folder.expected_image(address, near, place) if folder.images else address.lstrip("/") or place
 
 
 def _address(text: str) -> str:

@@ -62,7 +62,7 @@ def _image(folder: Folder, name: str, root: Element) -> LabelledImage:
         image = folder.image(f"{above}/{written}" if above else written, near, name)
     # an image that was converted since has another suffix
     image = image or folder.image_of_stem(PurePosixPath(written).stem, beside=name)
-    image = image or folder.labelled_image(written, near, name)
+    image = image or folder.expected_image(written, near, name)
     things = [thing for thing in root.findall("object") if _text(thing, "deleted") != "1"]
     found = [_object(folder, thing, near, f"{folder.path / name}, object {n}") for n, thing in enumerate(things, 1)]
     objects = [thing for thing in found if thing]

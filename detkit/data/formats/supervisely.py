@@ -64,7 +64,7 @@ def _image(folder: Folder, name: str, shapes: Mapping[str, Any]) -> LabelledImag
     except (KeyError, TypeError, ValueError):
         raise DataError(f"{place}: has no size (height, width) or no list 'objects'") from None
     near = str(PurePosixPath(name).parent.parent / "img")
-    image = folder.labelled_image(PurePosixPath(name).stem, near, name)
+    image = folder.expected_image(PurePosixPath(name).stem, near, name)
     if image in folder.images and not image.startswith(f"{near}/") and folder.has_below(near):
         raise DataError(f"{place}: there is no image of this name in '{near}'; '{image}' is of another dataset")
     found = [_object(entry, size, shapes, f"{place}, object {n}") for n, entry in enumerate(things, 1)]

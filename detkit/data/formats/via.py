@@ -147,7 +147,7 @@ def _images(folder: Folder, name: str) -> list[LabelledImage]:
         regions = list(regions.values()) if isinstance(regions, dict) else regions
         if not isinstance(regions, list):
             raise DataError(f"{at}: regions is {str(regions)[:60]!r}; expected a list of them")
-        image = folder.labelled_image(entry["filename"], near, name)
+        image = folder.expected_image(entry["filename"], near, name)
         found = [_object(region, described, f"{at}, region {number}") for number, region in enumerate(regions, 1)]
         objects = [thing for thing in found if thing]
         out.append(LabelledImage(image, objects, ignored=len(found) - len(objects)))

@@ -15,6 +15,7 @@ from detkit.data.formats.parts import grouped, purpose_of_folder
 from detkit.data.image_files import IMAGE_SUFFIXES
 from detkit.data.walk import walk
 from detkit.registry import DataError
+from detkit.utils.words import amount
 
 
 class FileIndex:
@@ -137,7 +138,8 @@ class FileIndex:
         if missing:
             (_, words), *others = missing
             names = ", ".join(f"'{name[:100]}'" for name, _ in others[:5])
-            more = f". So do {len(others)} more labels: {names}{', ...' if len(others) > 5 else ''}"
+            number = amount(len(others), "more label")
+            more = f". The same is wrong with {number}: {names}{', ...' if len(others) > 5 else ''}"
             raise DataError(words + (more if others else ""))
 
     def inner(self, path: str) -> str:

@@ -15,6 +15,7 @@ from detkit.data.formats.files import Folder
 from detkit.data.formats.shapes import ellipse, numbers, numbers_of, points, rotation_of
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
+from detkit.utils.words import amount
 
 
 @DATASETS.register()
@@ -40,7 +41,7 @@ class ViaDataset(FormatDataset):
         objects = [thing for image in images for thing in image.objects]
         unnamed = [thing for thing in objects if not thing.label]
         if 0 < len(unnamed) < len(objects):
-            more = f", nor have {len(unnamed) - 1} more regions" if unnamed[1:] else ""
+            more = f" (as {amount(len(unnamed) - 1, 'more region')})" if unnamed[1:] else ""
             raise DataError(f"{unnamed[0].origin}: has no class{more}, and others have; give it one, or remove it")
         for thing in unnamed:
             thing.label = "object"

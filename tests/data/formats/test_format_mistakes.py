@@ -139,7 +139,7 @@ def test_a_region_of_via_without_a_class_is_named_where_others_have_one(tmp_path
     for name in ("1.png9", "3.png9"):
         entries[name]["regions"][0]["region_attributes"] = {}
     file.write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"1\.png, region 1: has no class, nor have 1 more regions, and others have"):
+    with pytest.raises(DataError, match=r"1\.png, region 1: has no class \(as 1 more region\), and others have"):
         open_dataset(tmp_path)
     for entry in entries.values():
         entry["regions"][0]["region_attributes"] = {}

@@ -22,7 +22,7 @@ from detkit.registry import DataError
 from detkit.structures import KeypointSpec
 from detkit.utils.memory import no_collection
 from detkit.utils.tables import side_by_side
-from detkit.utils.words import amount
+from detkit.utils.words import amount, and_others
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +90,17 @@ class TableDataset(Dataset):
         self._files = self._written_otherwise(place)
         chosen = evenly_spread(len(self), check_images)
         odd: dict[str, list[Issue]] = {}
+        wrong: list[tuple[str, Issue]] = []
         for index in chosen:
-            self.check_image(index, lambda issue: odd.setdefault(issue.kind, []).append(issue))
+            try:
+                self.check_image(index, lambda issue: odd.setdefault(issue.kind, []).append(issue))
+            except Issue as issue:
+                wrong.append((self.table.images.file_name(index), issue))
+        if wrong:
+            (_, first), *others = wrong
+            same = [name for name, issue in others if issue.kind == first.kind]
+            fix = and_others(first.fix, same)
+            raise Issue(first.kind, first.place, first.entry, first.what, fix, source=first.source)
         for kind, (first, *others) in odd.items():
             logger.warning(
                 "%s: of %d checked images %d are odd: %s. The first: %s",

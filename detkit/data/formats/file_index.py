@@ -15,7 +15,7 @@ from detkit.data.formats.parts import grouped, purpose_of_folder
 from detkit.data.image_files import IMAGE_SUFFIXES
 from detkit.data.walk import walk
 from detkit.registry import DataError
-from detkit.utils.words import amount
+from detkit.utils.words import and_others
 
 
 class FileIndex:
@@ -137,10 +137,7 @@ class FileIndex:
         missing, self._missing = self._missing, []
         if missing:
             (_, words), *others = missing
-            names = ", ".join(f"'{name[:100]}'" for name, _ in others[:5])
-            number = amount(len(others), "more label")
-            more = f". The same is wrong with {number}: {names}{', ...' if len(others) > 5 else ''}"
-            raise DataError(words + (more if others else ""))
+            raise DataError(and_others(words, [name for name, _ in others]))
 
     def inner(self, path: str) -> str:
         """The path below this folder of an absolute one that lies in it; any other as it is."""

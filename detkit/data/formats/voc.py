@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from detkit.data.formats.content import Content, LabelledImage, LabelledObject, image_size, lines_of, values_of
+from detkit.data.formats.content import Content, LabelledImage, LabelledObject, lines_of, values_of
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder
 from detkit.data.formats.labelme_xml import is_labelme_xml
@@ -161,15 +161,14 @@ def _image(folder: Folder, stem: str, colours: Mapping[Any, str] | None, listed:
     xml = _file(folder, stem, "Annotations", ".xml")
     root = None if xml is None else folder.xml(xml)
     written = "" if root is None else root.findtext("filename") or stem
-    if image is None and root is not None:
-        image = folder.image(written, str(PurePosixPath(stem).parent), str(xml))
     if image is None:
-        raise DataError(f"{folder.path}: there is no image named '{stem}', which a list of ImageSets names")
-    same = str(PurePosixPath(image).with_suffix(PurePosixPath(written).suffix))  # one of another suffix may lie beside
-    image = same if same in folder.images else image
+        origin = "a list of ImageSets" if xml is None else xml
+        image = folder.expected_image(written or stem, str(PurePosixPath(stem).parent), origin)
+    elif written:  # one of another suffix may lie beside
+        same = str(PurePosixPath(image).with_suffix(PurePosixPath(written).suffix))
+        image = same if same in folder.images else image
     given = [] if root is None else [root.findtext(f"size/{side}") or "" for side in ("height", "width")]
     size = (int(given[0]), int(given[1])) if all(side.isdecimal() and int(side) for side in given) and given else None
-    size = size or image_size(folder, image)
     objects = [] if root is None else list(_boxes(root, f"{folder.path / str(xml)}"))
     if name := _file(folder, stem, "SegmentationObject", ".png"):
         objects = _with_masks(folder, name, objects, colours, listed) if "SegmentationObject" in name else objects

@@ -92,7 +92,8 @@ def _images(folder: Folder, name: str, entries: Mapping[str, Any], part: str) ->
         if where.path in folder.files and where.path.endswith(".txt"):
             near = str(PurePosixPath(where.path).parent)
             for number, line in lines_of(folder.text(where.path)):
-                out.append(folder.image(line, near, f"{where.path}, line {number}"))
+                out.append(folder.expected_image(line, near, f"{where.path}, line {number}"))
         else:
             out += [image for image in folder.below(where.path) if image in folder.images]
+    folder.raise_missing()
     return out

@@ -57,16 +57,50 @@ def yolo(folder):
     return folder
 
 
+def yolo_list(folder):
+    yolo(folder)
+    (folder / "train.txt").write_text("".join(f"images/{i}.png\n" for i in range(4)))
+    (folder / "data.yaml").write_text("train: train.txt\nnames: [cat]\n")
+
+
+def coco(folder):
+    images = [{"id": i, "file_name": f"{i}.png", "width": 60, "height": 40} for i in range(4)]
+    boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": [5, 5, 20, 20]} for i in range(4)]
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "cat"}]}
+    (folder / "labels.json").write_text(json.dumps(content))
+    for i in range(4):
+        picture(folder / f"{i}.png")
+
+
+def voc(folder, labelled=range(4)):
+    box = "<xmin>6</xmin><ymin>6</ymin><xmax>25</xmax><ymax>25</ymax>"
+    objects = f"<object><name>cat</name><bndbox>{box}</bndbox></object>"
+    (folder / "Annotations").mkdir()
+    for i in range(4):
+        picture(folder / "JPEGImages" / f"{i}.png")
+        if i in labelled:
+            xml = f"<annotation><filename>{i}.png</filename>{objects}</annotation>"
+            (folder / "Annotations" / f"{i}.xml").write_text(xml)
+
+
+def voc_list(folder):
+    voc(folder, labelled=(0, 3))
+    (folder / "ImageSets" / "Main").mkdir(parents=True)
+    (folder / "ImageSets" / "Main" / "train.txt").write_text("0.png\n1.png\n2.png\n3.png\n")
+
+
 def findings(folder):
     return run_checks(CheckContext(own_data(folder).experiment()).load_data())
 
 
-@pytest.mark.parametrize("make", [lambda folder: labelme(folder, ["cat"] * 4), cvat, via])
+@pytest.mark.parametrize(
+    "make", [lambda folder: labelme(folder, ["cat"] * 4), cvat, via, yolo_list, coco, voc, voc_list]
+)
 def test_all_images_that_are_missing_are_named_together(make, tmp_path):
     make(tmp_path)
     for i in (1, 2):
         next(tmp_path.rglob(f"{i}.png")).rename(tmp_path / f"renamed{i}.png")
-    with pytest.raises(DataError, match=r"'1\.png'.*put it there, or take its label out.*1 more label.*'2\.png'"):
+    with pytest.raises(DataError, match=r"\b1\b.*(put it there, or take its label out|check).*1 more: '.*\b2(\.png)?'"):
         open_dataset(tmp_path)
 
 

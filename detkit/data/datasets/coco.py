@@ -97,6 +97,8 @@ def read_categories(entries: list[Any], place: str, report: Report) -> tuple[dic
             what = f"{label} is {str(entry)[:60]!r}; expected a mapping with an id (a whole number) and a name"
             report(Issue("malformed entry", place, label, what))
             continue
+        if names.get(id_) == name:  # said again: VIA lists the classes once an image
+            continue
         if id_ in names:
             report(Issue("category id twice", place, label, f"two categories have the id {id_}", "give each its own"))
             continue

@@ -125,6 +125,11 @@ def _content(folder: Folder, name: str, is_lvis: bool) -> Content:
 
 def _complete(rows: Sequence[Row], images: Sequence[Any]) -> Iterator[str]:
     """Gives annotations what all of a file lack, and says it; where only some lack it, that is a mistake."""
+    texts = [row.image_id for row in rows]
+    if {type(i.id) for i in images} == {int} and texts and all(type(t) is str and t.isdecimal() for t in texts):
+        yield "its image_id are texts, as VIA writes them, and are taken as the numbers of its images"
+        for row in rows:
+            row.image_id = int(row.image_id)
     if rows and all(row.id is MISSING or type(row.id) is str for row in rows):
         what = "no ids" if rows[0].id is MISSING else "ids of text"
         yield f"its annotations have {what}, so they are numbered from 1"

@@ -269,3 +269,15 @@ def test_masks_of_cvats_brush_are_objects_also_beside_points_of_skeletons(write_
     file.write_text(json.dumps(content))
     assert [row["iscrowd"] for row in open_dataset(root).coco()["annotations"]] == [0, 1]
     assert "1 masks of CVAT's brush, written as crowds, are taken as objects" in caplog.text
+
+
+def test_vias_export_names_images_by_texts_and_lists_its_classes_once_an_image(folder, caplog):
+    caplog.set_level("INFO")
+    row = {**BOX, "image_id": "7", "segmentation": [2, 3, 22, 3, 22, 13, 2, 13]}
+    root = folder(annotations=[row], categories=[{"id": 3, "name": "cat"}] * 3)
+    dataset = open_dataset(root)
+    assert (dataset.class_names, len(dataset[0].masks)) == (("cat",), 1)
+    assert "x.json: its image_id are texts, as VIA writes them" in caplog.text
+    folder(annotations=[row, {**BOX, "id": 6}])
+    with pytest.raises(DataError, match="'7' is not the id .*; 7 is one: write both as a number"):
+        open_dataset(root)

@@ -16,7 +16,7 @@ from detkit.data.datasets.row_masks import InvalidMasks
 from detkit.data.datasets.row_reader import InvalidBoxes, Policy
 from detkit.data.datasets.table_dataset import TableDataset
 from detkit.data.formats.content import Content
-from detkit.data.formats.files import Folder, embedded_image
+from detkit.data.formats.files import Folder, embedded_rgb
 from detkit.data.formats.parts import by_part, by_purpose, purpose
 from detkit.data.formats.segment_files import SegmentFile, SegmentFiles
 from detkit.data.images import DEFAULT_READING, ImageReading
@@ -149,8 +149,7 @@ class FormatDataset(TableDataset):
         if source is None:
             return super().read_image(index)
         folder = Folder(self.image_root)
-        pixels = embedded_image(folder.json(source)["imageData"], str(folder.path / source))
-        return np.ascontiguousarray(np.repeat(pixels[..., None], 3, 2) if pixels.ndim == 2 else pixels[..., :3])
+        return embedded_rgb(folder.json(source)["imageData"], str(folder.path / source), self.reading.max_value)
 
     def panoptic_map(self, index: int) -> Panoptic | None:
         return None if self._segments is None else self._segments.panoptic_map(index, self.image_size(index))

@@ -8,16 +8,18 @@ import os
 import re
 import xml.etree.ElementTree as ElementTree
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import numpy as np
 import yaml
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from detkit.config.yaml_file import read_core_yaml
+from detkit.data.bit_depth import scaled, to_eight_bits
 from detkit.data.formats.file_index import FileIndex
-from detkit.data.image_files import log_once, open_image
+from detkit.data.image_files import load, log_once, open_image
 from detkit.data.issues import Issue
 from detkit.registry import DataError
 
@@ -123,17 +125,45 @@ class Folder(FileIndex):
 
 
 def embedded_image(text: str, origin: str, compressed: bool = False) -> np.ndarray:
-    """The pixels of an image that is written as base64 text, and ``compressed`` with zlib before.
+    """The values of a mask that is written as base64 text, and ``compressed`` with zlib before; RGBA with transparency.
 
     Raises:
         DataError: it is none.
     """
+    with _embedded(text, origin, compressed) as image:
+        image.load()
+        has_alpha = image.mode in ("LA", "PA") or (image.mode in ("P", "L", "1", "RGB") and "transparency" in image.info)
+        return _pixels(image.convert("RGBA") if has_alpha else image)
+
+
+def embedded_rgb(text: str, origin: str, max_value: float | None) -> np.ndarray:
+    """``(H, W, 3)`` uint8 RGB of an image that is written as base64 text, as ``read_image`` reads a file.
+
+    Args:
+        text: the image.
+        origin: where it stands, for messages.
+        max_value: as in ``ImageReading``.
+
+    Raises:
+        DataError: it is none.
+    """
+    with _embedded(text, origin) as image:
+        load(image)
+        if image.mode[0] in "IF":
+            return scaled(np.asarray(image)[..., None], origin, max_value, 0.0, log_once)
+        return np.ascontiguousarray(to_eight_bits(image))
+
+
+@contextlib.contextmanager
+def _embedded(text: str, origin: str, compressed: bool = False) -> Iterator[Image.Image]:
     try:
         content = base64.b64decode(text, validate=True)
         if compressed:
             content = zlib.decompressobj().decompress(content, LARGEST)
         with open_image(io.BytesIO(content)) as image:
-            return _pixels(image)
+            yield image
+    except UnidentifiedImageError:
+        raise DataError(f"{origin}: its embedded image is of no known kind; export or save it again") from None
     except Exception as error:
         raise DataError(f"{origin}: its embedded image cannot be read ({error})") from None
 

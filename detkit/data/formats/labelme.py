@@ -81,6 +81,8 @@ def _image(folder: Folder, name: str, embedded: dict[str, str]) -> LabelledImage
     groups: dict[Any, list[tuple[dict[str, Any], str]]] = {}
     for number, shape in enumerate(content["shapes"], 1):
         origin = f"{place}, shape {number}"
+        if isinstance(shape, dict) and type(shape.get("label")) is int:  # of a class that was converted by its number
+            shape = {**shape, "label": str(shape["label"])}
         if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
             raise DataError(f"{origin}: has no label; expected a mapping with label, shape_type and points")
         if (shape.get("shape_type") or "polygon") not in IGNORED:

@@ -118,7 +118,8 @@ class Content:
         seen = {thing.label for thing in things if thing.label is not None}
         names = sorted(seen) if class_names is None else list(dict.fromkeys(class_names))
         if not names:
-            raise DataError(f"{folder.path}: its {len(kept)} images have no object; points, lines and tags are none")
+            what = "points, lines and tags are none, nor are shapes without a class"
+            raise DataError(f"{folder.path}: its {len(kept)} images have no object; {what}")
         number = {name: i for i, name in enumerate(names, 1)}
         if unknown := next((thing for thing in things if thing.label is not None and thing.label not in number), None):
             known = ", ".join(names[:20]) or "none"

@@ -132,8 +132,8 @@ def embedded_image(text: str, origin: str, compressed: bool = False) -> np.ndarr
     """
     with _embedded(text, origin, compressed) as image:
         image.load()
-        has_alpha = image.mode in ("LA", "PA") or (image.mode in ("P", "L", "1", "RGB") and "transparency" in image.info)
-        return _pixels(image.convert("RGBA") if has_alpha else image)
+        has_colour = image.mode in ("P", "L", "1", "RGB") and "transparency" in image.info
+        return _pixels(image.convert("RGBA") if has_colour or image.mode in ("LA", "PA") else image)
 
 
 def embedded_rgb(text: str, origin: str, max_value: float | None) -> np.ndarray:

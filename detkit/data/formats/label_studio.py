@@ -42,6 +42,10 @@ FIELDS = {
 }
 """Of the values of shapes, and which they are of."""
 SHAPES = (*FIELDS.values(), "labels")
+BARE = ("rectangle", "polygon", "ellipse", "brush", "bitmask")
+"""The same without a class, which a result of ``labels`` with the same id gives."""
+TASK_FILES = (".json", ".csv", ".tsv", ".txt")
+"""Suffixes of files that tasks are imported from."""
 
 
 @DATASETS.register()
@@ -89,6 +93,8 @@ class LabelStudioDataset(FormatDataset):
             several = sum(len(_done(task, key)) > 1 for task in content)
             notes += [f"{name}: {amount(left_out, 'task')} without an annotation left out"] if left_out else []
             notes += [f"{name}: {amount(several, 'task')} with several {key}, of which one counts"] if several else []
+            more = sum(len(_labels(result)) > 1 for task in content for result in _results(task, key) or ())
+            notes += [f"{name}: {amount(more, 'shape')} of several classes, of which the first counts"] if more else []
             if key == "predictions":
                 notes.append(f"{name}: has predictions alone; they are labels of images without annotations elsewhere")
         images += predicted
@@ -131,10 +137,14 @@ def _configured(folder: Folder) -> list[str]:
 
 
 def _addresses(task: Mapping[str, Any]) -> list[str]:
-    """The upload of a task, or the texts of its data: those that are named as images, if any are."""
-    data = task.get("data")
+    """The upload of a task, or the texts of its data: those that are named as images, if any are.
+
+    An upload may be the file that many tasks are of, ``0a1b2c3d-tasks.json``; then their images are in their data.
+    """
+    data, upload = task.get("data"), str(task.get("file_upload") or "")
     texts = [value for value in data.values() if isinstance(value, str)] if isinstance(data, dict) else []
-    texts = [_address(text) for text in ([str(task["file_upload"])] if task.get("file_upload") else texts)]
+    texts = [upload] if upload and PurePosixPath(upload).suffix.lower() not in TASK_FILES else texts
+    texts = [_address(text) for text in texts]
     return [text for text in texts if PurePosixPath(text).suffix.lower() in IMAGE_SUFFIXES] or texts
 
 
@@ -160,15 +170,27 @@ def _done(task: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     return [a for a in task[key] if isinstance(a, dict) and not a.get("was_cancelled")]
 
 
+def _results(task: Mapping[str, Any], key: str) -> Any:
+    """The results of the annotation that counts; None where a task has none."""
+    done = _done(task, key)
+    chosen = next((annotation for annotation in done if annotation.get("ground_truth")), done[0] if done else {})
+    return chosen.get("result")
+
+
+def _labels(result: Any) -> Any:
+    """The classes of a shape; empty for what is none."""
+    kind, value = (result.get("type"), result.get("value")) if isinstance(result, dict) else ("", None)
+    labels = value.get(kind) if isinstance(value, dict) and kind in SHAPES else ()
+    return labels if isinstance(labels, list) else ()
+
+
 def _image(folder: Folder, task: Any, key: str, near: str, place: str) -> LabelledImage | None:
     if not isinstance(task, dict) or not isinstance(task.get(key), list):
         raise DataError(f"{place}: has no list of {key}; expected a task of Label Studio's JSON export")
     place = f"{place} (id {task.get('id')})"
-    done = _done(task, key)
-    if not done:
+    if not _done(task, key):
         return None
-    path = _path(folder, task, near, place)
-    results = next((annotation for annotation in done if annotation.get("ground_truth")), done[0]).get("result")
+    path, results = _path(folder, task, near, place), _results(task, key)
     if not isinstance(results, list):
         raise DataError(f"{place}: its annotation has no list 'result'")
     entries = {number: result for number, result in enumerate(results, 1) if isinstance(result, dict)}
@@ -179,9 +201,11 @@ def _image(folder: Folder, task: Any, key: str, near: str, place: str) -> Labell
         what = f"its labels are of several images ({', '.join(sorted(shown))})"
         raise DataError(f"{place}: {what}; expected tasks of one image each")
     found = {number: _object(result, f"{place}, result {number}") for number, result in entries.items()}
+    named = {str(entries[number].get("id")) for number, thing in found.items() if thing}
+    bare = sum(result.get("type") in BARE and str(result.get("id")) not in named for result in entries.values())
     ignored = sum(not thing and str(entries[number].get("type")).endswith("labels") for number, thing in found.items())
     objects, id_ = [thing for thing in found.values() if thing], task.get("id")
-    return LabelledImage(path, objects, size, id_ if isinstance(id_, int | str) else None, ignored)
+    return LabelledImage(path, objects, size, id_ if isinstance(id_, int | str) else None, ignored + bare)
 
 
 def _object(result: Any, origin: str) -> LabelledObject | None:

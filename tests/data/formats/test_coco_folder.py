@@ -279,5 +279,5 @@ def test_vias_export_names_images_by_texts_and_lists_its_classes_once_an_image(f
     assert (dataset.class_names, len(dataset[0].masks)) == (("cat",), 1)
     assert "x.json: its image_id are texts, as VIA writes them" in caplog.text
     folder(annotations=[row, {**BOX, "id": 6}])
-    with pytest.raises(DataError, match="'7' is not the id .*; 7 is one: write both as a number"):
+    with pytest.raises(DataError, match=r"'7' is not the id .*; 7 is one: write both as a number"):
         open_dataset(root)

@@ -104,3 +104,25 @@ def test_run_lengths_are_unpacked_as_label_studio_packs_them(tmp_path):
     write(tmp_path, {"p.json": [{"id": 1, "data": {"image": "a.png"}, "annotations": [{"result": [result]}]}]})
     row = open_dataset(tmp_path).coco()["annotations"][0]
     assert row["area"] == sum(value > 0 for value in values[3::4])
+
+
+def test_an_uploaded_list_of_tasks_is_no_image(tmp_path):
+    content = {**task(image="https://a.org/a.png")["p.json"][0], "file_upload": "0a1b2c3d-tasks.json"}
+    write(tmp_path, {"p.json": [content], "images/a.png": IMAGE, "images/b.png": IMAGE})
+    assert open_dataset(tmp_path).image_path(0) == str(tmp_path / "images/a.png")
+    write(tmp_path, {"p.json": [{**content, "data": {"pages": ["a.png", "b.png"]}}]})
+    with pytest.raises(DataError, match="tasks of several pages cannot be read"):
+        open_dataset(tmp_path)
+
+
+def test_what_a_shape_is_called_besides_and_a_shape_that_is_called_nothing_is_said(tmp_path, caplog):
+    caplog.set_level("INFO")
+    both = {**STUDIO_BOX, "value": {**STUDIO, "rectanglelabels": ["cat", "dog"]}}
+    named = [{**STUDIO_BOX, "id": "a", "type": "rectangle"}, {**STUDIO_BOX, "id": "a"}]
+    bare = {**STUDIO_BOX, "id": "b", "type": "rectangle"}
+    dataset = annotated(tmp_path, {"result": [both, *named, bare]})
+    assert dataset[0].boxes.tensor.tolist() == [BOX, BOX]
+    assert "p.json: 1 shape of several classes, of which the first counts" in caplog.text
+    assert "1 label without area or class left out" in caplog.text
+    with pytest.raises(DataError, match="have no object; points, lines and tags are none, nor are shapes without"):
+        annotated(tmp_path, {"result": [bare]})

@@ -100,7 +100,7 @@ class FileIndex:
             DataError: there is none, one of that name lies in another part alone, or several lie in different folders.
         """
         near = [near] if isinstance(near, str) else near
-        written = self.inner(name.replace("\\", "/").split("?d=")[-1])
+        written = self.inner(without_query(name).replace("\\", "/").split("?d=")[-1])
         spellings = dict.fromkeys((written, unquote(written)))
         for start, spelt in itertools.product((*near, ""), spellings):
             path = os.path.normpath(os.path.join(start, spelt)).replace(os.sep, "/")
@@ -178,6 +178,11 @@ class FileIndex:
     def same(self, name: str) -> str | None:
         """The file of this path, also where it is written otherwise (case, Unicode form); None: there is none."""
         return name if name in self.files else self._by_plain.get(plain(name))
+
+
+def without_query(text: str) -> str:
+    """A text; the address of a file on the web without what follows the file, such as a signature."""
+    return text.partition("?")[0] if "://" in text and "?d=" not in text else text
 
 
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")

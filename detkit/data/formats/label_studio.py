@@ -14,6 +14,7 @@ import numpy as np
 
 from detkit.data.formats.content import Content, LabelledImage, LabelledObject, listed_first
 from detkit.data.formats.dataset import FormatDataset
+from detkit.data.formats.file_index import without_query
 from detkit.data.formats.files import Folder, embedded_image
 from detkit.data.formats.shapes import (
     drawn,
@@ -144,7 +145,7 @@ def _addresses(task: Mapping[str, Any]) -> list[str]:
     data, upload = task.get("data"), str(task.get("file_upload") or "")
     texts = [value for value in data.values() if isinstance(value, str)] if isinstance(data, dict) else []
     texts = [upload] if upload and PurePosixPath(upload).suffix.lower() not in TASK_FILES else texts
-    texts = [_address(text) for text in texts]
+    texts = list(map(without_query, texts))
     return [text for text in texts if PurePosixPath(text).suffix.lower() in IMAGE_SUFFIXES] or texts
 
 
@@ -158,11 +159,6 @@ def _path(folder: Folder, task: Mapping[str, Any], near: str, place: str) -> str
         raise DataError(f"{place}: its data has no text that names an image; tasks of several pages cannot be read")
     address = max(named, key=lambda text: "/" in text)
     return folder.expected_image(address, near, place) if folder.images else address.lstrip("/") or place
-
-
-def _address(text: str) -> str:
-    """A text, without the signature behind the address of a cloud's file."""
-    return text.partition("?")[0] if "://" in text and "?d=" not in text else text
 
 
 def _done(task: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:

@@ -34,6 +34,13 @@ class SuperviselyDataset(FormatDataset):
         return f"{metas[0]} and {len(names)} JSON files" if metas and names else None
 
     @classmethod
+    def hint(cls, folder: Folder) -> str:
+        names = [] if folder.glob("meta.json") else folder.glob("ann/*.json")
+        if any('"classTitle"' in folder.head(name) for name in names[:10]):
+            return f"{names[0]} is of Supervisely, whose classes are in meta.json: put that there, above the datasets. "
+        return ""
+
+    @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
         project = PurePosixPath(folder.glob("meta.json")[0]).parent
 

@@ -59,6 +59,10 @@ class YoloDataset(FormatDataset):
     def hint(cls, folder: Folder) -> str:
         if any(_label_files(folder)):
             return "Text files are named as images: for YOLO, write a data.yaml with 'names: [first, second]'. "
+        texts = folder.glob("*.txt")
+        if name := next((name for name in texts if re.match(ROW, folder.head(name))), None):
+            near = ", or in 'images' where this says 'labels'" if "labels/" in name else ""
+            return f"{name} looks like YOLO's labels: an image '{PurePosixPath(name).stem}' belongs beside it{near}. "
         return ""
 
     @classmethod

@@ -93,6 +93,8 @@ def _images(folder: Folder, name: str, entries: Mapping[str, Any], part: str) ->
             near = str(PurePosixPath(where.path).parent)
             for number, line in lines_of(folder.text(where.path)):
                 out.append(folder.expected_image(line, near, f"{where.path}, line {number}"))
+        elif where.path in folder.images:
+            out.append(where.path)
         else:
             out += [image for image in folder.below(where.path) if image in folder.images]
     folder.raise_missing()

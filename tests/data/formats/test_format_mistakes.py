@@ -179,3 +179,13 @@ def test_a_region_of_via_without_a_class_is_named_where_others_have_one(tmp_path
         entry["regions"][0]["region_attributes"] = {}
     file.write_text(json.dumps(content))
     assert open_dataset(tmp_path).class_names == ("object",)
+
+
+def test_a_dataset_of_supervisely_without_its_project_is_known(tmp_path):
+    picture(tmp_path / "ds/img/a.png")
+    (tmp_path / "ds/ann").mkdir()
+    thing = {"classTitle": "cat", "geometryType": "rectangle", "points": {"exterior": [[1, 1], [9, 9]]}}
+    content = {"size": {"height": 40, "width": 60}, "objects": [thing]}
+    (tmp_path / "ds/ann/a.png.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"a\.png\.json is of Supervisely, whose classes are in meta\.json: put that"):
+        open_dataset(tmp_path)

@@ -136,3 +136,25 @@ def test_a_number_behind_a_box_is_a_confidence_or_a_track(end, tmp_path):
 def test_a_corner_of_an_outline_outside_the_image_is_a_mistake(corner, tmp_path):
     with pytest.raises(DataError, match=rf"a\.txt, line 1: the coordinate {corner} is not within 0\.\.1"):
         rewritten(tmp_path, f"0 .1 .1 .5 .1 .5 .4 .1 {corner}\n")
+
+
+def test_a_part_may_be_a_list_of_images(tmp_path):
+    images = [("images", "a"), ("images", "b"), ("images", "c")]
+    dataset = opened(tmp_path, "path: .\ntrain:\n- images/c.png\n- images/a.png\nval: images/b.png\n" + NAMES, *images)
+    assert dataset.splits == ("train", "val")
+    assert [open_dataset(tmp_path, split="train").image_path(i) for i in range(2)] == [
+        str(tmp_path / f"images/{name}.png") for name in "ca"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("obj_train_data/a.txt", "an image 'a' belongs beside it. Readable"),
+        ("labels/train/a.txt", "an image 'a' belongs beside it, or in 'images' where this says 'labels'. Readable"),
+    ],
+)
+def test_labels_that_were_exported_without_images_are_known(label, words, tmp_path):
+    write(tmp_path, {label: YOLO, "classes.txt": "cat\n", "other/b.png": IMAGE})
+    with pytest.raises(DataError, match=f"{label} looks like YOLO's labels: {words}"):
+        open_dataset(tmp_path)

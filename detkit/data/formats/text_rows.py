@@ -1,6 +1,6 @@
 """KittiDataset, DotaDataset and CrowdHumanDataset: a text line an object, or a JSON line an image."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -27,15 +27,26 @@ class TextRows(FormatDataset):
     @classmethod
     def recognise(cls, folder: Folder) -> str | None:
         names = cls.files(folder)
+        return f"{len(names)} label files" if next(cls._first_rows(folder, names), "") is None else None
+
+    @classmethod
+    def hint(cls, folder: Folder) -> str:
+        names = [name for name in cls.files(folder) if "labels" not in name.split("/")]  # which others have, too
+        wrong = next(cls._first_rows(folder, names), None)
+        return f"{wrong}. " if wrong else ""
+
+    @classmethod
+    def _first_rows(cls, folder: Folder, names: Iterable[str]) -> Iterator[str | None]:
+        """Of each file that has rows, what is wrong with the first one; None where it is of this format."""
         for name in names:
             for number, line in lines_of(folder.head(name)):
                 try:
                     if cls.read_line(line, f"{name}, line {number}") is None:
                         continue
-                    return f"{len(names)} label files"
-                except DataError:
-                    return None
-        return None
+                    yield None
+                except DataError as error:
+                    yield str(error)
+                break
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
@@ -48,9 +59,8 @@ class TextRows(FormatDataset):
 
     @classmethod
     def _image(cls, folder: Folder, name: str, part: str) -> LabelledImage:
-        image = folder.image_of_stem(PurePosixPath(name).stem, part, beside=name)
-        if image is None:
-            raise DataError(f"{folder.path / name}: there is no image of this name")
+        stem, near = PurePosixPath(name).stem, str(PurePosixPath(name).parent)
+        image = folder.image_of_stem(stem, part, beside=name) or folder.expected_image(stem, near, name)
         lines = lines_of(folder.text(name))
         found = (cls.read_line(line, f"{folder.path / name}, line {number}") for number, line in lines)
         return LabelledImage(image, [thing for thing in found if thing is not None])
@@ -97,7 +107,7 @@ class KittiDataset(TextRows):
 
 @DATASETS.register()
 class DotaDataset(TextRows):
-    """DOTA (Xia et al. 2018): ``labelTxt/*.txt`` with four corners, class and difficulty.
+    """DOTA (Xia et al. 2018): ``labelTxt/*.txt``, or ``annfiles``, with four corners, class and difficulty.
 
     Objects are taken as the boxes around their corners, which is said. Classes are the labels, sorted. Options are
     those of ``FormatDataset``.
@@ -108,17 +118,18 @@ class DotaDataset(TextRows):
 
     @classmethod
     def files(cls, folder: Folder) -> list[str]:
-        return [name for name in folder.glob("*.txt") if "labelTxt" in name]
+        return [name for name in folder.glob("*.txt") if "labelTxt" in name or "annfiles" in name.split("/")[:-1]]
 
     @classmethod
     def read_line(cls, line: str, origin: str) -> LabelledObject | None:
         if line.startswith(("imagesource:", "gsd:", "acquisition dates:")):
             return None
         words = line.split()
-        if len(words) not in (9, 10) or not all(map(_is_number, words[:8])):
+        label = words[8:-1] if len(words) > 9 and _is_number(words[-1]) else words[8:]  # it may have spaces
+        if not label or not all(map(_is_number, words[:8])) or (label[1:] and all(map(_is_number, label))):
             raise DataError(f"{origin}: {line[:60]!r}; expected 8 coordinates, a class and a difficulty")
         corners = numbers(words[:8], origin, "the corners", 8).reshape(4, 2)
-        return LabelledObject(words[8], extent(corners), None, origin)
+        return LabelledObject(" ".join(label), extent(corners), None, origin)
 
 
 @DATASETS.register()
@@ -153,9 +164,7 @@ def _people(folder: Folder, name: str) -> Iterator[LabelledImage]:
             things, stem = list(entry["gtboxes"]), str(entry["ID"])
         except (msgspec.DecodeError, KeyError, TypeError):
             raise DataError(f"{place}: expected a JSON mapping with ID and gtboxes") from None
-        image = folder.image_of_stem(stem, "Images")
-        if image is None:
-            raise DataError(f"{place}: there is no image '{stem}'")
+        image = folder.image_of_stem(stem, "Images") or folder.expected_image(stem, origin=f"{name}, line {number}")
         yield LabelledImage(image, [_person(thing, f"{place}, box {n}") for n, thing in enumerate(things, 1)])
 
 

@@ -106,12 +106,13 @@ def _content(folder: Folder, name: str, is_lvis: bool) -> Content:
     images = [as_row(row, ImageRow) for row in image_rows]
     words = ("supercategory", "frequency") if is_lvis else ("supercategory",)
     kept = {entry["id"]: {word: entry[word] for word in words if is_text(entry.get(word))} for entry in entries}
+    written = [getattr(image, "file_name", None) for image in images]
     extras = {"categories": kept, "images": _lvis_lists(images, place) if is_lvis else {}}
     for i, image in enumerate(images):
         if not isinstance(image, ImageRow) or not isinstance(image.file_name, str):
             what = f"images[{i}] is {str(image)[:60]!r}; expected a mapping with a file_name"
             raise Issue("malformed entry", place, f"images[{i}]", what)
-    _find_images(folder, images, name)
+    _find_images(folder, images, name, written)
     objects: list[Any] = list(rows)
     of_cvat = {entry["id"] for entry in entries if entry.get("supercategory") == ""}
     known = [row for row in objects if isinstance(row, Row)]
@@ -150,12 +151,14 @@ def _is_brush(row: Row, of_cvat: Set[int]) -> bool:
     return known and isinstance(mask, dict) and isinstance(mask.get("counts"), list)
 
 
-def _find_images(folder: Folder, images: Iterable[ImageRow], name: str) -> None:
-    """Gives the images of a file the paths that they have in the folder."""
+def _find_images(folder: Folder, images: Iterable[ImageRow], name: str, written: Iterable[Any]) -> None:
+    """Gives the images of a file the paths that they have in the folder, by their names or those that were written."""
     near = near_file(folder, name)
-    for image in images:
-        with contextlib.suppress(DataError):  # named as it is; the check of the images says that it is missing
-            image.file_name = folder.image(image.file_name, near, name)
+    for image, other in zip(images, written):
+        for file in dict.fromkeys(filter(is_text, (image.file_name, other))):
+            with contextlib.suppress(DataError):  # named as it is; the check of the images says that it is missing
+                image.file_name = folder.image(file, near, name)
+                break
 
 
 class _LvisImage(msgspec.Struct, gc=False):

@@ -281,3 +281,11 @@ def test_vias_export_names_images_by_texts_and_lists_its_classes_once_an_image(f
     folder(annotations=[row, {**BOX, "id": 6}])
     with pytest.raises(DataError, match=r"'7' is not the id .*; 7 is one: write both as a number"):
         open_dataset(root)
+
+
+@pytest.mark.parametrize("file", ["000000000007.png", "COCO_val2014_000000000007.png"])
+def test_images_of_lvis_may_be_those_of_2017_or_of_2014(file, folder):
+    image = {"id": 7, "file_name": "COCO_val2014_000000000007.png", "width": 40, "height": 30, "neg_category_ids": []}
+    for more in ({}, {"coco_url": "http://images.cocodataset.org/val2017/000000000007.png"}):
+        dataset = open_dataset(folder(file=file, images=[image | more]))
+        assert (dataset.format, dataset.image_path(0).split("/")[-1]) == ("LVIS", file)

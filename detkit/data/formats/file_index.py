@@ -52,6 +52,10 @@ class FileIndex:
         return grouped(self.images, lambda name: PurePosixPath(name).stem)
 
     @functools.cached_property
+    def _by_plain_stem(self) -> dict[str, list[str]]:
+        return grouped(self.images, lambda name: plain(PurePosixPath(name).stem))
+
+    @functools.cached_property
     def _sorted(self) -> list[str]:
         return sorted(self.files)
 
@@ -109,7 +113,7 @@ class FileIndex:
         last = PurePosixPath(written).name
         found = self.images_named(last) or self.images_named(_UPLOAD.sub("", last))
         if not found and PurePosixPath(written).suffix.lower() not in IMAGE_SUFFIXES:  # CVAT's frames of videos
-            found = self._by_stem.get(last, [])
+            found = self._of_stem(last)
         above = os.path.dirname(written)
         others, found = found, self.of_own_part(found, os.path.basename(above), *near, above)
         shared = [_shared_folders(path, written) for path in found]
@@ -170,10 +174,14 @@ class FileIndex:
 
         Of several it is one in a folder ``near``, and of these the one that shares most folders with ``beside``.
         """
-        found = self.of_own_part(self._by_stem.get(stem, []), os.path.dirname(beside))
+        found = self.of_own_part(self._of_stem(stem), os.path.dirname(beside))
         inside = [name for name in found if near in name.split("/")[:-1]] if near else found
         theirs = beside.split("/")[:-1]
         return max(inside or found, key=lambda name: len({*name.split("/")[:-1]}.intersection(theirs)), default=None)
+
+    def _of_stem(self, stem: str) -> list[str]:
+        """As ``images_named``, of a name without suffix."""
+        return self._by_stem.get(stem) or self._by_plain_stem.get(plain(stem), [])
 
     def same(self, name: str) -> str | None:
         """The file of this path, also where it is written otherwise (case, Unicode form); None: there is none."""

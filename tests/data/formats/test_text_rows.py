@@ -1,6 +1,7 @@
 """Text files of rows are known by their folders, read to their classes, and missed images are named together."""
 
 import json
+import unicodedata
 
 import pytest
 from variant_folders import BOX, IMAGE, PERSON, write
@@ -44,3 +45,9 @@ def test_all_images_that_are_missing_are_named_together(labels, tmp_path):
         DataError, match=r"names the image 'b', but .*put it there.* The same is wrong with 1 more: 'c'"
     ):
         open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(("label", "image"), [("P1", "p1"), ("Größe", unicodedata.normalize("NFD", "Größe"))])
+def test_an_image_may_be_written_otherwise_than_its_label(label, image, tmp_path):
+    write(tmp_path, {f"images/{image}.png": IMAGE, f"labelTxt/{label}.txt": f"{CORNERS} ship 0\n"})
+    assert open_dataset(tmp_path)[0].boxes.tensor.tolist() == [BOX]

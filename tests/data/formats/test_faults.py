@@ -130,7 +130,7 @@ FAULTS = {
     "kitti": (filled(KITTI, "Car 0 0"), r"label_2/a\.txt, line 2: 'Car 0 0'; expected a class and 14 numbers"),
     "dota": (filled(DOTA, "1 1 9 1 9 9 plane"), r"labelTxt/a\.txt, line 2: .*expected 8 coordinates"),
     "crowd box": (filled(CROWD, id="a", box='{"tag": "person", "fbox": [1, 2]}'), r"odgt, line 1, box 1: fbox is"),
-    "crowd image": (filled(CROWD, id="b", box=""), r"odgt, line 1: names the image 'b', but there is no such image"),
+    "crowd image": (filled(CROWD, id="b", box=""), r"odgt, line 1 names the image 'b', but there is no such image"),
     "open class": (filled(OPEN, "a,/m/2,.1,.2,.1,.2,0"), r"bbox\.csv, line 2: the class /m/2 is not in the class desc"),
     "open group": (filled(OPEN, "a,/m/1,.1,.2,.1,.2,yes"), r"bbox\.csv, line 2: IsGroupOf is 'yes'; expected 0, 1"),
     "open order": (filled(OPEN, "a,/m/1,.5,.2,.1,.2,0"), r"bbox\.csv, line 2: XMin 0\.5, XMax 0\.2"),

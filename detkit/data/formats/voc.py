@@ -18,6 +18,7 @@ from detkit.data.formats.shapes import points
 from detkit.data.image_files import IMAGE_SUFFIXES
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
+from detkit.utils.words import amount
 
 CLASSES = (
     "aeroplane",
@@ -74,13 +75,21 @@ class VocDataset(FormatDataset):
         return f"{found} XML files" + (f", {len(masks)} instance masks" if masks else "")
 
     @classmethod
+    def hint(cls, folder: Folder) -> str:
+        found = folder.glob("SegmentationClass/*.png")
+        return f"{found[0]} tells no objects apart; masks of objects are in SegmentationObject. " if found else ""
+
+    @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
         lists: dict[str, list[str]] = {}
-        stems = {PurePosixPath(name).stem for name in folder.files if name.endswith(".xml") or name in folder.images}
+        files = (name for name in folder.files if name.endswith(".xml") or name in folder.images)
+        known = {re.sub(r"(Annotations|JPEGImages|images)/|\.[^./]*$", "", name) for name in files}
+        stems = {PurePosixPath(name).name for name in known}
         for name in folder.glob("ImageSets/*/*.txt"):
-            part, lines = PurePosixPath(name).stem, [_stem(line, stems) for _, line in lines_of(folder.text(name))]
+            path = PurePosixPath(name)
+            lines = [_stem(line, path.parents[2], known, stems) for _, line in lines_of(folder.text(name))]
             if not _has_columns(lines, stems):
-                lists.setdefault(part, []).extend(lines)
+                lists.setdefault(path.stem, []).extend(lines)
         return without_val(lists) or by_part(_stems(folder), own_name=False)
 
     @classmethod
@@ -92,7 +101,16 @@ class VocDataset(FormatDataset):
         if listed is None and folder.glob("ImageSets/*/*.txt"):
             seen = list(dict.fromkeys(thing.label for image in images for thing in image.objects))
             listed = list(CLASSES) if {*seen} <= {*CLASSES} else None
-        return Content.of_images(folder, images, listed)
+        return Content.of_images(folder, images, listed, _notes(folder, cls.parts(folder)))
+
+
+def _notes(folder: Folder, parts: Mapping[str, Any]) -> list[str]:
+    """Says which XML is of no image of a list."""
+    listed = {_file(folder, stem, "Annotations", ".xml") for stems in parts.values() for stem in stems}
+    others = [name for name in folder.files if name.endswith(".xml") and name not in listed]
+    if not others or not folder.glob("ImageSets/*/*.txt"):
+        return []
+    return [f"{amount(len(others), 'XML file')} left out, such as {others[0]}: no list of ImageSets names the image"]
 
 
 def _has_columns(lines: Sequence[str], stems: Container[str]) -> bool:
@@ -103,16 +121,21 @@ def _has_columns(lines: Sequence[str], stems: Container[str]) -> bool:
     return any(PurePosixPath(name).name in stems for row in rows if row for name in (row[1], row[1] + (row[2] or "")))
 
 
-def _stem(line: str, stems: Container[str]) -> str:
-    """The name of a list, without the suffix of an image that some tools write."""
-    path = PurePosixPath(line)
-    named = path.suffix.lower() in IMAGE_SUFFIXES and path.name not in stems
-    return str(path.with_suffix("")) if named else line
+def _stem(line: str, root: PurePosixPath, known: Container[str], stems: Container[str]) -> str:
+    """The name in a list below ``root``, without what some tools write: quotes, folders, the suffix of an image."""
+    path = PurePosixPath(re.sub(r'^"(.*)"', r"\1", line).replace("\\", "/"))
+    if path.suffix.lower() in IMAGE_SUFFIXES and path.name not in stems:
+        path = path.with_suffix("")
+    ends = (PurePosixPath(*path.parts[start:]) for start in range(len(path.parts)))
+    names = (str(name) for end in ends for name in (root / end, end))
+    return next((name for name in names if name in known), str(path))
 
 
 def _stems(folder: Folder) -> list[str]:
-    found = [*folder.glob("Annotations/*.xml"), *folder.glob("SegmentationObject/*.png")] or folder.glob("*.xml")
-    return list(dict.fromkeys(re.sub(r"(Annotations|SegmentationObject)/|\.[^./]*$", "", name) for name in found))
+    pattern = re.compile(r"(?:.*/)?(?:Annotations/.*\.xml|SegmentationObject/.*\.png)")
+    found = sorted(filter(pattern.fullmatch, folder.files), key=lambda name: name.endswith(".png"))
+    names = found or folder.glob("*.xml")
+    return list(dict.fromkeys(re.sub(r"(Annotations|SegmentationObject)/|\.[^./]*$", "", name) for name in names))
 
 
 def _file(folder: Folder, stem: str, base: str, suffix: str) -> str | None:
@@ -206,14 +229,16 @@ def _with_masks(
     colours: Mapping[Any, str] | None,
     listed: list[str] | None,
 ) -> list[LabelledObject]:
-    """The objects of an instance mask: those of the XML in their order, or one a value or colour."""
+    """The objects of an instance mask: those of the XML in their order, or one a value or colour and other boxes."""
     place = str(folder.path / name)
     ids, numbers = _numbered_objects(folder.mask(name), place)
-    if boxes and max(numbers.values(), default=0) <= len(boxes):
-        for value, number in numbers.items():
-            boxes[number - 1] = dataclasses.replace(boxes[number - 1], mask=ids == value)
-        return boxes
     class_file = name.replace("SegmentationObject", "SegmentationClass")
+    if boxes and max(numbers.values(), default=0) <= len(boxes):
+        in_order = all(_is_in(ids == value, boxes[number - 1].box) for value, number in numbers.items())
+        if in_order or class_file not in folder.files:  # a tool may write other objects as masks than as boxes
+            for value, number in numbers.items():
+                boxes[number - 1] = dataclasses.replace(boxes[number - 1], mask=ids == value)
+            return boxes
     if class_file not in folder.files:
         raise DataError(f"{place}: there is no {class_file}, which would say the classes of its objects")
     classes, out = folder.mask(class_file), []
@@ -225,8 +250,17 @@ def _with_masks(
         most_frequent = tuple(values[counts.argmax()].tolist())
         if (label := _label(most_frequent, colours, listed)) is None:
             raise DataError(f"{origin}: {class_file} says {most_frequent}, which is no class")
-        out.append(LabelledObject(label, None, mask, origin))
-    return out
+        own = next((thing for thing in boxes if thing.label == label and _is_in(mask, thing.box)), None)
+        boxes = [thing for thing in boxes if thing is not own]
+        out.append(LabelledObject(label, None if own is None else own.box, mask, origin))
+    return [*boxes, *out]
+
+
+def _is_in(mask: np.ndarray, box: Sequence[float] | None) -> bool:
+    """Whether most of a mask lies in a box."""
+    rows, columns = np.nonzero(mask)
+    x1, y1, x2, y2 = box or (0, 0, 0, 0)
+    return float(np.mean((rows + 0.5 > y1) & (rows + 0.5 < y2) & (columns + 0.5 > x1) & (columns + 0.5 < x2))) > 0.5
 
 
 def _numbered_objects(mask: np.ndarray, place: str) -> tuple[np.ndarray, dict[int, int]]:

@@ -132,3 +132,50 @@ def test_the_twenty_classes_are_those_of_a_vocdevkit_alone(tmp_path):
     assert open_dataset(tmp_path).class_names == ("cat",)
     root = folder(tmp_path / "VOC2012", {"Main/train": ["a"]}, "a")
     assert open_dataset(root).class_names[7] == "cat"
+
+
+@pytest.mark.parametrize(
+    "line", ['"{}"', "JPEGImages/{}.png", "/home/me/VOC/JPEGImages/{}.png", r"C:\VOC\JPEGImages\{}.png"]
+)
+def test_an_image_of_a_list_keeps_its_objects_however_it_is_named(line, tmp_path):
+    root = folder(tmp_path, {"Main/train": [line.format(stem) for stem in ("a b", "c 1")]}, "a b", "c 1")
+    write(root, {"ImageSets/Main/cat_train.txt": '"a b"  1\n"c 1" -1\n'})
+    dataset = open_dataset(root)
+    assert (dataset.splits, dataset.notes) == (("train",), ())
+    assert [len(record.classes) for record in dataset] == [1, 1]
+
+
+def test_images_of_two_devkits_may_have_one_name(tmp_path):
+    for year in ("VOC2007", "VOC2012"):
+        folder(tmp_path / year, {"Main/train": ["1"]}, "1")
+    assert [len(record.classes) for record in open_dataset(tmp_path, split="train")] == [1, 1]
+
+
+def test_labels_of_images_in_no_list_are_said(tmp_path):
+    dataset = open_dataset(folder(tmp_path, {"Main/train": ["a"]}, *"abc"))
+    assert len(dataset) == 1
+    what = "2 XML files left out, such as Annotations/b.xml: no list of ImageSets names the image"
+    assert dataset.notes == (what,)
+
+
+def test_labels_lie_in_the_folder_of_annotations_and_below_it(tmp_path):
+    assert len(open_dataset(folder(tmp_path, {}, "a", "cam 1/b"))) == 2
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_an_instance_mask_of_another_object_than_the_boxes_is_one_more(number, tmp_path):
+    ids = np.zeros((30, 40), np.uint8)
+    ids[20:28, 25:35] = number  # CVAT writes rectangles as XML and brush masks as images
+    labels = "background:0,0,0::\ncat:128,0,0::\ndog:0,128,0::\n"
+    masks = {"SegmentationObject/a.png": ids, "SegmentationClass/a.png": 2 * (ids > 0).astype(np.uint8)}
+    write(folder(tmp_path, {"Main/default": ["a"]}, "a"), {**masks, "labelmap.txt": labels})
+    dataset = open_dataset(tmp_path)
+    assert [dataset.class_names[k] for k in dataset[0].classes] == ["cat", "dog"]
+    assert dataset[0].boxes.tensor.tolist() == [[4, 3, 20, 12], [25, 20, 35, 28]]
+    assert dataset[0].masks.areas().tolist() == [144, 80]
+
+
+def test_class_masks_alone_are_told_from_masks_of_objects(tmp_path):
+    write(tmp_path, {"JPEGImages/a.png": IMAGE, "SegmentationClass/a.png": np.ones((30, 40), np.uint8)})
+    with pytest.raises(DataError, match=r"SegmentationClass/a\.png tells no objects apart"):
+        open_dataset(tmp_path)

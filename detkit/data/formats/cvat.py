@@ -1,7 +1,7 @@
 """CvatDataset: the XML of CVAT ("CVAT for images 1.1" and "for video 1.1"), of a task or a project."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element
@@ -24,15 +24,18 @@ from detkit.data.formats.shapes import (
 )
 from detkit.data.interfaces import DATASETS
 from detkit.registry import DataError
+from detkit.utils.words import amount
 
 IGNORED = ("points", "polyline", "skeleton", "tag", "cuboid")
 """Shapes that are no objects."""
+OBJECTS = ("box", "polygon", "ellipse", "mask")
 
 
 class _Part(NamedTuple):
-    """The classes that the files of all parts list, and the images of this one, each with its file."""
+    """What the files of all parts list as classes and say beside it, and the images of this one, each with its file."""
 
     listed: list[str]
+    notes: list[str]
     images: list[tuple[str, Element]]
 
 
@@ -58,40 +61,43 @@ class CvatDataset(FormatDataset):
 
     @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
-        files, listed = cls.files(folder), list[str]()
+        files, listed, notes = cls.files(folder), list[str](), list[str]()
         out = dict[str, _Part]()
         for name in files:
             root, own = folder.xml(name), part_of(name, own_name=False) if len(files) > 1 else ""
             labels = (label for label in root.iter("label") if label.find("parent") is None)
             listed += [(label.findtext("name") or "").strip() for label in labels]
             tasks: dict[tuple[str, str], str] = {}
-            for image in root.findall("image") or _frames(folder, name, root):
+            for image in root.findall("image") or _frames(folder, name, root, notes):
                 key, task = (image.get("subset") or "", image.get("name") or ""), image.get("task_id") or ""
                 if (other := tasks.setdefault(key, task)) != task:
                     what = f"the tasks {other} and {task} both have an image '{key[1]}' in the subset '{key[0]}'"
                     fix = "where CVAT writes one over the other; export each task by itself"
                     raise DataError(f"{folder.path / name}: {what}, {fix}")
-                out.setdefault(image.get("subset") or own, _Part(listed, [])).images.append((name, image))
-        return out or {"": _Part(listed, [])}
+                out.setdefault(image.get("subset") or own, _Part(listed, notes, [])).images.append((name, image))
+        return out or {"": _Part(listed, notes, [])}
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
         images = (_image(folder, entry, part, name) for part, found in parts.items() for name, entry in found.images)
-        return Content.of_images(folder, images, next(iter(parts.values())).listed or None)
+        first: _Part = next(iter(parts.values()))
+        return Content.of_images(folder, images, first.listed or None, first.notes)
 
 
-def _frames(folder: Folder, file: str, root: Element) -> list[Element]:
+def _frames(folder: Folder, file: str, root: Element, notes: list[str]) -> list[Element]:
     """The frames of videos as images, each with the shapes of the tracks that are in it."""
     above, tracks = PurePosixPath(file).parent, root.findall("track")
     tasks = root.findall("meta/project/tasks/task")
     if len(tasks) > 1:
-        return _frames_of_project(folder, file, tasks, tracks)
+        return _frames_of_project(folder, file, tasks, tracks, notes)
     images = next(filter(None, (_images_in(folder, above / "images"), _images_in(folder, above))), [*folder.images])
     meta = root.find("meta")
-    return _with_tracks(folder, file, images, root if meta is None else meta, tracks, "")
+    return _with_tracks(folder, file, images, root if meta is None else meta, tracks, "", notes)
 
 
-def _frames_of_project(folder: Folder, file: str, tasks: list[Element], tracks: list[Element]) -> list[Element]:
+def _frames_of_project(
+    folder: Folder, file: str, tasks: list[Element], tracks: list[Element], notes: list[str]
+) -> list[Element]:
     """Those of a project with a video a task: they lie in the folder of its subset, or in one named as the task."""
     above, subsets = PurePosixPath(file).parent, {t.get("task_id"): t.get("subset") or "" for t in tracks}
     out, taken = list[Element](), dict[str, tuple[str | None, str]]()
@@ -107,7 +113,7 @@ def _frames_of_project(folder: Folder, file: str, tasks: list[Element], tracks: 
             fix = f"lay those of each in a folder of its own, as '{places[0]}', or export each task by itself"
             raise DataError(f"{folder.path / file}: {what}, where CVAT writes one over the other; {fix}")
         own = [track for track in tracks if track.get("task_id") == id_]
-        out += _with_tracks(folder, file, images, task, own, subset)
+        out += _with_tracks(folder, file, images, task, own, subset, notes)
     return out
 
 
@@ -116,13 +122,13 @@ def _images_in(folder: Folder, place: PurePosixPath) -> list[str]:
 
 
 def _with_tracks(
-    folder: Folder, file: str, images: list[str], meta: Element, tracks: list[Element], subset: str
+    folder: Folder, file: str, images: list[str], meta: Element, tracks: list[Element], subset: str, notes: list[str]
 ) -> list[Element]:
     """The images of one video. That of a frame is named ``frame_000007``, or is the one of this number of all."""
     sides = {side: meta.findtext(f".//original_size/{side}") or "" for side in ("width", "height")}
     own = {**sides, "subset": subset} if subset else sides
     out, frames = dict[int, Element](), dict[int, str]()
-    for number, name in enumerate(images):
+    for number, name in zip(_numbers(meta, len(images)), images):
         if found := re.fullmatch(r"frame_(\d+)", PurePosixPath(name).stem):
             number = int(found[1])
             if (first := frames.setdefault(number, name)) != name:
@@ -134,17 +140,39 @@ def _with_tracks(
         what = f"its frames are {start} to {stop}, but there is no image of the first, and '{frames[int(stop) + 1]}'"
         fix = "CVAT counts from 0; number the images so, as ffmpeg does with -start_number 0"
         raise DataError(f"{folder.path / file}: {what} behind the last; {fix}")
+    order, gaps = {number: place for place, number in enumerate(sorted(out))}, 0
     for track in tracks:
+        last = None  # the place of the frame before, where the object is in it
         for shape in track:
-            if shape.get("outside") == "1" or shape.tag == "track":
+            if shape.tag == "track":
                 continue  # a skeleton has its points as tracks within
-            frame = shape.get("frame") or ""
-            if not frame.isdecimal() or int(frame) not in out:
+            frame, outside = shape.get("frame") or "", shape.get("outside") == "1"
+            place = order.get(int(frame)) if frame.isdecimal() else None
+            if place is not None and last is not None and shape.tag in OBJECTS:
+                gaps += max(place - last - 1, 0)
+            last = None if outside else place
+            if outside:
+                continue
+            if place is None:
                 what = f"there is no image of its frame {frame}, 'frame_{frame:0>6}'; export the images too"
                 raise DataError(f"{folder.path / file}, track {track.get('id')}: {what}")
             shape.set("label", track.get("label") or "")
             out[int(frame)].append(shape)
+    if gaps:
+        fix = "CVAT itself exports the shapes in between"
+        notes.append(f"{file}: {amount(gaps, 'shape')} missing between those of a track, its keyframes; {fix}")
     return list(out.values())
+
+
+def _numbers(meta: Element, count: int) -> Sequence[int]:
+    """The frames of so many images that are named otherwise: those of a job or of every nth frame, or from 0 on."""
+    start, stop = (meta.findtext(f".//{end}_frame") or "" for end in ("start", "stop"))
+    step = re.search(r"step=([1-9]\d*)", meta.findtext(".//frame_filter") or "")
+    if start.isdecimal() and stop.isdecimal():
+        frames = range(int(start), int(stop) + 1, int(step[1]) if step else 1)
+        if len(frames) == count:
+            return frames
+    return range(count)
 
 
 def _image(folder: Folder, entry: Element, part: str, file: str) -> LabelledImage:
@@ -158,13 +186,13 @@ def _image(folder: Folder, entry: Element, part: str, file: str) -> LabelledImag
         id_ = int(entry.get("id") or "")
     except ValueError:
         raise DataError(f"{label}: its id, width or height is no whole number") from None
-    ignored = sum(shape.tag in IGNORED for shape in entry)
+    ignored = sum(shape.tag in IGNORED or (shape.tag in OBJECTS and not shape.get("label")) for shape in entry)
     return LabelledImage(path, list(_objects(entry, label, size)), size, id_, ignored)
 
 
 def _objects(entry: Element, place: str, size: tuple[int, int]) -> Iterator[LabelledObject]:
     for number, shape in enumerate(entry, 1):
-        if shape.tag in IGNORED or shape.get("label") is None:
+        if shape.tag in IGNORED or not shape.get("label"):
             continue
         origin, label = f"{place}, shape {number} ({shape.tag})", shape.get("label") or ""
         degrees = rotation_of(shape.get("rotation"), origin)
@@ -187,4 +215,4 @@ def _objects(entry: Element, place: str, size: tuple[int, int]) -> Iterator[Labe
             mask = placed(rows_of_runs(runs, height, width, origin), left, top, size, origin)
             yield LabelledObject(label, None, mask, origin)
         else:
-            raise DataError(f"{origin}: expected box, polygon, ellipse or mask")
+            raise DataError(f"{origin}: expected {', '.join(OBJECTS)}")

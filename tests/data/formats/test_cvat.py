@@ -145,3 +145,30 @@ def test_frames_that_are_numbered_from_1_are_refused(tmp_path):
         open_dataset(tmp_path)
     (tmp_path / "images/frame_000003.png").rename(tmp_path / "images/frame_000000.png")
     assert len(open_dataset(tmp_path)) == 3
+
+
+@pytest.mark.parametrize(("start", "step"), [(2, 1), (10, 3)])
+def test_images_with_names_of_their_own_are_the_frames_of_their_job(start, step, tmp_path):
+    limits = f"<start_frame>{start}</start_frame><stop_frame>{start + 2 * step}</stop_frame>"
+    text = VIDEO.replace("<original_size>", f"{limits}<frame_filter>step={step}</frame_filter><original_size>")
+    text = text.replace('frame="1"', f'frame="{start + 2 * step}"').replace('frame="0"', f'frame="{start}"')
+    write(tmp_path, {"annotations.xml": text, **{f"images/{name}.png": IMAGE for name in "abc"}})
+    boxes = [[("cat", *BOX)], [], [("cat", *BOX)]]
+    assert found(tmp_path) == {f"images/{name}.png": box for name, box in zip("abc", boxes)}
+
+
+def test_frames_between_keyframes_that_have_no_shape_are_said(tmp_path):
+    shapes = [TRACK.format(frame, outside) for frame, outside in ((0, 0), (3, 0), (4, 1), (6, 0), (7, 0))]
+    text = f'<annotations><track id="0" label="cat">{"".join(shapes)}</track></annotations>'
+    write(tmp_path, {"annotations.xml": text, **{f"images/frame_{i:06}.png": IMAGE for i in range(8)}})
+    (note,) = open_dataset(tmp_path).notes
+    assert note.startswith("annotations.xml: 2 shapes missing between those of a track")
+
+
+@pytest.mark.parametrize("label", ["", 'label="" '])
+def test_a_shape_without_a_class_is_no_object_and_said(label, tmp_path):
+    box = f'<box {label}xtl="1" ytl="3" xbr="20" ybr="12"/></image>'
+    text = TASK.format(label="cat", name="a.png", x=4).replace("</image>", box)
+    write(tmp_path, {"annotations.xml": text, "images/a.png": IMAGE})
+    assert found(tmp_path) == {"images/a.png": [("cat", 4, 3, 20, 12)]}
+    assert open_dataset(tmp_path).notes[0].startswith("1 label without area or class left out")

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from detkit.data.formats.content import Content, LabelledImage, LabelledObject, image_size
+from detkit.data.formats.content import Content, LabelledImage, LabelledObject
 from detkit.data.formats.dataset import FormatDataset
 from detkit.data.formats.files import Folder
 from detkit.data.formats.parts import by_part
@@ -66,7 +66,7 @@ def _image(folder: Folder, name: str, root: Element) -> LabelledImage:
     things = [thing for thing in root.findall("object") if _text(thing, "deleted") != "1"]
     found = [_object(folder, thing, near, f"{folder.path / name}, object {n}") for n, thing in enumerate(things, 1)]
     objects = [thing for thing in found if thing]
-    return LabelledImage(image, objects, image_size(folder, image), ignored=len(found) - len(objects))
+    return LabelledImage(image, objects, ignored=len(found) - len(objects))
 
 
 def _object(folder: Folder, thing: Element, near: str, origin: str) -> LabelledObject | None:
@@ -75,7 +75,7 @@ def _object(folder: Folder, thing: Element, near: str, origin: str) -> LabelledO
     if not label or (not mask and is_line(outline)):
         return None
     if mask:
-        file = folder.image(mask, [f"{near}/Masks", near], origin)
+        file = folder.image(mask, [f"{near}/Masks", near.replace("Annotations", "Masks"), near], origin)
         return LabelledObject(label, None, drawn(folder.mask(file)), origin)
     corners = points(outline, origin)
     if _text(thing, "type") == "bounding_box":

@@ -70,3 +70,19 @@ def test_a_corner_that_is_none_is_named(tmp_path):
     write(tmp_path, {"a.xml": xml(thing(((1, 1), (9, "x"), (9, 9)))), "a.png": IMAGE})
     with pytest.raises(DataError, match=r"a\.xml, object 1: the outline is .*; expected numbers"):
         open_dataset(tmp_path)
+
+
+def test_masks_of_the_web_tool_lie_in_a_folder_like_that_of_their_xml(tmp_path):
+    segment = "<name>dog</name><segm><mask>a_mask_1.png</mask></segm>"
+    for i, name in enumerate("fg"):
+        mask = np.roll(IDS > 0, i, 0)
+        write(tmp_path, {f"Annotations/{name}/a.xml": xml(segment, folder=name), f"Masks/{name}/a_mask_1.png": mask})
+        write(tmp_path, {f"Images/{name}/a.png": IMAGE})
+    boxes = [row["bbox"] for row in open_dataset(tmp_path).coco()["annotations"]]
+    assert boxes == [[4, 3, 16, 9], [4, 4, 16, 9]]
+
+
+def test_images_that_are_not_there_are_named_together(tmp_path):
+    write(tmp_path, {f"{name}.xml": xml(thing(), name=f"{name}.png") for name in "abc"})
+    with pytest.raises(DataError, match=r"a\.xml names the image 'a\.png', but .* 2 more: 'b\.png', 'c\.png'"):
+        open_dataset(tmp_path)

@@ -91,7 +91,9 @@ def _rows(folder: Folder, name: str, needed: Sequence[str]) -> Iterator[tuple[st
                 if row and len(row) != len(titles):
                     raise DataError(f"{origin}: has {len(row)} values; expected {len(titles)}, as line 1 has")
                 yield origin, dict(zip(titles, row)) if row and row[image] in stems else None
-    except (csv.Error, OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise DataError(f"{place}: is not text in UTF-8; save it as that") from None
+    except (csv.Error, OSError) as error:
         raise DataError(f"{place}: is not CSV ({error})") from None
 
 
@@ -114,6 +116,9 @@ def _images(
             if row is not None:
                 key = (row["ImageID"], row["LabelName"], *(row[f"Box{edge}"] for edge in EDGES))
                 masks[_key(*key)] = row["MaskPath"]
+    own = {_key(image, row["LabelName"], *map(row.get, EDGES)) for image, rows in boxes.items() for _, row in rows}
+    if others := [path for key, path in masks.items() if key not in own]:
+        notes.append(f"{amount(len(others), 'mask')} left out, such as {others[0]}: no box has the edges of its row")
     are_masks = {PurePosixPath(path).name for path in masks.values()}
     inside = [
         image

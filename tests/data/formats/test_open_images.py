@@ -58,3 +58,17 @@ def test_a_few_images_of_many_may_be_there(tmp_path, caplog):
     file.write_text(TITLES + ROW.format("a") + "a,xclick\n")
     with pytest.raises(DataError, match=r"detections\.csv, line 3: has 2 values; expected 10, as line 1 has"):
         open_dataset(tmp_path)
+
+
+def test_masks_that_belong_to_no_box_are_said(tmp_path):
+    fiftyone(tmp_path, train="a")
+    masks = MASKS + "b_m.png,a,/m/2,x,0.1,0.5,0.1,0.4\n"
+    write(tmp_path, {"train/labels/segmentations.csv": masks, "train/labels/masks/A/a_m.png": (IDS > 0)})
+    assert open_dataset(tmp_path).notes == ("1 mask left out, such as b_m.png: no box has the edges of its row",)
+
+
+def test_a_file_in_another_encoding_is_said(tmp_path):
+    fiftyone(tmp_path, train="a")
+    (tmp_path / "train/labels/detections.csv").write_text(TITLES + ROW.format("a"), encoding="utf-16")
+    with pytest.raises(DataError, match=r"detections\.csv: is not text in UTF-8; save it as that"):
+        open_dataset(tmp_path)

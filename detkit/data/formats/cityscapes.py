@@ -64,6 +64,11 @@ class CityscapesDataset(FormatDataset):
         return f"{len(found)} files *_{found[0].rpartition('_')[2]}" if found else None
 
     @classmethod
+    def hint(cls, folder: Folder) -> str:
+        found = folder.glob("*_labelIds.png")
+        return f"{found[0]} tells no objects apart; *_instanceIds.png do. " if found else ""
+
+    @classmethod
     def parts(cls, folder: Folder) -> Mapping[str, Any]:
         return grouped(cls.files(folder), _part)
 

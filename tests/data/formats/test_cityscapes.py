@@ -87,3 +87,9 @@ def test_outlines_that_are_none_are_named(content, words, tmp_path):
     write(tmp_path, files)
     with pytest.raises(DataError, match=rf"a_gtFine_polygons\.json(, |: ){words}"):
         open_dataset(tmp_path)
+
+
+def test_label_ids_alone_are_told_from_instance_ids(tmp_path):
+    write(tmp_path, {"gtFine/val/x/a_gtFine_labelIds.png": GROUP, "leftImg8bit/val/x/a_leftImg8bit.png": IMAGE})
+    with pytest.raises(DataError, match=r"a_gtFine_labelIds\.png tells no objects apart; \*_instanceIds\.png do"):
+        open_dataset(tmp_path)

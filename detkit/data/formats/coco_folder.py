@@ -22,6 +22,8 @@ from detkit.data.interfaces import DATASETS, NEGATIVE, NOT_EXHAUSTIVE
 from detkit.data.issues import Issue, raise_errors
 from detkit.registry import DataError
 
+_OTHERS = re.compile(r"(?:^|/)(captions|image_info)_[^/]*$")
+"""Files without objects, as they may lie beside others of the same images."""
 _LISTS = r'"(images|categories{})"\s*:\s*\['
 
 
@@ -46,7 +48,8 @@ class CocoFolder(FormatDataset):
     def parts(cls, folder: Folder) -> Mapping[str, list[str]]:
         files = (name for name in sorted(folder.candidates("*.json")) if cls.matches(_sketch(folder, name)))
         found = grouped(files, lambda name: part_of(name) or own_part(name))
-        return {part: [name for name in names if "instances" in name] or names for part, names in found.items()}
+        with_objects = {part: [n for n in names if not _OTHERS.search(n)] or names for part, names in found.items()}
+        return {part: [n for n in names if "instances" in n] or names for part, names in with_objects.items()}
 
     @classmethod
     def matches(cls, head: str) -> bool:

@@ -289,3 +289,11 @@ def test_images_of_lvis_may_be_those_of_2017_or_of_2014(file, folder):
     for more in ({}, {"coco_url": "http://images.cocodataset.org/val2017/000000000007.png"}):
         dataset = open_dataset(folder(file=file, images=[image | more]))
         assert (dataset.format, dataset.image_path(0).split("/")[-1]) == ("LVIS", file)
+
+
+@pytest.mark.parametrize("kind", ["captions", "image_info"])
+def test_files_without_objects_beside_others_of_their_part_are_left_out(folder, kind):
+    images = [{"id": 7, "file_name": "a.png", "width": 0, "height": 0}]
+    folder(part=f"{kind}_train", images=images, annotations=[], categories=[])
+    dataset = open_dataset(folder(part="train"))
+    assert [len(record.classes) for record in dataset] == [1]

@@ -123,7 +123,8 @@ class Content:
         number = {name: i for i, name in enumerate(names, 1)}
         if unknown := next((thing for thing in things if thing.label is not None and thing.label not in number), None):
             known = ", ".join(names[:20]) or "none"
-            raise DataError(f"{unknown.origin}: '{unknown.label}' is none of the classes ({known})")
+            fix = "correct it, or add it to their list"
+            raise DataError(f"{unknown.origin}: '{unknown.label}' is none of the classes ({known}); {fix}")
         ids = {image.id for image in kept.values()}
         has_ids = None not in ids and len(ids) == len(kept) and len({*map(type, ids)}) == 1
         rows: list[dict[str, Any]] = []

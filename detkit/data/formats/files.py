@@ -64,7 +64,7 @@ class Folder(FileIndex):
         return content.decode(json.detect_encoding(content), "replace")
 
     def text(self, name: str, is_json: bool = False) -> str:
-        """A text file: UTF-8, UTF-16 with a mark, what XML declares; else, but not in JSON, Latin-1."""
+        """A text file: UTF-16 with a mark, what XML declares, UTF-8; else, but not in JSON, Latin-1."""
         path = self.path / name
         try:
             if path.stat().st_size > LARGEST:
@@ -74,7 +74,9 @@ class Folder(FileIndex):
             raise DataError(f"{path}: cannot be read ({error.strerror})") from None
         declared = re.match(rb"""\s*<\?xml[^>]*encoding=["']([\w.-]+)""", content[:200])
         other = declared[1].decode() if declared else "latin-1"
-        encodings = ("utf-16",) if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", other)
+        pairs = re.match("gb|big5|euc|shift", other, re.IGNORECASE)  # a few letters of these may be UTF-8 by chance
+        first = ("utf-16",) if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ()
+        encodings = first or ((other, "utf-8-sig") if pairs else ("utf-8-sig", other))
         for encoding in (json.detect_encoding(content),) if is_json else encodings:
             with contextlib.suppress(UnicodeDecodeError, LookupError):
                 text = content.decode(encoding)

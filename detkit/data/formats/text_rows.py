@@ -88,8 +88,9 @@ class KittiDataset(TextRows):
         files = {PurePosixPath(name).stem: name for name in cls.files(folder)}
         out: dict[str, list[str]] = {}
         for name in folder.glob("ImageSets/*.txt"):
-            lines = (line for _, line in lines_of(folder.text(name)))
-            if found := [files[stem] for stem in lines if stem in files]:
+            paths = (PurePosixPath(line.replace("\\", "/")) for _, line in lines_of(folder.text(name)))
+            stems = (path.name if path.name in files else path.stem for path in paths)
+            if found := [files[stem] for stem in stems if stem in files]:
                 out[PurePosixPath(name).stem] = found
         return without_val(out) or super().parts(folder)
 

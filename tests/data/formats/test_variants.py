@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 from test_damaged_files import damaged
-from variant_folders import CASES, IMAGE, NAMES, SHAPE, VIDEO, YOLO, coco, labelme, png, write
+from variant_folders import CASES, IMAGE, NAMES, SHAPE, VIDEO, VOC, VOC_BOX, YOLO, coco, labelme, png, write
 
 from detkit.data import open_dataset
 from detkit.registry import DataError
@@ -188,3 +188,27 @@ def test_damage_gives_a_dataset_or_the_projects_error(case, tmp_path):
             dataset = open_dataset(tmp_path)
             [dataset[index] for index in range(len(dataset))]
         file.write_text(sound[file])
+
+
+@pytest.mark.parametrize("line", ["{}.png", r"C:\kitti\image_2\{}.png", "image_2/{}"])
+def test_kittis_lists_may_name_the_images_files(line, tmp_path):
+    row = "Car 0.00 3 -1.65 4 3 20 12 1.86 0.60 2.02 4.59 1.32 45.84 -1.55\n"
+    for part, name in (("train", "a.1"), ("val", "b")):
+        write(tmp_path, {f"label_2/{name}.txt": row, f"image_2/{name}.png": IMAGE})
+        write(tmp_path, {f"ImageSets/{part}.txt": line.format(name) + "\n"})
+    assert [len(open_dataset(tmp_path, split=part)) for part in ("train", "val")] == [1, 1]
+
+
+def test_images_of_kitti_that_are_not_there_are_named_together(tmp_path):
+    row = "Car 0.00 3 -1.65 4 3 20 12 1.86 0.60 2.02 4.59 1.32 45.84 -1.55\n"
+    write(tmp_path, {**{f"label_2/{name}.txt": row for name in "abc"}, "image_2/a.png": IMAGE})
+    with pytest.raises(DataError, match=r"label_2/b\.txt names the image 'b', but .* The same .* 1 more: 'c'"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(("encoding", "label"), [("gb2312", "图"), ("ISO-8859-1", "Bär"), ("utf-8", "图")])
+def test_xml_is_read_in_the_encoding_that_it_declares(encoding, label, tmp_path):
+    text = f'<?xml version="1.0" encoding="{encoding}"?>\n' + VOC.format("a.png", VOC_BOX).replace("cat", label)
+    write(tmp_path, {"a.png": IMAGE})
+    (tmp_path / "a.xml").write_bytes(text.encode(encoding))
+    assert open_dataset(tmp_path).class_names == (label,)

@@ -22,8 +22,8 @@ from detkit.data.interfaces import DATASETS, NEGATIVE, NOT_EXHAUSTIVE
 from detkit.data.issues import Issue, raise_errors
 from detkit.registry import DataError
 
-_OTHERS = re.compile(r"(?:^|/)(captions|image_info)_[^/]*$")
-"""Files without objects, as they may lie beside others of the same images."""
+_OTHERS = re.compile(r"(?:^|/)(captions|image_info|stuff)_[^/]*$")
+"""Files without objects or of stuff alone, as they may lie beside others of the same images."""
 _LISTS = r'"(images|categories{})"\s*:\s*\['
 
 

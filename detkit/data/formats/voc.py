@@ -141,7 +141,9 @@ def _stems(folder: Folder) -> list[str]:
 def _file(folder: Folder, stem: str, base: str, suffix: str) -> str | None:
     """The file of an image in the folder ``base``, or anywhere; ``stem`` may have folders above or below that one."""
     path = PurePosixPath(stem)
-    ends = (f"{stem}{suffix}", f"{path.parent}/{base}/{path.name}{suffix}", f"{base}/{stem}{suffix}")
+    ends = [f"{stem}{suffix}"]
+    for name in (base, "JPEGImages"):  # some lay the XML beside the images
+        ends += [f"{path.parent}/{name}/{path.name}{suffix}", f"{name}/{stem}{suffix}"]
     exact = next((end for end in ends if end in folder.files), None)
     return exact or next(iter(folder.named(f"{path.parent.name or base}/{path.name}{suffix}")), None)
 

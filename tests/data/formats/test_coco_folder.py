@@ -291,7 +291,7 @@ def test_images_of_lvis_may_be_those_of_2017_or_of_2014(file, folder):
         assert (dataset.format, dataset.image_path(0).split("/")[-1]) == ("LVIS", file)
 
 
-@pytest.mark.parametrize("kind", ["captions", "image_info"])
+@pytest.mark.parametrize("kind", ["captions", "image_info", "stuff"])
 def test_files_without_objects_beside_others_of_their_part_are_left_out(folder, kind):
     images = [{"id": 7, "file_name": "a.png", "width": 0, "height": 0}]
     folder(part=f"{kind}_train", images=images, annotations=[], categories=[])

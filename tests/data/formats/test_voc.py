@@ -179,3 +179,14 @@ def test_class_masks_alone_are_told_from_masks_of_objects(tmp_path):
     write(tmp_path, {"JPEGImages/a.png": IMAGE, "SegmentationClass/a.png": np.ones((30, 40), np.uint8)})
     with pytest.raises(DataError, match=r"SegmentationClass/a\.png tells no objects apart"):
         open_dataset(tmp_path)
+
+
+def test_labels_may_lie_beside_their_images(tmp_path):
+    files = {
+        "JPEGImages/a.xml": VOC.format("a.png", VOC_BOX),
+        "JPEGImages/a.png": IMAGE,
+        "ImageSets/Main/train.txt": "a",
+    }
+    write(tmp_path, files)
+    dataset = open_dataset(tmp_path)
+    assert (len(dataset[0].classes), dataset.notes) == (1, ())

@@ -130,11 +130,11 @@ def _sizes(tree: Mapping[str, Any], facts: Facts, is_given: Callable[[str], bool
     why = f"images are {facts.short_side:.0f} x {facts.long_side:.0f}, a fifth of the objects is below"
     why += f" {small * edge:.0f} pixels then"
     limit = longest if is_given("data.test_augmentations[0].max_size") else round(longest * edge / usual)
-    edges = [max(8, 8 * round(edge * scale / 8)) for scale in (0.8, 0.9, 1.0, 1.1, 1.2)]
+    edges = [max(8, 8 * round(edge * scale / 8)) for scale in (0.7, 0.8, 0.9, 1.0, 1.1)]
     yield Setting("data.test_augmentations[0].short_edge", [edge], why)
     yield Setting("data.test_augmentations[0].max_size", limit, "in proportion")
-    yield Setting("data.train_augmentations[0].short_edge", edges, "a fifth smaller to a fifth larger")
-    yield Setting("data.train_augmentations[0].max_size", round(1.2 * limit), "in proportion")
+    yield Setting("data.train_augmentations[0].short_edge", edges, "0.7 to 1.1 of that, which measured best")
+    yield Setting("data.train_augmentations[0].max_size", round(1.1 * limit), "in proportion")
     generator = _node(tree, "model.proposal_generator.anchor_generator", "GridAnchorGenerator")
     knows_sizes = "RCNN" in str(tree["train"]["init_weights"])  # a detector's weights: those that they have seen
     if generator and not knows_sizes:

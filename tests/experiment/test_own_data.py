@@ -226,7 +226,7 @@ def test_a_model_of_another_kind_over_a_template_gets_what_fits_it(tmp_path, mod
 
 def test_training_images_are_as_large_as_the_test_images_of_which_the_user_says_it(tmp_path):
     exp = loaded(coco(tmp_path, images=4), None, ["data.test_augmentations[0].short_edge=[640]"])
-    assert at(exp, "data.train_augmentations[0].short_edge") == [512, 576, 640, 704, 768]
+    assert at(exp, "data.train_augmentations[0].short_edge") == [448, 512, 576, 640, 704]
 
 
 def test_a_value_of_the_environment_is_followed(tmp_path, monkeypatch):

@@ -97,10 +97,9 @@ class TableDataset(Dataset):
             except Issue as issue:
                 wrong.append((self.table.images.file_name(index), issue))
         if wrong:
-            (_, first), *others = wrong
-            same = [name for name, issue in others if issue.kind == first.kind]
-            fix = and_others(first.fix, same)
-            raise Issue(first.kind, first.place, first.entry, first.what, fix, source=first.source)
+            (_, error), *further = wrong
+            fix = and_others(error.fix, [name for name, issue in further if issue.kind == error.kind])
+            raise Issue(error.kind, error.place, error.entry, error.what, fix, source=error.source)
         for kind, (first, *others) in odd.items():
             logger.warning(
                 "%s: of %d checked images %d are odd: %s. The first: %s",

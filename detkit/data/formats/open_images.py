@@ -114,9 +114,8 @@ def _images(
     for file in (name for name in _files(folder, "MaskPath") if _part(name) == part):
         for _, row in _rows(folder, file, ("MaskPath", "ImageID", "LabelName", *(f"Box{edge}" for edge in EDGES))):
             if row is not None:
-                key = (row["ImageID"], row["LabelName"], *(row[f"Box{edge}"] for edge in EDGES))
-                masks[_key(*key)] = row["MaskPath"]
-    own = {_key(image, row["LabelName"], *map(row.get, EDGES)) for image, rows in boxes.items() for _, row in rows}
+                masks[_key(row, "Box")] = row["MaskPath"]
+    own = {_key(row) for rows in boxes.values() for _, row in rows}
     if others := [path for key, path in masks.items() if key not in own]:
         notes.append(f"{amount(len(others), 'mask')} left out, such as {others[0]}: no box has the edges of its row")
     are_masks = {PurePosixPath(path).name for path in masks.values()}
@@ -133,11 +132,13 @@ def _images(
         yield LabelledImage(path, [_object(folder, origin, row, names, masks, size) for origin, row in rows], size)
 
 
-def _key(image: str, label: str, *edges: str) -> tuple[str, ...]:
+def _key(row: Mapping[str, str], prefix: str = "") -> tuple[str, ...]:
+    """What a row of a box, and that of its mask, whose edges have a prefix, have in common."""
+    start = (row["ImageID"], row["LabelName"])
     try:
-        return (image, label, *(f"{float(edge):.5f}" for edge in edges))
-    except (TypeError, ValueError):
-        return (image, label)
+        return (*start, *(f"{float(row[f'{prefix}{edge}']):.5f}" for edge in EDGES))
+    except ValueError:
+        return start
 
 
 def _object(
@@ -158,7 +159,7 @@ def _object(
     if names and code not in names:
         raise DataError(f"{origin}: the class {code} is not in the class descriptions")
     mask = None
-    file = masks.get(_key(row["ImageID"], code, *(row[edge] for edge in EDGES)))
+    file = masks.get(_key(row))
     if file is not None:
         mask = _mask(folder, folder.image(file, origin=origin), size)
     height, width = size

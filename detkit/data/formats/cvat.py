@@ -140,28 +140,37 @@ def _with_tracks(
         what = f"its frames are {start} to {stop}, but there is no image of the first, and '{frames[int(stop) + 1]}'"
         fix = "CVAT counts from 0; number the images so, as ffmpeg does with -start_number 0"
         raise DataError(f"{folder.path / file}: {what} behind the last; {fix}")
-    order, gaps = {number: place for place, number in enumerate(sorted(out))}, 0
     for track in tracks:
-        last = None  # the place of the frame before, where the object is in it
         for shape in track:
-            if shape.tag == "track":
+            if shape.get("outside") == "1" or shape.tag == "track":
                 continue  # a skeleton has its points as tracks within
-            frame, outside = shape.get("frame") or "", shape.get("outside") == "1"
-            place = order.get(int(frame)) if frame.isdecimal() else None
-            if place is not None and last is not None and shape.tag in OBJECTS:
-                gaps += max(place - last - 1, 0)
-            last = None if outside else place
-            if outside:
-                continue
-            if place is None:
+            frame = shape.get("frame") or ""
+            if not frame.isdecimal() or int(frame) not in out:
                 what = f"there is no image of its frame {frame}, 'frame_{frame:0>6}'; export the images too"
                 raise DataError(f"{folder.path / file}, track {track.get('id')}: {what}")
             shape.set("label", track.get("label") or "")
             out[int(frame)].append(shape)
-    if gaps:
+    order = {str(number): place for place, number in enumerate(sorted(out))}
+    if gaps := sum(_count_gaps(track, order) for track in tracks):
         fix = "CVAT itself exports the shapes in between"
         notes.append(f"{file}: {amount(gaps, 'shape')} missing between those of a track, its keyframes; {fix}")
     return list(out.values())
+
+
+def _count_gaps(track: Element, order: Mapping[str, int]) -> int:
+    """How many frames between two shapes of a track have none, though the object is not out of sight there.
+
+    Args:
+        track: the shapes of one object.
+        order: the number of a frame -> its place among the frames that have an image.
+    """
+    gaps, last = 0, None
+    for shape in track:
+        place = order.get(shape.get("frame") or "")
+        if place is not None and last is not None and shape.tag in OBJECTS:
+            gaps += max(place - last - 1, 0)
+        last = None if shape.get("outside") == "1" else place
+    return gaps
 
 
 def _numbers(meta: Element, count: int) -> Sequence[int]:
@@ -180,6 +189,8 @@ def _image(folder: Folder, entry: Element, part: str, file: str) -> LabelledImag
     tops, below = (PurePosixPath(file).parent, PurePosixPath()), (f"images/{part}", part, "images", "")
     places = dict.fromkeys(str(top / where) for top in tops for where in below)
     path = folder.expected_image(name, list(places), label)
+    if path not in folder.images:
+        return LabelledImage(path, ())
     sides = entry.get("height"), entry.get("width")
     try:
         size = (int(sides[0] or ""), int(sides[1] or "")) if any(sides) else image_size(folder, path)

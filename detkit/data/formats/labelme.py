@@ -75,6 +75,8 @@ def _image(folder: Folder, name: str, embedded: dict[str, str]) -> LabelledImage
     # an image that was converted since has another suffix
     stem = PurePosixPath(written.replace("\\", "/")).stem
     image = image or folder.image_of_stem(stem, beside=name) or folder.expected_image(written, near, name)
+    if image not in folder.images and image not in embedded:
+        return LabelledImage(image, ())
     given = (content.get("imageHeight"), content.get("imageWidth"))
     size = given if all(isinstance(side, int) and side > 0 for side in given) else size_of_file
     size = size or image_size(folder, image)

@@ -106,9 +106,11 @@ class VocDataset(FormatDataset):
 
 def _notes(folder: Folder, parts: Mapping[str, Any]) -> list[str]:
     """Says which XML is of no image of a list."""
-    listed = {_file(folder, stem, "Annotations", ".xml") for stems in parts.values() for stem in stems}
+    if not folder.glob("ImageSets/*/*.txt"):
+        return []
+    listed = {_xml_of(folder, stem) for stems in parts.values() for stem in stems}
     others = [name for name in folder.files if name.endswith(".xml") and name not in listed]
-    if not others or not folder.glob("ImageSets/*/*.txt"):
+    if not others:
         return []
     return [f"{amount(len(others), 'XML file')} left out, such as {others[0]}: no list of ImageSets names the image"]
 
@@ -138,14 +140,19 @@ def _stems(folder: Folder) -> list[str]:
     return list(dict.fromkeys(re.sub(r"(Annotations|SegmentationObject)/|\.[^./]*$", "", name) for name in names))
 
 
-def _file(folder: Folder, stem: str, base: str, suffix: str) -> str | None:
-    """The file of an image in the folder ``base``, or anywhere; ``stem`` may have folders above or below that one."""
+def _xml_of(folder: Folder, stem: str) -> str | None:
+    """The XML of an image, which some lay beside the images."""
+    return _file(folder, stem, ("Annotations", "JPEGImages"), ".xml")
+
+
+def _file(folder: Folder, stem: str, bases: Sequence[str], suffix: str) -> str | None:
+    """The file of an image in one of the folders, or anywhere; ``stem`` may have folders above or below that one."""
     path = PurePosixPath(stem)
     ends = [f"{stem}{suffix}"]
-    for name in (base, "JPEGImages"):  # some lay the XML beside the images
+    for name in bases:
         ends += [f"{path.parent}/{name}/{path.name}{suffix}", f"{name}/{stem}{suffix}"]
     exact = next((end for end in ends if end in folder.files), None)
-    return exact or next(iter(folder.named(f"{path.parent.name or base}/{path.name}{suffix}")), None)
+    return exact or next(iter(folder.named(f"{path.parent.name or bases[0]}/{path.name}{suffix}")), None)
 
 
 def _label_map(folder: Folder) -> dict[str, tuple[int, ...]]:
@@ -183,7 +190,7 @@ def _place_in_palette(colour: int) -> tuple[int, int]:
 
 def _image(folder: Folder, stem: str, colours: Mapping[Any, str] | None, listed: list[str] | None) -> LabelledImage:
     image = folder.image_of_stem(PurePosixPath(stem).name, "JPEGImages", beside=stem)
-    xml = _file(folder, stem, "Annotations", ".xml")
+    xml = _xml_of(folder, stem)
     root = None if xml is None else folder.xml(xml)
     written = "" if root is None else root.findtext("filename") or stem
     if image is None:
@@ -195,7 +202,7 @@ def _image(folder: Folder, stem: str, colours: Mapping[Any, str] | None, listed:
     given = [] if root is None else [root.findtext(f"size/{side}") or "" for side in ("height", "width")]
     size = (int(given[0]), int(given[1])) if all(side.isdecimal() and int(side) for side in given) and given else None
     objects = [] if root is None else list(_boxes(root, f"{folder.path / str(xml)}"))
-    if name := _file(folder, stem, "SegmentationObject", ".png"):
+    if name := _file(folder, stem, ("SegmentationObject",), ".png"):
         objects = _with_masks(folder, name, objects, colours, listed) if "SegmentationObject" in name else objects
     return LabelledImage(image, objects, size)
 

@@ -104,6 +104,16 @@ def test_all_images_that_are_missing_are_named_together(make, tmp_path):
         open_dataset(tmp_path)
 
 
+def test_a_missing_image_whose_size_nothing_says_is_named_like_others(tmp_path):
+    labelme(tmp_path, ["cat"] * 4)
+    for i in (1, 2):
+        path = tmp_path / f"{i}.json"
+        path.write_text(path.read_text().replace('"imageHeight": 40, ', ""))
+        (tmp_path / f"{i}.png").unlink()
+    with pytest.raises(DataError, match=r"names the image '1\.png'.*1 more: '2\.png'"):
+        open_dataset(tmp_path)
+
+
 def test_labels_that_were_exported_without_images_are_told_from_missing_ones(tmp_path):
     cvat(tmp_path)
     for path in (tmp_path / "images").iterdir():

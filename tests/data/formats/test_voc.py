@@ -190,3 +190,10 @@ def test_labels_may_lie_beside_their_images(tmp_path):
     write(tmp_path, files)
     dataset = open_dataset(tmp_path)
     assert (len(dataset[0].classes), dataset.notes) == (1, ())
+
+
+def test_masks_may_lie_elsewhere_than_the_images_that_are_named_like_them(tmp_path):
+    ids = np.zeros((30, 40), np.uint8)
+    ids[4:10, 5:15] = 1
+    write(folder(tmp_path, {"Main/train": ["a"]}, "a"), {"masks/SegmentationObject/a.png": ids})
+    assert open_dataset(tmp_path)[0].masks.areas().tolist() == [60]

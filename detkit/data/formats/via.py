@@ -39,12 +39,13 @@ class ViaDataset(FormatDataset):
 
     @classmethod
     def read(cls, folder: Folder, parts: Mapping[str, Any]) -> Content:
-        names = [name for found in parts.values() for name in found]
-        projects = [_entries(folder, name) for name in names]
-        places = [(str(folder.path / name), entries) for name, (entries, _) in zip(names, projects)]
+        everything = (name for found in cls.parts(folder).values() for name in found)  # parts have equal classes
+        projects = {name: _entries(folder, name) for name in everything}
+        places = [(str(folder.path / name), entries) for name, (entries, _) in projects.items()]
         regions = [region for place, entries in places for entry in entries for region in _regions(entry, place)]
         key, notes = _class_attribute(list(map(_marked, regions)))
-        images = [image for name, found in zip(names, projects) for image in _images(folder, name, *found, key)]
+        names = [name for found in parts.values() for name in found]
+        images = [image for name in names for image in _images(folder, name, *projects[name], key)]
         objects = [thing for image in images for thing in image.objects]
         unnamed = [thing for thing in objects if not thing.label]
         if 0 < len(unnamed) < len(objects):

@@ -69,6 +69,13 @@ def test_another_attribute_is_no_class(given, tmp_path):
         regions(tmp_path, {"class": "dog", "note": ""}, given)
 
 
+def test_all_parts_have_their_classes_from_the_same_attribute(tmp_path):
+    kinds = {"train": [{"type": "cat", "name": ""}] * 2, "val": [{"type": "cat", "name": "Tom"}]}
+    for part, given in kinds.items():
+        regions(tmp_path / part, *given)
+    assert [open_dataset(tmp_path, split=part).class_names for part in kinds] == [("cat",)] * 2
+
+
 def test_which_attribute_is_the_class_and_several_ticked_ones_are_said(tmp_path, caplog):
     caplog.set_level("INFO")
     assert regions(tmp_path, {"class": {"cat": True, "dog": True}, "note": "x"}) == ["cat"]

@@ -62,6 +62,10 @@ def test_a_mistyped_option_is_told_from_the_nearest(typed, meant):
     assert f"unrecognized arguments: {typed}; did you mean {meant}?" in answer("detkit", "train", typed).stderr
 
 
+def test_an_option_for_what_the_config_sets_is_answered_with_the_way_to_set_it():
+    assert "key.path=value, such as train.output_dir=FOLDER" in answer("detkit", "train", "--output", "x").stderr
+
+
 def test_each_tool_is_a_command():
     assert {tool.stem for tool in TOOLS} - {"benchmark"} == {c.tool for c in COMMANDS.values()} - {""}
 

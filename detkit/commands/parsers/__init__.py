@@ -110,12 +110,15 @@ def _number(text: str) -> float:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Names the option that a mistyped one is nearest to."""
+    """Names the option that a mistyped one is nearest to, or else says how settings of a config are written."""
 
     def error(self, message: str) -> NoReturn:
         mistyped = re.findall(r"(?<!\S)--[\w-]+", message) if message.startswith("unrecognized") else ()
         near = [match for word in mistyped for match in difflib.get_close_matches(word, self._option_string_actions, 1)]
-        super().error(message + (f"; did you mean {', '.join(near)}?" if near else ""))
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        if mistyped and not near and any(action.dest == "overrides" for action in self._actions):
+            hint = "; what the config sets is changed by key.path=value, such as train.output_dir=FOLDER"
+        super().error(message + hint)
 
 
 def command_parser(words: str, description: str | None) -> argparse.ArgumentParser:
